@@ -1,0 +1,239 @@
+"""The TransNeXt family as plain data: architectures, published checkpoints and how to evaluate them.
+
+Source: Shi, "TransNeXt: Robust Foveal Visual Perception for Vision Transformers", CVPR 2024,
+arXiv 2311.17132, tables 1, 2 and 12, and the released checkpoints. ``transnext_pico`` is this
+project's own small demonstrator, whose weights travel inside the package.
+
+A model is named ``architecture`` or ``architecture.tag``; the tag picks one of the checkpoints of
+the architecture, the first being the default: ``transnext_small`` is ``transnext_small.in1k``, and
+``transnext_small.in1k_384`` is the one fine-tuned at 384 x 384.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+
+__all__ = ["VARIANTS", "Checkpoint", "Metrics", "Variant", "find_checkpoint"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Published results in percent: top-1 accuracy, and mCE (lower is better) for ImageNet-C."""
+
+    imagenet_1k: float | None = None
+    imagenet_a: float | None = None
+    imagenet_c_mce: float | None = None
+    imagenet_r: float | None = None
+    imagenet_sketch: float | None = None
+    imagenet_v2: float | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One set of trained weights: where it is, what it answers and how its images are prepared.
+
+    Attributes
+    ----------
+    tag : str
+        Name of the weights within the architecture.
+    repo, file : str | None, str
+        Hugging Face Hub repository and the file in it. ``repo is None`` marks a file that travels
+        with this package, in ``transnext_models/assets``.
+    img_size : int
+        Side of the square image it was trained (and is evaluated) at.
+    multiply_adds : float | None
+        Published cost of one image of that size, in units of 1e9 multiply-adds.
+    num_classes, labels : int, str
+        Size of the classifier and the name of its list of labels.
+    mean, std, interpolation, crop_pct, crop_mode
+        Preprocessing in timm's terms: ``center`` resizes the short side to ``img_size / crop_pct``
+        and crops the middle, ``squash`` warps the whole image to the square.
+    metrics : Metrics
+        Published results.
+    """
+
+    tag: str
+    repo: str | None
+    file: str
+    img_size: int = 224
+    multiply_adds: float | None = None
+    num_classes: int = 1000
+    labels: str = "imagenet_1k"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    interpolation: str = "bicubic"
+    crop_pct: float = 0.875
+    crop_mode: str = "center"
+    metrics: Metrics = field(default_factory=Metrics)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One architecture: what :class:`~transnext_models.TransNeXt` needs to build it.
+
+    The tuples have one entry for each of the four stages. A stage whose ``sr_ratios`` entry is 1
+    uses global attention, so its window does not exist. ``pretrain_size`` is the image side that
+    the position bias was trained at, which stays what it was when the image size changes.
+    """
+
+    name: str
+    embed_dims: tuple[int, int, int, int]
+    num_heads: tuple[int, int, int, int]
+    depths: tuple[int, int, int, int]
+    drop_path_rate: float
+    parameters: int
+    checkpoints: tuple[Checkpoint, ...]
+    mlp_ratios: tuple[float, float, float, float] = (8, 8, 4, 4)
+    sr_ratios: tuple[int, int, int, int] = (8, 4, 2, 1)
+    window_size: int = 3
+    qkv_bias: bool = True
+    pretrain_size: int = 224
+    in_chans: int = 3
+
+    @property
+    def default(self) -> Checkpoint:
+        """The checkpoint that the bare name of the architecture stands for."""
+        return self.checkpoints[0]
+
+    def checkpoint(self, tag: str | None = None) -> Checkpoint:
+        """The checkpoint called ``tag``, the default one for None.
+
+        Raises
+        ------
+        ValueError
+            If the architecture has no checkpoint of that name.
+        """
+        for candidate in self.checkpoints:
+            if tag is None or candidate.tag == tag:
+                return candidate
+        known = ", ".join(candidate.tag for candidate in self.checkpoints)
+        raise ValueError(f"{self.name} has no checkpoint {tag!r}; it has: {known}")
+
+
+def _published(name: str, multiply_adds: float, metrics: Metrics, img_size: int = 224) -> Checkpoint:
+    """A published classification checkpoint; ``name`` is e.g. ``small-384-1k-ft-1k``."""
+    stem = f"transnext-{name}"
+    return Checkpoint(
+        tag="in1k_384" if img_size == 384 else "in1k",
+        repo=f"DaiShiResearch/{stem}",
+        file=stem.replace("-", "_") + ".pth",
+        img_size=img_size,
+        multiply_adds=multiply_adds,
+        crop_pct=1.0 if img_size >= 384 else 0.875,
+        crop_mode="squash" if img_size >= 384 else "center",
+        metrics=metrics,
+    )
+
+
+VARIANTS: dict[str, Variant] = {
+    variant.name: variant
+    for variant in (
+        Variant(
+            name="transnext_pico",
+            embed_dims=(24, 48, 96, 144),
+            num_heads=(1, 2, 4, 6),
+            depths=(1, 1, 2, 1),
+            drop_path_rate=0.05,
+            parameters=0,
+            pretrain_size=64,
+            checkpoints=(
+                Checkpoint(
+                    tag="mnist5k",
+                    repo=None,
+                    file="transnext_pico.safetensors",
+                    img_size=64,
+                    num_classes=10,
+                    labels="digits",
+                    crop_pct=1.0,
+                    crop_mode="squash",
+                ),
+            ),
+        ),
+        Variant(
+            name="transnext_micro",
+            embed_dims=(48, 96, 192, 384),
+            num_heads=(2, 4, 8, 16),
+            depths=(2, 2, 15, 2),
+            drop_path_rate=0.15,
+            parameters=12_809_304,
+            checkpoints=(
+                _published("micro-224-1k", 2.65, Metrics(82.5, 29.9, 50.8, 45.8, 33.0, 72.6)),
+            ),
+        ),
+        Variant(
+            name="transnext_tiny",
+            embed_dims=(72, 144, 288, 576),
+            num_heads=(3, 6, 12, 24),
+            depths=(2, 2, 15, 2),
+            drop_path_rate=0.25,
+            parameters=28_258_960,
+            checkpoints=(
+                _published("tiny-224-1k", 5.71, Metrics(84.0, 39.9, 46.5, 49.6, 37.6, 73.8)),
+            ),
+        ),
+        Variant(
+            name="transnext_small",
+            embed_dims=(72, 144, 288, 576),
+            num_heads=(3, 6, 12, 24),
+            depths=(5, 5, 22, 5),
+            drop_path_rate=0.45,
+            parameters=49_741_564,
+            checkpoints=(
+                _published("small-224-1k", 10.29, Metrics(84.7, 47.1, 43.9, 52.5, 39.7, 74.8)),
+                _published(
+                    "small-384-1k-ft-1k", 32.02, Metrics(86.0, 58.3, None, 56.4, 43.2, 76.8), 384
+                ),
+            ),
+        ),
+        Variant(
+            name="transnext_base",
+            embed_dims=(96, 192, 384, 768),
+            num_heads=(4, 8, 16, 32),
+            depths=(5, 5, 23, 5),
+            drop_path_rate=0.6,
+            parameters=89_721_496,
+            checkpoints=(
+                _published("base-224-1k", 18.30, Metrics(84.8, 50.6, 43.5, 53.9, 41.4, 75.1)),
+                _published(
+                    "base-384-1k-ft-1k", 56.19, Metrics(86.2, 61.6, None, 57.7, 44.7, 77.0), 384
+                ),
+            ),
+        ),
+        Variant(
+            name="transnext_micro_AAAA",
+            embed_dims=(48, 96, 192, 384),
+            num_heads=(2, 4, 8, 16),
+            depths=(2, 2, 15, 2),
+            sr_ratios=(16, 8, 4, 2),
+            drop_path_rate=0.15,
+            parameters=13_114_008,
+            pretrain_size=256,
+            checkpoints=(_published("micro-AAAA-256-1k", 3.33, Metrics(82.6), 256),),
+        ),
+    )
+}
+
+
+def find_checkpoint(name: str) -> tuple[Variant, Checkpoint]:
+    """The architecture and checkpoint that ``architecture`` or ``architecture.tag`` names.
+
+    Raises
+    ------
+    ValueError
+        If there is none; the message lists the closest names.
+    """
+    architecture, _, tag = name.partition(".")
+    variant = VARIANTS.get(architecture)
+    if variant is None:
+        by_lower = {known.lower(): known for known in VARIANTS}
+        close = difflib.get_close_matches(architecture.lower(), by_lower, n=3, cutoff=0.5)
+        if close:
+            hint = f"did you mean {' or '.join(by_lower[match] for match in close)}?"
+        else:
+            hint = f"known models: {', '.join(VARIANTS)}"
+        raise ValueError(f"unknown model {name!r}; {hint}")
+    return variant, variant.checkpoint(tag or None)
