@@ -114,7 +114,9 @@ class Variant:
         raise ValueError(f"{self.name} has no checkpoint {tag!r}; it has: {known}")
 
 
-def _published(name: str, multiply_adds: float, metrics: Metrics, img_size: int = 224) -> Checkpoint:
+def _published(
+    name: str, multiply_adds: float, metrics: Metrics, img_size: int = 224
+) -> Checkpoint:
     """A published classification checkpoint; ``name`` is e.g. ``small-384-1k-ft-1k``."""
     stem = f"transnext-{name}"
     return Checkpoint(

@@ -1,0 +1,25 @@
+"""TransNeXt models for classification and dense prediction.
+
+    import transnext_models
+
+    model = transnext_models.create_model("transnext_tiny", pretrained=True).eval()
+    logits = model(images)  # [B, 3, H, W] to [B, 1000]
+
+Importing this package also makes the models known to timm, if timm is installed.
+"""
+
+from __future__ import annotations
+
+from .registry import create_model, list_models
+from .transnext import TransNeXt
+from .variants import VARIANTS, Checkpoint, Metrics, Variant
+
+__all__ = [
+    "VARIANTS",
+    "Checkpoint",
+    "Metrics",
+    "TransNeXt",
+    "Variant",
+    "create_model",
+    "list_models",
+]

@@ -1,0 +1,61 @@
+"""Feature maps of a model: which there are, and which of them a caller takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["FeatureInfo", "take_indices"]
+
+
+def take_indices(count: int, indices: int | Sequence[int] | None, name: str) -> tuple[int, ...]:
+    """Resolve a choice among ``count`` maps to indices from the first.
+
+    ``None`` takes all, an int the last so many, a sequence those (negative ones from the end).
+
+    Raises
+    ------
+    ValueError
+        If the choice is empty or out of range; ``name`` is the argument's name.
+    """
+    if indices is None:
+        return tuple(range(count))
+    if isinstance(indices, int):
+        if not 0 < indices <= count:
+            raise ValueError(f"{name}: the last 1 to {count} maps can be taken, got {indices}")
+        return tuple(range(count - indices, count))
+    if not indices:
+        raise ValueError(f"{name}: at least one index is needed, got {indices!r}")
+    for index in indices:
+        if not -count <= index < count:
+            raise ValueError(f"{name}: indices from {-count} to {count - 1} exist, got {index}")
+    return tuple(index % count for index in indices)
+
+
+class FeatureInfo(list[dict[str, Any]]):
+    """Describes the maps of a model: one dict per stage with ``num_chs``, ``reduction``, ``module``.
+
+    A plain list as timm's models have it, with the accessors of timm's feature backbones, which
+    answer for the maps in ``out_indices``.
+    """
+
+    def __init__(self, info: Sequence[dict[str, Any]], out_indices: Sequence[int]) -> None:
+        super().__init__(info)
+        self.out_indices = tuple(out_indices)
+
+    def get_dicts(self, keys: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """The dicts of the maps given out, of these keys only if any are named."""
+        taken = [self[index] for index in self.out_indices]
+        return taken if keys is None else [{key: info[key] for key in keys} for info in taken]
+
+    def channels(self) -> list[int]:
+        """Channels of each map."""
+        return [self[index]["num_chs"] for index in self.out_indices]
+
+    def reduction(self) -> list[int]:
+        """Stride of each map with respect to the image."""
+        return [self[index]["reduction"] for index in self.out_indices]
+
+    def module_name(self) -> list[str]:
+        """Name of the module that ends each map's stage."""
+        return [self[index]["module"] for index in self.out_indices]

@@ -1,0 +1,214 @@
+"""The attention modules of TransNeXt: aggregated, pixel-focused and global (paper section 3.2-3.3).
+
+Each takes and returns tokens ``[B, N, C]``; projections are viewed as ``[B, N, heads, head_dim]``
+without a copy and handed to :mod:`transnext_ops`, which does everything between the projections.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+import transnext_ops as ops
+from torch import Tensor, nn
+
+from .position_bias import PositionBiasCache, StageGrids
+
+__all__ = ["AggregatedAttention", "GlobalAttention", "PixelFocusedAttention"]
+
+_BIAS_HIDDEN = 512
+# Softmax temperature starts so that softplus(temperature) = 1 / 0.24.
+_INITIAL_TEMPERATURE = math.log(math.exp(1 / 0.24) - 1)
+
+
+class _Attention(nn.Module):
+    """What all three share: temperature, position-bias MLP and its cache, output projection."""
+
+    def __init__(self, dim: int, num_heads: int, proj_drop: float) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"dim: a multiple of num_heads={num_heads} is needed, got {dim}")
+        self.num_heads = num_heads
+        self.head_dim = dim // num_heads
+        self.temperature = nn.Parameter(torch.full((num_heads, 1, 1), _INITIAL_TEMPERATURE))
+        self.cpb_fc1 = nn.Linear(2, _BIAS_HIDDEN)
+        self.cpb_fc2 = nn.Linear(_BIAS_HIDDEN, num_heads)
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(proj_drop)
+        self.bias_cache = PositionBiasCache()
+
+    def train(self, mode: bool = True) -> _Attention:
+        if mode:
+            self.bias_cache.clear()
+        return super().train(mode)
+
+    def scale(self) -> Tensor:
+        """Softplus of the temperature, ``[heads]``, in float32 at least."""
+        temperature = self.temperature.flatten()
+        if temperature.dtype not in (torch.float32, torch.float64):
+            temperature = temperature.float()
+        return F.softplus(temperature)
+
+    def position_bias(self, grids: StageGrids) -> ops.PositionBias:
+        """The continuous position bias of these grids, cached in evaluation."""
+
+        def compute() -> ops.PositionBias:
+            return ops.position_bias(*weights, **grids._asdict())
+
+        weights = [
+            self.cpb_fc1.weight, self.cpb_fc1.bias, self.cpb_fc2.weight, self.cpb_fc2.bias
+        ]  # fmt: skip
+        if self.training or not PositionBiasCache.usable(weights):
+            return compute()
+        key = (grids, ops.get_backend())
+        return cast(ops.PositionBias, self.bias_cache.get(weights, key, compute))
+
+    def _heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """Split ``[B, N, parts * C]`` into ``parts`` strided views ``[B, N, heads, head_dim]``."""
+        return x.unflatten(-1, (parts, self.num_heads, self.head_dim)).unbind(2)
+
+    def _project(self, x: Tensor) -> Tensor:
+        """From ``[B, N, heads, head_dim]`` to the output ``[B, N, C]``."""
+        return self.proj_drop(self.proj(x.flatten(2)))
+
+
+class PixelFocusedAttention(_Attention):
+    """Each token attends, in one softmax, to its local window and to pooled tokens of the image.
+
+    The paper's earlier form of aggregated attention, kept for ablations.
+
+    Parameters
+    ----------
+    dim, num_heads : int
+        Width and number of heads.
+    window_size : int
+        Side of the local window.
+    qkv_bias : bool
+        Whether the query and key-value projections have a bias.
+    proj_drop : float
+        Dropout rate of the output.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        window_size: int = 3,
+        qkv_bias: bool = True,
+        proj_drop: float = 0.0,
+    ) -> None:
+        super().__init__(dim, num_heads, proj_drop)
+        self.window_size = window_size
+        self.relative_pos_bias_local = nn.Parameter(torch.empty(num_heads, window_size**2))
+        self.q = nn.Linear(dim, dim, bias=qkv_bias)
+        self.kv = nn.Linear(dim, 2 * dim, bias=qkv_bias)
+        self.sr = nn.Conv2d(dim, dim, kernel_size=1)
+        self.norm = nn.LayerNorm(dim)  # eps 1e-5, unlike the block norms
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise the parameters that belong to no submodule."""
+        nn.init.trunc_normal_(self.relative_pos_bias_local, std=0.0004)
+
+    def forward(self, x: Tensor, grids: StageGrids) -> Tensor:
+        """``x [B, N, C]``, tokens of ``grids.grid``, to ``[B, N, C]``."""
+        (q,) = self._heads(self.q(x), 1)
+        k, v = self._heads(self.kv(x), 2)
+        k_pool, v_pool = self._heads(self.kv(self.pool(x, grids)), 2)
+        return self._project(self._attend(q, k, v, k_pool, v_pool, grids))
+
+    def pool(self, x: Tensor, grids: StageGrids) -> Tensor:
+        """Pooled tokens ``[B, P, C]``; the 1x1 convolution is a Linear on tokens."""
+        x = F.linear(x, self.sr.weight.flatten(1), self.sr.bias)
+        return self.norm(ops.gelu_pool(x, grid=grids.grid, pool_grid=grids.pool_grid))
+
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, k_pool: Tensor, v_pool: Tensor, grids: StageGrids
+    ) -> Tensor:
+        return ops.pixel_focused_attention(
+            q,
+            k,
+            v,
+            k_pool,
+            v_pool,
+            grid=grids.grid,
+            pool_grid=grids.pool_grid,
+            window_size=self.window_size,
+            scale=self.scale(),
+            local_bias=self.relative_pos_bias_local,
+            pool_bias=self.position_bias(grids),
+        )
+
+
+class AggregatedAttention(PixelFocusedAttention):
+    """Pixel-focused attention with a learnable query and learnable, positional value weights.
+
+    Parameters are those of :class:`PixelFocusedAttention`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        window_size: int = 3,
+        qkv_bias: bool = True,
+        proj_drop: float = 0.0,
+    ) -> None:
+        super().__init__(dim, num_heads, window_size, qkv_bias, proj_drop)
+        cells = window_size**2
+        self.query_embedding = nn.Parameter(torch.empty(num_heads, 1, self.head_dim))
+        self.learnable_tokens = nn.Parameter(torch.empty(num_heads, self.head_dim, cells))
+        self.learnable_bias = nn.Parameter(torch.zeros(num_heads, 1, cells))
+        nn.init.trunc_normal_(self.query_embedding, std=0.02)
+        nn.init.trunc_normal_(self.learnable_tokens, std=0.02)
+
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, k_pool: Tensor, v_pool: Tensor, grids: StageGrids
+    ) -> Tensor:
+        return ops.aggregated_attention(
+            q,
+            k,
+            v,
+            k_pool,
+            v_pool,
+            grid=grids.grid,
+            pool_grid=grids.pool_grid,
+            window_size=self.window_size,
+            scale=self.scale(),
+            query_embedding=self.query_embedding.squeeze(1),
+            local_bias=self.relative_pos_bias_local,
+            pool_bias=self.position_bias(grids),
+            tokens=self.learnable_tokens,
+            token_bias=self.learnable_bias.squeeze(1),
+        )
+
+
+class GlobalAttention(_Attention):
+    """Full attention with a learnable query and position bias, for stages without pooling.
+
+    Parameters are those of :class:`PixelFocusedAttention`, less the window.
+    """
+
+    def __init__(
+        self, dim: int, num_heads: int, qkv_bias: bool = True, proj_drop: float = 0.0
+    ) -> None:
+        super().__init__(dim, num_heads, proj_drop)
+        self.query_embedding = nn.Parameter(torch.empty(num_heads, 1, self.head_dim))
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        nn.init.trunc_normal_(self.query_embedding, std=0.02)
+
+    def forward(self, x: Tensor, grids: StageGrids) -> Tensor:
+        """``x [B, N, C]``, tokens of ``grids.grid``, to ``[B, N, C]``."""
+        q, k, v = self._heads(self.qkv(x), 3)
+        x = ops.global_attention(
+            q,
+            k,
+            v,
+            grid=grids.grid,
+            scale=self.scale(),
+            query_embedding=self.query_embedding.squeeze(1),
+            bias=self.position_bias(grids),
+        )
+        return self._project(x)

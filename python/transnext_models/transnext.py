@@ -1,0 +1,421 @@
+"""TransNeXt, the model.
+
+Source: Shi, "TransNeXt: Robust Foveal Visual Perception for Vision Transformers", CVPR 2024,
+arXiv 2311.17132. State dict, numbers and initialisation are those of the published weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import transnext_ops as ops
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .features import FeatureInfo, take_indices
+from .layers import (
+    AggregatedAttention,
+    Block,
+    ConvolutionalGLU,
+    GlobalAttention,
+    PatchEmbed,
+    PixelFocusedAttention,
+    StageGrids,
+)
+
+__all__ = ["TransNeXt"]
+
+_STAGES = 4
+_MIN_SIZE = 32  # one token in the last stage
+_NO_WEIGHT_DECAY = ("query_embedding", "relative_pos_bias_local", "cpb", "temperature")
+
+
+def _square(value: int | Sequence[int], name: str) -> int:
+    """An image side given as an int or as an equal pair."""
+    sides = (value,) if isinstance(value, int) else tuple(value)
+    if len(set(sides)) != 1 or not isinstance(sides[0], int) or sides[0] < _MIN_SIZE:
+        raise ValueError(
+            f"{name}: the side of a square image, at least {_MIN_SIZE}, is needed, got {value!r}"
+        )
+    return sides[0]
+
+
+def _choice(value: Any, name: str, allowed: tuple[Any, ...]) -> Any:
+    if value not in allowed:
+        raise ValueError(f"{name}: one of {', '.join(map(repr, allowed))} is needed, got {value!r}")
+    return value
+
+
+class TransNeXt(nn.Module):
+    """TransNeXt for classification, or as the backbone of a dense task.
+
+    Any image of at least 32 x 32 works in every mode, and its size may change from call to call.
+
+    Parameters
+    ----------
+    embed_dims, num_heads, depths, mlp_ratios, sr_ratios : sequence of four
+        Width, heads, blocks, hidden ratio and pooling ratio of each stage. A stage with pooling
+        ratio 1 uses global attention.
+    window_size : int
+        Side of the local attention window.
+    qkv_bias : bool
+        Whether query, key and value projections have a bias.
+    img_size : int
+        Side of the images of training; only the interpolated position bias depends on it.
+    pretrain_size : int
+        Side of the images that the position bias was first trained at, which scales its
+        coordinates. It stays that of the weights, whatever ``img_size`` is.
+    in_chans, num_classes : int
+        Channels of the image and classes; 0 classes give the pooled features.
+    global_pool : {"avg", ""}
+        Average over the last map, or none (the classifier then acts on each position).
+    fixed_pool_size : int | None
+        Linear inference mode: the side of the pooled grid whatever the image, 7 as published. None
+        pools by ``sr_ratios``.
+    position_bias : {"extrapolate", "interpolate"} | None
+        Compute the position bias for the grid in use, or resize that of the training grid. None is
+        "interpolate" for a backbone, "extrapolate" otherwise, as published.
+    attention : {"aggregated", "pixel_focused"}
+        The published attention, or the paper's earlier form for ablations.
+    features_only : bool
+        Return a list of normalised maps instead of logits; the model then has no head.
+    out_indices : int | sequence of int | None
+        Which of the four maps; an int takes the last so many, None all. Stages after the last
+        one taken are not built.
+    drop_rate, proj_drop_rate, drop_path_rate : float
+        Dropout of the classifier and of the projections; stochastic depth of the last block, to
+        which it rises linearly from 0.
+    backend : str | None
+        Operator backend of this model, None for the one in force at the call; see
+        :func:`transnext_ops.set_backend`.
+    """
+
+    def __init__(
+        self,
+        *,
+        embed_dims: Sequence[int],
+        num_heads: Sequence[int],
+        depths: Sequence[int],
+        mlp_ratios: Sequence[float] = (8, 8, 4, 4),
+        sr_ratios: Sequence[int] = (8, 4, 2, 1),
+        window_size: int = 3,
+        qkv_bias: bool = True,
+        img_size: int | Sequence[int] = 224,
+        pretrain_size: int | Sequence[int] = 224,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: Literal["avg", ""] = "avg",
+        fixed_pool_size: int | None = None,
+        position_bias: Literal["extrapolate", "interpolate"] | None = None,
+        attention: Literal["aggregated", "pixel_focused"] = "aggregated",
+        features_only: bool = False,
+        out_indices: int | Sequence[int] | None = None,
+        drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__()
+        per_stage = {
+            "embed_dims": embed_dims,
+            "num_heads": num_heads,
+            "depths": depths,
+            "mlp_ratios": mlp_ratios,
+            "sr_ratios": sr_ratios,
+        }
+        for name, values in per_stage.items():
+            if len(values) != _STAGES or min(values) <= 0:
+                raise ValueError(f"{name}: four positive numbers are needed, got {values!r}")
+        if fixed_pool_size is not None and fixed_pool_size < 1:
+            raise ValueError(f"fixed_pool_size: a positive int or None, got {fixed_pool_size!r}")
+        if out_indices is not None and not features_only:
+            raise ValueError("out_indices: choosing maps needs features_only=True")
+        if position_bias is None:
+            position_bias = "interpolate" if features_only else "extrapolate"
+
+        self.img_size = _square(img_size, "img_size")
+        self.pretrain_size = _square(pretrain_size, "pretrain_size")
+        self.in_chans = in_chans
+        self.fixed_pool_size = fixed_pool_size
+        self.position_bias = _choice(position_bias, "position_bias", ("extrapolate", "interpolate"))
+        self.sr_ratios = tuple(sr_ratios)
+        self.features_only = features_only
+        self.backend = backend
+        self.grad_checkpointing = False
+        self.default_cfg: dict[str, Any] = {}
+        self.pretrained_cfg: dict[str, Any] = self.default_cfg
+
+        taken = take_indices(_STAGES, out_indices, "out_indices")
+        self.num_stages = max(taken) + 1
+        self.feature_info = FeatureInfo(
+            [
+                {"num_chs": embed_dims[i], "reduction": 4 * 2**i, "module": f"norm{i + 1}"}
+                for i in range(self.num_stages)
+            ],
+            taken,
+        )
+
+        _choice(attention, "attention", ("aggregated", "pixel_focused"))
+        windowed = AggregatedAttention if attention == "aggregated" else PixelFocusedAttention
+
+        def build_attention(
+            stage: int,
+        ) -> AggregatedAttention | PixelFocusedAttention | GlobalAttention:
+            dim, heads = embed_dims[stage], num_heads[stage]
+            if sr_ratios[stage] == 1:
+                return GlobalAttention(dim, heads, qkv_bias, proj_drop_rate)
+            return windowed(dim, heads, window_size, qkv_bias, proj_drop_rate)
+
+        total = sum(depths)
+        rates = iter(drop_path_rate * i / max(total - 1, 1) for i in range(total))
+        for i in range(self.num_stages):
+            dim = embed_dims[i]
+            embed = (
+                PatchEmbed(in_chans, dim, kernel_size=7, stride=4)
+                if i == 0
+                else PatchEmbed(embed_dims[i - 1], dim, kernel_size=3, stride=2)
+            )
+            blocks = nn.ModuleList(
+                Block(
+                    dim,
+                    build_attention(i),
+                    ConvolutionalGLU(dim, mlp_ratios[i], proj_drop_rate),
+                    next(rates),
+                )
+                for _ in range(depths[i])
+            )
+            self.add_module(f"patch_embed{i + 1}", embed)
+            self.add_module(f"block{i + 1}", blocks)
+            self.add_module(f"norm{i + 1}", nn.LayerNorm(dim, eps=1e-6))
+
+        self.num_features = self.head_hidden_size = embed_dims[self.num_stages - 1]
+        self.head_drop = nn.Dropout(drop_rate)
+        self.head: nn.Module = nn.Identity()
+        self.apply(_initialise)
+        self.reset_classifier(0 if features_only else num_classes, global_pool)
+
+    # Sizes
+
+    def stage_grids(self, stage: int, grid: tuple[int, int]) -> StageGrids:
+        """All grids of stage ``stage`` (from 0) when its tokens lie on ``grid``."""
+        stride, ratio = 4 * 2**stage, self.sr_ratios[stage]
+        pretrain = self.pretrain_size // stride
+        grids = StageGrids(grid, self._pool_grid(stage, grid), (pretrain, pretrain))
+        if self.position_bias == "extrapolate":
+            return grids
+        train = self.img_size // stride
+        pooled = max(1, train // ratio)
+        return grids._replace(train_grid=(train, train), train_pool_grid=(pooled, pooled))
+
+    def _pool_grid(self, stage: int, grid: tuple[int, int]) -> tuple[int, int]:
+        height, width = grid
+        ratio, fixed = self.sr_ratios[stage], self.fixed_pool_size
+        if ratio == 1:
+            return grid
+        if fixed is not None:
+            return min(fixed, height), min(fixed, width)
+        return max(1, height // ratio), max(1, width // ratio)
+
+    def _check_image(self, x: Tensor) -> None:
+        if x.ndim != 4 or x.shape[1] != self.in_chans:
+            raise ValueError(
+                f"x: a batch of images [B, {self.in_chans}, H, W] is needed, "
+                f"got shape {tuple(x.shape)}"
+            )
+        if x.shape[2] < _MIN_SIZE or x.shape[3] < _MIN_SIZE:
+            raise ValueError(
+                f"x: images of at least {_MIN_SIZE} x {_MIN_SIZE} are needed, "
+                f"got {x.shape[2]} x {x.shape[3]}"
+            )
+
+    # Forward
+
+    def _run_block(self, block: Block, x: Tensor, grids: StageGrids) -> Tensor:
+        # Here, not around the whole model, so that gradient checkpointing recomputes likewise.
+        if self.backend is None:
+            return block(x, grids)
+        with ops.use_backend(self.backend):
+            return block(x, grids)
+
+    def _run_stage(self, stage: int, x: Tensor) -> Tensor:
+        """From the image or the map before to the normalised map ``[B, C, H, W]`` of a stage."""
+        x, grid = getattr(self, f"patch_embed{stage + 1}")(x)
+        grids = self.stage_grids(stage, grid)
+        for block in getattr(self, f"block{stage + 1}"):
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(self._run_block, block, x, grids, use_reentrant=False)
+            else:
+                x = self._run_block(block, x, grids)
+        x = getattr(self, f"norm{stage + 1}")(x)
+        # A view: tokens are the channels-last layout of the map.
+        return x.transpose(1, 2).unflatten(2, grid)
+
+    def _maps(self, x: Tensor, stages: int) -> list[Tensor]:
+        self._check_image(x)
+        maps = []
+        for stage in range(stages):
+            x = self._run_stage(stage, x)
+            maps.append(x)
+        return maps
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last normalised map ``[B, C, H, W]`` of images ``x [B, in_chans, H, W]``."""
+        return self._maps(x, self.num_stages)[-1]
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pool and classify the map that :meth:`forward_features` gives.
+
+        Returns
+        -------
+        Tensor
+            Logits ``[B, num_classes]``, or features ``[B, C]`` with ``pre_logits`` or without
+            classes. Without pooling both keep their ``[H, W]``.
+        """
+        if self.global_pool == "avg":
+            x = self.head_drop(x.mean(dim=(2, 3)))
+            return x if pre_logits else self.head(x)
+        x = self.head_drop(x)
+        if pre_logits or self.num_classes == 0:
+            return x
+        return self.head(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """The last map and those of chosen stages.
+
+        Parameters
+        ----------
+        x : Tensor
+            Images ``[B, in_chans, H, W]``.
+        indices
+            Stages to take: None all, an int the last so many, a sequence those.
+        norm : bool
+            Accepted for timm; the maps are always normalised, the norm being part of the stage.
+        stop_early : bool
+            Stop after the last stage taken.
+        output_fmt : {"NCHW", "NLC"}
+            Maps, or tokens ``[B, H * W, C]``.
+        intermediates_only : bool
+            Return the list alone.
+
+        Returns
+        -------
+        list of Tensor, or a tuple of the last map ``[B, C, H, W]`` and that list.
+        """
+        _choice(output_fmt, "output_fmt", ("NCHW", "NLC"))
+        taken = take_indices(self.num_stages, indices, "indices")
+        maps = self._maps(x, max(taken) + 1 if stop_early else self.num_stages)
+        chosen = [maps[index] for index in sorted(set(taken))]
+        if output_fmt == "NLC":
+            chosen = [chosen_map.flatten(2).transpose(1, 2) for chosen_map in chosen]
+        return chosen if intermediates_only else (maps[-1], chosen)
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """Logits ``[B, num_classes]``, or the list of maps of a backbone, of images ``x``.
+
+        Raises
+        ------
+        ValueError
+            If ``x`` is not ``[B, in_chans, H, W]`` with sides of at least 32.
+        """
+        if self.features_only:
+            maps = self._maps(x, self.num_stages)
+            return [maps[index] for index in self.feature_info.out_indices]
+        return self.forward_head(self.forward_features(x))
+
+    # timm's model interface
+
+    def get_classifier(self) -> nn.Module:
+        """The classifier, an Identity if there is none."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier by a new one of ``num_classes``, none for 0."""
+        if num_classes < 0:
+            raise ValueError(f"num_classes: at least 0 is needed, got {num_classes}")
+        if global_pool is not None:
+            self.global_pool = _choice(global_pool, "global_pool", ("avg", ""))
+        self.num_classes = num_classes
+        like = self.get_parameter("norm1.weight")
+        self.head = (
+            nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
+            if num_classes
+            else nn.Identity()
+        )
+        self.head.apply(_initialise)
+        self.head.train(self.training)
+
+    def prune_intermediate_layers(
+        self,
+        indices: int | Sequence[int] = 1,
+        prune_norm: bool = False,
+        prune_head: bool = True,
+    ) -> list[int]:
+        """Drop the stages after the last one of ``indices``, and the head with them.
+
+        ``prune_norm`` is accepted for timm; each norm is part of its stage.
+        """
+        taken = take_indices(self.num_stages, indices, "indices")
+        last = max(taken)
+        shortened = last + 1 < self.num_stages
+        for stage in range(last + 1, self.num_stages):
+            for part in ("patch_embed", "block", "norm"):
+                delattr(self, f"{part}{stage + 1}")
+        del self.feature_info[last + 1 :]
+        self.feature_info.out_indices = tuple(range(last + 1))
+        self.num_stages = last + 1
+        self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
+        if prune_head or shortened:
+            self.reset_classifier(0, "")
+        return list(taken)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only block inputs for the backward pass and compute each block again there."""
+        self.grad_checkpointing = enable
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that the published recipe leaves without weight decay.
+
+        One-dimensional parameters and biases, which every recipe leaves out, are not all named.
+        """
+        return {
+            name
+            for name, _ in self.named_parameters()
+            if any(keyword in name for keyword in _NO_WEIGHT_DECAY)
+        }
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Regular expressions that order parameters by depth, for layer-wise learning rates."""
+        blocks: Any = r"^(?:patch_embed|block|norm)(\d+)"
+        if not coarse:
+            blocks = [
+                (r"^patch_embed(\d+)", (-1,)),
+                (r"^block(\d+)\.(\d+)", None),
+                (r"^norm(\d+)", (99999,)),
+            ]
+        return {"stem": r"^patch_embed1\.", "blocks": blocks}
+
+
+def _initialise(module: nn.Module) -> None:
+    """Initialise one layer as the published code does."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+    elif isinstance(module, nn.Conv2d):
+        fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
+        nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))
+    elif isinstance(module, nn.LayerNorm):
+        nn.init.ones_(module.weight)
+    else:
+        return
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
