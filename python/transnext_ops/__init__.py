@@ -1,0 +1,49 @@
+"""transnext_ops: the operators of TransNeXt, fused, forward and backward, on CPU and CUDA.
+
+Foveal attention for PyTorch: one softmax over a sharp neighbourhood and a coarse whole image. Every
+operator takes torch tensors, differentiates, and runs on the backend that :func:`set_backend` or
+:func:`use_backend` names (by default the fastest that supports the call).
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+from transnext_ops import torch_library as _torch_library  # registers torch.ops.transnext
+from transnext_ops.aggregated_attention import aggregated_attention, pixel_focused_attention
+from transnext_ops.backends.registry import (
+    BackendError,
+    available_backends,
+    explain_backend,
+    get_backend,
+    set_backend,
+    use_backend,
+)
+from transnext_ops.conv_glu import conv_glu
+from transnext_ops.gelu_pool import gelu_pool
+from transnext_ops.global_attention import global_attention
+from transnext_ops.position_bias import PositionBias, position_bias
+from transnext_ops.window import window_av, window_qk
+
+try:
+    __version__ = version("transnext")
+except PackageNotFoundError:  # run from a checkout that is not installed
+    __version__ = "0+unknown"
+
+__all__ = [
+    "BackendError",
+    "PositionBias",
+    "aggregated_attention",
+    "available_backends",
+    "conv_glu",
+    "explain_backend",
+    "gelu_pool",
+    "get_backend",
+    "global_attention",
+    "pixel_focused_attention",
+    "position_bias",
+    "set_backend",
+    "use_backend",
+    "window_av",
+    "window_qk",
+]

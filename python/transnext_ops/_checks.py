@@ -1,0 +1,111 @@
+"""Argument checks shared by the public operators: each names the argument, what came, what is needed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from transnext_ops.backends.registry import ACTIVATION_DTYPES
+
+Grid = tuple[int, int]
+
+
+def check_grid(name: str, grid: object) -> Grid:
+    """Return `grid` as a tuple of two positive ints."""
+    if not isinstance(grid, (tuple, list, torch.Size)):
+        raise TypeError(f"{name}: got {type(grid).__name__}, needs a tuple (height, width) of ints")
+    if len(grid) != 2:
+        raise ValueError(f"{name}: got {len(grid)} values, needs two (height, width)")
+    for value in grid:
+        if isinstance(value, (bool, float)) or not hasattr(value, "__index__"):
+            raise TypeError(f"{name}: got {grid!r}, needs a tuple (height, width) of ints")
+    height, width = grid
+    if height < 1 or width < 1:
+        raise ValueError(f"{name}: got {height}x{width}, needs a height and width of at least 1")
+    return height, width
+
+
+def check_window_size(window_size: object) -> int:
+    """Return `window_size` as a positive int."""
+    if isinstance(window_size, (bool, float)) or not hasattr(window_size, "__index__"):
+        raise TypeError(f"window_size: got {window_size!r}, needs an int of at least 1")
+    if window_size < 1:  # type: ignore[operator]
+        raise ValueError(f"window_size: got {window_size}, needs an int of at least 1")
+    return window_size  # type: ignore[return-value]
+
+
+def check_activation(name: str, tensor: object, layout: str) -> Tensor:
+    """Check the tensor that sets the call's dtype and device; `layout` is like ``[B, N, h, d]``."""
+    _check_is_tensor(name, tensor)
+    assert isinstance(tensor, Tensor)
+    if tensor.dtype not in ACTIVATION_DTYPES:
+        raise TypeError(f"{name}: got {tensor.dtype}, needs float32, float16, bfloat16 or float64")
+    dimensions = layout.count(",") + 1
+    if tensor.dim() != dimensions:
+        raise ValueError(
+            f"{name}: got {tensor.dim()} dimensions {_sizes(tensor)}, needs {dimensions}: {layout}"
+        )
+    return tensor
+
+
+def check_like(
+    name: str, tensor: object, layout: str, sizes: tuple[int, ...], like_name: str, like: Tensor
+) -> Tensor:
+    """Check an activation against sizes and against the dtype and device of the first one."""
+    _check_is_tensor(name, tensor)
+    assert isinstance(tensor, Tensor)
+    _check_shape(name, tensor, layout, sizes)
+    if tensor.dtype != like.dtype:
+        raise TypeError(
+            f"{name}: got {tensor.dtype}, needs {like_name}'s dtype {like.dtype} "
+            "(cast one of them, or run both under torch.autocast)"
+        )
+    _check_device(name, tensor, like_name, like)
+    return tensor
+
+
+def check_parameter(
+    name: str, tensor: object, layout: str, sizes: tuple[int, ...], like_name: str, like: Tensor
+) -> Tensor:
+    """Check a parameter's shape and device; return it in the arithmetic type of the call."""
+    _check_is_tensor(name, tensor)
+    assert isinstance(tensor, Tensor)
+    _check_shape(name, tensor, layout, sizes)
+    if not tensor.is_floating_point():
+        raise TypeError(f"{name}: got {tensor.dtype}, needs a floating-point tensor")
+    _check_device(name, tensor, like_name, like)
+    compute = torch.float64 if like.dtype == torch.float64 else torch.float32
+    return tensor if tensor.dtype == compute else tensor.to(compute)
+
+
+def check_length(name: str, length: int, grid_name: str, grid: Grid, axis: str) -> None:
+    """Check that a tensor's number of tokens is its grid's."""
+    if length != grid[0] * grid[1]:
+        raise ValueError(
+            f"{name}: got {length} tokens in dimension {axis}, needs {grid_name} "
+            f"{grid[0]}x{grid[1]} = {grid[0] * grid[1]}"
+        )
+
+
+def _check_is_tensor(name: str, tensor: object) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name}: got {type(tensor).__name__}, needs a torch.Tensor")
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name}: got layout {tensor.layout}, needs a dense (strided) tensor")
+
+
+def _check_shape(name: str, tensor: Tensor, layout: str, sizes: tuple[int, ...]) -> None:
+    if tuple(tensor.shape) != tuple(sizes):
+        needed = ", ".join(str(size) for size in sizes)
+        raise ValueError(f"{name}: got shape {_sizes(tensor)}, needs {layout} = [{needed}]")
+
+
+def _check_device(name: str, tensor: Tensor, like_name: str, like: Tensor) -> None:
+    if tensor.device != like.device:
+        raise ValueError(
+            f"{name}: got device {tensor.device}, needs {like_name}'s device {like.device}"
+        )
+
+
+def _sizes(tensor: Tensor) -> str:
+    return "[" + ", ".join(str(size) for size in tensor.shape) + "]"

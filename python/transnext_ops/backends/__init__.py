@@ -1,0 +1,1 @@
+"""The implementations behind the operators, one module each, chosen by :mod:`.registry`."""

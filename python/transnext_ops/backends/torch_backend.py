@@ -1,0 +1,179 @@
+"""Plain PyTorch: every device, differentiable twice, exportable, inlined by ``torch.compile``.
+
+These are the operators as PyTorch users would write them, without one N×P index and without unfold:
+window cells are slices of a padded map, pooling is two small matrix products. They compute in the
+parameters' dtype (float32 at least) and return the activations' dtype. Being differentiable, they need
+no backward functions and keep no log-sum-exp.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from transnext_ops.axis_maps import length_scale, pooling_matrix, window_mask
+from transnext_ops.backends.registry import ACTIVATION_DTYPES, Call
+
+
+def unavailable() -> str | None:
+    """Say why PyTorch cannot run: never."""
+    return None
+
+
+def unsupported(call: Call) -> str | None:
+    """Say why a call cannot run here."""
+    if call.dtype not in ACTIVATION_DTYPES:
+        return f"it has no {call.dtype}"
+    return None
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the arithmetic type for a storage type: float64 for itself, float32 otherwise."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _normalize(x: Tensor) -> Tensor:
+    return F.normalize(x, dim=-1, eps=1e-12)
+
+
+def _window_slices(x: Tensor, grid: tuple[int, int], window_size: int) -> list[Tensor]:
+    """Return, for each window cell j, the [B, N, h, d] values of x at n + offset_j, 0 outside."""
+    height, width = grid
+    before = window_size // 2
+    after = window_size - 1 - before
+    image = F.pad(x.unflatten(1, (height, width)), (0, 0, 0, 0, before, after, before, after))
+    return [
+        image[:, dy : dy + height, dx : dx + width].flatten(1, 2)
+        for dy in range(window_size)
+        for dx in range(window_size)
+    ]
+
+
+def dense_position_bias(
+    table: Tensor, row_map: Tensor, col_map: Tensor, col_weights: Tensor | None
+) -> Tensor:
+    """Expand a table [h, R, S] with axis maps to bias[h, n, m], [h, N, P]."""
+    heads = table.shape[0]
+    height, pool_height = row_map.shape
+    width, pool_width, taps = col_map.shape
+    rows = table.index_select(1, row_map.flatten())
+    cells = rows.index_select(2, col_map.flatten())
+    if col_weights is not None:
+        cells = (cells.unflatten(2, (-1, taps)) * col_weights.reshape(-1, taps)).sum(-1)
+    cells = cells.reshape(heads, height, pool_height, width, pool_width)
+    return cells.transpose(2, 3).reshape(heads, height * width, pool_height * pool_width)
+
+
+def aggregated_attention(
+    q: Tensor,
+    k: Tensor | None,
+    v: Tensor | None,
+    k_pool: Tensor,
+    v_pool: Tensor,
+    scale: Tensor,
+    query_embedding: Tensor | None,
+    local_bias: Tensor | None,
+    pool_bias: Tensor | None,
+    row_map: Tensor | None,
+    col_map: Tensor | None,
+    col_weights: Tensor | None,
+    tokens: Tensor | None,
+    token_bias: Tensor | None,
+    grid: tuple[int, int],
+    pool_grid: tuple[int, int],
+    window_size: int,
+) -> Tensor:
+    dtype, compute = q.dtype, scale.dtype
+    pool_length = pool_grid[0] * pool_grid[1]
+    qn = _normalize(q.to(compute))  # [B, N, h, d]
+    scaled = qn if query_embedding is None else qn + query_embedding
+    lengths = length_scale(grid, window_size, pool_length, compute, q.device)  # [N]
+    scaled = scaled * (lengths[:, None] * scale)[:, :, None]
+
+    kpn = _normalize(k_pool.to(compute))
+    pooled = scaled.transpose(1, 2) @ kpn.permute(0, 2, 3, 1)  # [B, h, N, P]
+    if pool_bias is not None:
+        if row_map is not None and col_map is not None:
+            pool_bias = dense_position_bias(pool_bias, row_map, col_map, col_weights)
+        pooled = pooled + pool_bias
+
+    local_length = window_size * window_size
+    if k is None or v is None or local_length == 0:
+        weights = pooled.softmax(-1)
+        return (weights @ v_pool.to(compute).transpose(1, 2)).transpose(1, 2).to(dtype)
+
+    kn = _normalize(k.to(compute))
+    cells = [(scaled * cell).sum(-1) for cell in _window_slices(kn, grid, window_size)]
+    local = torch.stack(cells, dim=-1)  # [B, N, h, L]
+    if local_bias is not None:
+        local = local + local_bias
+    outside = ~window_mask(grid, window_size, q.device)  # [N, L]
+    local = local.masked_fill(outside[:, None], float("-inf")).transpose(1, 2)
+
+    weights = torch.cat((local, pooled), dim=-1).softmax(-1)
+    window_weights, pool_weights = weights.split((local_length, pool_length), dim=-1)
+    window_weights = window_weights.transpose(1, 2)  # [B, N, h, L]
+    if tokens is not None:
+        window_weights = window_weights + torch.einsum("bnhd,hdl->bnhl", qn, tokens)
+    if token_bias is not None:
+        window_weights = window_weights + token_bias
+    out = (pool_weights @ v_pool.to(compute).transpose(1, 2)).transpose(1, 2)
+    for j, cell in enumerate(_window_slices(v.to(compute), grid, window_size)):
+        out = out + window_weights[..., j, None] * cell
+    return out.to(dtype)
+
+
+def window_qk(
+    q: Tensor, k: Tensor, bias: Tensor | None, grid: tuple[int, int], window_size: int
+) -> Tensor:
+    compute = compute_dtype(q.dtype)
+    q_tokens, k_tokens = q.to(compute).transpose(1, 2), k.to(compute).transpose(1, 2)
+    cells = [(q_tokens * cell).sum(-1) for cell in _window_slices(k_tokens, grid, window_size)]
+    attn = torch.stack(cells, dim=-1)  # [B, N, h, L]
+    if bias is not None:
+        attn = attn + bias
+    outside = ~window_mask(grid, window_size, q.device)
+    return attn.masked_fill(outside[:, None], float("-inf")).transpose(1, 2).to(q.dtype)
+
+
+def window_av(attn: Tensor, v: Tensor, grid: tuple[int, int], window_size: int) -> Tensor:
+    compute = compute_dtype(v.dtype)
+    outside = ~window_mask(grid, window_size, v.device)
+    weights = attn.to(compute).masked_fill(outside, 0.0)  # whatever stands there, its value is 0
+    cells = _window_slices(v.to(compute).transpose(1, 2), grid, window_size)
+    products = [weights[..., j, None] * cell.transpose(1, 2) for j, cell in enumerate(cells)]
+    return torch.stack(products).sum(0).to(v.dtype)
+
+
+def position_bias_table(
+    row_coords: Tensor,
+    col_coords: Tensor,
+    fc1_weight: Tensor,
+    fc1_bias: Tensor,
+    fc2_weight: Tensor,
+    fc2_bias: Tensor,
+) -> Tensor:
+    # fc1 of a product set of coordinates is a sum of one row term and one column term.
+    row_term = row_coords[:, None] * fc1_weight[:, 0] + fc1_bias  # [R, E]
+    col_term = col_coords[:, None] * fc1_weight[:, 1]  # [S, E]
+    hidden = F.relu(row_term[:, None] + col_term)  # [R, S, E]
+    return F.linear(hidden, fc2_weight, fc2_bias).permute(2, 0, 1)
+
+
+def conv_glu(x: Tensor, weight: Tensor, bias: Tensor | None, grid: tuple[int, int]) -> Tensor:
+    values, gate = x.to(weight.dtype).chunk(2, dim=-1)
+    image = values.transpose(1, 2).unflatten(2, grid)  # [B, hidden, H, W], channels last in memory
+    image = F.conv2d(image, weight, bias, padding=1, groups=weight.shape[0])
+    return (F.gelu(image.flatten(2).transpose(1, 2)) * gate).to(x.dtype)
+
+
+def gelu_pool(x: Tensor, grid: tuple[int, int], pool_grid: tuple[int, int]) -> Tensor:
+    # As two matrix products rather than adaptive_avg_pool2d, whose CUDA backward is not
+    # deterministic and whose non-dividing case does not export.
+    compute = compute_dtype(x.dtype)
+    image = F.gelu(x.to(compute)).unflatten(1, grid)  # [B, H, W, C]
+    rows = pooling_matrix(grid[0], pool_grid[0], compute, x.device)  # [Hp, H]
+    cols = pooling_matrix(grid[1], pool_grid[1], compute, x.device)  # [Wp, W]
+    image = (rows @ image.flatten(2)).unflatten(2, image.shape[2:])  # [B, Hp, W, C]
+    return (cols @ image).flatten(1, 2).to(x.dtype)

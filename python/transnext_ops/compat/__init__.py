@@ -1,0 +1,1 @@
+"""Interfaces of other packages, offered on this one's operators so that their users' code runs."""

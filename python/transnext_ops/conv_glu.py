@@ -1,0 +1,64 @@
+"""The heart of the Convolutional GLU: a depthwise 3×3 convolution whose GELU gates, on tokens.
+
+Source: TransNeXt paper (arXiv 2311.17132), section 3.4.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from transnext_ops._checks import (
+    Grid,
+    check_activation,
+    check_grid,
+    check_length,
+    check_parameter,
+)
+from transnext_ops.dispatch import autocast_activations, run
+
+
+def conv_glu(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    grid: Grid,
+    backend: str | None = None,
+) -> Tensor:
+    """Return GELU(depthwise 3×3 convolution of the first half of x) × the second half.
+
+    Parameters
+    ----------
+    x : Tensor [B, N, 2·hidden]
+        Tokens; channels [0, hidden) are convolved (zero padding 1), the rest multiply.
+    weight : Tensor [hidden, 1, 3, 3]
+        As ``torch.nn.Conv2d(hidden, hidden, 3, groups=hidden)`` has it.
+    bias : Tensor [hidden], optional
+    grid : (int, int)
+        (H, W) with H·W = N.
+    backend : str, optional
+        Overrides the backend in force for this call.
+
+    Returns
+    -------
+    Tensor [B, N, hidden]
+        In x's dtype (autocast's, where that is active). The GELU is the exact (erf) one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument has the wrong type, dtype, device or shape; the message names it.
+    BackendError
+        The backend asked for by name cannot run the call.
+    """
+    (x,) = autocast_activations(x)
+    grid = check_grid("grid", grid)
+    check_activation("x", x, "[B, N, 2*hidden]")
+    check_length("x", x.shape[1], "grid", grid, "1")
+    if x.shape[2] % 2 or x.shape[2] == 0:
+        raise ValueError(f"x: got {x.shape[2]} channels, needs an even number, 2*hidden")
+    hidden = x.shape[2] // 2
+    weight = check_parameter("weight", weight, "[hidden, 1, 3, 3]", (hidden, 1, 3, 3), "x", x)
+    if bias is not None:
+        bias = check_parameter("bias", bias, "[hidden]", (hidden,), "x", x)
+    return run("conv_glu", x, (x, weight, bias, grid), backend)

@@ -1,0 +1,85 @@
+"""Length-scaled cosine attention over all tokens: TransNeXt's last stage.
+
+Source: TransNeXt paper (arXiv 2311.17132), section 3.2 with every position a key, and its
+length-scaled cosine attention.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from transnext_ops._checks import (
+    Grid,
+    check_activation,
+    check_grid,
+    check_length,
+    check_like,
+    check_parameter,
+)
+from transnext_ops.dispatch import autocast_activations, run
+from transnext_ops.position_bias import PositionBias, bias_arguments
+
+
+def global_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    grid: Grid,
+    scale: Tensor,
+    query_embedding: Tensor | None = None,
+    bias: Tensor | PositionBias | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    r"""Attend to every position of the grid.
+
+    .. math::
+        out_n = \mathrm{softmax}_m\big((\hat q_n + \mathrm{query\_embedding}) \cdot \mathrm{scale}
+                \cdot \log N \cdot \hat k_m + \mathrm{bias}_{n,m}\big)\, v_m,
+        \qquad \hat x = x / \max(\|x\|, 10^{-12})
+
+    Parameters
+    ----------
+    q, k, v : Tensor [B, N, h, d]
+        Un-normalised projections, token-major, of any strides.
+    grid : (int, int)
+        (H, W) with H·W = N.
+    scale : Tensor [h]
+        Factor per head, softplus(temperature) in TransNeXt; log N comes on top.
+    query_embedding : Tensor [h, d], optional
+    bias : PositionBias or Tensor [h, N, N], optional
+    backend : str, optional
+        Overrides the backend in force for this call.
+
+    Returns
+    -------
+    Tensor [B, N, h, d]
+        In q's dtype (autocast's, where that is active), contiguous.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument has the wrong type, dtype, device or shape; the message names it.
+    BackendError
+        The backend asked for by name cannot run the call.
+    """
+    q, k, v = autocast_activations(q, k, v)
+    grid = check_grid("grid", grid)
+    check_activation("q", q, "[B, N, h, d]")
+    batch, length, heads, head_dim = q.shape
+    check_length("q", length, "grid", grid, "1")
+    for name, tensor in (("k", k), ("v", v)):
+        check_like(name, tensor, "[B, N, h, d]", (batch, length, heads, head_dim), "q", q)
+    scale = check_parameter("scale", scale, "[h]", (heads,), "q", q)
+    if query_embedding is not None:
+        query_embedding = check_parameter(
+            "query_embedding", query_embedding, "[h, d]", (heads, head_dim), "q", q
+        )
+    # Aggregated attention with an empty window whose pooled features are the features themselves:
+    # then s(n) = log(0 + N) and one kernel serves both.
+    arguments = (
+        q, None, None, k, v, scale, query_embedding, None,
+        *bias_arguments("bias", bias, heads, grid, grid, q),
+        None, None, grid, grid, 0,
+    )  # fmt: skip
+    return run("aggregated_attention", q, arguments, backend, head_dim=head_dim, window_size=0)

@@ -1,0 +1,262 @@
+"""The continuous position bias as a small table and two axis maps, never as an N×P index.
+
+The bias of a (query, pooled cell) pair depends on their row distance and their column distance alone,
+and both come from a short list. So the MLP runs on the product of the two lists, and
+
+    bias[head, n, m] = sum_t col_weights[j, b, t] * table[head, row_map[i, a], col_map[j, b, t]]
+
+for query n = (i, j) and pooled cell m = (a, b). Extrapolation needs one tap of weight 1. Interpolation
+resizes the bias of the training grid; the resize is separable, so its row half is folded into the table
+once and its column half stays as at most 4 weighted taps.
+
+Source: TransNeXt paper (arXiv 2311.17132), section 3.3; coordinates after Swin Transformer V2's
+log-spaced continuous position bias.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from transnext_ops import axis_maps
+from transnext_ops._checks import Grid, check_grid, check_parameter
+from transnext_ops.backends import torch_backend
+from transnext_ops.dispatch import run
+
+
+class PositionBias:
+    """A position bias in table form.
+
+    Parameters
+    ----------
+    table : Tensor [h, R, S]
+        float32 or float64 (16-bit works and is widened in use); differentiable.
+    row_map : Tensor [H, Hp]
+        int32 position in the table's rows for query row i and pooled row a.
+    col_map : Tensor [W, Wp, taps]
+        int32 positions in the table's columns for query column j and pooled column b.
+    col_weights : Tensor [W, Wp, taps], optional
+        Weight of each tap; may be left out where taps is 1 and the weight 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A shape, dtype or device does not fit, or a map points outside the table (looked at once,
+        here, so that no operator call has to).
+    """
+
+    __slots__ = ("col_map", "col_weights", "row_map", "table")
+
+    def __init__(
+        self,
+        table: Tensor,
+        row_map: Tensor,
+        col_map: Tensor,
+        col_weights: Tensor | None = None,
+        *,
+        _trusted: bool = False,
+    ) -> None:
+        self.table = table
+        self.row_map = row_map
+        self.col_map = col_map
+        self.col_weights = col_weights
+        if not _trusted:
+            self._check()
+
+    def _check(self) -> None:
+        for name, dimensions in (("table", 3), ("row_map", 2), ("col_map", 3)):
+            tensor = getattr(self, name)
+            if not isinstance(tensor, Tensor):
+                raise TypeError(f"{name}: got {type(tensor).__name__}, needs a torch.Tensor")
+            if tensor.dim() != dimensions:
+                raise ValueError(f"{name}: got {tensor.dim()} dimensions, needs {dimensions}")
+            if tensor.device != self.table.device:
+                raise ValueError(
+                    f"{name}: got device {tensor.device}, needs table's {self.table.device}"
+                )
+        if not self.table.is_floating_point():
+            raise TypeError(f"table: got {self.table.dtype}, needs a floating-point tensor")
+        for name, size in (("row_map", self.table.shape[1]), ("col_map", self.table.shape[2])):
+            index = getattr(self, name)
+            if index.dtype != torch.int32:
+                raise TypeError(f"{name}: got {index.dtype}, needs torch.int32")
+            if index.numel() == 0 or index.min() < 0 or index.max() >= size:
+                raise ValueError(
+                    f"{name}: needs at least one entry, all from 0 to {size - 1}, got "
+                    + (f"{int(index.min())} to {int(index.max())}" if index.numel() else "none")
+                )
+        if self.col_weights is None and self.col_map.shape[2] != 1:
+            raise ValueError(f"col_weights: got None, needs weights of {self.col_map.shape[2]} taps")
+        if self.col_weights is not None:
+            check_parameter(
+                "col_weights",
+                self.col_weights,
+                "[W, Wp, taps]",
+                tuple(self.col_map.shape),
+                "table",
+                self.table,
+            )
+
+    @property
+    def grid(self) -> Grid:
+        """The query grid (H, W)."""
+        return self.row_map.shape[0], self.col_map.shape[0]
+
+    @property
+    def pool_grid(self) -> Grid:
+        """The pooled grid (Hp, Wp)."""
+        return self.row_map.shape[1], self.col_map.shape[1]
+
+    def dense(self) -> Tensor:
+        """Return the bias of every (query, pooled cell): [h, N, P], differentiable."""
+        return torch_backend.dense_position_bias(
+            self.table, self.row_map, self.col_map, self.col_weights
+        )
+
+    def detach(self) -> PositionBias:
+        """Return the same bias without gradient."""
+        return PositionBias(
+            self.table.detach(), self.row_map, self.col_map, self.col_weights, _trusted=True
+        )
+
+
+def position_bias(
+    fc1_weight: Tensor,
+    fc1_bias: Tensor,
+    fc2_weight: Tensor,
+    fc2_bias: Tensor,
+    *,
+    grid: Grid,
+    pool_grid: Grid,
+    pretrain_grid: Grid,
+    train_grid: Grid | None = None,
+    train_pool_grid: Grid | None = None,
+    backend: str | None = None,
+) -> PositionBias:
+    r"""Return the continuous position bias of a grid and its pooled grid.
+
+    .. math::
+        rel &= 8\,(query - key) / \max(pretrain\_grid - 1, 1) \\
+        coord &= \mathrm{sign}(rel)\,\log_2(|rel| + 1) / \log_2 8 \\
+        bias &= fc2(\mathrm{ReLU}(fc1(coord_h, coord_w)))
+
+    with the key coordinate of a pooled cell the mean of the query coordinates in its bin.
+
+    Parameters
+    ----------
+    fc1_weight : Tensor [E, 2]
+        Input order (row, column).
+    fc1_bias : Tensor [E]
+    fc2_weight : Tensor [h, E]
+    fc2_bias : Tensor [h]
+    grid, pool_grid : (int, int)
+        Query grid (H, W) and pooled grid (Hp, Wp); the same for global attention.
+    pretrain_grid : (int, int)
+        Query grid of the pre-training, which sets the unit of distance.
+    train_grid, train_pool_grid : (int, int), optional
+        Given both: the bias is computed on this training grid and resized bilinearly
+        (align_corners=False) over keys, then over queries. Given neither: extrapolation, the
+        coordinates of the grid in use.
+    backend : str, optional
+        Overrides the backend in force for this call.
+
+    Returns
+    -------
+    PositionBias
+        Its table is float32, or float64 where the parameters are.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument has the wrong type, dtype, device or shape; the message names it.
+    BackendError
+        The backend asked for by name cannot run the call.
+    """
+    grid, pool_grid = check_grid("grid", grid), check_grid("pool_grid", pool_grid)
+    pretrain_grid = check_grid("pretrain_grid", pretrain_grid)
+    if (train_grid is None) != (train_pool_grid is None):
+        missing = "train_grid" if train_grid is None else "train_pool_grid"
+        raise ValueError(f"{missing}: got None, needs a grid, since the other one is given")
+    if train_grid is not None and train_pool_grid is not None:
+        train_grid = check_grid("train_grid", train_grid)
+        train_pool_grid = check_grid("train_pool_grid", train_pool_grid)
+    fc1_weight, fc1_bias, fc2_weight, fc2_bias = _check_mlp(
+        fc1_weight, fc1_bias, fc2_weight, fc2_bias
+    )
+    device, dtype = fc1_weight.device, fc1_weight.dtype
+    rows, cols = (
+        axis_maps.bias_axis(
+            grid[axis],
+            pool_grid[axis],
+            pretrain_grid[axis],
+            None if train_grid is None else train_grid[axis],
+            None if train_pool_grid is None else train_pool_grid[axis],
+            device,
+        )
+        for axis in (0, 1)
+    )
+    arguments = (
+        rows.coords.to(dtype), cols.coords.to(dtype), fc1_weight, fc1_bias, fc2_weight, fc2_bias,
+    )  # fmt: skip
+    table = run("position_bias_table", fc1_weight, arguments, backend)
+    row_map = rows.index[:, :, 0]
+    if rows.weights is not None:
+        table, row_map = _fold_rows(table, rows.index, rows.weights.to(dtype))
+    col_weights = None if cols.weights is None else cols.weights.to(dtype)
+    return PositionBias(table, row_map, cols.index, col_weights, _trusted=True)
+
+
+def _check_mlp(
+    fc1_weight: Tensor, fc1_bias: Tensor, fc2_weight: Tensor, fc2_bias: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    for name, weight in (("fc1_weight", fc1_weight), ("fc2_weight", fc2_weight)):
+        if not isinstance(weight, Tensor):
+            raise TypeError(f"{name}: got {type(weight).__name__}, needs a torch.Tensor")
+        if weight.dim() != 2:
+            raise ValueError(f"{name}: got {weight.dim()} dimensions, needs 2")
+    hidden, heads = fc1_weight.shape[0], fc2_weight.shape[0]
+
+    def parameter(name: str, tensor: Tensor, layout: str, sizes: tuple[int, ...]) -> Tensor:
+        return check_parameter(name, tensor, layout, sizes, "fc1_weight", fc1_weight)
+
+    return (
+        parameter("fc1_weight", fc1_weight, "[E, 2]", (hidden, 2)),
+        parameter("fc1_bias", fc1_bias, "[E]", (hidden,)),
+        parameter("fc2_weight", fc2_weight, "[h, E]", (heads, hidden)),
+        parameter("fc2_bias", fc2_bias, "[h]", (heads,)),
+    )
+
+
+def _fold_rows(table: Tensor, index: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Resize the table's rows: one row per (query row, pooled row), and the map to it."""
+    taps = index.shape[2]
+    flat_index, flat_weights = index.flatten(0, 1), weights.flatten(0, 1)  # [H*Hp, taps]
+    folded = sum(
+        table.index_select(1, flat_index[:, tap]) * flat_weights[:, tap, None]
+        for tap in range(taps)
+    )
+    row_map = torch.arange(index.shape[0] * index.shape[1], dtype=torch.int32, device=table.device)
+    return folded, row_map.view(index.shape[:2])
+
+
+def bias_arguments(
+    name: str, bias: Tensor | PositionBias | None, heads: int, grid: Grid, pool_grid: Grid, q: Tensor
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """Check an attention's bias; return it as the backends take it: (bias or table, row_map,
+    col_map, col_weights)."""
+    if bias is None:
+        return None, None, None, None
+    if isinstance(bias, PositionBias):
+        if bias.grid != grid or bias.pool_grid != pool_grid:
+            raise ValueError(
+                f"{name}: got a PositionBias of grid {bias.grid} and pool grid {bias.pool_grid}, "
+                f"needs {grid} and {pool_grid}"
+            )
+        sizes = (heads, bias.table.shape[1], bias.table.shape[2])
+        table = check_parameter(f"{name}.table", bias.table, "[h, R, S]", sizes, "q", q)
+        weights = bias.col_weights
+        if weights is not None and weights.dtype != table.dtype:
+            weights = weights.to(table.dtype)
+        return table, bias.row_map, bias.col_map, weights
+    sizes = (heads, grid[0] * grid[1], pool_grid[0] * pool_grid[1])
+    return check_parameter(name, bias, "[h, N, P]", sizes, "q", q), None, None, None

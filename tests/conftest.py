@@ -1,0 +1,28 @@
+"""Settings shared by all tests: Hypothesis profiles, and a clean choice of backend for each test."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+_COMMON = {
+    "deadline": None,  # timings on shared machines say nothing
+    "suppress_health_check": [HealthCheck.too_slow],
+    "print_blob": True,
+}
+settings.register_profile("ci", max_examples=40, derandomize=True, **_COMMON)
+settings.register_profile("quick", max_examples=10, **_COMMON)
+settings.register_profile("long", max_examples=1000, **_COMMON)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(autouse=True)
+def _default_backend():
+    """Let no test see the backend choice of another one."""
+    from transnext_ops.backends import registry
+
+    before = registry._process.name, registry._thread.name
+    yield
+    registry._process.name, registry._thread.name = before

@@ -1,0 +1,425 @@
+"""Every backend against the NumPy reference: values and gradients of every operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transnext_reference as reference
+from hypothesis import example, given
+from hypothesis import strategies as st
+from strategies import (
+    AttentionCase,
+    Numbers,
+    TokenCase,
+    attention_cases,
+    compute_dtype,
+    dtypes,
+    grids,
+    heads,
+    seeds,
+    token_cases,
+)
+from tolerances import ARITHMETIC_UNIT, CONDITION_FACTOR, STORAGE_UNIT, assert_agrees
+from torch import Tensor
+
+import transnext_ops as ops
+
+BACKENDS = [name for name in ops.available_backends() if name != "cupy"]
+backends = pytest.mark.parametrize("backend", BACKENDS)
+
+Gradients = dict[str, np.ndarray]
+
+
+def array(tensor: Tensor | None) -> np.ndarray | None:
+    return None if tensor is None else tensor.detach().double().numpy()
+
+
+def leaves(tensors: dict[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors that get a gradient, as leaves in their own memory layout."""
+    return {
+        name: tensor.detach().requires_grad_()
+        for name, tensor in tensors.items()
+        if isinstance(tensor, Tensor)
+    }
+
+
+def gradients_of(out: Tensor, inputs: dict[str, Tensor], d_out: Tensor) -> dict[str, Tensor]:
+    found = torch.autograd.grad(out, list(inputs.values()), d_out)
+    return dict(zip(inputs, found, strict=True))
+
+
+def compare_gradients(
+    actual: dict[str, Tensor],
+    expected: Gradients,
+    conditions: dict[str, float],
+    dtype: torch.dtype,
+    work: float,
+) -> None:
+    assert set(actual) == set(expected)
+    for name, gradient in actual.items():
+        assert_agrees(
+            f"gradient of {name}", gradient, expected[name], dtype=dtype, work=work, gradient=True,
+            condition=conditions[name],
+        )  # fmt: skip
+
+
+def condition_numbers(
+    function: Callable[[dict[str, Any]], Gradients], inputs: dict[str, Any], units: dict[str, float]
+) -> dict[str, float]:
+    """Return how far each result of `function` moves when its float inputs move by their units."""
+    exact = function(inputs)
+    moved: dict[str, float] = dict.fromkeys(exact, 0.0)
+    for seed in range(2):
+        generator = np.random.default_rng(seed)
+        nearby = {
+            name: value * (1 + units[name] * generator.choice((-1.0, 1.0), value.shape))
+            if name in units and isinstance(value, np.ndarray)
+            else value
+            for name, value in inputs.items()
+        }
+        for name, value in function(nearby).items():
+            with np.errstate(invalid="ignore"):
+                difference = np.nan_to_num(value - exact[name], nan=0.0, posinf=0.0, neginf=0.0)
+            moved[name] = max(moved[name], float(np.linalg.norm(difference)))
+    return {name: CONDITION_FACTOR * value for name, value in moved.items()}
+
+
+def reference_attention(arguments: dict[str, Any], maps: tuple | None) -> dict[str, Any]:
+    """Expand a tabled bias to the dense one that the reference takes."""
+    if maps is None:
+        return arguments
+    return {**arguments, "pool_bias": reference.expand_position_bias(arguments["pool_bias"], *maps)}
+
+
+def check_attention(case: AttentionCase, backend: str) -> None:
+    tensors = case.tensors()
+    bias = tensors["pool_bias"]
+    tabled = isinstance(bias, ops.PositionBias)
+    inputs = leaves({**tensors, "pool_bias": bias.table if tabled else bias})
+    keywords: dict[str, Any] = {"grid": case.grid, "window_size": case.window_size}
+    keywords["pool_grid"] = case.pool_grid
+    call = {**dict.fromkeys(tensors), **inputs}
+    maps = None
+    if tabled:
+        call["pool_bias"] = ops.PositionBias(
+            call["pool_bias"], bias.row_map, bias.col_map, bias.col_weights
+        )
+        maps = (bias.row_map.numpy(), bias.col_map.numpy(), array(bias.col_weights))
+    if case.window_size == 0:
+        out = ops.global_attention(
+            call["q"], call["k_pool"], call["v_pool"], grid=case.grid, scale=call["scale"],
+            query_embedding=call["query_embedding"], bias=call["pool_bias"], backend=backend,
+        )  # fmt: skip
+    else:
+        out = ops.aggregated_attention(**call, **keywords, backend=backend)
+    assert out.dtype == case.dtype
+
+    numbers = {name: array(value) for name, value in inputs.items()}
+    d_out = Numbers(case.seed + 1).activation(*out.shape, dtype=case.dtype, layout=case.layout)
+
+    def forward(arguments: dict[str, Any]) -> Gradients:
+        arguments = {**dict.fromkeys(tensors), **arguments}
+        result, _ = reference.aggregated_attention(
+            **reference_attention(arguments, maps), **keywords
+        )
+        return {"out": result}
+
+    def backward(arguments: dict[str, Any]) -> Gradients:
+        table = arguments.get("pool_bias")
+        arguments = {**dict.fromkeys(tensors), **arguments}
+        result = reference.aggregated_attention_backward(
+            array(d_out), **reference_attention(arguments, maps), **keywords
+        )
+        if maps is not None:
+            result["pool_bias"] = reference.expand_position_bias_backward(
+                result["pool_bias"], table, *maps
+            )
+        return {name: value for name, value in result.items() if name in inputs}
+
+    units = dict.fromkeys(numbers, ARITHMETIC_UNIT[case.dtype])
+    conditions = condition_numbers(forward, numbers, units)
+    assert_agrees(
+        "out", out, forward(numbers)["out"], dtype=case.dtype, work=case.work,
+        condition=conditions["out"],
+    )  # fmt: skip
+    # The saved output is rounded to storage: the gradient's sum over a · (d_out · v) sees v so.
+    units |= {"v": STORAGE_UNIT[case.dtype], "v_pool": STORAGE_UNIT[case.dtype]}
+    compare_gradients(
+        gradients_of(out, inputs, d_out), backward(numbers),
+        condition_numbers(backward, numbers, units), case.dtype,
+        case.work + case.batch * case.length,
+    )  # fmt: skip
+
+
+EVERYTHING = AttentionCase(
+    batch=2, grid=(7, 6), heads=2, head_dim=24, pool_grid=(3, 2), window_size=3,
+    dtype=torch.float32, layout="packed", magnitude="ordinary", bias="extrapolated",
+    optional=(True,) * 4, seed=0,
+)  # fmt: skip
+
+
+def edge(**changes: Any) -> AttentionCase:
+    return AttentionCase(**{**EVERYTHING.__dict__, **changes})
+
+
+@backends
+@given(case=attention_cases())
+@example(case=EVERYTHING)
+@example(case=edge(bias="interpolated", dtype=torch.float64))
+@example(case=edge(bias="interpolated", dtype=torch.bfloat16))
+@example(case=edge(grid=(1, 1), pool_grid=(1, 1), window_size=5))
+@example(case=edge(grid=(1, 9), pool_grid=(1, 9), window_size=4))
+@example(case=edge(grid=(9, 1), pool_grid=(4, 1), batch=0))
+@example(case=edge(magnitude="extreme logits"))
+@example(case=edge(magnitude="zero vectors", layout="sliced"))
+@example(case=edge(head_dim=8, heads=1))
+@example(case=edge(head_dim=128, dtype=torch.float16))
+def test_aggregated_attention(backend: str, case: AttentionCase) -> None:
+    check_attention(case, backend)
+
+
+@backends
+@given(case=attention_cases(window=st.just(0)))
+@example(case=edge(window_size=0, pool_grid=(7, 6)))
+@example(case=edge(window_size=0, grid=(1, 1), pool_grid=(1, 1)))
+@example(case=edge(window_size=0, pool_grid=(7, 6), bias="interpolated", dtype=torch.float16))
+def test_global_attention(backend: str, case: AttentionCase) -> None:
+    check_attention(case, backend)
+
+
+@backends
+@given(case=attention_cases(), options=st.booleans())
+def test_pixel_focused_attention_is_aggregated_attention_without_its_additions(
+    backend: str, case: AttentionCase, options: bool
+) -> None:
+    tensors = case.tensors()
+    for name in ("query_embedding", "tokens", "token_bias"):
+        tensors.pop(name)
+    if not options:
+        tensors["local_bias"] = tensors["pool_bias"] = None
+    sizes = {"grid": case.grid, "pool_grid": case.pool_grid, "window_size": case.window_size}
+    out = ops.pixel_focused_attention(**tensors, **sizes, backend=backend)
+    same = ops.aggregated_attention(**tensors, **sizes, backend=backend)
+    torch.testing.assert_close(out, same, rtol=0, atol=0, equal_nan=True)
+
+
+def check_operator(
+    case: TokenCase,
+    inputs: dict[str, Tensor],
+    out: Tensor,
+    forward: Callable[..., np.ndarray],
+    backward: Callable[..., Gradients],
+    work: float,
+    gradient_work: float,
+) -> None:
+    """Compare an operator's output and gradients with the reference's `forward` and `backward`."""
+    numbers = {name: array(value) for name, value in inputs.items()}
+    units = dict.fromkeys(numbers, ARITHMETIC_UNIT[case.dtype])
+    conditions = condition_numbers(lambda given: {"out": forward(**given)}, numbers, units)
+    assert_agrees(
+        "out", out, forward(**numbers), dtype=case.dtype, work=work, condition=conditions["out"]
+    )
+    d_out = Numbers(case.seed + 1).activation(*out.shape, dtype=case.dtype, layout=case.layout)
+
+    def gradients(given: dict[str, Any]) -> Gradients:
+        found = backward(array(d_out), **given)
+        return {name: value for name, value in found.items() if name in inputs}
+
+    compare_gradients(
+        gradients_of(out, inputs, d_out), gradients(numbers),
+        condition_numbers(gradients, numbers, units), case.dtype, gradient_work,
+    )  # fmt: skip
+
+
+def head_major(case: TokenCase, last: int) -> Tensor:
+    """Return an activation [B, h, N, last] in the case's layout."""
+    shape = (case.batch, case.heads, case.length, last)
+    return case.numbers.activation(*shape, dtype=case.dtype, layout=case.layout)
+
+
+@backends
+@given(case=token_cases())
+def test_window_qk(backend: str, case: TokenCase) -> None:
+    window_length = case.window_size**2
+    inputs = leaves({"q": head_major(case, case.channels), "k": head_major(case, case.channels)})
+    if case.with_bias:
+        bias = case.numbers.parameter(case.heads, window_length, dtype=case.dtype)
+        inputs["bias"] = bias.requires_grad_()
+    sizes = {"grid": case.grid, "window_size": case.window_size}
+    out = ops.window_qk(**inputs, **sizes, backend=backend)
+
+    def forward(q, k, bias=None):
+        return reference.window_qk(q, k, bias, **sizes)
+
+    def backward(d_out, q, k, bias=None):
+        return reference.window_qk_backward(d_out, q, k, bias, **sizes)
+
+    work = case.channels + 1
+    check_operator(
+        case, inputs, out, forward, backward, work, window_length + case.batch * case.length
+    )
+
+
+@backends
+@given(case=token_cases())
+def test_window_av(backend: str, case: TokenCase) -> None:
+    window_length = case.window_size**2
+    inputs = leaves({"attn": head_major(case, window_length), "v": head_major(case, case.channels)})
+    sizes = {"grid": case.grid, "window_size": case.window_size}
+    out = ops.window_av(**inputs, **sizes, backend=backend)
+
+    def forward(attn, v):
+        return reference.window_av(attn, v, **sizes)
+
+    def backward(d_out, attn, v):
+        return reference.window_av_backward(d_out, attn, v, **sizes)
+
+    check_operator(
+        case, inputs, out, forward, backward, window_length, window_length + case.channels
+    )
+
+
+@backends
+def test_window_av_ignores_weights_outside_the_image(backend: str) -> None:
+    attn = torch.rand(1, 1, 6, 9)
+    v = torch.randn(1, 1, 6, 4)
+    sizes = {"grid": (2, 3), "window_size": 3}
+    expected = ops.window_av(attn, v, **sizes, backend=backend)
+    outside = torch.isinf(ops.window_qk(v, v, **sizes, backend=backend))
+    for poison in (float("inf"), float("nan")):
+        poisoned = attn.masked_fill(outside, poison).requires_grad_()
+        out = ops.window_av(poisoned, v, **sizes, backend=backend)
+        torch.testing.assert_close(out, expected, rtol=0, atol=0)
+        out.sum().backward()
+        assert poisoned.grad is not None
+        assert (poisoned.grad[outside] == 0).all()
+
+
+@backends
+@given(case=token_cases(channels=st.sampled_from((24, 1, 5, 8, 33))))
+def test_conv_glu(backend: str, case: TokenCase) -> None:
+    hidden = case.channels
+    shape = (case.batch, case.length, 2 * hidden)
+    inputs = {
+        "x": case.numbers.activation(*shape, dtype=case.dtype, layout=case.layout),
+        "weight": case.numbers.parameter(hidden, 1, 3, 3, dtype=case.dtype),
+    }
+    if case.with_bias:
+        inputs["bias"] = case.numbers.parameter(hidden, dtype=case.dtype)
+    inputs = leaves(inputs)
+    out = ops.conv_glu(**inputs, grid=case.grid, backend=backend)
+
+    def forward(x, weight, bias=None):
+        return reference.conv_glu(x, weight, bias, grid=case.grid)
+
+    def backward(d_out, x, weight, bias=None):
+        return reference.conv_glu_backward(d_out, x, weight, bias, grid=case.grid)
+
+    check_operator(case, inputs, out, forward, backward, 10, 10 + case.batch * case.length)
+
+
+@backends
+@given(case=token_cases())
+def test_gelu_pool(backend: str, case: TokenCase) -> None:
+    shape = (case.batch, case.length, case.channels)
+    inputs = leaves({"x": case.numbers.activation(*shape, dtype=case.dtype, layout=case.layout)})
+    sizes = {"grid": case.grid, "pool_grid": case.pool_grid}
+    out = ops.gelu_pool(**inputs, **sizes, backend=backend)
+
+    def forward(x):
+        return reference.gelu_pool(x, **sizes)
+
+    def backward(d_out, x):
+        return reference.gelu_pool_backward(d_out, x, **sizes)
+
+    check_operator(case, inputs, out, forward, backward, case.length, case.length)
+
+
+def mlp_parameters(numbers: Numbers, hidden: int, head_count: int, dtype: torch.dtype):
+    shapes = {
+        "fc1_weight": (hidden, 2),
+        "fc1_bias": (hidden,),
+        "fc2_weight": (head_count, hidden),
+        "fc2_bias": (head_count,),
+    }
+    return {
+        name: numbers.parameter(*shape, dtype=dtype).requires_grad_()
+        for name, shape in shapes.items()
+    }
+
+
+@backends
+@given(
+    grid=grids,
+    pool=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    pretrain=grids,
+    train=st.one_of(st.none(), st.tuples(grids, st.tuples(st.floats(0, 1), st.floats(0, 1)))),
+    head_count=heads,
+    hidden=st.sampled_from((1, 16, 37)),
+    dtype=st.sampled_from((torch.float32, torch.float64)),
+    seed=seeds,
+)
+@example((6, 5), (0.5, 0.5), (7, 7), ((4, 4), (0.4, 0.4)), 2, 16, torch.float64, 0)
+@example((1, 1), (0.0, 0.0), (1, 1), ((9, 9), (1.0, 1.0)), 1, 16, torch.float32, 0)
+def test_position_bias(
+    backend: str, grid, pool, pretrain, train, head_count, hidden, dtype, seed
+) -> None:
+    """The table with its axis maps is the bias of every pair computed straight from the formula."""
+
+    def pooled(of: tuple[int, int], fractions: tuple[float, float]) -> tuple[int, int]:
+        return tuple(max(1, round(size * part)) for size, part in zip(of, fractions, strict=True))
+
+    sizes: dict[str, Any] = {"grid": grid, "pool_grid": pooled(grid, pool)}
+    sizes["pretrain_grid"] = pretrain
+    if train is not None:
+        sizes |= {"train_grid": train[0], "train_pool_grid": pooled(*train)}
+    inputs = mlp_parameters(Numbers(seed), hidden, head_count, dtype)
+    bias = ops.position_bias(**inputs, **sizes, backend=backend)
+    dense = bias.dense()
+    numbers = {name: array(value) for name, value in inputs.items()}
+    units = dict.fromkeys(numbers, ARITHMETIC_UNIT[dtype])
+
+    def forward(given: dict[str, Any]) -> Gradients:
+        return {"dense": reference.position_bias(**given, **sizes)}
+
+    condition = condition_numbers(forward, numbers, units)["dense"]
+    assert_agrees(
+        "dense", dense, forward(numbers)["dense"], dtype=dtype, work=hidden, condition=condition
+    )
+    d_dense = Numbers(seed + 1).parameter(*dense.shape, dtype=compute_dtype(dtype))
+    expected = reference.position_bias_backward(array(d_dense), **numbers, **sizes)
+    # A hidden unit on the edge of its ReLU may fall on either side: forgive only such units.
+    actual = gradients_of(dense, inputs, d_dense)
+    conditions = condition_numbers(
+        lambda given: reference.position_bias_backward(array(d_dense), **given, **sizes),
+        numbers,
+        units,
+    )
+    compare_gradients(actual, expected, conditions, dtype, float(dense.numel()))
+
+
+@backends
+@given(dtype=dtypes, seed=seeds)
+def test_only_the_gradients_asked_for_are_computed(backend: str, dtype, seed) -> None:
+    case = edge(dtype=dtype, seed=seed, bias="dense", layout="contiguous")
+    tensors = case.tensors()
+    asked = {
+        name
+        for name, chosen in zip(
+            sorted(tensors), np.random.default_rng(seed).random(len(tensors)) < 0.4, strict=True
+        )
+        if chosen
+    } or {"v"}
+    sizes = {"grid": case.grid, "pool_grid": case.pool_grid, "window_size": case.window_size}
+    every = leaves(tensors)
+    some = {name: value.detach().requires_grad_(name in asked) for name, value in every.items()}
+    for inputs in (every, some):
+        ops.aggregated_attention(**inputs, **sizes, backend=backend).sum().backward()
+    for name, value in some.items():
+        assert (value.grad is not None) == (name in asked)
+        if value.grad is not None:
+            torch.testing.assert_close(value.grad, every[name].grad, rtol=0, atol=0)
