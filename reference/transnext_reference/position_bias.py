@@ -1,0 +1,454 @@
+r"""Continuous position bias (paper, section 3.3: length-extrapolative position embedding).
+
+A small MLP gives each pair of query n = i W + j and pooled key m = a Wp + b its bias per head::
+
+    axis coordinate of the query        i
+    axis coordinate of the pooled key   mean of the coordinates i inside adaptive-pooling bin a
+    rel    = (query - key) / max(pretrain - 1, 1) * 8                 per axis
+    coord  = sign(rel) log2(|rel| + 1) / log2(8)                      per axis
+    u      = W1 (coord_row, coord_column) + b1                        [E]
+    bias   = W2 ReLU(u) + b2                                          [h]
+
+Written twice. `position_bias` evaluates the MLP for every (n, m), as the formulas stand. The pairs
+only ever see a product set of coordinates, so the same bias is a table ``[h, R, S]`` over distinct
+row and column coordinates, `position_bias_table`, read through one small map per axis,
+`expand_position_bias`. Either form checks the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from transnext_reference.arrays import Array, Grid, axis_map, check_grid, float64
+from transnext_reference.arrays import optional_float64 as optional
+from transnext_reference.pooling import averaging_matrix
+
+_CHUNK = 1 << 13
+
+
+@dataclass(frozen=True)
+class _Mlp:
+    """The bias MLP, from coordinate pairs ``[K, 2]`` to biases ``[K, h]``."""
+
+    fc1_weight: Array  # [E, 2]
+    fc1_bias: Array  # [E]
+    fc2_weight: Array  # [h, E]
+    fc2_bias: Array  # [h]
+
+    @classmethod
+    def of(
+        cls,
+        fc1_weight: ArrayLike,
+        fc1_bias: ArrayLike,
+        fc2_weight: ArrayLike,
+        fc2_bias: ArrayLike,
+    ) -> _Mlp:
+        first = float64("fc1_weight", fc1_weight, None, 2)
+        second = float64("fc2_weight", fc2_weight, None, first.shape[0])
+        return cls(
+            first,
+            float64("fc1_bias", fc1_bias, first.shape[0]),
+            second,
+            float64("fc2_bias", fc2_bias, second.shape[0]),
+        )
+
+    @property
+    def heads(self) -> int:
+        return self.fc2_weight.shape[0]
+
+    def forward(self, coordinates: Array) -> Array:
+        """Biases ``[K, h]``; in chunks, since the hidden layer is hundreds of times larger."""
+        result = np.empty((coordinates.shape[0], self.heads))
+        for chunk in _chunks(coordinates.shape[0]):
+            u = coordinates[chunk] @ self.fc1_weight.T + self.fc1_bias
+            result[chunk] = np.maximum(u, 0.0) @ self.fc2_weight.T + self.fc2_bias
+        return result
+
+    def backward(self, d_result: Array, coordinates: Array) -> dict[str, Array]:
+        r"""Gradients from ``[K, h]``; sums over the K pairs, y = ReLU(u)::
+
+        d_W2 = sum d_bias y^T,     d_b2 = sum d_bias
+        d_u  = W2^T d_bias where u > 0, else 0
+        d_W1 = sum d_u coord^T,    d_b1 = sum d_u
+        """
+        gradients = {
+            "fc1_weight": np.zeros(self.fc1_weight.shape),
+            "fc1_bias": np.zeros(self.fc1_bias.shape),
+            "fc2_weight": np.zeros(self.fc2_weight.shape),
+            "fc2_bias": d_result.sum(axis=0),
+        }
+        for chunk in _chunks(coordinates.shape[0]):
+            u = coordinates[chunk] @ self.fc1_weight.T + self.fc1_bias
+            d_u = np.where(u > 0, d_result[chunk] @ self.fc2_weight, 0.0)
+            gradients["fc2_weight"] += d_result[chunk].T @ np.maximum(u, 0.0)
+            gradients["fc1_weight"] += d_u.T @ coordinates[chunk]
+            gradients["fc1_bias"] += d_u.sum(axis=0)
+        return gradients
+
+
+def _chunks(count: int) -> Iterator[slice]:
+    return (slice(start, start + _CHUNK) for start in range(0, count, _CHUNK))
+
+
+def axis_coordinates(size: int, bins: int, pretrain: int) -> Array:
+    """The coordinates of one axis, ``coord[i, a]``: query i of `size`, pooled key a of `bins`.
+
+    Parameters
+    ----------
+    size, bins
+        Extents of the grid and of the pooled grid along the axis.
+    pretrain
+        Extent of the grid the weights were trained on, which sets the unit of length.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``[size, bins]``, in units of log2(8): within -1 .. 1 for a distance of up to 7/8 of the
+        training grid.
+    """
+    queries = np.arange(size, dtype=np.float64)
+    keys = averaging_matrix(size, bins) @ queries
+    relative = (queries[:, None] - keys[None, :]) / max(pretrain - 1, 1) * 8
+    return np.sign(relative) * np.log2(np.abs(relative) + 1) / np.log2(8)
+
+
+def _pair_coordinates(grid: Grid, pool_grid: Grid, pretrain_grid: Grid) -> Array:
+    """``[N * P, 2]``: (row, column) coordinate of every pair (n, m), m running fastest."""
+    height, width = check_grid("grid", grid)
+    pool_height, pool_width = check_grid("pool_grid", pool_grid)
+    pretrain_height, pretrain_width = check_grid("pretrain_grid", pretrain_grid)
+    pairs = np.empty((height, width, pool_height, pool_width, 2))
+    rows = axis_coordinates(height, pool_height, pretrain_height)
+    columns = axis_coordinates(width, pool_width, pretrain_width)
+    pairs[..., 0] = rows[:, None, :, None]
+    pairs[..., 1] = columns[None, :, None, :]
+    return pairs.reshape(-1, 2)
+
+
+def bilinear_matrix(size: int, source_size: int) -> Array:
+    """The matrix ``[size, source_size]`` of a bilinear resize along one axis.
+
+    Pixel centres are aligned, not corners: output o reads position (o + 1/2) source_size / size -
+    1/2, held inside the source, between its two neighbours. Equal sizes give the identity.
+    """
+    position = np.maximum((np.arange(size) + 0.5) * (source_size / size) - 0.5, 0.0)
+    lower = np.minimum(position.astype(np.intp), source_size - 1)
+    upper = np.minimum(lower + 1, source_size - 1)
+    matrix = np.zeros((size, source_size))
+    output = np.arange(size)
+    matrix[output, lower] += 1.0 - (position - lower)
+    matrix[output, upper] += position - lower
+    return matrix
+
+
+@dataclass(frozen=True)
+class _Resize:
+    """Bilinear resize of a dense bias, over its key grid and then over its query grid.
+
+    Both resizes are linear and separable: one matrix per axis.
+    """
+
+    key_rows: Array  # [Hp, training Hp]
+    key_columns: Array  # [Wp, training Wp]
+    query_rows: Array  # [H, training H]
+    query_columns: Array  # [W, training W]
+
+    @classmethod
+    def between(
+        cls, grid: Grid, pool_grid: Grid, train_grid: Grid, train_pool_grid: Grid
+    ) -> _Resize:
+        sizes = (*check_grid("pool_grid", pool_grid), *check_grid("grid", grid))
+        sources = (
+            *check_grid("train_pool_grid", train_pool_grid),
+            *check_grid("train_grid", train_grid),
+        )
+        return cls(*map(bilinear_matrix, sizes, sources))
+
+    def forward(self, bias: Array) -> Array:
+        """``[h, training N, training P]`` to ``[h, N, P]``."""
+        return self._apply(
+            bias, self.key_rows, self.key_columns, self.query_rows, self.query_columns
+        )
+
+    def backward(self, d_result: Array) -> Array:
+        """The transposed matrices: ``[h, N, P]`` to ``[h, training N, training P]``."""
+        return self._apply(
+            d_result, self.key_rows.T, self.key_columns.T, self.query_rows.T, self.query_columns.T
+        )
+
+    @staticmethod
+    def _apply(
+        bias: Array, key_rows: Array, key_columns: Array, query_rows: Array, query_columns: Array
+    ) -> Array:
+        heads = bias.shape[0]
+        image = bias.reshape(heads, -1, key_rows.shape[1], key_columns.shape[1])
+        image = key_rows @ (image @ key_columns.T)  # [h, source N, Hp, Wp]
+        image = image.reshape(heads, query_rows.shape[1], query_columns.shape[1], -1)
+        image = np.einsum("jJ,hIJp->hIjp", query_columns, image, optimize=True)
+        image = np.einsum("iI,hIjp->hijp", query_rows, image, optimize=True)
+        return image.reshape(heads, query_rows.shape[0] * query_columns.shape[0], -1)
+
+
+def _plan(
+    grid: Grid,
+    pool_grid: Grid,
+    pretrain_grid: Grid,
+    train_grid: Grid | None,
+    train_pool_grid: Grid | None,
+) -> tuple[Array, _Resize | None]:
+    """The pairs the MLP is evaluated for, and the resize that follows, if any."""
+    if train_grid is None and train_pool_grid is None:
+        return _pair_coordinates(grid, pool_grid, pretrain_grid), None
+    if train_grid is None or train_pool_grid is None:
+        raise ValueError(
+            f"train_grid, train_pool_grid: got {train_grid} and {train_pool_grid}, needs both "
+            "(interpolation) or neither (extrapolation)"
+        )
+    resize = _Resize.between(grid, pool_grid, train_grid, train_pool_grid)
+    return _pair_coordinates(train_grid, train_pool_grid, pretrain_grid), resize
+
+
+def position_bias(
+    fc1_weight: ArrayLike,
+    fc1_bias: ArrayLike,
+    fc2_weight: ArrayLike,
+    fc2_bias: ArrayLike,
+    *,
+    grid: Grid,
+    pool_grid: Grid,
+    pretrain_grid: Grid,
+    train_grid: Grid | None = None,
+    train_pool_grid: Grid | None = None,
+) -> Array:
+    """The bias of every pair of query and pooled key, as the formulas stand.
+
+    Extrapolation evaluates the MLP at the coordinates of the grid in use. Interpolation, chosen
+    by giving the training grids, evaluates it there and resizes the result bilinearly, first over
+    the key grid and then over the query grid.
+
+    Parameters
+    ----------
+    fc1_weight, fc1_bias
+        First layer, ``[E, 2]`` and ``[E]``; inputs in the order (row, column).
+    fc2_weight, fc2_bias
+        Second layer, ``[h, E]`` and ``[h]``.
+    grid, pool_grid
+        ``(H, W)`` and ``(Hp, Wp)``. For global attention the pooled grid is the grid.
+    pretrain_grid
+        The grid of this stage at the size the weights were trained at: the unit of length.
+    train_grid, train_pool_grid
+        The grids to interpolate from; None for extrapolation.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``[h, N, P]``.
+
+    Raises
+    ------
+    ValueError
+        If a shape does not fit, or only one of the training grids is given.
+    """
+    mlp = _Mlp.of(fc1_weight, fc1_bias, fc2_weight, fc2_bias)
+    coordinates, resize = _plan(grid, pool_grid, pretrain_grid, train_grid, train_pool_grid)
+    queries, keys = np.prod(train_grid or grid), np.prod(train_pool_grid or pool_grid)
+    bias = mlp.forward(coordinates).T.reshape(mlp.heads, queries, keys)
+    return bias if resize is None else resize.forward(bias)
+
+
+def position_bias_backward(
+    d_bias: ArrayLike,
+    fc1_weight: ArrayLike,
+    fc1_bias: ArrayLike,
+    fc2_weight: ArrayLike,
+    fc2_bias: ArrayLike,
+    *,
+    grid: Grid,
+    pool_grid: Grid,
+    pretrain_grid: Grid,
+    train_grid: Grid | None = None,
+    train_pool_grid: Grid | None = None,
+) -> dict[str, Array]:
+    """Gradients of `position_bias`: the transposed resize, then the MLP's gradients.
+
+    Parameters
+    ----------
+    d_bias
+        ``[h, N, P]``.
+    fc1_weight, fc1_bias, fc2_weight, fc2_bias
+        As in `position_bias`, and the grids too.
+
+    Returns
+    -------
+    dict
+        Gradients of ``fc1_weight``, ``fc1_bias``, ``fc2_weight``, ``fc2_bias``.
+    """
+    mlp = _Mlp.of(fc1_weight, fc1_bias, fc2_weight, fc2_bias)
+    coordinates, resize = _plan(grid, pool_grid, pretrain_grid, train_grid, train_pool_grid)
+    d_bias = float64("d_bias", d_bias, mlp.heads, int(np.prod(grid)), int(np.prod(pool_grid)))
+    if resize is not None:
+        d_bias = resize.backward(d_bias)
+    return mlp.backward(d_bias.reshape(mlp.heads, -1).T, coordinates)
+
+
+def _product_coordinates(row_coords: ArrayLike, col_coords: ArrayLike) -> tuple[Array, int, int]:
+    """``[R * S, 2]``: every pair of a row and a column coordinate, the column running fastest."""
+    rows = float64("row_coords", row_coords, None)
+    columns = float64("col_coords", col_coords, None)
+    product = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
+    return product.reshape(-1, 2), rows.size, columns.size
+
+
+def position_bias_table(
+    row_coords: ArrayLike,
+    col_coords: ArrayLike,
+    fc1_weight: ArrayLike,
+    fc1_bias: ArrayLike,
+    fc2_weight: ArrayLike,
+    fc2_bias: ArrayLike,
+) -> Array:
+    """The bias MLP over the product of row and column coordinates.
+
+    Parameters
+    ----------
+    row_coords, col_coords
+        Coordinates ``[R]`` and ``[S]``, as `axis_coordinates` has them (after the logarithm).
+    fc1_weight, fc1_bias, fc2_weight, fc2_bias
+        The MLP: ``[E, 2]``, ``[E]``, ``[h, E]``, ``[h]``.
+
+    Returns
+    -------
+    numpy.ndarray
+        Table ``[h, R, S]``.
+
+    Raises
+    ------
+    ValueError
+        If a shape does not fit.
+    """
+    mlp = _Mlp.of(fc1_weight, fc1_bias, fc2_weight, fc2_bias)
+    coordinates, rows, columns = _product_coordinates(row_coords, col_coords)
+    return mlp.forward(coordinates).T.reshape(mlp.heads, rows, columns)
+
+
+def position_bias_table_backward(
+    d_table: ArrayLike,
+    row_coords: ArrayLike,
+    col_coords: ArrayLike,
+    fc1_weight: ArrayLike,
+    fc1_bias: ArrayLike,
+    fc2_weight: ArrayLike,
+    fc2_bias: ArrayLike,
+) -> dict[str, Array]:
+    """Gradients of `position_bias_table` by the MLP's parameters; coordinates are constants.
+
+    Parameters
+    ----------
+    d_table
+        ``[h, R, S]``.
+    row_coords, col_coords, fc1_weight, fc1_bias, fc2_weight, fc2_bias
+        As in `position_bias_table`.
+
+    Returns
+    -------
+    dict
+        Gradients of ``fc1_weight``, ``fc1_bias``, ``fc2_weight``, ``fc2_bias``.
+    """
+    mlp = _Mlp.of(fc1_weight, fc1_bias, fc2_weight, fc2_bias)
+    coordinates, rows, columns = _product_coordinates(row_coords, col_coords)
+    d_table = float64("d_table", d_table, mlp.heads, rows, columns)
+    return mlp.backward(d_table.reshape(mlp.heads, -1).T, coordinates)
+
+
+def expand_position_bias(
+    table: ArrayLike,
+    row_map: ArrayLike,
+    col_map: ArrayLike,
+    col_weights: ArrayLike | None = None,
+) -> Array:
+    r"""Read a table through its axis maps, for every pair of query and pooled key.
+
+    For n = i W + j and m = a Wp + b::
+
+        bias[h, n, m] = sum_t col_weights[j, b, t] table[h, row_map[i, a], col_map[j, b, t]]
+
+    Parameters
+    ----------
+    table
+        ``[h, R, S]``.
+    row_map
+        Integers ``[H, Hp]`` in 0 .. R - 1.
+    col_map
+        Integers ``[W, Wp, taps]`` in 0 .. S - 1.
+    col_weights
+        ``[W, Wp, taps]``, or None for a single tap of weight one.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``[h, N, P]``.
+
+    Raises
+    ------
+    ValueError
+        If a shape does not fit, a map points outside the table, or there are several taps
+        without weights.
+    """
+    table = float64("table", table, None, None, None)
+    heads, rows, columns = table.shape
+    row_map = axis_map("row_map", row_map, rows, None, None)
+    col_map = axis_map("col_map", col_map, columns, None, None, 1 if col_weights is None else None)
+    weights = optional("col_weights", col_weights, *col_map.shape)
+    dense = table[:, row_map][..., col_map]  # [h, H, Hp, W, Wp, taps]
+    if weights is not None:
+        dense = dense * weights
+    (height, pool_height), (width, pool_width) = row_map.shape, col_map.shape[:2]
+    dense = dense.sum(axis=-1).transpose(0, 1, 3, 2, 4)  # [h, H, W, Hp, Wp]
+    return dense.reshape(heads, height * width, pool_height * pool_width)
+
+
+def expand_position_bias_backward(
+    d_dense: ArrayLike,
+    table: ArrayLike,
+    row_map: ArrayLike,
+    col_map: ArrayLike,
+    col_weights: ArrayLike | None = None,
+) -> Array:
+    r"""Gradient of `expand_position_bias` by the table.
+
+    Every entry collects the pairs that read it::
+
+        d_table[h, r, s] = sum over i, a with row_map[i, a] = r, and
+                           over j, b, t with col_map[j, b, t] = s,
+                           of col_weights[j, b, t] d_dense[h, i W + j, a Wp + b]
+
+    Parameters
+    ----------
+    d_dense
+        ``[h, N, P]``.
+    table, row_map, col_map, col_weights
+        As in `expand_position_bias`.
+
+    Returns
+    -------
+    numpy.ndarray
+        d_table, ``[h, R, S]``.
+    """
+    table = float64("table", table, None, None, None)
+    heads, rows, columns = table.shape
+    row_map = axis_map("row_map", row_map, rows, None, None)
+    col_map = axis_map("col_map", col_map, columns, None, None, 1 if col_weights is None else None)
+    weights = optional("col_weights", col_weights, *col_map.shape)
+    (height, pool_height), (width, pool_width) = row_map.shape, col_map.shape[:2]
+    d_dense = float64("d_dense", d_dense, heads, height * width, pool_height * pool_width)
+    d_pairs = d_dense.reshape(heads, height, width, pool_height, pool_width)
+    d_taps = d_pairs.transpose(1, 3, 2, 4, 0)[:, :, :, :, None, :]  # [H, Hp, W, Wp, 1, h]
+    if weights is not None:
+        d_taps = d_taps * weights[..., None]
+    d_table = np.zeros((rows, columns, heads))
+    np.add.at(d_table, (row_map[:, :, None, None, None], col_map[None, None]), d_taps)
+    return np.ascontiguousarray(d_table.transpose(2, 0, 1))
