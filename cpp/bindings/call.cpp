@@ -1,0 +1,132 @@
+#include "bindings/call.h"
+
+namespace transnext::bindings {
+namespace {
+
+const char* name_of(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat16:
+      return "float16";
+    case DType::kBFloat16:
+      return "bfloat16";
+    case DType::kFloat32:
+      return "float32";
+    case DType::kFloat64:
+      return "float64";
+    case DType::kInt32:
+      return "int32";
+  }
+  return "unknown";
+}
+
+bool read_dtype(const dlpack::DataType& type, DType* dtype) {
+  if (type.lanes != 1) return false;
+  if (type.code == dlpack::kFloat && type.bits == 16) return *dtype = DType::kFloat16, true;
+  if (type.code == dlpack::kFloat && type.bits == 32) return *dtype = DType::kFloat32, true;
+  if (type.code == dlpack::kFloat && type.bits == 64) return *dtype = DType::kFloat64, true;
+  if (type.code == dlpack::kBFloat && type.bits == 16) return *dtype = DType::kBFloat16, true;
+  if (type.code == dlpack::kInt && type.bits == 32) return *dtype = DType::kInt32, true;
+  return false;
+}
+
+template <class Sizes>
+std::string shape_text(const Sizes* begin, const Sizes* end) {
+  std::string text = "[";
+  for (const Sizes* size = begin; size != end; ++size) {
+    if (size != begin) text += ", ";
+    text += *size == kAny ? std::string("any") : std::to_string(*size);
+  }
+  return text + "]";
+}
+
+// The tensor in a capsule, or nullptr if it is none.
+const dlpack::Tensor* tensor_of(py::handle capsule) {
+  if (PyCapsule_IsValid(capsule.ptr(), "dltensor")) {
+    return &static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"))->tensor;
+  }
+  if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned")) {
+    auto* managed = static_cast<dlpack::ManagedTensorVersioned*>(
+        PyCapsule_GetPointer(capsule.ptr(), "dltensor_versioned"));
+    // A change of the major version changes the layout.
+    return managed->major_version == 1 ? &managed->tensor : nullptr;
+  }
+  return nullptr;
+}
+
+// Stands for the data of tensors without elements, which may have none: an absent view is another thing.
+char no_elements;
+
+}  // namespace
+
+void Call::fail(const std::string& message) const { throw py::value_error(std::string(op_) + ": " + message); }
+
+Grid Call::grid(const GridArgument& grid, const char* name) const {
+  constexpr index_t kLargest = index_t{1} << 31;
+  if (grid.first < 1 || grid.second < 1 || grid.first > kLargest || grid.second > kLargest) {
+    fail(std::string(name) + " is (" + std::to_string(grid.first) + ", " + std::to_string(grid.second) +
+         "), needs two positive sizes");
+  }
+  return {grid.first, grid.second};
+}
+
+void Call::check_dtype(const char* name, DType got, Kind kind) {
+  if (kind == Kind::kActivation && !has_dtype_) {
+    if (got == DType::kInt32) fail(std::string(name) + " is int32, needs a floating-point type");
+    has_dtype_ = true;
+    dtype_ = got;
+  }
+  if (kind == Kind::kParameter && !has_dtype_) {
+    // Operators on parameters alone: T is C(T).
+    has_dtype_ = true;
+    dtype_ = got == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
+  }
+  DType needed = dtype_;
+  if (kind == Kind::kParameter && dtype_ != DType::kFloat64) needed = DType::kFloat32;
+  if (kind == Kind::kInt32) needed = DType::kInt32;
+  if (got != needed) fail(std::string(name) + " is " + name_of(got) + ", needs " + name_of(needed));
+}
+
+void Call::read(py::handle capsule, const char* name, std::initializer_list<index_t> expected, Kind kind, int rank,
+                void** data, DType* dtype, index_t* shape, index_t* stride) {
+  const dlpack::Tensor* tensor = tensor_of(capsule);
+  if (tensor == nullptr) {
+    throw py::type_error(std::string(op_) + ": " + name + " is " + Py_TYPE(capsule.ptr())->tp_name +
+                         ", needs a DLPack capsule");
+  }
+  if (!read_dtype(tensor->dtype, dtype)) {
+    fail(std::string(name) + " has element type (code " + std::to_string(tensor->dtype.code) + ", " +
+         std::to_string(tensor->dtype.bits) + " bits), needs float16, bfloat16, float32, float64 or int32");
+  }
+  check_dtype(name, *dtype, kind);
+
+  const dlpack::Device device = tensor->device;
+  if (device.type != dlpack::kCpu && device.type != dlpack::kCuda) {
+    fail(std::string(name) + " is on DLPack device type " + std::to_string(device.type) + ", needs CPU (1) or CUDA (2)");
+  }
+  if (!has_device_) {
+    has_device_ = true;
+    device_ = device;
+  } else if (device.type != device_.type || (device.type == dlpack::kCuda && device.index != device_.index)) {
+    fail(std::string(name) + " is on another device than the first tensor");
+  }
+
+  bool matches = tensor->rank == rank && static_cast<int>(expected.size()) == rank;
+  for (int i = 0; matches && i < rank; ++i) {
+    const index_t size = expected.begin()[i];
+    matches = size == kAny || size == tensor->shape[i];
+  }
+  if (!matches) {
+    fail(std::string(name) + " has shape " + shape_text(tensor->shape, tensor->shape + tensor->rank) + ", needs " +
+         shape_text(expected.begin(), expected.end()));
+  }
+
+  index_t elements = 1;
+  for (int i = rank - 1; i >= 0; --i) {
+    shape[i] = tensor->shape[i];
+    stride[i] = tensor->strides != nullptr ? tensor->strides[i] : elements;
+    elements *= shape[i];
+  }
+  *data = elements == 0 ? &no_elements : static_cast<char*>(tensor->data) + tensor->byte_offset;
+}
+
+}  // namespace transnext::bindings

@@ -1,0 +1,106 @@
+// The arguments of one operator call from Python: DLPack capsules in, checked views out, and the run itself.
+//
+// A capsule is only borrowed: it is neither renamed nor its deleter called. Python holds it during the call and
+// frees the tensor with it afterwards, so nothing can leak or be freed twice here.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <initializer_list>
+#include <string>
+#include <type_traits>
+#include <utility>
+
+#include "bindings/dlpack.h"
+#include "transnext/tensor.h"
+
+namespace transnext::bindings {
+
+namespace py = pybind11;
+
+// A size that a check leaves open.
+constexpr index_t kAny = -1;
+
+template <class Params>
+using CudaKernel = void (*)(const Params&, int device, void* stream);
+
+// A CUDA kernel's launch function, where the build has CUDA.
+#if defined(TRANSNEXT_WITH_CUDA)
+#define TRANSNEXT_CUDA_KERNEL(launch) (launch)
+#else
+#define TRANSNEXT_CUDA_KERNEL(launch) nullptr
+#endif
+
+using GridArgument = std::pair<index_t, index_t>;
+
+class Call {
+ public:
+  explicit Call(const char* op) : op_(op) {}
+
+  // Storage type T: the first activation says which, all others must have the same.
+  template <int kRank>
+  View<kRank> activation(py::handle capsule, const char* name, std::initializer_list<index_t> shape) {
+    return view<kRank>(capsule, name, shape, Kind::kActivation);
+  }
+  // Compute type C(T): float64 if T is float64, else float32.
+  template <int kRank>
+  View<kRank> parameter(py::handle capsule, const char* name, std::initializer_list<index_t> shape) {
+    return view<kRank>(capsule, name, shape, Kind::kParameter);
+  }
+  template <int kRank>
+  View<kRank> int32(py::handle capsule, const char* name, std::initializer_list<index_t> shape) {
+    return view<kRank>(capsule, name, shape, Kind::kInt32);
+  }
+  // The same for arguments that may be None, which gives an absent view.
+  template <int kRank>
+  View<kRank> optional_activation(py::handle capsule, const char* name, std::initializer_list<index_t> shape) {
+    return capsule.is_none() ? View<kRank>{} : activation<kRank>(capsule, name, shape);
+  }
+  template <int kRank>
+  View<kRank> optional_parameter(py::handle capsule, const char* name, std::initializer_list<index_t> shape) {
+    return capsule.is_none() ? View<kRank>{} : parameter<kRank>(capsule, name, shape);
+  }
+
+  Grid grid(const GridArgument& grid, const char* name) const;
+  // Throws ValueError "<op>: <message>".
+  [[noreturn]] void fail(const std::string& message) const;
+
+  // Runs the kernel of the tensors' device, without the GIL. CUDA kernels only enqueue work on `stream`.
+  template <class Params>
+  void run(int threads, std::uintptr_t stream, const Params& params, void (*cpu_kernel)(const Params&, int),
+           [[maybe_unused]] std::common_type_t<CudaKernel<Params>> cuda_kernel = nullptr) const {
+    if (device_.type == dlpack::kCpu) {
+      py::gil_scoped_release release;
+      return cpu_kernel(params, threads);
+    }
+#if defined(TRANSNEXT_WITH_CUDA)
+    if (cuda_kernel == nullptr) fail("the compiled library has no CUDA kernel for this operator");
+    py::gil_scoped_release release;
+    cuda_kernel(params, device_.index, reinterpret_cast<void*>(stream));
+#else
+    static_cast<void>(stream);
+    fail("the library was built without CUDA kernels");
+#endif
+  }
+
+ private:
+  enum class Kind { kActivation, kParameter, kInt32 };
+
+  template <int kRank>
+  View<kRank> view(py::handle capsule, const char* name, std::initializer_list<index_t> shape, Kind kind) {
+    View<kRank> result;
+    read(capsule, name, shape, kind, kRank, &result.data, &result.dtype, result.shape, result.stride);
+    return result;
+  }
+  void read(py::handle capsule, const char* name, std::initializer_list<index_t> expected, Kind kind, int rank,
+            void** data, DType* dtype, index_t* shape, index_t* stride);
+  void check_dtype(const char* name, DType got, Kind kind);
+
+  const char* op_;
+  bool has_device_ = false;
+  bool has_dtype_ = false;
+  dlpack::Device device_{dlpack::kCpu, 0};
+  DType dtype_ = DType::kFloat32;
+};
+
+}  // namespace transnext::bindings

@@ -1,0 +1,48 @@
+// The part of the DLPack binary interface that this library reads: how a tensor looks inside a capsule.
+// Layouts as DLPack fixes them for version 0.x ("dltensor") and 1.x ("dltensor_versioned").
+#pragma once
+
+#include <cstdint>
+
+namespace transnext::dlpack {
+
+enum DeviceType : std::int32_t { kCpu = 1, kCuda = 2, kCudaHost = 3, kCudaManaged = 13 };
+enum TypeCode : std::uint8_t { kInt = 0, kUInt = 1, kFloat = 2, kBFloat = 4 };
+
+struct Device {
+  std::int32_t type;
+  std::int32_t index;
+};
+
+struct DataType {
+  std::uint8_t code;
+  std::uint8_t bits;
+  std::uint16_t lanes;
+};
+
+struct Tensor {
+  void* data;
+  Device device;
+  std::int32_t rank;
+  DataType dtype;
+  std::int64_t* shape;
+  std::int64_t* strides;  // in elements; nullptr means row-major and compact
+  std::uint64_t byte_offset;
+};
+
+struct ManagedTensor {
+  Tensor tensor;
+  void* manager_context;
+  void (*deleter)(ManagedTensor*);
+};
+
+struct ManagedTensorVersioned {
+  std::uint32_t major_version;
+  std::uint32_t minor_version;
+  void* manager_context;
+  void (*deleter)(ManagedTensorVersioned*);
+  std::uint64_t flags;
+  Tensor tensor;
+};
+
+}  // namespace transnext::dlpack

@@ -1,0 +1,42 @@
+#include "transnext/gelu_pool.h"
+
+#include "bindings/call.h"
+#include "bindings/operators.h"
+
+namespace transnext::bindings {
+namespace {
+
+void gelu_pool(py::handle x, py::handle out, GridArgument grid, GridArgument pool_grid, int threads,
+               std::uintptr_t stream) {
+  Call call("gelu_pool");
+  GeluPoolParams p;
+  p.grid = call.grid(grid, "grid");
+  p.pool_grid = call.grid(pool_grid, "pool_grid");
+  p.x = call.activation<3>(x, "x", {kAny, p.grid.size(), kAny});
+  p.out = call.activation<3>(out, "out", {p.x.shape[0], p.pool_grid.size(), p.x.shape[2]});
+  call.run(threads, stream, p, cpu::gelu_pool, TRANSNEXT_CUDA_KERNEL(cuda::gelu_pool));
+}
+
+void gelu_pool_backward(py::handle d_out, py::handle x, py::handle d_x, GridArgument grid, GridArgument pool_grid,
+                        int threads, std::uintptr_t stream) {
+  Call call("gelu_pool_backward");
+  GeluPoolBackwardParams p;
+  p.grid = call.grid(grid, "grid");
+  p.pool_grid = call.grid(pool_grid, "pool_grid");
+  p.x = call.activation<3>(x, "x", {kAny, p.grid.size(), kAny});
+  p.d_out = call.activation<3>(d_out, "d_out", {p.x.shape[0], p.pool_grid.size(), p.x.shape[2]});
+  p.d_x = call.activation<3>(d_x, "d_x", {p.x.shape[0], p.x.shape[1], p.x.shape[2]});
+  call.run(threads, stream, p, cpu::gelu_pool_backward,
+           TRANSNEXT_CUDA_KERNEL(cuda::gelu_pool_backward));
+}
+
+}  // namespace
+
+void define_gelu_pool(py::module_& m) {
+  m.def("gelu_pool", &gelu_pool, py::arg("x"), py::arg("out"), py::arg("grid"), py::arg("pool_grid"),
+        py::arg("threads") = 1, py::arg("stream") = 0);
+  m.def("gelu_pool_backward", &gelu_pool_backward, py::arg("d_out"), py::arg("x"), py::arg("d_x"), py::arg("grid"),
+        py::arg("pool_grid"), py::arg("threads") = 1, py::arg("stream") = 0);
+}
+
+}  // namespace transnext::bindings

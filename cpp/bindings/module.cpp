@@ -1,0 +1,25 @@
+// transnext_ops._cpp: the compiled operators, on DLPack capsules.
+//
+// Each operator takes its inputs and the outputs to fill, then sizes, the number of CPU threads and, for CUDA
+// tensors, the stream's handle as an integer. None stands for an absent input or a gradient not wanted.
+#include "bindings/operators.h"
+#include "cpu/dispatch.h"
+#include <pybind11/stl.h>
+
+namespace py = pybind11;
+
+PYBIND11_MODULE(_cpp, m) {
+  m.doc() = "Compiled operators of transnext_ops; use them through transnext_ops.";
+  m.attr("__version__") = TRANSNEXT_VERSION;
+#if defined(TRANSNEXT_WITH_CUDA)
+  m.attr("cuda_architectures") = TRANSNEXT_CUDA_ARCHITECTURES;
+#else
+  m.attr("cuda_architectures") = py::none();
+#endif
+  m.def("cpu_level", &transnext::cpu::level_name, "Name of the instruction set the CPU kernels run with.");
+  m.def("available_cpu_levels", &transnext::cpu::available_levels,
+        "Names of the instruction sets this build has and this processor can run, slowest first.");
+  m.def("set_cpu_level", &transnext::cpu::set_level, py::arg("name").none(true),
+        "Change the instruction set for later calls; None for the default.");
+  transnext::bindings::define_gelu_pool(m);
+}

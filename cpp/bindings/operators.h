@@ -1,0 +1,14 @@
+// The groups of operators that module.cpp adds to the Python module.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace transnext::bindings {
+
+void define_gelu_pool(pybind11::module_& m);
+void define_conv_glu(pybind11::module_& m);
+void define_window(pybind11::module_& m);
+void define_position_bias_table(pybind11::module_& m);
+void define_aggregated_attention(pybind11::module_& m);
+
+}  // namespace transnext::bindings

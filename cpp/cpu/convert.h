@@ -1,0 +1,164 @@
+// Element conversion between storage types T and the compute type C, for single elements, vectors and rows.
+// 16-bit formats round to nearest, ties to even.
+#pragma once
+
+#include <type_traits>
+
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+#include "cpu/simd.h"
+
+TRANSNEXT_BEGIN_LEVEL
+
+inline float bits_to_float(unsigned bits) {
+  float value;
+  __builtin_memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+inline unsigned float_to_bits(float value) {
+  unsigned bits;
+  __builtin_memcpy(&bits, &value, sizeof(bits));
+  return bits;
+}
+
+inline float to_float(BFloat16 x) { return bits_to_float(static_cast<unsigned>(x.bits) << 16); }
+
+inline BFloat16 to_bfloat16(float x) {
+  const unsigned bits = float_to_bits(x);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return {0x7fc0};  // rounding could turn a NaN into infinity
+  return {static_cast<unsigned short>((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16)};
+}
+
+#if defined(__F16C__)
+inline float to_float(Half x) { return _cvtsh_ss(x.bits); }
+inline Half to_half(float x) { return {_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT)}; }
+#elif defined(__aarch64__)
+inline float to_float(Half x) {
+  __fp16 value;
+  __builtin_memcpy(&value, &x, sizeof(value));
+  return value;
+}
+inline Half to_half(float x) {
+  const __fp16 value = static_cast<__fp16>(x);
+  Half half;
+  __builtin_memcpy(&half, &value, sizeof(half));
+  return half;
+}
+#else
+// A half's exponent and mantissa, moved to a float's, are its value times 2^-112: exact, subnormals included.
+inline float to_float(Half x) {
+  const unsigned magnitude = static_cast<unsigned>(x.bits & 0x7fff) << 13;
+  const unsigned sign = static_cast<unsigned>(x.bits & 0x8000) << 16;
+  const bool special = (x.bits & 0x7c00) == 0x7c00;  // infinity or NaN keep the largest exponent
+  const float value = special ? bits_to_float(magnitude | 0x7f800000u) : bits_to_float(magnitude) * 0x1p112f;
+  return bits_to_float(float_to_bits(value) | sign);
+}
+
+inline Half to_half(float x) {
+  const unsigned bits = float_to_bits(x);
+  const unsigned short sign = static_cast<unsigned short>((bits >> 16) & 0x8000);
+  const unsigned magnitude = bits & 0x7fffffffu;
+  unsigned result;
+  if (magnitude > 0x7f800000u) {
+    result = 0x7e00;
+  } else if (magnitude >= 0x477ff000u) {  // 65520, halfway beyond the largest half
+    result = 0x7c00;
+  } else if (magnitude < 0x38800000u) {  // below 2^-14: adding 0.5 rounds to the subnormals' spacing, 2^-24
+    result = float_to_bits(bits_to_float(magnitude) + 0.5f) - 0x3f000000u;
+  } else {
+    result = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1)) >> 13;
+  }
+  return {static_cast<unsigned short>(sign | result)};
+}
+#endif
+
+template <class C>
+inline C convert_to(Half x) {
+  return to_float(x);
+}
+template <class C>
+inline C convert_to(BFloat16 x) {
+  return to_float(x);
+}
+template <class C>
+inline C convert_to(float x) {
+  return static_cast<C>(x);
+}
+template <class C>
+inline C convert_to(double x) {
+  return static_cast<C>(x);
+}
+
+inline void convert_from(float x, Half* target) { *target = to_half(x); }
+inline void convert_from(float x, BFloat16* target) { *target = to_bfloat16(x); }
+inline void convert_from(float x, float* target) { *target = x; }
+inline void convert_from(double x, double* target) { *target = x; }
+
+// One vector of kLanes<C> elements from and to contiguous storage.
+template <class C, class T>
+inline Vector<C> load_vector(const T* source) {
+  if constexpr (sizeof(T) == sizeof(C)) {
+    return load<Vector<C>>(source);
+#if defined(__F16C__) && defined(__AVX2__) && !defined(__AVX512F__)
+  } else if constexpr (std::is_same_v<T, Half>) {
+    return reinterpret_cast<Vector<C>>(_mm256_cvtph_ps(load<__m128i>(source)));
+#endif
+  } else {
+    Vector<C> vector;
+    for (int lane = 0; lane < kLanes<C>; ++lane) vector[lane] = convert_to<C>(source[lane]);
+    return vector;
+  }
+}
+
+template <class C, class T>
+inline void store_vector(T* target, Vector<C> vector) {
+  if constexpr (sizeof(T) == sizeof(C)) {
+    store(target, vector);
+#if defined(__F16C__) && defined(__AVX2__) && !defined(__AVX512F__)
+  } else if constexpr (std::is_same_v<T, Half>) {
+    store(target, _mm256_cvtps_ph(reinterpret_cast<__m256>(vector), _MM_FROUND_TO_NEAREST_INT));
+#endif
+  } else {
+    for (int lane = 0; lane < kLanes<C>; ++lane) convert_from(vector[lane], target + lane);
+  }
+}
+
+// `count` elements, `stride` apart, to and from a contiguous row.
+template <class C, class T>
+inline void load_row(const T* source, index_t stride, index_t count, C* row) {
+  index_t i = 0;
+  if (stride == 1) {
+    for (; i + kLanes<C> <= count; i += kLanes<C>) store(row + i, load_vector<C>(source + i));
+  }
+  for (; i < count; ++i) row[i] = convert_to<C>(source[i * stride]);
+}
+
+template <class C, class T>
+inline void store_row(const C* row, index_t stride, index_t count, T* target) {
+  index_t i = 0;
+  if (stride == 1) {
+    for (; i + kLanes<C> <= count; i += kLanes<C>) store_vector<C>(target + i, load<Vector<C>>(row + i));
+  }
+  for (; i < count; ++i) convert_from(row[i], target + i * stride);
+}
+
+// One vector at a row's position `first`, zero or unwritten from `count` on.
+template <class C, class T>
+inline Vector<C> load_lanes(const T* source, index_t stride, index_t first, index_t count) {
+  if (stride == 1 && first + kLanes<C> <= count) return load_vector<C>(source + first);
+  Vector<C> vector{};
+  for (index_t lane = 0; lane < kLanes<C> && first + lane < count; ++lane)
+    vector[lane] = convert_to<C>(source[(first + lane) * stride]);
+  return vector;
+}
+
+template <class C, class T>
+inline void store_lanes(T* target, index_t stride, index_t first, index_t count, Vector<C> vector) {
+  if (stride == 1 && first + kLanes<C> <= count) return store_vector<C>(target + first, vector);
+  for (index_t lane = 0; lane < kLanes<C> && first + lane < count; ++lane)
+    convert_from(vector[lane], target + (first + lane) * stride);
+}
+
+TRANSNEXT_END_LEVEL

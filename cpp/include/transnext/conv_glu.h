@@ -1,0 +1,33 @@
+// conv_glu: GELU(depthwise 3x3 convolution of the first half of x + bias) * second half, on tokens.
+#pragma once
+
+#include "transnext/tensor.h"
+
+namespace transnext {
+
+struct ConvGluParams {
+  View<3> x;       // [B, N, 2 hidden] T
+  View<4> weight;  // [hidden, 1, 3, 3] C(T)
+  View<1> bias;    // [hidden] C(T), optional
+  View<3> out;     // [B, N, hidden] T
+  Grid grid;
+};
+
+// Gradients that are absent are not computed.
+struct ConvGluBackwardParams {
+  View<3> d_out;     // [B, N, hidden] T
+  View<3> x;         // [B, N, 2 hidden] T
+  View<4> weight;    // [hidden, 1, 3, 3] C(T)
+  View<1> bias;      // [hidden] C(T), optional
+  View<3> d_x;       // [B, N, 2 hidden] T, optional
+  View<4> d_weight;  // [hidden, 1, 3, 3] C(T), optional
+  View<1> d_bias;    // [hidden] C(T), optional
+  Grid grid;
+};
+
+namespace cpu {
+void conv_glu(const ConvGluParams& params, int threads);
+void conv_glu_backward(const ConvGluBackwardParams& params, int threads);
+}  // namespace cpu
+
+}  // namespace transnext

@@ -1,0 +1,44 @@
+// The types that cross every boundary of the library: element types, grids and strided tensor views.
+// Read by the host compiler, nvcc and NVRTC alike, so no standard header is included.
+#pragma once
+
+#if defined(__CUDACC__)
+#define TRANSNEXT_HOST_DEVICE __host__ __device__
+#else
+#define TRANSNEXT_HOST_DEVICE
+#endif
+
+namespace transnext {
+
+// Every size, stride and offset, counted in elements: tensors may have more than 2^31 of them.
+using index_t = long long;
+
+enum class DType : int { kFloat16, kBFloat16, kFloat32, kFloat64, kInt32 };
+
+// 16-bit storage formats, as bit patterns. Arithmetic is done in float (see half.h).
+struct Half {
+  unsigned short bits;
+};
+struct BFloat16 {
+  unsigned short bits;
+};
+
+struct Grid {
+  index_t height;
+  index_t width;
+
+  TRANSNEXT_HOST_DEVICE index_t size() const { return height * width; }
+};
+
+// A tensor that somebody else owns. An absent optional tensor has data == nullptr.
+template <int kRank>
+struct View {
+  void* data = nullptr;
+  DType dtype = DType::kFloat32;
+  index_t shape[kRank] = {};
+  index_t stride[kRank] = {};
+
+  TRANSNEXT_HOST_DEVICE bool present() const { return data != nullptr; }
+};
+
+}  // namespace transnext
