@@ -143,7 +143,6 @@ class TransNeXt(nn.Module):
         self.position_bias = _choice(position_bias, "position_bias", ("extrapolate", "interpolate"))
         self.sr_ratios = tuple(sr_ratios)
         self.features_only = features_only
-        self.backend = backend
         self.grad_checkpointing = False
         self.default_cfg: dict[str, Any] = {}
         self.pretrained_cfg: dict[str, Any] = self.default_cfg
@@ -196,6 +195,23 @@ class TransNeXt(nn.Module):
         self.head: nn.Module = nn.Identity()
         self.apply(_initialise)
         self.reset_classifier(0 if features_only else num_classes, global_pool)
+        self.set_backend(backend)
+
+    def set_backend(self, name: str | None) -> None:
+        """Choose the operator backend of this model, None for the one in force at each call.
+
+        Raises
+        ------
+        ValueError, transnext_ops.BackendError
+            If there is no such backend, or it cannot run in this process.
+        """
+        if name is not None:
+            with ops.use_backend(name):  # checks it
+                pass
+        self.backend = name
+        for module in self.modules():
+            if isinstance(module, ConvolutionalGLU | PixelFocusedAttention | GlobalAttention):
+                module.backend = name
 
     # Sizes
 
@@ -233,22 +249,15 @@ class TransNeXt(nn.Module):
 
     # Forward
 
-    def _run_block(self, block: Block, x: Tensor, grids: StageGrids) -> Tensor:
-        # Here, not around the whole model, so that gradient checkpointing recomputes likewise.
-        if self.backend is None:
-            return block(x, grids)
-        with ops.use_backend(self.backend):
-            return block(x, grids)
-
     def _run_stage(self, stage: int, x: Tensor) -> Tensor:
         """From the image or the map before to the normalised map ``[B, C, H, W]`` of a stage."""
         x, grid = getattr(self, f"patch_embed{stage + 1}")(x)
         grids = self.stage_grids(stage, grid)
         for block in getattr(self, f"block{stage + 1}"):
             if self.grad_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(self._run_block, block, x, grids, use_reentrant=False)
+                x = checkpoint(block, x, grids, use_reentrant=False)
             else:
-                x = self._run_block(block, x, grids)
+                x = block(x, grids)
         x = getattr(self, f"norm{stage + 1}")(x)
         # A view: tokens are the channels-last layout of the map.
         return x.transpose(1, 2).unflatten(2, grid)

@@ -24,7 +24,13 @@ _INITIAL_TEMPERATURE = math.log(math.exp(1 / 0.24) - 1)
 
 
 class _Attention(nn.Module):
-    """What all three share: temperature, position-bias MLP and its cache, output projection."""
+    """What all three share: temperature, position-bias MLP and its cache, output projection.
+
+    Attributes
+    ----------
+    backend : str | None
+        Operator backend, None for the one in force at the call.
+    """
 
     def __init__(self, dim: int, num_heads: int, proj_drop: float) -> None:
         super().__init__()
@@ -38,6 +44,7 @@ class _Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
         self.bias_cache = PositionBiasCache()
+        self.backend: str | None = None
 
     def train(self, mode: bool = True) -> _Attention:
         if mode:
@@ -55,14 +62,14 @@ class _Attention(nn.Module):
         """The continuous position bias of these grids, cached in evaluation."""
 
         def compute() -> ops.PositionBias:
-            return ops.position_bias(*weights, **grids._asdict())
+            return ops.position_bias(*weights, **grids._asdict(), backend=self.backend)
 
         weights = [
             self.cpb_fc1.weight, self.cpb_fc1.bias, self.cpb_fc2.weight, self.cpb_fc2.bias
         ]  # fmt: skip
         if self.training or not PositionBiasCache.usable(weights):
             return compute()
-        key = (grids, ops.get_backend())
+        key = (grids, self.backend or ops.get_backend())
         return cast(ops.PositionBias, self.bias_cache.get(weights, key, compute))
 
     def _heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
@@ -122,7 +129,8 @@ class PixelFocusedAttention(_Attention):
     def pool(self, x: Tensor, grids: StageGrids) -> Tensor:
         """Pooled tokens ``[B, P, C]``; the 1x1 convolution is a Linear on tokens."""
         x = F.linear(x, self.sr.weight.flatten(1), self.sr.bias)
-        return self.norm(ops.gelu_pool(x, grid=grids.grid, pool_grid=grids.pool_grid))
+        x = ops.gelu_pool(x, grid=grids.grid, pool_grid=grids.pool_grid, backend=self.backend)
+        return self.norm(x)
 
     def _attend(
         self, q: Tensor, k: Tensor, v: Tensor, k_pool: Tensor, v_pool: Tensor, grids: StageGrids
@@ -139,6 +147,7 @@ class PixelFocusedAttention(_Attention):
             scale=self.scale(),
             local_bias=self.relative_pos_bias_local,
             pool_bias=self.position_bias(grids),
+            backend=self.backend,
         )
 
 
@@ -182,6 +191,7 @@ class AggregatedAttention(PixelFocusedAttention):
             pool_bias=self.position_bias(grids),
             tokens=self.learnable_tokens,
             token_bias=self.learnable_bias.squeeze(1),
+            backend=self.backend,
         )
 
 
@@ -210,5 +220,6 @@ class GlobalAttention(_Attention):
             scale=self.scale(),
             query_embedding=self.query_embedding.squeeze(1),
             bias=self.position_bias(grids),
+            backend=self.backend,
         )
         return self._project(x)

@@ -28,6 +28,11 @@ class ConvolutionalGLU(nn.Module):
         makes the layer no larger than a plain MLP of that ratio.
     drop : float
         Dropout rate of the hidden layer and the output.
+
+    Attributes
+    ----------
+    backend : str | None
+        Operator backend, None for the one in force at the call.
     """
 
     def __init__(self, dim: int, mlp_ratio: float, drop: float = 0.0) -> None:
@@ -37,9 +42,10 @@ class ConvolutionalGLU(nn.Module):
         self.dwconv = _DepthwiseConv(hidden)
         self.fc2 = nn.Linear(hidden, dim)
         self.drop = nn.Dropout(drop)
+        self.backend: str | None = None
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """``x [B, H * W, dim]`` with ``grid = (H, W)`` to ``[B, H * W, dim]``."""
         conv = self.dwconv.dwconv
-        x = ops.conv_glu(self.fc1(x), conv.weight, conv.bias, grid=grid)
+        x = ops.conv_glu(self.fc1(x), conv.weight, conv.bias, grid=grid, backend=self.backend)
         return self.drop(self.fc2(self.drop(x)))
