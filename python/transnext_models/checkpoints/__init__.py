@@ -1,0 +1,23 @@
+"""Weights files: read them without running them, load them whole or not at all, convert them."""
+
+from __future__ import annotations
+
+from .architecture import Architecture, infer_architecture
+from .convert import Conversion, convert, written_atomically
+from .errors import CheckpointError
+from .load import LoadReport, load_checkpoint
+from .read import WeightsFile, read_state_dict, read_weights
+
+__all__ = [
+    "Architecture",
+    "CheckpointError",
+    "Conversion",
+    "LoadReport",
+    "WeightsFile",
+    "convert",
+    "infer_architecture",
+    "load_checkpoint",
+    "read_state_dict",
+    "read_weights",
+    "written_atomically",
+]

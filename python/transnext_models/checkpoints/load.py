@@ -1,0 +1,161 @@
+"""Put a file's weights into a model; all is compared first, so no model is ever half loaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from .architecture import infer_architecture
+from .errors import file_error
+from .read import WeightsFile, read_weights
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """What `load_checkpoint` did.
+
+    Attributes
+    ----------
+    loaded
+        Number of parameters copied.
+    kept
+        The model's parameters that the file does not give: they are as they were.
+    unused
+        The file's entries that the model has no place for.
+    """
+
+    loaded: int
+    kept: tuple[str, ...]
+    unused: tuple[str, ...]
+
+
+def load_checkpoint(
+    model: nn.Module,
+    path: str | os.PathLike[str] | WeightsFile,
+    *,
+    strict: bool = True,
+    reset_head: bool = False,
+) -> LoadReport:
+    """Copy the weights in a file into `model`.
+
+    A model without a classification head takes a classifier's weights and leaves the head out.
+
+    Parameters
+    ----------
+    model
+        A `TransNeXt`, or any module with (some of) its parameter names.
+    path
+        A ``.pth`` or safetensors file, or what `read_weights` returned for one.
+    strict
+        Whether every parameter must be given and every entry used. Shapes must agree in any case.
+    reset_head
+        Leave the model's ``head`` as it is initialised, whatever the file has: to fine-tune on
+        other classes.
+
+    Returns
+    -------
+    LoadReport
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be used or does not fit; `model` is then unchanged.
+    """
+    weights = path if isinstance(path, WeightsFile) else read_weights(path)
+    given = weights.state_dict
+    wanted = model.state_dict()
+    if any(tensor.is_meta for tensor in wanted.values()):
+        raise ValueError("model: it is on the meta device; call model.to_empty(device=...) first")
+
+    unused = [name for name in given if name not in wanted]
+    missing = [name for name in wanted if name not in given]
+    fitting = {name: tensor for name, tensor in given.items() if name in wanted}
+    if reset_head:
+        missing = [name for name in missing if not _is_head(name)]
+        fitting = {name: tensor for name, tensor in fitting.items() if not _is_head(name)}
+    shapes = [name for name in fitting if fitting[name].shape != wanted[name].shape]
+    unplaced = [name for name in unused if not _belongs_to_bigger_model(name, wanted)]
+
+    if shapes or (strict and (missing or unplaced)):
+        reason = _mismatch(weights, wanted, missing, unplaced, shapes)
+        raise file_error(weights.path, reason)
+    if not fitting:
+        raise file_error(weights.path, "none of its entries is a parameter of the model")
+    converted = {name: tensor.to(wanted[name].dtype) for name, tensor in fitting.items()}
+    for name, tensor in converted.items():
+        if tensor.dtype != fitting[name].dtype and not tensor.isfinite().all():
+            raise file_error(
+                weights.path, f"its entry {name!r} has values too large for {tensor.dtype}"
+            )
+    model.load_state_dict(converted, strict=False)
+    kept = tuple(name for name in wanted if name not in converted)
+    return LoadReport(len(converted), kept, tuple(name for name in given if name not in converted))
+
+
+def _is_head(name: str) -> bool:
+    return name.startswith("head.")
+
+
+def _belongs_to_bigger_model(name: str, wanted: Mapping[str, torch.Tensor]) -> bool:
+    """Whether a dense backbone rightly lacks this entry: the head, or a stage's final norm."""
+    part = name.partition(".")[0]
+    is_optional = part == "head" or (part[:4] == "norm" and part[4:].isdigit())
+    return is_optional and not any(other.startswith(f"{part}.") for other in wanted)
+
+
+def _mismatch(
+    weights: WeightsFile,
+    wanted: Mapping[str, torch.Tensor],
+    missing: Sequence[str],
+    unplaced: Sequence[str],
+    shapes: Sequence[str],
+) -> str:
+    """Say how the file and the model differ, and what to do about it where that is known."""
+    given = weights.state_dict
+    model, file = infer_architecture(wanted), weights.architecture
+    problems = [*missing, *unplaced, *shapes]
+    if file is None:
+        head = "its entries are not those of a TransNeXt classifier or backbone"
+    elif all(map(_is_head, problems)):
+        return _head_mismatch(wanted, given)
+    elif file == model:
+        head = f"both have the shapes of {file}"
+    else:
+        head = f"its shapes are those of {file}, but the model is {model or 'none of the family'}"
+    parts = [
+        _listed("missing", missing),
+        _listed("not in the model", unplaced),
+        _listed(
+            "of another shape",
+            [f"{n}: file {list(given[n].shape)}, model {list(wanted[n].shape)}" for n in shapes],
+        ),
+    ]
+    return f"does not fit the model: {head}; " + "; ".join(part for part in parts if part)
+
+
+def _head_mismatch(wanted: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> str:
+    has = len(given["head.weight"]) if "head.weight" in given else None
+    needs = len(wanted["head.weight"]) if "head.weight" in wanted else None
+    if has is None:
+        return (
+            f"it has no classification head, and the model has one for {needs} classes; "
+            "build the model with num_classes=0, or keep a fresh head with reset_head=True"
+        )
+    return (
+        f"its classification head is for {has} classes, the model's for {needs}; "
+        f"build the model with num_classes={has}, or keep a fresh head with reset_head=True"
+    )
+
+
+def _listed(title: str, items: Sequence[str]) -> str:
+    if not items:
+        return ""
+    shown = ", ".join(items[:_SHOWN])
+    more = f", and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return f"{len(items)} {title} ({shown}{more})"
