@@ -17,17 +17,21 @@ from transnext_reference.attention import (
     pixel_focused_attention,
     pixel_focused_attention_backward,
 )
+from transnext_reference.bias_table import (
+    expand_position_bias,
+    expand_position_bias_backward,
+    position_bias_table,
+    position_bias_table_backward,
+    tabulated_position_bias,
+)
 from transnext_reference.conv_glu import conv_glu, conv_glu_backward
 from transnext_reference.model import forward, forward_features
 from transnext_reference.pooling import gelu_pool, gelu_pool_backward
 from transnext_reference.position_bias import (
     axis_coordinates,
-    expand_position_bias,
-    expand_position_bias_backward,
+    bilinear_matrix,
     position_bias,
     position_bias_backward,
-    position_bias_table,
-    position_bias_table_backward,
 )
 from transnext_reference.window import (
     window_av,
@@ -40,6 +44,7 @@ __all__ = [
     "aggregated_attention",
     "aggregated_attention_backward",
     "axis_coordinates",
+    "bilinear_matrix",
     "conv_glu",
     "conv_glu_backward",
     "expand_position_bias",
@@ -56,6 +61,7 @@ __all__ = [
     "position_bias_backward",
     "position_bias_table",
     "position_bias_table_backward",
+    "tabulated_position_bias",
     "window_av",
     "window_av_backward",
     "window_qk",

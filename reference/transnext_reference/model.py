@@ -19,10 +19,10 @@ from numpy.typing import ArrayLike
 
 from transnext_reference.arrays import Array, Grid, float64
 from transnext_reference.attention import aggregated_attention, global_attention
+from transnext_reference.bias_table import tabulated_position_bias
 from transnext_reference.conv_glu import conv_glu
 from transnext_reference.numerics import layer_norm, softplus
 from transnext_reference.pooling import gelu_pool
-from transnext_reference.position_bias import position_bias as dense_position_bias
 
 NORM_EPSILON = 1e-6
 """Of the norms of blocks and of stages: ``norm1``, ``norm2``, ``norm{i}``."""
@@ -89,14 +89,20 @@ def _norm(layer: Parameters, x: Array, epsilon: float) -> Array:
 
 
 def _conv2d(image: Array, weight: Array, bias: Array, stride: int, padding: int) -> Array:
-    """Convolution of ``[B, H, W, C_in]`` by ``[C_out, C_in, kh, kw]``, as one matrix product."""
-    out_channels, in_channels, *kernel = weight.shape
+    """Convolution of ``[B, H, W, C_in]`` by ``[C_out, C_in, k, k]``, as one matrix product."""
+    out_channels, channels, kernel, _ = weight.shape
+    batch, *size, _ = image.shape
     edges = (padding, padding)
     padded = np.pad(image, ((0, 0), edges, edges, (0, 0)))
-    patches = np.lib.stride_tricks.sliding_window_view(padded, tuple(kernel), axis=(1, 2))
-    patches = patches[:, ::stride, ::stride]  # [B, H', W', C_in, kh, kw]
-    columns = patches.reshape(*patches.shape[:3], in_channels * math.prod(kernel))
-    return columns @ weight.reshape(out_channels, -1).T + bias
+    height, width = ((extent + 2 * padding - kernel) // stride + 1 for extent in size)
+    patches = np.empty((batch, height, width, kernel, kernel, channels))
+    for u in range(kernel):
+        for v in range(kernel):
+            shifted = padded[:, u:, v:]
+            patches[:, :, :, u, v] = shifted[:, ::stride, ::stride][:, :height, :width]
+    matrix = weight.transpose(2, 3, 1, 0).reshape(-1, out_channels)  # [k k C_in, C_out]
+    result = patches.reshape(-1, matrix.shape[0]) @ matrix + bias
+    return result.reshape(batch, height, width, out_channels)
 
 
 def _patch_embed(module: Parameters, image: Array, first: bool) -> tuple[Array, Grid]:
@@ -128,7 +134,7 @@ def _attention(module: Parameters, x: Array, sizes: StageSizes) -> Array:
     query_embedding = module.find("query_embedding", heads, 1, dim)
     if query_embedding is not None:
         query_embedding = query_embedding.reshape(heads, dim)
-    bias = dense_position_bias(
+    bias = tabulated_position_bias(
         module.get("cpb_fc1.weight", None, 2),
         module.get("cpb_fc1.bias", None),
         module.get("cpb_fc2.weight", heads, None),

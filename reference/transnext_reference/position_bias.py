@@ -9,29 +9,27 @@ A small MLP gives each pair of query n = i W + j and pooled key m = a Wp + b its
     u      = W1 (coord_row, coord_column) + b1                        [E]
     bias   = W2 ReLU(u) + b2                                          [h]
 
-Written twice. `position_bias` evaluates the MLP for every (n, m), as the formulas stand. The pairs
-only ever see a product set of coordinates, so the same bias is a table ``[h, R, S]`` over distinct
-row and column coordinates, `position_bias_table`, read through one small map per axis,
-`expand_position_bias`. Either form checks the other.
+This file evaluates the MLP for every (n, m), as the formulas stand. bias_table.py has the same
+bias as a table over the distinct coordinates; either form checks the other.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from transnext_reference.arrays import Array, Grid, axis_map, check_grid, float64
-from transnext_reference.arrays import optional_float64 as optional
+from transnext_reference.arrays import Array, Grid, check_grid, float64
 from transnext_reference.pooling import averaging_matrix
 
-_CHUNK = 1 << 13
+_CHUNK = 256  # pairs at a time: their hidden layer, hundreds of times larger, stays in cache
 
 
 @dataclass(frozen=True)
-class _Mlp:
+class BiasMlp:
     """The bias MLP, from coordinate pairs ``[K, 2]`` to biases ``[K, h]``."""
 
     fc1_weight: Array  # [E, 2]
@@ -46,7 +44,7 @@ class _Mlp:
         fc1_bias: ArrayLike,
         fc2_weight: ArrayLike,
         fc2_bias: ArrayLike,
-    ) -> _Mlp:
+    ) -> BiasMlp:
         first = float64("fc1_weight", fc1_weight, None, 2)
         second = float64("fc2_weight", fc2_weight, None, first.shape[0])
         return cls(
@@ -61,12 +59,13 @@ class _Mlp:
         return self.fc2_weight.shape[0]
 
     def forward(self, coordinates: Array) -> Array:
-        """Biases ``[K, h]``; in chunks, since the hidden layer is hundreds of times larger."""
+        """Biases ``[K, h]``."""
         result = np.empty((coordinates.shape[0], self.heads))
         for chunk in _chunks(coordinates.shape[0]):
-            u = coordinates[chunk] @ self.fc1_weight.T + self.fc1_bias
-            result[chunk] = np.maximum(u, 0.0) @ self.fc2_weight.T + self.fc2_bias
-        return result
+            u = coordinates[chunk] @ self.fc1_weight.T
+            u += self.fc1_bias
+            result[chunk] = np.maximum(u, 0.0, out=u) @ self.fc2_weight.T
+        return result + self.fc2_bias
 
     def backward(self, d_result: Array, coordinates: Array) -> dict[str, Array]:
         r"""Gradients from ``[K, h]``; sums over the K pairs, y = ReLU(u)::
@@ -146,7 +145,7 @@ def bilinear_matrix(size: int, source_size: int) -> Array:
 
 
 @dataclass(frozen=True)
-class _Resize:
+class BiasResize:
     """Bilinear resize of a dense bias, over its key grid and then over its query grid.
 
     Both resizes are linear and separable: one matrix per axis.
@@ -160,7 +159,7 @@ class _Resize:
     @classmethod
     def between(
         cls, grid: Grid, pool_grid: Grid, train_grid: Grid, train_pool_grid: Grid
-    ) -> _Resize:
+    ) -> BiasResize:
         sizes = (*check_grid("pool_grid", pool_grid), *check_grid("grid", grid))
         sources = (
             *check_grid("train_pool_grid", train_pool_grid),
@@ -193,23 +192,24 @@ class _Resize:
         return image.reshape(heads, query_rows.shape[0] * query_columns.shape[0], -1)
 
 
-def _plan(
-    grid: Grid,
-    pool_grid: Grid,
-    pretrain_grid: Grid,
-    train_grid: Grid | None,
-    train_pool_grid: Grid | None,
-) -> tuple[Array, _Resize | None]:
-    """The pairs the MLP is evaluated for, and the resize that follows, if any."""
+def bias_resize(
+    grid: Grid, pool_grid: Grid, train_grid: Grid | None, train_pool_grid: Grid | None
+) -> BiasResize | None:
+    """The resize from the training grids, or None for extrapolation.
+
+    Raises
+    ------
+    ValueError
+        If only one of the training grids is given.
+    """
     if train_grid is None and train_pool_grid is None:
-        return _pair_coordinates(grid, pool_grid, pretrain_grid), None
+        return None
     if train_grid is None or train_pool_grid is None:
         raise ValueError(
             f"train_grid, train_pool_grid: got {train_grid} and {train_pool_grid}, needs both "
             "(interpolation) or neither (extrapolation)"
         )
-    resize = _Resize.between(grid, pool_grid, train_grid, train_pool_grid)
-    return _pair_coordinates(train_grid, train_pool_grid, pretrain_grid), resize
+    return BiasResize.between(grid, pool_grid, train_grid, train_pool_grid)
 
 
 def position_bias(
@@ -253,10 +253,11 @@ def position_bias(
     ValueError
         If a shape does not fit, or only one of the training grids is given.
     """
-    mlp = _Mlp.of(fc1_weight, fc1_bias, fc2_weight, fc2_bias)
-    coordinates, resize = _plan(grid, pool_grid, pretrain_grid, train_grid, train_pool_grid)
-    queries, keys = np.prod(train_grid or grid), np.prod(train_pool_grid or pool_grid)
-    bias = mlp.forward(coordinates).T.reshape(mlp.heads, queries, keys)
+    mlp = BiasMlp.of(fc1_weight, fc1_bias, fc2_weight, fc2_bias)
+    resize = bias_resize(grid, pool_grid, train_grid, train_pool_grid)
+    source, pool_source = train_grid or grid, train_pool_grid or pool_grid
+    coordinates = _pair_coordinates(source, pool_source, pretrain_grid)
+    bias = mlp.forward(coordinates).T.reshape(mlp.heads, math.prod(source), math.prod(pool_source))
     return bias if resize is None else resize.forward(bias)
 
 
@@ -287,168 +288,11 @@ def position_bias_backward(
     dict
         Gradients of ``fc1_weight``, ``fc1_bias``, ``fc2_weight``, ``fc2_bias``.
     """
-    mlp = _Mlp.of(fc1_weight, fc1_bias, fc2_weight, fc2_bias)
-    coordinates, resize = _plan(grid, pool_grid, pretrain_grid, train_grid, train_pool_grid)
-    d_bias = float64("d_bias", d_bias, mlp.heads, int(np.prod(grid)), int(np.prod(pool_grid)))
+    mlp = BiasMlp.of(fc1_weight, fc1_bias, fc2_weight, fc2_bias)
+    resize = bias_resize(grid, pool_grid, train_grid, train_pool_grid)
+    source, pool_source = train_grid or grid, train_pool_grid or pool_grid
+    coordinates = _pair_coordinates(source, pool_source, pretrain_grid)
+    d_bias = float64("d_bias", d_bias, mlp.heads, math.prod(grid), math.prod(pool_grid))
     if resize is not None:
         d_bias = resize.backward(d_bias)
     return mlp.backward(d_bias.reshape(mlp.heads, -1).T, coordinates)
-
-
-def _product_coordinates(row_coords: ArrayLike, col_coords: ArrayLike) -> tuple[Array, int, int]:
-    """``[R * S, 2]``: every pair of a row and a column coordinate, the column running fastest."""
-    rows = float64("row_coords", row_coords, None)
-    columns = float64("col_coords", col_coords, None)
-    product = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
-    return product.reshape(-1, 2), rows.size, columns.size
-
-
-def position_bias_table(
-    row_coords: ArrayLike,
-    col_coords: ArrayLike,
-    fc1_weight: ArrayLike,
-    fc1_bias: ArrayLike,
-    fc2_weight: ArrayLike,
-    fc2_bias: ArrayLike,
-) -> Array:
-    """The bias MLP over the product of row and column coordinates.
-
-    Parameters
-    ----------
-    row_coords, col_coords
-        Coordinates ``[R]`` and ``[S]``, as `axis_coordinates` has them (after the logarithm).
-    fc1_weight, fc1_bias, fc2_weight, fc2_bias
-        The MLP: ``[E, 2]``, ``[E]``, ``[h, E]``, ``[h]``.
-
-    Returns
-    -------
-    numpy.ndarray
-        Table ``[h, R, S]``.
-
-    Raises
-    ------
-    ValueError
-        If a shape does not fit.
-    """
-    mlp = _Mlp.of(fc1_weight, fc1_bias, fc2_weight, fc2_bias)
-    coordinates, rows, columns = _product_coordinates(row_coords, col_coords)
-    return mlp.forward(coordinates).T.reshape(mlp.heads, rows, columns)
-
-
-def position_bias_table_backward(
-    d_table: ArrayLike,
-    row_coords: ArrayLike,
-    col_coords: ArrayLike,
-    fc1_weight: ArrayLike,
-    fc1_bias: ArrayLike,
-    fc2_weight: ArrayLike,
-    fc2_bias: ArrayLike,
-) -> dict[str, Array]:
-    """Gradients of `position_bias_table` by the MLP's parameters; coordinates are constants.
-
-    Parameters
-    ----------
-    d_table
-        ``[h, R, S]``.
-    row_coords, col_coords, fc1_weight, fc1_bias, fc2_weight, fc2_bias
-        As in `position_bias_table`.
-
-    Returns
-    -------
-    dict
-        Gradients of ``fc1_weight``, ``fc1_bias``, ``fc2_weight``, ``fc2_bias``.
-    """
-    mlp = _Mlp.of(fc1_weight, fc1_bias, fc2_weight, fc2_bias)
-    coordinates, rows, columns = _product_coordinates(row_coords, col_coords)
-    d_table = float64("d_table", d_table, mlp.heads, rows, columns)
-    return mlp.backward(d_table.reshape(mlp.heads, -1).T, coordinates)
-
-
-def expand_position_bias(
-    table: ArrayLike,
-    row_map: ArrayLike,
-    col_map: ArrayLike,
-    col_weights: ArrayLike | None = None,
-) -> Array:
-    r"""Read a table through its axis maps, for every pair of query and pooled key.
-
-    For n = i W + j and m = a Wp + b::
-
-        bias[h, n, m] = sum_t col_weights[j, b, t] table[h, row_map[i, a], col_map[j, b, t]]
-
-    Parameters
-    ----------
-    table
-        ``[h, R, S]``.
-    row_map
-        Integers ``[H, Hp]`` in 0 .. R - 1.
-    col_map
-        Integers ``[W, Wp, taps]`` in 0 .. S - 1.
-    col_weights
-        ``[W, Wp, taps]``, or None for a single tap of weight one.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``[h, N, P]``.
-
-    Raises
-    ------
-    ValueError
-        If a shape does not fit, a map points outside the table, or there are several taps
-        without weights.
-    """
-    table = float64("table", table, None, None, None)
-    heads, rows, columns = table.shape
-    row_map = axis_map("row_map", row_map, rows, None, None)
-    col_map = axis_map("col_map", col_map, columns, None, None, 1 if col_weights is None else None)
-    weights = optional("col_weights", col_weights, *col_map.shape)
-    dense = table[:, row_map][..., col_map]  # [h, H, Hp, W, Wp, taps]
-    if weights is not None:
-        dense = dense * weights
-    (height, pool_height), (width, pool_width) = row_map.shape, col_map.shape[:2]
-    dense = dense.sum(axis=-1).transpose(0, 1, 3, 2, 4)  # [h, H, W, Hp, Wp]
-    return dense.reshape(heads, height * width, pool_height * pool_width)
-
-
-def expand_position_bias_backward(
-    d_dense: ArrayLike,
-    table: ArrayLike,
-    row_map: ArrayLike,
-    col_map: ArrayLike,
-    col_weights: ArrayLike | None = None,
-) -> Array:
-    r"""Gradient of `expand_position_bias` by the table.
-
-    Every entry collects the pairs that read it::
-
-        d_table[h, r, s] = sum over i, a with row_map[i, a] = r, and
-                           over j, b, t with col_map[j, b, t] = s,
-                           of col_weights[j, b, t] d_dense[h, i W + j, a Wp + b]
-
-    Parameters
-    ----------
-    d_dense
-        ``[h, N, P]``.
-    table, row_map, col_map, col_weights
-        As in `expand_position_bias`.
-
-    Returns
-    -------
-    numpy.ndarray
-        d_table, ``[h, R, S]``.
-    """
-    table = float64("table", table, None, None, None)
-    heads, rows, columns = table.shape
-    row_map = axis_map("row_map", row_map, rows, None, None)
-    col_map = axis_map("col_map", col_map, columns, None, None, 1 if col_weights is None else None)
-    weights = optional("col_weights", col_weights, *col_map.shape)
-    (height, pool_height), (width, pool_width) = row_map.shape, col_map.shape[:2]
-    d_dense = float64("d_dense", d_dense, heads, height * width, pool_height * pool_width)
-    d_pairs = d_dense.reshape(heads, height, width, pool_height, pool_width)
-    d_taps = d_pairs.transpose(1, 3, 2, 4, 0)[:, :, :, :, None, :]  # [H, Hp, W, Wp, 1, h]
-    if weights is not None:
-        d_taps = d_taps * weights[..., None]
-    d_table = np.zeros((rows, columns, heads))
-    np.add.at(d_table, (row_map[:, :, None, None, None], col_map[None, None]), d_taps)
-    return np.ascontiguousarray(d_table.transpose(2, 0, 1))
