@@ -11,6 +11,7 @@ Importing this package also makes the models known to timm, if timm is installed
 from __future__ import annotations
 
 from .registry import create_model, list_models
+from .timm_hook import register_when_imported
 from .transnext import TransNeXt
 from .variants import VARIANTS, Checkpoint, Metrics, Variant
 
@@ -23,3 +24,6 @@ __all__ = [
     "create_model",
     "list_models",
 ]
+
+register_when_imported()
+del register_when_imported

@@ -33,7 +33,7 @@ def take_indices(count: int, indices: int | Sequence[int] | None, name: str) -> 
 
 
 class FeatureInfo(list[dict[str, Any]]):
-    """Describes the maps of a model: one dict per stage with ``num_chs``, ``reduction``, ``module``.
+    """Describes a model's maps: one dict per stage with ``num_chs``, ``reduction``, ``module``.
 
     A plain list as timm's models have it, with the accessors of timm's feature backbones, which
     answer for the maps in ``out_indices``.

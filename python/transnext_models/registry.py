@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import inspect
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .transnext import TransNeXt
 from .variants import VARIANTS, Checkpoint, Variant, find_checkpoint
+
+if TYPE_CHECKING:
+    from .checkpoints import WeightsFile
 
 __all__ = ["create_model", "list_models", "pretrained_config"]
 
@@ -55,9 +58,18 @@ def create_model(
     Raises
     ------
     ValueError
-        If the name or an option's value is unknown.
+        If the name or an option's value is unknown, or the weights cannot be read or do not fit.
     TypeError
         If an option is unknown.
+    RuntimeError
+        If published weights cannot be downloaded.
+
+    Notes
+    -----
+    The model has as many classes as the weights, unless ``num_classes`` asks for another number:
+    then its classifier is a new one. With another ``in_chans`` than theirs, the first convolution's
+    filters are spread over the new channels. A backbone leaves out the classifier, and the stages
+    that it does not build.
     """
     variant, checkpoint = find_checkpoint(name)
     for option in options:
@@ -66,19 +78,28 @@ def create_model(
             raise TypeError(f"create_model: unknown option {option!r}; known options: {known}")
     if pretrained and weights is not None:
         raise ValueError("weights: give either pretrained=True or weights, not both")
-    model = TransNeXt(**{**_arguments(variant, checkpoint), **options})
-    model.default_cfg = model.pretrained_cfg = pretrained_config(variant, checkpoint)
+    source: WeightsFile | None = None
     if pretrained or weights is not None:
-        from .checkpoints import load_checkpoint
+        from .checkpoints import read_weights
         from .hub import resolve_weights
 
-        source = f"{variant.name}.{checkpoint.tag}" if weights is None else weights
-        load_checkpoint(model, resolve_weights(source))
+        published = f"{variant.name}.{checkpoint.tag}"
+        source = read_weights(resolve_weights(published if weights is None else weights))
+    arguments = architecture_arguments(variant)
+    arguments |= {"img_size": checkpoint.img_size, "num_classes": checkpoint.num_classes}
+    if source is not None and source.architecture and source.architecture.num_classes:
+        arguments["num_classes"] = source.architecture.num_classes
+    model = TransNeXt(**{**arguments, **options})
+    model.default_cfg = model.pretrained_cfg = pretrained_config(variant, checkpoint)
+    if source is not None:
+        from .pretrained import load_fitted
+
+        load_fitted(model, source, new_head="num_classes" in options)
     return model
 
 
-def _arguments(variant: Variant, checkpoint: Checkpoint) -> dict[str, Any]:
-    """What the class needs to build ``variant`` as ``checkpoint`` was trained."""
+def architecture_arguments(variant: Variant) -> dict[str, Any]:
+    """What the class needs to build ``variant``, whatever its weights."""
     return {
         "embed_dims": variant.embed_dims,
         "num_heads": variant.num_heads,
@@ -89,9 +110,6 @@ def _arguments(variant: Variant, checkpoint: Checkpoint) -> dict[str, Any]:
         "qkv_bias": variant.qkv_bias,
         "drop_path_rate": variant.drop_path_rate,
         "pretrain_size": variant.pretrain_size,
-        "in_chans": variant.in_chans,
-        "img_size": checkpoint.img_size,
-        "num_classes": checkpoint.num_classes,
     }
 
 
@@ -102,7 +120,7 @@ def pretrained_config(variant: Variant, checkpoint: Checkpoint) -> dict[str, Any
         "architecture": variant.name,
         "tag": checkpoint.tag,
         "hf_hub_id": checkpoint.repo,
-        "hf_hub_filename": checkpoint.file,
+        "hf_hub_filename": checkpoint.file if checkpoint.repo else None,
         "input_size": (variant.in_chans, side, side),
         "min_input_size": (variant.in_chans, 32, 32),
         "fixed_input_size": False,

@@ -7,13 +7,15 @@ arXiv 2311.17132. State dict, numbers and initialisation are those of the publis
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
-import transnext_ops as ops
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+import transnext_ops as ops
 
 from .features import FeatureInfo, take_indices
 from .layers import (
@@ -47,6 +49,14 @@ def _choice(value: Any, name: str, allowed: tuple[Any, ...]) -> Any:
     if value not in allowed:
         raise ValueError(f"{name}: one of {', '.join(map(repr, allowed))} is needed, got {value!r}")
     return value
+
+
+class Stage(NamedTuple):
+    """The parts of stage i, held by the model as ``patch_embed{i}``, ``block{i}``, ``norm{i}``."""
+
+    embed: PatchEmbed
+    blocks: Sequence[Block]
+    norm: nn.LayerNorm
 
 
 class TransNeXt(nn.Module):
@@ -85,9 +95,10 @@ class TransNeXt(nn.Module):
     out_indices : int | sequence of int | None
         Which of the four maps; an int takes the last so many, None all. Stages after the last
         one taken are not built.
-    drop_rate, proj_drop_rate, drop_path_rate : float
-        Dropout of the classifier and of the projections; stochastic depth of the last block, to
-        which it rises linearly from 0.
+    drop_rate, proj_drop_rate, attn_drop_rate, drop_path_rate : float
+        Dropout of the classifier's input, of the projections and of the attention weights (which
+        then are materialised in training); stochastic depth of the last block, to which it rises
+        linearly from 0.
     backend : str | None
         Operator backend of this model, None for the one in force at the call; see
         :func:`transnext_ops.set_backend`.
@@ -115,6 +126,7 @@ class TransNeXt(nn.Module):
         out_indices: int | Sequence[int] | None = None,
         drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         backend: str | None = None,
     ) -> None:
@@ -165,8 +177,8 @@ class TransNeXt(nn.Module):
         ) -> AggregatedAttention | PixelFocusedAttention | GlobalAttention:
             dim, heads = embed_dims[stage], num_heads[stage]
             if sr_ratios[stage] == 1:
-                return GlobalAttention(dim, heads, qkv_bias, proj_drop_rate)
-            return windowed(dim, heads, window_size, qkv_bias, proj_drop_rate)
+                return GlobalAttention(dim, heads, qkv_bias, attn_drop_rate, proj_drop_rate)
+            return windowed(dim, heads, window_size, qkv_bias, attn_drop_rate, proj_drop_rate)
 
         total = sum(depths)
         rates = iter(drop_path_rate * i / max(total - 1, 1) for i in range(total))
@@ -213,6 +225,13 @@ class TransNeXt(nn.Module):
             if isinstance(module, ConvolutionalGLU | PixelFocusedAttention | GlobalAttention):
                 module.backend = name
 
+    def stages(self) -> list[Stage]:
+        """The stages in order."""
+        return [
+            Stage(*(getattr(self, f"{part}{i + 1}") for part in ("patch_embed", "block", "norm")))
+            for i in range(self.num_stages)
+        ]
+
     # Sizes
 
     def stage_grids(self, stage: int, grid: tuple[int, int]) -> StageGrids:
@@ -249,24 +268,20 @@ class TransNeXt(nn.Module):
 
     # Forward
 
-    def _run_stage(self, stage: int, x: Tensor) -> Tensor:
-        """From the image or the map before to the normalised map ``[B, C, H, W]`` of a stage."""
-        x, grid = getattr(self, f"patch_embed{stage + 1}")(x)
-        grids = self.stage_grids(stage, grid)
-        for block in getattr(self, f"block{stage + 1}"):
-            if self.grad_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, grids, use_reentrant=False)
-            else:
-                x = block(x, grids)
-        x = getattr(self, f"norm{stage + 1}")(x)
-        # A view: tokens are the channels-last layout of the map.
-        return x.transpose(1, 2).unflatten(2, grid)
-
     def _maps(self, x: Tensor, stages: int) -> list[Tensor]:
+        """The normalised maps ``[B, C, H, W]`` of the first ``stages`` stages."""
         self._check_image(x)
         maps = []
-        for stage in range(stages):
-            x = self._run_stage(stage, x)
+        for stage, (embed, blocks, norm) in enumerate(self.stages()[:stages]):
+            x, grid = embed(x)
+            grids = self.stage_grids(stage, grid)
+            for block in blocks:
+                if self.grad_checkpointing and torch.is_grad_enabled():
+                    x = checkpoint(block, x, grids, use_reentrant=False)
+                else:
+                    x = block(x, grids)
+            # A view: tokens are the channels-last layout of the map.
+            x = norm(x).transpose(1, 2).unflatten(2, grid)
             maps.append(x)
         return maps
 
@@ -343,6 +358,12 @@ class TransNeXt(nn.Module):
         return self.forward_head(self.forward_features(x))
 
     # timm's model interface
+
+    def load_pretrained(self, path: str | os.PathLike[str]) -> None:
+        """Load a weights file, fitting it to this model; see :func:`pretrained.load_fitted`."""
+        from .pretrained import load_fitted
+
+        load_fitted(self, path)
 
     def get_classifier(self) -> nn.Module:
         """The classifier, an Identity if there is none."""

@@ -1,4 +1,4 @@
-"""The TransNeXt family as plain data: architectures, published checkpoints and how to evaluate them.
+"""The TransNeXt family as plain data: architectures, and checkpoints with their preprocessing.
 
 Source: Shi, "TransNeXt: Robust Foveal Visual Perception for Vision Transformers", CVPR 2024,
 arXiv 2311.17132, tables 1, 2 and 12, and the released checkpoints. ``transnext_pico`` is this
@@ -45,7 +45,7 @@ class Checkpoint:
         with this package, in ``transnext_models/assets``.
     img_size : int
         Side of the square image it was trained (and is evaluated) at.
-    multiply_adds : float | None
+    gmacs : float | None
         Published cost of one image of that size, in units of 1e9 multiply-adds.
     num_classes, labels : int, str
         Size of the classifier and the name of its list of labels.
@@ -60,7 +60,7 @@ class Checkpoint:
     repo: str | None
     file: str
     img_size: int = 224
-    multiply_adds: float | None = None
+    gmacs: float | None = None
     num_classes: int = 1000
     labels: str = "imagenet_1k"
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -114,9 +114,7 @@ class Variant:
         raise ValueError(f"{self.name} has no checkpoint {tag!r}; it has: {known}")
 
 
-def _published(
-    name: str, multiply_adds: float, metrics: Metrics, img_size: int = 224
-) -> Checkpoint:
+def _published(name: str, gmacs: float, metrics: Metrics, img_size: int = 224) -> Checkpoint:
     """A published classification checkpoint; ``name`` is e.g. ``small-384-1k-ft-1k``."""
     stem = f"transnext-{name}"
     return Checkpoint(
@@ -124,7 +122,7 @@ def _published(
         repo=f"DaiShiResearch/{stem}",
         file=stem.replace("-", "_") + ".pth",
         img_size=img_size,
-        multiply_adds=multiply_adds,
+        gmacs=gmacs,
         crop_pct=1.0 if img_size >= 384 else 0.875,
         crop_mode="squash" if img_size >= 384 else "center",
         metrics=metrics,
@@ -140,7 +138,7 @@ VARIANTS: dict[str, Variant] = {
             num_heads=(1, 2, 4, 6),
             depths=(1, 1, 2, 1),
             drop_path_rate=0.05,
-            parameters=0,
+            parameters=770_946,
             pretrain_size=64,
             checkpoints=(
                 Checkpoint(
@@ -148,6 +146,7 @@ VARIANTS: dict[str, Variant] = {
                     repo=None,
                     file="transnext_pico.safetensors",
                     img_size=64,
+                    gmacs=0.016,
                     num_classes=10,
                     labels="digits",
                     crop_pct=1.0,

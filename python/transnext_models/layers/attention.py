@@ -7,13 +7,15 @@ without a copy and handed to :mod:`transnext_ops`, which does everything between
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-import transnext_ops as ops
 from torch import Tensor, nn
 
+import transnext_ops as ops
+
+from .attention_dropout import attention_with_dropout
 from .position_bias import PositionBiasCache, StageGrids
 
 __all__ = ["AggregatedAttention", "GlobalAttention", "PixelFocusedAttention"]
@@ -32,7 +34,7 @@ class _Attention(nn.Module):
         Operator backend, None for the one in force at the call.
     """
 
-    def __init__(self, dim: int, num_heads: int, proj_drop: float) -> None:
+    def __init__(self, dim: int, num_heads: int, attn_drop: float, proj_drop: float) -> None:
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"dim: a multiple of num_heads={num_heads} is needed, got {dim}")
@@ -42,6 +44,7 @@ class _Attention(nn.Module):
         self.cpb_fc1 = nn.Linear(2, _BIAS_HIDDEN)
         self.cpb_fc2 = nn.Linear(_BIAS_HIDDEN, num_heads)
         self.proj = nn.Linear(dim, dim)
+        self.attn_drop = attn_drop
         self.proj_drop = nn.Dropout(proj_drop)
         self.bias_cache = PositionBiasCache()
         self.backend: str | None = None
@@ -94,8 +97,8 @@ class PixelFocusedAttention(_Attention):
         Side of the local window.
     qkv_bias : bool
         Whether the query and key-value projections have a bias.
-    proj_drop : float
-        Dropout rate of the output.
+    attn_drop, proj_drop : float
+        Dropout rates of the attention weights and of the output.
     """
 
     def __init__(
@@ -104,9 +107,10 @@ class PixelFocusedAttention(_Attention):
         num_heads: int,
         window_size: int = 3,
         qkv_bias: bool = True,
+        attn_drop: float = 0.0,
         proj_drop: float = 0.0,
     ) -> None:
-        super().__init__(dim, num_heads, proj_drop)
+        super().__init__(dim, num_heads, attn_drop, proj_drop)
         self.window_size = window_size
         self.relative_pos_bias_local = nn.Parameter(torch.empty(num_heads, window_size**2))
         self.q = nn.Linear(dim, dim, bias=qkv_bias)
@@ -135,20 +139,25 @@ class PixelFocusedAttention(_Attention):
     def _attend(
         self, q: Tensor, k: Tensor, v: Tensor, k_pool: Tensor, v_pool: Tensor, grids: StageGrids
     ) -> Tensor:
-        return ops.pixel_focused_attention(
-            q,
-            k,
-            v,
-            k_pool,
-            v_pool,
-            grid=grids.grid,
-            pool_grid=grids.pool_grid,
-            window_size=self.window_size,
-            scale=self.scale(),
-            local_bias=self.relative_pos_bias_local,
-            pool_bias=self.position_bias(grids),
-            backend=self.backend,
-        )
+        arguments: dict[str, Any] = {
+            "grid": grids.grid,
+            "pool_grid": grids.pool_grid,
+            "window_size": self.window_size,
+            "scale": self.scale(),
+            "local_bias": self.relative_pos_bias_local,
+            "pool_bias": self.position_bias(grids),
+            "backend": self.backend,
+            **self._learnable(),
+        }
+        if self.training and self.attn_drop > 0:
+            return attention_with_dropout(
+                q, k, v, k_pool, v_pool, dropout=self.attn_drop, **arguments
+            )
+        return ops.aggregated_attention(q, k, v, k_pool, v_pool, **arguments)
+
+    def _learnable(self) -> dict[str, Tensor]:
+        """What aggregated attention adds: here, nothing."""
+        return {}
 
 
 class AggregatedAttention(PixelFocusedAttention):
@@ -163,9 +172,10 @@ class AggregatedAttention(PixelFocusedAttention):
         num_heads: int,
         window_size: int = 3,
         qkv_bias: bool = True,
+        attn_drop: float = 0.0,
         proj_drop: float = 0.0,
     ) -> None:
-        super().__init__(dim, num_heads, window_size, qkv_bias, proj_drop)
+        super().__init__(dim, num_heads, window_size, qkv_bias, attn_drop, proj_drop)
         cells = window_size**2
         self.query_embedding = nn.Parameter(torch.empty(num_heads, 1, self.head_dim))
         self.learnable_tokens = nn.Parameter(torch.empty(num_heads, self.head_dim, cells))
@@ -173,26 +183,12 @@ class AggregatedAttention(PixelFocusedAttention):
         nn.init.trunc_normal_(self.query_embedding, std=0.02)
         nn.init.trunc_normal_(self.learnable_tokens, std=0.02)
 
-    def _attend(
-        self, q: Tensor, k: Tensor, v: Tensor, k_pool: Tensor, v_pool: Tensor, grids: StageGrids
-    ) -> Tensor:
-        return ops.aggregated_attention(
-            q,
-            k,
-            v,
-            k_pool,
-            v_pool,
-            grid=grids.grid,
-            pool_grid=grids.pool_grid,
-            window_size=self.window_size,
-            scale=self.scale(),
-            query_embedding=self.query_embedding.squeeze(1),
-            local_bias=self.relative_pos_bias_local,
-            pool_bias=self.position_bias(grids),
-            tokens=self.learnable_tokens,
-            token_bias=self.learnable_bias.squeeze(1),
-            backend=self.backend,
-        )
+    def _learnable(self) -> dict[str, Tensor]:
+        return {
+            "query_embedding": self.query_embedding.squeeze(1),
+            "tokens": self.learnable_tokens,
+            "token_bias": self.learnable_bias.squeeze(1),
+        }
 
 
 class GlobalAttention(_Attention):
@@ -202,9 +198,14 @@ class GlobalAttention(_Attention):
     """
 
     def __init__(
-        self, dim: int, num_heads: int, qkv_bias: bool = True, proj_drop: float = 0.0
+        self,
+        dim: int,
+        num_heads: int,
+        qkv_bias: bool = True,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
     ) -> None:
-        super().__init__(dim, num_heads, proj_drop)
+        super().__init__(dim, num_heads, attn_drop, proj_drop)
         self.query_embedding = nn.Parameter(torch.empty(num_heads, 1, self.head_dim))
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         nn.init.trunc_normal_(self.query_embedding, std=0.02)
@@ -212,14 +213,32 @@ class GlobalAttention(_Attention):
     def forward(self, x: Tensor, grids: StageGrids) -> Tensor:
         """``x [B, N, C]``, tokens of ``grids.grid``, to ``[B, N, C]``."""
         q, k, v = self._heads(self.qkv(x), 3)
-        x = ops.global_attention(
-            q,
-            k,
-            v,
-            grid=grids.grid,
-            scale=self.scale(),
-            query_embedding=self.query_embedding.squeeze(1),
-            bias=self.position_bias(grids),
-            backend=self.backend,
-        )
+        scale, bias = self.scale(), self.position_bias(grids)
+        embedding = self.query_embedding.squeeze(1)
+        if self.training and self.attn_drop > 0:
+            x = attention_with_dropout(
+                q,
+                None,
+                None,
+                k,
+                v,
+                grid=grids.grid,
+                pool_grid=grids.grid,
+                window_size=0,
+                scale=scale,
+                dropout=self.attn_drop,
+                pool_bias=bias,
+                query_embedding=embedding,
+            )
+        else:
+            x = ops.global_attention(
+                q,
+                k,
+                v,
+                grid=grids.grid,
+                scale=scale,
+                query_embedding=embedding,
+                bias=bias,
+                backend=self.backend,
+            )
         return self._project(x)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import transnext_ops as ops
 from torch import Tensor, nn
+
+import transnext_ops as ops
 
 __all__ = ["ConvolutionalGLU"]
 

@@ -58,8 +58,8 @@ class PositionBiasCache:
         return len(self._entries)
 
     @staticmethod
-    def usable(weights: list[nn.Parameter]) -> bool:
-        """Whether results may be kept: nothing is being traced, recorded for a gradient or faked."""
+    def usable(weights: list[Tensor]) -> bool:
+        """Whether results may be kept: nothing is traced, recorded for a gradient or faked."""
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return False
         records_gradient = torch.is_grad_enabled()
@@ -75,9 +75,7 @@ class PositionBiasCache:
         with self._lock:
             self._weights, self._entries = [], {}
 
-    def get(
-        self, weights: list[nn.Parameter], key: object, compute: Callable[[], object]
-    ) -> object:
+    def get(self, weights: list[Tensor], key: object, compute: Callable[[], object]) -> object:
         """The entry of ``key`` for these weights, from ``compute()`` if there is none."""
         with self._lock:
             if not self._holds(weights):
@@ -96,7 +94,7 @@ class PositionBiasCache:
                 del entries[next(iter(entries))]
         return value
 
-    def _holds(self, weights: list[nn.Parameter]) -> bool:
+    def _holds(self, weights: list[Tensor]) -> bool:
         return len(weights) == len(self._weights) and all(
             weight.device == alias.device
             and weight.dtype == alias.dtype
