@@ -1,4 +1,4 @@
-"""Settings shared by all tests: Hypothesis profiles, and a clean choice of backend for each test."""
+"""Settings of all tests: Hypothesis profiles, and a clean choice of backend for each test."""
 
 from __future__ import annotations
 

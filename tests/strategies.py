@@ -1,9 +1,9 @@
 """Hypothesis strategies for the operators' inputs: they draw the shape of a case, not its numbers.
 
-A drawn case is a small frozen dataclass that prints as itself, so that a failure can be pasted into a
-test. Its tensors come from a seeded generator. The strategies lean towards the edges: axes of 1, grids
-smaller than the window, even windows, pools that do not divide, strided views, empty batches, head dims
-8 to 128, extreme logits, zero vectors.
+A drawn case is a small frozen dataclass that prints as itself, so that a failure can be pasted
+into a test. Its tensors come from a seeded generator. The strategies lean towards the edges: axes
+of 1, grids smaller than the window, even windows, pools that do not divide, strided views, empty
+batches, head dims 8 to 128, extreme logits, zero vectors.
 """
 
 from __future__ import annotations
@@ -161,9 +161,7 @@ class AttentionCase:
         if self.bias == "none":
             return None
         if self.bias == "dense":
-            return numbers.parameter(
-                self.heads, self.length, self.pool_length, dtype=self.dtype
-            )
+            return numbers.parameter(self.heads, self.length, self.pool_length, dtype=self.dtype)
         mlp = [
             numbers.parameter(*sizes, dtype=compute)
             for sizes in ((16, 2), (16,), (self.heads, 16), (self.heads,))

@@ -2,9 +2,9 @@
 
 The error of a result is ‖out - ref‖ / ‖ref‖ over the whole tensor, the reference being fed the very
 numbers the backend was fed. Allowed is the table's value, times two for gradients, plus what no
-implementation could avoid: the change of the *reference* when its inputs move by the rounding unit of the
-arithmetic (`condition`). The latter matters where the function itself is ill-conditioned, such as a
-softmax over logits of 1e4.
+implementation could avoid: the change of the *reference* when its inputs move by the rounding unit
+of the arithmetic (`condition`). The latter matters where the function itself is ill-conditioned,
+such as a softmax over logits of 1e4.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def assert_agrees(
     Infinities must stand in the same places with the same signs. A NaN fails. Reference values
     beyond the storage type's range must come out as infinite or as its largest numbers.
     """
-    assert tuple(actual.shape) == reference.shape, f"{name}: {tuple(actual.shape)} {reference.shape}"
+    assert tuple(actual.shape) == reference.shape, (
+        f"{name}: {tuple(actual.shape)} {reference.shape}"
+    )
     values = actual.detach().double().cpu().numpy()
     assert not np.isnan(values).any(), f"{name}: NaN"
     largest = torch.finfo(actual.dtype).max
@@ -74,7 +76,8 @@ def assert_agrees(
     # What rounds to zero in storage is right as zero.
     underflow = torch.finfo(actual.dtype).tiny * math.sqrt(max(reference.size, 1))
     allowed = tolerance(dtype, work, gradient=gradient) * size + condition + underflow
+    relative = error / max(size, 1e-300)
     assert error <= allowed, (
-        f"{name}: error {error:.3e}, allowed {allowed:.3e} (relative {error / max(size, 1e-300):.3e}, "
+        f"{name}: error {error:.3e}, allowed {allowed:.3e} (relative {relative:.3e}, "
         f"condition {condition:.3e}, {dtype}, work {work:.0f})"
     )

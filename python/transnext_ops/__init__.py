@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-from transnext_ops import torch_library as _torch_library  # registers torch.ops.transnext
+import transnext_ops.torch_library  # noqa: F401  registers torch.ops.transnext
 from transnext_ops.aggregated_attention import aggregated_attention, pixel_focused_attention
 from transnext_ops.backends.registry import (
     BackendError,

@@ -1,4 +1,4 @@
-"""Argument checks shared by the public operators: each names the argument, what came, what is needed."""
+"""Argument checks of the public operators: each names the argument, what came, what is needed."""
 
 from __future__ import annotations
 

@@ -41,8 +41,8 @@ def aggregated_attention(
 ) -> Tensor:
     r"""Attend to a local window and to pooled features in one softmax.
 
-    For query n with window cells j (row-major, cells outside the image left out) and pooled cells m,
-    with x̂ = x / max(‖x‖, 1e-12) and s(n) = log(window cells inside the image at n + P):
+    For query n with window cells j (row-major, cells outside the image left out) and pooled cells
+    m, with x̂ = x / max(‖x‖, 1e-12) and s(n) = log(window cells inside the image at n + P):
 
     .. math::
         t_n &= (\hat q_n + \mathrm{query\_embedding}) \cdot \mathrm{scale} \cdot s(n) \\

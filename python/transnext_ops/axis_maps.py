@@ -1,8 +1,8 @@
 """What depends on the grids alone: window masks, length scales, pooling bins, position-bias axes.
 
 Everything here is a small constant of a few integers. Eagerly it is built once per (sizes, dtype,
-device) and shared; while ``torch.compile`` or ``torch.export`` traces, it is built by traceable tensor
-code, so that no cached tensor leaks into a graph.
+device) and shared; while ``torch.compile`` or ``torch.export`` traces, it is built by traceable
+tensor code, so that no cached tensor leaks into a graph.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class BiasAxis(NamedTuple):
 
 
 def _twice_bin_centres(length: int, pool_length: int) -> list[int]:
-    """Return twice the mean coordinate of each adaptive-pooling bin: an integer, start + end - 1."""
+    """Return twice the mean coordinate of each adaptive-pooling bin: start + end - 1, an int."""
     return [
         (a * length) // pool_length - (-(a + 1) * length) // pool_length - 1
         for a in range(pool_length)
@@ -121,12 +121,12 @@ def _twice_bin_centres(length: int, pool_length: int) -> list[int]:
 def _extrapolated_axis(
     length: int, pool_length: int, pretrain_length: int, device: torch.device
 ) -> BiasAxis:
-    # Relative positions 2i - (start + end - 1) are integers between these two ends and all
-    # multiples of one step away from the first, so the table is a plain range: no unique().
+    # Twice the relative positions, 2i - (start + end - 1), are integers between these two ends,
+    # all of one parity unless bins of odd and even length mix: a plain range, no unique().
     centres = _twice_bin_centres(length, pool_length)
     first = -max(centres)
     last = 2 * (length - 1) - min(centres)
-    step = math.gcd(2, *(centre - centres[0] for centre in centres))
+    step = 1 if any((centre - centres[0]) % 2 for centre in centres) else 2
     twice_relative = torch.arange(first, last + 1, step, device=device, dtype=torch.float64)
     relative = twice_relative * (0.5 * 8.0 / max(pretrain_length - 1, 1))
     coords = relative.sign() * torch.log2(relative.abs() + 1.0) / math.log2(8.0)
@@ -157,9 +157,9 @@ def bias_axis(
 ) -> BiasAxis:
     """Return one axis of the position bias (model.md, "Continuous position bias").
 
-    Without a training length the coordinates of the axis in use are taken (extrapolation). With one,
-    the bias lives on the training axis and is resized bilinearly over keys, then over queries:
-    up to 2 × 2 weighted positions per (query, key).
+    Without a training length the coordinates of the axis in use are taken (extrapolation). With
+    one, the bias lives on the training axis and is resized bilinearly over keys, then over
+    queries: up to 2 × 2 weighted positions per (query, key).
     """
     if train_length is None or train_pool_length is None:
         return _extrapolated_axis(length, pool_length, pretrain_length, device)

@@ -1,4 +1,4 @@
-"""The step between a checked call and its implementation: autocast, backend, custom op or composite."""
+"""From a checked call to its implementation: autocast, backend, custom operator or composite."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ def autocast_activations(*activations: Any) -> tuple[Any, ...]:
     """Cast activations as the enclosing ``torch.autocast`` of their device asks, if there is one.
 
     Parameters (biases, scales, weights) stay as they are: every backend takes them in float32, so a
-    16-bit copy would lose digits and save nothing. float64 is left alone, as in PyTorch's own rules.
+    16-bit copy would lose digits and save nothing. float64 is left alone, as in PyTorch's own
+    rules.
     """
     first = next(tensor for tensor in activations if isinstance(tensor, Tensor))
     device_type = first.device.type

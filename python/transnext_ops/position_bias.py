@@ -1,13 +1,13 @@
 """The continuous position bias as a small table and two axis maps, never as an N×P index.
 
-The bias of a (query, pooled cell) pair depends on their row distance and their column distance alone,
-and both come from a short list. So the MLP runs on the product of the two lists, and
+The bias of a (query, pooled cell) pair depends on their row distance and their column distance
+alone, and both come from a short list. So the MLP runs on the product of the two lists, and
 
     bias[head, n, m] = sum_t col_weights[j, b, t] * table[head, row_map[i, a], col_map[j, b, t]]
 
-for query n = (i, j) and pooled cell m = (a, b). Extrapolation needs one tap of weight 1. Interpolation
-resizes the bias of the training grid; the resize is separable, so its row half is folded into the table
-once and its column half stays as at most 4 weighted taps.
+for query n = (i, j) and pooled cell m = (a, b). Extrapolation needs one tap of weight 1.
+Interpolation resizes the bias of the training grid; the resize is separable, so its row half is
+folded into the table once and its column half stays as at most 4 weighted taps.
 
 Source: TransNeXt paper (arXiv 2311.17132), section 3.3; coordinates after Swin Transformer V2's
 log-spaced continuous position bias.
@@ -86,7 +86,9 @@ class PositionBias:
                     + (f"{int(index.min())} to {int(index.max())}" if index.numel() else "none")
                 )
         if self.col_weights is None and self.col_map.shape[2] != 1:
-            raise ValueError(f"col_weights: got None, needs weights of {self.col_map.shape[2]} taps")
+            raise ValueError(
+                f"col_weights: got None, needs weights of {self.col_map.shape[2]} taps"
+            )
         if self.col_weights is not None:
             check_parameter(
                 "col_weights",
@@ -240,7 +242,12 @@ def _fold_rows(table: Tensor, index: Tensor, weights: Tensor) -> tuple[Tensor, T
 
 
 def bias_arguments(
-    name: str, bias: Tensor | PositionBias | None, heads: int, grid: Grid, pool_grid: Grid, q: Tensor
+    name: str,
+    bias: Tensor | PositionBias | None,
+    heads: int,
+    grid: Grid,
+    pool_grid: Grid,
+    q: Tensor,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """Check an attention's bias; return it as the backends take it: (bias or table, row_map,
     col_map, col_weights)."""

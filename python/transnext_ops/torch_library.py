@@ -1,9 +1,9 @@
-"""The custom operators ``torch.ops.transnext.*``: schema, fake version, autograd and autocast, once.
+"""The custom operators ``torch.ops.transnext.*``: schema, fake, autograd and autocast, once.
 
-Every operator takes the name of a kernel backend as its last argument and calls that backend's module,
-on any device. What a graph holds is therefore one node per operator, whichever backend runs it. The
-backward is an operator too (``<name>_backward``): it gets a mask of the gradients asked for and returns
-only those, in argument order.
+Every operator takes the name of a kernel backend as its last argument and calls that backend's
+module, on any device. What a graph holds is therefore one node per operator, whichever backend
+runs it. The backward is an operator too (``<name>_backward``): it gets a mask of the gradients
+asked for and returns only those, in argument order.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ for _name, _schema in _SCHEMAS.items():
     _library.impl(_name, _kernel_runner(_name), "CompositeExplicitAutograd")
 
 
-# Fake versions: shapes and dtypes of the outputs, all contiguous ------------------------------------
+# Fake versions: shapes and dtypes of the outputs, all contiguous --------------------------------
 
 
 def _fake_gradients(inputs: Sequence[Tensor | None], needs: Sequence[bool]) -> list[Tensor]:
@@ -125,9 +125,7 @@ def _(d_out, attn, v, grid, window_size, needs, backend):
 
 @_register_fake("position_bias_table")
 def _(row_coords, col_coords, fc1_weight, fc1_bias, fc2_weight, fc2_bias, backend):
-    return fc1_weight.new_empty(
-        (fc2_weight.shape[0], row_coords.shape[0], col_coords.shape[0])
-    )
+    return fc1_weight.new_empty((fc2_weight.shape[0], row_coords.shape[0], col_coords.shape[0]))
 
 
 @_register_fake("position_bias_table_backward")
@@ -155,7 +153,7 @@ def _(d_out, x, grid, pool_grid, backend):
     return x.new_empty(x.shape)
 
 
-# Autograd -------------------------------------------------------------------------------------------
+# Autograd ---------------------------------------------------------------------------------------
 
 
 def _differentiable_attention_inputs(tensors: Sequence[Any]) -> tuple[Any, ...]:
@@ -287,7 +285,7 @@ for _name in _SCHEMAS:
         _register_autograd(_name, _remember_backend, _refuse_double_backward)
 
 
-# Autocast: activations in the autocast type, parameters as they are ---------------------------------
+# Autocast: activations in the autocast type, parameters as they are -----------------------------
 
 _ACTIVATION_COUNTS = {
     "aggregated_attention": 5,

@@ -57,7 +57,9 @@ def _attention_arguments(
 
     dense_bias = _array(pool_bias)
     if pool_bias is not None and row_map is not None:
-        dense_bias = reference.expand_position_bias(*_arrays(pool_bias, row_map, col_map, col_weights))
+        dense_bias = reference.expand_position_bias(
+            *_arrays(pool_bias, row_map, col_map, col_weights)
+        )
     positional = _arrays(q, k, v, k_pool, v_pool)
     keywords = {
         "grid": tuple(grid),

@@ -1,16 +1,17 @@
 """Which implementation runs: names, selection, and the words that explain it.
 
 Four backends exist. ``torch`` is a *composite*: plain differentiable PyTorch that ``torch.compile``
-inlines. ``reference``, ``cpp`` and ``cupy`` are *kernel* backends: forward and backward functions that
-run behind the custom operators of :mod:`transnext_ops.torch_library`. Each lives in one module,
-``transnext_ops.backends.<name>_backend``, imported on first use, with ``unavailable()`` (why it cannot
-run in this process) and ``unsupported(call)`` (why it cannot run this call).
+inlines. ``reference``, ``cpp`` and ``cupy`` are *kernel* backends: forward and backward functions
+that run behind the custom operators of :mod:`transnext_ops.torch_library`. Each lives in one
+module, ``transnext_ops.backends.<name>_backend``, imported on first use, with ``unavailable()``
+(why it cannot run in this process) and ``unsupported(call)`` (why it cannot run this call).
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
+import operator
 import os
 import threading
 from collections.abc import Iterator
@@ -176,7 +177,10 @@ def resolve(requested: str, call: Call) -> str:
     BackendError
         A backend asked for by name cannot run the call.
     """
-    return _resolve(requested, call.op, call.device, call.dtype, call.head_dim, call.window_size)
+    # index() makes a traced size a plain int, with a guard: the decision depends on its value.
+    head_dim = None if call.head_dim is None else operator.index(call.head_dim)
+    window_size = None if call.window_size is None else operator.index(call.window_size)
+    return _resolve(requested, call.op, call.device, call.dtype, head_dim, window_size)
 
 
 # Opaque to torch.compile: a trace bakes the decision in. It is guarded by the requested name, which

@@ -2,8 +2,8 @@
 
 These are the operators as PyTorch users would write them, without one N×P index and without unfold:
 window cells are slices of a padded map, pooling is two small matrix products. They compute in the
-parameters' dtype (float32 at least) and return the activations' dtype. Being differentiable, they need
-no backward functions and keep no log-sum-exp.
+parameters' dtype (float32 at least) and return the activations' dtype. Being differentiable, they
+need no backward functions and keep no log-sum-exp.
 """
 
 from __future__ import annotations

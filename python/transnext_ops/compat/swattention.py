@@ -1,9 +1,9 @@
 """The six functions of the published ``swattention`` CUDA extension, on every device and backend.
 
-Code written for the extension runs unchanged after ``from transnext_ops.compat import swattention``.
-The functions are forward and backward halves without autograd, as in the extension; for differentiable
-calls see :func:`transnext_ops.window_qk` and :func:`transnext_ops.window_av`. The trailing
-`cuda_threads` is accepted and unused: launches plan themselves.
+Code written for the extension runs unchanged after ``from transnext_ops.compat import
+swattention``. The functions are forward and backward halves without autograd, as in the extension;
+for differentiable calls see :func:`transnext_ops.window_qk` and :func:`transnext_ops.window_av`.
+The trailing `cuda_threads` is accepted and unused: launches plan themselves.
 
 Layouts: q, k, v, outputs ``[B, h, N, d]``; attn ``[B, h, N, L]``, L = kernel_size²; rpb ``[h, L]``;
 N = height · width. Logits outside the image are -inf and get no gradient.

@@ -1,0 +1,192 @@
+"""Backend selection: names, scope, environment, explanations; an import that touches nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+
+import transnext_ops as ops
+from transnext_ops.backends import registry
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    import os
+
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": ":".join(sys.path), **environment},
+        check=False,
+    )
+
+
+def pooled(backend: str | None = None) -> torch.Tensor:
+    return ops.gelu_pool(torch.ones(1, 4, 2), grid=(2, 2), pool_grid=(1, 1), backend=backend)
+
+
+def test_default_is_auto_and_set_backend_changes_it() -> None:
+    assert ops.get_backend() == "auto"
+    ops.set_backend("torch")
+    assert ops.get_backend() == "torch"
+    ops.set_backend("auto")
+    assert ops.get_backend() == "auto"
+
+
+def test_use_backend_nests_and_restores_after_an_exception() -> None:
+    seen = []
+
+    @ops.use_backend("reference")
+    def fail() -> None:
+        seen.append(ops.get_backend())
+        raise KeyError
+
+    with ops.use_backend("torch"):
+        with pytest.raises(KeyError):
+            fail()
+        assert seen == ["reference"]
+        assert ops.get_backend() == "torch"
+    assert ops.get_backend() == "auto"
+
+
+def test_use_backend_decorates() -> None:
+    @ops.use_backend("reference")
+    def inside() -> str:
+        return ops.get_backend()
+
+    assert [inside(), inside(), ops.get_backend()] == ["reference", "reference", "auto"]
+
+
+def test_use_backend_is_seen_by_its_own_thread_only() -> None:
+    seen: list[str] = []
+    with ops.use_backend("torch"):
+        thread = threading.Thread(target=lambda: seen.append(ops.get_backend()))
+        thread.start()
+        thread.join()
+    assert seen == ["auto"]
+    ops.set_backend("reference")  # process-wide: every thread sees it
+    thread = threading.Thread(target=lambda: seen.append(ops.get_backend()))
+    thread.start()
+    thread.join()
+    assert seen == ["auto", "reference"]
+
+
+@pytest.mark.parametrize("name", ["Torch", "cuda", "", None, 3])
+def test_unknown_names_are_refused_with_the_choices(name: object) -> None:
+    with pytest.raises(ValueError, match=r"name: got .*needs one of 'auto', 'reference', 'torch'"):
+        ops.set_backend(name)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="needs one of"), ops.use_backend(name):  # type: ignore
+        pass
+    if name is not None:  # None means: the one in force
+        with pytest.raises(ValueError, match="backend: got"):
+            pooled(backend=name)  # type: ignore[arg-type]
+
+
+def test_an_unavailable_backend_raises_and_changes_nothing(monkeypatch) -> None:
+    module = registry.backend_module("cupy")
+    monkeypatch.setattr(module, "unavailable", lambda: "the package cupy is not installed (pip …)")
+    registry._decide.cache_clear()
+    for call in (lambda: ops.set_backend("cupy"), lambda: pooled("cupy")):
+        with pytest.raises(ops.BackendError, match="cupy is not installed"):
+            call()
+    with pytest.raises(ops.BackendError, match="cupy"), ops.use_backend("cupy"):
+        pass
+    assert ops.get_backend() == "auto"
+    assert "cupy" not in ops.available_backends()
+
+
+def test_cupy_says_what_it_lacks() -> None:
+    module = registry.backend_module("cupy")
+    cuda = registry.Call("conv_glu", torch.device("cuda", 0), torch.float32)
+    assert "no kernel for conv_glu" in module.unsupported(cuda)
+    assert "CUDA tensors only" in module.unsupported(
+        registry.Call("conv_glu", torch.device("cpu"), torch.float32)
+    )
+    if not torch.cuda.is_available():
+        assert module.unavailable() is not None
+
+
+def test_a_named_backend_never_falls_back(monkeypatch) -> None:
+    """auto passes over a backend that lacks a call; the same backend by name raises."""
+    module = registry.backend_module("cpp")
+    monkeypatch.setattr(module, "unavailable", lambda: None)
+    monkeypatch.setattr(module, "unsupported", lambda call: f"it has no {call.op} today")
+    registry._decide.cache_clear()
+    try:
+        torch.testing.assert_close(pooled(), pooled("torch"))
+        with pytest.raises(ops.BackendError, match="'cpp' cannot run gelu_pool on cpu: it has no"):
+            pooled("cpp")
+    finally:
+        registry._decide.cache_clear()
+
+
+def test_auto_takes_the_first_that_can(monkeypatch) -> None:
+    module = registry.backend_module("cpp")
+    monkeypatch.setattr(module, "unavailable", lambda: "not built")
+    registry._decide.cache_clear()
+    try:
+        call = registry.Call("conv_glu", torch.device("cpu"), torch.float32)
+        assert registry.resolve("auto", call) == "torch"
+    finally:
+        registry._decide.cache_clear()
+
+
+def test_explain_backend_names_the_decision_and_every_backend() -> None:
+    text = ops.explain_backend("aggregated_attention")
+    assert text.startswith("aggregated_attention on cpu with float32 runs on backend")
+    for name in registry.BACKEND_NAMES:
+        assert f"\n  {name}" in text
+    q = torch.zeros(1, 4, 2, 24, dtype=torch.float64)
+    assert "with float64 runs" in ops.explain_backend("global_attention", q)
+    with ops.use_backend("reference"):
+        assert "runs on backend 'reference'" in ops.explain_backend("window_av", q, q)
+    assert "meta" in ops.explain_backend("gelu_pool", device="meta")
+    with pytest.raises(ValueError, match="op: got 'attention'"):
+        ops.explain_backend("attention")
+
+
+def test_explain_backend_says_what_would_raise() -> None:
+    ops.set_backend("torch")
+    text = ops.explain_backend("conv_glu", dtype=torch.int64)
+    assert "would raise: backend 'torch' cannot run conv_glu" in text
+
+
+def test_environment_variable() -> None:
+    code = "import transnext_ops as ops; print(ops.get_backend())"
+    assert run_python(code, TRANSNEXT_OPS_BACKEND="reference").stdout.strip() == "reference"
+    assert run_python(code, TRANSNEXT_OPS_BACKEND="").stdout.strip() == "auto"
+    wrong = run_python(code, TRANSNEXT_OPS_BACKEND="tensorflow")
+    assert wrong.returncode != 0
+    assert "environment variable TRANSNEXT_OPS_BACKEND: got 'tensorflow'" in wrong.stderr
+
+
+def test_import_stays_away_from_cupy_cuda_and_heavy_packages() -> None:
+    code = (
+        "import sys, torch, transnext_ops\n"
+        "assert not torch.cuda.is_initialized()\n"
+        "heavy = {'cupy', 'timm', 'lightning', 'torchvision', 'onnx', 'transnext_models',"
+        " 'transnext_reference'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    result = run_python(code)
+    assert result.stderr == ""
+    assert result.stdout.strip() == "[]"
+
+
+def test_the_backward_runs_on_the_forwards_backend(monkeypatch) -> None:
+    module = registry.backend_module("reference")
+    calls: list[str] = []
+    original = module.gelu_pool_backward
+    monkeypatch.setattr(
+        module, "gelu_pool_backward", lambda *a: (calls.append("reference"), original(*a))[1]
+    )
+    x = torch.ones(1, 4, 2, requires_grad=True)
+    with ops.use_backend("reference"):
+        out = ops.gelu_pool(x, grid=(2, 2), pool_grid=(1, 1))
+    with ops.use_backend("torch"):
+        out.sum().backward()
+    assert calls == ["reference"]
