@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import NamedTuple, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ def _constant(build: Callable[P, T]) -> Callable[P, T]:
         # Under FakeTensorMode and its kin, new tensors are of a subclass: keep those out as well.
         if torch.compiler.is_compiling() or type(torch.empty(0, device="cpu")) is not Tensor:
             return build(*args, **kwargs)
-        return cached(*args, **kwargs)
+        return cast(Callable[P, T], cached)(*args, **kwargs)
 
     return lookup
 
@@ -99,14 +99,14 @@ class BiasAxis(NamedTuple):
     ----------
     coords : Tensor
         float64 [R], log-spaced relative coordinates: the table's axis.
-    index : Tensor
+    positions : Tensor
         int32 [length, pool_length, taps], positions in `coords` for query i and pooled cell a.
     weights : Tensor or None
         float64 [length, pool_length, taps]; None where taps is 1 and the weight 1.
     """
 
     coords: Tensor
-    index: Tensor
+    positions: Tensor
     weights: Tensor | None
 
 
@@ -132,8 +132,8 @@ def _extrapolated_axis(
     coords = relative.sign() * torch.log2(relative.abs() + 1.0) / math.log2(8.0)
     query = 2 * torch.arange(length, device=device, dtype=torch.int32)
     key = torch.tensor(centres, device=device, dtype=torch.int32)
-    index = (query[:, None] - key - first) // step
-    return BiasAxis(coords, index[:, :, None], None)
+    positions = (query[:, None] - key - first) // step
+    return BiasAxis(coords, positions[:, :, None], None)
 
 
 def _bilinear_taps(source: int, target: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -168,6 +168,6 @@ def bias_axis(
         return trained
     query_index, query_weight = _bilinear_taps(train_length, length, device)
     key_index, key_weight = _bilinear_taps(train_pool_length, pool_length, device)
-    index = trained.index[query_index[:, None, :, None], key_index[None, :, None, :], 0]
+    positions = trained.positions[query_index[:, None, :, None], key_index[None, :, None, :], 0]
     weights = query_weight[:, None, :, None] * key_weight[None, :, None, :]
-    return BiasAxis(trained.coords, index.flatten(2), weights.flatten(2))
+    return BiasAxis(trained.coords, positions.flatten(2), weights.flatten(2))

@@ -201,11 +201,11 @@ def position_bias(
         rows.coords.to(dtype), cols.coords.to(dtype), fc1_weight, fc1_bias, fc2_weight, fc2_bias,
     )  # fmt: skip
     table = run("position_bias_table", fc1_weight, arguments, backend)
-    row_map = rows.index[:, :, 0]
+    row_map = rows.positions[:, :, 0]
     if rows.weights is not None:
-        table, row_map = _fold_rows(table, rows.index, rows.weights.to(dtype))
+        table, row_map = _fold_rows(table, rows.positions, rows.weights.to(dtype))
     col_weights = None if cols.weights is None else cols.weights.to(dtype)
-    return PositionBias(table, row_map, cols.index, col_weights, _trusted=True)
+    return PositionBias(table, row_map, cols.positions, col_weights, _trusted=True)
 
 
 def _check_mlp(
@@ -233,10 +233,9 @@ def _fold_rows(table: Tensor, index: Tensor, weights: Tensor) -> tuple[Tensor, T
     """Resize the table's rows: one row per (query row, pooled row), and the map to it."""
     taps = index.shape[2]
     flat_index, flat_weights = index.flatten(0, 1), weights.flatten(0, 1)  # [H*Hp, taps]
-    folded = sum(
-        table.index_select(1, flat_index[:, tap]) * flat_weights[:, tap, None]
-        for tap in range(taps)
-    )
+    folded = table.index_select(1, flat_index[:, 0]) * flat_weights[:, 0, None]
+    for tap in range(1, taps):
+        folded = folded + table.index_select(1, flat_index[:, tap]) * flat_weights[:, tap, None]
     row_map = torch.arange(index.shape[0] * index.shape[1], dtype=torch.int32, device=table.device)
     return folded, row_map.view(index.shape[:2])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ def unsupported(call: Call) -> str | None:
     return None
 
 
-def _array(tensor: Tensor | None) -> np.ndarray | None:
+def _array(tensor: Tensor | None) -> Any:
     """Copy a tensor of any dtype and device to a NumPy array (float64 where it is floating)."""
     if tensor is None:
         return None
@@ -31,7 +32,7 @@ def _array(tensor: Tensor | None) -> np.ndarray | None:
     return (tensor.double() if tensor.is_floating_point() else tensor).numpy()
 
 
-def _arrays(*tensors: Tensor | None) -> list[np.ndarray | None]:
+def _arrays(*tensors: Tensor | None) -> list[Any]:
     return [_array(tensor) for tensor in tensors]
 
 
@@ -117,9 +118,9 @@ def window_qk(q, k, bias, grid, window_size):
 def window_qk_backward(d_attn, q, k, grid, window_size, needs):
     import transnext_reference as reference
 
-    no_bias = np.zeros((q.shape[1], window_size**2))  # its value does not enter any gradient
+    no_bias = torch.zeros(q.shape[1], window_size**2)  # its value does not enter any gradient
     gradients = reference.window_qk_backward(
-        *_arrays(d_attn, q, k), no_bias, grid=tuple(grid), window_size=window_size
+        *_arrays(d_attn, q, k, no_bias), grid=tuple(grid), window_size=window_size
     )
     compute = torch.float64 if q.dtype == torch.float64 else torch.float32
     bias = q.new_empty(0, dtype=compute)
