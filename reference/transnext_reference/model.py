@@ -160,7 +160,7 @@ def _attention(module: Parameters, x: Array, sizes: StageSizes) -> Array:
     pooled = _norm(module.at("norm"), pooled, INNER_NORM_EPSILON)
     q = _linear(module.at("q"), x).reshape(batch, count, heads, dim)
     kv = _linear(module.at("kv"), x).reshape(batch, count, 2, heads, dim)
-    kv_pool = _linear(module.at("kv"), pooled).reshape(batch, -1, 2, heads, dim)
+    kv_pool = _linear(module.at("kv"), pooled).reshape(batch, pooled.shape[1], 2, heads, dim)
 
     local_bias = module.get("relative_pos_bias_local", heads, None)
     cells = local_bias.shape[1]

@@ -14,14 +14,39 @@ from transnext_reference.arrays import Array
 NORMALIZE_EPSILON = 1e-12
 """The smallest length that `normalize` divides by."""
 
-_CHUNK = 1 << 16
+_CELLS_PER_UNIT = 32
+_REACH = 9  # Phi(-9) is 1e-19: zero, next to one
+_TERMS = 10
+_CHUNK = 1 << 14  # elements at a time, so that all intermediate arrays stay in cache
+
+
+def _taylor_of_normal_cdf() -> list[Array]:
+    r"""Taylor coefficients of Phi about every node: for each power k, Phi^(k)(node) / k!.
+
+    Phi itself comes from the C library's ``erfc``; Phi' is the density phi, and phi' = -x phi
+    gives the rest by Leibniz' rule: phi^(k + 1) = -(x phi^(k) + k phi^(k - 1)).
+    """
+    nodes = np.arange(-_REACH * _CELLS_PER_UNIT, _REACH * _CELLS_PER_UNIT + 1) / _CELLS_PER_UNIT
+    density = np.exp(-0.5 * np.square(nodes)) / math.sqrt(2 * math.pi)
+    derivatives = [
+        np.array([0.5 * math.erfc(-node / math.sqrt(2)) for node in nodes]),
+        density,
+        -nodes * density,
+    ]
+    for k in range(1, _TERMS - 2):
+        derivatives.append(-(nodes * derivatives[k + 1] + k * derivatives[k]))
+    return [derivative / math.factorial(k) for k, derivative in enumerate(derivatives)]
+
+
+_TAYLOR = _taylor_of_normal_cdf()
 
 
 def normal_cdf(x: Array) -> Array:
-    r"""Distribution function of the standard normal, Phi(x) = erfc(-x / sqrt 2) / 2.
+    r"""Distribution function of the standard normal, Phi(x) = (1 + erf(x / sqrt 2)) / 2.
 
-    Each value comes from the C library's ``erfc`` (error below one unit in the last place), which
-    keeps the lower tail exact where ``1 + erf`` would cancel to zero.
+    The Taylor series about the nearest node, 1/64 away at most: ten terms leave a remainder below
+    1e-21. What remains is rounding: an absolute error of at most 2.3e-16, and a relative one
+    below 1e-14 down to x = -8, where ``1 + erf`` would have nothing left. Below -9 it is 0.
 
     Parameters
     ----------
@@ -30,10 +55,18 @@ def normal_cdf(x: Array) -> Array:
     """
     flat = x.reshape(-1)
     result = np.empty_like(flat)
-    for start in range(0, flat.size, _CHUNK):  # bounds the memory of the Python floats
-        chunk = slice(start, start + _CHUNK)
-        result[chunk] = list(map(math.erfc, (flat[chunk] * -math.sqrt(0.5)).tolist()))
-    return 0.5 * result.reshape(x.shape)
+    for start in range(0, flat.size, _CHUNK):
+        chunk = flat[start : start + _CHUNK]
+        cell = np.rint(np.clip(chunk, -_REACH, _REACH) * _CELLS_PER_UNIT)
+        distance = np.clip(chunk, -_REACH, _REACH) - cell / _CELLS_PER_UNIT
+        with np.errstate(invalid="ignore"):  # not-a-number stays so, by way of the distance
+            node = cell.astype(np.intp) + _REACH * _CELLS_PER_UNIT
+        series = _TAYLOR[-1].take(node, mode="clip")
+        for coefficients in _TAYLOR[-2::-1]:
+            series *= distance
+            series += coefficients.take(node, mode="clip")
+        result[start : start + _CHUNK] = np.where(chunk < -_REACH, 0.0, series)
+    return result.reshape(x.shape)
 
 
 def gelu(x: Array) -> Array:

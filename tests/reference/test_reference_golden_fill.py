@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+
 from golden_data import (
     cases,
     fill_sha256,
@@ -42,7 +43,7 @@ def test_fill_agrees_with_the_file(name: str) -> None:
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(ValueError, match="no line for 'norm1.running_mean'"):
+    with pytest.raises(ValueError, match=r"no line for 'norm1\.running_mean'"):
         fill_value("norm1.running_mean", (3,))
     with pytest.raises(ValueError, match="no golden case 'nano'"):
         load_case("nano")
@@ -53,7 +54,8 @@ def test_pairs_and_mappings_fill_alike() -> None:
     pairs, mapping = fill_state_dict(shapes.items()), fill_state_dict(shapes)
     assert list(pairs) == list(mapping) == list(shapes)
     for key, shape in shapes.items():
-        assert pairs[key].dtype == np.float32 and pairs[key].shape == shape
+        assert pairs[key].dtype == np.float32
+        assert pairs[key].shape == shape
         np.testing.assert_array_equal(pairs[key], mapping[key])
 
 
@@ -63,6 +65,9 @@ def test_errors_that_must_not_pass_are_infinite() -> None:
     assert case.relative_error("feat4", np.zeros((2, 576, 7, 8))) == math.inf
     right_shape = np.zeros(tuple(case.arrays["feat4_shape"]))
     assert case.relative_error("feat4", right_shape) == math.inf
+    first = np.full((1, *right_shape.shape[1:]), 1e3)
+    assert case.relative_error("feat4", first) == math.inf
+    assert 1 < case.relative_error("feat4", first, first_image_only=True) < math.inf
     assert max_relative_error(np.full(3, np.nan), np.ones(3)) == math.inf
     assert max_relative_error(np.array([1.0, 2.5]), np.array([1.0, 2.0])) == 0.25
     assert golden_input(32, 48).shape == (2, 3, 32, 48)
