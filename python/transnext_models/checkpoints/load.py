@@ -44,7 +44,7 @@ def load_checkpoint(
 ) -> LoadReport:
     """Copy the weights in a file into `model`.
 
-    A model without a classification head takes a classifier's weights and leaves the head out.
+    A backbone takes a classifier's weights and leaves out the head and the stages it has not.
 
     Parameters
     ----------
@@ -103,10 +103,10 @@ def _is_head(name: str) -> bool:
 
 
 def _belongs_to_bigger_model(name: str, wanted: Mapping[str, torch.Tensor]) -> bool:
-    """Whether a dense backbone rightly lacks this entry: the head, or a stage's final norm."""
+    """Whether a dense backbone rightly lacks this entry: of the head, or of a stage it has not."""
     part = name.partition(".")[0]
-    is_optional = part == "head" or (part[:4] == "norm" and part[4:].isdigit())
-    return is_optional and not any(other.startswith(f"{part}.") for other in wanted)
+    is_of_family = part == "head" or part.rstrip("1234") in ("patch_embed", "block", "norm")
+    return is_of_family and not any(other.startswith(f"{part}.") for other in wanted)
 
 
 def _mismatch(

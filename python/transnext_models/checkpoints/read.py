@@ -194,7 +194,7 @@ def _check_numbers(path: Path, key: str, tensor: torch.Tensor) -> None:
     if tensor.dtype not in _WEIGHT_DTYPES:
         kind = str(tensor.dtype).removeprefix("torch.")
         raise file_error(path, f"its entry {key!r} is {kind}; weights are float16 to float64")
-    # One quick pass: any NaN or infinity makes the sum NaN or infinite; the count is for the message.
+    # One quick pass: a NaN or infinity makes the sum one. The exact count is for the message only.
     if math.isfinite(tensor.sum(dtype=torch.float64)):
         return
     bad = tensor.numel() - int(tensor.isfinite().sum())

@@ -1,0 +1,273 @@
+"""``transnext classify``: the five most probable classes of each image."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from .console import Debug, as_json, command, messages, note, output, print_rows, usage_error
+
+if TYPE_CHECKING:
+    from ..classifier import Classified, Classifier
+    from ..images import ImageError
+
+_BAR_WIDTH = 24
+_BAR_PARTS = " ▏▎▍▌▋▊▉█"
+_PROGRESS_FROM = 2  # images; one is done before a bar could be read
+
+Images = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="IMAGE",
+        help="Image files, folders (searched with all folders below) or quoted patterns.",
+        show_default=False,
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="Name of a model, see [bold]transnext models[/].  "
+        "[dim]\\[default: that of the weights, or transnext_pico][/]",
+        show_default=False,
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="Weights: a file (.pth, .safetensors), a published name, or owner/repo:file on the "
+        "Hub.  [dim]\\[default: the model's][/]",
+        show_default=False,
+    ),
+]
+Size = Annotated[
+    int | None,
+    typer.Option(
+        min=32,
+        help="Side of the square the image is brought to.  [dim]\\[default: the model's][/]",
+        show_default=False,
+    ),
+]
+Backend = Annotated[
+    str | None,
+    typer.Option(
+        help="auto, cpp, cupy, torch or reference, see [bold]transnext info[/].  "
+        "[dim]\\[default: auto][/]",
+        show_default=False,
+    ),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images in the model at a time.")]
+TopK = Annotated[int, typer.Option(min=1, help="Classes to show.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Samples = Annotated[
+    bool, typer.Option("--samples", help="Classify the sample digits in this package.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command("classify")(classify)
+
+
+@command
+def classify(
+    images: Images = None,
+    model: Model = None,
+    weights: Weights = None,
+    size: Size = None,
+    backend: Backend = None,
+    device: Device = "auto",
+    batch_size: BatchSize = 8,
+    top_k: TopK = 5,
+    json: Json = False,
+    samples: Samples = False,
+    debug: Debug = False,
+) -> None:
+    """Say what is on images: the most probable classes, with the model's time for each image.
+
+    Without options, the small model in this package reads handwritten digits.
+    With --model transnext_tiny the 1000 classes of ImageNet are told apart;
+    its weights are downloaded.
+
+    A file that is no image is reported and skipped; the exit code is then 1.
+    """
+    names = list(images or [])
+    if samples:
+        names.append(str(_samples_folder()))
+    if not names:
+        usage_error("give image files, folders or patterns, or --samples", "IMAGE")
+
+    from ..classifier import Classifier
+    from ..images import ImageError, find_images
+
+    _check_names(model, device, backend)
+    found = find_images(names)
+    skipped = list(found.problems)
+    results: list[Classified] = []
+    classifier = None
+    seconds = 0.0
+    for problem in found.problems:
+        _print_skipped(problem, messages())
+    if found.paths:
+        classifier = Classifier.load(model, weights, size=size, device=device, backend=backend)
+        if not json:
+            note(_headline(classifier))
+        started = time.perf_counter()
+        with _screen(len(found.paths)) as screen:
+            for result in classifier.classify(found.paths, batch_size=batch_size, top_k=top_k):
+                if isinstance(result, ImageError):
+                    skipped.append(result)
+                    _print_skipped(result, screen.messages)
+                else:
+                    results.append(result)
+                    if not json:
+                        _print_result(result, screen.results)
+                screen.advance()
+        seconds = time.perf_counter() - started
+    if json:
+        as_json(_document(classifier, results, skipped))
+    elif len(found.paths) > 1:
+        note(_summary(len(results), len(skipped), seconds))
+    if skipped:
+        raise typer.Exit(1)
+
+
+def _samples_folder() -> Path:
+    from importlib import resources
+
+    folder = Path(str(resources.files("transnext_models") / "assets" / "samples"))
+    if not folder.is_dir():
+        raise ValueError("this installation lacks its sample images; install the package again")
+    return folder
+
+
+def _check_names(model: str | None, device: str, backend: str | None) -> None:
+    """Turn a name that does not exist into an error of usage, before anything is loaded."""
+    from transnext_ops.backends.registry import check_backend_name
+
+    from ..classifier import resolve_device
+    from ..variants import find_checkpoint
+
+    for option, check, value in (
+        ("--model", find_checkpoint, model),
+        ("--device", resolve_device, device),
+        ("--backend", check_backend_name, backend),
+    ):
+        if value is not None:
+            try:
+                check(value)
+            except ValueError as error:
+                usage_error(str(error).removeprefix(f"{option[2:]}: "), option)
+
+
+class _Screen(NamedTuple):
+    """Where results and messages go while images are classified, and how progress is told."""
+
+    results: Console
+    messages: Console
+    advance: Callable[[], None]
+
+
+@contextmanager
+def _screen(total: int) -> Iterator[_Screen]:
+    """Show a progress bar below what is printed, if there are many images and a person watching."""
+    results, remarks = output(), messages()
+    if total < _PROGRESS_FROM or not remarks.is_terminal:
+        yield _Screen(results, remarks, lambda: None)
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), "images", TimeRemainingColumn())
+    with Progress(
+        *columns, console=remarks, transient=True, redirect_stdout=False, redirect_stderr=False
+    ) as progress:
+        task = progress.add_task("", total=total)
+        # Whatever shares the terminal with the bar must be printed through it.
+        shared = remarks if results.is_terminal else results
+        yield _Screen(shared, remarks, lambda: progress.advance(task))
+
+
+def _print_skipped(problem: ImageError, console: Console) -> None:
+    console.print(Text.assemble(("skipped ", "bold yellow"), str(problem)), soft_wrap=True)
+
+
+def _headline(classifier: Classifier) -> str:
+    side = classifier.preprocess.size
+    parts = (
+        classifier.name,
+        f"{len(classifier.labels)} classes",
+        f"{side}x{side} pixels",
+        f"{classifier.backend} backend on {classifier.device}",
+        classifier.weights.name,
+    )
+    return " · ".join(parts)
+
+
+def _print_result(result: Classified, console: Console) -> None:
+    title = Text.assemble((str(result.path), "bold"), "  ", (_time(result.seconds), "dim"))
+    console.print(title, soft_wrap=True)
+    rows = []
+    for rank, prediction in enumerate(result.predictions):
+        emphasis = "" if rank == 0 else "dim"
+        rows.append(
+            (
+                Text(prediction.label, emphasis),
+                Text(f"{100 * prediction.probability:.2f} %", emphasis),
+                Text(_bar(prediction.probability), "green" if rank == 0 else "cyan"),
+            )
+        )
+    print_rows(rows, right=(1,), indent=2, console=console)
+    console.print()
+
+
+def _bar(fraction: float) -> str:
+    """Return a bar of up to 24 characters, in eighths of a character."""
+    eighths = round(fraction * _BAR_WIDTH * 8)
+    return _BAR_PARTS[8] * (eighths // 8) + _BAR_PARTS[eighths % 8].strip()
+
+
+def _time(seconds: float) -> str:
+    return f"{1000 * seconds:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def _summary(done: int, skipped: int, seconds: float) -> str:
+    text = f"{done} image{'s' * (done != 1)} in {_time(seconds)}"
+    if done and seconds:
+        text += f" ({done / seconds:.1f} per second, decoding included)"
+    return f"{text}; {skipped} skipped" if skipped else text
+
+
+def _document(
+    classifier: Classifier | None, results: list[Classified], skipped: list[ImageError]
+) -> dict[str, Any]:
+    """Return the document of ``--json``."""
+    about: dict[str, Any] = {}
+    if classifier is not None:
+        about = {
+            "model": classifier.name,
+            "weights": str(classifier.weights),
+            "num_classes": len(classifier.labels),
+            "size": classifier.preprocess.size,
+            "device": str(classifier.device),
+            "backend": classifier.backend,
+        }
+    images = [
+        {
+            "file": str(result.path),
+            "time_ms": round(1000 * result.seconds, 3),
+            "predictions": [
+                {"class": p.index, "label": p.label, "probability": p.probability}
+                for p in result.predictions
+            ],
+        }
+        for result in results
+    ]
+    reasons = [{"file": problem.path, "error": problem.reason} for problem in skipped]
+    return {**about, "images": images, "skipped": reasons}
