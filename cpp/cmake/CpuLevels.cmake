@@ -2,7 +2,13 @@
 # one to run is chosen at run time (cpu/dispatch.cpp). Adding a level is one call below and one line there.
 include(CheckCXXSourceCompiles)
 
-set(transnext_cpu_sources cpp/cpu/gelu_pool.cpp)
+set(transnext_cpu_sources
+  cpp/cpu/aggregated_attention.cpp
+  cpp/cpu/aggregated_attention_backward.cpp
+  cpp/cpu/conv_glu.cpp
+  cpp/cpu/gelu_pool.cpp
+  cpp/cpu/position_bias_table.cpp
+  cpp/cpu/window.cpp)
 
 set(CMAKE_REQUIRED_FLAGS "-mavx2 -mfma -mf16c")
 check_cxx_source_compiles("

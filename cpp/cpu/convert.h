@@ -96,11 +96,28 @@ inline void convert_from(float x, BFloat16* target) { *target = to_bfloat16(x); 
 inline void convert_from(float x, float* target) { *target = x; }
 inline void convert_from(double x, double* target) { *target = x; }
 
+// kLanes<float> bfloat16 elements at once: their bits are a float's upper half.
+typedef unsigned Bits __attribute__((vector_size(kVectorBytes)));
+typedef unsigned short HalfBits __attribute__((vector_size(kVectorBytes / 2)));
+
+inline Vector<float> to_float(HalfBits bfloat16) {
+  return reinterpret_cast<Vector<float>>(__builtin_convertvector(bfloat16, Bits) << 16);
+}
+
+inline HalfBits to_bfloat16(Vector<float> x) {
+  const Bits bits = reinterpret_cast<Bits>(x);
+  const Bits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const Bits nan = Bits{} + 0x7fc0u;
+  return __builtin_convertvector(x == x ? rounded : nan, HalfBits);
+}
+
 // One vector of kLanes<C> elements from and to contiguous storage.
 template <class C, class T>
 inline Vector<C> load_vector(const T* source) {
   if constexpr (sizeof(T) == sizeof(C)) {
     return load<Vector<C>>(source);
+  } else if constexpr (std::is_same_v<T, BFloat16>) {
+    return to_float(load<HalfBits>(source));
 #if defined(__F16C__) && defined(__AVX2__) && !defined(__AVX512F__)
   } else if constexpr (std::is_same_v<T, Half>) {
     return reinterpret_cast<Vector<C>>(_mm256_cvtph_ps(load<__m128i>(source)));
@@ -116,6 +133,8 @@ template <class C, class T>
 inline void store_vector(T* target, Vector<C> vector) {
   if constexpr (sizeof(T) == sizeof(C)) {
     store(target, vector);
+  } else if constexpr (std::is_same_v<T, BFloat16>) {
+    store(target, to_bfloat16(vector));
 #if defined(__F16C__) && defined(__AVX2__) && !defined(__AVX512F__)
   } else if constexpr (std::is_same_v<T, Half>) {
     store(target, _mm256_cvtps_ph(reinterpret_cast<__m256>(vector), _MM_FROUND_TO_NEAREST_INT));

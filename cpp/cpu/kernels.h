@@ -9,6 +9,16 @@
 #include "transnext/window.h"
 
 // X(function, Params) for each kernel `void function(const Params& params, int threads)`.
-#define TRANSNEXT_FOR_EACH_CPU_KERNEL(X)                                        \
-  X(gelu_pool, GeluPoolParams)                                                  \
-  X(gelu_pool_backward, GeluPoolBackwardParams)
+#define TRANSNEXT_FOR_EACH_CPU_KERNEL(X)                              \
+  X(aggregated_attention, AggregatedAttentionParams)                  \
+  X(aggregated_attention_backward, AggregatedAttentionBackwardParams) \
+  X(conv_glu, ConvGluParams)                                          \
+  X(conv_glu_backward, ConvGluBackwardParams)                         \
+  X(gelu_pool, GeluPoolParams)                                        \
+  X(gelu_pool_backward, GeluPoolBackwardParams)                       \
+  X(position_bias_table, PositionBiasTableParams)                     \
+  X(position_bias_table_backward, PositionBiasTableBackwardParams)    \
+  X(window_av, WindowAvParams)                                        \
+  X(window_av_backward, WindowAvBackwardParams)                       \
+  X(window_qk, WindowQkParams)                                        \
+  X(window_qk_backward, WindowQkBackwardParams)

@@ -1,9 +1,10 @@
-"""The compiled library: vectorised, threaded CPU kernels, and CUDA kernels where it was built with them.
+"""The compiled library: vectorised, threaded CPU kernels, and CUDA kernels if built with them.
 
 Every function allocates its outputs here and passes tensors as DLPack capsules to
-``transnext_ops._cpp``, which reads strided views in place, follows ``torch.get_num_threads()`` on the CPU
-and torch's current stream on CUDA, and releases the GIL. Arguments are those of the operators' backend
-functions: checked, parameters already in the compute type (float64 for float64, else float32).
+``transnext_ops._cpp``, which reads strided views in place, follows ``torch.get_num_threads()`` on
+the CPU and torch's current stream on CUDA, and releases the GIL. Arguments are those of the
+operators' backend functions: checked, parameters already in the compute type (float64 for float64,
+else float32).
 """
 
 from __future__ import annotations
@@ -46,14 +47,16 @@ def unsupported(call: Call) -> str | None:
     """Say why the compiled library cannot run `call`, or None if it can."""
     if call.dtype not in ACTIVATION_DTYPES:
         return f"it has no kernels for {call.dtype}"
+    if not hasattr(_cpp, call.op):
+        return f"the compiled library is older than this package and has no {call.op}; reinstall"
     if call.device.type == "cpu":
         return None
     if call.device.type != "cuda":
         return f"it runs on CPU and CUDA tensors, got {call.device.type}"
     if _cpp.cuda_architectures is None:
         return (
-            "the compiled library was built without CUDA kernels; rebuild it where nvcc is on PATH "
-            "('pip install . --config-settings=cmake.define.TRANSNEXT_CUDA=ON' says what is missing)"
+            "the compiled library was built without CUDA kernels; rebuild it with nvcc on PATH: "
+            "pip install . --config-settings=cmake.define.TRANSNEXT_CUDA=ON (it says what it lacks)"
         )
     if call.op not in CUDA_OPERATORS:
         return f"the compiled library has no CUDA kernel for {call.op} yet; use backend 'torch'"
@@ -71,6 +74,191 @@ def _where(tensor: Tensor) -> tuple[int, int]:
     if tensor.device.type == "cuda":
         return 1, torch.cuda.current_stream(tensor.device).cuda_stream
     return torch.get_num_threads(), 0
+
+
+def _empty_gradients(inputs: Sequence[Tensor | None], needs: Sequence[bool]) -> list[Tensor | None]:
+    """Allocate a contiguous gradient for every input that is there and needs one."""
+    return [
+        tensor.new_empty(tensor.shape) if needed and tensor is not None else None
+        for tensor, needed in zip(inputs, needs, strict=True)
+    ]
+
+
+def _table_contiguous(pool_bias: Tensor | None, row_map: Tensor | None) -> Tensor | None:
+    """Return the pooled bias as the kernels take it: a dense one as it is, a table contiguous."""
+    return pool_bias if pool_bias is None or row_map is None else pool_bias.contiguous()
+
+
+def aggregated_attention(
+    q: Tensor,
+    k: Tensor | None,
+    v: Tensor | None,
+    k_pool: Tensor,
+    v_pool: Tensor,
+    scale: Tensor,
+    query_embedding: Tensor | None,
+    local_bias: Tensor | None,
+    pool_bias: Tensor | None,
+    row_map: Tensor | None,
+    col_map: Tensor | None,
+    col_weights: Tensor | None,
+    tokens: Tensor | None,
+    token_bias: Tensor | None,
+    grid: Grid,
+    pool_grid: Grid,
+    window_size: int,
+) -> tuple[Tensor, Tensor]:
+    """Return aggregated attention ``[B, N, h, d]`` and its log-sum-exp ``[B, N, h]``."""
+    out = q.new_empty(q.shape)
+    log_sum_exp = scale.new_empty(q.shape[:3])
+    inputs = (
+        q, k, v, k_pool, v_pool, scale, query_embedding, local_bias,
+        _table_contiguous(pool_bias, row_map), row_map, col_map, col_weights, tokens, token_bias,
+    )  # fmt: skip
+    _cpp.aggregated_attention(
+        *map(_capsule, inputs), to_dlpack(out), to_dlpack(log_sum_exp),
+        grid, pool_grid, window_size, *_where(q),
+    )  # fmt: skip
+    return out, log_sum_exp
+
+
+def aggregated_attention_backward(
+    d_out: Tensor,
+    out: Tensor,
+    log_sum_exp: Tensor,
+    q: Tensor,
+    k: Tensor | None,
+    v: Tensor | None,
+    k_pool: Tensor,
+    v_pool: Tensor,
+    scale: Tensor,
+    query_embedding: Tensor | None,
+    local_bias: Tensor | None,
+    pool_bias: Tensor | None,
+    row_map: Tensor | None,
+    col_map: Tensor | None,
+    col_weights: Tensor | None,
+    tokens: Tensor | None,
+    token_bias: Tensor | None,
+    grid: Grid,
+    pool_grid: Grid,
+    window_size: int,
+    needs: Sequence[bool],
+) -> list[Tensor | None]:
+    """Return the gradients asked for by `needs`, of q, k, v, k_pool, v_pool, scale,
+    query_embedding, local_bias, pool_bias, tokens and token_bias, None for the others."""
+    pool_bias = _table_contiguous(pool_bias, row_map)
+    inputs = (
+        q, k, v, k_pool, v_pool, scale, query_embedding, local_bias,
+        pool_bias, row_map, col_map, col_weights, tokens, token_bias,
+    )  # fmt: skip
+    gradients = _empty_gradients((*inputs[:9], tokens, token_bias), needs)
+    _cpp.aggregated_attention_backward(
+        to_dlpack(d_out), to_dlpack(out), to_dlpack(log_sum_exp), *map(_capsule, inputs),
+        *map(_capsule, gradients), grid, pool_grid, window_size, *_where(q),
+    )  # fmt: skip
+    return gradients
+
+
+def window_qk(q: Tensor, k: Tensor, bias: Tensor | None, grid: Grid, window_size: int) -> Tensor:
+    """Return the window logits ``[B, h, N, L]``, -inf outside the image."""
+    attn = q.new_empty((*q.shape[:3], window_size * window_size))
+    _cpp.window_qk(
+        to_dlpack(q), to_dlpack(k), _capsule(bias), to_dlpack(attn), grid, window_size, *_where(q)
+    )
+    return attn
+
+
+def window_qk_backward(
+    d_attn: Tensor, q: Tensor, k: Tensor, grid: Grid, window_size: int, needs: Sequence[bool]
+) -> list[Tensor | None]:
+    """Return the gradients of :func:`window_qk` for q, k and bias."""
+    gradients = _empty_gradients((q, k), needs[:2])
+    compute = torch.float64 if q.dtype == torch.float64 else torch.float32
+    cells = window_size * window_size
+    gradients.append(q.new_empty((q.shape[1], cells), dtype=compute) if needs[2] else None)
+    _cpp.window_qk_backward(
+        to_dlpack(d_attn), to_dlpack(q), to_dlpack(k), *map(_capsule, gradients),
+        grid, window_size, *_where(q),
+    )  # fmt: skip
+    return gradients
+
+
+def window_av(attn: Tensor, v: Tensor, grid: Grid, window_size: int) -> Tensor:
+    """Return the window's weighted sum of values ``[B, h, N, d]``."""
+    out = v.new_empty(v.shape)
+    _cpp.window_av(to_dlpack(attn), to_dlpack(v), to_dlpack(out), grid, window_size, *_where(v))
+    return out
+
+
+def window_av_backward(
+    d_out: Tensor, attn: Tensor, v: Tensor, grid: Grid, window_size: int, needs: Sequence[bool]
+) -> list[Tensor | None]:
+    """Return the gradients of :func:`window_av` for attn and v."""
+    gradients = _empty_gradients((attn, v), needs)
+    _cpp.window_av_backward(
+        to_dlpack(d_out), to_dlpack(attn), to_dlpack(v), *map(_capsule, gradients),
+        grid, window_size, *_where(v),
+    )  # fmt: skip
+    return gradients
+
+
+def position_bias_table(
+    row_coords: Tensor,
+    col_coords: Tensor,
+    fc1_weight: Tensor,
+    fc1_bias: Tensor,
+    fc2_weight: Tensor,
+    fc2_bias: Tensor,
+) -> Tensor:
+    """Return the position-bias table ``[h, R, S]``."""
+    table = fc1_weight.new_empty((fc2_weight.shape[0], row_coords.shape[0], col_coords.shape[0]))
+    inputs = (row_coords, col_coords, fc1_weight, fc1_bias, fc2_weight, fc2_bias)
+    _cpp.position_bias_table(*map(to_dlpack, inputs), to_dlpack(table), *_where(table))
+    return table
+
+
+def position_bias_table_backward(
+    d_table: Tensor,
+    row_coords: Tensor,
+    col_coords: Tensor,
+    fc1_weight: Tensor,
+    fc1_bias: Tensor,
+    fc2_weight: Tensor,
+    fc2_bias: Tensor,
+    needs: Sequence[bool],
+) -> list[Tensor | None]:
+    """Return the gradients of :func:`position_bias_table` for the MLP's four parameters."""
+    gradients = _empty_gradients((fc1_weight, fc1_bias, fc2_weight, fc2_bias), needs)
+    inputs = (d_table, row_coords, col_coords, fc1_weight, fc1_bias, fc2_weight)
+    _cpp.position_bias_table_backward(
+        *map(to_dlpack, inputs), *map(_capsule, gradients), *_where(d_table)
+    )
+    return gradients
+
+
+def conv_glu(x: Tensor, weight: Tensor, bias: Tensor | None, grid: Grid) -> Tensor:
+    """Return GELU(depthwise convolution of x's first half) * second half, ``[B, N, hidden]``."""
+    out = x.new_empty((x.shape[0], x.shape[1], weight.shape[0]))
+    _cpp.conv_glu(to_dlpack(x), to_dlpack(weight), _capsule(bias), to_dlpack(out), grid, *_where(x))
+    return out
+
+
+def conv_glu_backward(
+    d_out: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    grid: Grid,
+    needs: Sequence[bool],
+) -> list[Tensor | None]:
+    """Return the gradients of :func:`conv_glu` for x, weight and bias."""
+    gradients = _empty_gradients((x, weight, bias), needs)
+    _cpp.conv_glu_backward(
+        to_dlpack(d_out), to_dlpack(x), to_dlpack(weight), _capsule(bias),
+        *map(_capsule, gradients), grid, *_where(x),
+    )  # fmt: skip
+    return gradients
 
 
 def gelu_pool(x: Tensor, grid: Grid, pool_grid: Grid) -> Tensor:

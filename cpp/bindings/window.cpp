@@ -1,0 +1,92 @@
+#include "transnext/window.h"
+
+#include <string>
+
+#include "bindings/call.h"
+#include "bindings/operators.h"
+
+namespace transnext::bindings {
+namespace {
+
+constexpr index_t kLargestWindow = 4096;
+
+index_t cells_of(const Call& call, index_t window_size) {
+  if (window_size < 1 || window_size > kLargestWindow) {
+    call.fail("window_size is " + std::to_string(window_size) + ", needs 1 to " + std::to_string(kLargestWindow));
+  }
+  return window_size * window_size;
+}
+
+void window_qk(py::handle q, py::handle k, py::handle bias, py::handle attn, GridArgument grid, index_t window_size,
+               int threads, std::uintptr_t stream) {
+  Call call("window_qk");
+  WindowQkParams p;
+  p.grid = call.grid(grid, "grid");
+  p.window_size = window_size;
+  const index_t cells = cells_of(call, window_size);
+  p.q = call.activation<4>(q, "q", {kAny, kAny, p.grid.size(), kAny});
+  const index_t* shape = p.q.shape;
+  p.k = call.activation<4>(k, "k", {shape[0], shape[1], shape[2], shape[3]});
+  p.bias = call.optional_parameter<2>(bias, "bias", {shape[1], cells});
+  p.attn = call.activation<4>(attn, "attn", {shape[0], shape[1], shape[2], cells});
+  call.run(threads, stream, p, cpu::window_qk);
+}
+
+void window_qk_backward(py::handle d_attn, py::handle q, py::handle k, py::handle d_q, py::handle d_k,
+                        py::handle d_bias, GridArgument grid, index_t window_size, int threads,
+                        std::uintptr_t stream) {
+  Call call("window_qk_backward");
+  WindowQkBackwardParams p;
+  p.grid = call.grid(grid, "grid");
+  p.window_size = window_size;
+  const index_t cells = cells_of(call, window_size);
+  p.q = call.activation<4>(q, "q", {kAny, kAny, p.grid.size(), kAny});
+  const index_t* shape = p.q.shape;
+  p.k = call.activation<4>(k, "k", {shape[0], shape[1], shape[2], shape[3]});
+  p.d_attn = call.activation<4>(d_attn, "d_attn", {shape[0], shape[1], shape[2], cells});
+  p.d_q = call.optional_activation<4>(d_q, "d_q", {shape[0], shape[1], shape[2], shape[3]});
+  p.d_k = call.optional_activation<4>(d_k, "d_k", {shape[0], shape[1], shape[2], shape[3]});
+  p.d_bias = call.optional_parameter<2>(d_bias, "d_bias", {shape[1], cells});
+  call.run(threads, stream, p, cpu::window_qk_backward);
+}
+
+void window_av(py::handle attn, py::handle v, py::handle out, GridArgument grid, index_t window_size, int threads,
+               std::uintptr_t stream) {
+  Call call("window_av");
+  WindowAvParams p;
+  p.grid = call.grid(grid, "grid");
+  p.window_size = window_size;
+  const index_t cells = cells_of(call, window_size);
+  p.v = call.activation<4>(v, "v", {kAny, kAny, p.grid.size(), kAny});
+  const index_t* shape = p.v.shape;
+  p.attn = call.activation<4>(attn, "attn", {shape[0], shape[1], shape[2], cells});
+  p.out = call.activation<4>(out, "out", {shape[0], shape[1], shape[2], shape[3]});
+  call.run(threads, stream, p, cpu::window_av);
+}
+
+void window_av_backward(py::handle d_out, py::handle attn, py::handle v, py::handle d_attn, py::handle d_v,
+                        GridArgument grid, index_t window_size, int threads, std::uintptr_t stream) {
+  Call call("window_av_backward");
+  WindowAvBackwardParams p;
+  p.grid = call.grid(grid, "grid");
+  p.window_size = window_size;
+  const index_t cells = cells_of(call, window_size);
+  p.v = call.activation<4>(v, "v", {kAny, kAny, p.grid.size(), kAny});
+  const index_t* shape = p.v.shape;
+  p.attn = call.activation<4>(attn, "attn", {shape[0], shape[1], shape[2], cells});
+  p.d_out = call.activation<4>(d_out, "d_out", {shape[0], shape[1], shape[2], shape[3]});
+  p.d_attn = call.optional_activation<4>(d_attn, "d_attn", {shape[0], shape[1], shape[2], cells});
+  p.d_v = call.optional_activation<4>(d_v, "d_v", {shape[0], shape[1], shape[2], shape[3]});
+  call.run(threads, stream, p, cpu::window_av_backward);
+}
+
+}  // namespace
+
+void define_window(py::module_& m) {
+  m.def("window_qk", &window_qk);
+  m.def("window_qk_backward", &window_qk_backward);
+  m.def("window_av", &window_av);
+  m.def("window_av_backward", &window_av_backward);
+}
+
+}  // namespace transnext::bindings
