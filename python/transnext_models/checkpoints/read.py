@@ -120,21 +120,18 @@ def _is_safetensors(path: Path) -> bool:
         raise file_error(path, "a Git LFS pointer, not the weights; fetch them with `git lfs pull`")
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
         raise file_error(path, "a web page, not weights: the download was answered with a page")
-    if start.startswith(b"PK"):
+    # Safetensors: the header's length in 8 bytes, which may be any, then the header, which is JSON.
+    is_json, header = start[8:9] == b"{", int.from_bytes(start[:8], "little")
+    if is_json and header <= size - 8:
+        return True
+    # A zip archive; or a pickle, which starts with its protocol, as in torch's older format.
+    if start.startswith(b"PK") or start[0] == 0x80:
         return False
-    # A pickle starts with its protocol; torch's older format has the magic number next.
-    if start[0] == 0x80:
-        return False
+    if is_json:
+        raise file_error(path, f"damaged or cut short (safetensors, but only {size} bytes)")
     if start[257:262] == b"ustar":
         raise file_error(path, "torch.save's tar format of 2017; load and save it with torch again")
-    header = int.from_bytes(start[:8], "little")
-    if start[8:9] == b"{" and header > size - 8:
-        raise file_error(path, f"damaged or cut short (safetensors, but only {size} bytes)")
-    if start[8:9] != b"{":
-        raise file_error(
-            path, f"neither a .pth nor a safetensors file (it starts with {start[:8]!r})"
-        )
-    return True
+    raise file_error(path, f"neither a .pth nor a safetensors file (it starts with {start[:8]!r})")
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:

@@ -18,6 +18,7 @@ import io
 import math
 import mmap
 import os
+import struct
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from typing import Any, Protocol, TypeGuard
 
 import torch
 
-from .errors import file_error
+from .errors import CheckpointError, file_error
 from .pickle_data import Call, Name, PersistentId, PickleDataError, read_pickle
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -237,13 +238,17 @@ def open_torch_file(path: str | os.PathLike[str]) -> Iterator[TorchFile]:
                 mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
             ):
                 yield _open_legacy(path, data)
-    # zipfile reports odd headers through the last three.
+    except CheckpointError:
+        raise
+    # zipfile meets damaged headers with any of these.
     except (
         zipfile.BadZipFile,
-        PickleDataError,
+        ValueError,
         EOFError,
-        NotImplementedError,
+        OSError,
+        OverflowError,
         RuntimeError,
+        struct.error,
     ) as error:
         raise file_error(path, f"damaged or cut short ({error})") from error
 
