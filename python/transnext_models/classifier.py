@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,7 +20,7 @@ from .checkpoints import CheckpointError, WeightsFile, load_checkpoint, read_wei
 from .hub import resolve_weights
 from .images import ImageError, read_image
 from .labels import class_names
-from .preprocess import Preprocess
+from .preprocess import MIN_SIZE, Preprocess
 from .registry import create_model
 from .transnext import TransNeXt
 from .variants import Checkpoint, Variant, find_checkpoint
@@ -138,12 +140,16 @@ class Classifier:
             )
         variant, checkpoint = _preset(model, source, file)
         name = f"{variant.name}.{checkpoint.tag}"
-        network = create_model(name, num_classes=num_classes, backend=backend)
+        options: dict[str, Any] = {"num_classes": num_classes, "backend": backend}
+        # Weights of `transnext train` say the sizes they were trained at.
+        if (pretrain_size := _size(file, "pretrain_size")) is not None:
+            options["pretrain_size"] = pretrain_size
+        network = create_model(name, **options)
         load_checkpoint(network, file)
         return cls(
             network,
-            Preprocess.of(checkpoint, size),
-            class_names(checkpoint.labels, num_classes),
+            Preprocess.of(checkpoint, size if size is not None else _size(file, "img_size")),
+            _own_labels(file, num_classes) or class_names(checkpoint.labels, num_classes),
             name=name,
             weights=path,
             device=target,
@@ -244,6 +250,23 @@ class Classifier:
         on_cpu = self.device.type == "cpu"
         side = min(self.preprocess.size, _WARM_UP_SIZE) if on_cpu else self.preprocess.size
         self.model(torch.zeros(1, _CHANNELS, side, side, device=self.device)).sum().item()
+
+
+def _size(file: WeightsFile, key: str) -> int | None:
+    """Return the image side that the metadata of a weights file give under `key`, if they do."""
+    text = file.metadata.get(key, "")
+    return int(text) if text.isdecimal() and len(text) < 6 and int(text) >= MIN_SIZE else None
+
+
+def _own_labels(file: WeightsFile, num_classes: int) -> list[str] | None:
+    """Return the class names, a JSON list, in the metadata of a weights file; None without."""
+    try:
+        names = json.loads(file.metadata.get("class_names", "null"))
+    except ValueError:
+        return None
+    if not isinstance(names, list) or len(names) != num_classes:
+        return None
+    return [str(name) for name in names]
 
 
 def resolve_device(name: str) -> torch.device:

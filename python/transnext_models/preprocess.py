@@ -20,7 +20,7 @@ from .variants import Checkpoint
 
 WARP_FROM = 384
 _CROP_PCT = 0.875
-_MIN_SIZE = 32
+MIN_SIZE = 32
 _INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -57,8 +57,8 @@ class Preprocess:
     interpolation: str = "bicubic"
 
     def __post_init__(self) -> None:
-        if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < _MIN_SIZE:
-            raise ValueError(f"size: an int of at least {_MIN_SIZE} is needed, got {self.size!r}")
+        if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < MIN_SIZE:
+            raise ValueError(f"size: an int of at least {MIN_SIZE} is needed, got {self.size!r}")
         if self.crop_mode not in ("center", "squash"):
             raise ValueError(f"crop_mode: 'center' or 'squash' is needed, got {self.crop_mode!r}")
         if not 0 < self.crop_pct <= 1:

@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from ..variants import VARIANTS
 from .errors import CheckpointError, file_error
 from .read import WeightsFile, read_weights
 
@@ -82,18 +81,19 @@ def describe_weights(weights: WeightsFile) -> dict[str, str]:
     architecture = weights.architecture
     if architecture is None:
         raise file_error(weights.path, "its entries are not those of a TransNeXt")
-    metadata = {"format": "pt", "family": "transnext"}
+    metadata = {"format": "pt", "family": "transnext", **weights.metadata}
+    metadata["num_classes"] = str(architecture.num_classes or 0)
+    # Of a file that was converted before, the first source is the one to know.
+    if "source_file" not in metadata:
+        metadata["source_file"] = weights.path.name
+        metadata["source_sha256"] = _sha256(weights.path)
     if architecture.variant is not None:
         metadata["variant"] = architecture.variant.name
-    metadata["num_classes"] = str(architecture.num_classes or 0)
-    metadata["source_file"] = weights.path.name
-    metadata["source_sha256"] = _sha256(weights.path)
-    for variant in VARIANTS.values():
-        for checkpoint in variant.checkpoints:
-            if checkpoint.file == weights.path.name and variant == architecture.variant:
-                metadata["img_size"] = str(checkpoint.img_size)
-                metadata["pretrain_size"] = str(variant.pretrain_size)
-    return metadata | {key: value for key, value in weights.metadata.items() if key not in metadata}
+        for checkpoint in architecture.variant.checkpoints:
+            if checkpoint.file == metadata["source_file"]:
+                metadata.setdefault("img_size", str(checkpoint.img_size))
+                metadata.setdefault("pretrain_size", str(architecture.variant.pretrain_size))
+    return metadata
 
 
 @contextlib.contextmanager
