@@ -165,15 +165,19 @@ def test_global_attention(grid: tuple[int, int], with_optional: bool, seed: int)
     )
 
 
-@pytest.mark.parametrize("zero", ["q", "k", "k_pool"])
-def test_zero_vectors_have_the_gradient_of_the_linear_branch(zero: str) -> None:
-    """Below a length of 1e-12, x / max(|x|, 1e-12) is x / 1e-12: some 1e12 steep, but finite."""
+@pytest.mark.parametrize("length", [0.0, 5e-13])
+@pytest.mark.parametrize("name", ["q", "k", "k_pool"])
+def test_vectors_near_zero_have_the_gradient_of_the_linear_branch(name: str, length: float) -> None:
+    """Up to a length of 1e-12, x / max(|x|, 1e-12) is x / 1e-12: some 1e12 steep, but finite."""
     case = Case((3, 4), (2, 2), 3)
     inputs = attention_inputs(case, seed=2)
-    where = np.zeros(inputs[zero].shape)
-    where[1, ::2, 0] = 1
-    inputs[zero] = np.where(where == 1, 0.0, inputs[zero])
-    direction = where * np.random.default_rng(3).standard_normal(where.shape)
+    generator = np.random.default_rng(3)
+    shape = inputs[name].shape
+    chosen = np.zeros(shape)
+    chosen[1, ::2, 0] = 1
+    tiny = length * normalize(generator.standard_normal(shape))
+    inputs[name] = np.where(chosen == 1, tiny, inputs[name])
+    direction = chosen * generator.standard_normal(shape)
     sizes = {"grid": case.grid, "pool_grid": case.pool_grid, "window_size": case.window_size}
     out, log_sum_exp = reference.aggregated_attention(**inputs, **sizes)
     assert np.isfinite(out).all()
@@ -183,7 +187,7 @@ def test_zero_vectors_have_the_gradient_of_the_linear_branch(zero: str) -> None:
         partial(reference.aggregated_attention_backward, **sizes),
         inputs,
         seed=4,
-        directions={zero: direction},
+        directions={name: direction},
         step=1e-16,
     )
 
