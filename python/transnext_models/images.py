@@ -91,7 +91,9 @@ def find_images(names: Iterable[str | os.PathLike[str]]) -> FoundImages:
         name = os.fspath(given)
         path = Path(name).expanduser()
         found: list[Path]
-        if path.is_dir():
+        if not name:  # an unset variable in a shell, not the working folder
+            found, missing = [], "an empty name"
+        elif path.is_dir():
             found, missing = _in_folder(path), "a folder without images " + _looked_for()
         elif path.exists():
             found, missing = [path], ""
@@ -165,6 +167,8 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
                 return _to_rgb(path, _upright(image))
     except ImageError:
         raise
+    except FileNotFoundError as error:
+        raise ImageError(path, "no such file") from error
     except UnidentifiedImageError as error:
         raise ImageError(path, "not an image of a known format (JPEG, PNG, WebP, …)") from error
     except Image.DecompressionBombError as error:
