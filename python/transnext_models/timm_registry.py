@@ -30,6 +30,7 @@ def _config(variant: Variant, checkpoint: Checkpoint) -> dict[str, Any]:
 def _entry_point(variant: Variant) -> Callable[..., TransNeXt]:
     def build(
         pretrained: bool = False,
+        pretrained_cfg: Any = None,
         pretrained_cfg_overlay: dict[str, Any] | None = None,
         **options: Any,
     ) -> TransNeXt:
@@ -37,14 +38,17 @@ def _entry_point(variant: Variant) -> Callable[..., TransNeXt]:
             pretrained_cfg_overlay = {"custom_load": True, **pretrained_cfg_overlay}
         if options.get("features_only"):
             options.setdefault("position_bias", "interpolate")
-        arguments = architecture_arguments(variant)
+        # timm's tag of the name comes as a string, a configuration of the caller's as an object
+        checkpoint = variant.checkpoint(pretrained_cfg if isinstance(pretrained_cfg, str) else None)
+        options.setdefault("img_size", checkpoint.img_size)
         return build_model_with_cfg(
             TransNeXt,
             variant.name,
             pretrained,
+            pretrained_cfg=pretrained_cfg,
             pretrained_cfg_overlay=pretrained_cfg_overlay,
             feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
-            **{**arguments, **options},
+            **{**architecture_arguments(variant), **options},
         )
 
     build.__name__ = build.__qualname__ = variant.name

@@ -141,8 +141,12 @@ class TransNeXt(nn.Module):
         for name, values in per_stage.items():
             if len(values) != _STAGES or min(values) <= 0:
                 raise ValueError(f"{name}: four positive numbers are needed, got {values!r}")
-        if fixed_pool_size is not None and fixed_pool_size < 1:
-            raise ValueError(f"fixed_pool_size: a positive int or None, got {fixed_pool_size!r}")
+        positive = {"in_chans": in_chans, "window_size": window_size}
+        if fixed_pool_size is not None:
+            positive["fixed_pool_size"] = fixed_pool_size
+        for name, value in positive.items():
+            if value < 1:
+                raise ValueError(f"{name}: a positive int is needed, got {value!r}")
         if out_indices is not None and not features_only:
             raise ValueError("out_indices: choosing maps needs features_only=True")
         if position_bias is None:
