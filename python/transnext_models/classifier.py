@@ -303,7 +303,7 @@ def _preset(
     """
     if model is not None:
         return find_checkpoint(model)
-    if isinstance(source, str) and not Path(source).exists():
+    if isinstance(source, str) and not Path(source).is_file():
         with contextlib.suppress(ValueError):  # then it is not a model's name but a Hub file's
             return find_checkpoint(source)
     shown = file.architecture.variant if file.architecture else None

@@ -76,8 +76,11 @@ def resolve_weights(source: str | os.PathLike[str], *, revision: str | None = No
         If the file is neither in the cache nor to be had from the Hub.
     """
     path = Path(source)
-    if path.exists() or not isinstance(source, str) or source.startswith(("/", "./", "../", "~")):
+    if path.is_file() or not isinstance(source, str) or source.startswith(("/", "./", "../", "~")):
         return _existing(path.expanduser())
+    # A folder called like a model, perhaps a training run's, does not hide the model.
+    if path.is_dir() and source.partition(".")[0] not in VARIANTS:
+        return _existing(path)
     match = _HUB_ID.fullmatch(source)
     if match and (match["file"] or not source.endswith(_SUFFIXES)):
         file = match["file"] or _published_file(match["repo"]) or DEFAULT_FILE

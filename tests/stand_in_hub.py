@@ -1,0 +1,118 @@
+"""A server on this machine that answers as the Hugging Face Hub does when files are fetched."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclass
+class StandInHub:
+    """What the server has, and what it was asked.
+
+    Attributes
+    ----------
+    url
+        Its address, as for ``HF_ENDPOINT``.
+    files
+        Content by ``owner/repo/file``; `revisions` are those that exist.
+    requests
+        ``(method, path)`` in order.
+    status
+        Answer every request with this HTTP status, if set.
+    corrupt, stop_after
+        Send other bytes of the same number; close the connection after so many.
+    """
+
+    url: str = ""
+    files: dict[str, bytes] = field(default_factory=dict)
+    revisions: tuple[str, ...] = ("main",)
+    requests: list[tuple[str, str]] = field(default_factory=list)
+    status: int | None = None
+    corrupt: bool = False
+    stop_after: int | None = None
+
+    @property
+    def downloads(self) -> int:
+        """How many times a file's content was asked for."""
+        return sum(method == "GET" for method, _ in self.requests)
+
+
+@contextmanager
+def stand_in_hub() -> Iterator[StandInHub]:
+    """Run the server while the block runs."""
+    hub = StandInHub()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_HEAD(self) -> None:
+            self.answer(with_content=False)
+
+        def do_GET(self) -> None:
+            self.answer(with_content=True)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+        def refuse(self, status: int, code: str) -> None:
+            self.send_response(status)
+            self.send_header("X-Error-Code", code)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def answer(self, with_content: bool) -> None:
+            hub.requests.append((self.command, self.path))
+            if hub.status is not None:
+                self.refuse(hub.status, "")
+                return
+            repo, _, rest = self.path.lstrip("/").partition("/resolve/")
+            revision, _, name = rest.partition("/")
+            if not any(known.startswith(f"{repo}/") for known in hub.files):
+                self.refuse(401, "RepoNotFound")
+            elif revision not in (*hub.revisions, COMMIT):
+                self.refuse(404, "RevisionNotFound")
+            elif f"{repo}/{name}" not in hub.files:
+                self.refuse(404, "EntryNotFound")
+            else:
+                self.send_file(hub.files[f"{repo}/{name}"], with_content)
+
+        def send_file(self, content: bytes, with_content: bool) -> None:
+            first = 0
+            wanted = self.headers.get("Range", "")
+            if wanted.startswith("bytes="):
+                first = int(wanted.removeprefix("bytes=").partition("-")[0])
+            self.send_response(206 if first else 200)
+            self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("Content-Length", str(len(content) - first))
+            if first:
+                self.send_header(
+                    "Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}"
+                )
+            self.end_headers()
+            if not with_content:
+                return
+            if hub.corrupt:
+                content = bytes(len(content))
+            self.wfile.write(content[first : hub.stop_after])
+            if hub.stop_after is not None:
+                self.close_connection = True
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
