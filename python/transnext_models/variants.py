@@ -137,8 +137,9 @@ VARIANTS: dict[str, Variant] = {
             embed_dims=(24, 48, 96, 144),
             num_heads=(1, 2, 4, 6),
             depths=(1, 1, 2, 1),
+            mlp_ratios=(4, 4, 4, 4),
             drop_path_rate=0.05,
-            parameters=770_946,
+            parameters=745_602,
             pretrain_size=64,
             checkpoints=(
                 Checkpoint(
