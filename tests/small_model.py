@@ -1,12 +1,12 @@
-"""A TransNeXt small enough for tests of every mode: four stages, five blocks, thousands of weights."""
+"""A TransNeXt small enough for tests of every mode: four stages, five blocks, few weights."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from golden_data import fill_value
 
+from golden_data import fill_value
 from transnext_models import TransNeXt
 
 CLASSES = 5

@@ -8,9 +8,9 @@ import pickle
 
 import pytest
 import torch
-from small_model import images, small_model
 
 import transnext_ops as ops
+from small_model import images, small_model
 from transnext_models.layers import attention
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
+import transnext_ops as ops
 from golden_data import (
     FLOAT32_TOLERANCE,
     FLOAT64_TOLERANCE,
@@ -12,8 +14,6 @@ from golden_data import (
     golden_loss_weights,
     load_case,
 )
-
-import transnext_ops as ops
 from transnext_models import TransNeXt, create_model
 
 TOLERANCES = {torch.float64: FLOAT64_TOLERANCE, torch.float32: FLOAT32_TOLERANCE}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from golden_data import FLOAT64_TOLERANCE, max_relative_error
-from small_model import ARCHITECTURE, CLASSES, images, small_model
 
 import transnext_reference as reference
+from golden_data import FLOAT64_TOLERANCE, max_relative_error
+from small_model import ARCHITECTURE, CLASSES, images, small_model
 from transnext_models import TransNeXt, create_model
 
 MODES = {

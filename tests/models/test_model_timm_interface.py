@@ -10,8 +10,8 @@ import sys
 import pytest
 import torch
 from safetensors.torch import save_file
-from small_model import ARCHITECTURE, CLASSES, images, small_model
 
+from small_model import ARCHITECTURE, CLASSES, images, small_model
 from transnext_models import create_model, list_models
 from transnext_models.features import FeatureInfo
 
