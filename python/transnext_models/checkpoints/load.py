@@ -125,7 +125,7 @@ def _mismatch(
     elif all(map(_is_head, problems)):
         return _head_mismatch(wanted, given)
     elif file == model:
-        head = f"both have the shapes of {file}"
+        head = f"by widths and depths both are {file}"
     else:
         head = f"its shapes are those of {file}, but the model is {model or 'none of the family'}"
     parts = [

@@ -104,10 +104,11 @@ def classify(
     if not names:
         usage_error("give image files, folders or patterns, or --samples", "IMAGE")
 
-    from ..classifier import Classifier
-    from ..images import ImageError, find_images
+    with messages().status("loading torch"):  # seen on a terminal only
+        from ..classifier import Classifier
+        from ..images import ImageError, find_images
 
-    _check_names(model, device, backend)
+        _check_names(model, device, backend)
     found = find_images(names)
     skipped = list(found.problems)
     results: list[Classified] = []

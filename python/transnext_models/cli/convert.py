@@ -68,5 +68,6 @@ def convert(
         *done.metadata.items(),
     ]
     print_rows(rows)
-    if done.weights.left_out:
-        note(f"{done.weights.left_out} entries of other parts of the network were left out")
+    if count := done.weights.left_out:
+        entries = "1 entry" if count == 1 else f"{count} entries"
+        note(f"{entries} of other parts of the network {'was' if count == 1 else 'were'} left out")
