@@ -12,10 +12,6 @@ wrong shape raises `ValueError` naming the argument. Only NumPy is imported, so 
 from transnext_reference.attention import (
     aggregated_attention,
     aggregated_attention_backward,
-    global_attention,
-    global_attention_backward,
-    pixel_focused_attention,
-    pixel_focused_attention_backward,
 )
 from transnext_reference.bias_table import (
     expand_position_bias,
@@ -32,6 +28,12 @@ from transnext_reference.position_bias import (
     bilinear_matrix,
     position_bias,
     position_bias_backward,
+)
+from transnext_reference.special_attention import (
+    global_attention,
+    global_attention_backward,
+    pixel_focused_attention,
+    pixel_focused_attention_backward,
 )
 from transnext_reference.window import (
     window_av,

@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from transnext_reference.arrays import Array, Grid, float64
-from transnext_reference.attention import aggregated_attention, global_attention
+from transnext_reference.attention import aggregated_attention
 from transnext_reference.bias_table import tabulated_position_bias
 from transnext_reference.conv_glu import conv_glu
 from transnext_reference.numerics import layer_norm, softplus
 from transnext_reference.pooling import gelu_pool
+from transnext_reference.special_attention import global_attention
 
 NORM_EPSILON = 1e-6
 """Of the norms of blocks and of stages: ``norm1``, ``norm2``, ``norm{i}``."""
