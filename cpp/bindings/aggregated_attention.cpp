@@ -11,21 +11,24 @@ namespace {
 constexpr index_t kLargestWindow = 4096;
 
 // Every entry of an axis map indexes the table, so a wrong one would read outside it.
-void check_map(const Call& call, const char* name, const int* data, const index_t* shape, const index_t* stride,
-               int rank, index_t limit) {
+void check_map(const Call& call, const char* name, const int* data, const index_t* shape,
+               const index_t* stride, int rank, index_t limit) {
   if (rank == 0) {
     if (*data < 0 || *data >= limit) {
-      call.fail(std::string(name) + " has the index " + std::to_string(*data) + ", the table's axis has size " +
-                std::to_string(limit));
+      call.fail(std::string(name) + " has the index " + std::to_string(*data) +
+                ", the table's axis has size " + std::to_string(limit));
     }
     return;
   }
-  for (index_t i = 0; i < *shape; ++i) check_map(call, name, data + i * *stride, shape + 1, stride + 1, rank - 1, limit);
+  for (index_t i = 0; i < *shape; ++i)
+    check_map(call, name, data + i * *stride, shape + 1, stride + 1, rank - 1, limit);
 }
 
-// Whether each head's matrix is row-major without gaps. The stride of a dimension of size 1 means nothing.
+// Whether each head's matrix is row-major without gaps. The stride of a dimension of size 1 means
+// nothing.
 bool compact(const View<3>& view) {
-  return (view.shape[2] <= 1 || view.stride[2] == 1) && (view.shape[1] <= 1 || view.stride[1] == view.shape[2]);
+  return (view.shape[2] <= 1 || view.stride[2] == 1) &&
+         (view.shape[1] <= 1 || view.stride[1] == view.shape[2]);
 }
 
 // The fourteen input tensors, in the order of the backend functions.
@@ -34,13 +37,14 @@ struct Inputs {
   py::handle pool_bias, row_map, col_map, col_weights, tokens, token_bias;
 };
 
-AggregatedAttentionInputs read_inputs(Call& call, const Inputs& from, GridArgument grid, GridArgument pool_grid,
-                                      index_t window_size) {
+AggregatedAttentionInputs read_inputs(Call& call, const Inputs& from, GridArgument grid,
+                                      GridArgument pool_grid, index_t window_size) {
   AggregatedAttentionInputs in;
   in.grid = call.grid(grid, "grid");
   in.pool_grid = call.grid(pool_grid, "pool_grid");
   if (window_size < 0 || window_size > kLargestWindow) {
-    call.fail("window_size is " + std::to_string(window_size) + ", needs 0 to " + std::to_string(kLargestWindow));
+    call.fail("window_size is " + std::to_string(window_size) + ", needs 0 to " +
+              std::to_string(kLargestWindow));
   }
   in.window_size = window_size;
   const index_t tokens = in.grid.size();
@@ -60,7 +64,8 @@ AggregatedAttentionInputs read_inputs(Call& call, const Inputs& from, GridArgume
   in.k_pool = call.activation<4>(from.k_pool, "k_pool", {batch, pooled, heads, channels});
   in.v_pool = call.activation<4>(from.v_pool, "v_pool", {batch, pooled, heads, channels});
   in.scale = call.parameter<1>(from.scale, "scale", {heads});
-  in.query_embedding = call.optional_parameter<2>(from.query_embedding, "query_embedding", {heads, channels});
+  in.query_embedding =
+      call.optional_parameter<2>(from.query_embedding, "query_embedding", {heads, channels});
   in.local_bias = call.optional_parameter<2>(from.local_bias, "local_bias", {heads, cells});
   in.tokens = call.optional_parameter<3>(from.tokens, "tokens", {heads, channels, cells});
   in.token_bias = call.optional_parameter<2>(from.token_bias, "token_bias", {heads, cells});
@@ -75,27 +80,30 @@ AggregatedAttentionInputs read_inputs(Call& call, const Inputs& from, GridArgume
   bias.row_map = call.int32<2>(from.row_map, "row_map", {in.grid.height, in.pool_grid.height});
   bias.col_map = call.int32<3>(from.col_map, "col_map", {in.grid.width, in.pool_grid.width, kAny});
   const index_t taps = bias.col_map.shape[2];
-  bias.col_weights =
-      call.optional_parameter<3>(from.col_weights, "col_weights", {in.grid.width, in.pool_grid.width, taps});
-  if (!bias.col_weights.present() && taps != 1) call.fail("col_weights is None, but col_map has several taps");
+  bias.col_weights = call.optional_parameter<3>(from.col_weights, "col_weights",
+                                                {in.grid.width, in.pool_grid.width, taps});
+  if (!bias.col_weights.present() && taps != 1)
+    call.fail("col_weights is None, but col_map has several taps");
   if (!compact(bias.values)) call.fail("pool_bias must be contiguous if it is a table");
-  check_map(call, "row_map", static_cast<const int*>(bias.row_map.data), bias.row_map.shape, bias.row_map.stride, 2,
-            bias.values.shape[1]);
-  check_map(call, "col_map", static_cast<const int*>(bias.col_map.data), bias.col_map.shape, bias.col_map.stride, 3,
-            bias.values.shape[2]);
+  check_map(call, "row_map", static_cast<const int*>(bias.row_map.data), bias.row_map.shape,
+            bias.row_map.stride, 2, bias.values.shape[1]);
+  check_map(call, "col_map", static_cast<const int*>(bias.col_map.data), bias.col_map.shape,
+            bias.col_map.stride, 3, bias.values.shape[2]);
   return in;
 }
 
-void aggregated_attention(py::handle q, py::handle k, py::handle v, py::handle k_pool, py::handle v_pool,
-                          py::handle scale, py::handle query_embedding, py::handle local_bias, py::handle pool_bias,
-                          py::handle row_map, py::handle col_map, py::handle col_weights, py::handle tokens,
-                          py::handle token_bias, py::handle out, py::handle log_sum_exp, GridArgument grid,
-                          GridArgument pool_grid, index_t window_size, int threads, std::uintptr_t stream) {
+void aggregated_attention(py::handle q, py::handle k, py::handle v, py::handle k_pool,
+                          py::handle v_pool, py::handle scale, py::handle query_embedding,
+                          py::handle local_bias, py::handle pool_bias, py::handle row_map,
+                          py::handle col_map, py::handle col_weights, py::handle tokens,
+                          py::handle token_bias, py::handle out, py::handle log_sum_exp,
+                          GridArgument grid, GridArgument pool_grid, index_t window_size,
+                          int threads, std::uintptr_t stream) {
   Call call("aggregated_attention");
   AggregatedAttentionParams p;
   p.in = read_inputs(call,
-                     {q, k, v, k_pool, v_pool, scale, query_embedding, local_bias, pool_bias, row_map, col_map,
-                      col_weights, tokens, token_bias},
+                     {q, k, v, k_pool, v_pool, scale, query_embedding, local_bias, pool_bias,
+                      row_map, col_map, col_weights, tokens, token_bias},
                      grid, pool_grid, window_size);
   const index_t* shape = p.in.q.shape;
   p.out = call.activation<4>(out, "out", {shape[0], shape[1], shape[2], shape[3]});
@@ -104,18 +112,19 @@ void aggregated_attention(py::handle q, py::handle k, py::handle v, py::handle k
 }
 
 void aggregated_attention_backward(
-    py::handle d_out, py::handle out, py::handle log_sum_exp, py::handle q, py::handle k, py::handle v,
-    py::handle k_pool, py::handle v_pool, py::handle scale, py::handle query_embedding, py::handle local_bias,
-    py::handle pool_bias, py::handle row_map, py::handle col_map, py::handle col_weights, py::handle tokens,
-    py::handle token_bias, py::handle d_q, py::handle d_k, py::handle d_v, py::handle d_k_pool, py::handle d_v_pool,
-    py::handle d_scale, py::handle d_query_embedding, py::handle d_local_bias, py::handle d_pool_bias,
-    py::handle d_tokens, py::handle d_token_bias, GridArgument grid, GridArgument pool_grid, index_t window_size,
-    int threads, std::uintptr_t stream) {
+    py::handle d_out, py::handle out, py::handle log_sum_exp, py::handle q, py::handle k,
+    py::handle v, py::handle k_pool, py::handle v_pool, py::handle scale,
+    py::handle query_embedding, py::handle local_bias, py::handle pool_bias, py::handle row_map,
+    py::handle col_map, py::handle col_weights, py::handle tokens, py::handle token_bias,
+    py::handle d_q, py::handle d_k, py::handle d_v, py::handle d_k_pool, py::handle d_v_pool,
+    py::handle d_scale, py::handle d_query_embedding, py::handle d_local_bias,
+    py::handle d_pool_bias, py::handle d_tokens, py::handle d_token_bias, GridArgument grid,
+    GridArgument pool_grid, index_t window_size, int threads, std::uintptr_t stream) {
   Call call("aggregated_attention_backward");
   AggregatedAttentionBackwardParams p;
   p.in = read_inputs(call,
-                     {q, k, v, k_pool, v_pool, scale, query_embedding, local_bias, pool_bias, row_map, col_map,
-                      col_weights, tokens, token_bias},
+                     {q, k, v, k_pool, v_pool, scale, query_embedding, local_bias, pool_bias,
+                      row_map, col_map, col_weights, tokens, token_bias},
                      grid, pool_grid, window_size);
   const index_t batch = p.in.q.shape[0];
   const index_t length = p.in.q.shape[1];
@@ -135,15 +144,16 @@ void aggregated_attention_backward(
   p.d_k_pool = call.optional_activation<4>(d_k_pool, "d_k_pool", {batch, pooled, heads, channels});
   p.d_v_pool = call.optional_activation<4>(d_v_pool, "d_v_pool", {batch, pooled, heads, channels});
   p.d_scale = call.optional_parameter<1>(d_scale, "d_scale", {heads});
-  p.d_query_embedding = call.optional_parameter<2>(d_query_embedding, "d_query_embedding", {heads, channels});
+  p.d_query_embedding =
+      call.optional_parameter<2>(d_query_embedding, "d_query_embedding", {heads, channels});
   p.d_local_bias = call.optional_parameter<2>(d_local_bias, "d_local_bias", {heads, cells});
   p.d_tokens = call.optional_parameter<3>(d_tokens, "d_tokens", {heads, channels, cells});
   p.d_token_bias = call.optional_parameter<2>(d_token_bias, "d_token_bias", {heads, cells});
   if (!d_pool_bias.is_none()) {
     const View<3>& values = p.in.pool_bias.values;
     if (!values.present()) call.fail("d_pool_bias is wanted, but pool_bias is None");
-    p.d_pool_bias =
-        call.parameter<3>(d_pool_bias, "d_pool_bias", {values.shape[0], values.shape[1], values.shape[2]});
+    p.d_pool_bias = call.parameter<3>(d_pool_bias, "d_pool_bias",
+                                      {values.shape[0], values.shape[1], values.shape[2]});
     if (!compact(p.d_pool_bias)) call.fail("d_pool_bias must be contiguous");
   }
   call.run(threads, stream, p, cpu::aggregated_attention_backward);

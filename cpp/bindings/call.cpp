@@ -42,7 +42,8 @@ std::string shape_text(const Sizes* begin, const Sizes* end) {
 // The tensor in a capsule, or nullptr if it is none.
 const dlpack::Tensor* tensor_of(py::handle capsule) {
   if (PyCapsule_IsValid(capsule.ptr(), "dltensor")) {
-    return &static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"))->tensor;
+    return &static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"))
+                ->tensor;
   }
   if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned")) {
     auto* managed = static_cast<dlpack::ManagedTensorVersioned*>(
@@ -53,18 +54,21 @@ const dlpack::Tensor* tensor_of(py::handle capsule) {
   return nullptr;
 }
 
-// Stands for the data of tensors without elements, which may have none: an absent view is another thing.
+// Stands for the data of tensors without elements, which may have none: an absent view is another
+// thing.
 char no_elements;
 
 }  // namespace
 
-void Call::fail(const std::string& message) const { throw py::value_error(std::string(op_) + ": " + message); }
+void Call::fail(const std::string& message) const {
+  throw py::value_error(std::string(op_) + ": " + message);
+}
 
 Grid Call::grid(const GridArgument& grid, const char* name) const {
   constexpr index_t kLargest = index_t{1} << 31;
   if (grid.first < 1 || grid.second < 1 || grid.first > kLargest || grid.second > kLargest) {
-    fail(std::string(name) + " is (" + std::to_string(grid.first) + ", " + std::to_string(grid.second) +
-         "), needs two positive sizes");
+    fail(std::string(name) + " is (" + std::to_string(grid.first) + ", " +
+         std::to_string(grid.second) + "), needs two positive sizes");
   }
   return {grid.first, grid.second};
 }
@@ -86,27 +90,30 @@ void Call::check_dtype(const char* name, DType got, Kind kind) {
   if (got != needed) fail(std::string(name) + " is " + name_of(got) + ", needs " + name_of(needed));
 }
 
-void Call::read(py::handle capsule, const char* name, std::initializer_list<index_t> expected, Kind kind, int rank,
-                void** data, DType* dtype, index_t* shape, index_t* stride) {
+void Call::read(py::handle capsule, const char* name, std::initializer_list<index_t> expected,
+                Kind kind, int rank, void** data, DType* dtype, index_t* shape, index_t* stride) {
   const dlpack::Tensor* tensor = tensor_of(capsule);
   if (tensor == nullptr) {
     throw py::type_error(std::string(op_) + ": " + name + " is " + Py_TYPE(capsule.ptr())->tp_name +
                          ", needs a DLPack capsule");
   }
   if (!read_dtype(tensor->dtype, dtype)) {
-    fail(std::string(name) + " has element type (code " + std::to_string(tensor->dtype.code) + ", " +
-         std::to_string(tensor->dtype.bits) + " bits), needs float16, bfloat16, float32, float64 or int32");
+    fail(std::string(name) + " has element type (code " + std::to_string(tensor->dtype.code) +
+         ", " + std::to_string(tensor->dtype.bits) +
+         " bits), needs float16, bfloat16, float32, float64 or int32");
   }
   check_dtype(name, *dtype, kind);
 
   const dlpack::Device device = tensor->device;
   if (device.type != dlpack::kCpu && device.type != dlpack::kCuda) {
-    fail(std::string(name) + " is on DLPack device type " + std::to_string(device.type) + ", needs CPU (1) or CUDA (2)");
+    fail(std::string(name) + " is on DLPack device type " + std::to_string(device.type) +
+         ", needs CPU (1) or CUDA (2)");
   }
   if (!has_device_) {
     has_device_ = true;
     device_ = device;
-  } else if (device.type != device_.type || (device.type == dlpack::kCuda && device.index != device_.index)) {
+  } else if (device.type != device_.type ||
+             (device.type == dlpack::kCuda && device.index != device_.index)) {
     fail(std::string(name) + " is on another device than the first tensor");
   }
 
@@ -116,7 +123,8 @@ void Call::read(py::handle capsule, const char* name, std::initializer_list<inde
     matches = size == kAny || size == tensor->shape[i];
   }
   if (!matches) {
-    fail(std::string(name) + " has shape " + shape_text(tensor->shape, tensor->shape + tensor->rank) + ", needs " +
+    fail(std::string(name) + " has shape " +
+         shape_text(tensor->shape, tensor->shape + tensor->rank) + ", needs " +
          shape_text(expected.begin(), expected.end()));
   }
 

@@ -1,15 +1,16 @@
-// The arguments of one operator call from Python: DLPack capsules in, checked views out, and the run itself.
+// The arguments of one operator call from Python: DLPack capsules in, checked views out, and the
+// run itself.
 //
-// A capsule is only borrowed: it is neither renamed nor its deleter called. Python holds it during the call and
-// frees the tensor with it afterwards, so nothing can leak or be freed twice here.
+// A capsule is only borrowed: it is neither renamed nor its deleter called. Python holds it during
+// the call and frees the tensor with it afterwards, so nothing can leak or be freed twice here.
 #pragma once
-
-#include <pybind11/pybind11.h>
 
 #include <initializer_list>
 #include <string>
 #include <type_traits>
 #include <utility>
+
+#include <pybind11/pybind11.h>
 
 #include "bindings/dlpack.h"
 #include "transnext/tensor.h"
@@ -39,12 +40,14 @@ class Call {
 
   // Storage type T: the first activation says which, all others must have the same.
   template <int kRank>
-  View<kRank> activation(py::handle capsule, const char* name, std::initializer_list<index_t> shape) {
+  View<kRank> activation(py::handle capsule, const char* name,
+                         std::initializer_list<index_t> shape) {
     return view<kRank>(capsule, name, shape, Kind::kActivation);
   }
   // Compute type C(T): float64 if T is float64, else float32.
   template <int kRank>
-  View<kRank> parameter(py::handle capsule, const char* name, std::initializer_list<index_t> shape) {
+  View<kRank> parameter(py::handle capsule, const char* name,
+                        std::initializer_list<index_t> shape) {
     return view<kRank>(capsule, name, shape, Kind::kParameter);
   }
   template <int kRank>
@@ -53,11 +56,13 @@ class Call {
   }
   // The same for arguments that may be None, which gives an absent view.
   template <int kRank>
-  View<kRank> optional_activation(py::handle capsule, const char* name, std::initializer_list<index_t> shape) {
+  View<kRank> optional_activation(py::handle capsule, const char* name,
+                                  std::initializer_list<index_t> shape) {
     return capsule.is_none() ? View<kRank>{} : activation<kRank>(capsule, name, shape);
   }
   template <int kRank>
-  View<kRank> optional_parameter(py::handle capsule, const char* name, std::initializer_list<index_t> shape) {
+  View<kRank> optional_parameter(py::handle capsule, const char* name,
+                                 std::initializer_list<index_t> shape) {
     return capsule.is_none() ? View<kRank>{} : parameter<kRank>(capsule, name, shape);
   }
 
@@ -65,9 +70,11 @@ class Call {
   // Throws ValueError "<op>: <message>".
   [[noreturn]] void fail(const std::string& message) const;
 
-  // Runs the kernel of the tensors' device, without the GIL. CUDA kernels only enqueue work on `stream`.
+  // Runs the kernel of the tensors' device, without the GIL. CUDA kernels only enqueue work on
+  // `stream`.
   template <class Params>
-  void run(int threads, std::uintptr_t stream, const Params& params, void (*cpu_kernel)(const Params&, int),
+  void run(int threads, std::uintptr_t stream, const Params& params,
+           void (*cpu_kernel)(const Params&, int),
            [[maybe_unused]] std::common_type_t<CudaKernel<Params>> cuda_kernel = nullptr) const {
     if (device_.type == dlpack::kCpu) {
       py::gil_scoped_release release;
@@ -87,13 +94,15 @@ class Call {
   enum class Kind { kActivation, kParameter, kInt32 };
 
   template <int kRank>
-  View<kRank> view(py::handle capsule, const char* name, std::initializer_list<index_t> shape, Kind kind) {
+  View<kRank> view(py::handle capsule, const char* name, std::initializer_list<index_t> shape,
+                   Kind kind) {
     View<kRank> result;
-    read(capsule, name, shape, kind, kRank, &result.data, &result.dtype, result.shape, result.stride);
+    read(capsule, name, shape, kind, kRank, &result.data, &result.dtype, result.shape,
+         result.stride);
     return result;
   }
-  void read(py::handle capsule, const char* name, std::initializer_list<index_t> expected, Kind kind, int rank,
-            void** data, DType* dtype, index_t* shape, index_t* stride);
+  void read(py::handle capsule, const char* name, std::initializer_list<index_t> expected,
+            Kind kind, int rank, void** data, DType* dtype, index_t* shape, index_t* stride);
   void check_dtype(const char* name, DType got, Kind kind);
 
   const char* op_;

@@ -6,8 +6,8 @@
 namespace transnext::bindings {
 namespace {
 
-void conv_glu(py::handle x, py::handle weight, py::handle bias, py::handle out, GridArgument grid, int threads,
-              std::uintptr_t stream) {
+void conv_glu(py::handle x, py::handle weight, py::handle bias, py::handle out, GridArgument grid,
+              int threads, std::uintptr_t stream) {
   Call call("conv_glu");
   ConvGluParams p;
   p.grid = call.grid(grid, "grid");
@@ -19,9 +19,9 @@ void conv_glu(py::handle x, py::handle weight, py::handle bias, py::handle out, 
   call.run(threads, stream, p, cpu::conv_glu);
 }
 
-void conv_glu_backward(py::handle d_out, py::handle x, py::handle weight, py::handle bias, py::handle d_x,
-                       py::handle d_weight, py::handle d_bias, GridArgument grid, int threads,
-                       std::uintptr_t stream) {
+void conv_glu_backward(py::handle d_out, py::handle x, py::handle weight, py::handle bias,
+                       py::handle d_x, py::handle d_weight, py::handle d_bias, GridArgument grid,
+                       int threads, std::uintptr_t stream) {
   Call call("conv_glu_backward");
   ConvGluBackwardParams p;
   p.grid = call.grid(grid, "grid");
@@ -40,11 +40,11 @@ void conv_glu_backward(py::handle d_out, py::handle x, py::handle weight, py::ha
 }  // namespace
 
 void define_conv_glu(py::module_& m) {
-  m.def("conv_glu", &conv_glu, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("out"), py::arg("grid"),
+  m.def("conv_glu", &conv_glu, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("out"),
+        py::arg("grid"), py::arg("threads") = 1, py::arg("stream") = 0);
+  m.def("conv_glu_backward", &conv_glu_backward, py::arg("d_out"), py::arg("x"), py::arg("weight"),
+        py::arg("bias"), py::arg("d_x"), py::arg("d_weight"), py::arg("d_bias"), py::arg("grid"),
         py::arg("threads") = 1, py::arg("stream") = 0);
-  m.def("conv_glu_backward", &conv_glu_backward, py::arg("d_out"), py::arg("x"), py::arg("weight"), py::arg("bias"),
-        py::arg("d_x"), py::arg("d_weight"), py::arg("d_bias"), py::arg("grid"), py::arg("threads") = 1,
-        py::arg("stream") = 0);
 }
 
 }  // namespace transnext::bindings

@@ -1,5 +1,6 @@
-// The part of the DLPack binary interface that this library reads: how a tensor looks inside a capsule.
-// Layouts as DLPack fixes them for version 0.x ("dltensor") and 1.x ("dltensor_versioned").
+// The part of the DLPack binary interface that this library reads: how a tensor looks inside a
+// capsule. Layouts as DLPack fixes them for version 0.x ("dltensor") and 1.x
+// ("dltensor_versioned").
 #pragma once
 
 #include <cstdint>

@@ -2,6 +2,7 @@
 
 #include "bindings/call.h"
 #include "bindings/operators.h"
+#include "transnext/launch_plan.h"
 
 namespace transnext::bindings {
 namespace {
@@ -17,8 +18,8 @@ void gelu_pool(py::handle x, py::handle out, GridArgument grid, GridArgument poo
   call.run(threads, stream, p, cpu::gelu_pool, TRANSNEXT_CUDA_KERNEL(cuda::gelu_pool));
 }
 
-void gelu_pool_backward(py::handle d_out, py::handle x, py::handle d_x, GridArgument grid, GridArgument pool_grid,
-                        int threads, std::uintptr_t stream) {
+void gelu_pool_backward(py::handle d_out, py::handle x, py::handle d_x, GridArgument grid,
+                        GridArgument pool_grid, int threads, std::uintptr_t stream) {
   Call call("gelu_pool_backward");
   GeluPoolBackwardParams p;
   p.grid = call.grid(grid, "grid");
@@ -30,13 +31,35 @@ void gelu_pool_backward(py::handle d_out, py::handle x, py::handle d_x, GridArgu
            TRANSNEXT_CUDA_KERNEL(cuda::gelu_pool_backward));
 }
 
+// (grid, block, dynamic shared bytes) of the CUDA launch; needs no GPU and no CUDA build.
+py::tuple as_tuple(const LaunchPlan& plan) {
+  return py::make_tuple(py::make_tuple(plan.grid[0], plan.grid[1], plan.grid[2]),
+                        py::make_tuple(plan.block[0], plan.block[1], plan.block[2]),
+                        plan.shared_bytes);
+}
+
+py::tuple plan(index_t batch, index_t channels, GridArgument grid, GridArgument pool_grid) {
+  const Call call("gelu_pool_plan");
+  return as_tuple(
+      gelu_pool_plan(batch, channels, call.grid(grid, "grid"), call.grid(pool_grid, "pool_grid")));
+}
+
+py::tuple backward_plan(index_t batch, index_t channels, GridArgument grid) {
+  const Call call("gelu_pool_backward_plan");
+  return as_tuple(gelu_pool_backward_plan(batch, channels, call.grid(grid, "grid")));
+}
+
 }  // namespace
 
 void define_gelu_pool(py::module_& m) {
-  m.def("gelu_pool", &gelu_pool, py::arg("x"), py::arg("out"), py::arg("grid"), py::arg("pool_grid"),
-        py::arg("threads") = 1, py::arg("stream") = 0);
-  m.def("gelu_pool_backward", &gelu_pool_backward, py::arg("d_out"), py::arg("x"), py::arg("d_x"), py::arg("grid"),
+  m.def("gelu_pool", &gelu_pool, py::arg("x"), py::arg("out"), py::arg("grid"),
         py::arg("pool_grid"), py::arg("threads") = 1, py::arg("stream") = 0);
+  m.def("gelu_pool_backward", &gelu_pool_backward, py::arg("d_out"), py::arg("x"), py::arg("d_x"),
+        py::arg("grid"), py::arg("pool_grid"), py::arg("threads") = 1, py::arg("stream") = 0);
+  m.def("gelu_pool_plan", &plan, py::arg("batch"), py::arg("channels"), py::arg("grid"),
+        py::arg("pool_grid"));
+  m.def("gelu_pool_backward_plan", &backward_plan, py::arg("batch"), py::arg("channels"),
+        py::arg("grid"));
 }
 
 }  // namespace transnext::bindings

@@ -1,10 +1,12 @@
 // transnext_ops._cpp: the compiled operators, on DLPack capsules.
 //
-// Each operator takes its inputs and the outputs to fill, then sizes, the number of CPU threads and, for CUDA
-// tensors, the stream's handle as an integer. None stands for an absent input or a gradient not wanted.
+// Each operator takes its inputs and the outputs to fill, then sizes, the number of CPU threads
+// and, for CUDA tensors, the stream's handle as an integer. None stands for an absent input or a
+// gradient not wanted.
+#include <pybind11/stl.h>
+
 #include "bindings/operators.h"
 #include "cpu/dispatch.h"
-#include <pybind11/stl.h>
 
 namespace py = pybind11;
 
@@ -16,7 +18,8 @@ PYBIND11_MODULE(_cpp, m) {
 #else
   m.attr("cuda_architectures") = py::none();
 #endif
-  m.def("cpu_level", &transnext::cpu::level_name, "Name of the instruction set the CPU kernels run with.");
+  m.def("cpu_level", &transnext::cpu::level_name,
+        "Name of the instruction set the CPU kernels run with.");
   m.def("available_cpu_levels", &transnext::cpu::available_levels,
         "Names of the instruction sets this build has and this processor can run, slowest first.");
   m.def("set_cpu_level", &transnext::cpu::set_level, py::arg("name").none(true),

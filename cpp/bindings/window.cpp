@@ -12,13 +12,14 @@ constexpr index_t kLargestWindow = 4096;
 
 index_t cells_of(const Call& call, index_t window_size) {
   if (window_size < 1 || window_size > kLargestWindow) {
-    call.fail("window_size is " + std::to_string(window_size) + ", needs 1 to " + std::to_string(kLargestWindow));
+    call.fail("window_size is " + std::to_string(window_size) + ", needs 1 to " +
+              std::to_string(kLargestWindow));
   }
   return window_size * window_size;
 }
 
-void window_qk(py::handle q, py::handle k, py::handle bias, py::handle attn, GridArgument grid, index_t window_size,
-               int threads, std::uintptr_t stream) {
+void window_qk(py::handle q, py::handle k, py::handle bias, py::handle attn, GridArgument grid,
+               index_t window_size, int threads, std::uintptr_t stream) {
   Call call("window_qk");
   WindowQkParams p;
   p.grid = call.grid(grid, "grid");
@@ -32,9 +33,9 @@ void window_qk(py::handle q, py::handle k, py::handle bias, py::handle attn, Gri
   call.run(threads, stream, p, cpu::window_qk);
 }
 
-void window_qk_backward(py::handle d_attn, py::handle q, py::handle k, py::handle d_q, py::handle d_k,
-                        py::handle d_bias, GridArgument grid, index_t window_size, int threads,
-                        std::uintptr_t stream) {
+void window_qk_backward(py::handle d_attn, py::handle q, py::handle k, py::handle d_q,
+                        py::handle d_k, py::handle d_bias, GridArgument grid, index_t window_size,
+                        int threads, std::uintptr_t stream) {
   Call call("window_qk_backward");
   WindowQkBackwardParams p;
   p.grid = call.grid(grid, "grid");
@@ -50,8 +51,8 @@ void window_qk_backward(py::handle d_attn, py::handle q, py::handle k, py::handl
   call.run(threads, stream, p, cpu::window_qk_backward);
 }
 
-void window_av(py::handle attn, py::handle v, py::handle out, GridArgument grid, index_t window_size, int threads,
-               std::uintptr_t stream) {
+void window_av(py::handle attn, py::handle v, py::handle out, GridArgument grid,
+               index_t window_size, int threads, std::uintptr_t stream) {
   Call call("window_av");
   WindowAvParams p;
   p.grid = call.grid(grid, "grid");
@@ -64,8 +65,9 @@ void window_av(py::handle attn, py::handle v, py::handle out, GridArgument grid,
   call.run(threads, stream, p, cpu::window_av);
 }
 
-void window_av_backward(py::handle d_out, py::handle attn, py::handle v, py::handle d_attn, py::handle d_v,
-                        GridArgument grid, index_t window_size, int threads, std::uintptr_t stream) {
+void window_av_backward(py::handle d_out, py::handle attn, py::handle v, py::handle d_attn,
+                        py::handle d_v, GridArgument grid, index_t window_size, int threads,
+                        std::uintptr_t stream) {
   Call call("window_av_backward");
   WindowAvBackwardParams p;
   p.grid = call.grid(grid, "grid");

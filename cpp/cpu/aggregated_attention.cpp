@@ -1,18 +1,22 @@
 // aggregated_attention on the CPU, forward. The formulas are in transnext/aggregated_attention.h.
 //
-// Queries lie in the vector lanes, a block of two vectors at a time, so that the softmax and every sum over
-// channels or keys is lane by lane, without horizontal operations, for any head dim and any number of keys:
+// Queries lie in the vector lanes, a block of two vectors at a time, so that the softmax and every
+// sum over channels or keys is lane by lane, without horizontal operations, for any head dim and
+// any number of keys:
 //
-//   local logits    [L][block]   sum over c of qh[c] * kn[c + shift]       shifted loads (window_cells.h)
-//   pooled logits   [tile][block] = kpn [tile, d] * qh [d, block]          small matrix product (multiply.h)
-//   out             [d][block]  += vp^T [d, tile] * p [tile, block]        the same
+//   local logits    [L][block]   sum over c of qh[c] * kn[c + shift]       shifted loads
+//   (window_cells.h) pooled logits   [tile][block] = kpn [tile, d] * qh [d, block]          small
+//   matrix product (multiply.h) out             [d][block]  += vp^T [d, tile] * p [tile, block] the
+//   same
 //
-// The softmax is the online one: a running maximum, to which the sums so far are rescaled when a tile of pooled
-// keys exceeds it; the local logits set the first maximum. Nothing is kept per query and key but one tile.
+// The softmax is the online one: a running maximum, to which the sums so far are rescaled when a
+// tile of pooled keys exceeds it; the local logits set the first maximum. Nothing is kept per query
+// and key but one tile.
 //
-// Per query and head: 4 d (L + P) flops for the two products, L + P exponentials (20 flops each), and, in bytes,
-// q, k, v, out once (4 d sizeof(T)) plus the halo of k and v, (2 r W + ...) / panel of it. Pooled keys and values
-// stay in cache. At d = 24, L = 9, P = 49 that is 5.6 kflop and 400 bytes: bound by arithmetic.
+// Per query and head: 4 d (L + P) flops for the two products, L + P exponentials (20 flops each),
+// and, in bytes, q, k, v, out once (4 d sizeof(T)) plus the halo of k and v, (2 r W + ...) / panel
+// of it. Pooled keys and values stay in cache. At d = 24, L = 9, P = 49 that is 5.6 kflop and 400
+// bytes: bound by arithmetic.
 #include "transnext/aggregated_attention.h"
 
 #include "cpu/attention.h"
@@ -24,13 +28,15 @@ TRANSNEXT_BEGIN_LEVEL
 
 namespace {
 
-constexpr index_t kPanelBytes = 256 * 1024;  // aim for a task's panels of keys and values: about half an L2 cache
+constexpr index_t kPanelBytes =
+    256 * 1024;  // aim for a task's panels of keys and values: about half an L2 cache
 
 // Tokens per task: enough that the halo on both sides is a small part, few enough to stay in cache.
 template <class C>
 index_t panel_tokens(const AttentionSizes<C>& sizes) {
   const index_t halo = sizes.window.halo();
-  const index_t fitting = kPanelBytes / (2 * sizes.width * static_cast<index_t>(sizeof(C))) - 2 * halo;
+  const index_t fitting =
+      kPanelBytes / (2 * sizes.width * static_cast<index_t>(sizeof(C))) - 2 * halo;
   const index_t wanted = larger(fitting, larger(2 * halo, 4 * kBlock<C>));
   return round_up(smaller(wanted, sizes.tokens), kBlock<C>);
 }
@@ -38,15 +44,31 @@ index_t panel_tokens(const AttentionSizes<C>& sizes) {
 template <class C>
 class ForwardTask {
  public:
-  ForwardTask(const AggregatedAttentionParams& p, const AttentionSizes<C>& sizes, const PooledTokens<C>& pooled,
-              const LengthScale<C>& length_scale, index_t panel_length)
-      : p_(p), in_(p.in), sizes_(sizes), pooled_(pooled), length_scale_(length_scale),
-        local_(sizes.window.cells()), halo_(sizes.window.halo()),
+  ForwardTask(const AggregatedAttentionParams& p, const AttentionSizes<C>& sizes,
+              const PooledTokens<C>& pooled, const LengthScale<C>& length_scale,
+              index_t panel_length)
+      : p_(p),
+        in_(p.in),
+        sizes_(sizes),
+        pooled_(pooled),
+        length_scale_(length_scale),
+        local_(sizes.window.cells()),
+        halo_(sizes.window.halo()),
         stride_(local_ > 0 ? round_up(panel_length + 2 * halo_, kBlock<C>) + kBlock<C> : 0),
-        keys_(stride_ * sizes.width), values_(stride_ * sizes.width), rows_(kBlock<C> * sizes.width),
-        unit_query_(kBlock<C> * sizes.width), query_(kBlock<C> * sizes.width), out_(kBlock<C> * sizes.width),
-        tile_(kKeyTile * kBlock<C>), logits_(local_ * kBlock<C>), positional_(local_ * kBlock<C>), cells_(local_),
-        scaling_(kBlock<C>), norms_(kBlock<C>), inverse_norms_(stride_), bias_(in_.pool_bias, in_.grid, in_.pool_grid) {}
+        keys_(stride_ * sizes.width),
+        values_(stride_ * sizes.width),
+        rows_(kBlock<C> * sizes.width),
+        unit_query_(kBlock<C> * sizes.width),
+        query_(kBlock<C> * sizes.width),
+        out_(kBlock<C> * sizes.width),
+        tile_(kKeyTile * kBlock<C>),
+        logits_(local_ * kBlock<C>),
+        positional_(local_ * kBlock<C>),
+        cells_(local_),
+        scaling_(kBlock<C>),
+        norms_(kBlock<C>),
+        inverse_norms_(stride_),
+        bias_(in_.pool_bias, in_.grid, in_.pool_grid) {}
 
   void run(index_t batch, index_t head, index_t first, index_t count) {
     batch_ = batch;
@@ -54,11 +76,13 @@ class ForwardTask {
     if (local_ > 0) {
       const Panel<C> keys{keys_.data(), stride_, first - halo_};
       const Panel<C> values{values_.data(), stride_, first - halo_};
-      load_panel(token_major(in_.k, batch, head), sizes_.tokens, sizes_.width, keys, stride_, rows_.data(),
-                 inverse_norms_.data());
-      load_panel(token_major(in_.v, batch, head), sizes_.tokens, sizes_.width, values, stride_, rows_.data());
+      load_panel(token_major(in_.k, batch, head), sizes_.tokens, sizes_.width, keys, stride_,
+                 rows_.data(), inverse_norms_.data());
+      load_panel(token_major(in_.v, batch, head), sizes_.tokens, sizes_.width, values, stride_,
+                 rows_.data());
     }
-    for (index_t i = 0; i < count; i += kBlock<C>) block(first, first + i, smaller(kBlock<C>, count - i));
+    for (index_t i = 0; i < count; i += kBlock<C>)
+      block(first, first + i, smaller(kBlock<C>, count - i));
   }
 
  private:
@@ -78,11 +102,13 @@ class ForwardTask {
     store_rows(token_major(p_.out, batch_, head_), first, count, rows_.data(), sizes_.width);
     for (index_t lane = 0; lane < count; ++lane) {
       element<C>(p_.log_sum_exp, batch_, first + lane, head_) =
-          maximum_logit[lane / n][lane % n] + static_cast<C>(__builtin_log(static_cast<double>(sum[lane / n][lane % n])));
+          maximum_logit[lane / n][lane % n] +
+          static_cast<C>(__builtin_log(static_cast<double>(sum[lane / n][lane % n])));
     }
   }
 
-  // Below every logit but -infinity: a maximum that is never -infinity keeps exp(-infinity - maximum) defined.
+  // Below every logit but -infinity: a maximum that is never -infinity keeps exp(-infinity -
+  // maximum) defined.
   static constexpr C lowest() { return sizeof(C) == 8 ? C(-1.7e308) : C(-3.4e38f); }
 
   void load_queries(index_t first, index_t count) {
@@ -93,7 +119,8 @@ class ForwardTask {
     for (index_t lane = 0; lane < kWidth; ++lane)
       scaling_[lane] = scale * length_scale_(first + smaller(lane, count - 1));
     for (index_t c = 0; c < sizes_.channels; ++c) {
-      const C embedding = in_.query_embedding.present() ? element<const C>(in_.query_embedding, head_, c) : C(0);
+      const C embedding =
+          in_.query_embedding.present() ? element<const C>(in_.query_embedding, head_, c) : C(0);
       for (int v = 0; v < 2; ++v) {
         const auto unit = load<Vector<C>>(&unit_query_[c * kWidth + v * n]);
         store(&query_[c * kWidth + v * n], (unit + embedding) * load<Vector<C>>(&scaling_[v * n]));
@@ -102,17 +129,21 @@ class ForwardTask {
   }
 
   // Fills logits_ and raises the maximum. Returns the number of cells in cells_.
-  index_t local_logits(index_t panel_first, index_t first, index_t count, Vector<C> (&maximum_logit)[2]) {
-    const index_t active = active_cells(sizes_.window, first, count, Direction::kToCells, cells_.data());
+  index_t local_logits(index_t panel_first, index_t first, index_t count,
+                       Vector<C> (&maximum_logit)[2]) {
+    const index_t active =
+        active_cells(sizes_.window, first, count, Direction::kToCells, cells_.data());
     if (active == 0) return 0;
     const C* keys = keys_.data() + (first - panel_first + halo_);
-    correlate(sizes_.channels, query_.data(), kWidth, keys, stride_, cells_.data(), active, logits_.data());
+    correlate(sizes_.channels, query_.data(), kWidth, keys, stride_, cells_.data(), active,
+              logits_.data());
     for (index_t i = 0; i < active; ++i) {
       const index_t j = cells_[i].index;
       const C bias = in_.local_bias.present() ? element<const C>(in_.local_bias, head_, j) : C(0);
       for (int v = 0; v < 2; ++v) {
         const Vector<C> logit = load<Vector<C>>(&logits_[j * kWidth + v * n]) + bias;
-        const Vector<C> valid = cells_[i].valid[v] != 0 ? logit : broadcast<C>(-__builtin_huge_val());
+        const Vector<C> valid =
+            cells_[i].valid[v] != 0 ? logit : broadcast<C>(-__builtin_huge_val());
         store(&logits_[j * kWidth + v * n], valid);
         maximum_logit[v] = maximum(maximum_logit[v], valid);
       }
@@ -120,7 +151,8 @@ class ForwardTask {
     return active;
   }
 
-  void pooled_part(index_t first, index_t count, Vector<C> (&maximum_logit)[2], Vector<C> (&sum)[2]) {
+  void pooled_part(index_t first, index_t count, Vector<C> (&maximum_logit)[2],
+                   Vector<C> (&sum)[2]) {
     const C* keys = pooled_.keys(batch_, head_);
     const C* values = pooled_.values(batch_, head_);
     bias_.start(head_, first, count);
@@ -131,7 +163,8 @@ class ForwardTask {
       bias_.add_to(tile_.data(), key, tile);
       for (int v = 0; v < 2; ++v) {
         Vector<C> largest = maximum_logit[v];
-        for (index_t m = 0; m < tile; ++m) largest = maximum(largest, load<Vector<C>>(&tile_[m * kWidth + v * n]));
+        for (index_t m = 0; m < tile; ++m)
+          largest = maximum(largest, load<Vector<C>>(&tile_[m * kWidth + v * n]));
         rescale(v, exp<C>(maximum_logit[v] - largest), sum[v]);
         maximum_logit[v] = largest;
         for (index_t m = 0; m < tile; ++m) {
@@ -154,10 +187,11 @@ class ForwardTask {
       store(&out_[c * kWidth + v * n], load<Vector<C>>(&out_[c * kWidth + v * n]) * factor);
   }
 
-  // Divides the pooled sum by the softmax's denominator and adds the local values, weighted by a_j + q . tokens_j
+  // Divides the pooled sum by the softmax's denominator and adds the local values, weighted by a_j
+  // + q . tokens_j
   // + token_bias_j.
-  void local_part(index_t panel_first, index_t first, index_t active, const Vector<C> (&maximum_logit)[2],
-                  Vector<C> (&sum)[2]) {
+  void local_part(index_t panel_first, index_t first, index_t active,
+                  const Vector<C> (&maximum_logit)[2], Vector<C> (&sum)[2]) {
     for (index_t i = 0; i < active; ++i) {
       C* logit = &logits_[cells_[i].index * kWidth];
       for (int v = 0; v < 2; ++v) {
@@ -183,15 +217,17 @@ class ForwardTask {
 
   void add_positional_weights(index_t active) {
     if (in_.tokens.present()) {
-      multiply<C>(local_, sizes_.channels, kWidth,
-                  {&element<const C>(in_.tokens, head_, 0, 0), in_.tokens.stride[2], in_.tokens.stride[1]},
-                  {unit_query_.data(), kWidth}, {positional_.data(), kWidth}, false);
+      multiply<C>(
+          local_, sizes_.channels, kWidth,
+          {&element<const C>(in_.tokens, head_, 0, 0), in_.tokens.stride[2], in_.tokens.stride[1]},
+          {unit_query_.data(), kWidth}, {positional_.data(), kWidth}, false);
     }
     for (index_t i = 0; i < active; ++i) {
       const index_t j = cells_[i].index;
       const C bias = in_.token_bias.present() ? element<const C>(in_.token_bias, head_, j) : C(0);
       for (index_t lane = 0; lane < kWidth; ++lane)
-        logits_[j * kWidth + lane] += bias + (in_.tokens.present() ? positional_[j * kWidth + lane] : C(0));
+        logits_[j * kWidth + lane] +=
+            bias + (in_.tokens.present() ? positional_[j * kWidth + lane] : C(0));
     }
   }
 
@@ -200,9 +236,9 @@ class ForwardTask {
   const AttentionSizes<C>& sizes_;
   const PooledTokens<C>& pooled_;
   const LengthScale<C>& length_scale_;
-  index_t local_;   // L
-  index_t halo_;    // tokens of the panels before and after the task's own
-  index_t stride_;  // tokens in a panel
+  index_t local_;           // L
+  index_t halo_;            // tokens of the panels before and after the task's own
+  index_t stride_;          // tokens in a panel
   Scratch<C> keys_;         // [d][stride] normalised
   Scratch<C> values_;       // [d][stride]
   Scratch<C> rows_;         // [block][d]
@@ -232,7 +268,8 @@ void forward(const AggregatedAttentionParams& p, int threads) {
     const index_t pair = task / panels;
     const index_t first = task % panels * length;
     ForwardTask<C> runner(p, sizes, pooled, length_scale, length);
-    runner.run(pair / sizes.heads, pair % sizes.heads, first, smaller(length, sizes.tokens - first));
+    runner.run(pair / sizes.heads, pair % sizes.heads, first,
+               smaller(length, sizes.tokens - first));
   });
 }
 

@@ -1,30 +1,33 @@
-// aggregated_attention on the CPU, backward. With the forward's formulas, D_j = d_out . v(n + offset_j) and
-// D_m = d_out . vp(m) the gradients of the weights w_j and a_m, and t_j = qn . tokens_j + token_bias_j:
+// aggregated_attention on the CPU, backward. With the forward's formulas, D_j = d_out . v(n +
+// offset_j) and D_m = d_out . vp(m) the gradients of the weights w_j and a_m, and t_j = qn .
+// tokens_j + token_bias_j:
 //
 //   delta      = sum over all keys of a D = d_out . out - sum_j t_j D_j
 //   d_logit    = a (D - delta), local and pooled          a = exp(logit - log_sum_exp), recomputed
 //   d_qh       = sum_j d_l_j kn(n + offset_j) + sum_m d_p_m kpn(m)
 //   d_qn       = d_qh scale s(n) + sum_j D_j tokens_j     d_q through the normalisation
-//   d_kn(n')   = sum_j d_l_j(n' - offset_j) qh(n' - offset_j),  d_v(n') = sum_j w_j(n' - offset_j) d_out(n' - offset_j)
-//   d_kpn(m)   = sum_n d_p_m(n) qh(n),                          d_vp(m) = sum_n a_m(n) d_out(n)
-//   d_query_embedding = sum d_qh scale s,  d_scale = sum d_qh . (qn + query_embedding) s
-//   d_local_bias_j = sum d_l_j,  d_pool_bias = d_p,  d_tokens_j = sum D_j qn,  d_token_bias_j = sum D_j
+//   d_kn(n')   = sum_j d_l_j(n' - offset_j) qh(n' - offset_j),  d_v(n') = sum_j w_j(n' - offset_j)
+//   d_out(n' - offset_j) d_kpn(m)   = sum_n d_p_m(n) qh(n),                          d_vp(m) =
+//   sum_n a_m(n) d_out(n) d_query_embedding = sum d_qh scale s,  d_scale = sum d_qh . (qn +
+//   query_embedding) s d_local_bias_j = sum d_l_j,  d_pool_bias = d_p,  d_tokens_j = sum D_j qn,
+//   d_token_bias_j = sum D_j
 //
-// A task owns a stretch of tokens as queries and as keys. It computes d_l and w for its queries and for those within
-// a window's reach on both sides (they look at its keys), so that d_k and d_v are sums with one owner. Pooled and
-// parameter gradients are sums over all queries: partial sums per task, added in the tasks' order. So there are no
-// atomics, and results depend on the number of threads only, through the number of tasks.
+// A task owns a stretch of tokens as queries and as keys. It computes d_l and w for its queries and
+// for those within a window's reach on both sides (they look at its keys), so that d_k and d_v are
+// sums with one owner. Pooled and parameter gradients are sums over all queries: partial sums per
+// task, added in the tasks' order. So there are no atomics, and results depend on the number of
+// threads only, through the number of tasks.
 //
-// With 16-bit storage `out` is rounded, and d_out . out would carry that error into every d_logit; delta is then
-// summed over the keys instead, which needs the pooled weights once more.
+// With 16-bit storage `out` is rounded, and d_out . out would carry that error into every d_logit;
+// delta is then summed over the keys instead, which needs the pooled weights once more.
 //
-// Per query and head about 2.5 times the forward's flops (five products of 2 d (L + P) flops for two).
-#include "transnext/aggregated_attention.h"
-
+// Per query and head about 2.5 times the forward's flops (five products of 2 d (L + P) flops for
+// two).
 #include "cpu/attention.h"
 #include "cpu/kernels.h"
 #include "cpu/math.h"
 #include "cpu/thread_pool.h"
+#include "transnext/aggregated_attention.h"
 
 TRANSNEXT_BEGIN_LEVEL
 
@@ -37,18 +40,20 @@ constexpr index_t kTasksPerThread = 4;       // uneven cores then still finish t
 
 // How the work is cut: tasks are (head, range of images, range of stretches).
 struct Plan {
-  index_t stretch;       // tokens
-  index_t stretches;     // per image
-  index_t image_parts;   // ranges of images
-  index_t token_parts;   // ranges of stretches
+  index_t stretch;      // tokens
+  index_t stretches;    // per image
+  index_t image_parts;  // ranges of images
+  index_t token_parts;  // ranges of stretches
 
   template <class C>
   static Plan make(const Params& p, const AttentionSizes<C>& sizes, int threads) {
     Plan plan;
     const index_t halo = sizes.window.halo();
-    const index_t bytes = (4 * sizes.width + 2 * sizes.window.cells()) * static_cast<index_t>(sizeof(C));
+    const index_t bytes =
+        (4 * sizes.width + 2 * sizes.window.cells()) * static_cast<index_t>(sizeof(C));
     const index_t fitting = kPanelBytes / bytes - 3 * halo;
-    plan.stretch = round_up(smaller(larger(fitting, larger(2 * halo, 4 * kBlock<C>)), sizes.tokens), kBlock<C>);
+    plan.stretch = round_up(smaller(larger(fitting, larger(2 * halo, 4 * kBlock<C>)), sizes.tokens),
+                            kBlock<C>);
     plan.stretches = (sizes.tokens + plan.stretch - 1) / plan.stretch;
     const index_t wanted = (kTasksPerThread * threads + sizes.heads - 1) / sizes.heads;
     // A dense bias gradient is summed over images in place, so one task must see all images.
@@ -70,12 +75,12 @@ struct ParameterShare {
   C* data;
 
   index_t size() const { return kLanes<C> * (1 + width + 2 * local) + local * width + table; }
-  C* scale() const { return data; }                                                // [lanes]
-  C* query_embedding() const { return data + kLanes<C>; }                          // [d][lanes]
-  C* local_bias() const { return query_embedding() + width * kLanes<C>; }          // [L][lanes]
-  C* token_bias() const { return local_bias() + local * kLanes<C>; }               // [L][lanes]
-  C* tokens() const { return token_bias() + local * kLanes<C>; }                   // [L][d]
-  C* pool_bias() const { return tokens() + local * width; }                        // [R][S]
+  C* scale() const { return data; }                                        // [lanes]
+  C* query_embedding() const { return data + kLanes<C>; }                  // [d][lanes]
+  C* local_bias() const { return query_embedding() + width * kLanes<C>; }  // [L][lanes]
+  C* token_bias() const { return local_bias() + local * kLanes<C>; }       // [L][lanes]
+  C* tokens() const { return token_bias() + local * kLanes<C>; }           // [L][d]
+  C* pool_bias() const { return tokens() + local * width; }                // [R][S]
 };
 
 template <class C>
@@ -83,25 +88,48 @@ class BackwardTask {
  public:
   BackwardTask(const Params& p, const AttentionSizes<C>& sizes, const PooledTokens<C>& pooled,
                const LengthScale<C>& length_scale, const Plan& plan)
-      : p_(p), in_(p.in), sizes_(sizes), pooled_(pooled), length_scale_(length_scale),
-        local_(sizes.window.cells()), halo_(local_ > 0 ? sizes.window.halo() : 0),
-        key_gradients_(p.d_k.present() || p.d_v.present()), query_halo_(key_gradients_ ? halo_ : 0),
+      : p_(p),
+        in_(p.in),
+        sizes_(sizes),
+        pooled_(pooled),
+        length_scale_(length_scale),
+        local_(sizes.window.cells()),
+        halo_(local_ > 0 ? sizes.window.halo() : 0),
+        key_gradients_(p.d_k.present() || p.d_v.present()),
+        query_halo_(key_gradients_ ? halo_ : 0),
         exact_delta_(element_size(in_.q.dtype) == 2),
         query_stride_(round_up(plan.stretch + 2 * query_halo_, kBlock<C>) + kBlock<C>),
         key_stride_(local_ > 0 ? query_stride_ + round_up(2 * halo_, kBlock<C>) + kBlock<C> : 0),
-        keys_(key_stride_ * sizes.width), values_(key_stride_ * sizes.width), inverse_norms_(key_stride_),
-        query_(query_stride_ * sizes.width), d_out_(query_stride_ * sizes.width),
-        d_logits_(query_stride_ * local_), weights_(query_stride_ * local_), rows_(kBlock<C> * sizes.width),
-        query_rows_(kBlock<C> * sizes.width), unit_rows_(kBlock<C> * sizes.width),
-        d_out_rows_(kBlock<C> * sizes.width), unit_query_(kBlock<C> * sizes.width),
-        d_query_(kBlock<C> * sizes.width), probabilities_(local_ * kBlock<C>), d_weights_(local_ * kBlock<C>),
-        positional_(local_ * kBlock<C>), cells_(local_), tile_(kKeyTile * kBlock<C>), d_tile_(kKeyTile * kBlock<C>),
-        scaling_(kBlock<C>), lengths_(kBlock<C>), query_norms_(kBlock<C>), log_sum_exp_(kBlock<C>),
-        delta_(kBlock<C>), bias_(in_.pool_bias, in_.grid, in_.pool_grid) {}
+        keys_(key_stride_ * sizes.width),
+        values_(key_stride_ * sizes.width),
+        inverse_norms_(key_stride_),
+        query_(query_stride_ * sizes.width),
+        d_out_(query_stride_ * sizes.width),
+        d_logits_(query_stride_ * local_),
+        weights_(query_stride_ * local_),
+        rows_(kBlock<C> * sizes.width),
+        query_rows_(kBlock<C> * sizes.width),
+        unit_rows_(kBlock<C> * sizes.width),
+        d_out_rows_(kBlock<C> * sizes.width),
+        unit_query_(kBlock<C> * sizes.width),
+        d_query_(kBlock<C> * sizes.width),
+        probabilities_(local_ * kBlock<C>),
+        d_weights_(local_ * kBlock<C>),
+        positional_(local_ * kBlock<C>),
+        cells_(local_),
+        tile_(kKeyTile * kBlock<C>),
+        d_tile_(kKeyTile * kBlock<C>),
+        scaling_(kBlock<C>),
+        lengths_(kBlock<C>),
+        query_norms_(kBlock<C>),
+        log_sum_exp_(kBlock<C>),
+        delta_(kBlock<C>),
+        bias_(in_.pool_bias, in_.grid, in_.pool_grid) {}
 
-  // Adds to the pooled gradients ([P][d] each, of the normalised keys), and to the task's other shares.
-  void run(index_t batch, index_t head, index_t first, index_t count, const ParameterShare<C>& share,
-           C* d_pool_keys, C* d_pool_values) {
+  // Adds to the pooled gradients ([P][d] each, of the normalised keys), and to the task's other
+  // shares.
+  void run(index_t batch, index_t head, index_t first, index_t count,
+           const ParameterShare<C>& share, C* d_pool_keys, C* d_pool_values) {
     batch_ = batch;
     head_ = head;
     share_ = share;
@@ -111,7 +139,8 @@ class BackwardTask {
     key_first_ = query_first_ - halo_;
     if (local_ > 0) {
       load_panel(token_major(in_.k, batch, head), sizes_.tokens, sizes_.width,
-                 {keys_.data(), key_stride_, key_first_}, key_stride_, rows_.data(), inverse_norms_.data());
+                 {keys_.data(), key_stride_, key_first_}, key_stride_, rows_.data(),
+                 inverse_norms_.data());
       load_panel(token_major(in_.v, batch, head), sizes_.tokens, sizes_.width,
                  {values_.data(), key_stride_, key_first_}, key_stride_, rows_.data());
     }
@@ -123,7 +152,8 @@ class BackwardTask {
     }
     query_blocks(first, first + count, true);
     if (key_gradients_) {
-      for (index_t i = first; i < first + count; i += kWidth) key_block(i, smaller(kWidth, first + count - i));
+      for (index_t i = first; i < first + count; i += kWidth)
+        key_block(i, smaller(kWidth, first + count - i));
     }
   }
 
@@ -144,8 +174,12 @@ class BackwardTask {
 
   C* query_at(index_t first) { return query_.data() + (first - query_first_); }
   C* d_out_at(index_t first) { return d_out_.data() + (first - query_first_); }
-  C* d_logits_at(index_t first, index_t j) { return &d_logits_[j * query_stride_ + (first - query_first_)]; }
-  C* weights_at(index_t first, index_t j) { return &weights_[j * query_stride_ + (first - query_first_)]; }
+  C* d_logits_at(index_t first, index_t j) {
+    return &d_logits_[j * query_stride_ + (first - query_first_)];
+  }
+  C* weights_at(index_t first, index_t j) {
+    return &weights_[j * query_stride_ + (first - query_first_)];
+  }
 
   void load_queries(index_t first, index_t count) {
     const index_t width = sizes_.width;
@@ -157,49 +191,59 @@ class BackwardTask {
       lengths_[lane] = length_scale_(first + smaller(lane, count - 1));
       scaling_[lane] = scale * lengths_[lane];
       // exp(logit - infinity): lanes beyond the stretch have no weights and so no gradients.
-      log_sum_exp_[lane] = lane < count ? element<const C>(p_.log_sum_exp, batch_, first + lane, head_)
-                                        : static_cast<C>(__builtin_huge_val());
+      log_sum_exp_[lane] = lane < count
+                               ? element<const C>(p_.log_sum_exp, batch_, first + lane, head_)
+                               : static_cast<C>(__builtin_huge_val());
     }
-    for (index_t c = 0; c < sizes_.channels; ++c) {
+    for (index_t c = 0; c < width; ++c) {
       for (int v = 0; v < 2; ++v) {
         const auto unit = load<Vector<C>>(&unit_query_[c * kWidth + v * n]);
-        store(query_at(first) + c * query_stride_ + v * n, (unit + embedding(c)) * load<Vector<C>>(&scaling_[v * n]));
+        store(query_at(first) + c * query_stride_ + v * n,
+              (unit + embedding(c)) * load<Vector<C>>(&scaling_[v * n]));
       }
     }
-    load_rows(token_major(p_.d_out, batch_, head_), first, count, kWidth, d_out_rows_.data(), width);
+    load_rows(token_major(p_.d_out, batch_, head_), first, count, kWidth, d_out_rows_.data(),
+              width);
     transpose(d_out_rows_.data(), width, kWidth, width, d_out_at(first), query_stride_);
   }
 
   C embedding(index_t c) const {
-    return in_.query_embedding.present() ? element<const C>(in_.query_embedding, head_, c) : C(0);
+    const bool given = in_.query_embedding.present() && c < sizes_.channels;
+    return given ? element<const C>(in_.query_embedding, head_, c) : C(0);
   }
 
-  // For the block's cells: probabilities a_j, gradients D_j of the weights, positional terms t_j and weights w_j.
+  // For the block's cells: probabilities a_j, gradients D_j of the weights, positional terms t_j
+  // and weights w_j.
   index_t local_weights(index_t first, index_t count) {
-    const index_t active = active_cells(sizes_.window, first, count, Direction::kToCells, cells_.data());
+    const index_t active =
+        active_cells(sizes_.window, first, count, Direction::kToCells, cells_.data());
     if (active == 0) return 0;
     d_weights_.zero();
     const index_t at = first - key_first_;
-    correlate(sizes_.channels, query_at(first), query_stride_, keys_.data() + at, key_stride_, cells_.data(), active,
-              probabilities_.data());
-    correlate(sizes_.channels, d_out_at(first), query_stride_, values_.data() + at, key_stride_, cells_.data(),
-              active, d_weights_.data());
+    correlate(sizes_.channels, query_at(first), query_stride_, keys_.data() + at, key_stride_,
+              cells_.data(), active, probabilities_.data());
+    correlate(sizes_.channels, d_out_at(first), query_stride_, values_.data() + at, key_stride_,
+              cells_.data(), active, d_weights_.data());
     if (in_.tokens.present()) {
-      multiply<C>(local_, sizes_.channels, kWidth,
-                  {&element<const C>(in_.tokens, head_, 0, 0), in_.tokens.stride[2], in_.tokens.stride[1]},
-                  {unit_query_.data(), kWidth}, {positional_.data(), kWidth}, false);
+      multiply<C>(
+          local_, sizes_.channels, kWidth,
+          {&element<const C>(in_.tokens, head_, 0, 0), in_.tokens.stride[2], in_.tokens.stride[1]},
+          {unit_query_.data(), kWidth}, {positional_.data(), kWidth}, false);
     } else {
       positional_.zero();
     }
     for (index_t i = 0; i < active; ++i) {
       const index_t j = cells_[i].index;
-      const C local_bias = in_.local_bias.present() ? element<const C>(in_.local_bias, head_, j) : C(0);
-      const C token_bias = in_.token_bias.present() ? element<const C>(in_.token_bias, head_, j) : C(0);
+      const C local_bias =
+          in_.local_bias.present() ? element<const C>(in_.local_bias, head_, j) : C(0);
+      const C token_bias =
+          in_.token_bias.present() ? element<const C>(in_.token_bias, head_, j) : C(0);
       for (int v = 0; v < 2; ++v) {
         const index_t lane = j * kWidth + v * n;
         const Mask<C> valid = cells_[i].valid[v];
         const auto logit = load<Vector<C>>(&probabilities_[lane]) + local_bias;
-        const auto probability = masked<C>(exp<C>(logit - load<Vector<C>>(&log_sum_exp_[v * n])), valid);
+        const auto probability =
+            masked<C>(exp<C>(logit - load<Vector<C>>(&log_sum_exp_[v * n])), valid);
         const auto positional = load<Vector<C>>(&positional_[lane]) + token_bias;
         store(&probabilities_[lane], probability);
         store(&positional_[lane], positional);
@@ -252,8 +296,9 @@ class BackwardTask {
       const index_t j = cells_[i].index;
       for (int v = 0; v < 2; ++v) {
         const index_t lane = j * kWidth + v * n;
-        const Vector<C> gradient = load<Vector<C>>(&probabilities_[lane]) *
-                                   (load<Vector<C>>(&d_weights_[lane]) - load<Vector<C>>(&delta_[v * n]));
+        const Vector<C> gradient =
+            load<Vector<C>>(&probabilities_[lane]) *
+            (load<Vector<C>>(&d_weights_[lane]) - load<Vector<C>>(&delta_[v * n]));
         store(d_logits_at(first, j) + v * n, gradient);
       }
     }
@@ -262,10 +307,12 @@ class BackwardTask {
   // tile_ = probabilities of the pooled keys from `key` on, d_tile_ = their gradients D_m.
   void pooled_tile(index_t first, index_t key, index_t keys) {
     const index_t width = sizes_.width;
-    multiply<C>(keys, sizes_.channels, kWidth, {pooled_.keys(batch_, head_) + key * width, width, 1},
+    multiply<C>(keys, sizes_.channels, kWidth,
+                {pooled_.keys(batch_, head_) + key * width, width, 1},
                 {query_at(first), query_stride_}, {tile_.data(), kWidth}, false);
     bias_.add_to(tile_.data(), key, keys);
-    multiply<C>(keys, sizes_.channels, kWidth, {pooled_.values(batch_, head_) + key * width, width, 1},
+    multiply<C>(keys, sizes_.channels, kWidth,
+                {pooled_.values(batch_, head_) + key * width, width, 1},
                 {d_out_at(first), query_stride_}, {d_tile_.data(), kWidth}, false);
     for (int v = 0; v < 2; ++v) {
       const auto log_sum_exp = load<Vector<C>>(&log_sum_exp_[v * n]);
@@ -299,11 +346,13 @@ class BackwardTask {
         const auto delta = load<Vector<C>>(&delta_[v * n]);
         for (index_t m = 0; m < keys; ++m) {
           const index_t at = m * kWidth + v * n;
-          store(&d_tile_[at], load<Vector<C>>(&tile_[at]) * (load<Vector<C>>(&d_tile_[at]) - delta));
+          store(&d_tile_[at],
+                load<Vector<C>>(&tile_[at]) * (load<Vector<C>>(&d_tile_[at]) - delta));
         }
       }
-      multiply<C>(sizes_.channels, keys, kWidth, {pooled_.keys(batch_, head_) + key * width, 1, width},
-                  {d_tile_.data(), kWidth}, {d_query_.data(), kWidth}, true);
+      multiply<C>(sizes_.channels, keys, kWidth,
+                  {pooled_.keys(batch_, head_) + key * width, 1, width}, {d_tile_.data(), kWidth},
+                  {d_query_.data(), kWidth}, true);
       if (d_pool_keys_ != nullptr) {
         multiply<C>(keys, kWidth, width, {d_tile_.data(), kWidth, 1}, {query_rows_.data(), width},
                     {d_pool_keys_ + key * width, width}, true);
@@ -341,8 +390,8 @@ class BackwardTask {
       }
     }
     if (p_.d_tokens.present() && active > 0) {
-      multiply<C>(local_, kWidth, sizes_.width, {d_weights_.data(), kWidth, 1}, {unit_rows_.data(), sizes_.width},
-                  {share_.tokens(), sizes_.width}, true);
+      multiply<C>(local_, kWidth, sizes_.width, {d_weights_.data(), kWidth, 1},
+                  {unit_rows_.data(), sizes_.width}, {share_.tokens(), sizes_.width}, true);
     }
   }
 
@@ -357,7 +406,8 @@ class BackwardTask {
         Vector<C> gradient = load<Vector<C>>(at) * scaling;
         for (index_t i = 0; in_.tokens.present() && i < active; ++i) {
           const index_t j = cells_[i].index;
-          gradient += element<const C>(in_.tokens, head_, c, j) * load<Vector<C>>(&d_weights_[j * kWidth + v * n]);
+          gradient += element<const C>(in_.tokens, head_, c, j) *
+                      load<Vector<C>>(&d_weights_[j * kWidth + v * n]);
         }
         store(at, gradient);
         along += gradient * load<Vector<C>>(&unit_query_[c * kWidth + v * n]);
@@ -375,29 +425,32 @@ class BackwardTask {
 
   // d_k and d_v of the task's own tokens, from the queries that look at them.
   void key_block(index_t first, index_t count) {
-    const index_t active = active_cells(sizes_.window, first, count, Direction::kToQueries, cells_.data());
+    const index_t active =
+        active_cells(sizes_.window, first, count, Direction::kToQueries, cells_.data());
     Scratch<C>& gradient = d_query_;
     if (p_.d_v.present()) {
       gradient.zero();
-      gather<true>(sizes_.channels, cells_.data(), active, weights_at(first, 0), query_stride_, d_out_at(first),
-                   query_stride_, gradient.data(), kWidth);
+      gather<true>(sizes_.channels, cells_.data(), active, weights_at(first, 0), query_stride_,
+                   d_out_at(first), query_stride_, gradient.data(), kWidth);
       transpose(gradient.data(), kWidth, sizes_.width, kWidth, rows_.data(), sizes_.width);
       store_rows(token_major(p_.d_v, batch_, head_), first, count, rows_.data(), sizes_.width);
     }
     if (!p_.d_k.present()) return;
     gradient.zero();
-    gather<true>(sizes_.channels, cells_.data(), active, d_logits_at(first, 0), query_stride_, query_at(first),
-                 query_stride_, gradient.data(), kWidth);
+    gather<true>(sizes_.channels, cells_.data(), active, d_logits_at(first, 0), query_stride_,
+                 query_at(first), query_stride_, gradient.data(), kWidth);
     const C* unit = keys_.data() + (first - key_first_);
     for (int v = 0; v < 2; ++v) {
       const auto inverse_norm = load<Vector<C>>(&inverse_norms_[first - key_first_ + v * n]);
       Vector<C> along{};
       for (index_t c = 0; c < sizes_.channels; ++c)
-        along += load<Vector<C>>(&gradient[c * kWidth + v * n]) * load<Vector<C>>(unit + c * key_stride_ + v * n);
+        along += load<Vector<C>>(&gradient[c * kWidth + v * n]) *
+                 load<Vector<C>>(unit + c * key_stride_ + v * n);
       along *= direction_only<C>(inverse_norm);
       for (index_t c = 0; c < sizes_.channels; ++c) {
         C* at = &gradient[c * kWidth + v * n];
-        store(at, (load<Vector<C>>(at) - load<Vector<C>>(unit + c * key_stride_ + v * n) * along) * inverse_norm);
+        store(at, (load<Vector<C>>(at) - load<Vector<C>>(unit + c * key_stride_ + v * n) * along) *
+                      inverse_norm);
       }
     }
     transpose(gradient.data(), kWidth, sizes_.width, kWidth, rows_.data(), sizes_.width);
@@ -409,41 +462,41 @@ class BackwardTask {
   const AttentionSizes<C>& sizes_;
   const PooledTokens<C>& pooled_;
   const LengthScale<C>& length_scale_;
-  index_t local_;          // L
-  index_t halo_;           // a window's reach, in tokens
+  index_t local_;  // L
+  index_t halo_;   // a window's reach, in tokens
   bool key_gradients_;
-  index_t query_halo_;     // queries before and after the task's own
+  index_t query_halo_;  // queries before and after the task's own
   bool exact_delta_;
-  index_t query_stride_;   // tokens in the panels of queries
-  index_t key_stride_;     // tokens in the panels of keys
-  Scratch<C> keys_;            // [d][key_stride] normalised
-  Scratch<C> values_;          // [d][key_stride]
-  Scratch<C> inverse_norms_;   // [key_stride]
-  Scratch<C> query_;           // [d][query_stride] qh
-  Scratch<C> d_out_;           // [d][query_stride]
-  Scratch<C> d_logits_;        // [L][query_stride]
-  Scratch<C> weights_;         // [L][query_stride] w_j
-  Scratch<C> rows_;            // [block][d]
-  Scratch<C> query_rows_;      // [block][d] qh
-  Scratch<C> unit_rows_;       // [block][d] qn
-  Scratch<C> d_out_rows_;      // [block][d]
-  Scratch<C> unit_query_;      // [d][block] qn
-  Scratch<C> d_query_;         // [d][block] d_qh, d_qn, d_q in turn; d_v and d_k of a block
-  Scratch<C> probabilities_;   // [L][block] a_j
-  Scratch<C> d_weights_;       // [L][block] D_j
-  Scratch<C> positional_;      // [L][block] t_j
-  Scratch<Cell<C>> cells_;     // [L]
-  Scratch<C> tile_;            // [tile][block] a_m
-  Scratch<C> d_tile_;          // [tile][block] D_m, then d_p_m
-  Scratch<C> scaling_;         // [block] scale s(n)
-  Scratch<C> lengths_;         // [block] s(n)
-  Scratch<C> query_norms_;     // [block] inverse norms
-  Scratch<C> log_sum_exp_;     // [block]
-  Scratch<C> delta_;           // [block]
+  index_t query_stride_;      // tokens in the panels of queries
+  index_t key_stride_;        // tokens in the panels of keys
+  Scratch<C> keys_;           // [d][key_stride] normalised
+  Scratch<C> values_;         // [d][key_stride]
+  Scratch<C> inverse_norms_;  // [key_stride]
+  Scratch<C> query_;          // [d][query_stride] qh
+  Scratch<C> d_out_;          // [d][query_stride]
+  Scratch<C> d_logits_;       // [L][query_stride]
+  Scratch<C> weights_;        // [L][query_stride] w_j
+  Scratch<C> rows_;           // [block][d]
+  Scratch<C> query_rows_;     // [block][d] qh
+  Scratch<C> unit_rows_;      // [block][d] qn
+  Scratch<C> d_out_rows_;     // [block][d]
+  Scratch<C> unit_query_;     // [d][block] qn
+  Scratch<C> d_query_;        // [d][block] d_qh, d_qn, d_q in turn; d_v and d_k of a block
+  Scratch<C> probabilities_;  // [L][block] a_j
+  Scratch<C> d_weights_;      // [L][block] D_j
+  Scratch<C> positional_;     // [L][block] t_j
+  Scratch<Cell<C>> cells_;    // [L]
+  Scratch<C> tile_;           // [tile][block] a_m
+  Scratch<C> d_tile_;         // [tile][block] D_m, then d_p_m
+  Scratch<C> scaling_;        // [block] scale s(n)
+  Scratch<C> lengths_;        // [block] s(n)
+  Scratch<C> query_norms_;    // [block] inverse norms
+  Scratch<C> log_sum_exp_;    // [block]
+  Scratch<C> delta_;          // [block]
   BlockBias<C> bias_;
   index_t batch_ = 0;
   index_t head_ = 0;
-  index_t query_first_ = 0;    // first token of the panels of queries; negative at an image's start
+  index_t query_first_ = 0;  // first token of the panels of queries; negative at an image's start
   index_t key_first_ = 0;
   ParameterShare<C> share_{};
   C* d_pool_keys_ = nullptr;
@@ -452,31 +505,38 @@ class BackwardTask {
 
 // Sums a head's shares in the order of the tasks and writes the parameter gradients.
 template <class C>
-void write_parameter_gradients(const Params& p, const AttentionSizes<C>& sizes, const Plan& plan, index_t head,
-                               ParameterShare<C> share) {
+void write_parameter_gradients(const Params& p, const AttentionSizes<C>& sizes, const Plan& plan,
+                               index_t head, ParameterShare<C> share) {
   const index_t size = share.size();
   C* total = share.data + head * plan.parts() * size;
   for (index_t part = 1; part < plan.parts(); ++part) {
     for (index_t i = 0; i < size; ++i) total[i] += total[part * size + i];
   }
   share.data = total;
-  const auto sum_at = [](const C* lanes, index_t i) { return sum_lanes<C>(load<Vector<C>>(lanes + i * kLanes<C>)); };
+  const auto sum_at = [](const C* lanes, index_t i) {
+    return sum_lanes<C>(load<Vector<C>>(lanes + i * kLanes<C>));
+  };
   if (p.d_scale.present()) element<C>(p.d_scale, head) = sum_at(share.scale(), 0);
   for (index_t c = 0; c < sizes.channels && p.d_query_embedding.present(); ++c)
     element<C>(p.d_query_embedding, head, c) = sum_at(share.query_embedding(), c);
   for (index_t j = 0; j < share.local; ++j) {
-    if (p.d_local_bias.present()) element<C>(p.d_local_bias, head, j) = sum_at(share.local_bias(), j);
-    if (p.d_token_bias.present()) element<C>(p.d_token_bias, head, j) = sum_at(share.token_bias(), j);
+    if (p.d_local_bias.present())
+      element<C>(p.d_local_bias, head, j) = sum_at(share.local_bias(), j);
+    if (p.d_token_bias.present())
+      element<C>(p.d_token_bias, head, j) = sum_at(share.token_bias(), j);
     for (index_t c = 0; c < sizes.channels && p.d_tokens.present(); ++c)
       element<C>(p.d_tokens, head, c, j) = share.tokens()[j * share.width + c];
   }
-  for (index_t i = 0; i < share.table; ++i) (&element<C>(p.d_pool_bias, head, 0, 0))[i] = share.pool_bias()[i];
+  for (index_t i = 0; i < share.table; ++i)
+    (&element<C>(p.d_pool_bias, head, 0, 0))[i] = share.pool_bias()[i];
 }
 
-// Sums one image's and head's pooled gradients over the token parts and writes d_k_pool and d_v_pool.
+// Sums one image's and head's pooled gradients over the token parts and writes d_k_pool and
+// d_v_pool.
 template <class C>
 void write_pooled_gradients(const Params& p, const AttentionSizes<C>& sizes, const Plan& plan,
-                            const PooledTokens<C>& pooled, index_t batch, index_t head, C* partials) {
+                            const PooledTokens<C>& pooled, index_t batch, index_t head,
+                            C* partials) {
   const index_t size = sizes.pooled * sizes.width;
   for (index_t part = 1; part < plan.token_parts; ++part) {
     for (index_t i = 0; i < 2 * size; ++i) partials[i] += partials[part * 2 * size + i];
@@ -493,7 +553,8 @@ void write_pooled_gradients(const Params& p, const AttentionSizes<C>& sizes, con
     for (index_t c = 0; c < sizes.width; c += kLanes<C>)
       along += load<Vector<C>>(gradient + c) * load<Vector<C>>(unit + c);
     const C direction = direction_only<C>(broadcast<C>(inverse_norm))[0] * sum_lanes<C>(along);
-    for (index_t c = 0; c < sizes.width; ++c) gradient[c] = (gradient[c] - unit[c] * direction) * inverse_norm;
+    for (index_t c = 0; c < sizes.width; ++c)
+      gradient[c] = (gradient[c] - unit[c] * direction) * inverse_norm;
   }
   store_rows(token_major(p.d_k_pool, batch, head), 0, sizes.pooled, partials, sizes.width);
 }
@@ -507,7 +568,8 @@ void backward(const Params& p, int threads) {
 
   const bool table_gradient = p.d_pool_bias.present() && p.in.pool_bias.table();
   ParameterShare<C> share{sizes.width, sizes.window.cells(),
-                          table_gradient ? p.d_pool_bias.shape[1] * p.d_pool_bias.shape[2] : 0, nullptr};
+                          table_gradient ? p.d_pool_bias.shape[1] * p.d_pool_bias.shape[2] : 0,
+                          nullptr};
   Scratch<C> shares(sizes.heads * plan.parts() * share.size());
   shares.zero();
   share.data = shares.data();
@@ -530,7 +592,8 @@ void backward(const Params& p, int threads) {
     BackwardTask<C> runner(p, sizes, pooled, length_scale, plan);
     for (index_t batch = sizes.batches * image_part / plan.image_parts;
          batch < sizes.batches * (image_part + 1) / plan.image_parts; ++batch) {
-      C* partial = &pooled_partials[((batch * sizes.heads + head) * plan.token_parts + token_part) * pooled_size];
+      C* partial = &pooled_partials[((batch * sizes.heads + head) * plan.token_parts + token_part) *
+                                    pooled_size];
       for (index_t i = plan.stretches * token_part / plan.token_parts;
            i < plan.stretches * (token_part + 1) / plan.token_parts; ++i) {
         const index_t first = i * plan.stretch;
@@ -541,7 +604,8 @@ void backward(const Params& p, int threads) {
     }
   });
 
-  parallel_for(sizes.heads, threads, [&](index_t head) { write_parameter_gradients<C>(p, sizes, plan, head, share); });
+  parallel_for(sizes.heads, threads,
+               [&](index_t head) { write_parameter_gradients<C>(p, sizes, plan, head, share); });
   parallel_for(sizes.batches * sizes.heads, threads, [&](index_t pair) {
     write_pooled_gradients<C>(p, sizes, plan, pooled, pair / sizes.heads, pair % sizes.heads,
                               &pooled_partials[pair * plan.token_parts * pooled_size]);

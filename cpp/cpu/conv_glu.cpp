@@ -1,15 +1,18 @@
 // conv_glu on the CPU.
 //
-//   u = bias + sum over taps t of weight[c, t] a[n + offset_t, c];   out = GELU(u) g;   (a, g) = halves of x
+//   u = bias + sum over taps t of weight[c, t] a[n + offset_t, c];   out = GELU(u) g;   (a, g) =
+//   halves of x
 //
 // Backward, with D = d_out:
 //   d_g = D GELU(u);   d_u = D g GELU'(u)
-//   d_a[n] = sum_t weight[c, t] d_u[n - offset_t];   d_weight[c, t] = sum_n d_u[n] a[n + offset_t];   d_bias = sum_n d_u
+//   d_a[n] = sum_t weight[c, t] d_u[n - offset_t];   d_weight[c, t] = sum_n d_u[n] a[n + offset_t];
+//   d_bias = sum_n d_u
 //
-// Channels lie in the vector lanes. Forward: 9 products and a GELU (about 60 flops) for 3 sizeof(T) bytes moved
-// per output (a, g, out; a's neighbours come from cache). The backward recomputes u instead of having saved it:
-// a task owns a band of rows of one image and some channels, computes d_u there and one row beyond, and gathers
-// d_a from it. Weight gradients are one partial sum per band, added in the bands' order.
+// Channels lie in the vector lanes. Forward: 9 products and a GELU (about 60 flops) for 3 sizeof(T)
+// bytes moved per output (a, g, out; a's neighbours come from cache). The backward recomputes u
+// instead of having saved it: a task owns a band of rows of one image and some channels, computes
+// d_u there and one row beyond, and gathers d_a from it. Weight gradients are one partial sum per
+// band, added in the bands' order.
 #include "transnext/conv_glu.h"
 
 #include "cpu/convert.h"
@@ -25,8 +28,8 @@ TRANSNEXT_BEGIN_LEVEL
 namespace {
 
 constexpr int kTaps = 9;
-constexpr index_t kBandRows = 8;                  // owned rows of a backward task: two more are recomputed
-constexpr index_t kBandBytes = 128 * 1024;        // aim for its d_u, so that it stays in the L2 cache
+constexpr index_t kBandRows = 8;  // owned rows of a backward task: two more are recomputed
+constexpr index_t kBandBytes = 128 * 1024;  // aim for its d_u, so that it stays in the L2 cache
 constexpr index_t kMaxBandVectors = 8;
 
 // The weights tap-major and the bias, padded with zeros to whole vectors.
@@ -34,14 +37,17 @@ template <class C>
 class Weights {
  public:
   Weights(const View<4>& weight, const View<1>& bias)
-      : channels_(weight.shape[0]), padded_(round_up(channels_, kLanes<C>)), taps_((kTaps + 1) * padded_),
+      : channels_(weight.shape[0]),
+        padded_(round_up(channels_, kLanes<C>)),
+        taps_((kTaps + 1) * padded_),
         flipped_(kTaps * padded_) {
     taps_.zero();
     flipped_.zero();
     for (index_t c = 0; c < channels_; ++c) {
       for (int t = 0; t < kTaps; ++t) {
-        const C value = static_cast<const C*>(
-            weight.data)[c * weight.stride[0] + (t / 3) * weight.stride[2] + (t % 3) * weight.stride[3]];
+        const C value =
+            static_cast<const C*>(weight.data)[c * weight.stride[0] + (t / 3) * weight.stride[2] +
+                                               (t % 3) * weight.stride[3]];
         taps_[t * padded_ + c] = value;
         flipped_[(kTaps - 1 - t) * padded_ + c] = value;
       }
@@ -64,7 +70,8 @@ class Weights {
 
 // Image `batch` of a [B, N, channels...] tensor, `channels` of it from channel `first` on.
 template <class T>
-Rows<T> image_rows(const View<3>& tensor, Grid grid, index_t batch, index_t first, index_t channels) {
+Rows<T> image_rows(const View<3>& tensor, Grid grid, index_t batch, index_t first,
+                   index_t channels) {
   return {static_cast<const T*>(tensor.data) + batch * tensor.stride[0] + first * tensor.stride[2],
           0,
           grid.width * tensor.stride[1],
@@ -83,7 +90,8 @@ void forward_row(const ConvGluParams& p, const Weights<C>& weights, index_t batc
   const index_t hidden = p.out.shape[2];
   const Rows<T> a = image_rows<T>(p.x, p.grid, batch, 0, hidden);
   const Rows<T> g = image_rows<T>(p.x, p.grid, batch, hidden, hidden);
-  T* out = static_cast<T*>(p.out.data) + batch * p.out.stride[0] + row * p.grid.width * p.out.stride[1];
+  T* out =
+      static_cast<T*>(p.out.data) + batch * p.out.stride[0] + row * p.grid.width * p.out.stride[1];
   for (index_t column = 0; column < p.grid.width; column += kColumns) {
     const index_t columns = smaller(kColumns, p.grid.width - column);
     for (index_t c = 0; c < hidden; c += kLanes<C>) {
@@ -91,8 +99,10 @@ void forward_row(const ConvGluParams& p, const Weights<C>& weights, index_t batc
       for (auto& sum : u) sum = weights.bias(c);
       convolve<C>(a, p.grid, row, column, c, weights.taps(), c, u);
       for (index_t i = 0; i < columns; ++i) {
-        const Vector<C> gate = load_lanes<C>(token(g, row, column + i), g.channel_stride, c, hidden);
-        store_lanes<C>(out + (column + i) * p.out.stride[1], p.out.stride[2], c, hidden, gelu(u[i]).value * gate);
+        const Vector<C> gate =
+            load_lanes<C>(token(g, row, column + i), g.channel_stride, c, hidden);
+        store_lanes<C>(out + (column + i) * p.out.stride[1], p.out.stride[2], c, hidden,
+                       gelu(u[i]).value * gate);
       }
     }
   }
@@ -109,8 +119,9 @@ struct Band {
 
 // Fills d_u for the band and the rows next to it; writes d_g for the band itself.
 template <class T, class C>
-void activation_gradient(const ConvGluBackwardParams& p, const Weights<C>& weights, const Band& band,
-                         index_t first_row, index_t last_row, C* d_u, index_t width) {
+void activation_gradient(const ConvGluBackwardParams& p, const Weights<C>& weights,
+                         const Band& band, index_t first_row, index_t last_row, C* d_u,
+                         index_t width) {
   const index_t hidden = p.d_out.shape[2];
   const Rows<T> a = image_rows<T>(p.x, p.grid, band.batch, 0, hidden);
   const Rows<T> g = image_rows<T>(p.x, p.grid, band.batch, hidden, hidden);
@@ -127,7 +138,8 @@ void activation_gradient(const ConvGluBackwardParams& p, const Weights<C>& weigh
           const index_t at = column + i;
           const Gelu<C> activation = gelu(u[i]);
           const Vector<C> gate = load_lanes<C>(token(g, row, at), g.channel_stride, c, hidden);
-          const Vector<C> gradient = load_lanes<C>(token(d_out, row, at), d_out.channel_stride, c, hidden);
+          const Vector<C> gradient =
+              load_lanes<C>(token(d_out, row, at), d_out.channel_stride, c, hidden);
           store(d_u + ((row - first_row) * p.grid.width + at) * width + (c - band.channel_begin),
                 gradient * gate * activation.slope);
           if (owned && p.d_x.present()) {
@@ -163,8 +175,8 @@ void input_gradient(const ConvGluBackwardParams& p, const Weights<C>& weights, c
 
 // The band's share of d_weight (taps 0..8) and d_bias (9), [10][padded channels].
 template <class T, class C>
-void weight_gradient(const ConvGluBackwardParams& p, const Band& band, const Rows<C>& d_u, C* partial,
-                     index_t padded_channels) {
+void weight_gradient(const ConvGluBackwardParams& p, const Band& band, const Rows<C>& d_u,
+                     C* partial, index_t padded_channels) {
   const index_t hidden = p.d_out.shape[2];
   const Rows<T> a = image_rows<T>(p.x, p.grid, band.batch, 0, hidden);
   for (index_t c = band.channel_begin; c < band.channel_end; c += kLanes<C>) {
@@ -213,7 +225,8 @@ void backward(const ConvGluBackwardParams& p, int threads) {
     activation_gradient<T>(p, weights, band, first_row, last_row, d_u.data(), block);
     const Rows<C> rows{d_u.data(), first_row, p.grid.width * block, block, 1, block};
     if (p.d_x.present()) input_gradient<T>(p, weights, band, rows);
-    if (need_weights) weight_gradient<T>(p, band, rows, &partials[group * (kTaps + 1) * padded], padded);
+    if (need_weights)
+      weight_gradient<T>(p, band, rows, &partials[group * (kTaps + 1) * padded], padded);
   });
 
   if (!need_weights) return;
@@ -226,8 +239,9 @@ void backward(const ConvGluBackwardParams& p, int threads) {
         if (t == kTaps) {
           if (p.d_bias.present()) static_cast<C*>(p.d_bias.data)[c * p.d_bias.stride[0]] = sum;
         } else if (p.d_weight.present()) {
-          static_cast<C*>(p.d_weight.data)[c * p.d_weight.stride[0] + (t / 3) * p.d_weight.stride[2] +
-                                           (t % 3) * p.d_weight.stride[3]] = sum;
+          static_cast<C*>(
+              p.d_weight.data)[c * p.d_weight.stride[0] + (t / 3) * p.d_weight.stride[2] +
+                               (t % 3) * p.d_weight.stride[3]] = sum;
         }
       }
     }

@@ -1,5 +1,5 @@
-// Element conversion between storage types T and the compute type C, for single elements, vectors and rows.
-// 16-bit formats round to nearest, ties to even.
+// Element conversion between storage types T and the compute type C, for single elements, vectors
+// and rows. 16-bit formats round to nearest, ties to even.
 #pragma once
 
 #include <type_traits>
@@ -9,31 +9,17 @@
 #endif
 
 #include "cpu/simd.h"
+#include "transnext/half.h"
 
 TRANSNEXT_BEGIN_LEVEL
 
-inline float bits_to_float(unsigned bits) {
-  float value;
-  __builtin_memcpy(&value, &bits, sizeof(value));
-  return value;
-}
-inline unsigned float_to_bits(float value) {
-  unsigned bits;
-  __builtin_memcpy(&bits, &value, sizeof(bits));
-  return bits;
-}
-
-inline float to_float(BFloat16 x) { return bits_to_float(static_cast<unsigned>(x.bits) << 16); }
-
-inline BFloat16 to_bfloat16(float x) {
-  const unsigned bits = float_to_bits(x);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return {0x7fc0};  // rounding could turn a NaN into infinity
-  return {static_cast<unsigned short>((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16)};
-}
-
 #if defined(__F16C__)
-inline float to_float(Half x) { return _cvtsh_ss(x.bits); }
-inline Half to_half(float x) { return {_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT)}; }
+inline float to_float(Half x) {
+  return _cvtsh_ss(x.bits);
+}
+inline Half to_half(float x) {
+  return {_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT)};
+}
 #elif defined(__aarch64__)
 inline float to_float(Half x) {
   __fp16 value;
@@ -47,30 +33,11 @@ inline Half to_half(float x) {
   return half;
 }
 #else
-// A half's exponent and mantissa, moved to a float's, are its value times 2^-112: exact, subnormals included.
 inline float to_float(Half x) {
-  const unsigned magnitude = static_cast<unsigned>(x.bits & 0x7fff) << 13;
-  const unsigned sign = static_cast<unsigned>(x.bits & 0x8000) << 16;
-  const bool special = (x.bits & 0x7c00) == 0x7c00;  // infinity or NaN keep the largest exponent
-  const float value = special ? bits_to_float(magnitude | 0x7f800000u) : bits_to_float(magnitude) * 0x1p112f;
-  return bits_to_float(float_to_bits(value) | sign);
+  return half_to_float(x);
 }
-
 inline Half to_half(float x) {
-  const unsigned bits = float_to_bits(x);
-  const unsigned short sign = static_cast<unsigned short>((bits >> 16) & 0x8000);
-  const unsigned magnitude = bits & 0x7fffffffu;
-  unsigned result;
-  if (magnitude > 0x7f800000u) {
-    result = 0x7e00;
-  } else if (magnitude >= 0x477ff000u) {  // 65520, halfway beyond the largest half
-    result = 0x7c00;
-  } else if (magnitude < 0x38800000u) {  // below 2^-14: adding 0.5 rounds to the subnormals' spacing, 2^-24
-    result = float_to_bits(bits_to_float(magnitude) + 0.5f) - 0x3f000000u;
-  } else {
-    result = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1)) >> 13;
-  }
-  return {static_cast<unsigned short>(sign | result)};
+  return float_to_half(x);
 }
 #endif
 
@@ -80,7 +47,7 @@ inline C convert_to(Half x) {
 }
 template <class C>
 inline C convert_to(BFloat16 x) {
-  return to_float(x);
+  return bfloat16_to_float(x);
 }
 template <class C>
 inline C convert_to(float x) {
@@ -91,10 +58,18 @@ inline C convert_to(double x) {
   return static_cast<C>(x);
 }
 
-inline void convert_from(float x, Half* target) { *target = to_half(x); }
-inline void convert_from(float x, BFloat16* target) { *target = to_bfloat16(x); }
-inline void convert_from(float x, float* target) { *target = x; }
-inline void convert_from(double x, double* target) { *target = x; }
+inline void convert_from(float x, Half* target) {
+  *target = to_half(x);
+}
+inline void convert_from(float x, BFloat16* target) {
+  *target = float_to_bfloat16(x);
+}
+inline void convert_from(float x, float* target) {
+  *target = x;
+}
+inline void convert_from(double x, double* target) {
+  *target = x;
+}
 
 // kLanes<float> bfloat16 elements at once: their bits are a float's upper half.
 typedef unsigned Bits __attribute__((vector_size(kVectorBytes)));
@@ -158,7 +133,8 @@ template <class C, class T>
 inline void store_row(const C* row, index_t stride, index_t count, T* target) {
   index_t i = 0;
   if (stride == 1) {
-    for (; i + kLanes<C> <= count; i += kLanes<C>) store_vector<C>(target + i, load<Vector<C>>(row + i));
+    for (; i + kLanes<C> <= count; i += kLanes<C>)
+      store_vector<C>(target + i, load<Vector<C>>(row + i));
   }
   for (; i < count; ++i) convert_from(row[i], target + i * stride);
 }

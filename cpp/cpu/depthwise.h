@@ -1,4 +1,5 @@
-// The 3x3 depthwise convolution of tokens, channels in the vector lanes, four output columns at a time.
+// The 3x3 depthwise convolution of tokens, channels in the vector lanes, four output columns at a
+// time.
 #pragma once
 
 #include "cpu/convert.h"
@@ -25,11 +26,13 @@ struct Taps {
   index_t padded_channels;
 };
 
-// sum[i] += sum over taps of weight * image(row + dy - 1, column + i + dx - 1), zero outside the image, for one
-// vector of channels. kInside: all columns read lie inside; kDirect: the vector is contiguous and complete.
+// sum[i] += sum over taps of weight * image(row + dy - 1, column + i + dx - 1), zero outside the
+// image, for one vector of channels. kInside: all columns read lie inside; kDirect: the vector is
+// contiguous and complete.
 template <class C, bool kInside, bool kDirect, class T>
-inline void convolve_tile(const Rows<T>& rows, Grid grid, index_t row, index_t column, index_t channel,
-                          const Taps<C>& taps, index_t tap_channel, Vector<C> (&sum)[kColumns]) {
+inline void convolve_tile(const Rows<T>& rows, Grid grid, index_t row, index_t column,
+                          index_t channel, const Taps<C>& taps, index_t tap_channel,
+                          Vector<C> (&sum)[kColumns]) {
   for (int dy = 0; dy < 3; ++dy) {
     const index_t y = row + dy - 1;
     if (y < 0 || y >= grid.height) continue;
@@ -42,11 +45,13 @@ inline void convolve_tile(const Rows<T>& rows, Grid grid, index_t row, index_t c
       } else if (kDirect) {
         x[i] = load_vector<C>(line + at * rows.column_stride + channel);
       } else {
-        x[i] = load_lanes<C>(line + at * rows.column_stride, rows.channel_stride, channel, rows.channels);
+        x[i] = load_lanes<C>(line + at * rows.column_stride, rows.channel_stride, channel,
+                             rows.channels);
       }
     }
     for (int dx = 0; dx < 3; ++dx) {
-      const auto weight = load<Vector<C>>(taps.data + (3 * dy + dx) * taps.padded_channels + tap_channel);
+      const auto weight =
+          load<Vector<C>>(taps.data + (3 * dy + dx) * taps.padded_channels + tap_channel);
       for (int i = 0; i < kColumns; ++i) sum[i] += weight * x[i + dx];
     }
   }
@@ -57,8 +62,10 @@ inline void convolve(const Rows<T>& rows, Grid grid, index_t row, index_t column
                      const Taps<C>& taps, index_t tap_channel, Vector<C> (&sum)[kColumns]) {
   const bool inside = column >= 1 && column + kColumns < grid.width;
   const bool direct = rows.channel_stride == 1 && channel + kLanes<C> <= rows.channels;
-  if (inside && direct) return convolve_tile<C, true, true>(rows, grid, row, column, channel, taps, tap_channel, sum);
-  if (direct) return convolve_tile<C, false, true>(rows, grid, row, column, channel, taps, tap_channel, sum);
+  if (inside && direct)
+    return convolve_tile<C, true, true>(rows, grid, row, column, channel, taps, tap_channel, sum);
+  if (direct)
+    return convolve_tile<C, false, true>(rows, grid, row, column, channel, taps, tap_channel, sum);
   convolve_tile<C, false, false>(rows, grid, row, column, channel, taps, tap_channel, sum);
 }
 

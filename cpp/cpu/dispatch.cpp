@@ -37,7 +37,8 @@ const Level kLevels[] = {
 #if defined(TRANSNEXT_HAS_AVX2)
 #define TRANSNEXT_ENTRY(function, Params) avx2::function,
     {"avx2",
-     __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"),
+     __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("f16c"),
      TRANSNEXT_FOR_EACH_CPU_KERNEL(TRANSNEXT_ENTRY)},
 #undef TRANSNEXT_ENTRY
 #endif
@@ -49,7 +50,8 @@ const Level* find_level(const std::string& name) {
     if (level.available && name == level.name) return &level;
     if (level.available) known += (known.empty() ? "" : ", ") + std::string(level.name);
   }
-  throw std::runtime_error("CPU level '" + name + "' is not available: this build and processor have " + known);
+  throw std::runtime_error("CPU level '" + name +
+                           "' is not available: this build and processor have " + known);
 }
 
 const Level* default_level() {
@@ -58,7 +60,8 @@ const Level* default_level() {
     try {
       return find_level(wanted);
     } catch (const std::runtime_error& error) {
-      throw std::runtime_error(std::string("environment variable TRANSNEXT_CPU_LEVEL: ") + error.what());
+      throw std::runtime_error(std::string("environment variable TRANSNEXT_CPU_LEVEL: ") +
+                               error.what());
     }
   }
   const Level* best = nullptr;
@@ -81,9 +84,13 @@ const Level& level() {
 
 }  // namespace
 
-const char* level_name() { return level().name; }
+const char* level_name() {
+  return level().name;
+}
 
-void set_level(const char* name) { current_level.store(name != nullptr ? find_level(name) : default_level()); }
+void set_level(const char* name) {
+  current_level.store(name != nullptr ? find_level(name) : default_level());
+}
 
 std::vector<std::string> available_levels() {
   std::vector<std::string> names;
@@ -93,8 +100,10 @@ std::vector<std::string> available_levels() {
   return names;
 }
 
-#define TRANSNEXT_ENTRY_POINT(function, Params) \
-  void function(const Params& params, int threads) { level().function(params, threads); }
+#define TRANSNEXT_ENTRY_POINT(function, Params)      \
+  void function(const Params& params, int threads) { \
+    level().function(params, threads);               \
+  }
 TRANSNEXT_FOR_EACH_CPU_KERNEL(TRANSNEXT_ENTRY_POINT)
 #undef TRANSNEXT_ENTRY_POINT
 

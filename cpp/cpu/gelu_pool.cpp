@@ -3,9 +3,10 @@
 //   out[b, p, c] = 1 / |bin p| * sum over n in bin p of GELU(x[b, n, c])
 //   d_x[b, n, c] = GELU'(x[b, n, c]) * sum over bins p with n in them of d_out[b, p, c] / |bin p|
 //
-// Channels lie in the vector lanes. The forward reads x once (more where bins overlap); per element it does one
-// GELU, about 40 flops, and moves sizeof(T) bytes: with vector code it is bound by arithmetic. Every output
-// element is summed by one task in the order of its bin, so results do not depend on the threads.
+// Channels lie in the vector lanes. The forward reads x once (more where bins overlap); per element
+// it does one GELU, about 40 flops, and moves sizeof(T) bytes: with vector code it is bound by
+// arithmetic. Every output element is summed by one task in the order of its bin, so results do not
+// depend on the threads.
 #include "transnext/gelu_pool.h"
 
 #include "cpu/convert.h"
@@ -55,11 +56,14 @@ void pool_row_backward(const GeluPoolBackwardParams& p, index_t batch, index_t r
   Scratch<C> sum(round_up(channels, kLanes<C>));
   for (index_t column = 0; column < grid.width; ++column) {
     sum.zero();
-    for (index_t a = bin_begin(row, grid.height, pool.height); a < bin_end(row, grid.height, pool.height); ++a) {
-      const index_t height = bin_end(a, pool.height, grid.height) - bin_begin(a, pool.height, grid.height);
-      for (index_t b = bin_begin(column, grid.width, pool.width); b < bin_end(column, grid.width, pool.width);
-           ++b) {
-        const index_t width = bin_end(b, pool.width, grid.width) - bin_begin(b, pool.width, grid.width);
+    for (index_t a = bin_begin(row, grid.height, pool.height);
+         a < bin_end(row, grid.height, pool.height); ++a) {
+      const index_t height =
+          bin_end(a, pool.height, grid.height) - bin_begin(a, pool.height, grid.height);
+      for (index_t b = bin_begin(column, grid.width, pool.width);
+           b < bin_end(column, grid.width, pool.width); ++b) {
+        const index_t width =
+            bin_end(b, pool.width, grid.width) - bin_begin(b, pool.width, grid.width);
         const C share = C(1) / static_cast<C>(height * width);
         const T* d_out = static_cast<const T*>(p.d_out.data) + batch * p.d_out.stride[0] +
                          (a * pool.width + b) * p.d_out.stride[1];

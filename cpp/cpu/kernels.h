@@ -1,5 +1,5 @@
-// The list of CPU kernels, from which their declarations per level, the table of function pointers and the
-// public entry points (dispatch.cpp) are made.
+// The list of CPU kernels, from which their declarations per level, the table of function pointers
+// and the public entry points (dispatch.cpp) are made.
 #pragma once
 
 #include "transnext/aggregated_attention.h"

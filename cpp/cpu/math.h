@@ -7,8 +7,9 @@ TRANSNEXT_BEGIN_LEVEL
 
 // exp(x) = 2^n exp(r), n = round(x / ln 2), |r| <= ln(2) / 2, exp(r) by its Taylor series.
 //
-// n is found by adding 1.5 * 2^(mantissa bits): the sum's low bits are then the integer. ln 2 is split so that
-// n * high is exact. The series ends where its next term is below a quarter of an ulp.
+// n is found by adding 1.5 * 2^(mantissa bits): the sum's low bits are then the integer. ln 2 is
+// split so that n * high is exact. The series ends where its next term is below a quarter of an
+// ulp.
 template <class C>
 struct ExpConstants;
 template <>
@@ -34,8 +35,8 @@ struct ExpConstants<double> {
   static constexpr int kTerms = 14;
 };
 
-// Relative error below 1.5e-7 (float), 3e-16 (double) for arguments from kLowest to kHighest; exactly 0 below
-// (also for -infinity); NaN for NaN.
+// Relative error below 1.5e-7 (float), 3e-16 (double) for arguments from kLowest to kHighest;
+// exactly 0 below (also for -infinity); NaN for NaN.
 template <class C>
 inline Vector<C> exp(Vector<C> x) {
   using K = ExpConstants<C>;
@@ -48,24 +49,26 @@ inline Vector<C> exp(Vector<C> x) {
   for (int i = 1; i < K::kTerms; ++i) coefficient[i] = coefficient[i - 1] / C(i);
   Vector<C> series = broadcast<C>(coefficient[K::kTerms - 1]);
   for (int i = K::kTerms - 2; i >= 0; --i) series = series * r + coefficient[i];
-  // The integer n sits in the low bits of `shifted`; moved to the exponent it is 2^n once the bias is added.
+  // The integer n sits in the low bits of `shifted`; moved to the exponent it is 2^n once the bias
+  // is added.
   Mask<C> bits = reinterpret_cast<Mask<C>>(shifted);
   bits = (bits + K::kExponentBias) << K::kMantissaBits;
   const Vector<C> result = series * reinterpret_cast<Vector<C>>(bits);
   return x < K::kLowest ? Vector<C>{} : result;
 }
 
-// GELU(x) = x Phi(x) and its derivative Phi(x) + x phi(x), Phi and phi the normal distribution and density.
+// GELU(x) = x Phi(x) and its derivative Phi(x) + x phi(x), Phi and phi the normal distribution and
+// density.
 template <class C>
 struct Gelu {
   Vector<C> value;
   Vector<C> slope;
 };
 
-// With a = |x|, Phi(-a) = exp(-a^2/2) M(a), M(a) = t (c_0 + c_1 t + ... + c_9 t^9), t = 1 / (1 + 0.3 a): one
-// exponential serves Phi and phi, and Phi(-a) keeps its relative accuracy in the tail. The coefficients are a
-// weighted least-squares fit of M on 0 <= a <= 14 (minimax to 3.5e-9 relative).
-// Error of value and slope: below 2e-7 * max(1, |x|) absolute.
+// With a = |x|, Phi(-a) = exp(-a^2/2) M(a), M(a) = t (c_0 + c_1 t + ... + c_9 t^9), t = 1 / (1 +
+// 0.3 a): one exponential serves Phi and phi, and Phi(-a) keeps its relative accuracy in the tail.
+// The coefficients are a weighted least-squares fit of M on 0 <= a <= 14 (minimax to 3.5e-9
+// relative). Error of value and slope: below 2e-7 * max(1, |x|) absolute.
 inline Gelu<float> gelu(Vector<float> x) {
   constexpr float kFit[10] = {0.11968663f,  0.11957284f, 0.110227324f, 0.07842558f,  0.09605784f,
                               -0.07924736f, 0.19158173f, -0.22806755f, 0.112375796f, -0.020612832f};

@@ -13,6 +13,8 @@ void* allocate_scratch(index_t bytes) {
   return memory;
 }
 
-void free_scratch(void* memory) noexcept { std::free(memory); }
+void free_scratch(void* memory) noexcept {
+  std::free(memory);
+}
 
 }  // namespace transnext::cpu

@@ -1,14 +1,18 @@
-// position_bias_table on the CPU: the MLP (row, col) -> E hidden -> h biases over a product set of coordinates.
+// position_bias_table on the CPU: the MLP (row, col) -> E hidden -> h biases over a product set of
+// coordinates.
 //
-//   hidden[e] = ReLU(w_row[e] row + w_col[e] col + b1[e]);   table[h] = b2[h] + sum_e w2[h, e] hidden[e]
+//   hidden[e] = ReLU(w_row[e] row + w_col[e] col + b1[e]);   table[h] = b2[h] + sum_e w2[h, e]
+//   hidden[e]
 //
 // Backward, with D = d_table and P[e] = (hidden[e] > 0) sum_h w2[h, e] D[h]:
-//   d_w2[h, e] = sum D[h] hidden[e];  d_b2 = sum D;  d_b1 = sum P;  d_w_row = sum P row;  d_w_col = sum P col
+//   d_w2[h, e] = sum D[h] hidden[e];  d_b2 = sum D;  d_b1 = sum P;  d_w_row = sum P row;  d_w_col =
+//   sum P col
 //
-// Columns lie in the lanes, a block of two vectors at a time; `hidden` exists for one block only, [E][block], and
-// the products over e and h are small matrix products (multiply.h). 2 E (h + 2) flops per table position forward,
-// three times that backward; bytes are negligible. Rows of the table are dealt out to tasks; parameter gradients
-// are one partial sum per task, added in the tasks' order.
+// Columns lie in the lanes, a block of two vectors at a time; `hidden` exists for one block only,
+// [E][block], and the products over e and h are small matrix products (multiply.h). 2 E (h + 2)
+// flops per table position forward, three times that backward; bytes are negligible. Rows of the
+// table are dealt out to tasks; parameter gradients are one partial sum per task, added in the
+// tasks' order.
 #include "transnext/position_bias_table.h"
 
 #include "cpu/kernels.h"
@@ -43,7 +47,8 @@ void put(const View<2>& view, index_t i, index_t j, C value) {
 
 // hidden[e][lane] for one row and one block of columns.
 template <class C>
-void hidden_block(const View<2>& fc1_weight, const View<1>& fc1_bias, C row, const C* columns, C* hidden) {
+void hidden_block(const View<2>& fc1_weight, const View<1>& fc1_bias, C row, const C* columns,
+                  C* hidden) {
   for (index_t e = 0; e < fc1_weight.shape[0]; ++e) {
     const C constant = at<C>(fc1_weight, e, 0) * row + at<C>(fc1_bias, e);
     const C slope = at<C>(fc1_weight, e, 1);
@@ -56,7 +61,8 @@ void hidden_block(const View<2>& fc1_weight, const View<1>& fc1_bias, C row, con
 
 template <class C>
 void load_columns(const View<1>& col_coords, index_t first, index_t count, C* columns) {
-  for (index_t lane = 0; lane < kBlock<C>; ++lane) columns[lane] = lane < count ? at<C>(col_coords, first + lane) : C(0);
+  for (index_t lane = 0; lane < kBlock<C>; ++lane)
+    columns[lane] = lane < count ? at<C>(col_coords, first + lane) : C(0);
 }
 
 template <class C>
@@ -72,14 +78,17 @@ void forward(const PositionBiasTableParams& p, int threads) {
     for (index_t first = 0; first < columns; first += kBlock<C>) {
       const index_t count = smaller(kBlock<C>, columns - first);
       load_columns(p.col_coords, first, count, coordinates.data());
-      hidden_block(p.fc1_weight, p.fc1_bias, at<C>(p.row_coords, row), coordinates.data(), hidden.data());
+      hidden_block(p.fc1_weight, p.fc1_bias, at<C>(p.row_coords, row), coordinates.data(),
+                   hidden.data());
       multiply<C>(heads, hidden_size, kBlock<C>,
-                  {static_cast<const C*>(p.fc2_weight.data), p.fc2_weight.stride[0], p.fc2_weight.stride[1]},
+                  {static_cast<const C*>(p.fc2_weight.data), p.fc2_weight.stride[0],
+                   p.fc2_weight.stride[1]},
                   {hidden.data(), kBlock<C>}, {block.data(), kBlock<C>}, false);
       for (index_t head = 0; head < heads; ++head) {
         C* out = static_cast<C*>(p.table.data) + head * p.table.stride[0] + row * p.table.stride[1];
         for (index_t lane = 0; lane < count; ++lane)
-          out[(first + lane) * p.table.stride[2]] = block[head * kBlock<C> + lane] + at<C>(p.fc2_bias, head);
+          out[(first + lane) * p.table.stride[2]] =
+              block[head * kBlock<C> + lane] + at<C>(p.fc2_bias, head);
       }
     }
   });
@@ -94,22 +103,25 @@ struct Gradients {
 
   index_t width() const { return round_up(hidden, kLanes<C>); }
   index_t size() const { return heads * width() + heads + 3 * hidden; }
-  C* fc2_weight() const { return data; }                                // [h][padded E]
-  C* fc2_bias() const { return data + heads * width(); }                // [h]
-  C* fc1(int part) const { return fc2_bias() + heads + part * hidden; }  // [E]: row weight, column weight, bias
+  C* fc2_weight() const { return data; }                  // [h][padded E]
+  C* fc2_bias() const { return data + heads * width(); }  // [h]
+  C* fc1(int part) const {
+    return fc2_bias() + heads + part * hidden;
+  }  // [E]: row weight, column weight, bias
 };
 
 template <class C>
-void backward_rows(const PositionBiasTableBackwardParams& p, index_t row_begin, index_t row_end, const Gradients<C>& total) {
+void backward_rows(const PositionBiasTableBackwardParams& p, index_t row_begin, index_t row_end,
+                   const Gradients<C>& total) {
   const index_t heads = p.d_table.shape[0];
   const index_t columns = p.d_table.shape[2];
   const index_t hidden_size = p.fc1_weight.shape[0];
   const index_t width = total.width();
   Scratch<C> coordinates(kBlock<C>);
-  Scratch<C> hidden(width * kBlock<C>);      // [E][block]
-  Scratch<C> hidden_rows(width * kBlock<C>); // [block][E]
-  Scratch<C> d_hidden(width * kBlock<C>);    // [E][block]
-  Scratch<C> d_block(heads * kBlock<C>);     // [h][block]
+  Scratch<C> hidden(width * kBlock<C>);       // [E][block]
+  Scratch<C> hidden_rows(width * kBlock<C>);  // [block][E]
+  Scratch<C> d_hidden(width * kBlock<C>);     // [E][block]
+  Scratch<C> d_block(heads * kBlock<C>);      // [h][block]
   hidden.zero();
   for (index_t row = row_begin; row < row_end; ++row) {
     const C row_coordinate = at<C>(p.row_coords, row);
@@ -118,7 +130,8 @@ void backward_rows(const PositionBiasTableBackwardParams& p, index_t row_begin, 
       load_columns(p.col_coords, first, count, coordinates.data());
       hidden_block(p.fc1_weight, p.fc1_bias, row_coordinate, coordinates.data(), hidden.data());
       for (index_t head = 0; head < heads; ++head) {
-        const C* from = static_cast<const C*>(p.d_table.data) + head * p.d_table.stride[0] + row * p.d_table.stride[1];
+        const C* from = static_cast<const C*>(p.d_table.data) + head * p.d_table.stride[0] +
+                        row * p.d_table.stride[1];
         for (index_t lane = 0; lane < kBlock<C>; ++lane) {
           const C gradient = lane < count ? from[(first + lane) * p.d_table.stride[2]] : C(0);
           d_block[head * kBlock<C> + lane] = gradient;
@@ -126,10 +139,11 @@ void backward_rows(const PositionBiasTableBackwardParams& p, index_t row_begin, 
         }
       }
       transpose(hidden.data(), kBlock<C>, width, kBlock<C>, hidden_rows.data(), width);
-      multiply<C>(heads, kBlock<C>, width, {d_block.data(), kBlock<C>, 1}, {hidden_rows.data(), width},
-                  {total.fc2_weight(), width}, true);
+      multiply<C>(heads, kBlock<C>, width, {d_block.data(), kBlock<C>, 1},
+                  {hidden_rows.data(), width}, {total.fc2_weight(), width}, true);
       multiply<C>(hidden_size, heads, kBlock<C>,
-                  {static_cast<const C*>(p.fc2_weight.data), p.fc2_weight.stride[1], p.fc2_weight.stride[0]},
+                  {static_cast<const C*>(p.fc2_weight.data), p.fc2_weight.stride[1],
+                   p.fc2_weight.stride[0]},
                   {d_block.data(), kBlock<C>}, {d_hidden.data(), kBlock<C>}, false);
       for (index_t e = 0; e < hidden_size; ++e) {
         Vector<C> sum{};
@@ -160,7 +174,8 @@ void backward(const PositionBiasTableBackwardParams& p, int threads) {
   Scratch<C> partials(tasks * size);
   partials.zero();
   parallel_for(tasks, threads, [&](index_t task) {
-    backward_rows<C>(p, rows * task / tasks, rows * (task + 1) / tasks, {heads, hidden, &partials[task * size]});
+    backward_rows<C>(p, rows * task / tasks, rows * (task + 1) / tasks,
+                     {heads, hidden, &partials[task * size]});
   });
   for (index_t task = 1; task < tasks; ++task) {
     for (index_t i = 0; i < size; ++i) partials[i] += partials[task * size + i];

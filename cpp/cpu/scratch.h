@@ -11,12 +11,15 @@ class Scratch {
  public:
   // Uninitialised.
   explicit Scratch(index_t count)
-      : data_(static_cast<E*>(allocate_scratch(count * static_cast<index_t>(sizeof(E))))), count_(count) {}
+      : data_(static_cast<E*>(allocate_scratch(count * static_cast<index_t>(sizeof(E))))),
+        count_(count) {}
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
   ~Scratch() { free_scratch(data_); }
 
-  void zero() { __builtin_memset(static_cast<void*>(data_), 0, static_cast<unsigned long>(count_) * sizeof(E)); }
+  void zero() {
+    __builtin_memset(static_cast<void*>(data_), 0, static_cast<unsigned long>(count_) * sizeof(E));
+  }
   E* data() { return data_; }
   const E* data() const { return data_; }
   index_t size() const { return count_; }

@@ -1,5 +1,5 @@
-// Vectors of the compute type C (float or double), as wide as this level's registers, by the compilers' own
-// vector types: ordinary operators, every architecture.
+// Vectors of the compute type C (float or double), as wide as this level's registers, by the
+// compilers' own vector types: ordinary operators, every architecture.
 #pragma once
 
 #include "cpu/level.h"
@@ -74,7 +74,11 @@ inline index_t round_up(index_t value, index_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-inline index_t smaller(index_t a, index_t b) { return a < b ? a : b; }
-inline index_t larger(index_t a, index_t b) { return a > b ? a : b; }
+inline index_t smaller(index_t a, index_t b) {
+  return a < b ? a : b;
+}
+inline index_t larger(index_t a, index_t b) {
+  return a > b ? a : b;
+}
 
 TRANSNEXT_END_LEVEL

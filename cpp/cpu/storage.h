@@ -17,7 +17,8 @@ struct Storage<double> {
   using Compute = double;
 };
 
-// Calls function(Storage<T>{}) for the storage type of an activation tensor; the caller has checked the type.
+// Calls function(Storage<T>{}) for the storage type of an activation tensor; the caller has checked
+// the type.
 template <class Function>
 inline void with_storage(DType dtype, Function&& function) {
   switch (dtype) {

@@ -1,19 +1,18 @@
 #include "cpu/thread_pool.h"
 
-#include <pthread.h>
-
 #include <atomic>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
 #include <new>
+#include <pthread.h>
 #include <thread>
 
 namespace transnext::cpu {
 namespace {
 
-// How long a thread looks for work, or for the end of it, before it sleeps: a few microseconds, about what
-// waking costs. Longer would take time from the caller's other threads.
+// How long a thread looks for work, or for the end of it, before it sleeps: a few microseconds,
+// about what waking costs. Longer would take time from the caller's other threads.
 constexpr int kSpins = 256;
 
 void relax() {
@@ -27,7 +26,8 @@ void relax() {
 // True while the current thread runs tasks: nested calls then run inline.
 thread_local bool inside_task = false;
 
-// One parallel_for. It lives on the caller's stack: `attached` counts the workers that may still look at it.
+// One parallel_for. It lives on the caller's stack: `attached` counts the workers that may still
+// look at it.
 struct Job {
   void (*function)(void*, index_t);
   void* context;
@@ -118,8 +118,8 @@ class ThreadPool {
   int workers_ = 0;
 };
 
-// Never destroyed, since detached workers wait in it until the process ends. A forked child has none of the
-// workers and perhaps locked mutexes, so it starts with a new pool in the same place.
+// Never destroyed, since detached workers wait in it until the process ends. A forked child has
+// none of the workers and perhaps locked mutexes, so it starts with a new pool in the same place.
 alignas(ThreadPool) unsigned char pool_storage[sizeof(ThreadPool)];
 
 ThreadPool& pool() {

@@ -1,5 +1,6 @@
-// A small persistent thread pool. The number of threads is an argument of every call, so that the caller's
-// setting (torch.get_num_threads) is followed; the pool keeps as many workers as were ever asked for.
+// A small persistent thread pool. The number of threads is an argument of every call, so that the
+// caller's setting (torch.get_num_threads) is followed; the pool keeps as many workers as were ever
+// asked for.
 #pragma once
 
 #include <type_traits>
@@ -12,9 +13,10 @@ namespace detail {
 void run_tasks(index_t count, int max_threads, void (*function)(void*, index_t), void* context);
 }  // namespace detail
 
-// Calls task(0) .. task(count - 1), each exactly once, in any order, on at most max_threads threads including
-// this one, and returns when all are done. The first exception is rethrown here and later tasks are skipped.
-// A call from inside a task, or while another thread uses the pool, runs its tasks on the calling thread.
+// Calls task(0) .. task(count - 1), each exactly once, in any order, on at most max_threads threads
+// including this one, and returns when all are done. The first exception is rethrown here and later
+// tasks are skipped. A call from inside a task, or while another thread uses the pool, runs its
+// tasks on the calling thread.
 template <class Task>
 void parallel_for(index_t count, int max_threads, Task&& task) {
   using Callable = std::remove_reference_t<Task>;

@@ -32,22 +32,26 @@ inline void exchange(Vector<C>& a, Vector<C>& b, std::integer_sequence<int, kLan
   b = high;
 }
 
-// Transposes a square of kLanes vectors: at each step, the off-diagonal blocks of that size change places.
+// Transposes a square of kLanes vectors: at each step, the off-diagonal blocks of that size change
+// places.
 template <class C, int kStep = 1>
 inline void transpose_square(Vector<C> (&square)[kLanes<C>]) {
   if constexpr (kStep < kLanes<C>) {
     for (int i = 0; i < kLanes<C>; ++i) {
       if ((i & kStep) == 0) {
-        exchange<C, kStep>(square[i], square[i + kStep], std::make_integer_sequence<int, kLanes<C>>{});
+        exchange<C, kStep>(square[i], square[i + kStep],
+                           std::make_integer_sequence<int, kLanes<C>>{});
       }
     }
     transpose_square<C, 2 * kStep>(square);
   }
 }
 
-// to[c * to_stride + r] = from[r * from_stride + c] for r < rows, c < columns. Both are multiples of kLanes<C>.
+// to[c * to_stride + r] = from[r * from_stride + c] for r < rows, c < columns. Both are multiples
+// of kLanes<C>.
 template <class C>
-inline void transpose(const C* from, index_t from_stride, index_t rows, index_t columns, C* to, index_t to_stride) {
+inline void transpose(const C* from, index_t from_stride, index_t rows, index_t columns, C* to,
+                      index_t to_stride) {
   constexpr int n = kLanes<C>;
   for (index_t r = 0; r < rows; r += n) {
     for (index_t c = 0; c < columns; c += n) {

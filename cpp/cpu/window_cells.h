@@ -1,8 +1,9 @@
 // The sliding window on channel panels [channels][tokens], tokens in the lanes.
 //
-// A panel holds a run of consecutive tokens, so the cell (dy, dx) of a whole block of tokens is the same panel
-// `shift = dy W + dx` further on: window products are shifted, unaligned loads, with no copies. Where the shift
-// runs over an edge of the image, lanes are masked: such a lane contributes nothing, whatever lies there.
+// A panel holds a run of consecutive tokens, so the cell (dy, dx) of a whole block of tokens is the
+// same panel `shift = dy W + dx` further on: window products are shifted, unaligned loads, with no
+// copies. Where the shift runs over an edge of the image, lanes are masked: such a lane contributes
+// nothing, whatever lies there.
 #pragma once
 
 #include "cpu/tokens.h"
@@ -16,10 +17,13 @@ struct Window {
   index_t radius() const { return size / 2; }
   index_t cells() const { return size * size; }
   // How far a cell inside the image can be from its query, in tokens.
-  index_t halo() const { return size == 0 ? 0 : smaller(radius() * (grid.width + 1), grid.size() - 1); }
+  index_t halo() const {
+    return size == 0 ? 0 : smaller(radius() * (grid.width + 1), grid.size() - 1);
+  }
   // Number of cells inside the image for a query in this row (column, with the width).
   index_t inside(index_t at, index_t extent) const {
-    return size == 0 ? 0 : smaller(at + size - 1 - radius(), extent - 1) - larger(at - radius(), 0) + 1;
+    return size == 0 ? 0
+                     : smaller(at + size - 1 - radius(), extent - 1) - larger(at - radius(), 0) + 1;
   }
 };
 
@@ -42,12 +46,15 @@ struct Cell {
   Mask<C> valid[2];
 };
 
-// From queries to the cells they look at, or from a cell's token back to the queries that look at it.
+// From queries to the cells they look at, or from a cell's token back to the queries that look at
+// it.
 enum class Direction : int { kToCells = 1, kToQueries = -1 };
 
-// Fills `cells` (room for window.cells()) for the tokens first .. first + count - 1 and returns how many.
+// Fills `cells` (room for window.cells()) for the tokens first .. first + count - 1 and returns how
+// many.
 template <class C>
-inline index_t active_cells(const Window& window, index_t first, index_t count, Direction direction, Cell<C>* cells) {
+inline index_t active_cells(const Window& window, index_t first, index_t count, Direction direction,
+                            Cell<C>* cells) {
   constexpr int n = kLanes<C>;
   using Int = MaskLane<C>;
   Int rows[2 * n];
@@ -106,8 +113,8 @@ inline Vector<C> masked(Vector<C> value, Mask<C> valid) {
 }
 
 template <int kCells, class C>
-inline void correlate_cells(index_t channels, const C* a, index_t a_stride, const C* b, index_t b_stride,
-                            const Cell<C>* cells, C* scores) {
+inline void correlate_cells(index_t channels, const C* a, index_t a_stride, const C* b,
+                            index_t b_stride, const Cell<C>* cells, C* scores) {
   constexpr int n = kLanes<C>;
   Vector<C> sum[kCells][2] = {};
   for (index_t c = 0; c < channels; ++c) {
@@ -125,19 +132,21 @@ inline void correlate_cells(index_t channels, const C* a, index_t a_stride, cons
   }
 }
 
-// scores[j][lane] = sum over c of a[c][lane] b[c][lane + shift_j] for the active cells, with arbitrary numbers in
-// masked lanes. `a` and `b` point at the block's first token.
+// scores[j][lane] = sum over c of a[c][lane] b[c][lane + shift_j] for the active cells, with
+// arbitrary numbers in masked lanes. `a` and `b` point at the block's first token.
 template <class C>
 inline void correlate(index_t channels, const C* a, index_t a_stride, const C* b, index_t b_stride,
                       const Cell<C>* cells, index_t active, C* scores) {
   index_t i = 0;
-  for (; i + 3 <= active; i += 3) correlate_cells<3>(channels, a, a_stride, b, b_stride, cells + i, scores);
+  for (; i + 3 <= active; i += 3)
+    correlate_cells<3>(channels, a, a_stride, b, b_stride, cells + i, scores);
   for (; i < active; ++i) correlate_cells<1>(channels, a, a_stride, b, b_stride, cells + i, scores);
 }
 
 template <int kChannels, bool kAtShift, class C>
-inline void gather_channels(const Cell<C>* cells, index_t active, const C* weights, index_t weight_stride,
-                            const C* values, index_t value_stride, C* out, index_t out_stride) {
+inline void gather_channels(const Cell<C>* cells, index_t active, const C* weights,
+                            index_t weight_stride, const C* values, index_t value_stride, C* out,
+                            index_t out_stride) {
   constexpr int n = kLanes<C>;
   Vector<C> sum[kChannels][2];
   for (int c = 0; c < kChannels; ++c) {
@@ -150,11 +159,13 @@ inline void gather_channels(const Cell<C>* cells, index_t active, const C* weigh
     for (int v = 0; v < 2; ++v) {
       const auto w = load<Vector<C>>(weight + v * n);
       if (cell.complete) {
-        for (int c = 0; c < kChannels; ++c) sum[c][v] += w * load<Vector<C>>(value + c * value_stride + v * n);
+        for (int c = 0; c < kChannels; ++c)
+          sum[c][v] += w * load<Vector<C>>(value + c * value_stride + v * n);
       } else {
         const Vector<C> w_valid = masked<C>(w, cell.valid[v]);
         for (int c = 0; c < kChannels; ++c)
-          sum[c][v] += w_valid * masked<C>(load<Vector<C>>(value + c * value_stride + v * n), cell.valid[v]);
+          sum[c][v] +=
+              w_valid * masked<C>(load<Vector<C>>(value + c * value_stride + v * n), cell.valid[v]);
       }
     }
   }
@@ -163,28 +174,31 @@ inline void gather_channels(const Cell<C>* cells, index_t active, const C* weigh
   }
 }
 
-// out[c][lane] += sum over active cells j of weights[j][lane (+ shift_j if kAtShift)] values[c][lane + shift_j].
-// Without kAtShift the weights are the block's own (queries summing over their cells), with it they belong to the
-// shifted token (a cell's token summing over the queries that look at it).
+// out[c][lane] += sum over active cells j of weights[j][lane (+ shift_j if kAtShift)]
+// values[c][lane + shift_j]. Without kAtShift the weights are the block's own (queries summing over
+// their cells), with it they belong to the shifted token (a cell's token summing over the queries
+// that look at it).
 template <bool kAtShift, class C>
-inline void gather(index_t channels, const Cell<C>* cells, index_t active, const C* weights, index_t weight_stride,
-                   const C* values, index_t value_stride, C* out, index_t out_stride) {
+inline void gather(index_t channels, const Cell<C>* cells, index_t active, const C* weights,
+                   index_t weight_stride, const C* values, index_t value_stride, C* out,
+                   index_t out_stride) {
   index_t c = 0;
   for (; c + 4 <= channels; c += 4) {
-    gather_channels<4, kAtShift>(cells, active, weights, weight_stride, values + c * value_stride, value_stride,
-                                 out + c * out_stride, out_stride);
+    gather_channels<4, kAtShift>(cells, active, weights, weight_stride, values + c * value_stride,
+                                 value_stride, out + c * out_stride, out_stride);
   }
   for (; c < channels; ++c) {
-    gather_channels<1, kAtShift>(cells, active, weights, weight_stride, values + c * value_stride, value_stride,
-                                 out + c * out_stride, out_stride);
+    gather_channels<1, kAtShift>(cells, active, weights, weight_stride, values + c * value_stride,
+                                 value_stride, out + c * out_stride, out_stride);
   }
 }
 
-// Fills a panel with `count` tokens from panel.first on, zeros for tokens outside 0 .. tokens-1. `rows` is room
-// for kBlock padded rows. If inverse_norm is given, tokens are normalised and their inverse norms stored there.
+// Fills a panel with `count` tokens from panel.first on, zeros for tokens outside 0 .. tokens-1.
+// `rows` is room for kBlock padded rows. If inverse_norm is given, tokens are normalised and their
+// inverse norms stored there.
 template <class C>
-inline void load_panel(const TokenView& view, index_t tokens, index_t width, const Panel<C>& panel, index_t count,
-                       C* rows, C* inverse_norm = nullptr) {
+inline void load_panel(const TokenView& view, index_t tokens, index_t width, const Panel<C>& panel,
+                       index_t count, C* rows, C* inverse_norm = nullptr) {
   for (index_t i = 0; i < count; i += kBlock<C>) {
     const index_t begin = larger(panel.first + i, 0);
     const index_t end = smaller(panel.first + i + kBlock<C>, tokens);

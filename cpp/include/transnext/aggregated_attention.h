@@ -1,11 +1,11 @@
-// aggregated_attention: local window and pooled keys under one softmax (TransNeXt, arXiv 2311.17132, section 3).
+// aggregated_attention: local window and pooled keys under one softmax (TransNeXt, arXiv
+// 2311.17132, section 3).
 //
-//   qn = q / max(|q|, 1e-12), kn and kpn likewise;  s(n) = log(number of window cells inside the image at n + P)
-//   qh = (qn + query_embedding) scale s(n)
-//   l_j = qh . kn(n + offset_j) + local_bias_j       (-infinity outside the image)
-//   p_m = qh . kpn(m) + pool_bias(n, m)
-//   a   = softmax(l, p);  w_j = a_j + qn . tokens_j + token_bias_j
-//   out = sum_j w_j v(n + offset_j) + sum_m a_{L+m} vp(m);   log_sum_exp = log(sum exp l + sum exp p)
+//   qn = q / max(|q|, 1e-12), kn and kpn likewise;  s(n) = log(number of window cells inside the
+//   image at n + P) qh = (qn + query_embedding) scale s(n) l_j = qh . kn(n + offset_j) +
+//   local_bias_j       (-infinity outside the image) p_m = qh . kpn(m) + pool_bias(n, m) a   =
+//   softmax(l, p);  w_j = a_j + qn . tokens_j + token_bias_j out = sum_j w_j v(n + offset_j) +
+//   sum_m a_{L+m} vp(m);   log_sum_exp = log(sum exp l + sum exp p)
 //
 // Window cells are numbered as in window.h. Global attention is window_size = 0 without k and v.
 #pragma once
@@ -14,8 +14,8 @@
 
 namespace transnext {
 
-// The bias of the pooled logits: absent, dense ([h, N, P], no maps), or a table with two axis maps, where for
-// n = i W + j and m = a Wp + b
+// The bias of the pooled logits: absent, dense ([h, N, P], no maps), or a table with two axis maps,
+// where for n = i W + j and m = a Wp + b
 //   bias(head, n, m) = sum_t col_weights[j, b, t] table[head, row_map[i, a], col_map[j, b, t]].
 struct PoolBias {
   View<3> values;       // [h, N, P] or [h, R, S] C(T), optional

@@ -1,7 +1,7 @@
 // gelu_pool: adaptive average pooling of GELU(x), on tokens.
 //
-// Pooled cell (a, b) averages the bin of rows floor(a H / Hp) .. ceil((a+1) H / Hp) - 1 and columns likewise.
-// Bins overlap where Hp does not divide H.
+// Pooled cell (a, b) averages the bin of rows floor(a H / Hp) .. ceil((a+1) H / Hp) - 1 and columns
+// likewise. Bins overlap where Hp does not divide H.
 #pragma once
 
 #include "transnext/tensor.h"
@@ -23,8 +23,9 @@ struct GeluPoolBackwardParams {
   Grid pool_grid;
 };
 
-// First and last+1 index of a bin along one axis, and, by the same formula with the sizes exchanged, of the
-// bins that a token lies in: i is in bin a  <=>  a H / Hp < i + 1 and i < (a+1) H / Hp.
+// First and last+1 index of a bin along one axis, and, by the same formula with the sizes
+// exchanged, of the bins that a token lies in: i is in bin a  <=>  a H / Hp < i + 1 and i < (a+1) H
+// / Hp.
 TRANSNEXT_HOST_DEVICE inline index_t bin_begin(index_t index, index_t bins, index_t size) {
   return index * size / bins;
 }
@@ -38,8 +39,8 @@ void gelu_pool_backward(const GeluPoolBackwardParams& params, int threads);
 }  // namespace cpu
 
 namespace cuda {
-// Enqueues the kernel on `stream`, a cudaStream_t of device number `device`, and does not wait for it.
-// Throws std::runtime_error if the launch fails.
+// Enqueues the kernel on `stream`, a cudaStream_t of device number `device`, and does not wait for
+// it. Throws std::runtime_error if the launch fails.
 void gelu_pool(const GeluPoolParams& params, int device, void* stream);
 void gelu_pool_backward(const GeluPoolBackwardParams& params, int device, void* stream);
 }  // namespace cuda

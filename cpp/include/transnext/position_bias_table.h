@@ -1,7 +1,8 @@
 // position_bias_table: the continuous position bias MLP on a product set of coordinates,
 //
 //   table[head, r, s] = fc2_bias[head] + sum_e fc2_weight[head, e] ReLU(fc1_weight[e, 0] row[r]
-//                                                                     + fc1_weight[e, 1] col[s] + fc1_bias[e])
+//                                                                     + fc1_weight[e, 1] col[s] +
+//                                                                     fc1_bias[e])
 #pragma once
 
 #include "transnext/tensor.h"
@@ -18,7 +19,8 @@ struct PositionBiasTableParams {
   View<3> table;       // [h, R, S] C(T)
 };
 
-// Gradients that are absent are not computed. The coordinates are constants of the grid and get none.
+// Gradients that are absent are not computed. The coordinates are constants of the grid and get
+// none.
 struct PositionBiasTableBackwardParams {
   View<3> d_table;       // [h, R, S] C(T)
   View<1> row_coords;    // [R] C(T)

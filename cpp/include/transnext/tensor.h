@@ -1,5 +1,5 @@
-// The types that cross every boundary of the library: element types, grids and strided tensor views.
-// Read by the host compiler, nvcc and NVRTC alike, so no standard header is included.
+// The types that cross every boundary of the library: element types, grids and strided tensor
+// views. Read by the host compiler, nvcc and NVRTC alike, so no standard header is included.
 #pragma once
 
 #if defined(__CUDACC__)

@@ -1,0 +1,39 @@
+// Elements of the storage types as floats, in device code. The inline PTX of this library's kernels
+// lives in wrappers like these, each with what it means for a host compiler beside it.
+#pragma once
+
+#include "transnext/half.h"
+
+namespace transnext {
+
+__device__ inline float to_float(float x) {
+  return x;
+}
+__device__ inline float to_float(BFloat16 x) {
+  return bfloat16_to_float(x);
+}
+__device__ inline float to_float(Half x) {
+#if defined(__CUDA_ARCH__)
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(x.bits));
+  return value;
+#else
+  return half_to_float(x);
+#endif
+}
+
+__device__ inline void from_float(float x, float& target) {
+  target = x;
+}
+__device__ inline void from_float(float x, BFloat16& target) {
+  target = float_to_bfloat16(x);
+}
+__device__ inline void from_float(float x, Half& target) {
+#if defined(__CUDA_ARCH__)
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(target.bits) : "f"(x));
+#else
+  target = float_to_half(x);
+#endif
+}
+
+}  // namespace transnext

@@ -1,0 +1,44 @@
+"""The choice of the instruction set."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+_cpp = pytest.importorskip("transnext_ops._cpp")
+
+
+def level_with(value: str | None) -> subprocess.CompletedProcess:
+    environment = {k: v for k, v in os.environ.items() if k != "TRANSNEXT_CPU_LEVEL"}
+    if value is not None:
+        environment["TRANSNEXT_CPU_LEVEL"] = value
+    code = "import torch; from transnext_ops import _cpp; print(_cpp.cpu_level())"
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+
+
+def test_the_default_is_the_last_level_this_processor_can_run() -> None:
+    assert _cpp.available_cpu_levels()[0] == "baseline"
+    assert level_with(None).stdout.strip() == _cpp.available_cpu_levels()[-1]
+
+
+@pytest.mark.parametrize("level", _cpp.available_cpu_levels())
+def test_the_environment_forces_a_level(level: str) -> None:
+    assert level_with(level).stdout.strip() == level
+
+
+def test_an_unknown_level_is_an_error_that_lists_the_known_ones() -> None:
+    result = level_with("sse9")
+    assert result.returncode != 0
+    assert (
+        "environment variable TRANSNEXT_CPU_LEVEL: CPU level 'sse9' is not available"
+        in result.stderr
+    )
+    assert "this build and processor have baseline" in result.stderr
+    with pytest.raises(RuntimeError, match="'sse9' is not available"):
+        _cpp.set_cpu_level("sse9")
+    assert _cpp.cpu_level() in _cpp.available_cpu_levels()
