@@ -37,7 +37,7 @@ def drawn(per_digit: int, seed: int) -> tuple[list[Image8], NDArray[np.int64]]:
 
 def _canvas(rng: np.random.Generator) -> tuple[int, int]:
     """Width and height of a photograph: up to 4:3 and 3:4."""
-    side = int(rng.integers(160, 420))
+    side = int(rng.integers(120, 300))
     return side, int(side * rng.uniform(0.75, 1.33))
 
 

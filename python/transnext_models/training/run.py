@@ -7,6 +7,7 @@ import dataclasses
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,8 +169,12 @@ def train(options: RunOptions, callbacks: Sequence[pl.Callback] = ()) -> RunResu
         }
         _write_configuration(options, recipe, resolved)
 
-    # The checkpoints hold plain data only, so nothing in the file is executed.
-    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    with warnings.catch_warnings():
+        # Neither concerns the user: Lightning's use of torch's internals, and a resumed folder.
+        warnings.filterwarnings("ignore", message=r".*treespec")
+        warnings.filterwarnings("ignore", message=r"Checkpoint directory .* is not empty")
+        # The checkpoints hold plain data only, so nothing in the file is executed.
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
     return _finish(trainer, module, model_name, options)
