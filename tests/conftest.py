@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -21,8 +22,17 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 @pytest.fixture(autouse=True)
 def _default_backend():
     """Let no test see the backend choice of another one."""
-    from transnext_ops.backends import registry
-
-    before = registry._process.name, registry._thread.name
+    # The reference's tests run without torch; where the package is not loaded, nothing was chosen.
+    before = _choices()
     yield
-    registry._process.name, registry._thread.name = before
+    process, thread = before or (None, None)
+    if (registry := sys.modules.get(_REGISTRY)) is not None:
+        registry._process.name, registry._thread.name = process, thread
+
+
+_REGISTRY = "transnext_ops.backends.registry"
+
+
+def _choices() -> tuple[str | None, str | None] | None:
+    registry = sys.modules.get(_REGISTRY)
+    return None if registry is None else (registry._process.name, registry._thread.name)

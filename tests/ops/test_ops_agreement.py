@@ -459,4 +459,4 @@ def test_only_the_gradients_asked_for_are_computed(backend: str, dtype, seed) ->
     for name, value in some.items():
         assert (value.grad is not None) == (name in asked)
         if value.grad is not None:
-            torch.testing.assert_close(value.grad, every[name].grad, rtol=0, atol=0)
+            torch.testing.assert_close(value.grad, every[name].grad)  # sums may differ in order
