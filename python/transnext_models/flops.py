@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ._arguments import MIN_SIZE
 from .layers import AggregatedAttention, Block, GlobalAttention, PixelFocusedAttention, StageGrids
 from .transnext import TransNeXt
 
@@ -64,8 +65,10 @@ def count_multiply_adds(model: TransNeXt, image_size: int | Sequence[int] | None
     """
     size = model.img_size if image_size is None else image_size
     height, width = (size, size) if isinstance(size, int) else size
-    if min(height, width) < 32:
-        raise ValueError(f"image_size: at least 32 x 32 is needed, got {height} x {width}")
+    if min(height, width) < MIN_SIZE:
+        raise ValueError(
+            f"image_size: at least {MIN_SIZE} x {MIN_SIZE} is needed, got {height} x {width}"
+        )
     projections = convolutions = attention = position_bias = 0
     channels = model.in_chans
     for stage, (embed, blocks, _) in enumerate(model.stages()):

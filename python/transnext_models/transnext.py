@@ -6,7 +6,6 @@ arXiv 2311.17132. State dict, numbers and initialisation are those of the publis
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -17,6 +16,14 @@ from torch.utils.checkpoint import checkpoint
 
 import transnext_ops as ops
 
+from ._arguments import (
+    STAGES,
+    check_images,
+    check_positive,
+    check_stages,
+    one_of,
+    square_side,
+)
 from .features import FeatureInfo, take_indices
 from .layers import (
     AggregatedAttention,
@@ -26,29 +33,12 @@ from .layers import (
     PatchEmbed,
     PixelFocusedAttention,
     StageGrids,
+    initialise,
 )
 
 __all__ = ["TransNeXt"]
 
-_STAGES = 4
-_MIN_SIZE = 32  # one token in the last stage
 _NO_WEIGHT_DECAY = ("query_embedding", "relative_pos_bias_local", "cpb", "temperature")
-
-
-def _square(value: int | Sequence[int], name: str) -> int:
-    """An image side given as an int or as an equal pair."""
-    sides = (value,) if isinstance(value, int) else tuple(value)
-    if len(set(sides)) != 1 or not isinstance(sides[0], int) or sides[0] < _MIN_SIZE:
-        raise ValueError(
-            f"{name}: the side of a square image, at least {_MIN_SIZE}, is needed, got {value!r}"
-        )
-    return sides[0]
-
-
-def _choice(value: Any, name: str, allowed: tuple[Any, ...]) -> Any:
-    if value not in allowed:
-        raise ValueError(f"{name}: one of {', '.join(map(repr, allowed))} is needed, got {value!r}")
-    return value
 
 
 class Stage(NamedTuple):
@@ -131,39 +121,31 @@ class TransNeXt(nn.Module):
         backend: str | None = None,
     ) -> None:
         super().__init__()
-        per_stage = {
-            "embed_dims": embed_dims,
-            "num_heads": num_heads,
-            "depths": depths,
-            "mlp_ratios": mlp_ratios,
-            "sr_ratios": sr_ratios,
-        }
-        for name, values in per_stage.items():
-            if len(values) != _STAGES or min(values) <= 0:
-                raise ValueError(f"{name}: four positive numbers are needed, got {values!r}")
-        positive = {"in_chans": in_chans, "window_size": window_size}
-        if fixed_pool_size is not None:
-            positive["fixed_pool_size"] = fixed_pool_size
-        for name, value in positive.items():
-            if value < 1:
-                raise ValueError(f"{name}: a positive int is needed, got {value!r}")
+        check_stages(
+            embed_dims=embed_dims,
+            num_heads=num_heads,
+            depths=depths,
+            mlp_ratios=mlp_ratios,
+            sr_ratios=sr_ratios,
+        )
+        check_positive(in_chans=in_chans, window_size=window_size, fixed_pool_size=fixed_pool_size)
         if out_indices is not None and not features_only:
             raise ValueError("out_indices: choosing maps needs features_only=True")
         if position_bias is None:
             position_bias = "interpolate" if features_only else "extrapolate"
 
-        self.img_size = _square(img_size, "img_size")
-        self.pretrain_size = _square(pretrain_size, "pretrain_size")
+        self.img_size = square_side("img_size", img_size)
+        self.pretrain_size = square_side("pretrain_size", pretrain_size)
         self.in_chans = in_chans
         self.fixed_pool_size = fixed_pool_size
-        self.position_bias = _choice(position_bias, "position_bias", ("extrapolate", "interpolate"))
+        self.position_bias = one_of("position_bias", position_bias, ("extrapolate", "interpolate"))
         self.sr_ratios = tuple(sr_ratios)
         self.features_only = features_only
         self.grad_checkpointing = False
         self.default_cfg: dict[str, Any] = {}
         self.pretrained_cfg: dict[str, Any] = self.default_cfg
 
-        taken = take_indices(_STAGES, out_indices, "out_indices")
+        taken = take_indices(STAGES, out_indices, "out_indices")
         self.num_stages = max(taken) + 1
         self.feature_info = FeatureInfo(
             [
@@ -173,7 +155,7 @@ class TransNeXt(nn.Module):
             taken,
         )
 
-        _choice(attention, "attention", ("aggregated", "pixel_focused"))
+        one_of("attention", attention, ("aggregated", "pixel_focused"))
         windowed = AggregatedAttention if attention == "aggregated" else PixelFocusedAttention
 
         def build_attention(
@@ -209,7 +191,7 @@ class TransNeXt(nn.Module):
         self.num_features = self.head_hidden_size = embed_dims[self.num_stages - 1]
         self.head_drop = nn.Dropout(drop_rate)
         self.head: nn.Module = nn.Identity()
-        self.apply(_initialise)
+        self.apply(initialise)
         self.reset_classifier(0 if features_only else num_classes, global_pool)
         self.set_backend(backend)
 
@@ -258,23 +240,11 @@ class TransNeXt(nn.Module):
             return min(fixed, height), min(fixed, width)
         return max(1, height // ratio), max(1, width // ratio)
 
-    def _check_image(self, x: Tensor) -> None:
-        if x.ndim != 4 or x.shape[1] != self.in_chans:
-            raise ValueError(
-                f"x: a batch of images [B, {self.in_chans}, H, W] is needed, "
-                f"got shape {tuple(x.shape)}"
-            )
-        if x.shape[2] < _MIN_SIZE or x.shape[3] < _MIN_SIZE:
-            raise ValueError(
-                f"x: images of at least {_MIN_SIZE} x {_MIN_SIZE} are needed, "
-                f"got {x.shape[2]} x {x.shape[3]}"
-            )
-
     # Forward
 
     def _maps(self, x: Tensor, stages: int) -> list[Tensor]:
         """The normalised maps ``[B, C, H, W]`` of the first ``stages`` stages."""
-        self._check_image(x)
+        check_images(x, self.in_chans)
         maps = []
         for stage, (embed, blocks, norm) in enumerate(self.stages()[:stages]):
             x, grid = embed(x)
@@ -340,7 +310,7 @@ class TransNeXt(nn.Module):
         -------
         list of Tensor, or a tuple of the last map ``[B, C, H, W]`` and that list.
         """
-        _choice(output_fmt, "output_fmt", ("NCHW", "NLC"))
+        one_of("output_fmt", output_fmt, ("NCHW", "NLC"))
         taken = take_indices(self.num_stages, indices, "indices")
         maps = self._maps(x, max(taken) + 1 if stop_early else self.num_stages)
         chosen = [maps[index] for index in sorted(set(taken))]
@@ -353,8 +323,8 @@ class TransNeXt(nn.Module):
 
         Raises
         ------
-        ValueError
-            If ``x`` is not ``[B, in_chans, H, W]`` with sides of at least 32.
+        ValueError, TypeError
+            If ``x`` is not floating-point ``[B, in_chans, H, W]`` with sides of at least 32.
         """
         if self.features_only:
             maps = self._maps(x, self.num_stages)
@@ -378,7 +348,7 @@ class TransNeXt(nn.Module):
         if num_classes < 0:
             raise ValueError(f"num_classes: at least 0 is needed, got {num_classes}")
         if global_pool is not None:
-            self.global_pool = _choice(global_pool, "global_pool", ("avg", ""))
+            self.global_pool = one_of("global_pool", global_pool, ("avg", ""))
         self.num_classes = num_classes
         like = self.get_parameter("norm1.weight")
         self.head = (
@@ -386,7 +356,7 @@ class TransNeXt(nn.Module):
             if num_classes
             else nn.Identity()
         )
-        self.head.apply(_initialise)
+        self.head.apply(initialise)
         self.head.train(self.training)
 
     def prune_intermediate_layers(
@@ -438,18 +408,3 @@ class TransNeXt(nn.Module):
                 (r"^norm(\d+)", (99999,)),
             ]
         return {"stem": r"^patch_embed1\.", "blocks": blocks}
-
-
-def _initialise(module: nn.Module) -> None:
-    """Initialise one layer as the published code does."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-    elif isinstance(module, nn.Conv2d):
-        fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
-        nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))
-    elif isinstance(module, nn.LayerNorm):
-        nn.init.ones_(module.weight)
-    else:
-        return
-    if module.bias is not None:
-        nn.init.zeros_(module.bias)

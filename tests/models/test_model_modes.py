@@ -168,6 +168,11 @@ def test_bad_images_are_answered_with_what_is_needed(shape, message):
         small_model().forward_intermediates(torch.zeros(shape, dtype=torch.float64))
 
 
+def test_images_of_whole_numbers_are_refused():
+    with pytest.raises(TypeError, match="uint8"):
+        small_model()(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+
+
 def test_other_channels():
     model = small_model(in_chans=5)
     assert outputs(model, torch.ones(1, 5, 32, 32, dtype=torch.float64))[0].shape == (1, CLASSES)

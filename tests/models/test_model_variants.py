@@ -109,6 +109,8 @@ def test_parameter_counts(name, count):
 def test_pico_is_small():
     count = sum(x.numel() for x in meta_model("transnext_pico").parameters())
     assert count == VARIANTS["transnext_pico"].parameters <= 1_000_000
+    cost = count_multiply_adds(meta_model("transnext_pico"))
+    assert VARIANTS["transnext_pico"].default.gmacs == pytest.approx(cost.total / 1e9, rel=0.005)
 
 
 @pytest.mark.parametrize(("name", "size", "published"), COSTS)

@@ -6,6 +6,7 @@ from .attention import AggregatedAttention, GlobalAttention, PixelFocusedAttenti
 from .block import Block
 from .conv_glu import ConvolutionalGLU
 from .drop import DropPath
+from .initialise import initialise
 from .patch_embed import PatchEmbed
 from .position_bias import StageGrids
 
@@ -18,4 +19,5 @@ __all__ = [
     "PatchEmbed",
     "PixelFocusedAttention",
     "StageGrids",
+    "initialise",
 ]
