@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import re
 import subprocess
@@ -231,6 +232,25 @@ def test_timm_loads_weights_with_our_reader(tmp_path, x):
     )
     assert other.eval()(x[:, :1].float()).shape == (2, 3)
     torch.testing.assert_close(other.block1[0].attn.q.weight, ours.block1[0].attn.q.weight)
+
+
+def test_timm_downloads_published_weights(monkeypatch, tmp_path):
+    timm = pytest.importorskip("timm")
+    ours = create_model("transnext_micro")
+    path = tmp_path / "transnext_micro_224_1k.pth"
+    # As published: more than a state dict, which timm's own reader would refuse.
+    torch.save({"model": ours.state_dict(), "args": argparse.Namespace(lr=1e-3)}, path)
+    asked = []
+
+    def download(repo, filename, **_):
+        asked.append((repo, filename))
+        return str(path)
+
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", download)
+    model = timm.create_model("transnext_micro", pretrained=True, num_classes=3)
+    assert asked == [("DaiShiResearch/transnext-micro-224-1k", path.name)]
+    assert model.get_classifier().out_features == 3
+    assert torch.equal(model.block3[14].attn.kv.weight, ours.block3[14].attn.kv.weight)
 
 
 def test_importing_the_models_registers_them_with_a_timm_imported_later():

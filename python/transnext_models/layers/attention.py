@@ -72,7 +72,10 @@ class _Attention(nn.Module):
         ]  # fmt: skip
         if self.training or not PositionBiasCache.usable(weights):
             return compute()
-        key = (grids, self.backend or ops.get_backend())
+        # A table made on one CUDA stream may not be ready on another, nor do backends share one.
+        device = weights[0].device
+        stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else None
+        key = (grids, self.backend or ops.get_backend(), stream)
         return cast(ops.PositionBias, self.bias_cache.get(weights, key, compute))
 
     def _heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:

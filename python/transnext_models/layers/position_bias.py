@@ -62,6 +62,8 @@ class PositionBiasCache:
         """Whether results may be kept: nothing is traced, recorded for a gradient or faked."""
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return False
+        if weights[0].is_cuda and torch.cuda.is_current_stream_capturing():
+            return False  # the graph would go on reading an entry that is long dropped
         records_gradient = torch.is_grad_enabled()
         return all(
             type(weight) is nn.Parameter
