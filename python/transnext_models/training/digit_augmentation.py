@@ -12,7 +12,7 @@ a fraction of a training step:
     sheet, light ink on dark paper light       uneven lighting, vignette, the edge of a shadow
     camera      blur, contrast and gamma, noise, JPEG blocks
 
-About a third of the batch skips all but a small geometry: plain ink on a plain ground, as in a
+Four in ten images skip all but a small geometry: plain ink on a plain ground, as in a
 clean scan.
 """
 
@@ -32,7 +32,7 @@ _SOURCE = 28  # pixels of a digit
 _FIELD = 56  # samples of the distance field over the same frame
 _FAR = 6.0  # distances are cut here: beyond any pen's width, in source pixels
 
-PLAIN_PROBABILITY = 0.3
+PLAIN_PROBABILITY = 0.4
 PEN_PROBABILITY = 0.4
 LIGHT_INK_PROBABILITY = 0.35
 ZOOM_RANGE = (0.42, 1.4)  # a digit fills 20 of 28 source pixels, so 30 % to 100 % of the frame
