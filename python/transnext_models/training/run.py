@@ -16,7 +16,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from ..checkpoints.convert import convert, written_atomically
 from ..preprocess import Preprocess
@@ -350,7 +350,7 @@ def _finish(
             "pretrain_size": str(model.pretrain_size),
         }
         with written_atomically(result.weights) as path:
-            save_file(module.model_state(), str(path), metadata={"format": "pt", **metadata})
+            path.write_bytes(save(module.model_state(), {"format": "pt", **metadata}))
         if result.half_weights is not None:
             convert(result.weights, result.half_weights, dtype=torch.float16, overwrite=True)
         (output / "result.json").write_text(json.dumps(metrics, indent=2) + "\n")
