@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors import safe_open
+
 from training import photographed_digits
 from transnext_models import TransNeXt, create_model
 from transnext_models.hub import resolve_weights

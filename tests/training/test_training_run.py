@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -80,9 +81,12 @@ def test_digits_are_learnt_and_exported(tmp_path: Path, monkeypatch: pytest.Monk
     assert torch.allclose(logits[0], logits[1], atol=0.05)
 
 
-class _StopAfterFirstEpoch(pl.Callback):
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        trainer.should_stop = True
+class _InterruptSecondEpoch(pl.Callback):
+    """Presses ctrl-C after the first step of the second epoch."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.current_epoch == 1:
+            raise KeyboardInterrupt
 
 
 def _short_run(folder: Path, **changes: Any) -> RunOptions:
@@ -103,7 +107,10 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
 
 
 def test_resumed_run_continues_exactly(tmp_path: Path, whole_run: RunResult) -> None:
-    train(_short_run(tmp_path), callbacks=[_StopAfterFirstEpoch()])
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(_short_run(tmp_path), callbacks=[_InterruptSecondEpoch()])
+    assert signal.getsignal(signal.SIGINT) is handler
     assert [row["epoch"] for row in _metrics(tmp_path)] == ["0"]
     resumed = train(_short_run(tmp_path, resume=tmp_path))
 

@@ -68,6 +68,7 @@ class TrainingData(pl.LightningDataModule):
         sampler = self._sampler(train)
         generator = torch.Generator()
         if train and self.trainer is not None:
+            self.check_length()
             # Workers draw order and seeds as soon as they start, before the epoch's hooks run.
             epoch = self.trainer.current_epoch
             sampler.set_epoch(epoch)  # type: ignore[attr-defined]

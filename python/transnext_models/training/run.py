@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
 from safetensors.torch import save
 
 from ..checkpoints.convert import convert, written_atomically
@@ -111,6 +113,7 @@ def train(options: RunOptions, callbacks: Sequence[pl.Callback] = ()) -> RunResu
     ------
     ValueError : an option, the data or the weights do not fit; the message names which.
     RuntimeError : a package is missing, or the loss is no longer finite.
+    KeyboardInterrupt : the user stopped the run; `resume` continues it from its last whole epoch.
     """
     _check_numbers(options)
     recipe = get_recipe(options.recipe)
@@ -169,14 +172,7 @@ def train(options: RunOptions, callbacks: Sequence[pl.Callback] = ()) -> RunResu
         }
         _write_configuration(options, recipe, resolved)
 
-    with warnings.catch_warnings():
-        # Neither concerns the user: Lightning's use of torch's internals, and a resumed folder.
-        warnings.filterwarnings("ignore", message=r".*treespec")
-        warnings.filterwarnings("ignore", message=r"Checkpoint directory .* is not empty")
-        # The checkpoints hold plain data only, so nothing in the file is executed.
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    _fit(trainer, module, data, checkpoint)
     return _finish(trainer, module, model_name, options)
 
 
@@ -211,7 +207,9 @@ def _resumed_checkpoint(options: RunOptions) -> Path | None:
 
 
 def _check_output(options: RunOptions) -> None:
-    """Refuse to write a new run over an old one."""
+    """Refuse to write a new run over an old one. Only the first process looks: it writes first."""
+    if getattr(rank_zero_only, "rank", 0) != 0:
+        return
     if options.resume is None and (options.output / "config.json").exists():
         raise ValueError(
             f"--output {options.output} already holds a run: continue it with "
@@ -321,6 +319,27 @@ def _build_trainer(
         enable_model_summary=False,
         **{name: value for name, value in limits.items() if value is not None},
     )
+
+
+def _fit(
+    trainer: pl.Trainer, module: ClassifierModule, data: TrainingData, checkpoint: Path | None
+) -> None:
+    """Run Lightning's loop; KeyboardInterrupt where the user stops it."""
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    with warnings.catch_warnings():
+        # Neither concerns the user: Lightning's use of torch's internals, and a resumed folder.
+        warnings.filterwarnings("ignore", message=r".*treespec")
+        warnings.filterwarnings("ignore", message=r"Checkpoint directory .* is not empty")
+        try:
+            # The checkpoints hold plain data only, so nothing in the file is executed.
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        except SystemExit:
+            if not trainer.interrupted:
+                raise
+    if trainer.interrupted:
+        # Lightning closed the run, ignored further signals, and would have ended the process.
+        signal.signal(signal.SIGINT, on_interrupt)
+        raise KeyboardInterrupt
 
 
 def _finish(
