@@ -97,9 +97,17 @@ def reference_result(function, tensors, keywords, backend):
     return out, torch.autograd.grad(out.nan_to_num(neginf=0.0).sum(), inputs)
 
 
-@pytest.mark.parametrize("backend", COMPILED)
-@operators
-@pytest.mark.parametrize("dynamic", [False, True])
+# Tracing plain PyTorch with symbolic sizes takes minutes in all; two operators stand for it.
+COMPILE_CASES = [
+    (name, backend, dynamic)
+    for name in OPERATORS
+    for backend in COMPILED
+    for dynamic in (False, True)
+    if not dynamic or backend != "torch" or name in ("conv_glu", "gelu_pool")
+]
+
+
+@pytest.mark.parametrize(("name", "backend", "dynamic"), COMPILE_CASES)
 def test_compile_without_graph_breaks(name: str, backend: str, dynamic: bool) -> None:
     function, tensors, keywords = operator_calls()[name]
     expected, expected_gradients = reference_result(function, tensors, keywords, backend)
