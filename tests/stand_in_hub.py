@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pytest
+from huggingface_hub import constants, file_download
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -42,6 +45,14 @@ class StandInHub:
     def downloads(self) -> int:
         """How many times a file's content was asked for."""
         return sum(method == "GET" for method, _ in self.requests)
+
+
+def use_endpoint(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """Have `huggingface_hub` ask at `url`; what ``HF_ENDPOINT`` does before it is imported."""
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    for module in (constants, file_download):  # older versions keep a copy in the second
+        monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import save_file
 
-from stand_in_hub import stand_in_hub
+from stand_in_hub import stand_in_hub, use_endpoint
 from transnext_models import classifier as classifier_module
 from transnext_models import create_model
 from transnext_models.classifier import Classifier
@@ -208,6 +208,49 @@ def test_names_with_markup_and_blanks(transnext, weights, folder, tmp_path):
     assert out.startswith(f"{path}  ")
 
 
+def test_names_cannot_command_the_terminal(transnext, weights, folder, tmp_path):
+    path = tmp_path / "a\x1b[31mred\rover.png"
+    path.write_bytes((folder / "image_00.png").read_bytes())
+    broken = tmp_path / "b\x1b[2J.png"
+    broken.write_bytes(b"")
+    code, out, err = transnext("classify", path, broken, "--weights", weights)
+    assert code == 1
+    assert r"a\x1b[31mred\rover.png" in out
+    assert r"b\x1b[2J.png" in err
+    assert "\x1b" not in out + err
+
+
+# -- the weights in this package ------------------------------------------------------------------
+
+
+def test_samples_without_any_option(transnext):
+    """What the README shows first: the sample digits, by the model that comes with the package."""
+    code, out, err = transnext("classify", "--samples", "--json")
+    assert (code, err) == (0, "")
+    document = json.loads(out)
+    assert document["model"] == "transnext_pico.mnist5k"
+    assert document["num_classes"] == 10
+    assert len(document["images"]) >= 10
+    for image in document["images"]:
+        (digit,) = re.findall(r"digit_(\d)_", image["file"])
+        assert image["predictions"][0]["label"] == digit
+
+
+def test_a_scan_of_another_size(transnext, tmp_path):
+    """A sample enlarged and stored as JPEG is read as well."""
+    sample = next(iter(sorted(samples_folder().glob("digit_4_*.png"))))
+    read_image(sample).resize((300, 300)).save(tmp_path / "four.jpg")
+    code, out, _ = transnext("classify", tmp_path / "four.jpg", "--json")
+    assert code == 0
+    assert json.loads(out)["images"][0]["predictions"][0]["label"] == "4"
+
+
+def samples_folder() -> Path:
+    import transnext_models
+
+    return Path(transnext_models.__file__).parent / "assets" / "samples"
+
+
 # -- which model ----------------------------------------------------------------------------------
 
 
@@ -263,9 +306,7 @@ def test_weights_by_hub_name(transnext, weights, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     with stand_in_hub() as hub:
         hub.files["me/digits/model.safetensors"] = weights.read_bytes()
-        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        use_endpoint(monkeypatch, hub.url)
         image = folder / "image_00.png"
         code, out, err = transnext("classify", image, "--weights", "me/digits", "--json")
     assert (code, err) == (0, "")
@@ -279,9 +320,9 @@ def test_weights_by_hub_name(transnext, weights, folder, tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         ((), "give image files, folders or patterns, or --samples"),
-        (("x.png", "--size", "31"), "greater than or equal to 32"),
-        (("x.png", "--batch-size", "0"), "greater than or equal to 1"),
-        (("x.png", "--top-k", "0"), "greater than or equal to 1"),
+        (("x.png", "--size", "31"), "Invalid value for '--size'"),
+        (("x.png", "--batch-size", "0"), "Invalid value for '--batch-size'"),
+        (("x.png", "--top-k", "0"), "Invalid value for '--top-k'"),
         (("x.png", "--model", "transnext_tinny"), "did you mean transnext_tiny"),
         (("x.png", "--model", "transnext_tiny.in22k"), "has no checkpoint 'in22k'"),
         (("x.png", "--device", "gpu"), "one of auto, cpu, cuda"),
@@ -436,6 +477,20 @@ def test_imports_only_what_it_needs(weights, folder):
     assert done.returncode == 0
     assert done.stderr.strip() == ""
     assert len(json.loads(done.stdout)["images"]) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names that are no text")
+def test_any_name_on_an_ascii_output(weights, folder, tmp_path):
+    """Names of bytes that are no text, labels and bars: all can be printed."""
+    name = os.fsencode(tmp_path / "na\u00efve-") + b"\xff.png"
+    Path(os.fsdecode(name)).write_bytes((folder / "image_00.png").read_bytes())
+    command = [sys.executable, "-c", MAIN, "classify", name, "--weights", str(weights)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.decode("ascii").splitlines()
+    assert r"na\xefve-\udcff.png" in lines[0]
+    assert re.fullmatch(r"  \d  +[\d.]+ %  #+", lines[1])
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals and pipes of POSIX")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from stand_in_hub import COMMIT, StandInHub, stand_in_hub
+from stand_in_hub import COMMIT, StandInHub, stand_in_hub, use_endpoint
 from transnext_models import VARIANTS, create_model
 from transnext_models.hub import DownloadError, HubFile, cache_folder, cached, resolve_weights
 
@@ -33,12 +33,6 @@ def hub(cache, monkeypatch):
         server.files[f"{REPO}/{FILE}"] = CONTENT
         use_endpoint(monkeypatch, server.url)
         yield server
-
-
-def use_endpoint(monkeypatch, url: str) -> None:
-    template = url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
 @pytest.fixture

@@ -12,7 +12,17 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from .console import Debug, as_json, command, messages, note, output, print_rows, usage_error
+from .console import (
+    Debug,
+    as_json,
+    command,
+    messages,
+    note,
+    output,
+    print_rows,
+    printable,
+    usage_error,
+)
 
 if TYPE_CHECKING:
     from ..classifier import Classified, Classifier
@@ -196,7 +206,8 @@ def _screen(total: int) -> Iterator[_Screen]:
 
 
 def _print_skipped(problem: ImageError, console: Console) -> None:
-    console.print(Text.assemble(("skipped ", "bold yellow"), str(problem)), soft_wrap=True)
+    text = Text.assemble(("skipped ", "bold yellow"), printable(str(problem)))
+    console.print(text, soft_wrap=True)
 
 
 def _headline(classifier: Classifier) -> str:
@@ -212,16 +223,19 @@ def _headline(classifier: Classifier) -> str:
 
 
 def _print_result(result: Classified, console: Console) -> None:
-    title = Text.assemble((str(result.path), "bold"), "  ", (_time(result.seconds), "dim"))
+    title = Text.assemble(
+        (printable(str(result.path)), "bold"), "  ", (_time(result.seconds), "dim")
+    )
     console.print(title, soft_wrap=True)
+    bar = _ascii_bar if console.options.ascii_only else _bar
     rows = []
     for rank, prediction in enumerate(result.predictions):
         emphasis = "" if rank == 0 else "dim"
         rows.append(
             (
-                Text(prediction.label, emphasis),
+                Text(printable(prediction.label), emphasis),
                 Text(f"{100 * prediction.probability:.2f} %", emphasis),
-                Text(_bar(prediction.probability), "green" if rank == 0 else "cyan"),
+                Text(bar(prediction.probability), "green" if rank == 0 else "cyan"),
             )
         )
     print_rows(rows, right=(1,), indent=2, console=console)
@@ -232,6 +246,10 @@ def _bar(fraction: float) -> str:
     """Return a bar of up to 24 characters, in eighths of a character."""
     eighths = round(fraction * _BAR_WIDTH * 8)
     return _BAR_PARTS[8] * (eighths // 8) + _BAR_PARTS[eighths % 8].strip()
+
+
+def _ascii_bar(fraction: float) -> str:
+    return "#" * round(fraction * _BAR_WIDTH)
 
 
 def _time(seconds: float) -> str:

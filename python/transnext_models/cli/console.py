@@ -7,8 +7,10 @@ error. A failure is one line that says what to do, and the traceback only with `
 from __future__ import annotations
 
 import functools
+import io
 import os
 import sys
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar
 
@@ -48,7 +50,9 @@ def print_rows(
     Nothing is cut off and no blanks are added at the ends of lines: a long last column goes on, for
     a terminal to wrap and for a program to read.
     """
-    cells = [[Text(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
+    cells = [
+        [Text(printable(cell)) if isinstance(cell, str) else cell for cell in row] for row in rows
+    ]
     widths = [max(cell.cell_len for cell in column) for column in zip(*cells, strict=True)]
     for row in cells:
         line = Text(" " * indent)
@@ -60,14 +64,38 @@ def print_rows(
         (console or output()).print(line, soft_wrap=True)
 
 
+def printable(text: str) -> str:
+    """Return `text` with control characters escaped, but for line ends.
+
+    Names of files and of entries in files may hold what moves a terminal's cursor or worse.
+    """
+    return "".join(
+        char.encode("unicode_escape").decode() if _is_control(char) else char for char in text
+    )
+
+
+def _is_control(char: str) -> bool:
+    return char != "\n" and unicodedata.category(char) in ("Cc", "Cs")
+
+
+def make_output_robust() -> None:
+    """Have characters that an output cannot encode escaped instead of ending the program.
+
+    File names may hold bytes that are no text, and an output may know ASCII only.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def note(text: str, console: Console | None = None) -> None:
     """Print a remark to standard error."""
-    (console or messages()).print(Text(text, style="dim"), soft_wrap=True)
+    (console or messages()).print(Text(printable(text), style="dim"), soft_wrap=True)
 
 
 def report_error(text: str) -> None:
     """Print an error to standard error."""
-    messages().print(Text.assemble(("error: ", "bold red"), text), soft_wrap=True)
+    messages().print(Text.assemble(("error: ", "bold red"), printable(text)), soft_wrap=True)
 
 
 def usage_error(text: str, option: str | None = None) -> NoReturn:
@@ -115,7 +143,7 @@ def _description(error: Exception) -> str:
 
 
 def as_json(value: Any) -> None:
-    """Print `value` as JSON to standard output."""
+    """Print `value` as JSON, in ASCII, to standard output."""
     import json
 
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
