@@ -102,6 +102,8 @@ def train(
         hint = f"; continue with --resume {output}" if resumable else ""
         messages().print(f"interrupted{hint}", style="yellow", soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
+    if not result.is_first_process:
+        return
     for name, value in sorted(result.metrics.items()):
         typer.echo(f"{name}: {value:.4f}")
     typer.echo(f"weights: {result.weights}")

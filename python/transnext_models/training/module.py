@@ -56,7 +56,8 @@ class ClassifierModule(pl.LightningModule):
         # Soft targets of mixup are smoothed already.
         smoothing = 0.0 if targets.is_floating_point() else self.recipe.label_smoothing
         loss = F.cross_entropy(self(images).float(), targets, label_smoothing=smoothing)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(images))
+        count = len(images)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=count, sync_dist=True)
         return loss
 
     def on_train_epoch_end(self) -> None:

@@ -89,12 +89,13 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class RunResult:
-    """Files a run leaves, and its last validation."""
+    """Files a run leaves, its last validation, and whether this process wrote them."""
 
     weights: Path
     half_weights: Path | None
     last_checkpoint: Path
     metrics: dict[str, float]
+    is_first_process: bool
 
 
 def train(options: RunOptions, callbacks: Sequence[pl.Callback] = ()) -> RunResult:
@@ -359,6 +360,7 @@ def _finish(
         half_weights=output / "model_float16.safetensors" if options.half else None,
         last_checkpoint=output / "checkpoints" / _LAST,
         metrics=metrics,
+        is_first_process=trainer.is_global_zero,
     )
     if trainer.is_global_zero:
         metadata = {
