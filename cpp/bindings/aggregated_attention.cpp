@@ -8,8 +8,6 @@
 namespace transnext::bindings {
 namespace {
 
-constexpr index_t kLargestWindow = 4096;
-
 // Every entry of an axis map indexes the table, so a wrong one would read outside it.
 void check_map(const Call& call, const char* name, const int* data, const index_t* shape,
                const index_t* stride, int rank, index_t limit) {

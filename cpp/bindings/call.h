@@ -22,6 +22,9 @@ namespace py = pybind11;
 // A size that a check leaves open.
 constexpr index_t kAny = -1;
 
+// Kernels hold a few numbers per window cell; more cells than this are a mistake.
+constexpr index_t kLargestWindow = 4096;
+
 template <class Params>
 using CudaKernel = void (*)(const Params&, int device, void* stream);
 

@@ -8,8 +8,6 @@
 namespace transnext::bindings {
 namespace {
 
-constexpr index_t kLargestWindow = 4096;
-
 index_t cells_of(const Call& call, index_t window_size) {
   if (window_size < 1 || window_size > kLargestWindow) {
     call.fail("window_size is " + std::to_string(window_size) + ", needs 1 to " +

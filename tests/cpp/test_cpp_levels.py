@@ -15,7 +15,13 @@ def level_with(value: str | None) -> subprocess.CompletedProcess:
     environment = {k: v for k, v in os.environ.items() if k != "TRANSNEXT_CPU_LEVEL"}
     if value is not None:
         environment["TRANSNEXT_CPU_LEVEL"] = value
-    code = "import torch; from transnext_ops import _cpp; print(_cpp.cpu_level())"
+    code = f"""
+import importlib.util
+spec = importlib.util.spec_from_file_location("_cpp", {_cpp.__file__!r})
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+print(module.cpu_level())
+"""
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment
     )

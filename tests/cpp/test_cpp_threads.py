@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -41,29 +43,42 @@ def attention_arguments(batch: int = 2) -> tuple:
     )  # fmt: skip
 
 
-def everything() -> list[torch.Tensor]:
-    """Return the results of all operators, forward and backward, on fixed inputs."""
-    arguments = attention_arguments()
-    out, log_sum_exp = cpp_backend.aggregated_attention(*arguments)
-    gradients = cpp_backend.aggregated_attention_backward(
-        out.flip(1), out, log_sum_exp, *arguments, [True] * 11
-    )
+@functools.cache
+def inputs() -> dict[str, Any]:
+    """Return the inputs of :func:`everything`, made once: a forked child must not make any, since
+    torch's own thread pool does not survive a fork."""
     numbers = Numbers(4)
     x = numbers.activation(2, 400, 80, dtype=torch.float32)
     weight = numbers.parameter(40, 1, 3, 3, dtype=torch.float32)
+    mlp = [numbers.parameter(*s, dtype=torch.float32) for s in ((30, 2), (30,), (2, 30), (2,))]
+    return {
+        "attention": attention_arguments(),
+        "x": x,
+        "weight": weight,
+        "bias": weight[:, 0, 0, 0],
+        "mlp": (torch.linspace(-1, 1, 11), torch.linspace(-1, 1, 21), *mlp),
+    }
+
+
+def everything() -> list[torch.Tensor]:
+    """Return the results of all operators, forward and backward, on fixed inputs."""
+    given = inputs()
+    arguments, x, weight, mlp = (given[name] for name in ("attention", "x", "weight", "mlp"))
+    out, log_sum_exp = cpp_backend.aggregated_attention(*arguments)
+    gradients = cpp_backend.aggregated_attention_backward(
+        out, out, log_sum_exp, *arguments, [True] * 11
+    )
     glu = cpp_backend.conv_glu(x, weight, None, (20, 20))
     glu_gradients = cpp_backend.conv_glu_backward(
-        glu, x, weight, weight[:, 0, 0, 0], (20, 20), [True] * 3
+        glu, x, weight, given["bias"], (20, 20), [True] * 3
     )
     pooled = cpp_backend.gelu_pool(x, (20, 20), (7, 3))
     d_x = cpp_backend.gelu_pool_backward(pooled, x, (20, 20), (7, 3))
     q, k = (t.transpose(1, 2) for t in arguments[:2])
     attn = cpp_backend.window_qk(q, k, None, GRID, 3)
     window = cpp_backend.window_qk_backward(attn, q, k, GRID, 3, [True] * 3)
-    mlp = [numbers.parameter(*s, dtype=torch.float32) for s in ((30, 2), (30,), (2, 30), (2,))]
-    coordinates = [torch.linspace(-1, 1, 11), torch.linspace(-1, 1, 21)]
-    table = cpp_backend.position_bias_table(*coordinates, *mlp)
-    mlp_gradients = cpp_backend.position_bias_table_backward(table, *coordinates, *mlp, [True] * 4)
+    table = cpp_backend.position_bias_table(*mlp)
+    mlp_gradients = cpp_backend.position_bias_table_backward(table, *mlp, [True] * 4)
     return [
         out, log_sum_exp, *gradients, glu, *glu_gradients, pooled, d_x, attn, *window, table,
         *mlp_gradients,
@@ -182,24 +197,22 @@ def test_idle_workers_use_no_processor_time(threads) -> None:
 
 def test_memory_that_is_not_there_is_an_exception() -> None:
     """An allocation that fails inside a kernel, on any thread, comes back as MemoryError."""
-    code = """
-import resource, torch
-from transnext_ops.backends import cpp_backend
-torch.set_num_threads(2)
-q = torch.randn(1, 2, 1, 16)
-window = 4000
-bias = torch.zeros(1, 1).expand(1, window * window)
-limit = 2 << 30
-used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + limit // 4, used + limit // 4))
+    code = f"""
+import importlib.util, resource
+import numpy as np
+spec = importlib.util.spec_from_file_location("_cpp", {_cpp.__file__!r})
+_cpp = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(_cpp)
+q, pooled, scale = np.ones((1, 2, 2, 16), "f4"), np.ones((1, 1, 2, 16), "f4"), np.ones(2, "f4")
+out, log_sum_exp = np.empty((1, 2, 2, 16), "f4"), np.empty((1, 2, 2), "f4")
+tensors = [q, q, q, pooled, pooled, scale] + [None] * 8 + [out, log_sum_exp]
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20),) * 2)
 try:
-    cpp_backend.aggregated_attention(
-        q, q, q, q[:, :1], q[:, :1], torch.ones(1), None, bias, None, None, None, None, None, None,
-        (1, 2), (1, 1), window)
+    capsules = [None if tensor is None else tensor.__dlpack__() for tensor in tensors]
+    _cpp.aggregated_attention(*capsules, (1, 2), (1, 1), 4000, 2, 0)
 except MemoryError:
     print("MemoryError")
 """
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ
-    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.strip() == "MemoryError", result.stderr

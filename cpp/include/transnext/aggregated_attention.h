@@ -23,8 +23,8 @@ struct PoolBias {
   View<3> col_map;      // [W, Wp, taps] int32; absent for a dense bias
   View<3> col_weights;  // [W, Wp, taps] C(T), optional (then taps is 1 and the weight 1)
 
-  TRANSNEXT_HOST_DEVICE bool dense() const { return values.present() && !row_map.present(); }
-  TRANSNEXT_HOST_DEVICE bool table() const { return values.present() && row_map.present(); }
+  TRANSNEXT_INLINE bool dense() const { return values.present() && !row_map.present(); }
+  TRANSNEXT_INLINE bool table() const { return values.present() && row_map.present(); }
 };
 
 struct AggregatedAttentionInputs {

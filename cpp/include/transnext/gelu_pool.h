@@ -26,10 +26,10 @@ struct GeluPoolBackwardParams {
 // First and last+1 index of a bin along one axis, and, by the same formula with the sizes
 // exchanged, of the bins that a token lies in: i is in bin a  <=>  a H / Hp < i + 1 and i < (a+1) H
 // / Hp.
-TRANSNEXT_HOST_DEVICE inline index_t bin_begin(index_t index, index_t bins, index_t size) {
+TRANSNEXT_INLINE index_t bin_begin(index_t index, index_t bins, index_t size) {
   return index * size / bins;
 }
-TRANSNEXT_HOST_DEVICE inline index_t bin_end(index_t index, index_t bins, index_t size) {
+TRANSNEXT_INLINE index_t bin_end(index_t index, index_t bins, index_t size) {
   return ((index + 1) * size + bins - 1) / bins;
 }
 

@@ -1,31 +1,30 @@
 // Conversions between the 16-bit storage formats and float, rounding to nearest, ties to even, NaN
 // staying NaN: integer arithmetic that is right everywhere. Targets with instructions for it use
-// those (cpu/convert.h, device/storage.cuh). Internal linkage, so that every instruction set
-// compiles its own copy.
+// those (cpu/convert.h, device/storage.cuh).
 #pragma once
 
 #include "transnext/tensor.h"
 
 namespace transnext {
 
-TRANSNEXT_HOST_DEVICE static inline float bits_to_float(unsigned bits) {
+TRANSNEXT_INLINE float bits_to_float(unsigned bits) {
   float value;
   __builtin_memcpy(&value, &bits, sizeof(value));
   return value;
 }
 
-TRANSNEXT_HOST_DEVICE static inline unsigned float_to_bits(float value) {
+TRANSNEXT_INLINE unsigned float_to_bits(float value) {
   unsigned bits;
   __builtin_memcpy(&bits, &value, sizeof(bits));
   return bits;
 }
 
 // A bfloat16 is the upper half of a float.
-TRANSNEXT_HOST_DEVICE static inline float bfloat16_to_float(BFloat16 x) {
+TRANSNEXT_INLINE float bfloat16_to_float(BFloat16 x) {
   return bits_to_float(static_cast<unsigned>(x.bits) << 16);
 }
 
-TRANSNEXT_HOST_DEVICE static inline BFloat16 float_to_bfloat16(float x) {
+TRANSNEXT_INLINE BFloat16 float_to_bfloat16(float x) {
   const unsigned bits = float_to_bits(x);
   if ((bits & 0x7fffffffu) > 0x7f800000u)
     return {0x7fc0};  // rounding could turn a NaN into infinity
@@ -34,7 +33,7 @@ TRANSNEXT_HOST_DEVICE static inline BFloat16 float_to_bfloat16(float x) {
 
 // A half's exponent and mantissa, moved to a float's, are its value times 2^-112: exact, subnormals
 // included.
-TRANSNEXT_HOST_DEVICE static inline float half_to_float(Half x) {
+TRANSNEXT_INLINE float half_to_float(Half x) {
   const unsigned magnitude = static_cast<unsigned>(x.bits & 0x7fff) << 13;
   const unsigned sign = static_cast<unsigned>(x.bits & 0x8000) << 16;
   const bool special = (x.bits & 0x7c00) == 0x7c00;  // infinity or NaN keep the largest exponent
@@ -43,7 +42,7 @@ TRANSNEXT_HOST_DEVICE static inline float half_to_float(Half x) {
   return bits_to_float(float_to_bits(value) | sign);
 }
 
-TRANSNEXT_HOST_DEVICE static inline Half float_to_half(float x) {
+TRANSNEXT_INLINE Half float_to_half(float x) {
   const unsigned bits = float_to_bits(x);
   const unsigned magnitude = bits & 0x7fffffffu;
   unsigned result;

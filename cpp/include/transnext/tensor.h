@@ -2,10 +2,13 @@
 // views. Read by the host compiler, nvcc and NVRTC alike, so no standard header is included.
 #pragma once
 
+// The small functions of these headers are always inlined: a copy of one that the linker shared
+// between files compiled for different instruction sets could hold instructions that a processor
+// lacks.
 #if defined(__CUDACC__)
-#define TRANSNEXT_HOST_DEVICE __host__ __device__
+#define TRANSNEXT_INLINE __host__ __device__ __forceinline__
 #else
-#define TRANSNEXT_HOST_DEVICE
+#define TRANSNEXT_INLINE inline __attribute__((always_inline))
 #endif
 
 namespace transnext {
@@ -27,7 +30,7 @@ struct Grid {
   index_t height;
   index_t width;
 
-  TRANSNEXT_HOST_DEVICE index_t size() const { return height * width; }
+  TRANSNEXT_INLINE index_t size() const { return height * width; }
 };
 
 // A tensor that somebody else owns. An absent optional tensor has data == nullptr.
@@ -38,7 +41,7 @@ struct View {
   index_t shape[kRank] = {};
   index_t stride[kRank] = {};
 
-  TRANSNEXT_HOST_DEVICE bool present() const { return data != nullptr; }
+  TRANSNEXT_INLINE bool present() const { return data != nullptr; }
 };
 
 }  // namespace transnext
