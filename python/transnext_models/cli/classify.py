@@ -130,6 +130,8 @@ def classify(
         classifier = Classifier.load(model, weights, size=size, device=device, backend=backend)
         if not json:
             note(_headline(classifier))
+            if classifier.labels[-1] == "class 999":
+                note("the names of ImageNet's classes come with timm: pip install timm")
         started = time.perf_counter()
         with _screen(len(found.paths)) as screen:
             for result in classifier.classify(found.paths, batch_size=batch_size, top_k=top_k):
