@@ -1,4 +1,4 @@
-# Decides whether the CUDA kernels are built, and for what.
+# Decides whether the CUDA kernels are built, and for what, and enables the language if they are.
 # Sets transnext_with_cuda; if that is false, transnext_cuda_reason says why.
 set(transnext_with_cuda FALSE)
 set(transnext_cuda_reason "TRANSNEXT_CUDA=OFF")
@@ -8,75 +8,86 @@ if(NOT TRANSNEXT_CUDA MATCHES "^(AUTO|ON|OFF)$")
   message(FATAL_ERROR "transnext: TRANSNEXT_CUDA must be AUTO, ON or OFF, got '${TRANSNEXT_CUDA}'")
 endif()
 
-# A compiler that is found may still be broken (no host compiler it accepts, half an installation): a
-# separate configure run of a one-file project shows it, where enable_language would end this one.
-function(transnext_try_cuda_compiler result reason)
-  set(${result} FALSE PARENT_SCOPE)
-  if(DEFINED CMAKE_CUDA_COMPILER AND CMAKE_CUDA_COMPILER)
+# Sets `nvcc` in the caller: what CMake was told, CUDACXX, or what is found.
+macro(transnext_find_nvcc)
+  if(CMAKE_CUDA_COMPILER)
     set(nvcc ${CMAKE_CUDA_COMPILER})
-  elseif(DEFINED ENV{CUDACXX} AND NOT "$ENV{CUDACXX}" STREQUAL "")
+  elseif(NOT "$ENV{CUDACXX}" STREQUAL "")
     set(nvcc $ENV{CUDACXX})
   else()
-    find_program(TRANSNEXT_NVCC nvcc PATHS $ENV{CUDA_HOME}/bin $ENV{CUDA_PATH}/bin /usr/local/cuda/bin)
+    find_program(TRANSNEXT_NVCC nvcc
+                 PATHS $ENV{CUDA_HOME}/bin $ENV{CUDA_PATH}/bin /usr/local/cuda/bin)
     set(nvcc ${TRANSNEXT_NVCC})
   endif()
-  if(NOT nvcc)
-    set(${reason} "no CUDA compiler: nvcc is not on PATH and CUDACXX is not set" PARENT_SCOPE)
-    return()
-  endif()
-  if(NOT IS_ABSOLUTE ${nvcc})
+  if(nvcc AND NOT IS_ABSOLUTE ${nvcc})
     find_program(TRANSNEXT_NVCC_PATH ${nvcc})
     if(TRANSNEXT_NVCC_PATH)
       set(nvcc ${TRANSNEXT_NVCC_PATH})
     endif()
   endif()
-  if(NOT EXISTS ${nvcc})
-    set(${reason} "no CUDA compiler: ${nvcc} does not exist" PARENT_SCOPE)
-    return()
-  endif()
+endmacro()
 
-  execute_process(COMMAND ${nvcc} --version OUTPUT_VARIABLE banner ERROR_VARIABLE banner RESULT_VARIABLE failed)
-  string(REGEX MATCH "V([0-9]+\\.[0-9]+)" _ "${banner}")
-  set(version ${CMAKE_MATCH_1})
-  if(failed OR NOT version)
-    set(${reason} "no CUDA compiler: ${nvcc} --version fails" PARENT_SCOPE)
-    return()
-  endif()
-  if(version VERSION_LESS minimum_nvcc)
-    set(${reason} "no CUDA compiler: ${nvcc} is version ${version}, ${minimum_nvcc} or newer is needed" PARENT_SCOPE)
-    return()
-  endif()
-
+# A compiler that is found may still be broken (no host compiler that it accepts, half an
+# installation): building a one-file project aside shows it, where enable_language would end this one.
+function(transnext_probe_nvcc nvcc failed)
   set(probe ${CMAKE_BINARY_DIR}/cuda_probe)
   file(WRITE ${probe}/CMakeLists.txt
-       "cmake_minimum_required(VERSION 3.24)\nproject(probe LANGUAGES CXX CUDA)\nadd_library(probe STATIC probe.cu)\n")
-  file(WRITE ${probe}/probe.cu "#include <cuda_runtime.h>\n__global__ void probe() {}\nvoid launch() { probe<<<1, 1>>>(); }\n")
-  set(command ${CMAKE_COMMAND} -S ${probe} -B ${probe}/build -G ${CMAKE_GENERATOR} -DCMAKE_CUDA_COMPILER=${nvcc}
-              -DCMAKE_CUDA_ARCHITECTURES=75 -DCMAKE_CXX_COMPILER=${CMAKE_CXX_COMPILER})
+       "cmake_minimum_required(VERSION 3.24)\n"
+       "project(probe LANGUAGES CXX CUDA)\n"
+       "add_library(probe STATIC probe.cu)\n")
+  file(WRITE ${probe}/probe.cu
+       "#include <cuda_runtime.h>\n"
+       "__global__ void probe() {}\n"
+       "void launch() { probe<<<1, 1>>>(); }\n")
+  set(options -DCMAKE_CUDA_COMPILER=${nvcc} -DCMAKE_CUDA_ARCHITECTURES=75
+              -DCMAKE_CXX_COMPILER=${CMAKE_CXX_COMPILER})
   if(CMAKE_MAKE_PROGRAM)
-    list(APPEND command -DCMAKE_MAKE_PROGRAM=${CMAKE_MAKE_PROGRAM})
+    list(APPEND options -DCMAKE_MAKE_PROGRAM=${CMAKE_MAKE_PROGRAM})
   endif()
   if(CMAKE_CUDA_HOST_COMPILER)
-    list(APPEND command -DCMAKE_CUDA_HOST_COMPILER=${CMAKE_CUDA_HOST_COMPILER})
+    list(APPEND options -DCMAKE_CUDA_HOST_COMPILER=${CMAKE_CUDA_HOST_COMPILER})
   endif()
-  execute_process(COMMAND ${command} OUTPUT_FILE ${probe}/configure.log ERROR_FILE ${probe}/configure.log
-                  RESULT_VARIABLE failed)
-  if(NOT failed)
-    execute_process(COMMAND ${CMAKE_COMMAND} --build ${probe}/build OUTPUT_FILE ${probe}/build.log
-                    ERROR_FILE ${probe}/build.log RESULT_VARIABLE failed)
+  execute_process(COMMAND ${CMAKE_COMMAND} -S ${probe} -B ${probe}/build -G ${CMAKE_GENERATOR} ${options}
+                  OUTPUT_FILE ${probe}/configure.log ERROR_FILE ${probe}/configure.log
+                  RESULT_VARIABLE status)
+  if(status EQUAL 0)
+    execute_process(COMMAND ${CMAKE_COMMAND} --build ${probe}/build
+                    OUTPUT_FILE ${probe}/build.log ERROR_FILE ${probe}/build.log
+                    RESULT_VARIABLE status)
   endif()
-  if(failed)
-    set(${reason} "no CUDA compiler: ${nvcc} cannot build a test program, see ${probe}" PARENT_SCOPE)
-    return()
-  endif()
-  set(${result} TRUE PARENT_SCOPE)
-  set(transnext_nvcc ${nvcc} PARENT_SCOPE)
+  set(${failed} ${status} PARENT_SCOPE)
 endfunction()
 
-# Machine code for every listed GPU generation this nvcc knows, PTX of the newest for those to come.
-function(transnext_default_cuda_architectures result)
-  execute_process(COMMAND ${transnext_nvcc} --list-gpu-code OUTPUT_VARIABLE known ERROR_QUIET)
-  set(architectures "")
+# Sets `problem` in the caller: empty if there is a compiler, `nvcc`, that works.
+macro(transnext_check_nvcc)
+  set(problem "")
+  transnext_find_nvcc()
+  if(NOT nvcc)
+    set(problem "nvcc is not on PATH and CUDACXX is not set")
+  elseif(NOT EXISTS ${nvcc})
+    set(problem "${nvcc} does not exist")
+  else()
+    execute_process(COMMAND ${nvcc} --version RESULT_VARIABLE failed
+                    OUTPUT_VARIABLE banner ERROR_VARIABLE banner)
+    string(REGEX MATCH "V([0-9]+\\.[0-9]+)" _ "${banner}")
+    set(version ${CMAKE_MATCH_1})
+    if(failed OR NOT version)
+      set(problem "${nvcc} --version fails")
+    elseif(version VERSION_LESS minimum_nvcc)
+      set(problem "${nvcc} is version ${version}, ${minimum_nvcc} or newer is needed")
+    else()
+      transnext_probe_nvcc(${nvcc} failed)
+      if(failed)
+        set(problem "${nvcc} cannot build a test program, see ${CMAKE_BINARY_DIR}/cuda_probe")
+      endif()
+    endif()
+  endif()
+endmacro()
+
+# Machine code for every listed GPU generation that this nvcc knows, PTX of the newest for those to
+# come.
+function(transnext_default_architectures nvcc result)
+  execute_process(COMMAND ${nvcc} --list-gpu-code OUTPUT_VARIABLE known ERROR_QUIET)
   foreach(architecture 75 80 86 89 90 100 120)
     if(known MATCHES "sm_${architecture}[^0-9]")
       list(APPEND architectures ${architecture}-real)
@@ -87,15 +98,18 @@ function(transnext_default_cuda_architectures result)
 endfunction()
 
 if(NOT TRANSNEXT_CUDA STREQUAL "OFF")
-  transnext_try_cuda_compiler(transnext_with_cuda transnext_cuda_reason)
-  if(transnext_with_cuda)
-    if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND NOT DEFINED ENV{CUDAARCHS})
-      transnext_default_cuda_architectures(CMAKE_CUDA_ARCHITECTURES)
+  transnext_check_nvcc()
+  if(problem STREQUAL "")
+    set(transnext_with_cuda TRUE)
+    if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND "$ENV{CUDAARCHS}" STREQUAL "")
+      transnext_default_architectures(${nvcc} CMAKE_CUDA_ARCHITECTURES)
     endif()
-    set(CMAKE_CUDA_COMPILER ${transnext_nvcc} CACHE FILEPATH "CUDA compiler")
+    set(CMAKE_CUDA_COMPILER ${nvcc} CACHE FILEPATH "CUDA compiler")
     enable_language(CUDA)
   elseif(TRANSNEXT_CUDA STREQUAL "ON")
-    message(FATAL_ERROR "transnext: TRANSNEXT_CUDA=ON, but ${transnext_cuda_reason}. Install the CUDA toolkit, "
-                        "point CUDACXX at its nvcc, or build with -DTRANSNEXT_CUDA=OFF.")
+    message(FATAL_ERROR "transnext: TRANSNEXT_CUDA=ON, but no CUDA compiler: ${problem}. Install the "
+                        "CUDA toolkit, point CUDACXX at its nvcc, or build with -DTRANSNEXT_CUDA=OFF.")
+  else()
+    set(transnext_cuda_reason "no CUDA compiler: ${problem}")
   endif()
 endif()

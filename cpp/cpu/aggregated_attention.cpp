@@ -4,19 +4,18 @@
 // sum over channels or keys is lane by lane, without horizontal operations, for any head dim and
 // any number of keys:
 //
-//   local logits    [L][block]   sum over c of qh[c] * kn[c + shift]       shifted loads
-//   (window_cells.h) pooled logits   [tile][block] = kpn [tile, d] * qh [d, block]          small
-//   matrix product (multiply.h) out             [d][block]  += vp^T [d, tile] * p [tile, block] the
-//   same
+//   local logits    [L][block]    = sum over c of qh[c] kn[c + shift]      shifted loads
+//   pooled logits   [tile][block] = kpn [tile, d] * qh [d, block]          small matrix product
+//   out             [d][block]   += vp^T [d, tile] * p [tile, block]       the same
 //
 // The softmax is the online one: a running maximum, to which the sums so far are rescaled when a
 // tile of pooled keys exceeds it; the local logits set the first maximum. Nothing is kept per query
 // and key but one tile.
 //
-// Per query and head: 4 d (L + P) flops for the two products, L + P exponentials (20 flops each),
-// and, in bytes, q, k, v, out once (4 d sizeof(T)) plus the halo of k and v, (2 r W + ...) / panel
-// of it. Pooled keys and values stay in cache. At d = 24, L = 9, P = 49 that is 5.6 kflop and 400
-// bytes: bound by arithmetic.
+// Per query and head: 4 d (L + P) flops for the two products, 2 d L for the tokens and L + P
+// exponentials of 20 flops. In bytes: q, k, v and out once, 4 d sizeof(T), and k and v again in the
+// halos of the stretches; pooled keys and values stay in cache. At d = 24, L = 9, P = 49 that is
+// 7.2 kflop and about 400 bytes of float32: bound by arithmetic.
 #include "transnext/aggregated_attention.h"
 
 #include "cpu/attention.h"
@@ -27,19 +26,6 @@
 TRANSNEXT_BEGIN_LEVEL
 
 namespace {
-
-constexpr index_t kPanelBytes =
-    256 * 1024;  // aim for a task's panels of keys and values: about half an L2 cache
-
-// Tokens per task: enough that the halo on both sides is a small part, few enough to stay in cache.
-template <class C>
-index_t panel_tokens(const AttentionSizes<C>& sizes) {
-  const index_t halo = sizes.window.halo();
-  const index_t fitting =
-      kPanelBytes / (2 * sizes.width * static_cast<index_t>(sizeof(C))) - 2 * halo;
-  const index_t wanted = larger(fitting, larger(2 * halo, 4 * kBlock<C>));
-  return round_up(smaller(wanted, sizes.tokens), kBlock<C>);
-}
 
 template <class C>
 class ForwardTask {
@@ -262,7 +248,7 @@ void forward(const AggregatedAttentionParams& p, int threads) {
   const AttentionSizes<C> sizes(p.in);
   const PooledTokens<C> pooled(p.in, sizes, threads);
   const LengthScale<C> length_scale(sizes);
-  const index_t length = panel_tokens(sizes);
+  const index_t length = stretch_tokens<C>(sizes.window, 2 * sizes.width, 2);
   const index_t panels = (sizes.tokens + length - 1) / length;
   parallel_for(sizes.batches * sizes.heads * panels, threads, [&](index_t task) {
     const index_t pair = task / panels;

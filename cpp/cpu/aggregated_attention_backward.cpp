@@ -1,16 +1,19 @@
-// aggregated_attention on the CPU, backward. With the forward's formulas, D_j = d_out . v(n +
-// offset_j) and D_m = d_out . vp(m) the gradients of the weights w_j and a_m, and t_j = qn .
-// tokens_j + token_bias_j:
+// aggregated_attention on the CPU, backward. With the forward's formulas, the gradients of the
+// weights w_j and a_m, D_j = d_out . v(n + offset_j) and D_m = d_out . vp(m), and the positional
+// term t_j = qn . tokens_j + token_bias_j:
 //
-//   delta      = sum over all keys of a D = d_out . out - sum_j t_j D_j
-//   d_logit    = a (D - delta), local and pooled          a = exp(logit - log_sum_exp), recomputed
-//   d_qh       = sum_j d_l_j kn(n + offset_j) + sum_m d_p_m kpn(m)
-//   d_qn       = d_qh scale s(n) + sum_j D_j tokens_j     d_q through the normalisation
-//   d_kn(n')   = sum_j d_l_j(n' - offset_j) qh(n' - offset_j),  d_v(n') = sum_j w_j(n' - offset_j)
-//   d_out(n' - offset_j) d_kpn(m)   = sum_n d_p_m(n) qh(n),                          d_vp(m) =
-//   sum_n a_m(n) d_out(n) d_query_embedding = sum d_qh scale s,  d_scale = sum d_qh . (qn +
-//   query_embedding) s d_local_bias_j = sum d_l_j,  d_pool_bias = d_p,  d_tokens_j = sum D_j qn,
-//   d_token_bias_j = sum D_j
+//   delta    = sum over all keys of a D = d_out . out - sum_j t_j D_j
+//   d_l, d_p = a (D - delta), the gradients of the local and pooled logits, with the probabilities
+//              a = exp(logit - log_sum_exp) computed again
+//   d_qh     = sum_j d_l_j kn(n + offset_j) + sum_m d_p_m kpn(m)
+//   d_qn     = d_qh scale s(n) + sum_j D_j tokens_j, and d_q through the normalisation
+//   d_kn(n') = sum_j d_l_j(n' - offset_j) qh(n' - offset_j)
+//   d_v(n')  = sum_j w_j(n' - offset_j) d_out(n' - offset_j)
+//   d_kpn(m) = sum_n d_p_m(n) qh(n)
+//   d_vp(m)  = sum_n a_m(n) d_out(n)
+//   d_scale  = sum d_qh . (qn + query_embedding) s,   d_query_embedding = sum d_qh scale s
+//   d_tokens_j = sum D_j qn,   d_token_bias_j = sum D_j,   d_local_bias_j = sum d_l_j
+//   d_pool_bias = d_p
 //
 // A task owns a stretch of tokens as queries and as keys. It computes d_l and w for its queries and
 // for those within a window's reach on both sides (they look at its keys), so that d_k and d_v are
@@ -18,11 +21,10 @@
 // task, added in the tasks' order. So there are no atomics, and results depend on the number of
 // threads only, through the number of tasks.
 //
-// With 16-bit storage `out` is rounded, and d_out . out would carry that error into every d_logit;
-// delta is then summed over the keys instead, which needs the pooled weights once more.
+// With 16-bit storage `out` is rounded, and d_out . out would carry that error into every d_l and
+// d_p; delta is then summed over the keys, which needs the pooled probabilities once more.
 //
-// Per query and head about 2.5 times the forward's flops (five products of 2 d (L + P) flops for
-// two).
+// Per query and head about 2.5 times the forward's flops: five products of 2 d (L + P) for two.
 #include "cpu/attention.h"
 #include "cpu/kernels.h"
 #include "cpu/math.h"
@@ -35,8 +37,7 @@ namespace {
 
 using Params = AggregatedAttentionBackwardParams;
 
-constexpr index_t kPanelBytes = 256 * 1024;  // aim for a task's panels
-constexpr index_t kTasksPerThread = 4;       // uneven cores then still finish together
+constexpr index_t kTasksPerThread = 4;  // uneven cores then still finish together
 
 // How the work is cut: tasks are (head, range of images, range of stretches).
 struct Plan {
@@ -48,12 +49,8 @@ struct Plan {
   template <class C>
   static Plan make(const Params& p, const AttentionSizes<C>& sizes, int threads) {
     Plan plan;
-    const index_t halo = sizes.window.halo();
-    const index_t bytes =
-        (4 * sizes.width + 2 * sizes.window.cells()) * static_cast<index_t>(sizeof(C));
-    const index_t fitting = kPanelBytes / bytes - 3 * halo;
-    plan.stretch = round_up(smaller(larger(fitting, larger(2 * halo, 4 * kBlock<C>)), sizes.tokens),
-                            kBlock<C>);
+    const index_t channels = 4 * sizes.width + 2 * sizes.window.cells();
+    plan.stretch = stretch_tokens<C>(sizes.window, channels, 3);
     plan.stretches = (sizes.tokens + plan.stretch - 1) / plan.stretch;
     const index_t wanted = (kTasksPerThread * threads + sizes.heads - 1) / sizes.heads;
     // A dense bias gradient is summed over images in place, so one task must see all images.

@@ -1,12 +1,12 @@
-// conv_glu on the CPU.
+// conv_glu on the CPU. With (a, g) the halves of x, D = d_out and t the nine taps:
 //
-//   u = bias + sum over taps t of weight[c, t] a[n + offset_t, c];   out = GELU(u) g;   (a, g) =
-//   halves of x
+//   u[n, c]   = bias[c] + sum_t weight[c, t] a[n + offset_t, c]
+//   out       = GELU(u) g
 //
-// Backward, with D = d_out:
-//   d_g = D GELU(u);   d_u = D g GELU'(u)
-//   d_a[n] = sum_t weight[c, t] d_u[n - offset_t];   d_weight[c, t] = sum_n d_u[n] a[n + offset_t];
-//   d_bias = sum_n d_u
+//   d_g       = D GELU(u)
+//   d_u       = D g GELU'(u)
+//   d_a[n, c] = sum_t weight[c, t] d_u[n - offset_t, c]
+//   d_weight[c, t] = sum_n d_u[n, c] a[n + offset_t, c],   d_bias[c] = sum_n d_u[n, c]
 //
 // Channels lie in the vector lanes. Forward: 9 products and a GELU (about 60 flops) for 3 sizeof(T)
 // bytes moved per output (a, g, out; a's neighbours come from cache). The backward recomputes u

@@ -1,12 +1,13 @@
 // position_bias_table on the CPU: the MLP (row, col) -> E hidden -> h biases over a product set of
 // coordinates.
 //
-//   hidden[e] = ReLU(w_row[e] row + w_col[e] col + b1[e]);   table[h] = b2[h] + sum_e w2[h, e]
-//   hidden[e]
+//   hidden[e] = ReLU(w_row[e] row + w_col[e] col + b1[e])
+//   table[h]  = b2[h] + sum_e w2[h, e] hidden[e]
 //
-// Backward, with D = d_table and P[e] = (hidden[e] > 0) sum_h w2[h, e] D[h]:
-//   d_w2[h, e] = sum D[h] hidden[e];  d_b2 = sum D;  d_b1 = sum P;  d_w_row = sum P row;  d_w_col =
-//   sum P col
+// Backward, with D = d_table, P[e] = (hidden[e] > 0) sum_h w2[h, e] D[h] and sums over positions:
+//
+//   d_w2[h, e] = sum D[h] hidden[e],   d_b2[h] = sum D[h]
+//   d_w_row[e] = sum P[e] row,   d_w_col[e] = sum P[e] col,   d_b1[e] = sum P[e]
 //
 // Columns lie in the lanes, a block of two vectors at a time; `hidden` exists for one block only,
 // [E][block], and the products over e and h are small matrix products (multiply.h). 2 E (h + 2)

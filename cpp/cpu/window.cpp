@@ -2,10 +2,12 @@
 //
 // Both operators and their gradients are three products over the window:
 //
-//   correlate   s_j(n)  = sum_c a_c(n) b_c(n + offset_j)               attn from q, k;  d_attn from
-//   d_out, v gather      o_c(n)  = sum_j w_j(n) b_c(n + offset_j)               out from attn, v;
-//   d_q from d_attn, k scatter     o_c(n') = sum_j w_j(n' - offset_j) a_c(n' - offset_j)  d_v from
-//   attn, d_out;  d_k from d_attn, q
+//   correlate   s_j(n)  = sum_c a_c(n) b_c(n + offset_j)
+//               attn from q, k;  d_attn from d_out, v
+//   gather      o_c(n)  = sum_j w_j(n) b_c(n + offset_j)
+//               out from attn, v;  d_q from d_attn, k
+//   scatter     o_c(n') = sum_j w_j(n' - offset_j) a_c(n' - offset_j)
+//               d_v from attn, d_out;  d_k from d_attn, q
 //
 // The scatter is computed as a sum over the queries that see n', so every output has one owner.
 // Tokens lie in the lanes (window_cells.h). Per query and head each is 2 d L flops for (2 d + L)
@@ -21,17 +23,12 @@ TRANSNEXT_BEGIN_LEVEL
 
 namespace {
 
-constexpr index_t kPanelBytes = 256 * 1024;  // aim for a task's panels: about half an L2 cache
-
 // Calls run(batch, head, first token, tokens) for every stretch of every image and head.
 template <class C, class Run>
 void for_each_stretch(const View<4>& tensor, const Window& window, index_t panel_channels,
                       int threads, Run&& run) {
   const index_t tokens = window.grid.size();
-  const index_t fitting =
-      kPanelBytes / (panel_channels * static_cast<index_t>(sizeof(C))) - 2 * window.halo();
-  const index_t length = round_up(
-      smaller(larger(fitting, larger(2 * window.halo(), 4 * kBlock<C>)), tokens), kBlock<C>);
+  const index_t length = stretch_tokens<C>(window, panel_channels, 2);
   const index_t stretches = (tokens + length - 1) / length;
   const index_t heads = tensor.shape[1];
   parallel_for(tensor.shape[0] * heads * stretches, threads, [&](index_t task) {

@@ -37,6 +37,19 @@ struct Panel {
   C* at(index_t token) const { return data + (token - first); }
 };
 
+// Tokens that a task handles at a time: so many that its panels of `channels` rows in all, `halos`
+// window's reaches longer than the stretch, fill about half an L2 cache, and at least so many that
+// the halos are not most of the work.
+constexpr index_t kPanelBytes = 256 * 1024;
+
+template <class C>
+inline index_t stretch_tokens(const Window& window, index_t channels, index_t halos) {
+  const index_t bytes = larger(1, channels) * static_cast<index_t>(sizeof(C));
+  const index_t fitting = kPanelBytes / bytes - halos * window.halo();
+  const index_t least = larger(2 * window.halo(), 4 * kBlock<C>);
+  return round_up(smaller(larger(fitting, least), window.grid.size()), kBlock<C>);
+}
+
 // One window cell for a block of tokens, if it lies inside the image for any of them.
 template <class C>
 struct Cell {

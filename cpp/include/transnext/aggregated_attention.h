@@ -1,11 +1,14 @@
-// aggregated_attention: local window and pooled keys under one softmax (TransNeXt, arXiv
-// 2311.17132, section 3).
+// aggregated_attention: local window and pooled keys under one softmax (Shi, TransNeXt, CVPR 2024,
+// arXiv 2311.17132).
 //
-//   qn = q / max(|q|, 1e-12), kn and kpn likewise;  s(n) = log(number of window cells inside the
-//   image at n + P) qh = (qn + query_embedding) scale s(n) l_j = qh . kn(n + offset_j) +
-//   local_bias_j       (-infinity outside the image) p_m = qh . kpn(m) + pool_bias(n, m) a   =
-//   softmax(l, p);  w_j = a_j + qn . tokens_j + token_bias_j out = sum_j w_j v(n + offset_j) +
-//   sum_m a_{L+m} vp(m);   log_sum_exp = log(sum exp l + sum exp p)
+//   qn  = q / max(|q|, 1e-12), kn and kpn likewise
+//   s   = log(number of window cells inside the image at n + P)
+//   qh  = (qn + query_embedding) scale s
+//   l_j = qh . kn(n + offset_j) + local_bias_j          -infinity outside the image
+//   p_m = qh . kpn(m) + pool_bias(n, m)
+//   a   = softmax(l, p);   log_sum_exp = log(sum_j exp l_j + sum_m exp p_m)
+//   w_j = a_j + qn . tokens_j + token_bias_j
+//   out = sum_j w_j v(n + offset_j) + sum_m a_{L+m} vp(m)
 //
 // Window cells are numbered as in window.h. Global attention is window_size = 0 without k and v.
 #pragma once

@@ -1,8 +1,7 @@
 // position_bias_table: the continuous position bias MLP on a product set of coordinates,
 //
-//   table[head, r, s] = fc2_bias[head] + sum_e fc2_weight[head, e] ReLU(fc1_weight[e, 0] row[r]
-//                                                                     + fc1_weight[e, 1] col[s] +
-//                                                                     fc1_bias[e])
+//   hidden[e]         = ReLU(fc1_weight[e, 0] row[r] + fc1_weight[e, 1] col[s] + fc1_bias[e])
+//   table[head, r, s] = fc2_bias[head] + sum_e fc2_weight[head, e] hidden[e]
 #pragma once
 
 #include "transnext/tensor.h"

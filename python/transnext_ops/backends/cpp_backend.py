@@ -9,7 +9,7 @@ else float32).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,13 +18,10 @@ from torch.utils.dlpack import to_dlpack
 
 from transnext_ops.backends.registry import ACTIVATION_DTYPES, Call
 
-_cpp: Any
+_import_failure: str | None = None
 try:
     from transnext_ops import _cpp
-
-    _import_failure = None
 except ImportError as _error:
-    _cpp = None
     _import_failure = str(_error)
 
 CUDA_OPERATORS = ("gelu_pool",)
@@ -35,7 +32,7 @@ Grid = Sequence[int]
 
 def unavailable() -> str | None:
     """Say why the compiled library cannot be used in this process, or None if it can."""
-    if _cpp is None:
+    if _import_failure is not None:
         return (
             f"the compiled library is not there ({_import_failure}); build it with 'pip install .' "
             "in the project's folder, which needs a C++ compiler"
@@ -65,15 +62,16 @@ def unsupported(call: Call) -> str | None:
     return None
 
 
-def _capsule(tensor: Tensor | None) -> Any:
-    return None if tensor is None else to_dlpack(tensor)
-
-
-def _where(tensor: Tensor) -> tuple[int, int]:
-    """Return the last two arguments of every compiled operator: CPU threads and CUDA stream."""
-    if tensor.device.type == "cuda":
-        return 1, torch.cuda.current_stream(tensor.device).cuda_stream
-    return torch.get_num_threads(), 0
+def _run(operator: Callable[..., None], tensors: Sequence[Tensor | None], *sizes: Any) -> None:
+    """Run a compiled operator on tensors (inputs, then outputs; the first is there) and sizes."""
+    first = tensors[0]
+    assert first is not None
+    if first.device.type == "cuda":
+        threads, stream = 1, torch.cuda.current_stream(first.device).cuda_stream
+    else:
+        threads, stream = torch.get_num_threads(), 0
+    capsules = [None if tensor is None else to_dlpack(tensor) for tensor in tensors]
+    operator(*capsules, *sizes, threads, stream)
 
 
 def _empty_gradients(inputs: Sequence[Tensor | None], needs: Sequence[bool]) -> list[Tensor | None]:
@@ -111,14 +109,12 @@ def aggregated_attention(
     """Return aggregated attention ``[B, N, h, d]`` and its log-sum-exp ``[B, N, h]``."""
     out = q.new_empty(q.shape)
     log_sum_exp = scale.new_empty(q.shape[:3])
-    inputs = (
+    tensors = (
         q, k, v, k_pool, v_pool, scale, query_embedding, local_bias,
         _table_contiguous(pool_bias, row_map), row_map, col_map, col_weights, tokens, token_bias,
+        out, log_sum_exp,
     )  # fmt: skip
-    _cpp.aggregated_attention(
-        *map(_capsule, inputs), to_dlpack(out), to_dlpack(log_sum_exp),
-        grid, pool_grid, window_size, *_where(q),
-    )  # fmt: skip
+    _run(_cpp.aggregated_attention, tensors, grid, pool_grid, window_size)
     return out, log_sum_exp
 
 
@@ -148,24 +144,22 @@ def aggregated_attention_backward(
     """Return the gradients asked for by `needs`, of q, k, v, k_pool, v_pool, scale,
     query_embedding, local_bias, pool_bias, tokens and token_bias, None for the others."""
     pool_bias = _table_contiguous(pool_bias, row_map)
-    inputs = (
-        q, k, v, k_pool, v_pool, scale, query_embedding, local_bias,
-        pool_bias, row_map, col_map, col_weights, tokens, token_bias,
+    differentiable = (
+        q, k, v, k_pool, v_pool, scale, query_embedding, local_bias, pool_bias, tokens, token_bias,
     )  # fmt: skip
-    gradients = _empty_gradients((*inputs[:9], tokens, token_bias), needs)
-    _cpp.aggregated_attention_backward(
-        to_dlpack(d_out), to_dlpack(out), to_dlpack(log_sum_exp), *map(_capsule, inputs),
-        *map(_capsule, gradients), grid, pool_grid, window_size, *_where(q),
+    gradients = _empty_gradients(differentiable, needs)
+    tensors = (
+        d_out, out, log_sum_exp, *differentiable[:9], row_map, col_map, col_weights, tokens,
+        token_bias, *gradients,
     )  # fmt: skip
+    _run(_cpp.aggregated_attention_backward, tensors, grid, pool_grid, window_size)
     return gradients
 
 
 def window_qk(q: Tensor, k: Tensor, bias: Tensor | None, grid: Grid, window_size: int) -> Tensor:
     """Return the window logits ``[B, h, N, L]``, -inf outside the image."""
     attn = q.new_empty((*q.shape[:3], window_size * window_size))
-    _cpp.window_qk(
-        to_dlpack(q), to_dlpack(k), _capsule(bias), to_dlpack(attn), grid, window_size, *_where(q)
-    )
+    _run(_cpp.window_qk, (q, k, bias, attn), grid, window_size)
     return attn
 
 
@@ -177,17 +171,14 @@ def window_qk_backward(
     compute = torch.float64 if q.dtype == torch.float64 else torch.float32
     cells = window_size * window_size
     gradients.append(q.new_empty((q.shape[1], cells), dtype=compute) if needs[2] else None)
-    _cpp.window_qk_backward(
-        to_dlpack(d_attn), to_dlpack(q), to_dlpack(k), *map(_capsule, gradients),
-        grid, window_size, *_where(q),
-    )  # fmt: skip
+    _run(_cpp.window_qk_backward, (d_attn, q, k, *gradients), grid, window_size)
     return gradients
 
 
 def window_av(attn: Tensor, v: Tensor, grid: Grid, window_size: int) -> Tensor:
     """Return the window's weighted sum of values ``[B, h, N, d]``."""
     out = v.new_empty(v.shape)
-    _cpp.window_av(to_dlpack(attn), to_dlpack(v), to_dlpack(out), grid, window_size, *_where(v))
+    _run(_cpp.window_av, (attn, v, out), grid, window_size)
     return out
 
 
@@ -196,10 +187,7 @@ def window_av_backward(
 ) -> list[Tensor | None]:
     """Return the gradients of :func:`window_av` for attn and v."""
     gradients = _empty_gradients((attn, v), needs)
-    _cpp.window_av_backward(
-        to_dlpack(d_out), to_dlpack(attn), to_dlpack(v), *map(_capsule, gradients),
-        grid, window_size, *_where(v),
-    )  # fmt: skip
+    _run(_cpp.window_av_backward, (d_out, attn, v, *gradients), grid, window_size)
     return gradients
 
 
@@ -214,7 +202,7 @@ def position_bias_table(
     """Return the position-bias table ``[h, R, S]``."""
     table = fc1_weight.new_empty((fc2_weight.shape[0], row_coords.shape[0], col_coords.shape[0]))
     inputs = (row_coords, col_coords, fc1_weight, fc1_bias, fc2_weight, fc2_bias)
-    _cpp.position_bias_table(*map(to_dlpack, inputs), to_dlpack(table), *_where(table))
+    _run(_cpp.position_bias_table, (*inputs, table))
     return table
 
 
@@ -231,16 +219,14 @@ def position_bias_table_backward(
     """Return the gradients of :func:`position_bias_table` for the MLP's four parameters."""
     gradients = _empty_gradients((fc1_weight, fc1_bias, fc2_weight, fc2_bias), needs)
     inputs = (d_table, row_coords, col_coords, fc1_weight, fc1_bias, fc2_weight)
-    _cpp.position_bias_table_backward(
-        *map(to_dlpack, inputs), *map(_capsule, gradients), *_where(d_table)
-    )
+    _run(_cpp.position_bias_table_backward, (*inputs, *gradients))
     return gradients
 
 
 def conv_glu(x: Tensor, weight: Tensor, bias: Tensor | None, grid: Grid) -> Tensor:
     """Return GELU(depthwise convolution of x's first half) * second half, ``[B, N, hidden]``."""
     out = x.new_empty((x.shape[0], x.shape[1], weight.shape[0]))
-    _cpp.conv_glu(to_dlpack(x), to_dlpack(weight), _capsule(bias), to_dlpack(out), grid, *_where(x))
+    _run(_cpp.conv_glu, (x, weight, bias, out), grid)
     return out
 
 
@@ -254,24 +240,19 @@ def conv_glu_backward(
 ) -> list[Tensor | None]:
     """Return the gradients of :func:`conv_glu` for x, weight and bias."""
     gradients = _empty_gradients((x, weight, bias), needs)
-    _cpp.conv_glu_backward(
-        to_dlpack(d_out), to_dlpack(x), to_dlpack(weight), _capsule(bias),
-        *map(_capsule, gradients), grid, *_where(x),
-    )  # fmt: skip
+    _run(_cpp.conv_glu_backward, (d_out, x, weight, bias, *gradients), grid)
     return gradients
 
 
 def gelu_pool(x: Tensor, grid: Grid, pool_grid: Grid) -> Tensor:
     """Return the adaptive average pooling of GELU(x), ``[B, P, C]``."""
     out = x.new_empty((x.shape[0], pool_grid[0] * pool_grid[1], x.shape[2]))
-    _cpp.gelu_pool(to_dlpack(x), to_dlpack(out), grid, pool_grid, *_where(x))
+    _run(_cpp.gelu_pool, (x, out), grid, pool_grid)
     return out
 
 
 def gelu_pool_backward(d_out: Tensor, x: Tensor, grid: Grid, pool_grid: Grid) -> Tensor:
     """Return the gradient of :func:`gelu_pool` with respect to x, ``[B, N, C]``."""
     d_x = x.new_empty(x.shape)
-    _cpp.gelu_pool_backward(
-        to_dlpack(d_out), to_dlpack(x), to_dlpack(d_x), grid, pool_grid, *_where(x)
-    )
+    _run(_cpp.gelu_pool_backward, (d_out, x, d_x), grid, pool_grid)
     return d_x
