@@ -224,12 +224,12 @@ class TransNeXt(nn.Module):
         """All grids of stage ``stage`` (from 0) when its tokens lie on ``grid``."""
         stride, ratio = 4 * 2**stage, self.sr_ratios[stage]
         pretrain = self.pretrain_size // stride
-        grids = StageGrids(grid, self._pool_grid(stage, grid), (pretrain, pretrain))
+        pool_grid = self._pool_grid(stage, grid)
         if self.position_bias == "extrapolate":
-            return grids
+            return StageGrids(grid, pool_grid, (pretrain, pretrain))
         train = self.img_size // stride
         pooled = max(1, train // ratio)
-        return grids._replace(train_grid=(train, train), train_pool_grid=(pooled, pooled))
+        return StageGrids(grid, pool_grid, (pretrain, pretrain), (train, train), (pooled, pooled))
 
     def _pool_grid(self, stage: int, grid: tuple[int, int]) -> tuple[int, int]:
         height, width = grid

@@ -65,7 +65,15 @@ class _Attention(nn.Module):
         """The continuous position bias of these grids, cached in evaluation."""
 
         def compute() -> ops.PositionBias:
-            return ops.position_bias(*weights, **grids._asdict(), backend=self.backend)
+            return ops.position_bias(
+                *weights,
+                grid=grids.grid,
+                pool_grid=grids.pool_grid,
+                pretrain_grid=grids.pretrain_grid,
+                train_grid=grids.train_grid,
+                train_pool_grid=grids.train_pool_grid,
+                backend=self.backend,
+            )
 
         weights = [
             self.cpb_fc1.weight, self.cpb_fc1.bias, self.cpb_fc2.weight, self.cpb_fc2.bias
