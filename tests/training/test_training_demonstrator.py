@@ -69,11 +69,11 @@ def test_photographs_of_held_out_digits(model: TransNeXt) -> None:
         model, photographed_digits.pasted(digits, seed=11), digits.labels
     )
     print(f"held-out digits photographed on paper: {accuracy:.1%}")
-    assert accuracy >= 0.90
+    assert accuracy >= 0.95
 
 
 def test_photographs_of_drawn_digits(model: TransNeXt) -> None:
     pictures, labels = photographed_digits.drawn(per_digit=20, seed=12)
     accuracy = _accuracy_of_pictures(model, pictures, labels)
     print(f"digits drawn with a pen, photographed: {accuracy:.1%}")
-    assert accuracy >= 0.90
+    assert accuracy >= 0.92  # ones with a long upstroke are read as sevens: docs/demonstrator.md
