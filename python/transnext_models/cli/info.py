@@ -141,7 +141,7 @@ def _cpu_level() -> str:
     import torch
 
     try:
-        from transnext_ops import _cpp  # type: ignore[attr-defined]
+        from transnext_ops import _cpp
     except ImportError:
         return f"{torch.backends.cpu.get_cpu_capability().lower()} (torch)"
     return f"{_cpp.cpu_level()} (compiled kernels for {', '.join(_cpp.available_cpu_levels())})"

@@ -296,6 +296,8 @@ def _build_trainer(
         ),
     ]
     on_accelerator = torch.accelerator.is_available()
+    # Lightning checks both of these itself, at run time.
+    precision: Any = options.precision or (recipe.precision if on_accelerator else "32-true")
     devices: Any = options.devices
     if devices != "auto":
         devices = int(devices) if devices.isdigit() else [int(part) for part in devices.split(",")]
@@ -306,7 +308,7 @@ def _build_trainer(
     return pl.Trainer(
         default_root_dir=options.output,
         max_epochs=epochs,
-        precision=options.precision or (recipe.precision if on_accelerator else "32-true"),  # type: ignore[arg-type]
+        precision=precision,
         devices=devices,
         num_nodes=options.num_nodes,
         accumulate_grad_batches=options.accumulate,
