@@ -11,15 +11,30 @@ set(transnext_cpu_sources
   cpp/cpu/position_bias_table.cpp
   cpp/cpu/window.cpp)
 
-set(CMAKE_REQUIRED_FLAGS "-mavx2 -mfma -mf16c")
-check_cxx_source_compiles("
-  #include <immintrin.h>
-  int main() {
-    __m256 a = _mm256_cvtph_ps(_mm_setzero_si128());
-    a = _mm256_fmadd_ps(a, a, a);
-    return __builtin_cpu_supports(\"avx2\") ? (int)_mm256_cvtss_f32(a) : 0;
-  }" transnext_can_build_avx2)
-unset(CMAKE_REQUIRED_FLAGS)
+# transnext_check_cpu_flags(<result> <flags> <statements>): can the compiler build for this instruction set?
+function(transnext_check_cpu_flags result flags statements)
+  set(CMAKE_REQUIRED_FLAGS "${flags}")
+  check_cxx_source_compiles("#include <immintrin.h>\nint main() { ${statements} }" ${result})
+endfunction()
+
+set(transnext_avx2_flags -mavx2 -mfma -mf16c)
+set(transnext_avx512_flags ${transnext_avx2_flags} -mavx512f -mavx512bw -mavx512dq -mavx512vl)
+set(transnext_avx512_bf16_flags ${transnext_avx512_flags} -mavx512bf16)
+list(JOIN transnext_avx2_flags " " flags)
+transnext_check_cpu_flags(transnext_can_build_avx2 "${flags}" "
+  __m256 a = _mm256_cvtph_ps(_mm_setzero_si128());
+  a = _mm256_fmadd_ps(a, a, a);
+  return __builtin_cpu_supports(\"avx2\") ? (int)_mm256_cvtss_f32(a) : 0;")
+list(JOIN transnext_avx512_flags " " flags)
+transnext_check_cpu_flags(transnext_can_build_avx512 "${flags}" "
+  __m512 a = _mm512_setzero_ps();
+  return __builtin_cpu_supports(\"avx512vl\") ? (int)_mm512_reduce_add_ps(_mm512_fmadd_ps(a, a, a)) : 0;")
+list(JOIN transnext_avx512_bf16_flags " " flags)
+transnext_check_cpu_flags(transnext_can_build_avx512_bf16 "${flags}" "
+  __m512 a = _mm512_setzero_ps();
+  __m512bh b = _mm512_cvtne2ps_pbh(a, a);
+  a = _mm512_dpbf16_ps(a, b, b);
+  return __builtin_cpu_supports(\"avx512bf16\") ? (int)_mm512_reduce_add_ps(a) : 0;")
 
 function(transnext_add_cpu_level level)
   add_library(transnext_cpu_${level} OBJECT ${transnext_cpu_sources})

@@ -80,11 +80,20 @@ inline Vector<float> to_float(HalfBits bfloat16) {
 }
 
 inline HalfBits to_bfloat16(Vector<float> x) {
+#if defined(__AVX512BF16__)
+  return reinterpret_cast<HalfBits>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(x)));
+#else
   const Bits bits = reinterpret_cast<Bits>(x);
   const Bits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const Bits nan = Bits{} + 0x7fc0u;
   return __builtin_convertvector(x == x ? rounded : nan, HalfBits);
+#endif
 }
+
+#if defined(__AVX512F__)
+// The masked forms: GCC 12 warns of the undefined operand inside the unmasked ones.
+constexpr __mmask16 kAllLanes = 0xffff;
+#endif
 
 // One vector of kLanes<C> elements from and to contiguous storage.
 template <class C, class T>
@@ -93,7 +102,10 @@ inline Vector<C> load_vector(const T* source) {
     return load<Vector<C>>(source);
   } else if constexpr (std::is_same_v<T, BFloat16>) {
     return to_float(load<HalfBits>(source));
-#if defined(__F16C__) && defined(__AVX2__) && !defined(__AVX512F__)
+#if defined(__AVX512F__)
+  } else if constexpr (std::is_same_v<T, Half>) {
+    return reinterpret_cast<Vector<C>>(_mm512_maskz_cvtph_ps(kAllLanes, load<__m256i>(source)));
+#elif defined(__F16C__) && defined(__AVX2__)
   } else if constexpr (std::is_same_v<T, Half>) {
     return reinterpret_cast<Vector<C>>(_mm256_cvtph_ps(load<__m128i>(source)));
 #endif
@@ -110,7 +122,11 @@ inline void store_vector(T* target, Vector<C> vector) {
     store(target, vector);
   } else if constexpr (std::is_same_v<T, BFloat16>) {
     store(target, to_bfloat16(vector));
-#if defined(__F16C__) && defined(__AVX2__) && !defined(__AVX512F__)
+#if defined(__AVX512F__)
+  } else if constexpr (std::is_same_v<T, Half>) {
+    store(target, _mm512_maskz_cvtps_ph(kAllLanes, reinterpret_cast<__m512>(vector),
+                                        _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__) && defined(__AVX2__)
   } else if constexpr (std::is_same_v<T, Half>) {
     store(target, _mm256_cvtps_ph(reinterpret_cast<__m256>(vector), _MM_FROUND_TO_NEAREST_INT));
 #endif

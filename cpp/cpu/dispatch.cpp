@@ -16,6 +16,16 @@ namespace transnext::cpu::avx2 {
 TRANSNEXT_FOR_EACH_CPU_KERNEL(TRANSNEXT_DECLARE)
 }
 #endif
+#if defined(TRANSNEXT_HAS_AVX512)
+namespace transnext::cpu::avx512 {
+TRANSNEXT_FOR_EACH_CPU_KERNEL(TRANSNEXT_DECLARE)
+}
+#endif
+#if defined(TRANSNEXT_HAS_AVX512_BF16)
+namespace transnext::cpu::avx512_bf16 {
+TRANSNEXT_FOR_EACH_CPU_KERNEL(TRANSNEXT_DECLARE)
+}
+#endif
 #undef TRANSNEXT_DECLARE
 
 namespace transnext::cpu {
@@ -29,6 +39,19 @@ struct Level {
 };
 #undef TRANSNEXT_POINTER
 
+#if defined(TRANSNEXT_HAS_AVX2)
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("f16c");
+}
+#endif
+#if defined(TRANSNEXT_HAS_AVX512) || defined(TRANSNEXT_HAS_AVX512_BF16)
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#endif
+
 // Slowest first.
 const Level kLevels[] = {
 #define TRANSNEXT_ENTRY(function, Params) baseline::function,
@@ -36,9 +59,17 @@ const Level kLevels[] = {
 #undef TRANSNEXT_ENTRY
 #if defined(TRANSNEXT_HAS_AVX2)
 #define TRANSNEXT_ENTRY(function, Params) avx2::function,
-    {"avx2",
-     __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-         __builtin_cpu_supports("f16c"),
+    {"avx2", has_avx2(), TRANSNEXT_FOR_EACH_CPU_KERNEL(TRANSNEXT_ENTRY)},
+#undef TRANSNEXT_ENTRY
+#endif
+#if defined(TRANSNEXT_HAS_AVX512)
+#define TRANSNEXT_ENTRY(function, Params) avx512::function,
+    {"avx512", has_avx512(), TRANSNEXT_FOR_EACH_CPU_KERNEL(TRANSNEXT_ENTRY)},
+#undef TRANSNEXT_ENTRY
+#endif
+#if defined(TRANSNEXT_HAS_AVX512_BF16)
+#define TRANSNEXT_ENTRY(function, Params) avx512_bf16::function,
+    {"avx512_bf16", has_avx512() && __builtin_cpu_supports("avx512bf16"),
      TRANSNEXT_FOR_EACH_CPU_KERNEL(TRANSNEXT_ENTRY)},
 #undef TRANSNEXT_ENTRY
 #endif

@@ -6,7 +6,7 @@
 
 namespace transnext::cpu {
 
-// "baseline" or "avx2": the best this processor has, or what the environment variable
+// "baseline", "avx2", "avx512" or "avx512_bf16": the best this processor has, or what the environment variable
 // TRANSNEXT_CPU_LEVEL says when the first kernel runs. Throws std::runtime_error if that names a
 // level that is not available here.
 const char* level_name();

@@ -113,7 +113,7 @@ print(module.__version__, module.cpu_level())
         [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
     assert output[0] == wheel.name.split("-")[1]
-    assert output[1] in ("baseline", "avx2")
+    assert output[1] in ("baseline", "avx2", "avx512", "avx512_bf16")
 
 
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")
