@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include "bindings/call.h"
+#include "bindings/attention_arguments.h"
 #include "bindings/operators.h"
 
 namespace transnext::bindings {
@@ -29,14 +29,10 @@ bool compact(const View<3>& view) {
          (view.shape[1] <= 1 || view.stride[1] == view.shape[2]);
 }
 
-// The fourteen input tensors, in the order of the backend functions.
-struct Inputs {
-  py::handle q, k, v, k_pool, v_pool, scale, query_embedding, local_bias;
-  py::handle pool_bias, row_map, col_map, col_weights, tokens, token_bias;
-};
+}  // namespace
 
-AggregatedAttentionInputs read_inputs(Call& call, const Inputs& from, GridArgument grid,
-                                      GridArgument pool_grid, index_t window_size) {
+AggregatedAttentionInputs read_attention_sizes(const Call& call, GridArgument grid,
+                                               GridArgument pool_grid, index_t window_size) {
   AggregatedAttentionInputs in;
   in.grid = call.grid(grid, "grid");
   in.pool_grid = call.grid(pool_grid, "pool_grid");
@@ -45,22 +41,12 @@ AggregatedAttentionInputs read_inputs(Call& call, const Inputs& from, GridArgume
               std::to_string(kLargestWindow));
   }
   in.window_size = window_size;
-  const index_t tokens = in.grid.size();
-  const index_t pooled = in.pool_grid.size();
-  const index_t cells = window_size * window_size;
+  return in;
+}
 
-  in.q = call.activation<4>(from.q, "q", {kAny, tokens, kAny, kAny});
-  const index_t batch = in.q.shape[0];
-  const index_t heads = in.q.shape[2];
-  const index_t channels = in.q.shape[3];
-  if (window_size > 0) {
-    in.k = call.activation<4>(from.k, "k", {batch, tokens, heads, channels});
-    in.v = call.activation<4>(from.v, "v", {batch, tokens, heads, channels});
-  } else if (!from.k.is_none() || !from.v.is_none()) {
-    call.fail("k and v must be None if window_size is 0");
-  }
-  in.k_pool = call.activation<4>(from.k_pool, "k_pool", {batch, pooled, heads, channels});
-  in.v_pool = call.activation<4>(from.v_pool, "v_pool", {batch, pooled, heads, channels});
+void read_attention_parameters(Call& call, const AttentionParameters& from, index_t heads,
+                               index_t channels, AggregatedAttentionInputs& in) {
+  const index_t cells = in.window_size * in.window_size;
   in.scale = call.parameter<1>(from.scale, "scale", {heads});
   in.query_embedding =
       call.optional_parameter<2>(from.query_embedding, "query_embedding", {heads, channels});
@@ -69,10 +55,11 @@ AggregatedAttentionInputs read_inputs(Call& call, const Inputs& from, GridArgume
   in.token_bias = call.optional_parameter<2>(from.token_bias, "token_bias", {heads, cells});
 
   PoolBias& bias = in.pool_bias;
-  if (from.pool_bias.is_none()) return in;
+  if (from.pool_bias.is_none()) return;
   if (from.row_map.is_none()) {
-    bias.values = call.parameter<3>(from.pool_bias, "pool_bias", {heads, tokens, pooled});
-    return in;
+    bias.values = call.parameter<3>(from.pool_bias, "pool_bias",
+                                    {heads, in.grid.size(), in.pool_grid.size()});
+    return;
   }
   bias.values = call.parameter<3>(from.pool_bias, "pool_bias", {heads, kAny, kAny});
   bias.row_map = call.int32<2>(from.row_map, "row_map", {in.grid.height, in.pool_grid.height});
@@ -87,6 +74,33 @@ AggregatedAttentionInputs read_inputs(Call& call, const Inputs& from, GridArgume
             bias.row_map.stride, 2, bias.values.shape[1]);
   check_map(call, "col_map", static_cast<const int*>(bias.col_map.data), bias.col_map.shape,
             bias.col_map.stride, 3, bias.values.shape[2]);
+}
+
+namespace {
+
+struct Activations {
+  py::handle q, k, v, k_pool, v_pool;
+};
+
+AggregatedAttentionInputs read_inputs(Call& call, const Activations& from,
+                                      const AttentionParameters& parameters, GridArgument grid,
+                                      GridArgument pool_grid, index_t window_size) {
+  AggregatedAttentionInputs in = read_attention_sizes(call, grid, pool_grid, window_size);
+  const index_t tokens = in.grid.size();
+  const index_t pooled = in.pool_grid.size();
+  in.q = call.activation<4>(from.q, "q", {kAny, tokens, kAny, kAny});
+  const index_t batch = in.q.shape[0];
+  const index_t heads = in.q.shape[2];
+  const index_t channels = in.q.shape[3];
+  if (window_size > 0) {
+    in.k = call.activation<4>(from.k, "k", {batch, tokens, heads, channels});
+    in.v = call.activation<4>(from.v, "v", {batch, tokens, heads, channels});
+  } else if (!from.k.is_none() || !from.v.is_none()) {
+    call.fail("k and v must be None if window_size is 0");
+  }
+  in.k_pool = call.activation<4>(from.k_pool, "k_pool", {batch, pooled, heads, channels});
+  in.v_pool = call.activation<4>(from.v_pool, "v_pool", {batch, pooled, heads, channels});
+  read_attention_parameters(call, parameters, heads, channels, in);
   return in;
 }
 
@@ -100,8 +114,9 @@ void aggregated_attention(py::handle q, py::handle k, py::handle v, py::handle k
   Call call("aggregated_attention");
   AggregatedAttentionParams p;
   p.in = read_inputs(call,
-                     {q, k, v, k_pool, v_pool, scale, query_embedding, local_bias, pool_bias,
-                      row_map, col_map, col_weights, tokens, token_bias},
+                     {q, k, v, k_pool, v_pool},
+                     {scale, query_embedding, local_bias, pool_bias, row_map, col_map, col_weights,
+                      tokens, token_bias},
                      grid, pool_grid, window_size);
   const index_t* shape = p.in.q.shape;
   p.out = call.activation<4>(out, "out", {shape[0], shape[1], shape[2], shape[3]});
@@ -121,8 +136,9 @@ void aggregated_attention_backward(
   Call call("aggregated_attention_backward");
   AggregatedAttentionBackwardParams p;
   p.in = read_inputs(call,
-                     {q, k, v, k_pool, v_pool, scale, query_embedding, local_bias, pool_bias,
-                      row_map, col_map, col_weights, tokens, token_bias},
+                     {q, k, v, k_pool, v_pool},
+                     {scale, query_embedding, local_bias, pool_bias, row_map, col_map, col_weights,
+                      tokens, token_bias},
                      grid, pool_grid, window_size);
   const index_t batch = p.in.q.shape[0];
   const index_t length = p.in.q.shape[1];

@@ -84,10 +84,43 @@ void Call::check_dtype(const char* name, DType got, Kind kind) {
     has_dtype_ = true;
     dtype_ = got == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
   }
+  if (kind == Kind::kFloating) {
+    if (got == DType::kInt32) fail(std::string(name) + " is int32, needs a floating-point type");
+    if (has_dtype_ && (got == DType::kFloat64) != (dtype_ == DType::kFloat64)) {
+      fail(std::string(name) + " is " + name_of(got) + ", which does not go with " +
+           name_of(dtype_));
+    }
+    return;
+  }
   DType needed = dtype_;
   if (kind == Kind::kParameter && dtype_ != DType::kFloat64) needed = DType::kFloat32;
   if (kind == Kind::kInt32) needed = DType::kInt32;
   if (got != needed) fail(std::string(name) + " is " + name_of(got) + ", needs " + name_of(needed));
+}
+
+PackedWeight Call::packed(py::handle capsule, const char* name, index_t columns, index_t depth) {
+  const auto view = this->view<1>(capsule, name, {kAny}, Kind::kFloating);
+  if (view.dtype == DType::kFloat16) fail(std::string(name) + " is float16, needs another type");
+  const index_t size = packed_weight_size(view.dtype, columns, depth);
+  if (view.shape[0] != size || view.stride[0] != 1) {
+    fail(std::string(name) + " has " + std::to_string(view.shape[0]) + " elements, needs " +
+         std::to_string(size) + ", those of a packed [" + std::to_string(columns) + ", " +
+         std::to_string(depth) + "]");
+  }
+  if (!has_dtype_) {
+    has_dtype_ = true;
+    dtype_ = view.dtype;
+  }
+  return {view.data, view.dtype, columns, depth};
+}
+
+LayerNormParams Call::norm(py::handle weight, py::handle bias, index_t depth, double epsilon) {
+  LayerNormParams norm;
+  if (weight.is_none()) return norm;
+  norm.weight = parameter<1>(weight, "norm_weight", {depth});
+  norm.bias = parameter<1>(bias, "norm_bias", {depth});
+  norm.epsilon = epsilon;
+  return norm;
 }
 
 void Call::read(py::handle capsule, const char* name, std::initializer_list<index_t> expected,

@@ -13,6 +13,7 @@
 #include <pybind11/pybind11.h>
 
 #include "bindings/dlpack.h"
+#include "transnext/linear.h"
 #include "transnext/tensor.h"
 
 namespace transnext::bindings {
@@ -57,6 +58,17 @@ class Call {
   View<kRank> int32(py::handle capsule, const char* name, std::initializer_list<index_t> shape) {
     return view<kRank>(capsule, name, shape, Kind::kInt32);
   }
+  // Any floating-point type that goes with the parameters' C(T): float64 with float64, the others
+  // with float32.
+  template <int kRank>
+  View<kRank> floating(py::handle capsule, const char* name,
+                       std::initializer_list<index_t> shape) {
+    return view<kRank>(capsule, name, shape, Kind::kFloating);
+  }
+  // A packed weight of [columns, depth]; the first one says what C(T) is.
+  PackedWeight packed(py::handle capsule, const char* name, index_t columns, index_t depth);
+  // A LayerNorm's parameters; absent if the weight is None.
+  LayerNormParams norm(py::handle weight, py::handle bias, index_t depth, double epsilon);
   // The same for arguments that may be None, which gives an absent view.
   template <int kRank>
   View<kRank> optional_activation(py::handle capsule, const char* name,
@@ -94,7 +106,7 @@ class Call {
   }
 
  private:
-  enum class Kind { kActivation, kParameter, kInt32 };
+  enum class Kind { kActivation, kParameter, kFloating, kInt32 };
 
   template <int kRank>
   View<kRank> view(py::handle capsule, const char* name, std::initializer_list<index_t> shape,

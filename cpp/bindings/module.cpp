@@ -25,8 +25,10 @@ PYBIND11_MODULE(_cpp, m) {
   m.def("set_cpu_level", &transnext::cpu::set_level, py::arg("name").none(true),
         "Change the instruction set for later calls; None for the default.");
   transnext::bindings::define_aggregated_attention(m);
+  transnext::bindings::define_branches(m);
   transnext::bindings::define_conv_glu(m);
   transnext::bindings::define_gelu_pool(m);
+  transnext::bindings::define_linear(m);
   transnext::bindings::define_position_bias_table(m);
   transnext::bindings::define_window(m);
 }

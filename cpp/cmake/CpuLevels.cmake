@@ -6,8 +6,11 @@ include(CheckCXXSourceCompiles)
 set(transnext_cpu_sources
   cpp/cpu/aggregated_attention.cpp
   cpp/cpu/aggregated_attention_backward.cpp
+  cpp/cpu/attention_branch.cpp
   cpp/cpu/conv_glu.cpp
+  cpp/cpu/convolutional_glu.cpp
   cpp/cpu/gelu_pool.cpp
+  cpp/cpu/linear.cpp
   cpp/cpu/position_bias_table.cpp
   cpp/cpu/window.cpp)
 

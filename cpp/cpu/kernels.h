@@ -3,8 +3,11 @@
 #pragma once
 
 #include "transnext/aggregated_attention.h"
+#include "transnext/attention_branch.h"
 #include "transnext/conv_glu.h"
+#include "transnext/convolutional_glu.h"
 #include "transnext/gelu_pool.h"
+#include "transnext/linear.h"
 #include "transnext/position_bias_table.h"
 #include "transnext/window.h"
 
@@ -12,10 +15,14 @@
 #define TRANSNEXT_FOR_EACH_CPU_KERNEL(X)                              \
   X(aggregated_attention, AggregatedAttentionParams)                  \
   X(aggregated_attention_backward, AggregatedAttentionBackwardParams) \
+  X(attention_branch, AttentionBranchParams)                          \
   X(conv_glu, ConvGluParams)                                          \
   X(conv_glu_backward, ConvGluBackwardParams)                         \
+  X(convolutional_glu, ConvolutionalGluParams)                        \
   X(gelu_pool, GeluPoolParams)                                        \
   X(gelu_pool_backward, GeluPoolBackwardParams)                       \
+  X(linear, LinearParams)                                             \
+  X(pack_weight, PackWeightParams)                                    \
   X(position_bias_table, PositionBiasTableParams)                     \
   X(position_bias_table_backward, PositionBiasTableBackwardParams)    \
   X(window_av, WindowAvParams)                                        \

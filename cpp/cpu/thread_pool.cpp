@@ -1,5 +1,7 @@
 #include "cpu/thread_pool.h"
 
+#include "cpu/openmp_runtime.h"
+
 #include <atomic>
 #include <condition_variable>
 #include <exception>
@@ -62,6 +64,13 @@ class ThreadPool {
       return;
     }
     Job job{function, context, count, static_cast<int>(wanted) - 1};
+    if (const OpenMpParallel parallel = openmp_parallel()) {
+      // Always the same number of threads, also for fewer tasks: the runtime keeps its team.
+      parallel([](void* data) { static_cast<Job*>(data)->work(); }, &job,
+               static_cast<unsigned>(max_threads), 0);
+      if (job.error) std::rethrow_exception(job.error);
+      return;
+    }
     {
       std::lock_guard<std::mutex> lock(mutex_);
       while (workers_ < job.places) {

@@ -1,6 +1,7 @@
-// A small persistent thread pool. The number of threads is an argument of every call, so that the
-// caller's setting (torch.get_num_threads) is followed; the pool keeps as many workers as were ever
-// asked for.
+// Parallel loops on the threads of PyTorch's own OpenMP runtime (openmp_runtime.h), or on a small
+// persistent pool where there is none. The number of threads is an argument of every call, so that
+// the caller's setting (torch.get_num_threads) is followed; the pool keeps as many workers as were
+// ever asked for.
 #pragma once
 
 #include <type_traits>

@@ -49,6 +49,20 @@ _SCHEMAS = {
     "str backend) -> Tensor",
 }
 
+# Whole residual branches: inference on packed weights, no gradient (transnext_ops.branches).
+_BRANCH_SCHEMAS = {
+    "attention_branch": "(Tensor x, Tensor norm_weight, Tensor norm_bias, Tensor projections, "
+    "Tensor? projections_bias, Tensor? pool_norm_weight, Tensor? pool_norm_bias, "
+    "Tensor? pool_projections, Tensor scale, Tensor? query_embedding, Tensor? local_bias, "
+    "Tensor? pool_bias, Tensor? row_map, Tensor? col_map, Tensor? col_weights, Tensor? tokens, "
+    "Tensor? token_bias, Tensor out_projection, Tensor? out_bias, SymInt[2] grid, "
+    "SymInt[2] pool_grid, int window_size, int heads, float epsilon, float pool_epsilon, "
+    "ScalarType features, str backend) -> Tensor",
+    "convolutional_glu": "(Tensor x, Tensor norm_weight, Tensor norm_bias, Tensor value_weight, "
+    "Tensor gate_weight, Tensor? fc1_bias, Tensor conv_weight, Tensor? conv_bias, "
+    "Tensor fc2_weight, Tensor? fc2_bias, SymInt[2] grid, float epsilon, str backend) -> Tensor",
+}
+
 _library = torch.library.Library("transnext", "DEF")
 
 
@@ -69,7 +83,7 @@ def _kernel_runner(op: str) -> Callable[..., Any]:
     return run_kernel
 
 
-for _name, _schema in _SCHEMAS.items():
+for _name, _schema in {**_SCHEMAS, **_BRANCH_SCHEMAS}.items():
     _library.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag,))
     _library.impl(_name, _kernel_runner(_name), "CompositeExplicitAutograd")
 
@@ -151,6 +165,13 @@ def _(x, grid, pool_grid, backend):
 @_register_fake("gelu_pool_backward")
 def _(d_out, x, grid, pool_grid, backend):
     return x.new_empty(x.shape)
+
+
+for _name in _BRANCH_SCHEMAS:
+
+    @_register_fake(_name)
+    def _(x, *arguments):
+        return x.new_empty(x.shape)
 
 
 # Autograd ---------------------------------------------------------------------------------------
@@ -283,6 +304,17 @@ def _remember_backend(ctx, inputs, output):
 for _name in _SCHEMAS:
     if _name.endswith("_backward"):
         _register_autograd(_name, _remember_backend, _refuse_double_backward)
+
+
+def _refuse_backward(ctx, *gradients):
+    raise NotImplementedError(
+        "transnext_ops.branches are for inference and have no gradient; compose the branch from "
+        "the operators to train, or call it under torch.no_grad()"
+    )
+
+
+for _name in _BRANCH_SCHEMAS:
+    _register_autograd(_name, _remember_backend, _refuse_backward)
 
 
 # Autocast: activations in the autocast type, parameters as they are -----------------------------

@@ -1,4 +1,5 @@
-"""In evaluation the position bias is computed once per size, and anew when its weights change."""
+"""In evaluation the position bias is computed once per size, weights are packed once, and both anew
+when weights change."""
 
 from __future__ import annotations
 
@@ -37,8 +38,8 @@ def run(model, x):
 
 
 def fresh(model, x):
-    """What the model gives without any cache."""
-    return model(x).detach()
+    """What the model gives with nothing remembered: a copy's caches are empty."""
+    return run(copy.deepcopy(model), x)
 
 
 def test_a_size_seen_before_is_not_computed_again(computed):
@@ -114,6 +115,17 @@ def change_under_inference_mode(model):
         model.block3[1].attn.cpb_fc1.weight.mul_(2.0)
 
 
+def change_packed_weights_in_place(model):
+    with torch.no_grad():
+        for name in ("attn.kv.weight", "attn.norm.bias", "mlp.fc2.weight"):
+            model.block1[0].get_parameter(name).mul_(1.5)
+
+
+def change_one_packed_weight(model):
+    with torch.no_grad():
+        model.block4[0].mlp.dwconv.dwconv.bias.add_(0.5)
+
+
 def change_data_pointer(model):
     weight = model.block2[0].attn.cpb_fc1.weight
     for _ in range(3):  # the memory of the first may come back as that of the third
@@ -140,6 +152,8 @@ def change_through_data_while_training(model):
         change_by_assigning,
         change_in_place,
         change_under_inference_mode,
+        change_packed_weights_in_place,
+        change_one_packed_weight,
         change_data_pointer,
         change_parameter_object,
         change_through_data_while_training,

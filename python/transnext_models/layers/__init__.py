@@ -6,9 +6,9 @@ from .attention import AggregatedAttention, GlobalAttention, PixelFocusedAttenti
 from .block import Block
 from .conv_glu import ConvolutionalGLU
 from .drop import DropPath
+from .grids import StageGrids
 from .initialise import initialise
 from .patch_embed import PatchEmbed
-from .position_bias import StageGrids
 
 __all__ = [
     "AggregatedAttention",

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 import transnext_ops as ops
 
 from .attention_dropout import attention_with_dropout
-from .position_bias import PositionBiasCache, StageGrids
+from .cache import WeightsCache
+from .grids import StageGrids
 
 __all__ = ["AggregatedAttention", "GlobalAttention", "PixelFocusedAttention"]
 
@@ -46,7 +47,7 @@ class _Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.attn_drop = attn_drop
         self.proj_drop = nn.Dropout(proj_drop)
-        self.bias_cache = PositionBiasCache()
+        self.bias_cache = WeightsCache()
         self.backend: str | None = None
 
     def train(self, mode: bool = True) -> _Attention:
@@ -78,7 +79,7 @@ class _Attention(nn.Module):
         weights = [
             self.cpb_fc1.weight, self.cpb_fc1.bias, self.cpb_fc2.weight, self.cpb_fc2.bias
         ]  # fmt: skip
-        if self.training or not PositionBiasCache.usable(weights):
+        if self.training or not WeightsCache.usable(weights):
             return compute()
         # A table made on one CUDA stream may not be ready on another, nor do backends share one.
         device = weights[0].device
@@ -147,19 +148,22 @@ class PixelFocusedAttention(_Attention):
         x = ops.gelu_pool(x, grid=grids.grid, pool_grid=grids.pool_grid, backend=self.backend)
         return self.norm(x)
 
-    def _attend(
-        self, q: Tensor, k: Tensor, v: Tensor, k_pool: Tensor, v_pool: Tensor, grids: StageGrids
-    ) -> Tensor:
-        arguments: dict[str, Any] = {
+    def arguments(self, grids: StageGrids) -> dict[str, Any]:
+        """What attention takes besides queries, keys and values."""
+        return {
             "grid": grids.grid,
             "pool_grid": grids.pool_grid,
             "window_size": self.window_size,
             "scale": self.scale(),
             "local_bias": self.relative_pos_bias_local,
             "pool_bias": self.position_bias(grids),
-            "backend": self.backend,
             **self._learnable(),
         }
+
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, k_pool: Tensor, v_pool: Tensor, grids: StageGrids
+    ) -> Tensor:
+        arguments = {**self.arguments(grids), "backend": self.backend}
         if self.training and self.attn_drop > 0:
             return attention_with_dropout(
                 q, k, v, k_pool, v_pool, dropout=self.attn_drop, **arguments
@@ -224,32 +228,30 @@ class GlobalAttention(_Attention):
     def forward(self, x: Tensor, grids: StageGrids) -> Tensor:
         """``x [B, N, C]``, tokens of ``grids.grid``, to ``[B, N, C]``."""
         q, k, v = self._heads(self.qkv(x), 3)
-        scale, bias = self.scale(), self.position_bias(grids)
-        embedding = self.query_embedding.squeeze(1)
+        arguments = self.arguments(grids)
         if self.training and self.attn_drop > 0:
-            x = attention_with_dropout(
-                q,
-                None,
-                None,
-                k,
-                v,
-                grid=grids.grid,
-                pool_grid=grids.grid,
-                window_size=0,
-                scale=scale,
-                dropout=self.attn_drop,
-                pool_bias=bias,
-                query_embedding=embedding,
-            )
+            arguments["window_size"] = 0
+            x = attention_with_dropout(q, None, None, k, v, dropout=self.attn_drop, **arguments)
         else:
             x = ops.global_attention(
                 q,
                 k,
                 v,
                 grid=grids.grid,
-                scale=scale,
-                query_embedding=embedding,
-                bias=bias,
+                scale=arguments["scale"],
+                query_embedding=arguments["query_embedding"],
+                bias=arguments["pool_bias"],
                 backend=self.backend,
             )
         return self._project(x)
+
+    def arguments(self, grids: StageGrids) -> dict[str, Any]:
+        """What attention takes besides queries, keys and values."""
+        return {
+            "grid": grids.grid,
+            "pool_grid": grids.grid,
+            "window_size": None,
+            "scale": self.scale(),
+            "query_embedding": self.query_embedding.squeeze(1),
+            "pool_bias": self.position_bias(grids),
+        }

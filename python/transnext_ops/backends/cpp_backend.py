@@ -256,3 +256,77 @@ def gelu_pool_backward(d_out: Tensor, x: Tensor, grid: Grid, pool_grid: Grid) ->
     d_x = x.new_empty(x.shape)
     _run(_cpp.gelu_pool_backward, (d_out, x, d_x), grid, pool_grid)
     return d_x
+
+
+def pack_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the weight ``[columns, depth]`` packed for products of `dtype`."""
+    columns, depth = weight.shape
+    name = str(dtype).removeprefix("torch.")
+    packed = weight.new_empty(_cpp.packed_weight_size(name, columns, depth), dtype=dtype)
+    capsules = to_dlpack(weight), to_dlpack(packed)
+    _cpp.pack_weight(*capsules, (columns, depth), torch.get_num_threads(), 0)
+    return packed
+
+
+def attention_branch(
+    x: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    projections: Tensor,
+    projections_bias: Tensor | None,
+    pool_norm_weight: Tensor | None,
+    pool_norm_bias: Tensor | None,
+    pool_projections: Tensor | None,
+    scale: Tensor,
+    query_embedding: Tensor | None,
+    local_bias: Tensor | None,
+    pool_bias: Tensor | None,
+    row_map: Tensor | None,
+    col_map: Tensor | None,
+    col_weights: Tensor | None,
+    tokens: Tensor | None,
+    token_bias: Tensor | None,
+    out_projection: Tensor,
+    out_bias: Tensor | None,
+    grid: Grid,
+    pool_grid: Grid,
+    window_size: int,
+    heads: int,
+    epsilon: float,
+    pool_epsilon: float,
+    features: torch.dtype,
+) -> Tensor:
+    """Return ``x + proj(attention(LayerNorm(x)))``, ``[B, N, C]``."""
+    out = x.new_empty(x.shape)
+    tensors = (
+        x, norm_weight, norm_bias, projections, projections_bias, pool_norm_weight, pool_norm_bias,
+        pool_projections, scale, query_embedding, local_bias, _table_contiguous(pool_bias, row_map),
+        row_map, col_map, col_weights, tokens, token_bias, out_projection, out_bias, out,
+    )  # fmt: skip
+    sizes = (grid, pool_grid, window_size, heads, x.shape[2], epsilon, pool_epsilon)
+    _run(_cpp.attention_branch, tensors, *sizes, str(features).removeprefix("torch."))
+    return out
+
+
+def convolutional_glu(
+    x: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    value_weight: Tensor,
+    gate_weight: Tensor,
+    fc1_bias: Tensor | None,
+    conv_weight: Tensor,
+    conv_bias: Tensor | None,
+    fc2_weight: Tensor,
+    fc2_bias: Tensor | None,
+    grid: Grid,
+    epsilon: float,
+) -> Tensor:
+    """Return ``x + fc2(GELU(dwconv(a)) * g)``, ``[B, N, C]``."""
+    out = x.new_empty(x.shape)
+    tensors = (
+        x, norm_weight, norm_bias, value_weight, gate_weight, fc1_bias, conv_weight, conv_bias,
+        fc2_weight, fc2_bias, out,
+    )  # fmt: skip
+    _run(_cpp.convolutional_glu, tensors, grid, x.shape[2], conv_weight.shape[0], epsilon)
+    return out

@@ -1,43 +1,22 @@
-"""Grids of a stage, and the cache of its continuous position bias."""
+"""What evaluation derives from weights and keeps: position-bias tables, packed weights."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["PositionBiasCache", "StageGrids"]
+__all__ = ["WeightsCache"]
 
 _CACHE_ENTRIES = 4  # a multi-scale test or a data set of a few aspect ratios; more would only grow
 
 
-class StageGrids(NamedTuple):
-    """The grids that fix the positions of a stage, all ``(height, width)``.
+class WeightsCache:
+    """Remembers, in evaluation, what was derived from some parameters, for the keys seen last.
 
-    Attributes
-    ----------
-    grid, pool_grid
-        Query tokens and pooled (or, for global attention, key) tokens of this call.
-    pretrain_grid
-        Token grid of this stage at the size that the weights were trained at.
-    train_grid, train_pool_grid
-        Where the bias is computed before it is resized to this call's grids; None extrapolates it.
-    """
-
-    grid: tuple[int, int]
-    pool_grid: tuple[int, int]
-    pretrain_grid: tuple[int, int]
-    train_grid: tuple[int, int] | None = None
-    train_pool_grid: tuple[int, int] | None = None
-
-
-class PositionBiasCache:
-    """Remembers, in evaluation, what the position-bias MLP gave for the grids seen last.
-
-    An entry holds for as long as the MLP's parameters are the same memory with the same content:
+    An entry holds for as long as the parameters are the same memory with the same content:
     the cache keeps an alias of each parameter (so that its memory cannot be handed to another
     tensor) and its version counter, and starts anew when either differs. That covers optimiser
     steps, ``load_state_dict``, ``.to()`` and in-place edits. Edits through ``parameter.data``
@@ -51,8 +30,8 @@ class PositionBiasCache:
         self._weights: list[tuple[Tensor, int]] = []
         self._entries: dict[object, object] = {}
 
-    def __reduce__(self) -> tuple[type[PositionBiasCache], tuple[()]]:
-        return PositionBiasCache, ()
+    def __reduce__(self) -> tuple[type[WeightsCache], tuple[()]]:
+        return WeightsCache, ()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -65,12 +44,12 @@ class PositionBiasCache:
         if weights[0].is_cuda and torch.cuda.is_current_stream_capturing():
             return False  # the graph would go on reading an entry that is long dropped
         records_gradient = torch.is_grad_enabled()
-        return all(
-            type(weight) is nn.Parameter
-            and not weight.is_inference()
-            and not (records_gradient and weight.requires_grad)
-            for weight in weights
-        )
+        for weight in weights:  # a plain loop: this runs at every call
+            if type(weight) is not nn.Parameter or weight.is_inference():
+                return False
+            if records_gradient and weight.requires_grad:
+                return False
+        return True
 
     def clear(self) -> None:
         """Forget everything."""
@@ -97,10 +76,11 @@ class PositionBiasCache:
         return value
 
     def _holds(self, weights: list[Tensor]) -> bool:
-        return len(weights) == len(self._weights) and all(
-            weight.device == alias.device
-            and weight.dtype == alias.dtype
-            and weight.is_set_to(alias)
-            and weight._version == version
-            for weight, (alias, version) in zip(weights, self._weights, strict=True)
-        )
+        if len(weights) != len(self._weights):
+            return False
+        for weight, (alias, version) in zip(weights, self._weights, strict=True):
+            if weight._version != version or weight.dtype is not alias.dtype:
+                return False
+            if weight.device != alias.device or not weight.is_set_to(alias):
+                return False
+        return True

@@ -1,0 +1,99 @@
+// The two residual branches of a block.
+#include "bindings/attention_arguments.h"
+#include "bindings/operators.h"
+#include "transnext/attention_branch.h"
+#include "transnext/convolutional_glu.h"
+
+namespace transnext::bindings {
+namespace {
+
+DType storage_of(const Call& call, const std::string& name) {
+  if (name == "float16") return DType::kFloat16;
+  if (name == "bfloat16") return DType::kBFloat16;
+  if (name == "float32") return DType::kFloat32;
+  if (name == "float64") return DType::kFloat64;
+  call.fail("features is '" + name + "', needs float16, bfloat16, float32 or float64");
+}
+
+void attention_branch(py::handle x, py::handle norm_weight, py::handle norm_bias,
+                      py::handle projections, py::handle projections_bias,
+                      py::handle pool_norm_weight, py::handle pool_norm_bias,
+                      py::handle pool_projections, py::handle scale, py::handle query_embedding,
+                      py::handle local_bias, py::handle pool_bias, py::handle row_map,
+                      py::handle col_map, py::handle col_weights, py::handle tokens,
+                      py::handle token_bias, py::handle out_projection, py::handle out_bias,
+                      py::handle out, GridArgument grid, GridArgument pool_grid,
+                      index_t window_size, index_t heads, index_t width, double epsilon,
+                      double pool_epsilon, const std::string& features, int threads,
+                      std::uintptr_t stream) {
+  Call call("attention_branch");
+  AttentionBranchParams p;
+  p.attention = read_attention_sizes(call, grid, pool_grid, window_size);
+  if (heads < 1 || width < 1 || width % heads != 0)
+    call.fail("width " + std::to_string(width) + " is no multiple of heads " +
+              std::to_string(heads));
+  const bool windowed = window_size > 0;
+  if (!windowed && p.attention.grid.size() != p.attention.pool_grid.size())
+    call.fail("pool_grid must be grid if window_size is 0");
+  const index_t parts = windowed ? 4 : 3;
+  p.heads = heads;
+  p.projections = call.packed(projections, "projections", parts * width, width);
+  p.projections_bias =
+      call.optional_parameter<1>(projections_bias, "projections_bias", {parts * width});
+  p.norm = call.norm(norm_weight, norm_bias, width, epsilon);
+  if (windowed) {
+    p.pool_norm = call.norm(pool_norm_weight, pool_norm_bias, width, pool_epsilon);
+    p.pool_projections = call.packed(pool_projections, "pool_projections", 2 * width, width);
+  }
+  p.out_projection = call.packed(out_projection, "out_projection", width, width);
+  p.out_bias = call.optional_parameter<1>(out_bias, "out_bias", {width});
+  if (p.projections.dtype != p.out_projection.dtype ||
+      (windowed && p.projections.dtype != p.pool_projections.dtype))
+    call.fail("the packed weights differ in type");
+  read_attention_parameters(call,
+                            {scale, query_embedding, local_bias, pool_bias, row_map, col_map,
+                             col_weights, tokens, token_bias},
+                            heads, width / heads, p.attention);
+  p.features = storage_of(call, features);
+  if ((p.features == DType::kFloat64) != (p.projections.dtype == DType::kFloat64))
+    call.fail("features " + features + " does not go with the packed weights");
+  p.x = call.floating<3>(x, "x", {kAny, p.attention.grid.size(), width});
+  p.out = call.floating<3>(out, "out", {p.x.shape[0], p.x.shape[1], width});
+  if (p.x.dtype != p.out.dtype) call.fail("x and out differ in type");
+  call.run(threads, stream, p, cpu::attention_branch);
+}
+
+void convolutional_glu(py::handle x, py::handle norm_weight, py::handle norm_bias,
+                       py::handle value_weight, py::handle gate_weight, py::handle fc1_bias,
+                       py::handle conv_weight, py::handle conv_bias, py::handle fc2_weight,
+                       py::handle fc2_bias, py::handle out, GridArgument grid, index_t width,
+                       index_t hidden, double epsilon, int threads, std::uintptr_t stream) {
+  Call call("convolutional_glu");
+  ConvolutionalGluParams p;
+  if (width < 1 || hidden < 1) call.fail("width and hidden must be positive");
+  p.grid = call.grid(grid, "grid");
+  p.value_weight = call.packed(value_weight, "value_weight", hidden, width);
+  p.gate_weight = call.packed(gate_weight, "gate_weight", hidden, width);
+  p.fc2_weight = call.packed(fc2_weight, "fc2_weight", width, hidden);
+  if (p.value_weight.dtype != p.gate_weight.dtype || p.value_weight.dtype != p.fc2_weight.dtype)
+    call.fail("the packed weights differ in type");
+  p.norm = call.norm(norm_weight, norm_bias, width, epsilon);
+  p.fc1_bias = call.optional_parameter<1>(fc1_bias, "fc1_bias", {2 * hidden});
+  p.conv_weight = call.parameter<4>(conv_weight, "conv_weight", {hidden, 1, 3, 3});
+  p.conv_bias = call.optional_parameter<1>(conv_bias, "conv_bias", {hidden});
+  p.fc2_bias = call.optional_parameter<1>(fc2_bias, "fc2_bias", {width});
+  p.x = call.floating<3>(x, "x", {kAny, p.grid.size(), width});
+  p.out = call.floating<3>(out, "out", {p.x.shape[0], p.x.shape[1], width});
+  if (p.x.dtype != p.out.dtype) call.fail("x and out differ in type");
+  if (p.x.data == p.out.data && p.x.shape[0] > 0) call.fail("out must not be x");
+  call.run(threads, stream, p, cpu::convolutional_glu);
+}
+
+}  // namespace
+
+void define_branches(py::module_& m) {
+  m.def("attention_branch", &attention_branch);
+  m.def("convolutional_glu", &convolutional_glu);
+}
+
+}  // namespace transnext::bindings

@@ -1,0 +1,55 @@
+// linear: out = LayerNorm(x) W^T + bias + residual, with the norm, the bias and the residual optional;
+// and the packing of W that it, and the residual branches, multiply by.
+//
+// Products are taken in float32, float64 or bfloat16 (with float32 sums); that type P, not the
+// storage types, is what a weight is packed for.
+#pragma once
+
+#include "transnext/tensor.h"
+
+namespace transnext {
+
+// A packed weight, made by pack_weight from [columns, depth]: opaque, the same for every CPU level.
+struct PackedWeight {
+  const void* data = nullptr;
+  DType dtype = DType::kFloat32;  // P
+  index_t columns = 0;
+  index_t depth = 0;
+};
+
+struct PackWeightParams {
+  View<2> weight;  // [columns, depth], any floating-point type
+  View<1> packed;  // [packed_weight_size] P
+};
+
+// Columns of a panel of a packed weight (cpu/matrix_product.h): a multiple of every level's vector,
+// and of 24, the published head dim.
+constexpr index_t kPanelColumns = 48;
+
+// Elements of a packed weight: whole panels, and whole pairs of depth for bfloat16.
+TRANSNEXT_INLINE index_t packed_weight_size(DType dtype, index_t columns, index_t depth) {
+  const index_t padded_depth = dtype == DType::kBFloat16 ? (depth + 1) / 2 * 2 : depth;
+  return (columns + kPanelColumns - 1) / kPanelColumns * kPanelColumns * padded_depth;
+}
+
+struct LayerNormParams {
+  View<1> weight;  // [depth] C(P), absent: no norm
+  View<1> bias;    // [depth] C(P)
+  double epsilon = 0;
+};
+
+struct LinearParams {
+  View<2> x;  // [M, depth], any floating-point type
+  LayerNormParams norm;
+  PackedWeight weight;
+  View<1> bias;      // [columns] C(P), optional
+  View<2> residual;  // [M, columns] of out's type, optional; may be out itself
+  View<2> out;       // [M, columns], any floating-point type
+};
+
+namespace cpu {
+void pack_weight(const PackWeightParams& params, int threads);
+void linear(const LinearParams& params, int threads);
+}  // namespace cpu
+
+}  // namespace transnext
