@@ -60,7 +60,7 @@ def aggregated_attention(
     return out.transpose(1, 2).reshape(batch, length, channels)
 
 
-def gelu_pool(x: Tensor, *, grid: Grid, pool_grid: Grid) -> Tensor:
+def gelu_pool(x: Tensor, *, pool_grid: Grid) -> Tensor:
     """Return adaptive average pooling of GELU of a map ``[B, C, H, W]`` as tokens ``[B, P, C]``."""
     x = F.adaptive_avg_pool2d(F.gelu(x), pool_grid)
     return x.reshape(*x.shape[:2], -1).permute(0, 2, 1)
@@ -106,7 +106,7 @@ class AggregatedAttention(_Attention):
         batch, _, channels = x.shape
         q, kv = self.q(x), self.kv(x)
         image = x.permute(0, 2, 1).reshape(batch, channels, *grid).contiguous()
-        pooled = gelu_pool(self.sr(image), grid=grid, pool_grid=pool_grid)
+        pooled = gelu_pool(self.sr(image), pool_grid=pool_grid)
         kv_pool = self.kv(self.norm(pooled))
         out = aggregated_attention(
             q,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 Grid = tuple[int, int]
+Layer = Callable[[Tensor], Tensor]
 
 
 def coordinates(grid: Grid, pool_grid: Grid, pretrain_grid: Grid) -> tuple[Tensor, Tensor]:
@@ -26,7 +29,7 @@ def coordinates(grid: Grid, pool_grid: Grid, pretrain_grid: Grid) -> tuple[Tenso
     return distinct, index.view(length, pool_length)
 
 
-def gather_bias(fc1: nn.Linear, fc2: nn.Linear, distinct: Tensor, index: Tensor) -> Tensor:
+def gather_bias(fc1: Layer, fc2: Layer, distinct: Tensor, index: Tensor) -> Tensor:
     """Run the MLP on the distinct coordinates and look up every pair: ``[h, N, P]``."""
     table = fc2(F.relu(fc1(distinct))).transpose(0, 1)  # [h, U]
     return table[:, index.view(-1)].view(-1, *index.shape)

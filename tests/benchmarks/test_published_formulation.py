@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from published.model import PublishedTransNeXt
-from published.window import window_av, window_qk
 from torch import Tensor, nn
 
 import transnext_ops as ops
+from published.model import PublishedTransNeXt
+from published.window import window_av, window_qk
 from small_model import ARCHITECTURE, images, small_model
 
 PRETRAIN = 64
