@@ -135,7 +135,7 @@ def model_cases(compiled: bool, peers: bool) -> Iterator[Case]:
     """
     square, quick = (224, 224), frozenset({"quick"})
     others = tuple(Candidate(name, "peer", model=model) for name, model in PEERS.items())
-    forward = (PUBLISHED, TUNED, OURS, PRODUCTS)
+    forward: tuple[Candidate, ...] = (PUBLISHED, TUNED, OURS, PRODUCTS)
     if compiled:
         forward += (COMPILED,)
     if peers:

@@ -11,7 +11,7 @@ from cases import Candidate, Case
 from workers import Worker, WorkerError
 
 _SHORTEST = 0.02  # seconds of one turn at least; shorter steps are repeated within it
-_LONG = 20.0  # seconds from which on one step is a measurement by itself, its warm-up included
+_LONG = 10.0  # seconds from which on a first step needs no warm-up and counts as a measurement
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ def _in_turns(case: Case, workers: list[Worker], turns: int, budget: float) -> l
         except WorkerError as error:
             _tell(case, worker.candidate, error)
     counts = {worker: max(1, math.ceil(_SHORTEST / seconds)) for worker, seconds in first.items()}
-    # A step that long is not run again: it is its own measurement.
     seconds = {worker: [value] if value >= _LONG else [] for worker, value in first.items()}
-    again = [worker for worker, values in seconds.items() if not values]
+    # What is too long for several turns within the budget stays with that one measurement.
+    again = [worker for worker, value in first.items() if value < max(_LONG, budget / 3)]
     round_seconds = sum(first[worker] * counts[worker] for worker in again)
     for _ in range(max(3, min(turns, int(budget / max(round_seconds, 1e-9))))):
         for worker in again:

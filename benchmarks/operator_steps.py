@@ -91,10 +91,10 @@ def _directed(function: Call, inputs: Sequence[Tensor], direction: str) -> Calla
     leaves = [tensor.detach().requires_grad_() for tensor in inputs]
     if direction == "backward":
         out = function(*leaves)
-        gradient = torch.randn_like(out)
+        gradient = torch.randn(out.shape)
         return lambda: torch.autograd.grad(out, leaves, gradient, retain_graph=True)
     with torch.no_grad():
-        d_out = torch.randn_like(function(*leaves))
+        d_out = torch.randn(function(*leaves).shape)
     return lambda: torch.autograd.grad(function(*leaves), leaves, d_out)
 
 

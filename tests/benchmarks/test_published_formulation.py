@@ -31,6 +31,7 @@ def pair(dense: str | None, img_size: int) -> tuple[nn.Module, nn.Module]:
 
 def assert_close(name: str, actual: Tensor, expected: Tensor) -> None:
     # The absolute part is for gradients that are zero but for rounding.
+    actual, expected = actual.detach(), expected.detach()
     error, size = float((actual - expected).norm()), float(expected.norm())
     assert error <= TOLERANCE * size + 1e-9, f"{name}: error {error:.2e} of {size:.2e}"
 
