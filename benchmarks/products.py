@@ -12,6 +12,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -94,7 +95,11 @@ def _run(ways: list[Way]) -> None:
 
 def record_products(case: Case, dtype: torch.dtype) -> list[Product]:
     """Return every product of one forward pass, in order."""
-    model = PublishedTransNeXt(**published_arguments(case.subject), img_size=case.size[0]).eval()
+    # A backbone's products do not depend on the size it was built for, so the quickest is taken.
+    sizes: dict[str, Any] = {"img_size": case.size[0]}
+    if case.dense:
+        sizes = {"img_size": 224, "dense": "interpolate"}
+    model = PublishedTransNeXt(**published_arguments(case.subject), **sizes).eval()
     products: list[Product] = []
     inputs: dict[tuple[object, ...], Tensor] = {}
 
