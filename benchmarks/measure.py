@@ -1,0 +1,109 @@
+"""Run a case: all candidates in turns, medians and quartiles, peak memory."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import sys
+from dataclasses import dataclass
+
+from cases import Candidate, Case
+from workers import Worker, WorkerError
+
+_SHORTEST = 0.02  # seconds of one turn at least; shorter steps are repeated within it
+_LONG = 10.0  # seconds from which on a first step needs no warm-up and counts as a measurement
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one candidate took for a case.
+
+    Attributes
+    ----------
+    low, median, high : float
+        Quartiles of the seconds of a step over the turns.
+    peak : int | None
+        Bytes resident above the parameters; None where the system does not tell.
+    build_seconds, build_peak
+        The same of building the candidate.
+    floor : float | None
+        Seconds below which the case cannot be.
+    """
+
+    case: Case
+    candidate: Candidate
+    low: float
+    median: float
+    high: float
+    turns: int
+    peak: int | None
+    build_seconds: float
+    build_peak: int | None
+    note: str
+    floor: float | None = None
+
+
+def measure(case: Case, turns: int, budget: float, threads: int) -> list[Result]:
+    """Return one result per candidate that ran; failures are told on stderr.
+
+    Parameters
+    ----------
+    turns : int
+        Most turns of each candidate.
+    budget : float
+        Seconds that the turns of all candidates may take together, but for the first.
+    """
+    workers: list[Worker] = []
+    try:
+        for candidate in case.candidates:
+            try:
+                workers.append(Worker(case, candidate, threads))
+            except WorkerError as error:
+                _tell(case, candidate, error)
+        return _in_turns(case, workers, turns, budget)
+    finally:
+        for worker in workers:
+            worker.close()
+
+
+def _in_turns(case: Case, workers: list[Worker], turns: int, budget: float) -> list[Result]:
+    first: dict[Worker, float] = {}
+    for worker in workers:
+        try:
+            first[worker] = worker.run()
+            if first[worker] < _LONG:
+                first[worker] = worker.run()
+        except WorkerError as error:
+            _tell(case, worker.candidate, error)
+    counts = {worker: max(1, math.ceil(_SHORTEST / seconds)) for worker, seconds in first.items()}
+    seconds = {worker: [value] if value >= _LONG else [] for worker, value in first.items()}
+    # What is too long for several turns within the budget stays with that one measurement.
+    again = [worker for worker, value in first.items() if value < max(_LONG, budget / 3)]
+    round_seconds = sum(first[worker] * counts[worker] for worker in again)
+    for _ in range(max(3, min(turns, int(budget / max(round_seconds, 1e-9))))):
+        for worker in again:
+            seconds[worker].append(worker.run(counts[worker]))
+    return [_result(case, worker, values) for worker, values in seconds.items()]
+
+
+def _result(case: Case, worker: Worker, values: list[float]) -> Result:
+    low = high = values[0]
+    if len(values) > 1:
+        low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    built = worker.built
+    return Result(
+        case,
+        worker.candidate,
+        low,
+        statistics.median(values),
+        high,
+        len(values),
+        worker.peak(),
+        built.seconds,
+        built.peak,
+        built.note,
+    )
+
+
+def _tell(case: Case, candidate: Candidate, error: WorkerError) -> None:
+    print(f"{case.name}: {candidate.name} failed:\n{error}", file=sys.stderr)

@@ -1,0 +1,210 @@
+"""The floor of a model: its matrix products and convolutions alone, each at the best rate found.
+
+What there is to multiply is recorded from a forward pass of the published formulation. For every
+distinct shape each way that PyTorch (and this package) offers is timed, and the fastest kept; the
+step then runs all products of the model in order, every one with its own weights. Element-wise
+work, normalisation, softmax, the 1×9 products of the window and the position bias are left out.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import rates
+import transnext_ops as ops
+from cases import Candidate, Case
+from published.attention import AggregatedAttention, GlobalAttention
+from published.conv_glu import ConvolutionalGLU
+from published.model import PublishedTransNeXt
+from steps import Step, published_arguments
+
+Way = Callable[[], object]
+_SEARCH_SECONDS = 0.06  # spent on each way of each distinct shape
+
+
+@dataclass
+class Product:
+    """One product of the model.
+
+    Attributes
+    ----------
+    kind : {"linear", "convolution", "depthwise", "attention"}
+        ``attention`` are the products with the pooled (stage 4: with all) keys and values.
+    shape : tuple
+        Equal for products that do the same work on other weights.
+    flops : float
+        Two for each multiply-add.
+    ways : dict
+        Functions that compute it.
+    """
+
+    kind: str
+    shape: tuple[object, ...]
+    flops: float
+    ways: dict[str, Way]
+
+
+def build_products(case: Case, candidate: Candidate) -> Step:
+    """Return the step that runs a model's products, each in the fastest way for its shape."""
+    dtype = getattr(torch, candidate.dtype)
+    with torch.inference_mode():
+        products = record_products(case, dtype)
+        distinct = {product.shape: product.ways for product in products}
+        fastest = {shape: _fastest(ways) for shape, ways in distinct.items()}
+        chosen = [product.ways[fastest[product.shape]] for product in products]
+
+        parts = []
+        for kind in ("linear", "convolution", "depthwise", "attention"):
+            mine = [product for product in products if product.kind == kind]
+            ways = [product.ways[fastest[product.shape]] for product in mine]
+            seconds = rates.median_seconds(functools.partial(_run, ways), 0.3)
+            rate = sum(product.flops for product in mine) / seconds / 1e9
+            parts.append(f"{kind} {1e3 * seconds:.1f} ms at {rate:.0f} GFLOP/s")
+        counts: dict[str, int] = {}
+        for shape, way in fastest.items():
+            key = f"{shape[0]} by {way}"
+            counts[key] = counts.get(key, 0) + 1
+        note = "; ".join(parts) + "; fastest ways: "
+        note += ", ".join(f"{way} ({count} shapes)" for way, count in sorted(counts.items()))
+
+    def run() -> None:
+        with torch.inference_mode():
+            _run(chosen)
+
+    return Step(run, note=note)
+
+
+def _fastest(ways: dict[str, Way]) -> str:
+    if len(ways) == 1:
+        return next(iter(ways))
+    return min(ways, key=lambda name: rates.median_seconds(ways[name], _SEARCH_SECONDS))
+
+
+def _run(ways: list[Way]) -> None:
+    for way in ways:
+        way()
+
+
+def record_products(case: Case, dtype: torch.dtype) -> list[Product]:
+    """Return every product of one forward pass, in order."""
+    # A backbone's products do not depend on the size it was built for, so the quickest is taken.
+    sizes: dict[str, Any] = {"img_size": case.size[0]}
+    if case.dense:
+        sizes = {"img_size": 224, "dense": "interpolate"}
+    model = PublishedTransNeXt(**published_arguments(case.subject), **sizes).eval()
+    products: list[Product] = []
+    inputs: dict[tuple[object, ...], Tensor] = {}
+
+    def like(shape: tuple[int, ...]) -> Tensor:
+        """One tensor for all inputs of a shape, as an activation just written would be."""
+        if shape not in inputs:
+            inputs[shape] = torch.randn(shape).to(dtype)
+        return inputs[shape]
+
+    def on_linear(module: nn.Linear, arguments: tuple[Tensor, ...], _: object) -> None:
+        x = like(tuple(arguments[0].shape))
+        products.append(linear_product(x, module.weight.to(dtype), module.bias.to(dtype)))
+
+    def on_convolution(module: nn.Conv2d, arguments: tuple[Tensor, ...], _: object) -> None:
+        weight, bias, shape = module.weight.to(dtype), module.bias.to(dtype), arguments[0].shape
+        if module.kernel_size == (1, 1):  # on tokens it is a Linear
+            x = like((shape[0], shape[2] * shape[3], shape[1]))
+            products.append(linear_product(x, weight.flatten(1), bias))
+            return
+        products.append(convolution_product(like(tuple(shape)), weight, bias, module, like))
+
+    def on_conv_glu(module: ConvolutionalGLU, arguments: tuple, _: object) -> None:
+        # Its depthwise convolution is called without its module.
+        x, (height, width) = arguments
+        depthwise = module.dwconv.dwconv
+        on_convolution(depthwise, (x.new_empty(len(x), depthwise.groups, height, width),), None)
+
+    def on_attention(module: nn.Module, arguments: tuple, _: object) -> None:
+        x, pool_grid = arguments[0], arguments[2]
+        rows, keys = x.shape[0] * module.heads, pool_grid[0] * pool_grid[1]
+        products.extend(attention_products(like, rows, x.shape[1], keys, module.head_dim))
+
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and "cpb" not in name:
+            module.register_forward_hook(on_linear)
+        elif isinstance(module, nn.Conv2d):
+            module.register_forward_hook(on_convolution)
+        elif isinstance(module, ConvolutionalGLU):
+            module.register_forward_hook(on_conv_glu)
+        elif isinstance(module, AggregatedAttention | GlobalAttention):
+            module.register_forward_hook(on_attention)
+    model(torch.randn(case.batch, 3, *case.size))
+    return products
+
+
+def linear_product(x: Tensor, weight: Tensor, bias: Tensor) -> Product:
+    """A Linear of ``x [..., in]`` with ``weight [out, in]``."""
+    rows = x.numel() // x.shape[-1]
+    tokens = x.reshape(rows, x.shape[-1])
+    transposed = weight.t().contiguous()
+    ways: dict[str, Way] = {
+        "linear": lambda: F.linear(x, weight, bias),
+        "transposed weight": lambda: torch.addmm(bias, tokens, transposed),
+    }
+    side = next(d for d in range(math.isqrt(rows), 0, -1) if rows % d == 0)
+    if side > 1:
+        image = tokens.view(1, rows // side, side, -1).permute(0, 3, 1, 2)
+        kernel = weight[:, :, None, None].contiguous(memory_format=torch.channels_last)
+        ways["1x1 convolution"] = lambda: F.conv2d(image, kernel, bias)
+    if hasattr(ops, "linear"):
+        ways["transnext_ops.linear"] = lambda: ops.linear(x, weight, bias)
+    shape = ("linear", rows, *weight.shape)
+    return Product("linear", shape, 2.0 * rows * weight.numel(), ways)
+
+
+def convolution_product(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    module: nn.Conv2d,
+    like: Callable[[tuple[int, ...]], Tensor],
+) -> Product:
+    """A convolution of ``x [B, C, H, W]``, depthwise or dense."""
+    options = {"stride": module.stride, "padding": module.padding, "groups": module.groups}
+    ways: dict[str, Way] = {}
+    for name, layout in (
+        ("contiguous", torch.contiguous_format),
+        ("channels last", torch.channels_last),
+    ):
+        image = x.contiguous(memory_format=layout)
+        kernel = weight.contiguous(memory_format=layout)
+        ways[name] = functools.partial(F.conv2d, image, kernel, bias, **options)
+    batch, channels, height, width = x.shape
+    depthwise = module.groups > 1
+    if depthwise:  # the whole gated unit, where that is faster than the convolution in it
+        packed = like((batch, height * width, 2 * channels))
+        grid = (height, width)
+        ways["transnext_ops.conv_glu"] = lambda: ops.conv_glu(packed, weight, bias, grid=grid)
+    kind = "depthwise" if depthwise else "convolution"
+    outputs = height * width // math.prod(module.stride)
+    shape = (kind, *x.shape, *weight.shape)
+    return Product(kind, shape, 2.0 * batch * outputs * weight.numel(), ways)
+
+
+def attention_products(
+    like: Callable[[tuple[int, ...]], Tensor], rows: int, length: int, keys: int, dim: int
+) -> list[Product]:
+    """Queries with pooled keys, and weights with pooled values, for ``rows`` images × heads."""
+    query, key, value = like((rows, length, dim)), like((rows, dim, keys)), like((rows, keys, dim))
+    weights = like((rows, length, keys))
+    flops = 2.0 * rows * length * keys * dim
+    return [
+        Product("attention", ("attention", *left.shape, *right.shape), flops, {"bmm": way})
+        for left, right, way in (
+            (query, key, functools.partial(torch.bmm, query, key)),
+            (weights, value, functools.partial(torch.bmm, weights, value)),
+        )
+    ]

@@ -1,0 +1,68 @@
+"""The least an operator must do: its arithmetic, and the bytes of its inputs and outputs once."""
+
+from __future__ import annotations
+
+import rates
+from cases import Case
+from operator_steps import BIAS_HIDDEN, HEAD_DIM, WINDOW_SIZE, shapes
+
+EXP_FLOPS = 20  # also of erf
+_FLOAT = 4  # bytes
+
+
+def operator_work(case: Case) -> tuple[float, float]:
+    """Return flops and bytes of an operator's case.
+
+    A backward pass computes the logits again and two products for each of the forward's; it reads
+    the inputs and the output's gradient and writes every input's gradient.
+    """
+    s = shapes(case)
+    cells, d, queries = WINDOW_SIZE**2, HEAD_DIM, s.batch * s.length * s.heads
+    tokens, pooled = s.batch * s.length * s.width, s.batch * s.pool_length * s.width
+    if case.subject == "aggregated_attention":
+        logits = 2 * d * (cells + s.pool_length)
+        exp = EXP_FLOPS * (cells + s.pool_length)
+        normalise = 10 * d  # query and key: squares, sums, scaling
+        forward = queries * (2 * logits + 2 * d * cells + exp + normalise)
+        backward = queries * (5 * logits + 4 * d * cells + exp + 2 * normalise)
+        read, written = 3 * tokens + 2 * pooled, tokens
+    elif case.subject == "conv_glu":
+        outputs = s.batch * s.length * s.hidden
+        forward = outputs * (2 * cells + EXP_FLOPS + 2)
+        backward = outputs * (6 * cells + 2 * EXP_FLOPS + 6)
+        read, written = 2 * outputs, outputs
+    elif case.subject == "gelu_pool":
+        forward, backward = tokens * (EXP_FLOPS + 1), tokens * (2 * EXP_FLOPS + 4)
+        read, written = tokens, pooled
+    elif case.subject == "position_bias":
+        rows, columns = (_distances(*axes) for axes in zip(s.grid, s.pool_grid, strict=True))
+        table = rows * columns
+        # Row and column parts of the first layer are sums of two vectors made once per axis.
+        forward = table * BIAS_HIDDEN * (2 + 2 * s.heads)
+        backward = table * BIAS_HIDDEN * (6 + 4 * s.heads)
+        read, written = BIAS_HIDDEN * (s.heads + 3), table * s.heads
+    else:  # window_qk, window_av
+        forward, backward = queries * 2 * d * cells, queries * 4 * d * cells
+        attn = queries * cells
+        read, written = (
+            (2 * tokens, attn) if case.subject == "window_qk" else (tokens + attn, tokens)
+        )
+    moved = {
+        "forward": read + written,
+        "backward": 2 * read + written,
+        "both": 3 * read + 2 * written,
+    }[case.direction]
+    flops = {"forward": forward, "backward": backward, "both": forward + backward}[case.direction]
+    return float(flops), float(moved * _FLOAT)
+
+
+def operator_floor(case: Case) -> float:
+    """Return the seconds below which an operator cannot be: arithmetic or bytes."""
+    flops, moved = operator_work(case)
+    return max(flops / rates.flops_per_second(), moved / rates.bytes_per_second(moved))
+
+
+def _distances(size: int, pooled: int) -> int:
+    """Distinct distances of an axis's queries to its pooled cells, the ratio being whole."""
+    step = size // pooled
+    return size + step * (pooled - 1)

@@ -1,0 +1,118 @@
+"""The benchmark runner: its cases, what it concludes from results, and one case end to end."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import cases
+from measure import Result
+from operator_steps import build_operator
+from products import linear_product
+from targets import targets
+from work import operator_work
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_case_names_are_unique():
+    names = [case.name for case in cases.all_cases(compiled=True)]
+    assert len(names) == len(set(names))
+
+
+def small(case: cases.Case) -> cases.Case:
+    return dataclasses.replace(case, batch=2, size=(64, 96))
+
+
+OPERATORS = [
+    case
+    for case in cases.operator_cases()
+    if case.size == (224, 224) and case.stage == 0 and case.direction != "forward"
+]
+
+
+@pytest.mark.parametrize("case", OPERATORS, ids=lambda case: case.subject)
+def test_operator_steps_do_the_same_work(case):
+    """Both candidates run; the package's q, k, v come apart, so gradients differ in number."""
+    for candidate in case.candidates:
+        gradients = build_operator(small(case), candidate).run()
+        assert all(bool(gradient.isfinite().all()) for gradient in gradients)
+
+
+def test_conv_glu_candidates_agree_on_the_same_numbers():
+    case = small(next(c for c in OPERATORS if c.subject == "conv_glu"))
+    gradients = []
+    for candidate in case.candidates:
+        torch.manual_seed(0)  # inputs and the output's gradient are drawn in the same order
+        gradients.append(build_operator(case, candidate).run())
+    for published, ours in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, published, rtol=1e-3, atol=1e-3)
+
+
+def test_every_way_of_a_linear_gives_the_same():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 12, 8, generator=generator)
+    weight, bias = torch.randn(5, 8, generator=generator), torch.randn(5, generator=generator)
+    product = linear_product(x, weight, bias)
+    assert product.flops == 2 * 24 * 8 * 5
+    expected = torch.nn.functional.linear(x, weight, bias).reshape(24, 5)
+    assert {"linear", "transposed weight", "1x1 convolution"} <= set(product.ways)
+    for name, way in product.ways.items():
+        out = way()
+        tokens = out.permute(0, 2, 3, 1) if name == "1x1 convolution" else out
+        torch.testing.assert_close(tokens.reshape(24, 5), expected)
+
+
+def test_work_of_window_products():
+    case = next(c for c in cases.operator_cases() if c.subject == "window_qk" and c.batch == 8)
+    flops, moved = operator_work(case)
+    queries = 8 * 56 * 56 * 3
+    assert flops == queries * 2 * 24 * 9
+    assert moved == 4 * queries * (24 + 24 + 9)
+
+
+def result(case: cases.Case, candidate: cases.Candidate, seconds: float, peak: int) -> Result:
+    return Result(case, candidate, seconds, seconds, seconds, 5, peak, 0.1, 0, "")
+
+
+def test_targets_compare_with_the_baseline_of_the_same_case():
+    case = next(c for c in cases.model_cases(False, False) if c.direction == "both")
+    results = [
+        result(case, cases.PUBLISHED, 4.0, 1000),
+        result(case, cases.OURS, 1.0, 600),
+    ]
+    speed, peak = targets(results)
+    assert (speed.measured, speed.limit, speed.met) == (4.0, 3.5, True)
+    assert (peak.measured, peak.limit, peak.met) == (0.6, 0.5, False)
+
+
+@pytest.mark.slow
+def test_a_case_end_to_end(tmp_path):
+    command = [
+        sys.executable, "benchmarks/run.py", "--only", "gelu_pool stage 3 224x224", "forward",
+        "--turns", "3", "--budget", "0.1", "--threads", "1", "--results", str(tmp_path),
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.glob("operators-float32-*.csv")
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["candidate"] for row in rows] == ["published", "ours"]
+    for row in rows:
+        low, median, high = (
+            float(row[name])
+            for name in ("first_quartile_seconds", "median_seconds", "third_quartile_seconds")
+        )
+        assert 0 < low <= median <= high
+        assert row["torch"]
+        assert row["threads"] == "1"
