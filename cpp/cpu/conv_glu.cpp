@@ -8,18 +8,20 @@
 //   d_a[n, c] = sum_t weight[c, t] d_u[n - offset_t, c]
 //   d_weight[c, t] = sum_n d_u[n, c] a[n + offset_t, c],   d_bias[c] = sum_n d_u[n, c]
 //
-// Channels lie in the vector lanes. Forward: 9 products and a GELU (about 60 flops) for 3 sizeof(T)
-// bytes moved per output (a, g, out; a's neighbours come from cache). The backward recomputes u
-// instead of having saved it: a task owns a band of rows of one image and some channels, computes
-// d_u there and one row beyond, and gathers d_a from it. Weight gradients are one partial sum per
-// band, added in the bands' order.
+// Channels lie in the vector lanes. Forward (gate.h): 9 multiply-adds and a GELU of about 20
+// instructions for 3 sizeof(T) bytes moved per output; a task goes down a band of rows, over so few
+// columns that the three rows it reads stay in the L2 cache.
+//
+// The backward recomputes u instead of having saved it and moves 5 sizeof(T) bytes (a, g, D in, d_a
+// and d_g out) for about 70 instructions. A task goes down a band of rows of some channels: it
+// computes d_u of one row, the row's share of the weight gradients while a's tile is at hand, and
+// from the last three rows of d_u, which stay in cache, d_a of the row before. Bands recompute one
+// row of d_u beyond each end, so they are as high as the number of threads allows. Weight gradients
+// are one partial sum per band, added in the bands' order.
 #include "transnext/conv_glu.h"
 
-#include "cpu/convert.h"
-#include "cpu/depthwise.h"
+#include "cpu/gate.h"
 #include "cpu/kernels.h"
-#include "cpu/math.h"
-#include "cpu/scratch.h"
 #include "cpu/storage.h"
 #include "cpu/thread_pool.h"
 
@@ -27,225 +29,270 @@ TRANSNEXT_BEGIN_LEVEL
 
 namespace {
 
-constexpr int kTaps = 9;
-constexpr index_t kBandRows = 8;  // owned rows of a backward task: two more are recomputed
-constexpr index_t kBandBytes = 128 * 1024;  // aim for its d_u, so that it stays in the L2 cache
-constexpr index_t kMaxBandVectors = 8;
+// What three rows may take of the L2 cache.
+constexpr index_t kForwardBytes = 256 * 1024;
+constexpr index_t kBackwardBytes = 384 * 1024;
+// More tasks than threads, so that uneven cores still finish together.
+constexpr index_t kTasksPerThread = 4;
+// The smallest pieces that are worth a task: rows of a backward's band (two more are recomputed),
+// and bytes of a token (shorter runs than this read memory badly).
+constexpr index_t kBandRows = 8;
+constexpr index_t kRunBytes = 256;
 
-// The weights tap-major and the bias, padded with zeros to whole vectors.
-template <class C>
-class Weights {
- public:
-  Weights(const View<4>& weight, const View<1>& bias)
-      : channels_(weight.shape[0]),
-        padded_(round_up(channels_, kLanes<C>)),
-        taps_((kTaps + 1) * padded_),
-        flipped_(kTaps * padded_) {
-    taps_.zero();
-    flipped_.zero();
-    for (index_t c = 0; c < channels_; ++c) {
-      for (int t = 0; t < kTaps; ++t) {
-        const C value =
-            static_cast<const C*>(weight.data)[c * weight.stride[0] + (t / 3) * weight.stride[2] +
-                                               (t % 3) * weight.stride[3]];
-        taps_[t * padded_ + c] = value;
-        flipped_[(kTaps - 1 - t) * padded_ + c] = value;
-      }
-      if (bias.present())
-        taps_[kTaps * padded_ + c] = static_cast<const C*>(bias.data)[c * bias.stride[0]];
-    }
-  }
+index_t ceil_divide(index_t a, index_t b) {
+  return (a + b - 1) / b;
+}
 
-  index_t padded_channels() const { return padded_; }
-  Taps<C> taps() const { return {taps_.data(), padded_}; }
-  Taps<C> flipped() const { return {flipped_.data(), padded_}; }
-  Vector<C> bias(index_t c) const { return load<Vector<C>>(taps_.data() + kTaps * padded_ + c); }
-
- private:
-  index_t channels_;
-  index_t padded_;
-  Scratch<C> taps_;
-  Scratch<C> flipped_;
-};
-
-// Image `batch` of a [B, N, channels...] tensor, `channels` of it from channel `first` on.
+// Row `row` of image `batch` of a [B, N, channels...] tensor, from channel `first` on.
 template <class T>
-Rows<T> image_rows(const View<3>& tensor, Grid grid, index_t batch, index_t first,
-                   index_t channels) {
-  return {static_cast<const T*>(tensor.data) + batch * tensor.stride[0] + first * tensor.stride[2],
-          0,
-          grid.width * tensor.stride[1],
+TokenRow<T> token_row(const View<3>& tensor, Grid grid, index_t batch, index_t row, index_t first) {
+  return {static_cast<T*>(tensor.data) + batch * tensor.stride[0] +
+              row * grid.width * tensor.stride[1] + first * tensor.stride[2],
+          tensor.stride[1], tensor.stride[2]};
+}
+
+// That row of the first `channels` channels with its neighbours.
+template <class T>
+RowWindow<T> row_window(const View<3>& tensor, Grid grid, index_t batch, index_t row,
+                        index_t channels) {
+  const TokenRow<const T> middle = token_row<const T>(tensor, grid, batch, row, 0);
+  const index_t row_stride = grid.width * tensor.stride[1];
+  return {row > 0 ? middle.data - row_stride : nullptr,
+          middle.data,
+          row + 1 < grid.height ? middle.data + row_stride : nullptr,
           tensor.stride[1],
           tensor.stride[2],
+          grid.width,
           channels};
 }
 
-template <class T>
-const T* token(const Rows<T>& rows, index_t row, index_t column) {
-  return rows.data + (row - rows.first_row) * rows.row_stride + column * rows.column_stride;
-}
-
 template <class T, class C>
-void forward_row(const ConvGluParams& p, const Weights<C>& weights, index_t batch, index_t row) {
+void forward(const ConvGluParams& p, int threads) {
   const index_t hidden = p.out.shape[2];
-  const Rows<T> a = image_rows<T>(p.x, p.grid, batch, 0, hidden);
-  const Rows<T> g = image_rows<T>(p.x, p.grid, batch, hidden, hidden);
-  T* out =
-      static_cast<T*>(p.out.data) + batch * p.out.stride[0] + row * p.grid.width * p.out.stride[1];
-  for (index_t column = 0; column < p.grid.width; column += kColumns) {
-    const index_t columns = smaller(kColumns, p.grid.width - column);
-    for (index_t c = 0; c < hidden; c += kLanes<C>) {
-      Vector<C> u[kColumns];
-      for (auto& sum : u) sum = weights.bias(c);
-      convolve<C>(a, p.grid, row, column, c, weights.taps(), c, u);
-      for (index_t i = 0; i < columns; ++i) {
-        const Vector<C> gate =
-            load_lanes<C>(token(g, row, column + i), g.channel_stride, c, hidden);
-        store_lanes<C>(out + (column + i) * p.out.stride[1], p.out.stride[2], c, hidden,
-                       gelu(u[i]).value * gate);
-      }
+  const index_t batches = p.x.shape[0];
+  const DepthwiseWeights<C> weights(p.weight, p.bias);
+  const index_t column_bytes = 3 * hidden * static_cast<index_t>(sizeof(T));
+  const index_t most_columns = larger(2 * kColumns, kForwardBytes / column_bytes);
+  const index_t segments = ceil_divide(p.grid.width, most_columns);
+  const index_t segment = round_up(ceil_divide(p.grid.width, segments), kColumns);
+  const index_t wanted = kTasksPerThread * threads;
+  const index_t bands =
+      larger(1, smaller(p.grid.height, ceil_divide(wanted, larger(1, batches * segments))));
+  parallel_for(batches * bands * segments, threads, [&](index_t task) {
+    const index_t batch = task / (bands * segments);
+    const index_t band = task / segments % bands;
+    const index_t begin = task % segments * segment;
+    const index_t end = smaller(begin + segment, p.grid.width);
+    for (index_t row = p.grid.height * band / bands; row < p.grid.height * (band + 1) / bands;
+         ++row) {
+      gate_row<C>(row_window<T>(p.x, p.grid, batch, row, hidden), weights.taps(),
+                  token_row<const T>(p.x, p.grid, batch, row, hidden),
+                  token_row<T>(p.out, p.grid, batch, row, 0), begin, end);
     }
-  }
+  });
 }
 
 // One backward task: a band of rows of one image, some channels.
-struct Band {
-  index_t batch;
-  index_t row_begin;
-  index_t row_end;
-  index_t channel_begin;
-  index_t channel_end;
+template <class T, class C>
+class Band {
+ public:
+  Band(const ConvGluBackwardParams& params, const DepthwiseWeights<C>& weights,
+       const DepthwiseWeights<C>& turned, index_t batch, index_t row_begin, index_t row_end,
+       index_t channel_begin, index_t channel_end, C* partial)
+      : p_(params),
+        weights_(weights),
+        turned_(turned),
+        hidden_(params.d_out.shape[2]),
+        batch_(batch),
+        row_begin_(row_begin),
+        row_end_(row_end),
+        channel_begin_(channel_begin),
+        block_(channel_end - channel_begin),
+        partial_(partial),
+        d_u_(kRing * params.grid.width * block_) {
+    direct_ = p_.x.stride[2] == 1 && p_.d_out.stride[2] == 1 &&
+              (!p_.d_x.present() || p_.d_x.stride[2] == 1);
+  }
+
+  void run() {
+    const bool need_input = p_.d_x.present();
+    const index_t first = need_input ? larger(row_begin_ - 1, 0) : row_begin_;
+    const index_t last = need_input ? smaller(row_end_ + 1, p_.grid.height) : row_end_;
+    for (index_t row = first; row < last; ++row) {
+      activation_gradient(row);
+      if (need_input && row > row_begin_) input_gradient(row - 1);
+    }
+    if (need_input && last == row_end_) input_gradient(row_end_ - 1);
+  }
+
+ private:
+  static constexpr int kRing = 3;  // rows of d_u that are kept
+
+  C* d_u_row(index_t row) { return d_u_.data() + row % kRing * p_.grid.width * block_; }
+
+  // Calls tile(columns, bool direct, column, channel) for all tiles of a row, channels inside.
+  template <class Tile>
+  void for_each_tile_and_channel(Tile&& tile) {
+    for_each_tile(0, p_.grid.width, [&](auto count, index_t column) {
+      const index_t end = channel_begin_ + block_;
+      index_t c = channel_begin_;
+      if (direct_) {
+        for (; c < end && c + kLanes<C> <= hidden_; c += kLanes<C>)
+          tile(count, Flag<true>{}, column, c);
+      }
+      for (; c < end; c += kLanes<C>) {
+        for (int i = 0; i < decltype(count)::kValue; ++i)
+          tile(Count<1>{}, Flag<false>{}, column + i, c);
+      }
+    });
+  }
+
+  // d_u of a row; if the band owns it also d_g and its share of the weight gradients.
+  void activation_gradient(index_t row) {
+    const bool owned = row >= row_begin_ && row < row_end_;
+    const RowWindow<T> a = row_window<T>(p_.x, p_.grid, batch_, row, hidden_);
+    const auto gate = token_row<const T>(p_.x, p_.grid, batch_, row, hidden_);
+    const auto d_out = token_row<const T>(p_.d_out, p_.grid, batch_, row, 0);
+    const bool need_gate = owned && p_.d_x.present();
+    const auto d_gate =
+        need_gate ? token_row<T>(p_.d_x, p_.grid, batch_, row, hidden_) : TokenRow<T>{};
+    const bool need_weights = owned && partial_ != nullptr;
+    C* d_u = d_u_row(row);
+    for_each_tile_and_channel([&](auto count, auto flag, index_t column, index_t c) {
+      constexpr int kCount = decltype(count)::kValue;
+      constexpr bool kDirect = decltype(flag)::kValue;
+      Vector<C> u[kCount];
+      convolve<C, kCount, kDirect>(a, column, c, weights_.taps(), c, u);
+      Vector<C> value[kCount];
+      Vector<C> slope[kCount];
+      gelu<C>(u, value, slope);
+      for (int i = 0; i < kCount; ++i) {
+        const index_t at = column + i;
+        const auto factor = load_channels<C, kDirect>(gate.data + at * gate.column_stride,
+                                                      gate.channel_stride, c, hidden_);
+        const auto gradient = load_channels<C, kDirect>(d_out.data + at * d_out.column_stride,
+                                                        d_out.channel_stride, c, hidden_);
+        u[i] = gradient * factor * slope[i];  // now d_u
+        store(d_u + at * block_ + (c - channel_begin_), u[i]);
+        if (need_gate) {
+          store_channels<C, kDirect>(d_gate.data + at * d_gate.column_stride, d_gate.channel_stride,
+                                     c, hidden_, gradient * value[i]);
+        }
+      }
+      if (need_weights) add_weight_gradient<kCount, kDirect>(a, column, c, u);
+    });
+  }
+
+  template <int kCount, bool kDirect>
+  void add_weight_gradient(const RowWindow<T>& a, index_t column, index_t c,
+                           const Vector<C> (&d_u)[kCount]) {
+    C* sums = partial_ + kTapRows * c;
+    auto bias = load<Vector<C>>(sums + kTaps * kLanes<C>);
+    for (int i = 0; i < kCount; ++i) bias += d_u[i];
+    store(sums + kTaps * kLanes<C>, bias);
+    for_each_row<C, kCount, kDirect>(a, column, c, [&](int dy, const Vector<C>* x) {
+      for (int dx = 0; dx < 3; ++dx) {
+        C* sum = sums + (3 * dy + dx) * kLanes<C>;
+        auto tap = load<Vector<C>>(sum);
+        for (int i = 0; i < kCount; ++i) tap += d_u[i] * x[i + dx];
+        store(sum, tap);
+      }
+    });
+  }
+
+  void input_gradient(index_t row) {
+    const RowWindow<C> d_u{row > 0 ? d_u_row(row - 1) : nullptr,
+                           d_u_row(row),
+                           row + 1 < p_.grid.height ? d_u_row(row + 1) : nullptr,
+                           block_,
+                           1,
+                           p_.grid.width,
+                           block_};
+    const auto d_a = token_row<T>(p_.d_x, p_.grid, batch_, row, 0);
+    for_each_tile_and_channel([&](auto count, auto flag, index_t column, index_t c) {
+      constexpr int kCount = decltype(count)::kValue;
+      Vector<C> sum[kCount];
+      convolve<C, kCount, true>(d_u, column, c - channel_begin_, turned_.taps(), c, sum);
+      for (int i = 0; i < kCount; ++i) {
+        store_channels<C, decltype(flag)::kValue>(d_a.data + (column + i) * d_a.column_stride,
+                                                  d_a.channel_stride, c, hidden_, sum[i]);
+      }
+    });
+  }
+
+  const ConvGluBackwardParams& p_;
+  const DepthwiseWeights<C>& weights_;
+  const DepthwiseWeights<C>& turned_;
+  index_t hidden_;
+  index_t batch_;
+  index_t row_begin_;
+  index_t row_end_;
+  index_t channel_begin_;
+  index_t block_;   // channels, a whole number of vectors
+  C* partial_;      // in the order of Taps; nullptr: not asked for
+  Scratch<C> d_u_;  // [kRing][W][block]
+  bool direct_;
 };
 
-// Fills d_u for the band and the rows next to it; writes d_g for the band itself.
-template <class T, class C>
-void activation_gradient(const ConvGluBackwardParams& p, const Weights<C>& weights,
-                         const Band& band, index_t first_row, index_t last_row, C* d_u,
-                         index_t width) {
-  const index_t hidden = p.d_out.shape[2];
-  const Rows<T> a = image_rows<T>(p.x, p.grid, band.batch, 0, hidden);
-  const Rows<T> g = image_rows<T>(p.x, p.grid, band.batch, hidden, hidden);
-  const Rows<T> d_out = image_rows<T>(p.d_out, p.grid, band.batch, 0, hidden);
-  for (index_t row = first_row; row < last_row; ++row) {
-    const bool owned = row >= band.row_begin && row < band.row_end;
-    for (index_t column = 0; column < p.grid.width; column += kColumns) {
-      const index_t columns = smaller(kColumns, p.grid.width - column);
-      for (index_t c = band.channel_begin; c < band.channel_end; c += kLanes<C>) {
-        Vector<C> u[kColumns];
-        for (auto& sum : u) sum = weights.bias(c);
-        convolve<C>(a, p.grid, row, column, c, weights.taps(), c, u);
-        for (index_t i = 0; i < columns; ++i) {
-          const index_t at = column + i;
-          const Gelu<C> activation = gelu(u[i]);
-          const Vector<C> gate = load_lanes<C>(token(g, row, at), g.channel_stride, c, hidden);
-          const Vector<C> gradient =
-              load_lanes<C>(token(d_out, row, at), d_out.channel_stride, c, hidden);
-          store(d_u + ((row - first_row) * p.grid.width + at) * width + (c - band.channel_begin),
-                gradient * gate * activation.slope);
-          if (owned && p.d_x.present()) {
-            T* d_g = static_cast<T*>(p.d_x.data) + band.batch * p.d_x.stride[0] +
-                     (row * p.grid.width + at) * p.d_x.stride[1] + hidden * p.d_x.stride[2];
-            store_lanes<C>(d_g, p.d_x.stride[2], c, hidden, gradient * activation.value);
-          }
+// Writes the sum of the bands' partial weight gradients.
+template <class C>
+void add_partials(const ConvGluBackwardParams& p, const Scratch<C>& partials, index_t groups,
+                  index_t padded) {
+  Scratch<C> sum(kLanes<C>);
+  for (index_t c = 0; c < p.d_out.shape[2]; c += kLanes<C>) {
+    for (int t = 0; t <= kTaps; ++t) {
+      Vector<C> total{};
+      for (index_t group = 0; group < groups; ++group)
+        total += load<Vector<C>>(partials.data() + kTapRows * (group * padded + c) + t * kLanes<C>);
+      store(sum.data(), total);
+      for (index_t lane = 0; lane < smaller(kLanes<C>, p.d_out.shape[2] - c); ++lane) {
+        if (t == kTaps) {
+          if (p.d_bias.present())
+            static_cast<C*>(p.d_bias.data)[(c + lane) * p.d_bias.stride[0]] = sum[lane];
+        } else if (p.d_weight.present()) {
+          const View<4>& d = p.d_weight;
+          static_cast<C*>(
+              d.data)[(c + lane) * d.stride[0] + (t / 3) * d.stride[2] + (t % 3) * d.stride[3]] =
+              sum[lane];
         }
       }
     }
-  }
-}
-
-template <class T, class C>
-void input_gradient(const ConvGluBackwardParams& p, const Weights<C>& weights, const Band& band,
-                    const Rows<C>& d_u) {
-  const index_t hidden = p.d_out.shape[2];
-  for (index_t row = band.row_begin; row < band.row_end; ++row) {
-    for (index_t column = 0; column < p.grid.width; column += kColumns) {
-      const index_t columns = smaller(kColumns, p.grid.width - column);
-      for (index_t c = band.channel_begin; c < band.channel_end; c += kLanes<C>) {
-        Vector<C> sum[kColumns] = {};
-        convolve<C>(d_u, p.grid, row, column, c - band.channel_begin, weights.flipped(), c, sum);
-        for (index_t i = 0; i < columns; ++i) {
-          T* d_a = static_cast<T*>(p.d_x.data) + band.batch * p.d_x.stride[0] +
-                   (row * p.grid.width + column + i) * p.d_x.stride[1];
-          store_lanes<C>(d_a, p.d_x.stride[2], c, hidden, sum[i]);
-        }
-      }
-    }
-  }
-}
-
-// The band's share of d_weight (taps 0..8) and d_bias (9), [10][padded channels].
-template <class T, class C>
-void weight_gradient(const ConvGluBackwardParams& p, const Band& band, const Rows<C>& d_u,
-                     C* partial, index_t padded_channels) {
-  const index_t hidden = p.d_out.shape[2];
-  const Rows<T> a = image_rows<T>(p.x, p.grid, band.batch, 0, hidden);
-  for (index_t c = band.channel_begin; c < band.channel_end; c += kLanes<C>) {
-    Vector<C> sum[kTaps + 1] = {};
-    for (index_t row = band.row_begin; row < band.row_end; ++row) {
-      for (index_t column = 0; column < p.grid.width; ++column) {
-        const auto gradient = load<Vector<C>>(token(d_u, row, column) + c - band.channel_begin);
-        sum[kTaps] += gradient;
-        for (int t = 0; t < kTaps; ++t) {
-          const index_t y = row + t / 3 - 1;
-          const index_t x = column + t % 3 - 1;
-          if (y < 0 || y >= p.grid.height || x < 0 || x >= p.grid.width) continue;
-          sum[t] += gradient * load_lanes<C>(token(a, y, x), a.channel_stride, c, hidden);
-        }
-      }
-    }
-    for (int t = 0; t <= kTaps; ++t) store(partial + t * padded_channels + c, sum[t]);
   }
 }
 
 template <class T, class C>
 void backward(const ConvGluBackwardParams& p, int threads) {
-  const index_t hidden = p.d_out.shape[2];
   const index_t batches = p.x.shape[0];
-  const Weights<C> weights(p.weight, p.bias);
+  const DepthwiseWeights<C> weights(p.weight, p.bias);
+  const DepthwiseWeights<C> turned(p.weight, {}, true);
   const index_t padded = weights.padded_channels();
-  const index_t bands = (p.grid.height + kBandRows - 1) / kBandRows;
-  const index_t row_bytes = (kBandRows + 2) * p.grid.width * kVectorBytes;
-  const index_t vectors = larger(1, smaller(kMaxBandVectors, kBandBytes / row_bytes));
-  const index_t block = vectors * kLanes<C>;
-  const index_t blocks = (padded + block - 1) / block;
+  const index_t wanted = kTasksPerThread * threads;
+  // Blocks of channels recompute nothing, bands of rows do: so blocks first.
+  const index_t most_channels =
+      kBackwardBytes / (3 * p.grid.width * static_cast<index_t>(sizeof(C)));
+  const index_t run = larger(kLanes<C>, kRunBytes / static_cast<index_t>(sizeof(T)));
+  index_t blocks = ceil_divide(padded, larger(run, most_channels));
+  blocks = larger(blocks, smaller(ceil_divide(padded, run), wanted / larger(1, batches)));
+  const index_t block = round_up(ceil_divide(padded, blocks), kLanes<C>);
+  blocks = ceil_divide(padded, block);
+  const index_t bands =
+      larger(1, smaller(p.grid.height / kBandRows, wanted / larger(1, batches * blocks)));
+
   const bool need_weights = p.d_weight.present() || p.d_bias.present();
-  Scratch<C> partials(need_weights ? batches * bands * (kTaps + 1) * padded : 0);
-
-  parallel_for(batches * bands * blocks, threads, [&](index_t task) {
-    const index_t group = task / blocks;  // (batch, band)
-    Band band;
-    band.batch = group / bands;
-    band.row_begin = group % bands * kBandRows;
-    band.row_end = smaller(band.row_begin + kBandRows, p.grid.height);
-    band.channel_begin = task % blocks * block;
-    band.channel_end = smaller(band.channel_begin + block, padded);
-    const index_t first_row = larger(band.row_begin - 1, 0);
-    const index_t last_row = smaller(band.row_end + 1, p.grid.height);
-    Scratch<C> d_u((last_row - first_row) * p.grid.width * block);
-    activation_gradient<T>(p, weights, band, first_row, last_row, d_u.data(), block);
-    const Rows<C> rows{d_u.data(), first_row, p.grid.width * block, block, 1, block};
-    if (p.d_x.present()) input_gradient<T>(p, weights, band, rows);
-    if (need_weights)
-      weight_gradient<T>(p, band, rows, &partials[group * (kTaps + 1) * padded], padded);
+  const index_t groups = batches * bands;
+  const index_t size = kTapRows * padded;
+  Scratch<C> partials(need_weights ? groups * size : 0);
+  partials.zero();
+  parallel_for(groups * blocks, threads, [&](index_t task) {
+    const index_t group = task / blocks;
+    const index_t band = group % bands;
+    const index_t channel = task % blocks * block;
+    Band<T, C>(p, weights, turned, group / bands, p.grid.height * band / bands,
+               p.grid.height * (band + 1) / bands, channel, smaller(channel + block, padded),
+               need_weights ? &partials[group * size] : nullptr)
+        .run();
   });
-
-  if (!need_weights) return;
-  parallel_for(blocks, threads, [&](index_t task) {
-    for (index_t c = task * block; c < smaller((task + 1) * block, hidden); ++c) {
-      for (int t = 0; t <= kTaps; ++t) {
-        C sum = 0;
-        for (index_t group = 0; group < batches * bands; ++group)
-          sum += partials[(group * (kTaps + 1) + t) * padded + c];
-        if (t == kTaps) {
-          if (p.d_bias.present()) static_cast<C*>(p.d_bias.data)[c * p.d_bias.stride[0]] = sum;
-        } else if (p.d_weight.present()) {
-          static_cast<C*>(
-              p.d_weight.data)[c * p.d_weight.stride[0] + (t / 3) * p.d_weight.stride[2] +
-                               (t % 3) * p.d_weight.stride[3]] = sum;
-        }
-      }
-    }
-  });
+  if (need_weights) add_partials(p, partials, groups, padded);
 }
 
 }  // namespace
@@ -253,12 +300,7 @@ void backward(const ConvGluBackwardParams& p, int threads) {
 void conv_glu(const ConvGluParams& params, int threads) {
   with_storage(params.x.dtype, [&](auto storage) {
     using S = decltype(storage);
-    using C = typename S::Compute;
-    const Weights<C> weights(params.weight, params.bias);
-    const index_t rows = params.grid.height;
-    parallel_for(params.x.shape[0] * rows, threads, [&](index_t task) {
-      forward_row<typename S::Type, C>(params, weights, task / rows, task % rows);
-    });
+    forward<typename S::Type, typename S::Compute>(params, threads);
   });
 }
 

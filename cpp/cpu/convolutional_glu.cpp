@@ -55,12 +55,12 @@ template <class E, class C, class T>
 class GluTask {
  public:
   GluTask(const ConvolutionalGluParams& p, const Tiles& tiles, const Norm<C>& norm,
-          const C* value_bias, const C* gate_bias, const GateWeights<C>& gate, const C* out_bias)
+          const C* value_bias, const C* gate_bias, const Taps<C>& taps, const C* out_bias)
       : p_(p),
         norm_(norm),
         value_bias_(value_bias),
         gate_bias_(gate_bias),
-        gate_(gate),
+        taps_(taps),
         out_bias_(out_bias),
         depth_(p.x.shape[2]),
         hidden_(p.fc2_weight.depth),
@@ -74,7 +74,12 @@ class GluTask {
         values_((step_rows_ + 2) * columns_ * ring_stride_),
         gates_((step_rows_ + 1) * columns_ * ring_stride_),
         hidden_rows_((step_rows_ + 1) * tiles.width * hidden_stride_),
-        targets_(step_rows_ * columns_) {}
+        targets_(step_rows_ * columns_) {
+    // A product in steps of two takes one feature more than there are, times a weight of zero.
+    for (index_t i = 0; hidden_ % Product<E>::kStep != 0 && i < hidden_rows_.size();
+         i += hidden_stride_)
+      hidden_rows_[i + hidden_] = E{};
+  }
 
   void run(index_t batch, index_t row_begin, index_t row_end, index_t column_begin,
            index_t column_end) {
@@ -82,9 +87,6 @@ class GluTask {
     column_begin_ = column_begin;
     column_end_ = column_end;
     const Grid grid = p_.grid;
-    // The convolution sees zeros where the tile ends with the image; nothing is ever stored there.
-    if (column_begin == 0) zero_column(0);
-    if (column_end == grid.width) zero_column(tile_width() + 1);
     const index_t last = smaller(row_end + 1, grid.height);
     index_t next = larger(row_begin - 1, 0);
     for (index_t row = row_begin; row < row_end;) {
@@ -99,12 +101,6 @@ class GluTask {
 
  private:
   index_t tile_width() const { return column_end_ - column_begin_; }
-  void zero_column(index_t column) {
-    for (index_t row = 0; row < step_rows_ + 2; ++row) {
-      __builtin_memset(value_row(row) + column * ring_stride_, 0,
-                       static_cast<unsigned long>(ring_stride_) * sizeof(C));
-    }
-  }
   View<2> image(const View<3>& tensor) const {
     View<2> view;
     view.data = static_cast<T*>(tensor.data) + batch_ * tensor.stride[0];
@@ -115,30 +111,33 @@ class GluTask {
     }
     return view;
   }
-  // Column column_begin - 1 + x of an image row is at x * ring_stride.
+  // The columns that the ring knows of: the tile's and one on either side, if the image has them.
+  index_t first_known() const { return larger(column_begin_ - 1, 0); }
+  index_t known_columns() const {
+    return smaller(column_end_ + 1, p_.grid.width) - first_known();
+  }
   C* value_row(index_t row) {
     return &values_[row % (step_rows_ + 2) * columns_ * ring_stride_];
   }
-  C* gate_row(index_t row) { return &gates_[row % (step_rows_ + 1) * columns_ * ring_stride_]; }
+  C* gates_of(index_t row) { return &gates_[row % (step_rows_ + 1) * columns_ * ring_stride_]; }
 
   // fc1 of the rows begin .. end - 1 and the columns next to the tile's; gates for some of the rows.
   void first_product(index_t begin, index_t end, index_t gate_begin, index_t gate_end) {
-    const index_t first = larger(column_begin_ - 1, 0);
-    const index_t count = smaller(column_end_ + 1, p_.grid.width) - first;
+    const index_t first = first_known();
+    const index_t count = known_columns();
     const View<2> x = image(p_.x);
     for (index_t row = begin; row < end; ++row) {
       load_product_rows<E, C>(x, row * p_.grid.width + first, count, norm_, row_.data(),
                               &left_[(row - begin) * count * left_stride_], left_stride_);
     }
-    const index_t shift = (first - (column_begin_ - 1)) * ring_stride_;
     for (index_t row = begin; row < end; ++row) {
       for (index_t i = 0; i < count; ++i)
-        targets_[(row - begin) * count + i] = value_row(row) + shift + i * ring_stride_;
+        targets_[(row - begin) * count + i] = value_row(row) + i * ring_stride_;
     }
     product_into(p_.value_weight, value_bias_, 0, (end - begin) * count);
     for (index_t row = gate_begin; row < gate_end; ++row) {
       for (index_t i = 0; i < count; ++i)
-        targets_[(row - begin) * count + i] = gate_row(row) + shift + i * ring_stride_;
+        targets_[(row - begin) * count + i] = gates_of(row) + i * ring_stride_;
     }
     product_into(p_.gate_weight, gate_bias_, (gate_begin - begin) * count,
                  (gate_end - gate_begin) * count);
@@ -161,12 +160,17 @@ class GluTask {
   void second_product(index_t begin, index_t end) {
     const index_t width = tile_width();
     for (index_t row = begin; row < end; ++row) {
-      const GateRows<C> rows{{row > 0 ? value_row(row - 1) : nullptr, value_row(row),
-                              row + 1 < p_.grid.height ? value_row(row + 1) : nullptr},
-                             gate_row(row) + ring_stride_,
-                             ring_stride_};
-      gate_tokens(rows, gate_, width, &hidden_rows_[(row - begin) * width * hidden_stride_],
-                  hidden_stride_);
+      const RowWindow<C> values{row > 0 ? value_row(row - 1) : nullptr,
+                                value_row(row),
+                                row + 1 < p_.grid.height ? value_row(row + 1) : nullptr,
+                                ring_stride_,
+                                1,
+                                known_columns(),
+                                hidden_};
+      const index_t first = column_begin_ - first_known();
+      E* hidden = &hidden_rows_[((row - begin) * width - first) * hidden_stride_];
+      gate_row<C>(values, taps_, TokenRow<const C>{gates_of(row), ring_stride_, 1},
+                  TokenRow<E>{hidden, hidden_stride_, 1}, first, first + width);
     }
     const Panels<E> panels = panels_of<E>(p_.fc2_weight);
     const View<2> x = image(p_.x);
@@ -193,7 +197,7 @@ class GluTask {
   const Norm<C>& norm_;
   const C* value_bias_;
   const C* gate_bias_;
-  const GateWeights<C>& gate_;
+  Taps<C> taps_;
   const C* out_bias_;
   index_t depth_;   // C
   index_t hidden_;  //
@@ -225,13 +229,13 @@ void tiled(const ConvolutionalGluParams& p, const Tiles& tiles, int threads) {
   const C* value_bias = padded_bias<C>(p.fc1_bias, 0, hidden, value_room);
   const C* gate_bias = padded_bias<C>(p.fc1_bias, hidden, hidden, gate_room);
   const C* out_bias = padded_bias<C>(p.fc2_bias, 0, depth, out_room);
-  const GateWeights<C> gate(p.conv_weight, p.conv_bias);
+  const DepthwiseWeights<C> gate(p.conv_weight, p.conv_bias);
   with_storage_of<C>(p.x.dtype, [&](auto element) {
     using T = decltype(element);
     parallel_for(p.x.shape[0] * tiles.bands * tiles.columns, threads, [&](index_t task) {
       const index_t column = task % tiles.columns;
       const index_t band = task / tiles.columns % tiles.bands;
-      GluTask<E, C, T> glu(p, tiles, norm, value_bias, gate_bias, gate, out_bias);
+      GluTask<E, C, T> glu(p, tiles, norm, value_bias, gate_bias, gate.taps(), out_bias);
       glu.run(task / tiles.columns / tiles.bands, band * tiles.height,
               smaller((band + 1) * tiles.height, p.grid.height), column * tiles.width,
               smaller((column + 1) * tiles.width, p.grid.width));

@@ -9,10 +9,9 @@
 // depend on the threads.
 #include "transnext/gelu_pool.h"
 
-#include "cpu/convert.h"
+#include "cpu/channels.h"
 #include "cpu/kernels.h"
 #include "cpu/math.h"
-#include "cpu/scratch.h"
 #include "cpu/storage.h"
 #include "cpu/thread_pool.h"
 
@@ -20,32 +19,66 @@ TRANSNEXT_BEGIN_LEVEL
 
 namespace {
 
+constexpr int kVectors = 4;  // vectors of channels at a time: see gelu()
+
+// Calls block(Count<vectors>, Flag<direct>, channel) for blocks of vectors that make up the
+// channels.
+template <class C, class Block>
+void for_each_block(index_t channels, bool contiguous, Block&& block) {
+  index_t c = 0;
+  if (contiguous) {
+    for (; c + kVectors * kLanes<C> <= channels; c += kVectors * kLanes<C>)
+      block(Count<kVectors>{}, Flag<true>{}, c);
+    for (; c + kLanes<C> <= channels; c += kLanes<C>) block(Count<1>{}, Flag<true>{}, c);
+  }
+  for (; c < channels; c += kLanes<C>) block(Count<1>{}, Flag<false>{}, c);
+}
+
 template <class T, class C>
 void pool_row(const GeluPoolParams& p, index_t batch, index_t pool_row) {
   const index_t channels = p.x.shape[2];
-  Scratch<C> sum(round_up(channels, kLanes<C>));
   const index_t row_begin = bin_begin(pool_row, p.pool_grid.height, p.grid.height);
   const index_t row_end = bin_end(pool_row, p.pool_grid.height, p.grid.height);
   for (index_t pool_column = 0; pool_column < p.pool_grid.width; ++pool_column) {
     const index_t column_begin = bin_begin(pool_column, p.pool_grid.width, p.grid.width);
     const index_t column_end = bin_end(pool_column, p.pool_grid.width, p.grid.width);
-    sum.zero();
-    for (index_t row = row_begin; row < row_end; ++row) {
-      for (index_t column = column_begin; column < column_end; ++column) {
-        const T* x = static_cast<const T*>(p.x.data) + batch * p.x.stride[0] +
-                     (row * p.grid.width + column) * p.x.stride[1];
-        for (index_t c = 0; c < channels; c += kLanes<C>) {
-          const Vector<C> value = gelu(load_lanes<C>(x, p.x.stride[2], c, channels)).value;
-          store(&sum[c], load<Vector<C>>(&sum[c]) + value);
-        }
-      }
-    }
-    const C cells = static_cast<C>((row_end - row_begin) * (column_end - column_begin));
+    const C share = C(1) / static_cast<C>((row_end - row_begin) * (column_end - column_begin));
+    const T* image = static_cast<const T*>(p.x.data) + batch * p.x.stride[0];
     T* out = static_cast<T*>(p.out.data) + batch * p.out.stride[0] +
              (pool_row * p.pool_grid.width + pool_column) * p.out.stride[1];
-    for (index_t c = 0; c < channels; c += kLanes<C>)
-      store_lanes<C>(out, p.out.stride[2], c, channels, load<Vector<C>>(&sum[c]) / cells);
+    const bool contiguous = p.x.stride[2] == 1 && p.out.stride[2] == 1;
+    for_each_block<C>(channels, contiguous, [&](auto count, auto direct, index_t c) {
+      constexpr int kCount = decltype(count)::kValue;
+      constexpr bool kDirect = decltype(direct)::kValue;
+      Vector<C> sum[kCount] = {};
+      for (index_t row = row_begin; row < row_end; ++row) {
+        for (index_t column = column_begin; column < column_end; ++column) {
+          const T* x = image + (row * p.grid.width + column) * p.x.stride[1];
+          Vector<C> value[kCount];
+          for (int v = 0; v < kCount; ++v)
+            value[v] = load_channels<C, kDirect>(x, p.x.stride[2], c + v * kLanes<C>, channels);
+          gelu<C>(value);
+          for (int v = 0; v < kCount; ++v) sum[v] += value[v];
+        }
+      }
+      for (int v = 0; v < kCount; ++v)
+        store_channels<C, kDirect>(out, p.out.stride[2], c + v * kLanes<C>, channels,
+                                   sum[v] * share);
+    });
   }
+}
+
+// The pooled cells that a row or column of tokens contributes to along one axis.
+struct Bins {
+  index_t begin;
+  index_t end;
+
+  Bins(index_t index, index_t size, index_t bins)
+      : begin(bin_begin(index, size, bins)), end(bin_end(index, size, bins)) {}
+};
+
+index_t bin_size(index_t bin, index_t bins, index_t size) {
+  return bin_end(bin, bins, size) - bin_begin(bin, bins, size);
 }
 
 template <class T, class C>
@@ -53,33 +86,38 @@ void pool_row_backward(const GeluPoolBackwardParams& p, index_t batch, index_t r
   const Grid grid = p.grid;
   const Grid pool = p.pool_grid;
   const index_t channels = p.x.shape[2];
-  Scratch<C> sum(round_up(channels, kLanes<C>));
+  const Bins rows(row, grid.height, pool.height);
+  const bool contiguous = p.x.stride[2] == 1 && p.d_out.stride[2] == 1 && p.d_x.stride[2] == 1;
   for (index_t column = 0; column < grid.width; ++column) {
-    sum.zero();
-    for (index_t a = bin_begin(row, grid.height, pool.height);
-         a < bin_end(row, grid.height, pool.height); ++a) {
-      const index_t height =
-          bin_end(a, pool.height, grid.height) - bin_begin(a, pool.height, grid.height);
-      for (index_t b = bin_begin(column, grid.width, pool.width);
-           b < bin_end(column, grid.width, pool.width); ++b) {
-        const index_t width =
-            bin_end(b, pool.width, grid.width) - bin_begin(b, pool.width, grid.width);
-        const C share = C(1) / static_cast<C>(height * width);
-        const T* d_out = static_cast<const T*>(p.d_out.data) + batch * p.d_out.stride[0] +
-                         (a * pool.width + b) * p.d_out.stride[1];
-        for (index_t c = 0; c < channels; c += kLanes<C>) {
-          const Vector<C> gradient = load_lanes<C>(d_out, p.d_out.stride[2], c, channels);
-          store(&sum[c], load<Vector<C>>(&sum[c]) + gradient * share);
-        }
-      }
-    }
+    const Bins columns(column, grid.width, pool.width);
     const index_t token = row * grid.width + column;
     const T* x = static_cast<const T*>(p.x.data) + batch * p.x.stride[0] + token * p.x.stride[1];
     T* d_x = static_cast<T*>(p.d_x.data) + batch * p.d_x.stride[0] + token * p.d_x.stride[1];
-    for (index_t c = 0; c < channels; c += kLanes<C>) {
-      const Vector<C> slope = gelu(load_lanes<C>(x, p.x.stride[2], c, channels)).slope;
-      store_lanes<C>(d_x, p.d_x.stride[2], c, channels, slope * load<Vector<C>>(&sum[c]));
-    }
+    for_each_block<C>(channels, contiguous, [&](auto count, auto direct, index_t c) {
+      constexpr int kCount = decltype(count)::kValue;
+      constexpr bool kDirect = decltype(direct)::kValue;
+      Vector<C> sum[kCount] = {};
+      for (index_t a = rows.begin; a < rows.end; ++a) {
+        const index_t height = bin_size(a, pool.height, grid.height);
+        for (index_t b = columns.begin; b < columns.end; ++b) {
+          const C share = C(1) / static_cast<C>(height * bin_size(b, pool.width, grid.width));
+          const T* d_out = static_cast<const T*>(p.d_out.data) + batch * p.d_out.stride[0] +
+                           (a * pool.width + b) * p.d_out.stride[1];
+          for (int v = 0; v < kCount; ++v)
+            sum[v] += share * load_channels<C, kDirect>(d_out, p.d_out.stride[2], c + v * kLanes<C>,
+                                                        channels);
+        }
+      }
+      Vector<C> input[kCount];
+      Vector<C> value[kCount];
+      Vector<C> slope[kCount];
+      for (int v = 0; v < kCount; ++v)
+        input[v] = load_channels<C, kDirect>(x, p.x.stride[2], c + v * kLanes<C>, channels);
+      gelu<C>(input, value, slope);
+      for (int v = 0; v < kCount; ++v)
+        store_channels<C, kDirect>(d_x, p.d_x.stride[2], c + v * kLanes<C>, channels,
+                                   slope[v] * sum[v]);
+    });
   }
 }
 

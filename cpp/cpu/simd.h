@@ -2,6 +2,10 @@
 // compilers' own vector types: ordinary operators, every architecture.
 #pragma once
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 #include "cpu/level.h"
 #include "transnext/tensor.h"
 
@@ -58,10 +62,44 @@ inline Vector<C> broadcast(C value) {
   return value - Vector<C>{};
 }
 
+// b where either is NaN, as the x86 instructions have it. GCC 12 does not see the instruction in the
+// comparison. Masked where it warns of the undefined operand inside the unmasked form.
+#if defined(__AVX512F__)
+inline Vector<float> maximum(Vector<float> a, Vector<float> b) {
+  return _mm512_maskz_max_ps(0xffff, a, b);
+}
+inline Vector<double> maximum(Vector<double> a, Vector<double> b) {
+  return _mm512_maskz_max_pd(0xff, a, b);
+}
+inline Vector<float> minimum(Vector<float> a, Vector<float> b) {
+  return _mm512_maskz_min_ps(0xffff, a, b);
+}
+inline Vector<double> minimum(Vector<double> a, Vector<double> b) {
+  return _mm512_maskz_min_pd(0xff, a, b);
+}
+#elif defined(__AVX2__)
+inline Vector<float> maximum(Vector<float> a, Vector<float> b) {
+  return _mm256_max_ps(a, b);
+}
+inline Vector<double> maximum(Vector<double> a, Vector<double> b) {
+  return _mm256_max_pd(a, b);
+}
+inline Vector<float> minimum(Vector<float> a, Vector<float> b) {
+  return _mm256_min_ps(a, b);
+}
+inline Vector<double> minimum(Vector<double> a, Vector<double> b) {
+  return _mm256_min_pd(a, b);
+}
+#else
 template <class V>
 inline V maximum(V a, V b) {
   return a > b ? a : b;
 }
+template <class V>
+inline V minimum(V a, V b) {
+  return a < b ? a : b;
+}
+#endif
 
 template <class C>
 inline C sum_lanes(Vector<C> vector) {

@@ -12,6 +12,10 @@ Grid = tuple[int, int]
 
 def check_grid(name: str, grid: object) -> Grid:
     """Return `grid` as a tuple of two positive ints."""
+    if type(grid) is tuple and len(grid) == 2:
+        height, width = grid
+        if type(height) is int and type(width) is int and height > 0 and width > 0:
+            return height, width
     if not isinstance(grid, (tuple, list, torch.Size)):
         raise TypeError(f"{name}: got {type(grid).__name__}, needs a tuple (height, width) of ints")
     if len(grid) != 2:
@@ -27,6 +31,8 @@ def check_grid(name: str, grid: object) -> Grid:
 
 def check_window_size(window_size: object) -> int:
     """Return `window_size` as a positive int."""
+    if type(window_size) is int and window_size > 0:
+        return window_size
     if isinstance(window_size, (bool, float)) or not hasattr(window_size, "__index__"):
         raise TypeError(f"window_size: got {window_size!r}, needs an int of at least 1")
     if window_size < 1:  # type: ignore[operator]
@@ -52,6 +58,8 @@ def check_like(
     name: str, tensor: object, layout: str, sizes: tuple[int, ...], like_name: str, like: Tensor
 ) -> Tensor:
     """Check an activation against sizes and against the dtype and device of the first one."""
+    if _is_right(tensor, sizes, like.dtype, like):
+        return tensor  # type: ignore[return-value]
     _check_is_tensor(name, tensor)
     assert isinstance(tensor, Tensor)
     _check_shape(name, tensor, layout, sizes)
@@ -68,13 +76,15 @@ def check_parameter(
     name: str, tensor: object, layout: str, sizes: tuple[int, ...], like_name: str, like: Tensor
 ) -> Tensor:
     """Check a parameter's shape and device; return it in the arithmetic type of the call."""
+    compute = torch.float64 if like.dtype == torch.float64 else torch.float32
+    if _is_right(tensor, sizes, compute, like):
+        return tensor  # type: ignore[return-value]
     _check_is_tensor(name, tensor)
     assert isinstance(tensor, Tensor)
     _check_shape(name, tensor, layout, sizes)
     if not tensor.is_floating_point():
         raise TypeError(f"{name}: got {tensor.dtype}, needs a floating-point tensor")
     _check_device(name, tensor, like_name, like)
-    compute = torch.float64 if like.dtype == torch.float64 else torch.float32
     return tensor if tensor.dtype == compute else tensor.to(compute)
 
 
@@ -85,6 +95,17 @@ def check_length(name: str, length: int, grid_name: str, grid: Grid, axis: str) 
             f"{name}: got {length} tokens in dimension {axis}, needs {grid_name} "
             f"{grid[0]}x{grid[1]} = {grid[0] * grid[1]}"
         )
+
+
+def _is_right(tensor: object, sizes: tuple[int, ...], dtype: torch.dtype, like: Tensor) -> bool:
+    """Say whether nothing is wrong with a tensor: the usual case, decided without messages."""
+    return (
+        isinstance(tensor, Tensor)
+        and tensor.shape == sizes
+        and tensor.dtype == dtype
+        and tensor.device == like.device
+        and tensor.layout == torch.strided
+    )
 
 
 def _check_is_tensor(name: str, tensor: object) -> None:

@@ -18,7 +18,9 @@ def autocast_activations(*activations: Any) -> tuple[Any, ...]:
     16-bit copy would lose digits and save nothing. float64 is left alone, as in PyTorch's own
     rules.
     """
-    first = next(tensor for tensor in activations if isinstance(tensor, Tensor))
+    first = activations[0]
+    if not isinstance(first, Tensor):
+        first = next(tensor for tensor in activations if isinstance(tensor, Tensor))
     device_type = first.device.type
     if device_type not in ("cpu", "cuda") or not torch.is_autocast_enabled(device_type):
         return activations
@@ -53,8 +55,7 @@ def run(
         The call's own choice; None takes the one in force.
     """
     requested = registry.get_backend() if backend is None else registry.check_backend_name(backend)
-    call = registry.Call(op, first.device, first.dtype, head_dim, window_size)
-    name = registry.resolve(requested, call)
+    name = registry.choose(requested, op, first.device, first.dtype, head_dim, window_size)
     if name == "torch":
         return getattr(torch_backend, op)(*arguments)
     result = getattr(torch.ops.transnext, op)(*arguments, name)

@@ -69,13 +69,19 @@ _library = torch.library.Library("transnext", "DEF")
 def _kernel_runner(op: str) -> Callable[..., Any]:
     """Return the implementation of an operator: the named backend's function of the same name."""
 
+    modules: dict[str, Any] = {}  # of the backends used so far
+
     def run_kernel(*arguments: Any) -> Any:
-        *inputs, backend = arguments
-        if backend not in KERNEL_BACKENDS:
-            raise ValueError(
-                f"backend: got {backend!r}, torch.ops.transnext.{op} needs one of {KERNEL_BACKENDS}"
-            )
-        result = getattr(backend_module(backend), op)(*inputs)
+        backend = arguments[-1]
+        module = modules.get(backend)
+        if module is None:
+            if backend not in KERNEL_BACKENDS:
+                raise ValueError(
+                    f"backend: got {backend!r}, torch.ops.transnext.{op} needs one of "
+                    f"{KERNEL_BACKENDS}"
+                )
+            module = modules[backend] = backend_module(backend)
+        result = getattr(module, op)(*arguments[:-1])
         if isinstance(result, list):  # gradients: None marks those not asked for
             return [gradient for gradient in result if gradient is not None]
         return result

@@ -169,6 +169,20 @@ def _auto_order(device_type: str) -> tuple[str, ...]:
     return _AUTO_ORDER.get(device_type, _AUTO_ORDER_ELSEWHERE)
 
 
+def choose(
+    requested: str,
+    op: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    head_dim: int | None,
+    window_size: int | None,
+) -> str:
+    """Return the backend that runs a call, as :func:`resolve` does, at the least cost per call."""
+    if torch.compiler.is_compiling():
+        return resolve(requested, Call(op, device, dtype, head_dim, window_size))
+    return _decide(requested, op, device, dtype, head_dim, window_size)
+
+
 def resolve(requested: str, call: Call) -> str:
     """Return the backend that runs `call` when `requested` is asked for.
 
@@ -194,13 +208,20 @@ def _resolve(
     head_dim: int | None,
     window_size: int | None,
 ) -> str:
-    return _decide(requested, Call(op, device, dtype, head_dim, window_size))
+    return _decide(requested, op, device, dtype, head_dim, window_size)
 
 
 # Availability does not change while a process runs, so each kind of call is decided once.
 @functools.lru_cache(maxsize=4096)
-def _decide(requested: str, call: Call) -> str:
-    device, op, dtype = call.device, call.op, call.dtype
+def _decide(
+    requested: str,
+    op: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    head_dim: int | None,
+    window_size: int | None,
+) -> str:
+    call = Call(op, device, dtype, head_dim, window_size)
     if requested != "auto":
         reason = unsupported_reason(requested, call)
         if reason is not None:

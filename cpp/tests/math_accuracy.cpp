@@ -1,0 +1,171 @@
+// Measures exp and gelu of cpu/math.h, as one instruction set compiles them, against libm in a wider
+// type and fails if an error exceeds the bound stated there.
+//
+//   math_accuracy [step]     every step-th float32 (default 61; 1: all of them) and 2 million doubles
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <initializer_list>
+#include <limits>
+
+#include "cpu/math.h"
+
+namespace level = transnext::cpu::TRANSNEXT_CPU_LEVEL;
+
+namespace {
+
+bool failed = false;
+
+template <class C>
+struct Worst {
+  const char* name;
+  double bound;
+  double error = 0;
+  C at = 0;
+
+  void add(C x, double relative_to_bound) {
+    if (relative_to_bound > error || std::isnan(relative_to_bound)) {
+      error = std::isnan(relative_to_bound) ? std::numeric_limits<double>::infinity()
+                                            : relative_to_bound;
+      at = x;
+    }
+  }
+  void report() const {
+    std::printf("%-22s error %.3g at %.9g, stated bound %.3g%s\n", name, error * bound,
+                static_cast<double>(at), bound, error <= 1 ? "" : "  EXCEEDED");
+    if (!(error <= 1)) failed = true;
+  }
+};
+
+template <class C>
+struct Wide;
+template <>
+struct Wide<float> {
+  using Type = double;
+};
+template <>
+struct Wide<double> {
+  using Type = long double;
+};
+
+constexpr int kVectors = 4;
+
+template <class C>
+class Measurement {
+ public:
+  Measurement(const char* type, double exp_bound, double value_bound, double slope_bound)
+      : type_(type),
+        exp_{"exp", exp_bound},
+        value_{"gelu value", value_bound},
+        slope_{"gelu slope", slope_bound} {}
+
+  void add(C x) {
+    input_[count_++] = x;
+    if (count_ == kCount) flush();
+  }
+  void finish() {
+    while (count_ > 0) add(C(0.5));
+    std::printf("%s\n", type_);
+    exp_.report();
+    value_.report();
+    slope_.report();
+  }
+
+ private:
+  using W = typename Wide<C>::Type;
+  using Vector = level::Vector<C>;
+  static constexpr int kCount = kVectors * level::kLanes<C>;
+
+  void flush() {
+    Vector x[kVectors];
+    Vector alone[kVectors];
+    Vector value[kVectors];
+    Vector slope[kVectors];
+    std::memcpy(x, input_, sizeof(x));
+    std::memcpy(alone, input_, sizeof(x));
+    level::gelu<C>(alone);
+    level::gelu<C>(x, value, slope);
+    for (int i = 0; i < kCount; ++i) {
+      const C input = input_[i];
+      const int v = i / level::kLanes<C>;
+      const int lane = i % level::kLanes<C>;
+      const W wide = input;
+      const W normal = W(0.5) * std::erfc(-wide * W(0.70710678118654752440084436210485L));
+      const W density = W(0.39894228040143267793994605993438L) * std::exp(W(-0.5) * wide * wide);
+      const double scale = std::fmax(1.0, std::fabs(static_cast<double>(input)));
+      const W error = std::fabs(value[v][lane] - wide * normal);
+      value_.add(input, static_cast<double>(error) / scale / value_.bound);
+      if (std::memcmp(&alone[v], &value[v], sizeof(Vector)) != 0) value_.add(input, NAN);
+      slope_.add(input, static_cast<double>(std::fabs(slope[v][lane] - (normal + wide * density))) /
+                            slope_.bound);
+    }
+    for (auto& part : x) {
+      const Vector y = level::exp<C>(part);
+      for (int lane = 0; lane < level::kLanes<C>; ++lane) {
+        const C input = part[lane];
+        if (input < level::ExpConstants<C>::kLowest) {
+          exp_.add(input, y[lane] == 0 ? 0 : NAN);
+        } else if (input <= level::ExpConstants<C>::kHighest) {
+          const W truth = std::exp(W(input));
+          exp_.add(input, static_cast<double>(std::fabs((y[lane] - truth) / truth)) / exp_.bound);
+        }
+      }
+    }
+    count_ = 0;
+  }
+
+  const char* type_;
+  Worst<C> exp_;
+  Worst<C> value_;
+  Worst<C> slope_;
+  C input_[kCount] = {};
+  int count_ = 0;
+};
+
+template <class C>
+C gelu_of(C x) {
+  level::Vector<C> vector[1] = {level::broadcast<C>(x)};
+  level::gelu<C>(vector);
+  return vector[0][0];
+}
+
+template <class C>
+void special_values() {
+  const C infinity = std::numeric_limits<C>::infinity();
+  const C nan = std::numeric_limits<C>::quiet_NaN();
+  const bool right = gelu_of(infinity) == infinity && gelu_of(-infinity) == 0 &&
+                     std::isnan(gelu_of(nan)) &&
+                     std::isnan(level::exp<C>(level::broadcast<C>(nan))[0]) &&
+                     level::exp<C>(level::broadcast<C>(-infinity))[0] == 0;
+  std::printf("infinities and NaN: %s\n", right ? "right" : "WRONG");
+  if (!right) failed = true;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const unsigned step = argc > 1 ? static_cast<unsigned>(std::strtoul(argv[1], nullptr, 10)) : 61;
+  if (step == 0) return 2;
+  // Positive, then negative numbers from 2^-40 to 2^10: smaller ones behave like 0.
+  Measurement<float> single("float", 1.5e-7, 2.5e-7, 3e-7);
+  for (const unsigned sign : {0u, 0x80000000u}) {
+    for (unsigned bits = 0x2b800000u; bits < 0x44800000u; bits += step) {
+      const unsigned pattern = sign | bits;
+      float x;
+      std::memcpy(&x, &pattern, sizeof(x));
+      single.add(x);
+    }
+  }
+  single.finish();
+  special_values<float>();
+
+  Measurement<double> wide("double", 3e-16, 1e-15, 1e-15);
+  for (int i = -500000; i <= 500000; ++i) {
+    wide.add(i * 1.6e-5 + 1e-9);
+    wide.add(i * 1.3e-3 + 1e-7);
+  }
+  wide.finish();
+  special_values<double>();
+  return failed ? 1 : 0;
+}

@@ -1,0 +1,69 @@
+"""The native tests of cpp/tests: error bounds of exp and GELU, and all kernels under sanitizers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+_cpp = pytest.importorskip("transnext_ops._cpp")
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ROOT / "cpp" / "tests"
+# CMake and Ninja may be packages of this environment, which need not be on PATH.
+PATH = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+COMPILER = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
+TOOLS = [shutil.which(tool, path=PATH) for tool in ("cmake", "ninja")]
+needs_tools = pytest.mark.skipif(
+    not (COMPILER and all(TOOLS) and SOURCES.is_dir()),
+    reason="needs a C++ compiler, cmake, ninja and the sources in cpp/tests",
+)
+
+
+def run(*command: str | Path, **environment: str) -> str:
+    result = subprocess.run(
+        [str(part) for part in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PATH": PATH, **environment},
+    )
+    assert result.returncode == 0, result.stdout[-8000:]
+    return result.stdout
+
+
+@pytest.fixture(scope="session")
+def native_program(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A function that builds a program of cpp/tests, once, and returns its path."""
+    build = tmp_path_factory.mktemp("native")
+
+    def program(name: str) -> Path:
+        if not (build / "build.ninja").exists():
+            run("cmake", "-S", SOURCES, "-B", build, "-G", "Ninja")
+        run("cmake", "--build", build, "--target", name)
+        return build / name
+
+    return program
+
+
+@needs_tools
+@pytest.mark.parametrize("level", _cpp.available_cpu_levels())
+def test_exp_and_gelu_keep_their_stated_error_bounds(
+    native_program: Callable[[str], Path], level: str
+) -> None:
+    report = run(native_program(f"math_accuracy_{level}"))
+    print(report)
+    assert "EXCEEDED" not in report
+    assert report.count("infinities and NaN: right") == 2
+
+
+@needs_tools
+@pytest.mark.slow
+def test_all_kernels_are_clean_under_the_sanitizers(tmp_path: Path) -> None:
+    report = run(SOURCES / "run_sanitizers.sh", TRANSNEXT_SANITIZE_BUILD=str(tmp_path))
+    assert report.count("all kernels ran") == 2, report[-8000:]
