@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import TypeVar
 
 from torch import Tensor
@@ -13,18 +14,43 @@ MIN_SIZE = 32  # of an image: one token in the last stage
 STAGES = 4
 
 
-def check_stages(**values: Sequence[float]) -> None:
-    """Each must have one positive number for each stage."""
+def check_stages(kind: type[Real] | type[int], **values: Sequence[float]) -> None:
+    """Each must have one positive number for each stage, of type ``kind``."""
+    what = "ints" if kind is int else "numbers"
     for name, numbers in values.items():
-        if len(numbers) != STAGES or min(numbers) <= 0:
-            raise ValueError(f"{name}: four positive numbers are needed, got {numbers!r}")
+        if (
+            not isinstance(numbers, Sequence)
+            or len(numbers) != STAGES
+            or not all(isinstance(number, kind) and number > 0 for number in numbers)
+        ):
+            raise ValueError(f"{name}: four positive {what} are needed, got {numbers!r}")
 
 
-def check_positive(**values: int | None) -> None:
-    """Each must be a positive int, or None."""
+def check_heads(embed_dims: Sequence[int], num_heads: Sequence[int]) -> None:
+    """Each stage's heads must share its width evenly."""
+    for dim, heads in zip(embed_dims, num_heads, strict=True):
+        if dim % heads:
+            raise ValueError(
+                f"num_heads: divisors of embed_dims {tuple(embed_dims)!r} are needed, "
+                f"got {tuple(num_heads)!r}"
+            )
+
+
+def check_int(least: int, **values: int | None) -> None:
+    """Each must be an int of at least ``least``, or None."""
+    what = "a positive int" if least == 1 else f"an int of at least {least}"
     for name, value in values.items():
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name}: a positive int is needed, got {value!r}")
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, int) or value < least
+        ):
+            raise ValueError(f"{name}: {what} is needed, got {value!r}")
+
+
+def check_rates(**values: float) -> None:
+    """Each must be a probability below 1."""
+    for name, value in values.items():
+        if not isinstance(value, Real) or not 0.0 <= value < 1.0:
+            raise ValueError(f"{name}: a probability in [0, 1) is needed, got {value!r}")
 
 
 def square_side(name: str, value: int | Sequence[int]) -> int:
@@ -46,6 +72,8 @@ def one_of(name: str, value: T, allowed: tuple[T, ...]) -> T:
 
 def check_images(x: Tensor, in_chans: int) -> None:
     """Images must be floating-point ``[B, in_chans, H, W]`` of at least the smallest size."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x: a torch.Tensor is needed, got {type(x).__name__}")
     if x.ndim != 4 or x.shape[1] != in_chans:
         raise ValueError(
             f"x: a batch of images [B, {in_chans}, H, W] is needed, got shape {tuple(x.shape)}"

@@ -299,10 +299,14 @@ def _preset(
     """Return the variant and the published weights whose preprocessing and labels apply.
 
     They are those of the model's name if one is given, else those that the weights' name says, else
-    those of the variant that the weights' shapes show.
+    those of the variant that the weights' shapes show. A name without a tag leaves it to the file's
+    name which of the variant's weights they are.
     """
+    file_name = file.metadata.get("source_file", file.path.name)
     if model is not None:
-        return find_checkpoint(model)
+        variant, checkpoint = find_checkpoint(model)
+        named = [c for c in variant.checkpoints if c.file == file_name and "." not in model]
+        return variant, (named or [checkpoint])[0]
     if isinstance(source, str) and not Path(source).is_file():
         with contextlib.suppress(ValueError):  # then it is not a model's name but a Hub file's
             return find_checkpoint(source)
@@ -311,6 +315,5 @@ def _preset(
         raise CheckpointError(
             f"{file.path}: its shapes are those of no model known by name; say which with --model"
         )
-    name = file.metadata.get("source_file", file.path.name)
-    named = [checkpoint for checkpoint in shown.checkpoints if checkpoint.file == name]
+    named = [checkpoint for checkpoint in shown.checkpoints if checkpoint.file == file_name]
     return shown, (named or [shown.default])[0]

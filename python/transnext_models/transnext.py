@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -15,11 +16,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import transnext_ops as ops
+from transnext_ops.backends.registry import check_backend_name
 
 from ._arguments import (
     STAGES,
+    check_heads,
     check_images,
-    check_positive,
+    check_int,
+    check_rates,
     check_stages,
     one_of,
     square_side,
@@ -122,13 +126,17 @@ class TransNeXt(nn.Module):
     ) -> None:
         super().__init__()
         check_stages(
-            embed_dims=embed_dims,
-            num_heads=num_heads,
-            depths=depths,
-            mlp_ratios=mlp_ratios,
-            sr_ratios=sr_ratios,
+            int, embed_dims=embed_dims, num_heads=num_heads, depths=depths, sr_ratios=sr_ratios
         )
-        check_positive(in_chans=in_chans, window_size=window_size, fixed_pool_size=fixed_pool_size)
+        check_stages(Real, mlp_ratios=mlp_ratios)
+        check_heads(embed_dims, num_heads)
+        check_int(1, in_chans=in_chans, window_size=window_size, fixed_pool_size=fixed_pool_size)
+        check_rates(
+            drop_rate=drop_rate,
+            proj_drop_rate=proj_drop_rate,
+            attn_drop_rate=attn_drop_rate,
+            drop_path_rate=drop_path_rate,
+        )
         if out_indices is not None and not features_only:
             raise ValueError("out_indices: choosing maps needs features_only=True")
         if position_bias is None:
@@ -204,7 +212,7 @@ class TransNeXt(nn.Module):
             If there is no such backend, or it cannot run in this process.
         """
         if name is not None:
-            with ops.use_backend(name):  # checks it
+            with ops.use_backend(check_backend_name(name)):  # checks that it can run here
                 pass
         self.backend = name
         for module in self.modules():
@@ -345,8 +353,7 @@ class TransNeXt(nn.Module):
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier by a new one of ``num_classes``, none for 0."""
-        if num_classes < 0:
-            raise ValueError(f"num_classes: at least 0 is needed, got {num_classes}")
+        check_int(0, num_classes=num_classes)
         if global_pool is not None:
             self.global_pool = one_of("global_pool", global_pool, ("avg", ""))
         self.num_classes = num_classes

@@ -227,7 +227,11 @@ def find_checkpoint(name: str) -> tuple[Variant, Checkpoint]:
     ------
     ValueError
         If there is none; the message lists the closest names.
+    TypeError
+        If `name` is no text.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"name: a model's name is needed, got {type(name).__name__}")
     architecture, _, tag = name.partition(".")
     variant = VARIANTS.get(architecture)
     if variant is None:

@@ -301,6 +301,14 @@ def test_odd_metadata_is_ignored(tmp_path, model, metadata):
     assert loaded.preprocess.size == loaded.model.pretrain_size == 64
 
 
+def test_a_published_file_brings_its_own_preprocessing(tmp_path):
+    """Whether the model is named or not; a name with a tag means the weights of that tag."""
+    path = tmp_path / "transnext_small_384_1k_ft_1k.pth"
+    torch.save(create_model("transnext_small").half().state_dict(), path)
+    for model, size in ((None, 384), ("transnext_small", 384), ("transnext_small.in1k", 224)):
+        assert Classifier.load(model, path, device="cpu").preprocess.size == size
+
+
 def test_weights_by_hub_name(transnext, weights, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)

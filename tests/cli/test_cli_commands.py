@@ -204,6 +204,19 @@ def test_info_text(transnext):
         assert re.search(r"^  cuda  +(no device|this torch)", out, re.M)
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [("torch", "torch"), ("cuda", "TRANSNEXT_OPS_BACKEND: got 'cuda', needs one of")],
+)
+def test_info_shows_what_the_environment_asks_for(transnext, monkeypatch, value, text):
+    monkeypatch.setenv("TRANSNEXT_OPS_BACKEND", value)
+    code, out, _ = transnext("info")
+    assert code == 0
+    assert "Chosen by auto\n" in out
+    assert re.search(rf"^Chosen by TRANSNEXT_OPS_BACKEND\n  every device  .*{text}", out, re.M)
+    assert text in json.loads(transnext("info", "--json").out)["requested"]
+
+
 def test_info_where_things_are_missing(transnext, monkeypatch):
     """Neither CuPy nor the compiled library nor optional packages are needed."""
     from transnext_models.cli import info

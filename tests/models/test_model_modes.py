@@ -168,6 +168,11 @@ def test_bad_images_are_answered_with_what_is_needed(shape, message):
         small_model().forward_intermediates(torch.zeros(shape, dtype=torch.float64))
 
 
+def test_images_must_be_a_tensor():
+    with pytest.raises(TypeError, match=r"x: a torch\.Tensor is needed, got ndarray"):
+        small_model()(torch.zeros(1, 3, 32, 32).numpy())
+
+
 def test_images_of_whole_numbers_are_refused():
     with pytest.raises(TypeError, match="uint8"):
         small_model()(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))

@@ -235,6 +235,11 @@ def test_unknown_names_are_answered_with_known_ones(name, hint):
         create_model(name)
 
 
+def test_a_name_must_be_text():
+    with pytest.raises(TypeError, match="name: a model's name is needed, got int"):
+        create_model(3)
+
+
 def test_unknown_options_are_named():
     with pytest.raises(TypeError, match="'drop_paths'"):
         create_model("transnext_pico", drop_paths=0.1)
@@ -260,10 +265,22 @@ def test_unknown_options_are_named():
         ({"features_only": True, "out_indices": (4,)}, "out_indices"),
         ({"features_only": True, "out_indices": ()}, "out_indices"),
         ({"features_only": True, "out_indices": 5}, "out_indices"),
-        ({"drop_path_rate": 1.0}, "rate"),
-        ({"backend": "gpu"}, "gpu"),
+        ({"features_only": True, "out_indices": (0.5,)}, "out_indices"),
+        ({"features_only": True, "out_indices": 2.0}, "out_indices"),
+        ({"num_classes": 2.5}, "num_classes"),
+        ({"num_classes": True}, "num_classes"),
+        ({"embed_dims": 24}, "embed_dims"),
+        ({"depths": (1, 1, 2, 1.5)}, "depths"),
+        ({"mlp_ratios": (4, 4, 4, "4")}, "mlp_ratios"),
+        ({"drop_path_rate": 1.0}, "drop_path_rate"),
+        ({"drop_path_rate": -0.1}, "drop_path_rate: .*got -0.1"),
+        ({"drop_rate": 2.0}, "drop_rate"),
+        ({"proj_drop_rate": "0"}, "proj_drop_rate"),
+        ({"attn_drop_rate": -1}, "attn_drop_rate"),
+        ({"attn_drop_rate": 1.5}, "attn_drop_rate"),
+        ({"backend": "gpu"}, "backend: got 'gpu'"),
     ],
 )
 def test_bad_options_are_named(options, name):
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(ValueError, match=f"^{name}" if name != "features_only" else name):
         meta_model("transnext_pico", **options)

@@ -149,6 +149,18 @@ def test_explain_backend_names_the_decision_and_every_backend() -> None:
         ops.explain_backend("attention")
 
 
+@pytest.mark.parametrize(
+    ("inputs", "error", "message"),
+    [
+        ((3,), TypeError, "inputs: got int, needs the call's tensors"),
+        ((torch.zeros(()),), ValueError, "inputs: got 0 dimensions, needs the 4"),
+    ],
+)
+def test_explain_backend_names_bad_inputs(inputs, error, message) -> None:
+    with pytest.raises(error, match=message):
+        ops.explain_backend("aggregated_attention", *inputs)
+
+
 def test_explain_backend_says_what_would_raise() -> None:
     ops.set_backend("torch")
     text = ops.explain_backend("conv_glu", dtype=torch.int64)

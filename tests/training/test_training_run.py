@@ -259,6 +259,10 @@ def test_image_data_uses_every_published_augmentation(images: Path) -> None:
         (["--recipe", "digits", "--workers", "-1"], "--workers must be 0 or more, got -1"),
         (["--recipe", "digits", "--resume", "nowhere"], "--resume nowhere: there is no checkpoint"),
         (["--recipe", "digits", "--model", "resnet50"], "resnet50"),
+        (["--recipe", "digits", "--img-size", "16"], "--img-size must be at least 32, got 16"),
+        (["--recipe", "digits", "--pretrain-size", "9"], "--pretrain-size must be at least 32"),
+        (["--recipe", "digits", "--backend", "gpu"], "--backend: got 'gpu', needs one of 'auto'"),
+        (["--recipe", "digits", "--devices", "two"], "--devices must be auto, a number of devices"),
     ],
 )
 def test_mistakes_are_named(

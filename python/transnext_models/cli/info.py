@@ -42,6 +42,8 @@ def info(json: Json = False, debug: Debug = False) -> None:
             backends.append((name, device, backend["unavailable"] or text))
     _print_block("Backends", backends)
     _print_block("Chosen by auto", list(facts["auto"].items()))
+    if facts["requested"] != "auto":
+        _print_block("Chosen by TRANSNEXT_OPS_BACKEND", [("every device", facts["requested"])])
     _print_block(
         "Models",
         [("names", ", ".join(facts["models"])), ("weights cache", facts["weights_cache"])],
@@ -76,7 +78,7 @@ def collect() -> dict[str, Any]:
             for name in registry.BACKEND_NAMES
         ],
         "auto": {device.type: _auto_choice(device) for device in here},
-        "requested": registry.get_backend(),
+        "requested": _requested(),
         "models": list_models(),
         "weights_cache": str(cache_folder()),
     }
@@ -161,6 +163,16 @@ def _what_it_runs(name: str, device: torch.device) -> str:
         return "every operator"
     why = next(reason for reason in reasons.values() if reason is not None)
     return f"{', '.join(runs)} only: {why}" if runs else f"no: {why}"
+
+
+def _requested() -> str:
+    """Return the backend in force; why there is none where the environment names no backend."""
+    from transnext_ops.backends import registry
+
+    try:
+        return registry.get_backend()
+    except ValueError as error:
+        return str(error)
 
 
 def _auto_choice(device: torch.device) -> str:

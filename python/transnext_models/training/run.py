@@ -20,8 +20,10 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from safetensors.torch import save
 
+from transnext_ops.backends.registry import check_backend_name
+
 from ..checkpoints.convert import convert, written_atomically
-from ..preprocess import Preprocess
+from ..preprocess import MIN_SIZE, Preprocess
 from ..registry import create_model
 from ..transnext import TransNeXt
 from ..variants import find_checkpoint
@@ -116,7 +118,7 @@ def train(options: RunOptions, callbacks: Sequence[pl.Callback] = ()) -> RunResu
     RuntimeError : a package is missing, or the loss is no longer finite.
     KeyboardInterrupt : the user stopped the run; `resume` continues it from its last whole epoch.
     """
-    _check_numbers(options)
+    _check_options(options)
     recipe = get_recipe(options.recipe)
     model_name = options.model or recipe.model
     variant, published = find_checkpoint(model_name)
@@ -177,7 +179,8 @@ def train(options: RunOptions, callbacks: Sequence[pl.Callback] = ()) -> RunResu
     return _finish(trainer, module, model_name, options)
 
 
-def _check_numbers(options: RunOptions) -> None:
+def _check_options(options: RunOptions) -> None:
+    """Refuse what cannot be meant, by the option's name, before anything is loaded."""
     for name in (
         "epochs",
         "batch_size",
@@ -195,6 +198,25 @@ def _check_numbers(options: RunOptions) -> None:
             raise ValueError(f"--{name.replace('_', '-')} must be positive, got {value}")
     if options.workers < 0:
         raise ValueError(f"--workers must be 0 or more, got {options.workers}")
+    for name in ("img_size", "pretrain_size"):
+        value = getattr(options, name)
+        if value is not None and value < MIN_SIZE:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least {MIN_SIZE}, got {value}")
+    if options.backend is not None:
+        check_backend_name(options.backend, "--backend")
+    _devices(options.devices)
+
+
+def _devices(devices: str) -> str | int | list[int]:
+    """What --devices means to Lightning."""
+    if devices == "auto":
+        return devices
+    try:
+        return int(devices) if devices.isdigit() else [int(part) for part in devices.split(",")]
+    except ValueError:
+        raise ValueError(
+            f"--devices must be auto, a number of devices, or indices such as 0,1, got {devices!r}"
+        ) from None
 
 
 def _resumed_checkpoint(options: RunOptions) -> Path | None:
@@ -296,11 +318,8 @@ def _build_trainer(
         ),
     ]
     on_accelerator = torch.accelerator.is_available()
-    # Lightning checks both of these itself, at run time.
+    # Lightning checks it itself, at run time.
     precision: Any = options.precision or (recipe.precision if on_accelerator else "32-true")
-    devices: Any = options.devices
-    if devices != "auto":
-        devices = int(devices) if devices.isdigit() else [int(part) for part in devices.split(",")]
     limits: dict[str, Any] = {
         "limit_train_batches": options.limit_train_batches,
         "limit_val_batches": options.limit_val_batches,
@@ -309,7 +328,7 @@ def _build_trainer(
         default_root_dir=options.output,
         max_epochs=epochs,
         precision=precision,
-        devices=devices,
+        devices=_devices(options.devices),
         num_nodes=options.num_nodes,
         accumulate_grad_batches=options.accumulate,
         gradient_clip_val=recipe.clip_norm,

@@ -256,6 +256,11 @@ def explain_backend(
     -------
     str
         One line for the decision and one for every backend.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `op` is no operator, or `inputs` are not its tensors.
     """
     kernel_op = {
         "pixel_focused_attention": "aggregated_attention",
@@ -268,6 +273,13 @@ def explain_backend(
     has_heads = kernel_op in ("aggregated_attention", "window_qk", "window_av")
     if inputs:
         first = inputs[-1] if kernel_op == "window_av" else inputs[0]
+        if not isinstance(first, torch.Tensor):
+            raise TypeError(f"inputs: got {type(first).__name__}, needs the call's tensors")
+        if has_heads and first.dim() != 4:
+            raise ValueError(
+                f"inputs: got {first.dim()} dimensions, needs the 4 of {op}'s tensors, "
+                "the last being the head dim"
+            )
         device = device if device is not None else first.device
         dtype = dtype if dtype is not None else first.dtype
         if has_heads and head_dim is None:
