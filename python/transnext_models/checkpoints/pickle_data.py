@@ -89,7 +89,11 @@ _ORDERED_DICT = Name("collections", "OrderedDict")
 _MAX_PROTOCOL = 5
 
 
-def read_pickle(file: ByteReader, persistent: Callable[[object], object] = PersistentId) -> Any:
+def read_pickle(
+    file: ByteReader,
+    persistent: Callable[[object], object] = PersistentId,
+    called: Callable[[object], None] = lambda function: None,
+) -> Any:
     """Read one pickle from `file`, up to and including its STOP.
 
     Parameters
@@ -98,6 +102,8 @@ def read_pickle(file: ByteReader, persistent: Callable[[object], object] = Persi
         Positioned at the pickle's first byte; left just behind its last.
     persistent
         Called with each persistent id (data); what it returns stands in its place.
+    called
+        Told each function that unpickling would call (data, a `Name` unless the pickle is odd).
 
     Returns
     -------
@@ -111,7 +117,7 @@ def read_pickle(file: ByteReader, persistent: Callable[[object], object] = Persi
     PickleDataError
         If the pickle is cut short, malformed, or uses an instruction that has no meaning as data.
     """
-    machine = _Machine(persistent)
+    machine = _Machine(persistent, called)
     try:
         for opcode, argument, _position in pickletools.genops(cast(IO[bytes], file)):
             if opcode.name == "STOP":
@@ -128,8 +134,11 @@ def read_pickle(file: ByteReader, persistent: Callable[[object], object] = Persi
 class _Machine:
     """The pickle stack machine, over inert data."""
 
-    def __init__(self, persistent: Callable[[object], object]) -> None:
+    def __init__(
+        self, persistent: Callable[[object], object], called: Callable[[object], None]
+    ) -> None:
         self.persistent = persistent
+        self.called = called
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
@@ -202,6 +211,7 @@ class _Machine:
     def call(self, function: object, arguments: object) -> None:
         if not isinstance(arguments, tuple):
             raise PickleDataError("the pickle calls a name without an argument list")
+        self.called(function)
         if function == _ORDERED_DICT:
             self.push(_ordered_dict(arguments))
         else:

@@ -280,7 +280,9 @@ def _open_zip(path: str | os.PathLike[str], archive: zipfile.ZipFile) -> TorchFi
         order = archive.read(entries[f"{folder}/byteorder"])
     if order not in (b"little", b"big"):
         raise file_error(path, f"damaged: its byte order is {order[:16]!r}")
-    root = read_pickle(io.BytesIO(archive.read(entries[pickles[0]])), _storage)
+    commands = _Commands(path)
+    root = read_pickle(io.BytesIO(archive.read(entries[pickles[0]])), _storage, commands.note)
+    commands.refuse()
     return TorchFile(root, _ZipRecords(archive, entries, folder), order.decode())
 
 
@@ -302,12 +304,52 @@ class _ZipRecords:
 # -- the older format -----------------------------------------------------------------------------
 
 
+# Modules whose functions no weights file has a use for: they act on the machine or run code.
+_COMMAND_MODULES = frozenset(
+    "asyncio code codeop commands ctypes cProfile importlib multiprocessing nt operator os "
+    "pdb pip posix profile pty runpy shutil signal socket subprocess sys tempfile threading "
+    "timeit trace urllib webbrowser".split()
+)
+_COMMAND_BUILTINS = frozenset(
+    "__import__ breakpoint compile delattr eval exec execfile exit getattr globals input locals "
+    "open quit setattr vars".split()
+)
+
+
+class _Commands:
+    """Watches for calls that only a file made to do harm has; none is ever made here."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = path
+        self._found: Name | None = None
+
+    def note(self, function: object) -> None:
+        if not isinstance(function, Name):
+            return
+        package = function.module.split(".")[0]
+        if package in _COMMAND_MODULES or (
+            package in ("builtins", "__builtin__") and function.name in _COMMAND_BUILTINS
+        ):
+            self._found = self._found or function
+
+    def refuse(self) -> None:
+        """Raise CheckpointError if there was such a call."""
+        if self._found is not None:
+            raise file_error(
+                self._path,
+                f"malicious: whoever unpickles it runs {str(self._found)[:80]} (not run here), which "
+                "no weights file has a use for; get the weights from their publisher",
+            )
+
+
 def _open_legacy(path: str | os.PathLike[str], data: mmap.mmap) -> TorchFile:
+    commands = _Commands(path)
     if read_pickle(data) != LEGACY_MAGIC:
         raise file_error(path, "a pickle, but not one that torch.save wrote")
     if read_pickle(data) != _LEGACY_VERSION:
         raise file_error(path, "written by torch.save in a version of its format that is not known")
-    read_pickle(data)  # about the machine it was written on; the storages are little-endian on all
+    # About the machine it was written on; the storages are little-endian on all.
+    read_pickle(data, called=commands.note)
     sizes: dict[str, int] = {}
 
     def storage(value: object) -> object:
@@ -316,8 +358,9 @@ def _open_legacy(path: str | os.PathLike[str], data: mmap.mmap) -> TorchFile:
             sizes[result.key] = result.dtype.itemsize
         return result
 
-    root = read_pickle(data, storage)
-    keys = read_pickle(data)
+    root = read_pickle(data, storage, commands.note)
+    keys = read_pickle(data, called=commands.note)
+    commands.refuse()
     if not isinstance(keys, list):
         raise PickleDataError("no list of storages")
     return TorchFile(root, _LegacyRecords(data, keys, sizes), "little")
