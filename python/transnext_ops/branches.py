@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from transnext_ops._checks import Grid, check_grid, check_parameter, check_window_size
+from transnext_ops._checks import Grid, check_grid, check_window_size
 from transnext_ops.backends import registry
 from transnext_ops.position_bias import PositionBias, bias_arguments
 
@@ -88,6 +88,9 @@ class AttentionBranchWeights(NamedTuple):
         ``[C, C]``.
     out_bias : Tensor or None
         ``[C]``.
+    scale, query_embedding, local_bias, tokens, token_bias : Tensor or None
+        As in :func:`transnext_ops.aggregated_attention`, in the parameters' compute type; scale,
+        ``[h]``, is there always and says how many heads there are.
     """
 
     norm: NormWeights
@@ -97,6 +100,11 @@ class AttentionBranchWeights(NamedTuple):
     pool_projections: PackedWeight | None
     out: PackedWeight
     out_bias: Tensor | None
+    scale: Tensor
+    query_embedding: Tensor | None = None
+    local_bias: Tensor | None = None
+    tokens: Tensor | None = None
+    token_bias: Tensor | None = None
 
 
 class ConvolutionalGLUWeights(NamedTuple):
@@ -190,16 +198,10 @@ def attention_branch(
     x: Tensor,
     weights: AttentionBranchWeights,
     *,
-    heads: int,
     grid: Grid,
     pool_grid: Grid,
     window_size: int | None,
-    scale: Tensor,
-    query_embedding: Tensor | None = None,
-    local_bias: Tensor | None = None,
     pool_bias: Tensor | PositionBias | None = None,
-    tokens: Tensor | None = None,
-    token_bias: Tensor | None = None,
     features: torch.dtype | None = None,
 ) -> Tensor:
     r"""Return ``x + proj(attention(LayerNorm(x)))``, without gradient.
@@ -209,14 +211,13 @@ def attention_branch(
     x : Tensor [B, N, C]
         Tokens of `grid`, on the CPU; any strides.
     weights : AttentionBranchWeights
-    heads : int
-        Divides C.
+        Its heads divide C.
     grid, pool_grid : (int, int)
         Query grid and pooled grid; the same for global attention.
     window_size : int or None
         Side of the local window, None for global attention.
-    scale, query_embedding, local_bias, pool_bias, tokens, token_bias
-        As in :func:`transnext_ops.aggregated_attention`.
+    pool_bias : Tensor [h, N, P] or PositionBias, optional
+        Bias of the pooled logits.
     features : torch.dtype, optional
         Type in which queries, keys and values are stored and multiplied, x's unless given: under
         autocast x stays in float32 and the features are 16-bit.
@@ -233,36 +234,26 @@ def attention_branch(
     """
     grid, pool_grid = check_grid("grid", grid), check_grid("pool_grid", pool_grid)
     features = _check_branch_input(x, grid, weights.projections, features)
-    width = x.shape[2]
-    if heads < 1 or width % heads:
-        raise ValueError(f"heads: got {heads}, needs a divisor of the width {width}")
+    heads = weights.scale.numel()
+    if heads < 1 or x.shape[2] % heads:
+        raise ValueError(f"weights.scale: got {heads} heads, needs a divisor of {x.shape[2]}")
     window = 0 if window_size is None else check_window_size(window_size)
-    cells, dim = window * window, width // heads
-
-    def parameter(name: str, value: Tensor | None, layout: str, *sizes: int) -> Tensor | None:
-        return None if value is None else check_parameter(name, value, layout, sizes, "x", x)
-
     bias, row_map, col_map, col_weights = bias_arguments(
         "pool_bias", pool_bias, heads, grid, pool_grid, x
     )
-    pool_norm = weights.pool_norm or NormWeights(None, None, 0.0)  # type: ignore[arg-type]
-    pool_projections = None if weights.pool_projections is None else weights.pool_projections.data
-    if (pool_projections is None) != (window == 0):
+    if (weights.pool_projections is None) != (window == 0):
         raise ValueError(
             f"window_size: got {window_size}, needs None without weights.pool_projections and a "
             "window's side with them"
         )
+    pool_projections = None if weights.pool_projections is None else weights.pool_projections.data
+    pool_norm = (None, None, 0.0) if weights.pool_norm is None else weights.pool_norm
     return torch.ops.transnext.attention_branch(
         x, weights.norm.weight, weights.norm.bias, weights.projections.data,
-        weights.projections_bias, pool_norm.weight, pool_norm.bias, pool_projections,
-        parameter("scale", scale, "[h]", heads),
-        parameter("query_embedding", query_embedding, "[h, d]", heads, dim),
-        parameter("local_bias", local_bias, "[h, L]", heads, cells),
-        bias, row_map, col_map, col_weights,
-        parameter("tokens", tokens, "[h, d, L]", heads, dim, cells),
-        parameter("token_bias", token_bias, "[h, L]", heads, cells),
-        weights.out.data, weights.out_bias, grid, pool_grid, window, heads,
-        weights.norm.epsilon, pool_norm.epsilon, features, "cpp",
+        weights.projections_bias, pool_norm[0], pool_norm[1], pool_projections, weights.scale,
+        weights.query_embedding, weights.local_bias, bias, row_map, col_map, col_weights,
+        weights.tokens, weights.token_bias, weights.out.data, weights.out_bias, grid, pool_grid,
+        window, heads, weights.norm.epsilon, pool_norm[2], features, "cpp",
     )  # fmt: skip
 
 

@@ -186,12 +186,11 @@ def test_attention_branch_agrees_with_the_reference(case: BranchCase, is_global:
     out_projection = numbers.parameter(width, width, dtype=dtype, scale=width**-0.5)
     bias = numbers.parameter(parts * width, dtype=dtype, scale=0.3) if case.bias else None
     out_bias = numbers.parameter(width, dtype=dtype, scale=0.3) if case.bias else None
+    pool_length = pool_grid[0] * pool_grid[1]
+    pool_bias = numbers.parameter(heads, case.length, pool_length, dtype=dtype)
     parameters: dict[str, Tensor] = {
         "scale": numbers.parameter(heads, dtype=dtype).abs() + 0.5,
         "query_embedding": numbers.parameter(heads, dim, dtype=dtype, scale=0.1),
-        "pool_bias": numbers.parameter(
-            heads, case.length, pool_grid[0] * pool_grid[1], dtype=dtype
-        ),
     }
     if not is_global:
         parameters["local_bias"] = numbers.parameter(heads, cells, dtype=dtype)
@@ -206,14 +205,14 @@ def test_attention_branch_agrees_with_the_reference(case: BranchCase, is_global:
             None if is_global else branches.pack_weight(projections[width : 3 * width], dtype),
             branches.pack_weight(out_projection, dtype),
             out_bias,
+            **parameters,
         )
-        keywords = {"grid": case.grid, "pool_grid": pool_grid, "window_size": window}
-        actual = branches.attention_branch(
-            x, weights, heads=heads, features=dtype, **keywords, **parameters
-        )
-        again = branches.attention_branch(
-            x, weights, heads=heads, features=dtype, **keywords, **parameters
-        )
+        keywords: dict[str, Any] = {
+            "grid": case.grid, "pool_grid": pool_grid, "window_size": window,
+            "pool_bias": pool_bias, "features": dtype,
+        }  # fmt: skip
+        actual = branches.attention_branch(x, weights, **keywords)
+        again = branches.attention_branch(x, weights, **keywords)
     assert torch.equal(actual, again)
     assert actual.dtype == x.dtype
 
@@ -226,6 +225,7 @@ def test_attention_branch_agrees_with_the_reference(case: BranchCase, is_global:
         return y[..., part * width : (part + 1) * width].reshape(*y.shape[:2], heads, dim)
 
     named = {name: value.double().numpy() for name, value in parameters.items()}
+    named["pool_bias"] = pool_bias.double().numpy()
     if is_global:
         q, k, v = (split(projected, part) for part in range(3))
         named["bias"] = named.pop("pool_bias")
@@ -245,7 +245,7 @@ def test_attention_branch_agrees_with_the_reference(case: BranchCase, is_global:
     out_shift = 0.0 if out_bias is None else out_bias.double().numpy()
     expected = exact + attended.reshape(exact.shape) @ rounded(out_projection, dtype).T + out_shift
     # A layer norm divides by the spread of its row, and the softmax follows what it makes of it.
-    work = 4 * (3 * width + cells + pool_grid[0] * pool_grid[1])
+    work = 4 * (3 * width + cells + pool_length)
     assert_agrees("out", actual, expected, dtype=case.tolerance_dtype, work=work)
 
 

@@ -307,10 +307,12 @@ class _ZipRecords:
 # What no weights file has a use for calling: it acts on the machine or runs code. Left out is what
 # training libraries do leave in their files, such as `getattr` for a bound method.
 _COMMAND_MODULES = frozenset(
-    ["asyncio", "cProfile", "commands", "ctypes", "importlib", "multiprocessing", "nt", "os", "pdb"]
-    + ["pip", "posix", "profile", "pty", "runpy", "shutil", "signal", "socket", "subprocess", "sys"]
-    + ["timeit", "urllib", "webbrowser"]
-)
+    (
+        "asyncio", "cProfile", "commands", "ctypes", "importlib", "multiprocessing", "nt", "os",
+        "pdb", "pip", "posix", "profile", "pty", "runpy", "shutil", "signal", "socket",
+        "subprocess", "sys", "timeit", "urllib", "webbrowser",
+    )
+)  # fmt: skip
 _COMMAND_BUILTINS = frozenset(
     ["__import__", "breakpoint", "compile", "eval", "exec", "execfile", "input", "open"]
 )

@@ -148,31 +148,27 @@ class PixelFocusedAttention(_Attention):
         x = ops.gelu_pool(x, grid=grids.grid, pool_grid=grids.pool_grid, backend=self.backend)
         return self.norm(x)
 
-    def arguments(self, grids: StageGrids) -> dict[str, Any]:
-        """What attention takes besides queries, keys and values."""
-        return {
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, k_pool: Tensor, v_pool: Tensor, grids: StageGrids
+    ) -> Tensor:
+        arguments: dict[str, Any] = {
             "grid": grids.grid,
             "pool_grid": grids.pool_grid,
             "window_size": self.window_size,
             "scale": self.scale(),
-            "local_bias": self.relative_pos_bias_local,
             "pool_bias": self.position_bias(grids),
-            **self._learnable(),
+            "backend": self.backend,
+            **self.learnable_parameters(),
         }
-
-    def _attend(
-        self, q: Tensor, k: Tensor, v: Tensor, k_pool: Tensor, v_pool: Tensor, grids: StageGrids
-    ) -> Tensor:
-        arguments = {**self.arguments(grids), "backend": self.backend}
         if self.training and self.attn_drop > 0:
             return attention_with_dropout(
                 q, k, v, k_pool, v_pool, dropout=self.attn_drop, **arguments
             )
         return ops.aggregated_attention(q, k, v, k_pool, v_pool, **arguments)
 
-    def _learnable(self) -> dict[str, Tensor]:
-        """What aggregated attention adds: here, nothing."""
-        return {}
+    def learnable_parameters(self) -> dict[str, Tensor]:
+        """The operator's learnable arguments, but for the scale and the position bias."""
+        return {"local_bias": self.relative_pos_bias_local}
 
 
 class AggregatedAttention(PixelFocusedAttention):
@@ -198,8 +194,9 @@ class AggregatedAttention(PixelFocusedAttention):
         nn.init.trunc_normal_(self.query_embedding, std=0.02)
         nn.init.trunc_normal_(self.learnable_tokens, std=0.02)
 
-    def _learnable(self) -> dict[str, Tensor]:
+    def learnable_parameters(self) -> dict[str, Tensor]:
         return {
+            **super().learnable_parameters(),
             "query_embedding": self.query_embedding.squeeze(1),
             "tokens": self.learnable_tokens,
             "token_bias": self.learnable_bias.squeeze(1),
@@ -221,6 +218,7 @@ class GlobalAttention(_Attention):
         proj_drop: float = 0.0,
     ) -> None:
         super().__init__(dim, num_heads, attn_drop, proj_drop)
+        self.window_size: int | None = None
         self.query_embedding = nn.Parameter(torch.empty(num_heads, 1, self.head_dim))
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         nn.init.trunc_normal_(self.query_embedding, std=0.02)
@@ -228,30 +226,35 @@ class GlobalAttention(_Attention):
     def forward(self, x: Tensor, grids: StageGrids) -> Tensor:
         """``x [B, N, C]``, tokens of ``grids.grid``, to ``[B, N, C]``."""
         q, k, v = self._heads(self.qkv(x), 3)
-        arguments = self.arguments(grids)
+        scale, bias = self.scale(), self.position_bias(grids)
         if self.training and self.attn_drop > 0:
-            arguments["window_size"] = 0
-            x = attention_with_dropout(q, None, None, k, v, dropout=self.attn_drop, **arguments)
+            x = attention_with_dropout(
+                q,
+                None,
+                None,
+                k,
+                v,
+                grid=grids.grid,
+                pool_grid=grids.grid,
+                window_size=0,
+                scale=scale,
+                dropout=self.attn_drop,
+                pool_bias=bias,
+                query_embedding=self.query_embedding.squeeze(1),
+            )
         else:
             x = ops.global_attention(
                 q,
                 k,
                 v,
                 grid=grids.grid,
-                scale=arguments["scale"],
-                query_embedding=arguments["query_embedding"],
-                bias=arguments["pool_bias"],
+                scale=scale,
+                query_embedding=self.query_embedding.squeeze(1),
+                bias=bias,
                 backend=self.backend,
             )
         return self._project(x)
 
-    def arguments(self, grids: StageGrids) -> dict[str, Any]:
-        """What attention takes besides queries, keys and values."""
-        return {
-            "grid": grids.grid,
-            "pool_grid": grids.grid,
-            "window_size": None,
-            "scale": self.scale(),
-            "query_embedding": self.query_embedding.squeeze(1),
-            "pool_bias": self.position_bias(grids),
-        }
+    def learnable_parameters(self) -> dict[str, Tensor]:
+        """The operator's learnable arguments, but for the scale and the position bias."""
+        return {"query_embedding": self.query_embedding.squeeze(1)}

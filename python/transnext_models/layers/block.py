@@ -11,7 +11,7 @@ from .attention import AggregatedAttention, GlobalAttention, PixelFocusedAttenti
 from .conv_glu import ConvolutionalGLU
 from .drop import DropPath
 from .grids import StageGrids
-from .inference import BranchWeights, as_built, branch_features
+from .inference import BlockWeights, BranchWeights, branch_features
 
 __all__ = ["Block"]
 
@@ -56,41 +56,29 @@ class Block(nn.Module):
     def forward(self, x: Tensor, grids: StageGrids) -> Tensor:
         """``x [B, N, C]``, tokens of ``grids.grid``, to ``[B, N, C]``."""
         features = None if self.training else branch_features(x)
-        if features is not None and self._branches_run(x):
-            attended = self._attention_branch(x, grids, features)
-            mixed = None if attended is None else self._glu_branch(attended, grids, features)
-            if mixed is not None:
-                return mixed
+        if features is not None and self._branches_support(x):
+            weights = self.branch_weights.get(self, features)
+            if weights is not None:
+                return self._branches(x, grids, weights, features)
         x = x + self.drop_path(self.attn(self.norm1(x), grids))
         return x + self.drop_path(self.mlp(self.norm2(x), grids.grid))
 
-    def _branches_run(self, x: Tensor) -> bool:
-        attn, mlp = self.attn, self.mlp
-        projections = (
-            (attn.q, attn.kv, attn.sr, attn.norm)
-            if isinstance(attn, PixelFocusedAttention)
-            else (attn.qkv,)
+    def _branches_support(self, x: Tensor) -> bool:
+        attn = self.attn
+        return not branches.branches_unsupported(
+            x, head_dim=attn.head_dim, window_size=attn.window_size, backend=attn.backend
         )
-        layers = (attn, attn.proj, *projections, mlp, mlp.fc1, mlp.dwconv.dwconv, mlp.fc2)
-        return as_built(self.norm1, self.norm2, *layers) and not branches.branches_unsupported(
+
+    def _branches(
+        self, x: Tensor, grids: StageGrids, weights: BlockWeights, features: torch.dtype
+    ) -> Tensor:
+        x = branches.attention_branch(
             x,
-            head_dim=attn.head_dim,
-            window_size=getattr(attn, "window_size", None),
-            backend=attn.backend,
+            weights.attention,
+            grid=grids.grid,
+            pool_grid=grids.pool_grid,
+            window_size=self.attn.window_size,
+            pool_bias=self.attn.position_bias(grids),
+            features=features,
         )
-
-    def _attention_branch(
-        self, x: Tensor, grids: StageGrids, features: torch.dtype
-    ) -> Tensor | None:
-        weights = self.branch_weights.attention(self.norm1, self.attn, features)
-        if weights is None:
-            return None
-        return branches.attention_branch(
-            x, weights, heads=self.attn.num_heads, features=features, **self.attn.arguments(grids)
-        )
-
-    def _glu_branch(self, x: Tensor, grids: StageGrids, features: torch.dtype) -> Tensor | None:
-        weights = self.branch_weights.glu(self.norm2, self.mlp, features)
-        if weights is None:
-            return None
-        return branches.convolutional_glu(x, weights, grid=grids.grid, features=features)
+        return branches.convolutional_glu(x, weights.glu, grid=grids.grid, features=features)

@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 import transnext_ops as ops
 
-__all__ = ["ConvolutionalGLU"]
+__all__ = ["ConvolutionalGLU", "DepthwiseConv"]
 
 
-class _DepthwiseConv(nn.Module):
+class DepthwiseConv(nn.Module):
     """Holds the 3x3 depthwise convolution under its published name, ``dwconv.dwconv``."""
 
     def __init__(self, channels: int) -> None:
@@ -40,7 +40,7 @@ class ConvolutionalGLU(nn.Module):
         super().__init__()
         hidden = int(2 * int(dim * mlp_ratio) / 3)
         self.fc1 = nn.Linear(dim, 2 * hidden)
-        self.dwconv = _DepthwiseConv(hidden)
+        self.dwconv = DepthwiseConv(hidden)
         self.fc2 = nn.Linear(hidden, dim)
         self.drop = nn.Dropout(drop)
         self.backend: str | None = None

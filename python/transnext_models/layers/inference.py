@@ -7,7 +7,9 @@ path through the modules.
 
 from __future__ import annotations
 
-from typing import cast
+import threading
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +17,9 @@ from torch import Tensor, nn
 from transnext_ops import branches
 
 from .attention import AggregatedAttention, GlobalAttention, PixelFocusedAttention
-from .cache import WeightsCache
-from .conv_glu import ConvolutionalGLU
+from .conv_glu import ConvolutionalGLU, DepthwiseConv
 
-__all__ = ["BranchWeights", "as_built", "branch_features"]
+__all__ = ["BlockWeights", "BranchWeights", "branch_features"]
 
 
 def branch_features(x: Tensor) -> torch.dtype | None:
@@ -36,14 +37,105 @@ def branch_features(x: Tensor) -> torch.dtype | None:
     return torch.get_autocast_dtype("cpu") if x.dtype != torch.float64 else None
 
 
-def as_built(*modules: nn.Module) -> bool:
-    """Whether these modules are plain layers of this package or PyTorch, without hooks."""
-    for module in modules:  # a plain loop: this runs at every call
-        if type(module) not in _PLAIN or module._forward_hooks or module._forward_pre_hooks:
+class BlockWeights(NamedTuple):
+    """A block's weights as its branches take them."""
+
+    attention: branches.AttentionBranchWeights
+    glu: branches.ConvolutionalGLUWeights
+
+
+class _Held(NamedTuple):
+    """A parameter as it was when something was derived from it."""
+
+    owner: Mapping[str, Tensor | None]
+    name: str
+    parameter: Tensor
+    alias: Tensor  # keeps the memory, so that it cannot come back as another tensor's
+    version: int
+
+
+class BranchWeights:
+    """The packed weights of one block, made at the first call and again when anything changes.
+
+    They hold for as long as the block has the same modules, without hooks, and these the same
+    parameters: the same objects, memory and version counters. Edits through ``parameter.data``
+    escape the counter; changing between training and evaluation mode, or :meth:`clear`, forgets.
+
+    The content is derived, so copies and pickles are empty.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.clear()
+
+    def __reduce__(self) -> tuple[type[BranchWeights], tuple[()]]:
+        return BranchWeights, ()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._modules: list[tuple[dict[str, nn.Module | None], str, nn.Module]] = []
+            self._parameters: list[_Held] = []
+            self._entries: dict[torch.dtype, BlockWeights] = {}
+
+    def get(self, block: nn.Module, features: torch.dtype) -> BlockWeights | None:
+        """The weights for features of this type; None if the block is not as it was built."""
+        with self._lock:
+            if self._holds():
+                entry = self._entries.get(features)
+                if entry is not None:
+                    return entry
+            elif not self._look_at(block):
+                return None
+            entries = self._entries
+        # Ordinary tensors also under inference_mode: they may later serve a call outside it.
+        with torch.inference_mode(False), torch.no_grad():
+            entry = _pack_block(block, features)
+        with self._lock:
+            entries[features] = entry
+        return entry
+
+    def _holds(self) -> bool:
+        # Plain loops over what was looked up once: this runs at every call of every block.
+        if not self._modules or _any_global_hook():
             return False
-        if "forward" in module.__dict__:
+        for children, name, module in self._modules:
+            if children[name] is not module or module._forward_hooks or module._forward_pre_hooks:
+                return False
+        for owner, name, parameter, alias, version in self._parameters:
+            if owner[name] is not parameter or parameter._version != version:
+                return False
+            if parameter.dtype is not alias.dtype or not parameter.is_set_to(alias):
+                return False
+        return True
+
+    def _look_at(self, block: nn.Module) -> bool:
+        """Remember the block's modules and parameters; say whether the branches know them all."""
+        self._modules, self._parameters, self._entries = [], [], {}
+        modules = [(block, name) for name in ("norm1", "attn", "norm2", "mlp")]
+        found: list[tuple[dict[str, nn.Module | None], str, nn.Module]] = []
+        parameters: list[_Held] = []
+        while modules:
+            parent, name = modules.pop()
+            module = parent._modules[name]
+            if module is None or not _plain(module):
+                return False
+            found.append((parent._modules, name, module))
+            modules += [(module, child) for child in module._modules]
+            for key, parameter in module._parameters.items():
+                if parameter is None:
+                    continue
+                if type(parameter) is not nn.Parameter or parameter.is_inference():
+                    return False
+                parameters.append(
+                    _Held(
+                        module._parameters, key, parameter, parameter.detach(), parameter._version
+                    )
+                )
+        if _any_global_hook():
             return False
-    return True
+        self._modules, self._parameters = found, parameters
+        return True
 
 
 _PLAIN = frozenset(
@@ -51,12 +143,29 @@ _PLAIN = frozenset(
         nn.Linear,
         nn.LayerNorm,
         nn.Conv2d,
+        nn.Dropout,
         AggregatedAttention,
         PixelFocusedAttention,
         GlobalAttention,
         ConvolutionalGLU,
+        DepthwiseConv,
     )
 )
+
+
+def _plain(module: nn.Module) -> bool:
+    """Whether a module is a layer of this package or PyTorch as it comes, without hooks."""
+    return (
+        type(module) in _PLAIN
+        and not module._forward_hooks
+        and not module._forward_pre_hooks
+        and "forward" not in module.__dict__
+    )
+
+
+def _any_global_hook() -> bool:
+    registries = nn.modules.module
+    return bool(registries._global_forward_hooks or registries._global_forward_pre_hooks)
 
 
 def _parameter(tensor: Tensor, features: torch.dtype) -> Tensor:
@@ -75,78 +184,57 @@ def _norm(norm: nn.LayerNorm, features: torch.dtype) -> branches.NormWeights:
     )
 
 
-class BranchWeights:
-    """The packed weights of a block, made at the first call and again when a weight changes."""
-
-    def __init__(self) -> None:
-        self.attention_cache = WeightsCache()
-        self.glu_cache = WeightsCache()
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self.attention_cache.clear()
-        self.glu_cache.clear()
-
-    def attention(
-        self,
-        norm: nn.LayerNorm,
-        attn: AggregatedAttention | PixelFocusedAttention | GlobalAttention,
-        features: torch.dtype,
-    ) -> branches.AttentionBranchWeights | None:
-        """The attention branch's weights, None if they cannot be kept."""
-        layers: list[nn.Linear | nn.Conv2d]
-        layers = [attn.qkv] if isinstance(attn, GlobalAttention) else [attn.q, attn.kv, attn.sr]
-        pool_norm = None if isinstance(attn, GlobalAttention) else attn.norm
-        norms = [norm] if pool_norm is None else [norm, pool_norm]
-        parameters = _parameters(*layers, *norms, attn.proj)
-
-        def compute() -> branches.AttentionBranchWeights:
-            weights = [layer.weight.flatten(1) for layer in layers]
-            biases = [
-                weight.new_zeros(weight.shape[0]) if layer.bias is None else layer.bias
-                for layer, weight in zip(layers, weights, strict=True)
-            ]
-            return branches.AttentionBranchWeights(
-                _norm(norm, features),
-                branches.pack_weight(torch.cat(weights), features),
-                _parameter(torch.cat(biases), features),
-                None if pool_norm is None else _norm(pool_norm, features),
-                None if pool_norm is None else branches.pack_weight(weights[1], features),
-                branches.pack_weight(attn.proj.weight, features),
-                _optional(attn.proj.bias, features),
-            )
-
-        if not WeightsCache.usable(parameters):
-            return None
-        entry = self.attention_cache.get(parameters, features, compute)
-        return cast(branches.AttentionBranchWeights, entry)
-
-    def glu(
-        self, norm: nn.LayerNorm, mlp: ConvolutionalGLU, features: torch.dtype
-    ) -> branches.ConvolutionalGLUWeights | None:
-        """The channel mixer's weights, None if they cannot be kept."""
-        conv = mlp.dwconv.dwconv
-        parameters = _parameters(norm, mlp.fc1, conv, mlp.fc2)
-
-        def compute() -> branches.ConvolutionalGLUWeights:
-            values, gates = mlp.fc1.weight.chunk(2)
-            return branches.ConvolutionalGLUWeights(
-                _norm(norm, features),
-                branches.pack_weight(values, features),
-                branches.pack_weight(gates, features),
-                _optional(mlp.fc1.bias, features),
-                _parameter(conv.weight, features),
-                _optional(conv.bias, features),
-                branches.pack_weight(mlp.fc2.weight, features),
-                _optional(mlp.fc2.bias, features),
-            )
-
-        if not WeightsCache.usable(parameters):
-            return None
-        entry = self.glu_cache.get(parameters, features, compute)
-        return cast(branches.ConvolutionalGLUWeights, entry)
+def _pack_block(block: Any, features: torch.dtype) -> BlockWeights:
+    return BlockWeights(
+        _pack_attention(block.norm1, block.attn, features),
+        _pack_glu(block.norm2, block.mlp, features),
+    )
 
 
-def _parameters(*modules: nn.Module) -> list[Tensor]:
-    # Directly, since Module.parameters() takes microseconds and this runs at every call.
-    return [p for module in modules for p in module._parameters.values() if p is not None]
+def _pack_attention(
+    norm: nn.LayerNorm,
+    attn: AggregatedAttention | PixelFocusedAttention | GlobalAttention,
+    features: torch.dtype,
+) -> branches.AttentionBranchWeights:
+    layers: list[nn.Linear | nn.Conv2d]
+    layers = [attn.qkv] if isinstance(attn, GlobalAttention) else [attn.q, attn.kv, attn.sr]
+    weights = [layer.weight.flatten(1) for layer in layers]
+    biases = [
+        weight.new_zeros(weight.shape[0]) if layer.bias is None else layer.bias
+        for layer, weight in zip(layers, weights, strict=True)
+    ]
+    pool_norm, pool_projections = None, None
+    if not isinstance(attn, GlobalAttention):
+        pool_norm = _norm(attn.norm, features)
+        pool_projections = branches.pack_weight(weights[1], features)
+    learnable = {
+        name: _parameter(value, features) for name, value in attn.learnable_parameters().items()
+    }
+    return branches.AttentionBranchWeights(
+        _norm(norm, features),
+        branches.pack_weight(torch.cat(weights), features),
+        _parameter(torch.cat(biases), features),
+        pool_norm,
+        pool_projections,
+        branches.pack_weight(attn.proj.weight, features),
+        _optional(attn.proj.bias, features),
+        scale=_parameter(attn.scale(), features),
+        **learnable,
+    )
+
+
+def _pack_glu(
+    norm: nn.LayerNorm, mlp: ConvolutionalGLU, features: torch.dtype
+) -> branches.ConvolutionalGLUWeights:
+    conv = mlp.dwconv.dwconv
+    values, gates = mlp.fc1.weight.chunk(2)
+    return branches.ConvolutionalGLUWeights(
+        _norm(norm, features),
+        branches.pack_weight(values, features),
+        branches.pack_weight(gates, features),
+        _optional(mlp.fc1.bias, features),
+        _parameter(conv.weight, features),
+        _optional(conv.bias, features),
+        branches.pack_weight(mlp.fc2.weight, features),
+        _optional(mlp.fc2.bias, features),
+    )
