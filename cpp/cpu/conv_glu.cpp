@@ -15,9 +15,10 @@
 // The backward recomputes u instead of having saved it and moves 5 sizeof(T) bytes (a, g, D in, d_a
 // and d_g out) for about 70 instructions. A task goes down a band of rows of some channels: it
 // computes d_u of one row, the row's share of the weight gradients while a's tile is at hand, and
-// from the last three rows of d_u, which stay in cache, d_a of the row before. Bands recompute one
-// row of d_u beyond each end, so they are as high as the number of threads allows. Weight gradients
-// are one partial sum per band, added in the bands' order.
+// from the last three rows of d_u, which stay in cache, d_a of the row before. Wide rows are cut into
+// segments for that. Regions recompute one row and column of d_u beyond each end, so bands are as
+// high as the number of threads allows. Weight gradients are one partial sum per band and segment,
+// added in their order.
 #include "transnext/conv_glu.h"
 
 #include "cpu/gate.h"
@@ -37,7 +38,10 @@ constexpr index_t kTasksPerThread = 4;
 // The smallest pieces that are worth a task: rows of a backward's band (two more are recomputed),
 // and bytes of a token (shorter runs than this read memory badly).
 constexpr index_t kBandRows = 8;
+constexpr index_t kHighBandRows = 32;
+constexpr index_t kSegmentColumns = 32;  // fewer channels rather than fewer columns than this
 constexpr index_t kRunBytes = 256;
+constexpr int kRing = 3;  // rows of d_u that a backward task keeps
 
 index_t ceil_divide(index_t a, index_t b) {
   return (a + b - 1) / b;
@@ -92,50 +96,63 @@ void forward(const ConvGluParams& p, int threads) {
   });
 }
 
-// One backward task: a band of rows of one image, some channels.
+// What one backward task owns: a band of rows and columns of one image, some channels.
+struct Region {
+  index_t batch;
+  index_t row_begin;
+  index_t row_end;
+  index_t column_begin;
+  index_t column_end;
+  index_t channel_begin;
+  index_t channels;  // a whole number of vectors
+};
+
 template <class T, class C>
 class Band {
  public:
+  // partial: the region's share of the weight gradients, in the order of Taps, nullptr if not asked
+  // for.
   Band(const ConvGluBackwardParams& params, const DepthwiseWeights<C>& weights,
-       const DepthwiseWeights<C>& turned, index_t batch, index_t row_begin, index_t row_end,
-       index_t channel_begin, index_t channel_end, C* partial)
+       const DepthwiseWeights<C>& turned, const Region& region, C* partial)
       : p_(params),
         weights_(weights),
         turned_(turned),
         hidden_(params.d_out.shape[2]),
-        batch_(batch),
-        row_begin_(row_begin),
-        row_end_(row_end),
-        channel_begin_(channel_begin),
-        block_(channel_end - channel_begin),
+        own_(region),
+        block_(region.channels),
         partial_(partial),
-        d_u_(kRing * params.grid.width * block_) {
+        halo_(params.d_x.present() ? 1 : 0),
+        first_column_(larger(own_.column_begin - halo_, 0)),
+        last_column_(smaller(own_.column_end + halo_, params.grid.width)),
+        d_u_(kRing * (last_column_ - first_column_) * block_) {
     direct_ = p_.x.stride[2] == 1 && p_.d_out.stride[2] == 1 &&
               (!p_.d_x.present() || p_.d_x.stride[2] == 1);
   }
 
   void run() {
-    const bool need_input = p_.d_x.present();
-    const index_t first = need_input ? larger(row_begin_ - 1, 0) : row_begin_;
-    const index_t last = need_input ? smaller(row_end_ + 1, p_.grid.height) : row_end_;
-    for (index_t row = first; row < last; ++row) {
-      activation_gradient(row);
-      if (need_input && row > row_begin_) input_gradient(row - 1);
+    const index_t last = smaller(own_.row_end + halo_, p_.grid.height);
+    for (index_t row = larger(own_.row_begin - halo_, 0); row < last; ++row) {
+      const bool owned = row >= own_.row_begin && row < own_.row_end;
+      const index_t ends[] = {first_column_, own_.column_begin, own_.column_end, last_column_};
+      for (int part = 0; part < 3; ++part)
+        activation_gradient(row, ends[part], ends[part + 1], owned && part == 1);
+      if (halo_ == 1 && row > own_.row_begin) input_gradient(row - 1);
     }
-    if (need_input && last == row_end_) input_gradient(row_end_ - 1);
+    if (halo_ == 1 && last == own_.row_end) input_gradient(own_.row_end - 1);
   }
 
  private:
-  static constexpr int kRing = 3;  // rows of d_u that are kept
+  C* d_u_row(index_t row) {
+    return d_u_.data() + row % kRing * (last_column_ - first_column_) * block_;
+  }
 
-  C* d_u_row(index_t row) { return d_u_.data() + row % kRing * p_.grid.width * block_; }
-
-  // Calls tile(columns, bool direct, column, channel) for all tiles of a row, channels inside.
+  // Calls tile(columns, direct, column, channel) for the tiles of columns [begin, end), channels
+  // inside.
   template <class Tile>
-  void for_each_tile_and_channel(Tile&& tile) {
-    for_each_tile(0, p_.grid.width, [&](auto count, index_t column) {
-      const index_t end = channel_begin_ + block_;
-      index_t c = channel_begin_;
+  void for_each_tile_and_channel(index_t begin_column, index_t end_column, Tile&& tile) {
+    for_each_tile(begin_column, end_column, [&](auto count, index_t column) {
+      const index_t end = own_.channel_begin + block_;
+      index_t c = own_.channel_begin;
       if (direct_) {
         for (; c < end && c + kLanes<C> <= hidden_; c += kLanes<C>)
           tile(count, Flag<true>{}, column, c);
@@ -147,18 +164,17 @@ class Band {
     });
   }
 
-  // d_u of a row; if the band owns it also d_g and its share of the weight gradients.
-  void activation_gradient(index_t row) {
-    const bool owned = row >= row_begin_ && row < row_end_;
-    const RowWindow<T> a = row_window<T>(p_.x, p_.grid, batch_, row, hidden_);
-    const auto gate = token_row<const T>(p_.x, p_.grid, batch_, row, hidden_);
-    const auto d_out = token_row<const T>(p_.d_out, p_.grid, batch_, row, 0);
+  // d_u of a part of a row; if the task owns it also d_g and its share of the weight gradients.
+  void activation_gradient(index_t row, index_t begin, index_t end, bool owned) {
+    const RowWindow<T> a = row_window<T>(p_.x, p_.grid, own_.batch, row, hidden_);
+    const auto gate = token_row<const T>(p_.x, p_.grid, own_.batch, row, hidden_);
+    const auto d_out = token_row<const T>(p_.d_out, p_.grid, own_.batch, row, 0);
     const bool need_gate = owned && p_.d_x.present();
     const auto d_gate =
-        need_gate ? token_row<T>(p_.d_x, p_.grid, batch_, row, hidden_) : TokenRow<T>{};
+        need_gate ? token_row<T>(p_.d_x, p_.grid, own_.batch, row, hidden_) : TokenRow<T>{};
     const bool need_weights = owned && partial_ != nullptr;
     C* d_u = d_u_row(row);
-    for_each_tile_and_channel([&](auto count, auto flag, index_t column, index_t c) {
+    for_each_tile_and_channel(begin, end, [&](auto count, auto flag, index_t column, index_t c) {
       constexpr int kCount = decltype(count)::kValue;
       constexpr bool kDirect = decltype(flag)::kValue;
       Vector<C> u[kCount];
@@ -173,7 +189,7 @@ class Band {
         const auto gradient = load_channels<C, kDirect>(d_out.data + at * d_out.column_stride,
                                                         d_out.channel_stride, c, hidden_);
         u[i] = gradient * factor * slope[i];  // now d_u
-        store(d_u + at * block_ + (c - channel_begin_), u[i]);
+        store(d_u + (at - first_column_) * block_ + (c - own_.channel_begin), u[i]);
         if (need_gate) {
           store_channels<C, kDirect>(d_gate.data + at * d_gate.column_stride, d_gate.channel_stride,
                                      c, hidden_, gradient * value[i]);
@@ -206,31 +222,33 @@ class Band {
                            row + 1 < p_.grid.height ? d_u_row(row + 1) : nullptr,
                            block_,
                            1,
-                           p_.grid.width,
+                           last_column_ - first_column_,
                            block_};
-    const auto d_a = token_row<T>(p_.d_x, p_.grid, batch_, row, 0);
-    for_each_tile_and_channel([&](auto count, auto flag, index_t column, index_t c) {
-      constexpr int kCount = decltype(count)::kValue;
-      Vector<C> sum[kCount];
-      convolve<C, kCount, true>(d_u, column, c - channel_begin_, turned_.taps(), c, sum);
-      for (int i = 0; i < kCount; ++i) {
-        store_channels<C, decltype(flag)::kValue>(d_a.data + (column + i) * d_a.column_stride,
-                                                  d_a.channel_stride, c, hidden_, sum[i]);
-      }
-    });
+    const auto d_a = token_row<T>(p_.d_x, p_.grid, own_.batch, row, 0);
+    for_each_tile_and_channel(
+        own_.column_begin, own_.column_end, [&](auto count, auto flag, index_t column, index_t c) {
+          constexpr int kCount = decltype(count)::kValue;
+          Vector<C> sum[kCount];
+          convolve<C, kCount, true>(d_u, column - first_column_, c - own_.channel_begin,
+                                    turned_.taps(), c, sum);
+          for (int i = 0; i < kCount; ++i) {
+            store_channels<C, decltype(flag)::kValue>(d_a.data + (column + i) * d_a.column_stride,
+                                                      d_a.channel_stride, c, hidden_, sum[i]);
+          }
+        });
   }
 
   const ConvGluBackwardParams& p_;
   const DepthwiseWeights<C>& weights_;
   const DepthwiseWeights<C>& turned_;
   index_t hidden_;
-  index_t batch_;
-  index_t row_begin_;
-  index_t row_end_;
-  index_t channel_begin_;
-  index_t block_;   // channels, a whole number of vectors
-  C* partial_;      // in the order of Taps; nullptr: not asked for
-  Scratch<C> d_u_;  // [kRing][W][block]
+  Region own_;
+  index_t block_;
+  C* partial_;
+  index_t halo_;  // d_u is needed this far beyond the region, for d_a
+  index_t first_column_;
+  index_t last_column_;
+  Scratch<C> d_u_;  // [kRing][first to last column][block]
   bool direct_;
 };
 
@@ -267,30 +285,42 @@ void backward(const ConvGluBackwardParams& p, int threads) {
   const DepthwiseWeights<C> turned(p.weight, {}, true);
   const index_t padded = weights.padded_channels();
   const index_t wanted = kTasksPerThread * threads;
-  // Blocks of channels recompute nothing, bands of rows do: so blocks first.
-  const index_t most_channels =
-      kBackwardBytes / (3 * p.grid.width * static_cast<index_t>(sizeof(C)));
+  const index_t most = kBackwardBytes / (kRing * static_cast<index_t>(sizeof(C)));  // per row
+  index_t blocks = ceil_divide(padded * smaller(p.grid.width, kSegmentColumns), most);
+  const index_t most_columns =
+      larger(kColumns, most / round_up(ceil_divide(padded, blocks), kLanes<C>));
+  index_t segments = ceil_divide(p.grid.width, most_columns);
+  const index_t segment = round_up(ceil_divide(p.grid.width, segments), kColumns);
+  segments = ceil_divide(p.grid.width, segment);
+  // More tasks: high bands of rows, as they recompute little and read memory in long runs, then
+  // blocks of channels, which recompute nothing, then lower bands.
+  index_t bands = larger(
+      1, smaller(p.grid.height / kHighBandRows, wanted / larger(1, batches * segments * blocks)));
   const index_t run = larger(kLanes<C>, kRunBytes / static_cast<index_t>(sizeof(T)));
-  index_t blocks = ceil_divide(padded, larger(run, most_channels));
-  blocks = larger(blocks, smaller(ceil_divide(padded, run), wanted / larger(1, batches)));
+  blocks = larger(
+      blocks, smaller(ceil_divide(padded, run), wanted / larger(1, batches * segments * bands)));
   const index_t block = round_up(ceil_divide(padded, blocks), kLanes<C>);
   blocks = ceil_divide(padded, block);
-  const index_t bands =
-      larger(1, smaller(p.grid.height / kBandRows, wanted / larger(1, batches * blocks)));
+  bands = larger(
+      bands, smaller(p.grid.height / kBandRows, wanted / larger(1, batches * segments * blocks)));
 
   const bool need_weights = p.d_weight.present() || p.d_bias.present();
-  const index_t groups = batches * bands;
+  const index_t groups = batches * bands * segments;
   const index_t size = kTapRows * padded;
   Scratch<C> partials(need_weights ? groups * size : 0);
   partials.zero();
   parallel_for(groups * blocks, threads, [&](index_t task) {
     const index_t group = task / blocks;
-    const index_t band = group % bands;
-    const index_t channel = task % blocks * block;
-    Band<T, C>(p, weights, turned, group / bands, p.grid.height * band / bands,
-               p.grid.height * (band + 1) / bands, channel, smaller(channel + block, padded),
-               need_weights ? &partials[group * size] : nullptr)
-        .run();
+    const index_t band = group / segments % bands;
+    Region region;
+    region.batch = group / (bands * segments);
+    region.row_begin = p.grid.height * band / bands;
+    region.row_end = p.grid.height * (band + 1) / bands;
+    region.column_begin = group % segments * segment;
+    region.column_end = smaller(region.column_begin + segment, p.grid.width);
+    region.channel_begin = task % blocks * block;
+    region.channels = smaller(block, padded - region.channel_begin);
+    Band<T, C>(p, weights, turned, region, need_weights ? &partials[group * size] : nullptr).run();
   });
   if (need_weights) add_partials(p, partials, groups, padded);
 }

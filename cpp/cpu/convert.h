@@ -79,14 +79,20 @@ inline Vector<float> to_float(HalfBits bfloat16) {
   return reinterpret_cast<Vector<float>>(__builtin_convertvector(bfloat16, Bits) << 16);
 }
 
-inline HalfBits to_bfloat16(Vector<float> x) {
-#if defined(__AVX512BF16__)
-  return reinterpret_cast<HalfBits>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(x)));
-#else
+// Exact for every float.
+inline HalfBits round_to_bfloat16(Vector<float> x) {
   const Bits bits = reinterpret_cast<Bits>(x);
   const Bits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const Bits nan = Bits{} + 0x7fc0u;
   return __builtin_convertvector(x == x ? rounded : nan, HalfBits);
+}
+
+// One instruction where there is one, which takes subnormal numbers for zero.
+inline HalfBits to_bfloat16(Vector<float> x) {
+#if defined(__AVX512BF16__)
+  return reinterpret_cast<HalfBits>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(x)));
+#else
+  return round_to_bfloat16(x);
 #endif
 }
 
@@ -155,10 +161,47 @@ inline void store_row(const C* row, index_t stride, index_t count, T* target) {
   for (; i < count; ++i) convert_from(row[i], target + i * stride);
 }
 
+#if defined(__AVX512F__)
+// The first `count` elements of a vector from contiguous storage, zeros behind them, and to it.
+template <class C, class T>
+inline Vector<C> load_part(const T* source, index_t count) {
+  const unsigned mask = (1u << count) - 1u;
+  if constexpr (sizeof(T) == 8) {
+    return _mm512_maskz_loadu_pd(static_cast<__mmask8>(mask), source);
+  } else if constexpr (sizeof(T) == 4) {
+    return _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), source);
+  } else {
+    const __m256i bits = _mm256_maskz_loadu_epi16(static_cast<__mmask16>(mask), source);
+    return load_vector<C>(reinterpret_cast<const T*>(&bits));
+  }
+}
+
+template <class C, class T>
+inline void store_part(T* target, index_t count, Vector<C> vector) {
+  const unsigned mask = (1u << count) - 1u;
+  if constexpr (sizeof(T) == 8) {
+    _mm512_mask_storeu_pd(target, static_cast<__mmask8>(mask), vector);
+  } else if constexpr (sizeof(T) == 4) {
+    _mm512_mask_storeu_ps(target, static_cast<__mmask16>(mask), vector);
+  } else {
+    T elements[kLanes<C>];
+    if constexpr (std::is_same_v<T, BFloat16>) {
+      store(elements, round_to_bfloat16(vector));
+    } else {
+      store_vector<C>(elements, vector);
+    }
+    _mm256_mask_storeu_epi16(target, static_cast<__mmask16>(mask), load<__m256i>(elements));
+  }
+}
+#endif
+
 // One vector at a row's position `first`, zero or unwritten from `count` on.
 template <class C, class T>
 inline Vector<C> load_lanes(const T* source, index_t stride, index_t first, index_t count) {
   if (stride == 1 && first + kLanes<C> <= count) return load_vector<C>(source + first);
+#if defined(__AVX512F__)
+  if (stride == 1) return load_part<C>(source + first, larger(0, count - first));
+#endif
   Vector<C> vector{};
   for (index_t lane = 0; lane < kLanes<C> && first + lane < count; ++lane)
     vector[lane] = convert_to<C>(source[(first + lane) * stride]);
@@ -168,6 +211,9 @@ inline Vector<C> load_lanes(const T* source, index_t stride, index_t first, inde
 template <class C, class T>
 inline void store_lanes(T* target, index_t stride, index_t first, index_t count, Vector<C> vector) {
   if (stride == 1 && first + kLanes<C> <= count) return store_vector<C>(target + first, vector);
+#if defined(__AVX512F__)
+  if (stride == 1) return store_part<C>(target + first, larger(0, count - first), vector);
+#endif
   for (index_t lane = 0; lane < kLanes<C> && first + lane < count; ++lane)
     convert_from(vector[lane], target + (first + lane) * stride);
 }

@@ -351,6 +351,7 @@ const Sizes kSizes[] = {
     {1, {4, 6}, {2, 2}, 2, 32, 4},    // an even window
     {1, {6, 5}, {6, 5}, 2, 128, 0},   // global attention
     {1, {19, 21}, {9, 8}, 1, 24, 3},  // several blocks and bands
+    {1, {5, 70}, {1, 2}, 4, 128, 3},  // rows that are cut into segments
     {0, {3, 3}, {1, 1}, 1, 8, 3},     // nothing
 };
 

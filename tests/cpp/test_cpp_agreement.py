@@ -49,6 +49,7 @@ TOKEN_EDGES = [  # batch, grid, pool_grid, channels, layout
     (1, (1, 1), (1, 1), 1, "sliced"),
     (1, (1, 9), (1, 2), 17, "transposed"),
     (2, (19, 6), (19, 6), 40, "expanded"),  # more rows than a band of the backward
+    (1, (3, 75), (1, 2), 512, "contiguous"),  # rows that are cut into segments
     (0, (3, 3), (1, 1), 8, "contiguous"),
 ]
 
