@@ -19,6 +19,16 @@ settings.register_profile("long", max_examples=1000, **_COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _share_of_the_processor():
+    """With pytest-xdist, give each worker its share of the cores: an OpenMP team on a core that
+    another process holds waits for it at every loop."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1:
+        torch = pytest.importorskip("torch")
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+
+
 @pytest.fixture(autouse=True)
 def _default_backend():
     """Let no test see the backend choice of another one."""
