@@ -1,8 +1,9 @@
-// The two residual branches of a block.
+// The two residual branches of a block, and the patch embedding before them.
 #include "bindings/attention_arguments.h"
 #include "bindings/operators.h"
 #include "transnext/attention_branch.h"
 #include "transnext/convolutional_glu.h"
+#include "transnext/patch_embed.h"
 
 namespace transnext::bindings {
 namespace {
@@ -89,11 +90,37 @@ void convolutional_glu(py::handle x, py::handle norm_weight, py::handle norm_bia
   call.run(threads, stream, p, cpu::convolutional_glu);
 }
 
+void patch_embed(py::handle x, py::handle weight, py::handle bias, py::handle norm_weight,
+                 py::handle norm_bias, py::handle out, GridArgument grid, index_t channels,
+                 index_t columns, index_t kernel, index_t stride, bool channels_last,
+                 double epsilon, int threads, std::uintptr_t stream) {
+  Call call("patch_embed");
+  PatchEmbedParams p;
+  if (channels < 1 || columns < 1 || kernel < 1 || stride < 1)
+    call.fail("channels, columns, kernel and stride must be positive");
+  p.grid = call.grid(grid, "grid");
+  p.kernel = kernel;
+  p.stride = stride;
+  p.channels_last = channels_last;
+  p.weight = call.packed(weight, "weight", columns, kernel * kernel * channels);
+  p.bias = call.optional_parameter<1>(bias, "bias", {columns});
+  p.norm = call.norm(norm_weight, norm_bias, columns, epsilon);
+  p.x = call.floating<4>(x, "x", {kAny, channels, kAny, kAny});
+  const index_t padding = kernel / 2 * 2 - kernel;
+  if (p.x.shape[2] + padding < 0 || p.x.shape[3] + padding < 0 ||
+      p.grid.height != (p.x.shape[2] + padding) / stride + 1 ||
+      p.grid.width != (p.x.shape[3] + padding) / stride + 1)
+    call.fail("grid does not fit x, kernel and stride");
+  p.out = call.floating<3>(out, "out", {p.x.shape[0], p.grid.size(), columns});
+  call.run(threads, stream, p, cpu::patch_embed);
+}
+
 }  // namespace
 
 void define_branches(py::module_& m) {
   m.def("attention_branch", &attention_branch);
   m.def("convolutional_glu", &convolutional_glu);
+  m.def("patch_embed", &patch_embed);
 }
 
 }  // namespace transnext::bindings

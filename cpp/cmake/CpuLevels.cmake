@@ -11,6 +11,7 @@ set(transnext_cpu_sources
   cpp/cpu/convolutional_glu.cpp
   cpp/cpu/gelu_pool.cpp
   cpp/cpu/linear.cpp
+  cpp/cpu/patch_embed.cpp
   cpp/cpu/position_bias_table.cpp
   cpp/cpu/window.cpp)
 

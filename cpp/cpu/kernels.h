@@ -8,6 +8,7 @@
 #include "transnext/convolutional_glu.h"
 #include "transnext/gelu_pool.h"
 #include "transnext/linear.h"
+#include "transnext/patch_embed.h"
 #include "transnext/position_bias_table.h"
 #include "transnext/window.h"
 
@@ -23,6 +24,7 @@
   X(gelu_pool_backward, GeluPoolBackwardParams)                       \
   X(linear, LinearParams)                                             \
   X(pack_weight, PackWeightParams)                                    \
+  X(patch_embed, PatchEmbedParams)                                    \
   X(position_bias_table, PositionBiasTableParams)                     \
   X(position_bias_table_backward, PositionBiasTableBackwardParams)    \
   X(window_av, WindowAvParams)                                        \

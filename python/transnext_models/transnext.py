@@ -216,7 +216,9 @@ class TransNeXt(nn.Module):
                 pass
         self.backend = name
         for module in self.modules():
-            if isinstance(module, ConvolutionalGLU | PixelFocusedAttention | GlobalAttention):
+            if isinstance(
+                module, ConvolutionalGLU | PixelFocusedAttention | GlobalAttention | PatchEmbed
+            ):
                 module.backend = name
 
     def stages(self) -> list[Stage]:

@@ -253,6 +253,24 @@ def convolutional_glu(
     stream: int,
     /,
 ) -> None: ...
+def patch_embed(
+    x: _Capsule,
+    weight: _Capsule,
+    bias: _Optional,
+    norm_weight: _Optional,
+    norm_bias: _Optional,
+    out: _Capsule,
+    grid: Sequence[int],
+    channels: int,
+    columns: int,
+    kernel: int,
+    stride: int,
+    channels_last: bool,
+    epsilon: float,
+    threads: int,
+    stream: int,
+    /,
+) -> None: ...
 def linear(
     x: _Capsule,
     norm_weight: _Optional,

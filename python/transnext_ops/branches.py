@@ -1,12 +1,14 @@
-"""The two residual branches of a TransNeXt block, each in one call, for inference on CPUs.
+"""A block's two residual branches and the patch embedding before it, each in one call, for
+inference on CPUs.
 
+    patch_embed        LayerNorm(convolution(x)), as tokens
     attention_branch   x + proj(attention(projections(LayerNorm(x))))
     convolutional_glu  x + fc2(GELU(dwconv(a)) * g),   a, g = fc1(LayerNorm(x))
 
 They compute what the operators and Linear layers compute one after the other, without ever writing
 what lies between them to memory: the norm goes into the product that follows it, the bias and the
 residual into the one before, and the features between stay in cache. Weights are packed once.
-They have no gradient; training composes the branches from the differentiable operators.
+They have no gradient; training composes the same from the differentiable operators.
 
 Source: TransNeXt paper (arXiv 2311.17132), figure 3 and equations 5 to 9.
 """
@@ -27,10 +29,13 @@ __all__ = [
     "ConvolutionalGLUWeights",
     "NormWeights",
     "PackedWeight",
+    "PatchEmbedWeights",
     "attention_branch",
     "branches_unsupported",
     "convolutional_glu",
+    "pack_convolution",
     "pack_weight",
+    "patch_embed",
 ]
 
 _PRODUCT_DTYPES = {
@@ -136,18 +141,42 @@ class ConvolutionalGLUWeights(NamedTuple):
     fc2_bias: Tensor | None
 
 
+class PatchEmbedWeights(NamedTuple):
+    """What :func:`patch_embed` multiplies by.
+
+    Attributes
+    ----------
+    convolution : PackedWeight
+        Of :func:`pack_convolution`.
+    channels_last : bool
+        For which memory format of the map it was packed.
+    bias : Tensor or None
+        ``[columns]``.
+    norm : NormWeights
+        Of the tokens.
+    """
+
+    convolution: PackedWeight
+    channels_last: bool
+    bias: Tensor | None
+    norm: NormWeights
+
+
 def branches_unsupported(
-    x: Tensor, *, head_dim: int, window_size: int | None, backend: str | None = None
+    x: Tensor,
+    *,
+    head_dim: int | None = None,
+    window_size: int | None = None,
+    backend: str | None = None,
 ) -> str | None:
     """Say why the branches cannot run on `x` with the backend in force, or None if they can.
 
     Parameters
     ----------
-    x : Tensor [B, N, C]
-        The tokens.
-    head_dim : int
-    window_size : int or None
-        None for global attention.
+    x : Tensor
+        Tokens or a map.
+    head_dim, window_size : int or None
+        Of the attention; no window for global attention.
     backend : str, optional
         Overrides the backend in force.
     """
@@ -156,8 +185,9 @@ def branches_unsupported(
     if x.dtype not in _PRODUCT_DTYPES:
         return f"the branches have no kernels for {x.dtype}"
     requested = registry.get_backend() if backend is None else registry.check_backend_name(backend)
-    call = registry.Call("aggregated_attention", x.device, x.dtype, head_dim, window_size or 0)
-    chosen = registry.resolve(requested, call)
+    chosen = registry.choose(
+        requested, "aggregated_attention", x.device, x.dtype, head_dim, window_size or 0
+    )
     return None if chosen == "cpp" else f"the branches run on backend 'cpp', chosen is {chosen!r}"
 
 
@@ -192,6 +222,81 @@ def pack_weight(weight: Tensor, dtype: torch.dtype) -> PackedWeight:
     if (product == torch.float64) != (weight.dtype == torch.float64):
         weight = weight.to(product)
     return PackedWeight(cpp_backend.pack_weight(weight.detach(), product), *weight.shape)
+
+
+def pack_convolution(weight: Tensor, dtype: torch.dtype, *, channels_last: bool) -> PackedWeight:
+    """Lay out the weight of a convolution for :func:`patch_embed`.
+
+    Parameters
+    ----------
+    weight : Tensor [columns, C, kernel, kernel]
+        On the CPU.
+    dtype : torch.dtype
+        As for :func:`pack_weight`.
+    channels_last : bool
+        Whether the channels of the maps lie next to each other in memory, or their columns.
+    """
+    if weight.dim() != 4 or weight.shape[2] != weight.shape[3]:
+        raise ValueError(
+            f"weight: got shape {tuple(weight.shape)}, needs [columns, C, kernel, kernel]"
+        )
+    if channels_last:
+        weight = weight.permute(0, 2, 3, 1)
+    return pack_weight(weight.flatten(1), dtype)
+
+
+def patch_embed(
+    x: Tensor,
+    weights: PatchEmbedWeights,
+    *,
+    kernel_size: int,
+    stride: int,
+    features: torch.dtype | None = None,
+) -> Tensor:
+    """Return the normalised tokens of a strided convolution, without gradient.
+
+    Parameters
+    ----------
+    x : Tensor [B, C, H, W]
+        A map on the CPU; any strides.
+    weights : PatchEmbedWeights
+    kernel_size, stride : int
+        Of the convolution, which is padded by ``kernel_size // 2``.
+    features : torch.dtype, optional
+        Type of the product, x's unless given.
+
+    Returns
+    -------
+    Tensor [B, N, columns]
+        Of x's type.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument has the wrong type, dtype, device or shape; the message names it.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x: got {type(x).__name__}, needs a torch.Tensor")
+    columns, depth = weights.convolution.columns, weights.convolution.depth
+    channels = depth // (kernel_size * kernel_size) if kernel_size > 0 else 0
+    if x.dim() != 4 or x.shape[1] != channels or channels * kernel_size**2 != depth:
+        raise ValueError(
+            f"x: got {tuple(x.shape)}, needs [B, C, H, W] with C * kernel_size² = {depth} of the "
+            "packed weights"
+        )
+    if stride < 1:
+        raise ValueError(f"stride: got {stride}, needs a positive number")
+    _check_product(x, x.dtype if features is None else features, weights.convolution)
+    height, width = (
+        (size + kernel_size // 2 * 2 - kernel_size) // stride + 1 for size in x.shape[2:]
+    )
+    if height < 1 or width < 1:
+        raise ValueError(f"x: got {tuple(x.shape)}, needs a map as large as the kernel")
+    return torch.ops.transnext.patch_embed(
+        x, weights.convolution.data, weights.bias, weights.norm.weight, weights.norm.bias,
+        (height, width), columns, kernel_size, stride, weights.channels_last,
+        weights.norm.epsilon, "cpp",
+    )  # fmt: skip
 
 
 def attention_branch(
@@ -308,13 +413,16 @@ def _check_branch_input(
             f"x: got {tuple(x.shape)}, needs [B, N, C] with N = {grid[0]} * {grid[1]} tokens of "
             f"grid and C = {first.depth} of the packed weights"
         )
+    features = x.dtype if features is None else features
+    _check_product(x, features, first)
+    return features
+
+
+def _check_product(x: Tensor, features: torch.dtype, weight: PackedWeight) -> None:
     if x.device.type != "cpu":
         raise ValueError(f"x: got device {x.device}, needs the CPU")
-    features = x.dtype if features is None else features
-    product = _PRODUCT_DTYPES.get(features)
-    if product != first.data.dtype:
+    if _PRODUCT_DTYPES.get(features) != weight.data.dtype:
         raise ValueError(
             f"features: got {features}, needs the type that the weights were packed for, whose "
-            f"products are in {first.data.dtype}"
+            f"products are in {weight.data.dtype}"
         )
-    return features

@@ -61,6 +61,9 @@ _BRANCH_SCHEMAS = {
     "convolutional_glu": "(Tensor x, Tensor norm_weight, Tensor norm_bias, Tensor value_weight, "
     "Tensor gate_weight, Tensor? fc1_bias, Tensor conv_weight, Tensor? conv_bias, "
     "Tensor fc2_weight, Tensor? fc2_bias, SymInt[2] grid, float epsilon, str backend) -> Tensor",
+    "patch_embed": "(Tensor x, Tensor weight, Tensor? bias, Tensor norm_weight, Tensor norm_bias, "
+    "SymInt[2] grid, int columns, int kernel, int stride, bool channels_last, float epsilon, "
+    "str backend) -> Tensor",
 }
 
 _library = torch.library.Library("transnext", "DEF")
@@ -173,11 +176,19 @@ def _(d_out, x, grid, pool_grid, backend):
     return x.new_empty(x.shape)
 
 
-for _name in _BRANCH_SCHEMAS:
+@_register_fake("attention_branch")
+def _(x, *arguments):
+    return x.new_empty(x.shape)
 
-    @_register_fake(_name)
-    def _(x, *arguments):
-        return x.new_empty(x.shape)
+
+@_register_fake("convolutional_glu")
+def _(x, *arguments):
+    return x.new_empty(x.shape)
+
+
+@_register_fake("patch_embed")
+def _(x, weight, bias, norm_weight, norm_bias, grid, columns, *arguments):
+    return x.new_empty((x.shape[0], grid[0] * grid[1], columns))
 
 
 # Autograd ---------------------------------------------------------------------------------------

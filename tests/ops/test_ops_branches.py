@@ -249,6 +249,57 @@ def test_attention_branch_agrees_with_the_reference(case: BranchCase, is_global:
     assert_agrees("out", actual, expected, dtype=case.tolerance_dtype, work=work)
 
 
+@given(
+    branch_cases(),
+    st.sampled_from(((7, 4), (3, 2), (1, 1), (2, 2), (4, 3))),
+    st.sampled_from((1, 3, 8)),
+    st.booleans(),
+)
+@example(case(grid=(33, 40)), (7, 4), 3, False)
+@example(case(grid=(17, 9), storage=torch.bfloat16, features=torch.bfloat16), (3, 2), 24, True)
+def test_patch_embed_agrees_with_the_reference(
+    case: BranchCase, kernel_stride: tuple[int, int], channels: int, channels_last: bool
+) -> None:
+    kernel, stride = kernel_stride
+    numbers = Numbers(case.seed)
+    dtype, columns = case.features, case.width
+    height, width = (max(size, kernel) for size in case.grid)
+    shape = (case.batch, channels, height, width)
+    x = numbers.activation(*shape, dtype=case.storage, layout=case.layout)
+    weight = numbers.parameter(
+        columns, channels, kernel, kernel, dtype=dtype, scale=(channels * kernel**2) ** -0.5
+    )
+    bias = numbers.parameter(columns, dtype=dtype, scale=0.3) if case.bias else None
+    norm = norm_weights(numbers, columns, dtype, POOL_EPSILON)
+    with setting(case.level, case.threads):
+        packed = branches.pack_convolution(weight, dtype, channels_last=channels_last)
+        weights = branches.PatchEmbedWeights(packed, channels_last, bias, norm)
+        actual = branches.patch_embed(x, weights, kernel_size=kernel, stride=stride, features=dtype)
+    shift = np.zeros(columns) if bias is None else bias.double().numpy()
+    exact = convolution(x.double().numpy(), rounded(weight, dtype), shift, stride, kernel // 2)
+    expected = normalised(exact.transpose(0, 2, 3, 1).reshape(actual.shape), norm)
+    # The norm divides by the spread of a token's columns, which may be far less than their size.
+    work = 16 * channels * kernel**2
+    assert_agrees("out", actual, expected, dtype=case.tolerance_dtype, work=work)
+
+
+def convolution(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, stride: int, padding: int
+) -> np.ndarray:
+    """Strided convolution, one tap at a time."""
+    kernel = weight.shape[2]
+    padded = np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
+    height, width = ((n - kernel) // stride + 1 for n in padded.shape[2:])
+    out = np.zeros((x.shape[0], weight.shape[0], height, width)) + bias[:, None, None]
+    for dy in range(kernel):
+        for dx in range(kernel):
+            seen = padded[
+                :, :, dy : dy + stride * height : stride, dx : dx + stride * width : stride
+            ]
+            out += np.einsum("bchw,oc->bohw", seen[:, :, :height, :width], weight[:, :, dy, dx])
+    return out
+
+
 def glu_weights(width: int = 24, hidden: int = 32, dtype: torch.dtype = torch.float32):
     numbers = Numbers(0)
     fc1 = numbers.parameter(2 * hidden, width, dtype=dtype)

@@ -11,7 +11,7 @@ from .attention import AggregatedAttention, GlobalAttention, PixelFocusedAttenti
 from .conv_glu import ConvolutionalGLU
 from .drop import DropPath
 from .grids import StageGrids
-from .inference import BlockWeights, BranchWeights, branch_features
+from .inference import BlockWeights, PackedWeights, branch_features, pack_block
 
 __all__ = ["Block"]
 
@@ -46,18 +46,18 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=_NORM_EPS)
         self.mlp = mlp
         self.drop_path = DropPath(drop_path)
-        self.branch_weights = BranchWeights()
+        self.packed = PackedWeights(("norm1", "attn", "norm2", "mlp"), pack_block)
 
     def train(self, mode: bool = True) -> Block:
         # Whatever happened to the weights in the other mode, nothing derived from them outlives it.
-        self.branch_weights.clear()
+        self.packed.clear()
         return super().train(mode)
 
     def forward(self, x: Tensor, grids: StageGrids) -> Tensor:
         """``x [B, N, C]``, tokens of ``grids.grid``, to ``[B, N, C]``."""
         features = None if self.training else branch_features(x)
         if features is not None and self._branches_support(x):
-            weights = self.branch_weights.get(self, features)
+            weights = self.packed.get(self, features)
             if weights is not None:
                 return self._branches(x, grids, weights, features)
         x = x + self.drop_path(self.attn(self.norm1(x), grids))

@@ -1,15 +1,15 @@
-"""A block's two residual branches through :mod:`transnext_ops.branches`, where nothing differs.
+"""Patch embeddings and blocks through :mod:`transnext_ops.branches`, where nothing differs.
 
-In evaluation on a CPU each branch is one call of the compiled library. That holds only for a block
-as it was built: a replaced layer, a hook, or anything that records or traces takes the ordinary
-path through the modules.
+In evaluation on a CPU a patch embedding and each branch of a block is one call of the compiled
+library. That holds only for modules as they were built: a replaced layer, a hook, or anything that
+records or traces takes the ordinary path through the modules.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from transnext_ops import branches
 from .attention import AggregatedAttention, GlobalAttention, PixelFocusedAttention
 from .conv_glu import ConvolutionalGLU, DepthwiseConv
 
-__all__ = ["BlockWeights", "BranchWeights", "branch_features"]
+__all__ = ["BlockWeights", "PackedWeights", "branch_features", "pack_block", "pack_patch_embed"]
 
 
 def branch_features(x: Tensor) -> torch.dtype | None:
@@ -54,45 +54,57 @@ class _Held(NamedTuple):
     version: int
 
 
-class BranchWeights:
-    """The packed weights of one block, made at the first call and again when anything changes.
+_Packed = TypeVar("_Packed")
 
-    They hold for as long as the block has the same modules, without hooks, and these the same
+
+class PackedWeights(Generic[_Packed]):
+    """What is packed from the weights of a module, at the first call and again after any change.
+
+    It holds for as long as the module has the same children, without hooks, and these the same
     parameters: the same objects, memory and version counters. Edits through ``parameter.data``
     escape the counter; changing between training and evaluation mode, or :meth:`clear`, forgets.
 
     The content is derived, so copies and pickles are empty.
+
+    Parameters
+    ----------
+    children : sequence of str
+        The module's children that it is packed from.
+    pack : callable
+        ``pack(module, key)`` packs, for a hashable key: one entry is kept per key.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, children: Sequence[str], pack: Callable[[Any, Hashable], _Packed]) -> None:
         self._lock = threading.Lock()
+        self._children = tuple(children)
+        self._pack = pack
         self.clear()
 
-    def __reduce__(self) -> tuple[type[BranchWeights], tuple[()]]:
-        return BranchWeights, ()
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PackedWeights, (self._children, self._pack)
 
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
             self._modules: list[tuple[dict[str, nn.Module | None], str, nn.Module]] = []
             self._parameters: list[_Held] = []
-            self._entries: dict[torch.dtype, BlockWeights] = {}
+            self._entries: dict[Hashable, _Packed] = {}
 
-    def get(self, block: nn.Module, features: torch.dtype) -> BlockWeights | None:
-        """The weights for features of this type; None if the block is not as it was built."""
+    def get(self, owner: nn.Module, key: Hashable) -> _Packed | None:
+        """The entry of `key` for the weights of `owner`; None if it is not as it was built."""
         with self._lock:
             if self._holds():
-                entry = self._entries.get(features)
+                entry = self._entries.get(key)
                 if entry is not None:
                     return entry
-            elif not self._look_at(block):
+            elif not self._look_at(owner):
                 return None
             entries = self._entries
         # Ordinary tensors also under inference_mode: they may later serve a call outside it.
         with torch.inference_mode(False), torch.no_grad():
-            entry = _pack_block(block, features)
+            entry = self._pack(owner, key)
         with self._lock:
-            entries[features] = entry
+            entries[key] = entry
         return entry
 
     def _holds(self) -> bool:
@@ -109,10 +121,10 @@ class BranchWeights:
                 return False
         return True
 
-    def _look_at(self, block: nn.Module) -> bool:
-        """Remember the block's modules and parameters; say whether the branches know them all."""
+    def _look_at(self, owner: nn.Module) -> bool:
+        """Remember the modules and parameters; say whether all are known and plain."""
         self._modules, self._parameters, self._entries = [], [], {}
-        modules = [(block, name) for name in ("norm1", "attn", "norm2", "mlp")]
+        modules = [(owner, name) for name in self._children]
         found: list[tuple[dict[str, nn.Module | None], str, nn.Module]] = []
         parameters: list[_Held] = []
         while modules:
@@ -184,10 +196,23 @@ def _norm(norm: nn.LayerNorm, features: torch.dtype) -> branches.NormWeights:
     )
 
 
-def _pack_block(block: Any, features: torch.dtype) -> BlockWeights:
+def pack_block(block: Any, features: Any) -> BlockWeights:
+    """Pack a :class:`Block`'s weights for features of a type."""
     return BlockWeights(
         _pack_attention(block.norm1, block.attn, features),
         _pack_glu(block.norm2, block.mlp, features),
+    )
+
+
+def pack_patch_embed(embed: Any, key: Any) -> branches.PatchEmbedWeights:
+    """Pack a :class:`PatchEmbed`'s weights for ``key = (features, channels_last)``."""
+    features, channels_last = key
+    conv = embed.proj
+    return branches.PatchEmbedWeights(
+        branches.pack_convolution(conv.weight, features, channels_last=channels_last),
+        channels_last,
+        _optional(conv.bias, features),
+        _norm(embed.norm, features),
     )
 
 

@@ -330,3 +330,24 @@ def convolutional_glu(
     )  # fmt: skip
     _run(_cpp.convolutional_glu, tensors, grid, x.shape[2], conv_weight.shape[0], epsilon)
     return out
+
+
+def patch_embed(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    grid: Grid,
+    columns: int,
+    kernel: int,
+    stride: int,
+    channels_last: bool,
+    epsilon: float,
+) -> Tensor:
+    """Return ``LayerNorm(convolution(x))`` as tokens, ``[B, N, columns]``."""
+    out = x.new_empty((x.shape[0], grid[0] * grid[1], columns))
+    tensors = (x, weight, bias, norm_weight, norm_bias, out)
+    sizes = (grid, x.shape[1], columns, kernel, stride, channels_last, epsilon)
+    _run(_cpp.patch_embed, tensors, *sizes)
+    return out
