@@ -80,14 +80,11 @@ inline Vector<float> to_float(HalfBits bfloat16) {
 }
 
 inline HalfBits to_bfloat16(Vector<float> x) {
-#if defined(__AVX512BF16__)
-  return reinterpret_cast<HalfBits>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(x)));
-#else
+  // Not the processor's own conversion: that takes subnormal numbers for zero.
   const Bits bits = reinterpret_cast<Bits>(x);
   const Bits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const Bits nan = Bits{} + 0x7fc0u;
   return __builtin_convertvector(x == x ? rounded : nan, HalfBits);
-#endif
 }
 
 #if defined(__AVX512F__)
@@ -159,6 +156,20 @@ inline void store_row(const C* row, index_t stride, index_t count, T* target) {
 template <class C, class T>
 inline Vector<C> load_lanes(const T* source, index_t stride, index_t first, index_t count) {
   if (stride == 1 && first + kLanes<C> <= count) return load_vector<C>(source + first);
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+  if (stride == 1 && sizeof(C) == 4 && first < count) {
+    const auto some = static_cast<__mmask16>((1u << (count - first)) - 1);
+    if constexpr (std::is_same_v<T, float>)
+      return reinterpret_cast<Vector<C>>(_mm512_maskz_loadu_ps(some, source + first));
+    if constexpr (sizeof(T) == 2) {
+      const __m256i bits = _mm256_maskz_loadu_epi16(some, source + first);
+      if constexpr (std::is_same_v<T, BFloat16>)
+        return reinterpret_cast<Vector<C>>(to_float(reinterpret_cast<HalfBits>(bits)));
+      else
+        return reinterpret_cast<Vector<C>>(_mm512_maskz_cvtph_ps(kAllLanes, bits));
+    }
+  }
+#endif
   Vector<C> vector{};
   for (index_t lane = 0; lane < kLanes<C> && first + lane < count; ++lane)
     vector[lane] = convert_to<C>(source[(first + lane) * stride]);
@@ -168,6 +179,18 @@ inline Vector<C> load_lanes(const T* source, index_t stride, index_t first, inde
 template <class C, class T>
 inline void store_lanes(T* target, index_t stride, index_t first, index_t count, Vector<C> vector) {
   if (stride == 1 && first + kLanes<C> <= count) return store_vector<C>(target + first, vector);
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+  if (stride == 1 && sizeof(C) == 4 && first < count) {
+    const auto some = static_cast<__mmask16>((1u << (count - first)) - 1);
+    if constexpr (std::is_same_v<T, float>)
+      return _mm512_mask_storeu_ps(target + first, some, reinterpret_cast<__m512>(vector));
+    if constexpr (sizeof(T) == 2) {
+      __m256i bits;
+      store_vector<C>(reinterpret_cast<T*>(&bits), vector);
+      return _mm256_mask_storeu_epi16(target + first, some, bits);
+    }
+  }
+#endif
   for (index_t lane = 0; lane < kLanes<C> && first + lane < count; ++lane)
     convert_from(vector[lane], target + (first + lane) * stride);
 }
