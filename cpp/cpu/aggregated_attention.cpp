@@ -253,10 +253,17 @@ void forward(const AggregatedAttentionParams& p, int threads) {
     const index_t part = task % head_parts;
     const index_t batch = task / head_parts / stretches;
     const index_t first = task / head_parts % stretches * length;
+    const index_t count = smaller(length, sizes.tokens - first);
+    const index_t first_head = sizes.heads * part / head_parts;
+    const index_t end_head = sizes.heads * (part + 1) / head_parts;
+    const index_t heads = end_head - first_head;
+    const index_t reach_begin = larger(first - sizes.window.halo(), 0);
+    const index_t reach_end = smaller(first + count + sizes.window.halo(), sizes.tokens);
+    stream_tokens(p.in.q, batch, first_head, heads, first, first + count);
+    stream_tokens(p.in.k, batch, first_head, heads, reach_begin, reach_end);
+    stream_tokens(p.in.v, batch, first_head, heads, reach_begin, reach_end);
     ForwardTask<C> runner(p, sizes, pooled, length_scale, bias_table, length);
-    for (index_t head = sizes.heads * part / head_parts;
-         head < sizes.heads * (part + 1) / head_parts; ++head)
-      runner.run(batch, head, first, smaller(length, sizes.tokens - first));
+    for (index_t head = first_head; head < end_head; ++head) runner.run(batch, head, first, count);
   });
 }
 

@@ -491,10 +491,13 @@ void backward(const Params& p, int threads) {
       for (index_t i = plan.stretches * token_part / plan.token_parts;
            i < plan.stretches * (token_part + 1) / plan.token_parts; ++i) {
         const index_t first = i * plan.stretch;
+        const index_t end = smaller(first + plan.stretch, sizes.tokens);
+        for (const View<4>* tensor : {&p.in.q, &p.in.k, &p.in.v, &p.d_out, &p.out})
+          stream_tokens(*tensor, batch, first_head, end_head - first_head, first, end);
         for (index_t head = first_head; head < end_head; ++head) {
           C* partial = partial_of(batch, head);
-          runner.run(batch, head, first, smaller(plan.stretch, sizes.tokens - first),
-                     share_of(head), p.d_k_pool.present() ? partial : nullptr,
+          runner.run(batch, head, first, end - first, share_of(head),
+                     p.d_k_pool.present() ? partial : nullptr,
                      p.d_v_pool.present() ? partial + sizes.pooled * sizes.width : nullptr);
         }
       }

@@ -76,24 +76,10 @@ inline bool pairs_halves(const TokenView& view, index_t rest) {
 #endif
 }
 
-// Asks for the tokens of the block after next. Their rows lie a whole token of all heads apart, which
-// the processor's own prefetching follows badly.
-template <class C, class T>
-inline void prefetch_block(const T* tokens, const TokenView& view) {
-  if (view.channel_stride != 1) return;
-  for (index_t i = 2 * kBlock<C>; i < 3 * kBlock<C>; ++i) {
-    const auto* token = reinterpret_cast<const char*>(tokens + i * view.token_stride);
-    const index_t bytes = view.channels * static_cast<index_t>(sizeof(T));
-    for (index_t at = 0; at < bytes; at += 64) __builtin_prefetch(token + at);
-    __builtin_prefetch(token + bytes - 1);
-  }
-}
-
 template <class C, class T>
 inline void load_block_as(const T* tokens, const TokenView& view, index_t begin, index_t end,
                           C* panel, index_t stride) {
   constexpr int n = kLanes<C>;
-  prefetch_block<C>(tokens, view);
   Vector<C> square[n];
   for (index_t c = 0; c < view.channels; c += n) {
     const index_t rest = view.channels - c;
