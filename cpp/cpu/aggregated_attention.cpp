@@ -32,7 +32,7 @@ class ForwardTask {
  public:
   ForwardTask(const AggregatedAttentionParams& p, const AttentionSizes<C>& sizes,
               const PooledTokens<C>& pooled, const LengthScale<C>& length_scale,
-              index_t panel_length)
+              const BiasTable<C>& bias_table, index_t panel_length)
       : p_(p),
         in_(p.in),
         sizes_(sizes),
@@ -41,31 +41,29 @@ class ForwardTask {
         local_(sizes.window.cells()),
         halo_(sizes.window.halo()),
         stride_(local_ > 0 ? round_up(panel_length + 2 * halo_, kBlock<C>) + kBlock<C> : 0),
-        keys_(stride_ * sizes.width),
-        values_(stride_ * sizes.width),
-        rows_(kBlock<C> * sizes.width),
-        unit_query_(kBlock<C> * sizes.width),
-        query_(kBlock<C> * sizes.width),
-        out_(kBlock<C> * sizes.width),
+        keys_(stride_ * sizes.channels),
+        values_(stride_ * sizes.channels),
+        unit_query_(kBlock<C> * sizes.channels),
+        query_(kBlock<C> * sizes.channels),
+        out_(kBlock<C> * sizes.channels),
         tile_(kKeyTile * kBlock<C>),
         logits_(local_ * kBlock<C>),
         positional_(local_ * kBlock<C>),
         cells_(local_),
-        scaling_(kBlock<C>),
+        share_(kBlock<C>),
         norms_(kBlock<C>),
         inverse_norms_(stride_),
-        bias_(in_.pool_bias, in_.grid, in_.pool_grid) {}
+        bias_(bias_table, in_.grid, in_.pool_grid) {}
 
   void run(index_t batch, index_t head, index_t first, index_t count) {
     batch_ = batch;
     head_ = head;
     if (local_ > 0) {
-      const Panel<C> keys{keys_.data(), stride_, first - halo_};
-      const Panel<C> values{values_.data(), stride_, first - halo_};
-      load_panel(token_major(in_.k, batch, head), sizes_.tokens, sizes_.width, keys, stride_,
-                 rows_.data(), inverse_norms_.data());
-      load_panel(token_major(in_.v, batch, head), sizes_.tokens, sizes_.width, values, stride_,
-                 rows_.data());
+      const index_t length = round_up(count + 2 * halo_, kBlock<C>);
+      load_panel<C>(token_major(in_.k, batch, head), sizes_.tokens,
+                    {keys_.data(), stride_, first - halo_}, length, inverse_norms_.data());
+      load_panel<C>(token_major(in_.v, batch, head), sizes_.tokens,
+                    {values_.data(), stride_, first - halo_}, length);
     }
     for (index_t i = 0; i < count; i += kBlock<C>)
       block(first, first + i, smaller(kBlock<C>, count - i));
@@ -77,20 +75,18 @@ class ForwardTask {
 
   void block(index_t panel_first, index_t first, index_t count) {
     load_queries(first, count);
-    out_.zero();
     Vector<C> maximum_logit[2] = {broadcast<C>(lowest()), broadcast<C>(lowest())};
     Vector<C> sum[2] = {};
     const index_t active = local_logits(panel_first, first, count, maximum_logit);
     pooled_part(first, count, maximum_logit, sum);
     local_part(panel_first, first, active, maximum_logit, sum);
 
-    transpose(out_.data(), kWidth, sizes_.width, kWidth, rows_.data(), sizes_.width);
-    store_rows(token_major(p_.out, batch_, head_), first, count, rows_.data(), sizes_.width);
-    for (index_t lane = 0; lane < count; ++lane) {
-      element<C>(p_.log_sum_exp, batch_, first + lane, head_) =
-          maximum_logit[lane / n][lane % n] +
-          static_cast<C>(__builtin_log(static_cast<double>(sum[lane / n][lane % n])));
-    }
+    store_block<C>(token_major(p_.out, batch_, head_), first, count, out_.data(), kWidth);
+    C log_sum_exp[kWidth];
+    for (int v = 0; v < 2; ++v) store(log_sum_exp + v * n, maximum_logit[v] + log(sum[v]));
+    C* to = &element<C>(p_.log_sum_exp, batch_, first, head_);
+    for (index_t lane = 0; lane < count; ++lane)
+      to[lane * p_.log_sum_exp.stride[1]] = log_sum_exp[lane];
   }
 
   // Below every logit but -infinity: a maximum that is never -infinity keeps exp(-infinity -
@@ -98,18 +94,18 @@ class ForwardTask {
   static constexpr C lowest() { return sizeof(C) == 8 ? C(-1.7e308) : C(-3.4e38f); }
 
   void load_queries(index_t first, index_t count) {
-    load_rows(token_major(in_.q, batch_, head_), first, count, kWidth, rows_.data(), sizes_.width);
-    normalise_rows(kWidth, rows_.data(), sizes_.width, norms_.data());
-    transpose(rows_.data(), sizes_.width, kWidth, sizes_.width, unit_query_.data(), kWidth);
+    load_block<C>(token_major(in_.q, batch_, head_), first, 0, count, unit_query_.data(), kWidth);
+    normalise_block(sizes_.channels, unit_query_.data(), kWidth, norms_.data());
     const C scale = element<const C>(in_.scale, head_);
-    for (index_t lane = 0; lane < kWidth; ++lane)
-      scaling_[lane] = scale * length_scale_(first + smaller(lane, count - 1));
+    const C* lengths = length_scale_.at(first);
+    const Vector<C> scaling[2] = {scale * load<Vector<C>>(lengths),
+                                  scale * load<Vector<C>>(lengths + n)};
     for (index_t c = 0; c < sizes_.channels; ++c) {
       const C embedding =
           in_.query_embedding.present() ? element<const C>(in_.query_embedding, head_, c) : C(0);
       for (int v = 0; v < 2; ++v) {
         const auto unit = load<Vector<C>>(&unit_query_[c * kWidth + v * n]);
-        store(&query_[c * kWidth + v * n], (unit + embedding) * load<Vector<C>>(&scaling_[v * n]));
+        store(&query_[c * kWidth + v * n], (unit + embedding) * scaling[v]);
       }
     }
   }
@@ -139,70 +135,60 @@ class ForwardTask {
 
   void pooled_part(index_t first, index_t count, Vector<C> (&maximum_logit)[2],
                    Vector<C> (&sum)[2]) {
-    const C* keys = pooled_.keys(batch_, head_);
-    const C* values = pooled_.values(batch_, head_);
     bias_.start(head_, first, count);
     for (index_t key = 0; key < sizes_.pooled; key += kKeyTile) {
       const index_t tile = smaller(kKeyTile, sizes_.pooled - key);
-      multiply<C>(tile, sizes_.channels, kWidth, {keys + key * sizes_.width, sizes_.width, 1},
-                  {query_.data(), kWidth}, {tile_.data(), kWidth}, false);
-      bias_.add_to(tile_.data(), key, tile);
-      for (int v = 0; v < 2; ++v) {
-        Vector<C> largest = maximum_logit[v];
-        for (index_t m = 0; m < tile; ++m)
-          largest = maximum(largest, load<Vector<C>>(&tile_[m * kWidth + v * n]));
-        rescale(v, exp<C>(maximum_logit[v] - largest), sum[v]);
-        maximum_logit[v] = largest;
-        for (index_t m = 0; m < tile; ++m) {
-          const Vector<C> weight = exp<C>(load<Vector<C>>(&tile_[m * kWidth + v * n]) - largest);
-          store(&tile_[m * kWidth + v * n], weight);
+      if (bias_.present()) bias_.fill(tile_.data(), key, tile);
+      multiply<C, 1>(tile, sizes_.channels, kWidth, {pooled_.keys(batch_, head_, key), 1, kKeyTile},
+                     {query_.data(), kWidth}, {tile_.data(), kWidth},
+                     LaneRows<const C>{bias_.present() ? tile_.data() : nullptr, kWidth});
+      Vector<C> largest[2] = {maximum_logit[0], maximum_logit[1]};
+      for (index_t m = 0; m < tile; ++m) {
+        for (int v = 0; v < 2; ++v)
+          largest[v] = maximum(load<Vector<C>>(&tile_[m * kWidth + v * n]), largest[v]);
+      }
+      // What was summed up to here, relative to the maximum up to here.
+      if (key > 0 && any_lane<C>((largest[0] > maximum_logit[0]) | (largest[1] > maximum_logit[1])))
+        rescale(maximum_logit, largest, sum);
+      for (int v = 0; v < 2; ++v) maximum_logit[v] = largest[v];
+      for (index_t m = 0; m < tile; ++m) {
+        for (int v = 0; v < 2; ++v) {
+          C* at = &tile_[m * kWidth + v * n];
+          const Vector<C> weight = exp_bounded<C>(load<Vector<C>>(at) - largest[v]);
+          store(at, weight);
           sum[v] += weight;
         }
       }
-      multiply<C>(sizes_.channels, tile, kWidth, {values + key * sizes_.width, 1, sizes_.width},
-                  {tile_.data(), kWidth}, {out_.data(), kWidth}, true);
+      multiply<C, kKeyTile>(sizes_.channels, tile, kWidth,
+                            {pooled_.values(batch_, head_, key), kKeyTile, 1},
+                            {tile_.data(), kWidth}, {out_.data(), kWidth},
+                            LaneRows<const C>{key > 0 ? out_.data() : nullptr, kWidth});
     }
   }
 
-  void rescale(int v, Vector<C> factor, Vector<C>& sum) {
-    bool changed = false;
-    for (int lane = 0; lane < n; ++lane) changed |= !(factor[lane] == C(1));
-    if (!changed) return;
-    sum *= factor;
-    for (index_t c = 0; c < sizes_.channels; ++c)
-      store(&out_[c * kWidth + v * n], load<Vector<C>>(&out_[c * kWidth + v * n]) * factor);
+  void rescale(const Vector<C> (&before)[2], const Vector<C> (&after)[2], Vector<C> (&sum)[2]) {
+    for (int v = 0; v < 2; ++v) {
+      const Vector<C> factor = exp_bounded<C>(before[v] - after[v]);
+      sum[v] *= factor;
+      for (index_t c = 0; c < sizes_.channels; ++c)
+        store(&out_[c * kWidth + v * n], load<Vector<C>>(&out_[c * kWidth + v * n]) * factor);
+    }
   }
 
   // Divides the pooled sum by the softmax's denominator and adds the local values, weighted by a_j
-  // + q . tokens_j
-  // + token_bias_j.
+  // + q . tokens_j + token_bias_j.
   void local_part(index_t panel_first, index_t first, index_t active,
                   const Vector<C> (&maximum_logit)[2], Vector<C> (&sum)[2]) {
     for (index_t i = 0; i < active; ++i) {
       C* logit = &logits_[cells_[i].index * kWidth];
       for (int v = 0; v < 2; ++v) {
-        const Vector<C> weight = exp<C>(load<Vector<C>>(logit + v * n) - maximum_logit[v]);
+        const Vector<C> weight = exp_bounded<C>(load<Vector<C>>(logit + v * n) - maximum_logit[v]);
         store(logit + v * n, weight);
         sum[v] += weight;
       }
     }
-    for (int v = 0; v < 2; ++v) {
-      const Vector<C> share = C(1) / sum[v];
-      for (index_t c = 0; c < sizes_.channels; ++c)
-        store(&out_[c * kWidth + v * n], load<Vector<C>>(&out_[c * kWidth + v * n]) * share);
-      for (index_t i = 0; i < active; ++i) {
-        C* weight = &logits_[cells_[i].index * kWidth + v * n];
-        store(weight, load<Vector<C>>(weight) * share);
-      }
-    }
-    if (active == 0) return;
-    add_positional_weights(active);
-    gather<false>(sizes_.channels, cells_.data(), active, logits_.data(), kWidth,
-                  values_.data() + (first - panel_first + halo_), stride_, out_.data(), kWidth);
-  }
-
-  void add_positional_weights(index_t active) {
-    if (in_.tokens.present()) {
+    for (int v = 0; v < 2; ++v) store(&share_[v * n], C(1) / sum[v]);
+    if (in_.tokens.present() && active > 0) {
       multiply<C>(
           local_, sizes_.channels, kWidth,
           {&element<const C>(in_.tokens, head_, 0, 0), in_.tokens.stride[2], in_.tokens.stride[1]},
@@ -211,10 +197,16 @@ class ForwardTask {
     for (index_t i = 0; i < active; ++i) {
       const index_t j = cells_[i].index;
       const C bias = in_.token_bias.present() ? element<const C>(in_.token_bias, head_, j) : C(0);
-      for (index_t lane = 0; lane < kWidth; ++lane)
-        logits_[j * kWidth + lane] +=
-            bias + (in_.tokens.present() ? positional_[j * kWidth + lane] : C(0));
+      for (int v = 0; v < 2; ++v) {
+        const index_t at = j * kWidth + v * n;
+        Vector<C> weight = load<Vector<C>>(&logits_[at]) * load<Vector<C>>(&share_[v * n]) + bias;
+        if (in_.tokens.present()) weight += load<Vector<C>>(&positional_[at]);
+        store(&logits_[at], weight);
+      }
     }
+    gather<false>(sizes_.channels, cells_.data(), active, logits_.data(), kWidth,
+                  values_.data() + (first - panel_first + halo_), stride_, share_.data(),
+                  out_.data(), kWidth);
   }
 
   const AggregatedAttentionParams& p_;
@@ -227,7 +219,6 @@ class ForwardTask {
   index_t stride_;          // tokens in a panel
   Scratch<C> keys_;         // [d][stride] normalised
   Scratch<C> values_;       // [d][stride]
-  Scratch<C> rows_;         // [block][d]
   Scratch<C> unit_query_;   // [d][block] qn
   Scratch<C> query_;        // [d][block] qh
   Scratch<C> out_;          // [d][block]
@@ -235,7 +226,7 @@ class ForwardTask {
   Scratch<C> logits_;       // [L][block] local logits, then weights
   Scratch<C> positional_;   // [L][block] q . tokens_j
   Scratch<Cell<C>> cells_;  // [L]
-  Scratch<C> scaling_;      // [block] scale s(n)
+  Scratch<C> share_;        // [block] 1 / sum of the softmax
   Scratch<C> norms_;        // [block]
   Scratch<C> inverse_norms_;
   BlockBias<C> bias_;
@@ -243,19 +234,36 @@ class ForwardTask {
   index_t head_ = 0;
 };
 
+// A task is a stretch of an image for some heads. Heads are interleaved in memory, 96 bytes each at
+// head dim 24, so a task takes all heads of its stretch, one after the other, unless that makes too
+// few tasks: their cache lines are then read from memory once.
 template <class C>
 void forward(const AggregatedAttentionParams& p, int threads) {
   const AttentionSizes<C> sizes(p.in);
   const PooledTokens<C> pooled(p.in, sizes, threads);
   const LengthScale<C> length_scale(sizes);
-  const index_t length = stretch_tokens<C>(sizes.window, 2 * sizes.width, 2);
-  const index_t panels = (sizes.tokens + length - 1) / length;
-  parallel_for(sizes.batches * sizes.heads * panels, threads, [&](index_t task) {
-    const index_t pair = task / panels;
-    const index_t first = task % panels * length;
-    ForwardTask<C> runner(p, sizes, pooled, length_scale, length);
-    runner.run(pair / sizes.heads, pair % sizes.heads, first,
-               smaller(length, sizes.tokens - first));
+  const BiasTable<C> bias_table(p.in, threads);
+  // The panels of one head, and q, k, v and out of all of them.
+  const index_t token_values = (2 + 4 * sizes.heads) * sizes.channels;
+  const index_t length = stretch_tokens<C>(sizes.window, token_values, 2);
+  const index_t stretches = (sizes.tokens + length - 1) / length;
+  const index_t head_parts =
+      head_ranges(sizes.batches * stretches, kTasksPerThread * threads, sizes.heads);
+  parallel_for(sizes.batches * stretches * head_parts, threads, [&](index_t task) {
+    const index_t part = task % head_parts;
+    const index_t batch = task / head_parts / stretches;
+    const index_t first = task / head_parts % stretches * length;
+    const index_t count = smaller(length, sizes.tokens - first);
+    const index_t first_head = sizes.heads * part / head_parts;
+    const index_t end_head = sizes.heads * (part + 1) / head_parts;
+    const index_t heads = end_head - first_head;
+    const index_t reach_begin = larger(first - sizes.window.halo(), 0);
+    const index_t reach_end = smaller(first + count + sizes.window.halo(), sizes.tokens);
+    stream_tokens(p.in.q, batch, first_head, heads, first, first + count);
+    stream_tokens(p.in.k, batch, first_head, heads, reach_begin, reach_end);
+    stream_tokens(p.in.v, batch, first_head, heads, reach_begin, reach_end);
+    ForwardTask<C> runner(p, sizes, pooled, length_scale, bias_table, length);
+    for (index_t head = first_head; head < end_head; ++head) runner.run(batch, head, first, count);
   });
 }
 

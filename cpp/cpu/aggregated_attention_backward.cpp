@@ -18,14 +18,14 @@
 // A task owns a stretch of tokens as queries and as keys. It computes d_l and w for its queries and
 // for those within a window's reach on both sides (they look at its keys), so that d_k and d_v are
 // sums with one owner. Pooled and parameter gradients are sums over all queries: partial sums per
-// task, added in the tasks' order. So there are no atomics, and results depend on the number of
+// part of them, added in the parts' order. So there are no atomics, and results depend on the number of
 // threads only, through the number of tasks.
 //
 // With 16-bit storage `out` is rounded, and d_out . out would carry that error into every d_l and
 // d_p; delta is then summed over the keys, which needs the pooled probabilities once more.
 //
 // Per query and head about 2.5 times the forward's flops: five products of 2 d (L + P) for two.
-#include "cpu/attention.h"
+#include "cpu/attention_gradients.h"
 #include "cpu/kernels.h"
 #include "cpu/math.h"
 #include "cpu/thread_pool.h"
@@ -36,55 +36,13 @@ TRANSNEXT_BEGIN_LEVEL
 namespace {
 
 using Params = AggregatedAttentionBackwardParams;
-
-constexpr index_t kTasksPerThread = 4;  // uneven cores then still finish together
-
-// How the work is cut: tasks are (head, range of images, range of stretches).
-struct Plan {
-  index_t stretch;      // tokens
-  index_t stretches;    // per image
-  index_t image_parts;  // ranges of images
-  index_t token_parts;  // ranges of stretches
-
-  template <class C>
-  static Plan make(const Params& p, const AttentionSizes<C>& sizes, int threads) {
-    Plan plan;
-    const index_t channels = 4 * sizes.width + 2 * sizes.window.cells();
-    plan.stretch = stretch_tokens<C>(sizes.window, channels, 3);
-    plan.stretches = (sizes.tokens + plan.stretch - 1) / plan.stretch;
-    const index_t wanted = (kTasksPerThread * threads + sizes.heads - 1) / sizes.heads;
-    // A dense bias gradient is summed over images in place, so one task must see all images.
-    const bool over_images = p.d_pool_bias.present() && p.in.pool_bias.dense();
-    plan.image_parts = over_images ? 1 : larger(1, smaller(sizes.batches, wanted));
-    plan.token_parts = smaller(plan.stretches, (wanted + plan.image_parts - 1) / plan.image_parts);
-    return plan;
-  }
-
-  index_t parts() const { return image_parts * token_parts; }
-};
-
-// A task's share of the parameter gradients of its head.
-template <class C>
-struct ParameterShare {
-  index_t width;  // padded d
-  index_t local;  // L
-  index_t table;  // entries of the head's bias table, 0 if its gradient is not wanted
-  C* data;
-
-  index_t size() const { return kLanes<C> * (1 + width + 2 * local) + local * width + table; }
-  C* scale() const { return data; }                                        // [lanes]
-  C* query_embedding() const { return data + kLanes<C>; }                  // [d][lanes]
-  C* local_bias() const { return query_embedding() + width * kLanes<C>; }  // [L][lanes]
-  C* token_bias() const { return local_bias() + local * kLanes<C>; }       // [L][lanes]
-  C* tokens() const { return token_bias() + local * kLanes<C>; }           // [L][d]
-  C* pool_bias() const { return tokens() + local * width; }                // [R][S]
-};
+using Plan = AttentionGradientPlan;
 
 template <class C>
 class BackwardTask {
  public:
   BackwardTask(const Params& p, const AttentionSizes<C>& sizes, const PooledTokens<C>& pooled,
-               const LengthScale<C>& length_scale, const Plan& plan)
+               const LengthScale<C>& length_scale, const BiasTable<C>& bias_table, const Plan& plan)
       : p_(p),
         in_(p.in),
         sizes_(sizes),
@@ -97,31 +55,34 @@ class BackwardTask {
         exact_delta_(element_size(in_.q.dtype) == 2),
         query_stride_(round_up(plan.stretch + 2 * query_halo_, kBlock<C>) + kBlock<C>),
         key_stride_(local_ > 0 ? query_stride_ + round_up(2 * halo_, kBlock<C>) + kBlock<C> : 0),
-        keys_(key_stride_ * sizes.width),
-        values_(key_stride_ * sizes.width),
+        kept_keys_(exact_delta_ && sizes.pooled <= kKeptKeys ? sizes.pooled : kKeyTile),
+        keys_(key_stride_ * sizes.channels),
+        values_(key_stride_ * sizes.channels),
         inverse_norms_(key_stride_),
-        query_(query_stride_ * sizes.width),
-        d_out_(query_stride_ * sizes.width),
+        query_(query_stride_ * sizes.channels),
+        d_out_(query_stride_ * sizes.channels),
         d_logits_(query_stride_ * local_),
         weights_(query_stride_ * local_),
-        rows_(kBlock<C> * sizes.width),
-        query_rows_(kBlock<C> * sizes.width),
-        unit_rows_(kBlock<C> * sizes.width),
-        d_out_rows_(kBlock<C> * sizes.width),
-        unit_query_(kBlock<C> * sizes.width),
-        d_query_(kBlock<C> * sizes.width),
+        query_rows_(kBlock<C> * sizes.width + kLanes<C>),
+        unit_rows_(kBlock<C> * sizes.width + kLanes<C>),
+        d_out_rows_(kBlock<C> * sizes.width + kLanes<C>),
+        unit_query_(kBlock<C> * sizes.channels),
+        d_query_(kBlock<C> * sizes.channels),
+        embedding_(sizes.channels),
         probabilities_(local_ * kBlock<C>),
         d_weights_(local_ * kBlock<C>),
         positional_(local_ * kBlock<C>),
         cells_(local_),
-        tile_(kKeyTile * kBlock<C>),
-        d_tile_(kKeyTile * kBlock<C>),
+        tiles_(kept_keys_ * kBlock<C>),
+        d_tiles_(kept_keys_ * kBlock<C>),
         scaling_(kBlock<C>),
-        lengths_(kBlock<C>),
         query_norms_(kBlock<C>),
         log_sum_exp_(kBlock<C>),
         delta_(kBlock<C>),
-        bias_(in_.pool_bias, in_.grid, in_.pool_grid) {}
+        bias_(bias_table, in_.grid, in_.pool_grid) {
+    // The padding of rows is never written otherwise.
+    for (Scratch<C>* rows : {&query_rows_, &unit_rows_, &d_out_rows_}) rows->zero();
+  }
 
   // Adds to the pooled gradients ([P][d] each, of the normalised keys), and to the task's other
   // shares.
@@ -135,15 +96,16 @@ class BackwardTask {
     query_first_ = first - query_halo_;
     key_first_ = query_first_ - halo_;
     if (local_ > 0) {
-      load_panel(token_major(in_.k, batch, head), sizes_.tokens, sizes_.width,
-                 {keys_.data(), key_stride_, key_first_}, key_stride_, rows_.data(),
-                 inverse_norms_.data());
-      load_panel(token_major(in_.v, batch, head), sizes_.tokens, sizes_.width,
-                 {values_.data(), key_stride_, key_first_}, key_stride_, rows_.data());
+      const index_t length = round_up(count + 2 * (query_halo_ + halo_), kWidth);
+      load_panel<C>(token_major(in_.k, batch, head), sizes_.tokens,
+                    {keys_.data(), key_stride_, key_first_}, length, inverse_norms_.data());
+      load_panel<C>(token_major(in_.v, batch, head), sizes_.tokens,
+                    {values_.data(), key_stride_, key_first_}, length);
     }
+    for (index_t c = 0; c < sizes_.channels; ++c)
+      embedding_[c] =
+          in_.query_embedding.present() ? element<const C>(in_.query_embedding, head_, c) : C(0);
     if (query_halo_ > 0) {
-      // Lanes that look outside the image are masked, but must lie in memory with defined contents.
-      for (Scratch<C>* panel : {&query_, &d_out_, &d_logits_, &weights_}) panel->zero();
       query_blocks(larger(query_first_, 0), first, false);
       query_blocks(first + count, smaller(first + count + query_halo_, sizes_.tokens), false);
     }
@@ -157,6 +119,7 @@ class BackwardTask {
  private:
   static constexpr int n = kLanes<C>;
   static constexpr index_t kWidth = kBlock<C>;
+  static constexpr index_t kKeptKeys = 1024;  // 128 KiB of floats each for a_m and D_m
 
   void query_blocks(index_t begin, index_t end, bool owned) {
     for (index_t first = begin; first < end; first += kWidth) {
@@ -179,34 +142,24 @@ class BackwardTask {
   }
 
   void load_queries(index_t first, index_t count) {
-    const index_t width = sizes_.width;
-    load_rows(token_major(in_.q, batch_, head_), first, count, kWidth, unit_rows_.data(), width);
-    normalise_rows(kWidth, unit_rows_.data(), width, query_norms_.data());
-    transpose(unit_rows_.data(), width, kWidth, width, unit_query_.data(), kWidth);
+    load_block<C>(token_major(in_.q, batch_, head_), first, 0, count, unit_query_.data(), kWidth);
+    normalise_block(sizes_.channels, unit_query_.data(), kWidth, query_norms_.data());
     const C scale = element<const C>(in_.scale, head_);
-    for (index_t lane = 0; lane < kWidth; ++lane) {
-      lengths_[lane] = length_scale_(first + smaller(lane, count - 1));
-      scaling_[lane] = scale * lengths_[lane];
-      // exp(logit - infinity): lanes beyond the stretch have no weights and so no gradients.
-      log_sum_exp_[lane] = lane < count
-                               ? element<const C>(p_.log_sum_exp, batch_, first + lane, head_)
-                               : static_cast<C>(__builtin_huge_val());
-    }
-    for (index_t c = 0; c < width; ++c) {
-      for (int v = 0; v < 2; ++v) {
+    const C* log_sum_exp = &element<const C>(p_.log_sum_exp, batch_, first, head_);
+    // exp(logit - infinity): lanes beyond the stretch have no weights and so no gradients.
+    for (index_t lane = 0; lane < kWidth; ++lane)
+      log_sum_exp_[lane] = lane < count ? log_sum_exp[lane * p_.log_sum_exp.stride[1]]
+                                        : static_cast<C>(__builtin_huge_val());
+    for (int v = 0; v < 2; ++v) {
+      const auto scaling = scale * load<Vector<C>>(length_scale_.at(first) + v * n);
+      store(&scaling_[v * n], scaling);
+      for (index_t c = 0; c < sizes_.channels; ++c) {
         const auto unit = load<Vector<C>>(&unit_query_[c * kWidth + v * n]);
-        store(query_at(first) + c * query_stride_ + v * n,
-              (unit + embedding(c)) * load<Vector<C>>(&scaling_[v * n]));
+        store(query_at(first) + c * query_stride_ + v * n, (unit + embedding_[c]) * scaling);
       }
     }
-    load_rows(token_major(p_.d_out, batch_, head_), first, count, kWidth, d_out_rows_.data(),
-              width);
-    transpose(d_out_rows_.data(), width, kWidth, width, d_out_at(first), query_stride_);
-  }
-
-  C embedding(index_t c) const {
-    const bool given = in_.query_embedding.present() && c < sizes_.channels;
-    return given ? element<const C>(in_.query_embedding, head_, c) : C(0);
+    load_block<C>(token_major(p_.d_out, batch_, head_), first, 0, count, d_out_at(first),
+                  query_stride_);
   }
 
   // For the block's cells: probabilities a_j, gradients D_j of the weights, positional terms t_j
@@ -252,40 +205,32 @@ class BackwardTask {
   }
 
   void find_delta(index_t first, index_t count, index_t active) {
-    delta_.zero();
+    bias_.start(head_, first, count);
+    Vector<C> delta[2] = {};
     if (exact_delta_) {
-      for (index_t i = 0; i < active; ++i) {
-        for (index_t lane = 0; lane < kWidth; ++lane) {
-          const index_t at = cells_[i].index * kWidth + lane;
-          delta_[lane] += probabilities_[at] * d_weights_[at];
-        }
-      }
-      bias_.start(head_, first, count);
+      for (index_t i = 0; i < active; ++i)
+        add_products(&probabilities_[cells_[i].index * kWidth],
+                     &d_weights_[cells_[i].index * kWidth], delta);
       for (index_t key = 0; key < sizes_.pooled; key += kKeyTile) {
         const index_t keys = smaller(kKeyTile, sizes_.pooled - key);
         pooled_tile(first, key, keys);
-        for (index_t m = 0; m < keys; ++m) {
-          for (index_t lane = 0; lane < kWidth; ++lane)
-            delta_[lane] += tile_[m * kWidth + lane] * d_tile_[m * kWidth + lane];
-        }
+        for (index_t m = 0; m < keys; ++m)
+          add_products(tile(key) + m * kWidth, d_tile(key) + m * kWidth, delta);
       }
-      return;
+    } else {
+      load_block<C>(token_major(p_.out, batch_, head_), first, 0, count, d_query_.data(), kWidth);
+      for (index_t i = 0; i < active; ++i)
+        add_products(&positional_[cells_[i].index * kWidth], &d_weights_[cells_[i].index * kWidth],
+                     delta);
+      for (int v = 0; v < 2; ++v) delta[v] = -delta[v];
+      for (index_t c = 0; c < sizes_.channels; ++c)
+        add_products(&d_query_[c * kWidth], d_out_at(first) + c * query_stride_, delta);
     }
-    load_rows(token_major(p_.out, batch_, head_), first, count, kWidth, rows_.data(), sizes_.width);
-    for (index_t lane = 0; lane < kWidth; ++lane) {
-      Vector<C> sum{};
-      for (index_t c = 0; c < sizes_.width; c += n) {
-        const index_t at = lane * sizes_.width + c;
-        sum += load<Vector<C>>(&rows_[at]) * load<Vector<C>>(&d_out_rows_[at]);
-      }
-      delta_[lane] = sum_lanes<C>(sum);
-    }
-    for (index_t i = 0; i < active; ++i) {
-      for (index_t lane = 0; lane < kWidth; ++lane) {
-        const index_t at = cells_[i].index * kWidth + lane;
-        delta_[lane] -= positional_[at] * d_weights_[at];
-      }
-    }
+    for (int v = 0; v < 2; ++v) store(&delta_[v * n], delta[v]);
+  }
+
+  static void add_products(const C* a, const C* b, Vector<C> (&sum)[2]) {
+    for (int v = 0; v < 2; ++v) sum[v] += load<Vector<C>>(a + v * n) * load<Vector<C>>(b + v * n);
   }
 
   void local_logit_gradients(index_t first, index_t active) {
@@ -301,21 +246,27 @@ class BackwardTask {
     }
   }
 
-  // tile_ = probabilities of the pooled keys from `key` on, d_tile_ = their gradients D_m.
+  // Probabilities of the pooled keys from `key` on and their gradients. All keys of a block are kept
+  // where they are needed twice and fit.
+  C* tile(index_t key) { return &tiles_[key < kept_keys_ ? key * kWidth : 0]; }
+  C* d_tile(index_t key) { return &d_tiles_[key < kept_keys_ ? key * kWidth : 0]; }
+
+  // tile(key) = probabilities a_m, d_tile(key) = their gradients D_m.
   void pooled_tile(index_t first, index_t key, index_t keys) {
-    const index_t width = sizes_.width;
-    multiply<C>(keys, sizes_.channels, kWidth,
-                {pooled_.keys(batch_, head_) + key * width, width, 1},
-                {query_at(first), query_stride_}, {tile_.data(), kWidth}, false);
-    bias_.add_to(tile_.data(), key, keys);
-    multiply<C>(keys, sizes_.channels, kWidth,
-                {pooled_.values(batch_, head_) + key * width, width, 1},
-                {d_out_at(first), query_stride_}, {d_tile_.data(), kWidth}, false);
-    for (int v = 0; v < 2; ++v) {
-      const auto log_sum_exp = load<Vector<C>>(&log_sum_exp_[v * n]);
-      for (index_t m = 0; m < keys; ++m) {
-        C* logit = &tile_[m * kWidth + v * n];
-        store(logit, exp<C>(load<Vector<C>>(logit) - log_sum_exp));
+    C* probabilities = tile(key);
+    if (bias_.present()) bias_.fill(probabilities, key, keys);
+    multiply<C, 1>(keys, sizes_.channels, kWidth, {pooled_.keys(batch_, head_, key), 1, kKeyTile},
+                   {query_at(first), query_stride_}, {probabilities, kWidth},
+                   LaneRows<const C>{bias_.present() ? probabilities : nullptr, kWidth});
+    multiply<C, 1>(keys, sizes_.channels, kWidth, {pooled_.values(batch_, head_, key), 1, kKeyTile},
+                   {d_out_at(first), query_stride_}, {d_tile(key), kWidth},
+                   LaneRows<const C>{nullptr, 0});
+    const Vector<C> log_sum_exp[2] = {load<Vector<C>>(&log_sum_exp_[0]),
+                                      load<Vector<C>>(&log_sum_exp_[n])};
+    for (index_t m = 0; m < keys; ++m) {
+      for (int v = 0; v < 2; ++v) {
+        C* logit = probabilities + m * kWidth + v * n;
+        store(logit, exp_bounded<C>(load<Vector<C>>(logit) - log_sum_exp[v]));
       }
     }
   }
@@ -323,38 +274,41 @@ class BackwardTask {
   // Everything that a query gives to others than its window: d_q, pooled and parameter gradients.
   void owned_block(index_t first, index_t count, index_t active) {
     const index_t width = sizes_.width;
-    d_query_.zero();
-    if (active > 0) {
-      gather<false>(sizes_.channels, cells_.data(), active, d_logits_at(first, 0), query_stride_,
-                    keys_.data() + (first - key_first_), key_stride_, d_query_.data(), kWidth);
-    }
-    if (d_pool_keys_ != nullptr) {
-      transpose(query_at(first), query_stride_, width, kWidth, query_rows_.data(), width);
-    }
-    bias_.start(head_, first, count);
+    gather<false>(sizes_.channels, cells_.data(), active, d_logits_at(first, 0), query_stride_,
+                  keys_.data() + (first - key_first_), key_stride_, static_cast<const C*>(nullptr),
+                  d_query_.data(), kWidth);
+    if (d_pool_keys_ != nullptr)
+      store_block<C>(row_tokens(query_rows_.data(), width, sizes_.channels), 0, kWidth,
+                     query_at(first), query_stride_);
+    if (d_pool_values_ != nullptr)
+      store_block<C>(row_tokens(d_out_rows_.data(), width, sizes_.channels), 0, kWidth,
+                     d_out_at(first), query_stride_);
+    const Vector<C> delta[2] = {load<Vector<C>>(&delta_[0]), load<Vector<C>>(&delta_[n])};
     for (index_t key = 0; key < sizes_.pooled; key += kKeyTile) {
       const index_t keys = smaller(kKeyTile, sizes_.pooled - key);
-      pooled_tile(first, key, keys);
+      if (!exact_delta_ || kept_keys_ < sizes_.pooled) pooled_tile(first, key, keys);
       if (d_pool_values_ != nullptr) {
-        multiply<C>(keys, kWidth, width, {tile_.data(), kWidth, 1}, {d_out_rows_.data(), width},
-                    {d_pool_values_ + key * width, width}, true);
+        multiply<C, kWidth>(keys, kWidth, width, {tile(key), kWidth, 1},
+                            {d_out_rows_.data(), width}, {d_pool_values_ + key * width, width},
+                            LaneRows<const C>{d_pool_values_ + key * width, width});
       }
-      for (int v = 0; v < 2; ++v) {
-        const auto delta = load<Vector<C>>(&delta_[v * n]);
-        for (index_t m = 0; m < keys; ++m) {
+      C* gradients = d_tile(key);
+      for (index_t m = 0; m < keys; ++m) {
+        for (int v = 0; v < 2; ++v) {
           const index_t at = m * kWidth + v * n;
-          store(&d_tile_[at],
-                load<Vector<C>>(&tile_[at]) * (load<Vector<C>>(&d_tile_[at]) - delta));
+          store(gradients + at,
+                load<Vector<C>>(tile(key) + at) * (load<Vector<C>>(gradients + at) - delta[v]));
         }
       }
-      multiply<C>(sizes_.channels, keys, kWidth,
-                  {pooled_.keys(batch_, head_) + key * width, 1, width}, {d_tile_.data(), kWidth},
-                  {d_query_.data(), kWidth}, true);
+      multiply<C, kKeyTile>(sizes_.channels, keys, kWidth,
+                            {pooled_.keys(batch_, head_, key), kKeyTile, 1}, {gradients, kWidth},
+                            {d_query_.data(), kWidth}, LaneRows<const C>{d_query_.data(), kWidth});
       if (d_pool_keys_ != nullptr) {
-        multiply<C>(keys, kWidth, width, {d_tile_.data(), kWidth, 1}, {query_rows_.data(), width},
-                    {d_pool_keys_ + key * width, width}, true);
+        multiply<C, kWidth>(keys, kWidth, width, {gradients, kWidth, 1},
+                            {query_rows_.data(), width}, {d_pool_keys_ + key * width, width},
+                            LaneRows<const C>{d_pool_keys_ + key * width, width});
       }
-      if (p_.d_pool_bias.present()) bias_.add_gradient(d_tile_.data(), key, keys, d_pool_bias());
+      if (p_.d_pool_bias.present()) bias_.add_gradient(gradients, key, keys, d_pool_bias());
     }
     parameter_gradients(first, active);
     if (p_.d_q.present()) query_gradient(first, count, active);
@@ -365,18 +319,21 @@ class BackwardTask {
   }
 
   void parameter_gradients(index_t first, index_t active) {
-    Vector<C> d_scale = load<Vector<C>>(share_.scale());
+    const Vector<C> scaling[2] = {load<Vector<C>>(&scaling_[0]), load<Vector<C>>(&scaling_[n])};
+    Vector<C> along[2] = {};
     for (index_t c = 0; c < sizes_.channels; ++c) {
       auto d_embedding = load<Vector<C>>(share_.query_embedding() + c * n);
       for (int v = 0; v < 2; ++v) {
         const auto gradient = load<Vector<C>>(&d_query_[c * kWidth + v * n]);
         const auto unit = load<Vector<C>>(&unit_query_[c * kWidth + v * n]);
-        d_embedding += gradient * load<Vector<C>>(&scaling_[v * n]);
-        d_scale += gradient * (unit + embedding(c)) * load<Vector<C>>(&lengths_[v * n]);
+        d_embedding += gradient * scaling[v];
+        along[v] += gradient * (unit + embedding_[c]);
       }
       store(share_.query_embedding() + c * n, d_embedding);
     }
-    store(share_.scale(), d_scale);
+    const C* lengths = length_scale_.at(first);
+    store(share_.scale(), load<Vector<C>>(share_.scale()) + along[0] * load<Vector<C>>(lengths) +
+                              along[1] * load<Vector<C>>(lengths + n));
     for (index_t i = 0; i < active; ++i) {
       const index_t j = cells_[i].index;
       for (int v = 0; v < 2; ++v) {
@@ -387,8 +344,11 @@ class BackwardTask {
       }
     }
     if (p_.d_tokens.present() && active > 0) {
-      multiply<C>(local_, kWidth, sizes_.width, {d_weights_.data(), kWidth, 1},
-                  {unit_rows_.data(), sizes_.width}, {share_.tokens(), sizes_.width}, true);
+      store_block<C>(row_tokens(unit_rows_.data(), sizes_.width, sizes_.channels), 0, kWidth,
+                     unit_query_.data(), kWidth);
+      multiply<C, kWidth>(local_, kWidth, sizes_.width, {d_weights_.data(), kWidth, 1},
+                          {unit_rows_.data(), sizes_.width}, {share_.tokens(), sizes_.width},
+                          LaneRows<const C>{share_.tokens(), sizes_.width});
     }
   }
 
@@ -396,62 +356,40 @@ class BackwardTask {
   void query_gradient(index_t first, index_t count, index_t active) {
     for (int v = 0; v < 2; ++v) {
       const auto scaling = load<Vector<C>>(&scaling_[v * n]);
-      const auto inverse_norm = load<Vector<C>>(&query_norms_[v * n]);
-      Vector<C> along{};
       for (index_t c = 0; c < sizes_.channels; ++c) {
         C* at = &d_query_[c * kWidth + v * n];
-        Vector<C> gradient = load<Vector<C>>(at) * scaling;
-        for (index_t i = 0; in_.tokens.present() && i < active; ++i) {
-          const index_t j = cells_[i].index;
-          gradient += element<const C>(in_.tokens, head_, c, j) *
-                      load<Vector<C>>(&d_weights_[j * kWidth + v * n]);
-        }
-        store(at, gradient);
-        along += gradient * load<Vector<C>>(&unit_query_[c * kWidth + v * n]);
-      }
-      along *= direction_only<C>(inverse_norm);
-      for (index_t c = 0; c < sizes_.channels; ++c) {
-        C* at = &d_query_[c * kWidth + v * n];
-        const auto unit = load<Vector<C>>(&unit_query_[c * kWidth + v * n]);
-        store(at, (load<Vector<C>>(at) - unit * along) * inverse_norm);
+        store(at, load<Vector<C>>(at) * scaling);
       }
     }
-    transpose(d_query_.data(), kWidth, sizes_.width, kWidth, rows_.data(), sizes_.width);
-    store_rows(token_major(p_.d_q, batch_, head_), first, count, rows_.data(), sizes_.width);
+    if (in_.tokens.present() && active > 0) {
+      multiply<C>(
+          sizes_.channels, local_, kWidth,
+          {&element<const C>(in_.tokens, head_, 0, 0), in_.tokens.stride[1], in_.tokens.stride[2]},
+          {d_weights_.data(), kWidth}, {d_query_.data(), kWidth}, true);
+    }
+    normalisation_gradient(sizes_.channels, unit_query_.data(), kWidth, query_norms_.data(),
+                           d_query_.data());
+    store_block<C>(token_major(p_.d_q, batch_, head_), first, count, d_query_.data(), kWidth);
   }
 
   // d_k and d_v of the task's own tokens, from the queries that look at them.
   void key_block(index_t first, index_t count) {
     const index_t active =
         active_cells(sizes_.window, first, count, Direction::kToQueries, cells_.data());
-    Scratch<C>& gradient = d_query_;
+    C* gradient = d_query_.data();
+    const C* nothing = nullptr;
     if (p_.d_v.present()) {
-      gradient.zero();
       gather<true>(sizes_.channels, cells_.data(), active, weights_at(first, 0), query_stride_,
-                   d_out_at(first), query_stride_, gradient.data(), kWidth);
-      transpose(gradient.data(), kWidth, sizes_.width, kWidth, rows_.data(), sizes_.width);
-      store_rows(token_major(p_.d_v, batch_, head_), first, count, rows_.data(), sizes_.width);
+                   d_out_at(first), query_stride_, nothing, gradient, kWidth);
+      store_block<C>(token_major(p_.d_v, batch_, head_), first, count, gradient, kWidth);
     }
     if (!p_.d_k.present()) return;
-    gradient.zero();
     gather<true>(sizes_.channels, cells_.data(), active, d_logits_at(first, 0), query_stride_,
-                 query_at(first), query_stride_, gradient.data(), kWidth);
-    const C* unit = keys_.data() + (first - key_first_);
-    for (int v = 0; v < 2; ++v) {
-      const auto inverse_norm = load<Vector<C>>(&inverse_norms_[first - key_first_ + v * n]);
-      Vector<C> along{};
-      for (index_t c = 0; c < sizes_.channels; ++c)
-        along += load<Vector<C>>(&gradient[c * kWidth + v * n]) *
-                 load<Vector<C>>(unit + c * key_stride_ + v * n);
-      along *= direction_only<C>(inverse_norm);
-      for (index_t c = 0; c < sizes_.channels; ++c) {
-        C* at = &gradient[c * kWidth + v * n];
-        store(at, (load<Vector<C>>(at) - load<Vector<C>>(unit + c * key_stride_ + v * n) * along) *
-                      inverse_norm);
-      }
-    }
-    transpose(gradient.data(), kWidth, sizes_.width, kWidth, rows_.data(), sizes_.width);
-    store_rows(token_major(p_.d_k, batch_, head_), first, count, rows_.data(), sizes_.width);
+                 query_at(first), query_stride_, nothing, gradient, kWidth);
+    const index_t at = first - key_first_;
+    normalisation_gradient(sizes_.channels, keys_.data() + at, key_stride_, &inverse_norms_[at],
+                           gradient);
+    store_block<C>(token_major(p_.d_k, batch_, head_), first, count, gradient, kWidth);
   }
 
   const Params& p_;
@@ -466,6 +404,7 @@ class BackwardTask {
   bool exact_delta_;
   index_t query_stride_;      // tokens in the panels of queries
   index_t key_stride_;        // tokens in the panels of keys
+  index_t kept_keys_;         // whose a_m and D_m are kept for a block of queries
   Scratch<C> keys_;           // [d][key_stride] normalised
   Scratch<C> values_;         // [d][key_stride]
   Scratch<C> inverse_norms_;  // [key_stride]
@@ -473,20 +412,19 @@ class BackwardTask {
   Scratch<C> d_out_;          // [d][query_stride]
   Scratch<C> d_logits_;       // [L][query_stride]
   Scratch<C> weights_;        // [L][query_stride] w_j
-  Scratch<C> rows_;           // [block][d]
   Scratch<C> query_rows_;     // [block][d] qh
   Scratch<C> unit_rows_;      // [block][d] qn
   Scratch<C> d_out_rows_;     // [block][d]
   Scratch<C> unit_query_;     // [d][block] qn
   Scratch<C> d_query_;        // [d][block] d_qh, d_qn, d_q in turn; d_v and d_k of a block
+  Scratch<C> embedding_;      // [d]
   Scratch<C> probabilities_;  // [L][block] a_j
   Scratch<C> d_weights_;      // [L][block] D_j
   Scratch<C> positional_;     // [L][block] t_j
   Scratch<Cell<C>> cells_;    // [L]
-  Scratch<C> tile_;           // [tile][block] a_m
-  Scratch<C> d_tile_;         // [tile][block] D_m, then d_p_m
+  Scratch<C> tiles_;          // [kept keys][block] a_m
+  Scratch<C> d_tiles_;        // [kept keys][block] D_m, then d_p_m
   Scratch<C> scaling_;        // [block] scale s(n)
-  Scratch<C> lengths_;        // [block] s(n)
   Scratch<C> query_norms_;    // [block] inverse norms
   Scratch<C> log_sum_exp_;    // [block]
   Scratch<C> delta_;          // [block]
@@ -500,60 +438,9 @@ class BackwardTask {
   C* d_pool_values_ = nullptr;
 };
 
-// Sums a head's shares in the order of the tasks and writes the parameter gradients.
 template <class C>
-void write_parameter_gradients(const Params& p, const AttentionSizes<C>& sizes, const Plan& plan,
-                               index_t head, ParameterShare<C> share) {
-  const index_t size = share.size();
-  C* total = share.data + head * plan.parts() * size;
-  for (index_t part = 1; part < plan.parts(); ++part) {
-    for (index_t i = 0; i < size; ++i) total[i] += total[part * size + i];
-  }
-  share.data = total;
-  const auto sum_at = [](const C* lanes, index_t i) {
-    return sum_lanes<C>(load<Vector<C>>(lanes + i * kLanes<C>));
-  };
-  if (p.d_scale.present()) element<C>(p.d_scale, head) = sum_at(share.scale(), 0);
-  for (index_t c = 0; c < sizes.channels && p.d_query_embedding.present(); ++c)
-    element<C>(p.d_query_embedding, head, c) = sum_at(share.query_embedding(), c);
-  for (index_t j = 0; j < share.local; ++j) {
-    if (p.d_local_bias.present())
-      element<C>(p.d_local_bias, head, j) = sum_at(share.local_bias(), j);
-    if (p.d_token_bias.present())
-      element<C>(p.d_token_bias, head, j) = sum_at(share.token_bias(), j);
-    for (index_t c = 0; c < sizes.channels && p.d_tokens.present(); ++c)
-      element<C>(p.d_tokens, head, c, j) = share.tokens()[j * share.width + c];
-  }
-  for (index_t i = 0; i < share.table; ++i)
-    (&element<C>(p.d_pool_bias, head, 0, 0))[i] = share.pool_bias()[i];
-}
-
-// Sums one image's and head's pooled gradients over the token parts and writes d_k_pool and
-// d_v_pool.
-template <class C>
-void write_pooled_gradients(const Params& p, const AttentionSizes<C>& sizes, const Plan& plan,
-                            const PooledTokens<C>& pooled, index_t batch, index_t head,
-                            C* partials) {
-  const index_t size = sizes.pooled * sizes.width;
-  for (index_t part = 1; part < plan.token_parts; ++part) {
-    for (index_t i = 0; i < 2 * size; ++i) partials[i] += partials[part * 2 * size + i];
-  }
-  if (p.d_v_pool.present()) {
-    store_rows(token_major(p.d_v_pool, batch, head), 0, sizes.pooled, partials + size, sizes.width);
-  }
-  if (!p.d_k_pool.present()) return;
-  for (index_t m = 0; m < sizes.pooled; ++m) {
-    const C* unit = pooled.keys(batch, head) + m * sizes.width;
-    const C inverse_norm = pooled.inverse_norms(batch, head)[m];
-    C* gradient = partials + m * sizes.width;
-    Vector<C> along{};
-    for (index_t c = 0; c < sizes.width; c += kLanes<C>)
-      along += load<Vector<C>>(gradient + c) * load<Vector<C>>(unit + c);
-    const C direction = direction_only<C>(broadcast<C>(inverse_norm))[0] * sum_lanes<C>(along);
-    for (index_t c = 0; c < sizes.width; ++c)
-      gradient[c] = (gradient[c] - unit[c] * direction) * inverse_norm;
-  }
-  store_rows(token_major(p.d_k_pool, batch, head), 0, sizes.pooled, partials, sizes.width);
+void clear(C* values, index_t count) {
+  __builtin_memset(values, 0, static_cast<unsigned long>(count) * sizeof(C));
 }
 
 template <class C>
@@ -561,51 +448,68 @@ void backward(const Params& p, int threads) {
   const AttentionSizes<C> sizes(p.in);
   const PooledTokens<C> pooled(p.in, sizes, threads);
   const LengthScale<C> length_scale(sizes);
-  const Plan plan = Plan::make<C>(p, sizes, threads);
-
+  const BiasTable<C> bias_table(p.in, threads);
   const bool table_gradient = p.d_pool_bias.present() && p.in.pool_bias.table();
-  ParameterShare<C> share{sizes.width, sizes.window.cells(),
-                          table_gradient ? p.d_pool_bias.shape[1] * p.d_pool_bias.shape[2] : 0,
-                          nullptr};
+  const index_t table = table_gradient ? bias_table.rows() * bias_table.stride() : 0;
+  const Plan plan = Plan::make<C>(p, sizes, table, threads);
+
+  ParameterShare<C> share{sizes.width, sizes.window.cells(), table, nullptr};
   Scratch<C> shares(sizes.heads * plan.parts() * share.size());
-  shares.zero();
   share.data = shares.data();
   const index_t pooled_size = 2 * sizes.pooled * sizes.width;  // keys, then values
-  Scratch<C> pooled_partials(sizes.batches * sizes.heads * plan.token_parts * pooled_size);
-  pooled_partials.zero();
+  // With room for a vector that reaches over the last row.
+  Scratch<C> pooled_partials(sizes.batches * sizes.heads * plan.token_parts * pooled_size +
+                             kLanes<C>);
   if (p.d_pool_bias.present() && p.in.pool_bias.dense()) {
-    for (index_t head = 0; head < sizes.heads; ++head) {
-      __builtin_memset(&element<C>(p.d_pool_bias, head, 0, 0), 0,
-                       static_cast<unsigned long>(sizes.tokens * sizes.pooled) * sizeof(C));
-    }
+    for (index_t head = 0; head < sizes.heads; ++head)
+      clear(&element<C>(p.d_pool_bias, head, 0, 0), sizes.tokens * sizes.pooled);
   }
 
-  parallel_for(sizes.heads * plan.parts(), threads, [&](index_t task) {
-    const index_t head = task / plan.parts();
-    const index_t image_part = task % plan.parts() / plan.token_parts;
-    const index_t token_part = task % plan.token_parts;
-    ParameterShare<C> own = share;
-    own.data += task * share.size();
-    BackwardTask<C> runner(p, sizes, pooled, length_scale, plan);
+  parallel_for(plan.parts() * plan.head_parts, threads, [&](index_t task) {
+    const index_t part = task / plan.head_parts;
+    const index_t head_part = task % plan.head_parts;
+    const index_t image_part = part / plan.token_parts;
+    const index_t token_part = part % plan.token_parts;
+    const index_t first_head = sizes.heads * head_part / plan.head_parts;
+    const index_t end_head = sizes.heads * (head_part + 1) / plan.head_parts;
+    const auto share_of = [&](index_t head) {
+      ParameterShare<C> own = share;
+      own.data += (head * plan.parts() + part) * share.size();
+      return own;
+    };
+    const auto partial_of = [&](index_t batch, index_t head) {
+      const index_t pair = batch * sizes.heads + head;
+      return &pooled_partials[(pair * plan.token_parts + token_part) * pooled_size];
+    };
+    for (index_t head = first_head; head < end_head; ++head)
+      clear(share_of(head).data, share.size());
+    BackwardTask<C> runner(p, sizes, pooled, length_scale, bias_table, plan);
     for (index_t batch = sizes.batches * image_part / plan.image_parts;
          batch < sizes.batches * (image_part + 1) / plan.image_parts; ++batch) {
-      C* partial = &pooled_partials[((batch * sizes.heads + head) * plan.token_parts + token_part) *
-                                    pooled_size];
+      for (index_t head = first_head; head < end_head; ++head)
+        clear(partial_of(batch, head), pooled_size);
       for (index_t i = plan.stretches * token_part / plan.token_parts;
            i < plan.stretches * (token_part + 1) / plan.token_parts; ++i) {
         const index_t first = i * plan.stretch;
-        runner.run(batch, head, first, smaller(plan.stretch, sizes.tokens - first), own,
-                   p.d_k_pool.present() ? partial : nullptr,
-                   p.d_v_pool.present() ? partial + sizes.pooled * sizes.width : nullptr);
+        const index_t end = smaller(first + plan.stretch, sizes.tokens);
+        for (const View<4>* tensor : {&p.in.q, &p.in.k, &p.in.v, &p.d_out, &p.out})
+          stream_tokens(*tensor, batch, first_head, end_head - first_head, first, end);
+        for (index_t head = first_head; head < end_head; ++head) {
+          C* partial = partial_of(batch, head);
+          runner.run(batch, head, first, end - first, share_of(head),
+                     p.d_k_pool.present() ? partial : nullptr,
+                     p.d_v_pool.present() ? partial + sizes.pooled * sizes.width : nullptr);
+        }
       }
     }
   });
 
-  parallel_for(sizes.heads, threads,
-               [&](index_t head) { write_parameter_gradients<C>(p, sizes, plan, head, share); });
+  parallel_for(sizes.heads, threads, [&](index_t head) {
+    write_parameter_gradients<C>(p, sizes, plan, bias_table, head, share);
+  });
   parallel_for(sizes.batches * sizes.heads, threads, [&](index_t pair) {
     write_pooled_gradients<C>(p, sizes, plan, pooled, pair / sizes.heads, pair % sizes.heads,
-                              &pooled_partials[pair * plan.token_parts * pooled_size]);
+                              &pooled_partials[pair * plan.token_parts * pooled_size], pooled_size);
   });
 }
 

@@ -1,16 +1,26 @@
 // A small matrix product, the inner loop of the attention and position-bias kernels:
 //
-//   out[m][n] = (accumulate ? out[m][n] : 0) + sum over k of a(m, k) b[k][n]
+//   out[m][n] = start[m][n] + sum over k of a(m, k) b[k][n]
 //
-// n lies in the vector lanes and must be padded to whole vectors in b and out; a is read as scalars
-// with any strides, so its transpose needs no copy. Tiles of 4 rows by 2 vectors keep 8 sums in
-// registers: 8 products for 6 loads, enough independent sums to cover the latency of one
-// multiply-add.
+// n lies in the vector lanes and must be padded to whole vectors in b and out, at most half a vector
+// short; a is read as scalars with any strides, so its transpose needs no copy. A tile of rows by 2
+// vectors keeps its sums in registers: with 8 rows 16 products for 10 loads, enough independent sums
+// to cover the latency of one multiply-add. Rows are cut into tiles of almost equal height: 49 are
+// seven times 7, not six times 8 and a single one that would wait for its own sums.
 #pragma once
 
 #include "cpu/simd.h"
 
 TRANSNEXT_BEGIN_LEVEL
+
+// Rows of a tile: its sums, one vector of b per column and a scalar fit the vector registers.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr index_t kTileRows = 8;
+#elif defined(__AVX2__)
+constexpr index_t kTileRows = 6;
+#else
+constexpr index_t kTileRows = 4;
+#endif
 
 // a(m, k) = data[m * row_stride + k * depth_stride]
 template <class C>
@@ -27,54 +37,95 @@ struct LaneRows {
   index_t stride;
 };
 
-template <int kRows, int kVectors, class C>
-inline void multiply_tile(index_t depth, const C* a, const Scalars<C>& layout, const C* b,
-                          index_t b_stride, C* out, index_t out_stride, bool accumulate) {
-  Vector<C> sum[kRows][kVectors];
-  for (int row = 0; row < kRows; ++row) {
-    for (int v = 0; v < kVectors; ++v)
-      sum[row][v] =
-          accumulate ? load<Vector<C>>(out + row * out_stride + v * kLanes<C>) : Vector<C>{};
-  }
-  for (index_t k = 0; k < depth; ++k) {
-    Vector<C> right[kVectors];
-    for (int v = 0; v < kVectors; ++v) right[v] = load<Vector<C>>(b + k * b_stride + v * kLanes<C>);
+// kRowStride: a's row stride where it is known when compiled, else 0.
+template <int kRows, int kVectors, int kRowStride, class V, class C>
+inline void multiply_tile(index_t depth, const Scalars<C>& a, const C* b, index_t b_stride,
+                          const LaneRows<const C>& start, const LaneRows<C>& out) {
+  constexpr index_t n = static_cast<index_t>(sizeof(V) / sizeof(C));
+  const index_t row_stride = kRowStride > 0 ? kRowStride : a.row_stride;
+  V sum[kRows][kVectors] = {};
+  if (start.data != nullptr) {
     for (int row = 0; row < kRows; ++row) {
-      const C left = a[row * layout.row_stride + k * layout.depth_stride];
-      for (int v = 0; v < kVectors; ++v) sum[row][v] += left * right[v];
+      for (int v = 0; v < kVectors; ++v)
+        sum[row][v] = load<V>(start.data + row * start.stride + v * n);
+    }
+  }
+  const C* left = a.data;
+  for (index_t k = 0; k < depth; ++k, left += a.depth_stride, b += b_stride) {
+    V right[kVectors];
+    for (int v = 0; v < kVectors; ++v) right[v] = load<V>(b + v * n);
+    for (int row = 0; row < kRows; ++row) {
+      const C scalar = left[row * row_stride];
+      for (int v = 0; v < kVectors; ++v) sum[row][v] += scalar * right[v];
     }
   }
   for (int row = 0; row < kRows; ++row) {
-    for (int v = 0; v < kVectors; ++v) store(out + row * out_stride + v * kLanes<C>, sum[row][v]);
+    for (int v = 0; v < kVectors; ++v) store(out.data + row * out.stride + v * n, sum[row][v]);
   }
 }
 
-template <int kVectors, class C>
+// Calls multiply_tile with `rows` as a constant.
+template <int kRows, int kVectors, int kRowStride, class V, class C>
+inline void multiply_rows(index_t rows, index_t depth, const Scalars<C>& a, const C* b,
+                          index_t b_stride, const LaneRows<const C>& start,
+                          const LaneRows<C>& out) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows)
+      return multiply_rows<kRows - 1, kVectors, kRowStride, V>(rows, depth, a, b, b_stride, start,
+                                                               out);
+  }
+  multiply_tile<kRows, kVectors, kRowStride, V>(depth, a, b, b_stride, start, out);
+}
+
+template <int kVectors, int kRowStride, class V, class C>
 inline void multiply_columns(index_t rows, index_t depth, const Scalars<C>& a, const C* b,
-                             index_t b_stride, C* out, index_t out_stride, bool accumulate) {
-  index_t row = 0;
-  for (; row + 4 <= rows; row += 4) {
-    multiply_tile<4, kVectors>(depth, a.data + row * a.row_stride, a, b, b_stride,
-                               out + row * out_stride, out_stride, accumulate);
-  }
-  for (; row < rows; ++row) {
-    multiply_tile<1, kVectors>(depth, a.data + row * a.row_stride, a, b, b_stride,
-                               out + row * out_stride, out_stride, accumulate);
+                             index_t b_stride, const LaneRows<const C>& start,
+                             const LaneRows<C>& out) {
+  const index_t row_stride = kRowStride > 0 ? kRowStride : a.row_stride;
+  for (index_t row = 0, tiles = (rows + kTileRows - 1) / kTileRows; tiles > 0; --tiles) {
+    const index_t height = (rows - row + tiles - 1) / tiles;
+    const C* from = start.data != nullptr ? start.data + row * start.stride : nullptr;
+    multiply_rows<kTileRows, kVectors, kRowStride, V, C>(
+        height, depth, {a.data + row * row_stride, a.row_stride, a.depth_stride}, b, b_stride,
+        {from, start.stride}, {out.data + row * out.stride, out.stride});
+    row += height;
   }
 }
 
-// out: [rows][width], b: [depth][width], width a multiple of kLanes<C>.
+// out: [rows][width], b: [depth][width], start: [rows][width] or null for 0; width a multiple of
+// kLanes<C> / 2.
+template <class C, int kRowStride = 0>
+inline void multiply(index_t rows, index_t depth, index_t width, const Scalars<C>& a,
+                     const LaneRows<const C>& b, const LaneRows<C>& out,
+                     const LaneRows<const C>& start) {
+  constexpr index_t n = kLanes<C>;
+  const auto columns_from = [&](const auto& lanes, index_t column) {
+    auto moved = lanes;
+    if (moved.data != nullptr) moved.data += column;
+    return moved;
+  };
+  index_t column = 0;
+  for (; column + 2 * n <= width; column += 2 * n)
+    multiply_columns<2, kRowStride, Vector<C>>(rows, depth, a, b.data + column, b.stride,
+                                               columns_from(start, column),
+                                               columns_from(out, column));
+  if (column + n <= width) {
+    multiply_columns<1, kRowStride, Vector<C>>(rows, depth, a, b.data + column, b.stride,
+                                               columns_from(start, column),
+                                               columns_from(out, column));
+    column += n;
+  }
+  if (column < width)
+    multiply_columns<1, kRowStride, HalfVector<C>>(rows, depth, a, b.data + column, b.stride,
+                                                   columns_from(start, column),
+                                                   columns_from(out, column));
+}
+
 template <class C>
 inline void multiply(index_t rows, index_t depth, index_t width, const Scalars<C>& a,
                      const LaneRows<const C>& b, const LaneRows<C>& out, bool accumulate) {
-  constexpr index_t kPair = 2 * kLanes<C>;
-  index_t column = 0;
-  for (; column + kPair <= width; column += kPair)
-    multiply_columns<2>(rows, depth, a, b.data + column, b.stride, out.data + column, out.stride,
-                        accumulate);
-  if (column < width)
-    multiply_columns<1>(rows, depth, a, b.data + column, b.stride, out.data + column, out.stride,
-                        accumulate);
+  multiply<C>(rows, depth, width, a, b, out,
+              LaneRows<const C>{accumulate ? out.data : nullptr, out.stride});
 }
 
 TRANSNEXT_END_LEVEL

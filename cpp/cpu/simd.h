@@ -24,18 +24,23 @@ struct Simd;
 template <>
 struct Simd<float> {
   typedef float Vector __attribute__((vector_size(kVectorBytes)));
+  typedef float Half __attribute__((vector_size(kVectorBytes / 2)));
   typedef int Mask __attribute__((vector_size(kVectorBytes)));
   using MaskLane = int;
 };
 template <>
 struct Simd<double> {
   typedef double Vector __attribute__((vector_size(kVectorBytes)));
+  typedef double Half __attribute__((vector_size(kVectorBytes / 2)));
   typedef long long Mask __attribute__((vector_size(kVectorBytes)));
   using MaskLane = long long;
 };
 
 template <class C>
 using Vector = typename Simd<C>::Vector;
+// Half as many lanes: what head dim 24 leaves over from whole vectors of 16 floats.
+template <class C>
+using HalfVector = typename Simd<C>::Half;
 // All bits of a lane set or none, as comparisons give it and `mask ? a : b` takes it.
 template <class C>
 using Mask = typename Simd<C>::Mask;
@@ -101,11 +106,74 @@ inline V minimum(V a, V b) {
 }
 #endif
 
+// value in the valid lanes, 0 in the others, whatever is there.
+template <class C>
+inline Vector<C> masked(Vector<C> value, Mask<C> valid) {
+  return reinterpret_cast<Vector<C>>(reinterpret_cast<Mask<C>>(value) & valid);
+}
+
+// By halves: each step adds the upper to the lower half.
 template <class C>
 inline C sum_lanes(Vector<C> vector) {
+  HalfVector<C> halves[2];
+  __builtin_memcpy(halves, &vector, sizeof(vector));
+  const HalfVector<C> both = halves[0] + halves[1];
+  if constexpr (kVectorBytes == 64) {
+    typedef C Quarter __attribute__((vector_size(kVectorBytes / 4)));
+    Quarter quarters[2];
+    __builtin_memcpy(quarters, &both, sizeof(both));
+    const Quarter rest = quarters[0] + quarters[1];
+    C sum = 0;
+    for (int lane = 0; lane < kLanes<C> / 4; ++lane) sum += rest[lane];
+    return sum;
+  }
   C sum = 0;
-  for (int lane = 0; lane < kLanes<C>; ++lane) sum += vector[lane];
+  for (int lane = 0; lane < kLanes<C> / 2; ++lane) sum += both[lane];
   return sum;
+}
+
+// Whether any (all) lanes of a mask are set.
+template <class C>
+inline bool any_lane(Mask<C> mask) {
+#if defined(__AVX512DQ__)
+  if constexpr (sizeof(C) == 4) return _mm512_movepi32_mask(reinterpret_cast<__m512i>(mask)) != 0;
+  if constexpr (sizeof(C) == 8) return _mm512_movepi64_mask(reinterpret_cast<__m512i>(mask)) != 0;
+#elif defined(__AVX2__)
+  return _mm256_movemask_epi8(reinterpret_cast<__m256i>(mask)) != 0;
+#else
+  MaskLane<C> any = 0;
+  for (int lane = 0; lane < kLanes<C>; ++lane) any |= mask[lane];
+  return any != 0;
+#endif
+}
+
+template <class C>
+inline bool all_lanes(Mask<C> mask) {
+  return !any_lane<C>(~mask);
+}
+
+template <class C>
+inline Vector<C> square_root(Vector<C> vector) {
+#if defined(__AVX512F__)
+  // The masked forms: GCC 12 warns of the undefined operand inside the unmasked ones.
+  if constexpr (sizeof(C) == 4)
+    return reinterpret_cast<Vector<C>>(
+        _mm512_maskz_sqrt_ps(0xffff, reinterpret_cast<__m512>(vector)));
+  if constexpr (sizeof(C) == 8)
+    return reinterpret_cast<Vector<C>>(
+        _mm512_maskz_sqrt_pd(0xff, reinterpret_cast<__m512d>(vector)));
+#elif defined(__AVX2__)
+  if constexpr (sizeof(C) == 4)
+    return reinterpret_cast<Vector<C>>(_mm256_sqrt_ps(reinterpret_cast<__m256>(vector)));
+  if constexpr (sizeof(C) == 8)
+    return reinterpret_cast<Vector<C>>(_mm256_sqrt_pd(reinterpret_cast<__m256d>(vector)));
+#else
+  for (int lane = 0; lane < kLanes<C>; ++lane)
+    vector[lane] = sizeof(C) == 8
+                       ? static_cast<C>(__builtin_sqrt(static_cast<double>(vector[lane])))
+                       : static_cast<C>(__builtin_sqrtf(static_cast<float>(vector[lane])));
+  return vector;
+#endif
 }
 
 inline index_t round_up(index_t value, index_t multiple) {

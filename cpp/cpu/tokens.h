@@ -1,7 +1,6 @@
 // Tokens of one image and head, between tensors and the layouts the attention kernels compute in:
 //   rows    [tokens][padded channels], channels in the lanes;
-//   panels  [padded channels][tokens], tokens in the lanes.
-// Padding, in both directions, is zero.
+//   panels  [channels][tokens], tokens in the lanes, a block of them at a time.
 #pragma once
 
 #include "cpu/convert.h"
@@ -10,8 +9,7 @@
 
 TRANSNEXT_BEGIN_LEVEL
 
-// Tokens are handled in blocks of two vectors: with a vector register for each of 4 rows that makes
-// the 8 independent sums of multiply.h.
+// Tokens are handled in blocks of two vectors, the width of a tile of multiply.h.
 template <class C>
 constexpr index_t kBlock = 2 * kLanes<C>;
 
@@ -41,40 +39,152 @@ inline TokenView head_major(const View<4>& tensor, index_t batch, index_t head) 
           tensor.stride[2], tensor.stride[3], tensor.shape[3]};
 }
 
-// rows[i] = token first + i for i < count, zero for count <= i < padded_count.
-template <class C>
-inline void load_rows(const TokenView& view, index_t first, index_t count, index_t padded_count,
-                      C* rows, index_t width) {
-  with_storage(view.dtype, [&](auto storage) {
-    using S = decltype(storage);
-    using T = typename S::Type;
-    if constexpr (std::is_same_v<typename S::Compute, C>) {
-      for (index_t i = 0; i < count; ++i) {
-        const T* token = static_cast<const T*>(view.data) + (first + i) * view.token_stride;
-        for (index_t c = 0; c < width; c += kLanes<C>)
-          store(rows + i * width + c, load_lanes<C>(token, view.channel_stride, c, view.channels));
-      }
-    }
-  });
-  for (index_t i = count * width; i < padded_count * width; i += kLanes<C>)
-    store(rows + i, Vector<C>{});
+// Half a vector of elements from each of two places.
+#if defined(__AVX512F__)
+template <class T>
+inline Vector<float> load_halves(const T* low, const T* high) {
+  if constexpr (sizeof(T) == 4) {
+    return reinterpret_cast<Vector<float>>(
+        _mm512_insertf32x8(_mm512_castps256_ps512(load<__m256>(low)), load<__m256>(high), 1));
+  } else {
+    const __m256i both =
+        _mm256_inserti128_si256(_mm256_castsi128_si256(load<__m128i>(low)), load<__m128i>(high), 1);
+    if constexpr (std::is_same_v<T, BFloat16>) return to_float(reinterpret_cast<HalfBits>(both));
+    return reinterpret_cast<Vector<float>>(_mm512_maskz_cvtph_ps(kAllLanes, both));
+  }
 }
 
+template <class T>
+inline void store_halves(T* low, T* high, Vector<float> vector) {
+  T elements[kLanes<float>];
+  store_vector<float>(elements, vector);
+  __builtin_memcpy(low, elements, sizeof(elements) / 2);
+  __builtin_memcpy(high, elements + kLanes<float> / 2, sizeof(elements) / 2);
+}
+#endif
+
+// Whether `rest` channels, left over from whole vectors, go through load_halves: tokens n apart then
+// share a vector, and a block of head dim 24 is three transposed squares of 16 instead of four.
 template <class C>
-inline void store_rows(const TokenView& view, index_t first, index_t count, const C* rows,
-                       index_t width) {
+inline bool pairs_halves(const TokenView& view, index_t rest) {
+#if defined(__AVX512F__)
+  return sizeof(C) == 4 && 2 * rest == kLanes<C> && view.channel_stride == 1;
+#else
+  (void)view;
+  (void)rest;
+  return false;
+#endif
+}
+
+template <class C, class T>
+inline void load_block_as(const T* tokens, const TokenView& view, index_t begin, index_t end,
+                          C* panel, index_t stride) {
+  constexpr int n = kLanes<C>;
+  Vector<C> square[n];
+  for (index_t c = 0; c < view.channels; c += n) {
+    const index_t rest = view.channels - c;
+#if defined(__AVX512F__)
+    if constexpr (sizeof(C) == 4) {
+      if (pairs_halves<C>(view, rest) && begin == 0 && end == 2 * n) {
+        for (int i = 0; i < n; ++i) {
+          const T* low = tokens + i * view.token_stride + c;
+          square[i] = load_halves(low, low + n * view.token_stride);
+        }
+        transpose_square<C>(square);
+        for (int i = 0; i < n / 2; ++i) {
+          store(panel + (c + i) * stride, square[i]);
+          store(panel + (c + i) * stride + n, square[n / 2 + i]);
+        }
+        continue;
+      }
+    }
+#endif
+    for (index_t v = 0; v < 2; ++v) {
+      if (begin <= v * n && (v + 1) * n <= end && rest >= n && view.channel_stride == 1) {
+        for (int i = 0; i < n; ++i)
+          square[i] = load_vector<C>(tokens + (v * n + i) * view.token_stride + c);
+        transpose_square<C>(square);
+        for (int i = 0; i < n; ++i) store(panel + (c + i) * stride + v * n, square[i]);
+        continue;
+      }
+      for (int i = 0; i < n; ++i) {
+        const index_t lane = v * n + i;
+        square[i] = Vector<C>{};
+        if (lane >= begin && lane < end)
+          square[i] = load_lanes<C>(tokens + lane * view.token_stride, view.channel_stride, c,
+                                    view.channels);
+      }
+      transpose_square<C>(square);
+      for (int i = 0; i < smaller(n, rest); ++i) store(panel + (c + i) * stride + v * n, square[i]);
+    }
+  }
+}
+
+// panel[c * stride + lane] = channel c of token first + lane for begin <= lane < end, zero for the
+// block's other lanes. Only tokens begin .. end - 1 are read.
+template <class C>
+inline void load_block(const TokenView& view, index_t first, index_t begin, index_t end, C* panel,
+                       index_t stride) {
   with_storage(view.dtype, [&](auto storage) {
     using S = decltype(storage);
     using T = typename S::Type;
-    if constexpr (std::is_same_v<typename S::Compute, C>) {
-      for (index_t i = 0; i < count; ++i) {
-        T* token = static_cast<T*>(view.data) + (first + i) * view.token_stride;
-        for (index_t c = 0; c < width; c += kLanes<C>)
-          store_lanes<C>(token, view.channel_stride, c, view.channels,
-                         load<Vector<C>>(rows + i * width + c));
+    if constexpr (std::is_same_v<typename S::Compute, C>)
+      load_block_as<C>(static_cast<const T*>(view.data) + first * view.token_stride, view, begin,
+                       end, panel, stride);
+  });
+}
+
+template <class C, class T>
+inline void store_block_as(T* tokens, const TokenView& view, index_t count, const C* panel,
+                           index_t stride) {
+  constexpr int n = kLanes<C>;
+  Vector<C> square[n];
+  for (index_t c = 0; c < view.channels; c += n) {
+    const index_t rest = view.channels - c;
+#if defined(__AVX512F__)
+    if constexpr (sizeof(C) == 4) {
+      if (pairs_halves<C>(view, rest) && count == 2 * n) {
+        for (int i = 0; i < n / 2; ++i) {
+          square[i] = load<Vector<C>>(panel + (c + i) * stride);
+          square[n / 2 + i] = load<Vector<C>>(panel + (c + i) * stride + n);
+        }
+        transpose_square<C>(square);
+        for (int i = 0; i < n; ++i) {
+          T* low = tokens + i * view.token_stride + c;
+          store_halves(low, low + n * view.token_stride, square[i]);
+        }
+        continue;
       }
     }
+#endif
+    for (index_t v = 0; v * n < count && v < 2; ++v) {
+      for (int i = 0; i < n; ++i)
+        square[i] = i < rest ? load<Vector<C>>(panel + (c + i) * stride + v * n) : Vector<C>{};
+      transpose_square<C>(square);
+      for (int i = 0; i < smaller(n, count - v * n); ++i)
+        store_lanes<C>(tokens + (v * n + i) * view.token_stride, view.channel_stride, c,
+                       view.channels, square[i]);
+    }
+  }
+}
+
+// The reverse, for the first `count` lanes.
+template <class C>
+inline void store_block(const TokenView& view, index_t first, index_t count, const C* panel,
+                        index_t stride) {
+  with_storage(view.dtype, [&](auto storage) {
+    using S = decltype(storage);
+    using T = typename S::Type;
+    if constexpr (std::is_same_v<typename S::Compute, C>)
+      store_block_as<C>(static_cast<T*>(view.data) + first * view.token_stride, view, count, panel,
+                        stride);
   });
+}
+
+// Rows of the compute type as tokens, for load_block and store_block.
+template <class C>
+inline TokenView row_tokens(C* rows, index_t width, index_t channels) {
+  return {rows, sizeof(C) == 8 ? DType::kFloat64 : DType::kFloat32, width, 1, channels};
 }
 
 // The normalisation x / max(|x|, eps). Its gradient is that of the direction, (g - xn (xn . g)) /
@@ -83,22 +193,29 @@ inline void store_rows(const TokenView& view, index_t first, index_t count, cons
 template <class C>
 constexpr C kNormEpsilon = C(1e-12);
 
+// Normalises a block of tokens in the lanes.
 template <class C>
-inline void normalise_rows(index_t count, C* rows, index_t width, C* inverse_norm) {
-  for (index_t i = 0; i < count; ++i) {
-    C* row = rows + i * width;
-    Vector<C> squares{};
-    for (index_t c = 0; c < width; c += kLanes<C>) {
-      const auto x = load<Vector<C>>(row + c);
-      squares += x * x;
+inline void normalise_block(index_t channels, C* panel, index_t stride, C* inverse_norm) {
+  for (int v = 0; v < 2; ++v) {
+    C* block = panel + v * kLanes<C>;
+    Vector<C> even{};
+    Vector<C> odd{};
+    index_t c = 0;
+    for (; c + 2 <= channels; c += 2) {
+      const auto x = load<Vector<C>>(block + c * stride);
+      const auto y = load<Vector<C>>(block + (c + 1) * stride);
+      even += x * x;
+      odd += y * y;
     }
-    const C sum = sum_lanes<C>(squares);
-    const C norm = sizeof(C) == 8 ? static_cast<C>(__builtin_sqrt(sum))
-                                  : static_cast<C>(__builtin_sqrtf(static_cast<float>(sum)));
-    const C inverse = C(1) / (norm > kNormEpsilon<C> ? norm : kNormEpsilon<C>);
-    for (index_t c = 0; c < width; c += kLanes<C>)
-      store(row + c, load<Vector<C>>(row + c) * inverse);
-    inverse_norm[i] = inverse;
+    if (c < channels) {
+      const auto x = load<Vector<C>>(block + c * stride);
+      even += x * x;
+    }
+    const Vector<C> norm = square_root<C>(even + odd);
+    const Vector<C> inverse = C(1) / maximum(norm, broadcast<C>(kNormEpsilon<C>));
+    for (c = 0; c < channels; ++c)
+      store(block + c * stride, load<Vector<C>>(block + c * stride) * inverse);
+    store(inverse_norm + v * kLanes<C>, inverse);
   }
 }
 

@@ -44,30 +44,19 @@ class StretchPanel {
  public:
   StretchPanel(const TokenView& view, const Window& window, index_t first, index_t count,
                index_t halo)
-      : width_(round_up(view.channels, kLanes<C>)),
-        stride_(round_up(count + 2 * halo, kBlock<C>) + kBlock<C>),
-        memory_(width_ * stride_),
+      : stride_(round_up(count + 2 * halo, kBlock<C>) + kBlock<C>),
+        memory_(view.channels * stride_),
         panel_{memory_.data(), stride_, first - halo} {
-    Scratch<C> rows(kBlock<C> * width_);
-    load_panel(view, window.grid.size(), width_, panel_, stride_, rows.data());
+    load_panel(view, window.grid.size(), panel_, stride_);
   }
   const C* at(index_t token) const { return panel_.at(token); }
   index_t stride() const { return stride_; }
 
  private:
-  index_t width_;
   index_t stride_;
   Scratch<C> memory_;
   Panel<C> panel_;
 };
-
-// Writes a block [channels][block] to the tokens from `first` on.
-template <class C>
-void store_block(const TokenView& view, index_t first, index_t count, const C* block, C* rows) {
-  const index_t width = round_up(view.channels, kLanes<C>);
-  transpose(block, kBlock<C>, width, kBlock<C>, rows, width);
-  store_rows(view, first, count, rows, width);
-}
 
 template <class C>
 void fill(Scratch<C>& target, C value) {
@@ -85,11 +74,9 @@ void window_correlate(const View<4>& a, const View<4>& b, const View<2>& bias,
         const StretchPanel<C> left(head_major(a, batch, head), window, first, count, 0);
         const StretchPanel<C> right(head_major(b, batch, head), window, first, count,
                                     window.halo());
-        const index_t width = round_up(window.cells(), kLanes<C>);
         Scratch<Cell<C>> cells(window.cells());
         Scratch<C> products(window.cells() * kBlock<C>);
-        Scratch<C> block(width * kBlock<C>);
-        Scratch<C> rows(width * kBlock<C>);
+        Scratch<C> block(window.cells() * kBlock<C>);
         for (index_t i = first; i < first + count; i += kBlock<C>) {
           const index_t tokens = smaller(kBlock<C>, first + count - i);
           const index_t active = active_cells(window, i, tokens, Direction::kToCells, cells.data());
@@ -108,7 +95,7 @@ void window_correlate(const View<4>& a, const View<4>& b, const View<2>& bias,
               store(&block[at], cells[cell].valid[v] != 0 ? score : broadcast<C>(outside));
             }
           }
-          store_block(head_major(scores, batch, head), i, tokens, block.data(), rows.data());
+          store_block<C>(head_major(scores, batch, head), i, tokens, block.data(), kBlock<C>);
         }
       });
 }
@@ -125,15 +112,13 @@ void window_gather(const View<4>& weights, const View<4>& values, const View<4>&
         const StretchPanel<C> value(head_major(values, batch, head), window, first, count,
                                     window.halo());
         Scratch<Cell<C>> cells(window.cells());
-        Scratch<C> block(round_up(channels, kLanes<C>) * kBlock<C>);
-        Scratch<C> rows(block.size());
+        Scratch<C> block(channels * kBlock<C>);
         for (index_t i = first; i < first + count; i += kBlock<C>) {
           const index_t tokens = smaller(kBlock<C>, first + count - i);
           const index_t active = active_cells(window, i, tokens, Direction::kToCells, cells.data());
-          block.zero();
           gather<false>(channels, cells.data(), active, weight.at(i), weight.stride(), value.at(i),
-                        value.stride(), block.data(), kBlock<C>);
-          store_block(head_major(out, batch, head), i, tokens, block.data(), rows.data());
+                        value.stride(), static_cast<const C*>(nullptr), block.data(), kBlock<C>);
+          store_block<C>(head_major(out, batch, head), i, tokens, block.data(), kBlock<C>);
         }
       });
 }
@@ -151,16 +136,14 @@ void window_scatter(const View<4>& weights, const View<4>& values, const View<4>
         const StretchPanel<C> value(head_major(values, batch, head), window, first, count,
                                     window.halo());
         Scratch<Cell<C>> cells(window.cells());
-        Scratch<C> block(round_up(channels, kLanes<C>) * kBlock<C>);
-        Scratch<C> rows(block.size());
+        Scratch<C> block(channels * kBlock<C>);
         for (index_t i = first; i < first + count; i += kBlock<C>) {
           const index_t tokens = smaller(kBlock<C>, first + count - i);
           const index_t active =
               active_cells(window, i, tokens, Direction::kToQueries, cells.data());
-          block.zero();
           gather<true>(channels, cells.data(), active, weight.at(i), weight.stride(), value.at(i),
-                       value.stride(), block.data(), kBlock<C>);
-          store_block(head_major(out, batch, head), i, tokens, block.data(), rows.data());
+                       value.stride(), static_cast<const C*>(nullptr), block.data(), kBlock<C>);
+          store_block<C>(head_major(out, batch, head), i, tokens, block.data(), kBlock<C>);
         }
       });
 }
@@ -176,15 +159,12 @@ void bias_gradient(const View<4>& d_attn, const View<2>& d_bias, const Window& w
   Scratch<C> partial(batches * heads * window.cells());
   partial.zero();
   parallel_for(batches * heads, threads, [&](index_t pair) {
-    const index_t width = round_up(window.cells(), kLanes<C>);
     Scratch<Cell<C>> cells(window.cells());
-    Scratch<C> rows(width * kBlock<C>);
-    Scratch<C> block(width * kBlock<C>);
+    Scratch<C> block(window.cells() * kBlock<C>);
     for (index_t first = 0; first < tokens; first += kBlock<C>) {
       const index_t count = smaller(kBlock<C>, tokens - first);
-      load_rows(head_major(d_attn, pair / heads, pair % heads), first, count, kBlock<C>,
-                rows.data(), width);
-      transpose(rows.data(), width, kBlock<C>, width, block.data(), kBlock<C>);
+      load_block<C>(head_major(d_attn, pair / heads, pair % heads), first, 0, count, block.data(),
+                    kBlock<C>);
       const index_t active = active_cells(window, first, count, Direction::kToCells, cells.data());
       for (index_t i = 0; i < active; ++i) {
         const C* gradient = &block[cells[i].index * kBlock<C>];

@@ -6,6 +6,7 @@
 // nothing, whatever lies there.
 #pragma once
 
+#include "cpu/multiply.h"
 #include "cpu/tokens.h"
 
 TRANSNEXT_BEGIN_LEVEL
@@ -37,17 +38,19 @@ struct Panel {
   C* at(index_t token) const { return data + (token - first); }
 };
 
-// Tokens that a task handles at a time: so many that its panels of `channels` rows in all, `halos`
-// window's reaches longer than the stretch, fill about half an L2 cache, and at least so many that
-// the halos are not most of the work.
-constexpr index_t kPanelBytes = 256 * 1024;
+// Tokens that a task handles at a time: so many that what it keeps of each token, `values` numbers of
+// the compute type, fills about half an L2 cache with the token's `halos` window's reaches included,
+// at least so many that the halos are not most of the work, and the same in every stretch.
+constexpr index_t kStretchBytes = 640 * 1024;
 
 template <class C>
-inline index_t stretch_tokens(const Window& window, index_t channels, index_t halos) {
-  const index_t bytes = larger(1, channels) * static_cast<index_t>(sizeof(C));
-  const index_t fitting = kPanelBytes / bytes - halos * window.halo();
+inline index_t stretch_tokens(const Window& window, index_t values, index_t halos) {
+  const index_t bytes = larger(1, values) * static_cast<index_t>(sizeof(C));
+  const index_t fitting = kStretchBytes / bytes - halos * window.halo();
   const index_t least = larger(2 * window.halo(), 4 * kBlock<C>);
-  return round_up(smaller(larger(fitting, least), window.grid.size()), kBlock<C>);
+  const index_t tokens = window.grid.size();
+  const index_t stretches = tokens / smaller(larger(fitting, least), tokens);
+  return round_up((tokens + stretches - 1) / stretches, kBlock<C>);
 }
 
 // One window cell for a block of tokens, if it lies inside the image for any of them.
@@ -90,39 +93,39 @@ inline index_t active_cells(const Window& window, index_t first, index_t count, 
   for (index_t y = 0; y < window.size; ++y) {
     const index_t dy = sign * (y - window.radius());
     Mask<C> row_valid[2];
-    Int any_row = 0;
     for (int v = 0; v < 2; ++v) {
       const Mask<C> at = load<Mask<C>>(rows + v * n) + static_cast<Int>(dy);
       row_valid[v] = (at >= 0) & (at < height);
-      for (int lane = 0; lane < n; ++lane) any_row |= row_valid[v][lane];
     }
-    if (any_row == 0) continue;
+    if (!any_lane<C>(row_valid[0] | row_valid[1])) continue;
     for (index_t x = 0; x < window.size; ++x) {
       const index_t dx = sign * (x - window.radius());
       Cell<C>& cell = cells[active];
-      Int any = 0;
-      Int all = -1;
       for (int v = 0; v < 2; ++v) {
         const Mask<C> at = load<Mask<C>>(columns + v * n) + static_cast<Int>(dx);
         cell.valid[v] = row_valid[v] & (at >= 0) & (at < width);
-        for (int lane = 0; lane < n; ++lane) {
-          any |= cell.valid[v][lane];
-          all &= cell.valid[v][lane];
-        }
       }
-      if (any == 0) continue;
+      if (!any_lane<C>(cell.valid[0] | cell.valid[1])) continue;
       cell.index = y * window.size + x;
       cell.shift = dy * window.grid.width + dx;
-      cell.complete = all != 0;
+      cell.complete = all_lanes<C>(cell.valid[0] & cell.valid[1]);
       ++active;
     }
   }
   return active;
 }
 
+// sum + weight * value in the valid lanes, sum in the others, whatever weight and value are there.
 template <class C>
-inline Vector<C> masked(Vector<C> value, Mask<C> valid) {
-  return reinterpret_cast<Vector<C>>(reinterpret_cast<Mask<C>>(value) & valid);
+inline Vector<C> masked_multiply_add(Vector<C> weight, Vector<C> value, Vector<C> sum,
+                                     Mask<C> valid) {
+#if defined(__AVX512DQ__)
+  if constexpr (sizeof(C) == 4)
+    return reinterpret_cast<Vector<C>>(_mm512_mask3_fmadd_ps(
+        reinterpret_cast<__m512>(weight), reinterpret_cast<__m512>(value),
+        reinterpret_cast<__m512>(sum), _mm512_movepi32_mask(reinterpret_cast<__m512i>(valid))));
+#endif
+  return sum + masked<C>(weight, valid) * masked<C>(value, valid);
 }
 
 template <int kCells, class C>
@@ -130,13 +133,14 @@ inline void correlate_cells(index_t channels, const C* a, index_t a_stride, cons
                             index_t b_stride, const Cell<C>* cells, C* scores) {
   constexpr int n = kLanes<C>;
   Vector<C> sum[kCells][2] = {};
-  for (index_t c = 0; c < channels; ++c) {
-    const auto left0 = load<Vector<C>>(a + c * a_stride);
-    const auto left1 = load<Vector<C>>(a + c * a_stride + n);
+  index_t shift[kCells];
+  for (int i = 0; i < kCells; ++i) shift[i] = cells[i].shift;
+  for (index_t c = 0; c < channels; ++c, a += a_stride, b += b_stride) {
+    const auto left0 = load<Vector<C>>(a);
+    const auto left1 = load<Vector<C>>(a + n);
     for (int i = 0; i < kCells; ++i) {
-      const C* right = b + c * b_stride + cells[i].shift;
-      sum[i][0] += left0 * load<Vector<C>>(right);
-      sum[i][1] += left1 * load<Vector<C>>(right + n);
+      sum[i][0] += left0 * load<Vector<C>>(b + shift[i]);
+      sum[i][1] += left1 * load<Vector<C>>(b + shift[i] + n);
     }
   }
   for (int i = 0; i < kCells; ++i) {
@@ -158,12 +162,16 @@ inline void correlate(index_t channels, const C* a, index_t a_stride, const C* b
 
 template <int kChannels, bool kAtShift, class C>
 inline void gather_channels(const Cell<C>* cells, index_t active, const C* weights,
-                            index_t weight_stride, const C* values, index_t value_stride, C* out,
-                            index_t out_stride) {
+                            index_t weight_stride, const C* values, index_t value_stride,
+                            const C* factor, C* out, index_t out_stride) {
   constexpr int n = kLanes<C>;
-  Vector<C> sum[kChannels][2];
-  for (int c = 0; c < kChannels; ++c) {
-    for (int v = 0; v < 2; ++v) sum[c][v] = load<Vector<C>>(out + c * out_stride + v * n);
+  Vector<C> sum[kChannels][2] = {};
+  if (factor != nullptr) {
+    for (int v = 0; v < 2; ++v) {
+      const auto scale = load<Vector<C>>(factor + v * n);
+      for (int c = 0; c < kChannels; ++c)
+        sum[c][v] = load<Vector<C>>(out + c * out_stride + v * n) * scale;
+    }
   }
   for (index_t i = 0; i < active; ++i) {
     const Cell<C>& cell = cells[i];
@@ -175,10 +183,9 @@ inline void gather_channels(const Cell<C>* cells, index_t active, const C* weigh
         for (int c = 0; c < kChannels; ++c)
           sum[c][v] += w * load<Vector<C>>(value + c * value_stride + v * n);
       } else {
-        const Vector<C> w_valid = masked<C>(w, cell.valid[v]);
         for (int c = 0; c < kChannels; ++c)
-          sum[c][v] +=
-              w_valid * masked<C>(load<Vector<C>>(value + c * value_stride + v * n), cell.valid[v]);
+          sum[c][v] = masked_multiply_add<C>(w, load<Vector<C>>(value + c * value_stride + v * n),
+                                             sum[c][v], cell.valid[v]);
       }
     }
   }
@@ -187,43 +194,37 @@ inline void gather_channels(const Cell<C>* cells, index_t active, const C* weigh
   }
 }
 
-// out[c][lane] += sum over active cells j of weights[j][lane (+ shift_j if kAtShift)]
-// values[c][lane + shift_j]. Without kAtShift the weights are the block's own (queries summing over
-// their cells), with it they belong to the shifted token (a cell's token summing over the queries
-// that look at it).
+// out[c][lane] = out[c][lane] factor[lane] + sum over active cells j of weights[j][lane (+ shift_j
+// if kAtShift)] values[c][lane + shift_j]; no factor is a factor of 0. Without kAtShift the weights
+// are the block's own (queries summing over their cells), with it they belong to the shifted token
+// (a cell's token summing over the queries that look at it).
 template <bool kAtShift, class C>
 inline void gather(index_t channels, const Cell<C>* cells, index_t active, const C* weights,
-                   index_t weight_stride, const C* values, index_t value_stride, C* out,
-                   index_t out_stride) {
+                   index_t weight_stride, const C* values, index_t value_stride, const C* factor,
+                   C* out, index_t out_stride) {
   index_t c = 0;
-  for (; c + 4 <= channels; c += 4) {
-    gather_channels<4, kAtShift>(cells, active, weights, weight_stride, values + c * value_stride,
-                                 value_stride, out + c * out_stride, out_stride);
+  for (; c + kTileRows <= channels; c += kTileRows) {
+    gather_channels<kTileRows, kAtShift>(cells, active, weights, weight_stride,
+                                         values + c * value_stride, value_stride, factor,
+                                         out + c * out_stride, out_stride);
   }
   for (; c < channels; ++c) {
     gather_channels<1, kAtShift>(cells, active, weights, weight_stride, values + c * value_stride,
-                                 value_stride, out + c * out_stride, out_stride);
+                                 value_stride, factor, out + c * out_stride, out_stride);
   }
 }
 
-// Fills a panel with `count` tokens from panel.first on, zeros for tokens outside 0 .. tokens-1.
-// `rows` is room for kBlock padded rows. If inverse_norm is given, tokens are normalised and their
-// inverse norms stored there.
+// Fills a panel with `count` tokens, whole blocks, from panel.first on, zeros for tokens outside 0 ..
+// tokens-1. If inverse_norm is given, tokens are normalised and their inverse norms stored there.
 template <class C>
-inline void load_panel(const TokenView& view, index_t tokens, index_t width, const Panel<C>& panel,
-                       index_t count, C* rows, C* inverse_norm = nullptr) {
+inline void load_panel(const TokenView& view, index_t tokens, const Panel<C>& panel, index_t count,
+                       C* inverse_norm = nullptr) {
   for (index_t i = 0; i < count; i += kBlock<C>) {
-    const index_t begin = larger(panel.first + i, 0);
-    const index_t end = smaller(panel.first + i + kBlock<C>, tokens);
-    const index_t skipped = begin - (panel.first + i);
-    if (end <= begin) {
-      for (index_t r = 0; r < kBlock<C> * width; r += kLanes<C>) store(rows + r, Vector<C>{});
-    } else {
-      for (index_t r = 0; r < skipped * width; r += kLanes<C>) store(rows + r, Vector<C>{});
-      load_rows(view, begin, end - begin, kBlock<C> - skipped, rows + skipped * width, width);
-    }
-    if (inverse_norm != nullptr) normalise_rows(kBlock<C>, rows, width, inverse_norm + i);
-    transpose(rows, width, kBlock<C>, width, panel.data + i, panel.stride);
+    const index_t first = panel.first + i;
+    load_block(view, first, smaller(larger(-first, 0), kBlock<C>),
+               smaller(tokens - first, kBlock<C>), panel.data + i, panel.stride);
+    if (inverse_norm != nullptr)
+      normalise_block(view.channels, panel.data + i, panel.stride, inverse_norm + i);
   }
 }
 
