@@ -113,8 +113,7 @@ void aggregated_attention(py::handle q, py::handle k, py::handle v, py::handle k
                           int threads, std::uintptr_t stream) {
   Call call("aggregated_attention");
   AggregatedAttentionParams p;
-  p.in = read_inputs(call,
-                     {q, k, v, k_pool, v_pool},
+  p.in = read_inputs(call, {q, k, v, k_pool, v_pool},
                      {scale, query_embedding, local_bias, pool_bias, row_map, col_map, col_weights,
                       tokens, token_bias},
                      grid, pool_grid, window_size);
@@ -135,8 +134,7 @@ void aggregated_attention_backward(
     GridArgument pool_grid, index_t window_size, int threads, std::uintptr_t stream) {
   Call call("aggregated_attention_backward");
   AggregatedAttentionBackwardParams p;
-  p.in = read_inputs(call,
-                     {q, k, v, k_pool, v_pool},
+  p.in = read_inputs(call, {q, k, v, k_pool, v_pool},
                      {scale, query_embedding, local_bias, pool_bias, row_map, col_map, col_weights,
                       tokens, token_bias},
                      grid, pool_grid, window_size);

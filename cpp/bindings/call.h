@@ -61,8 +61,7 @@ class Call {
   // Any floating-point type that goes with the parameters' C(T): float64 with float64, the others
   // with float32.
   template <int kRank>
-  View<kRank> floating(py::handle capsule, const char* name,
-                       std::initializer_list<index_t> shape) {
+  View<kRank> floating(py::handle capsule, const char* name, std::initializer_list<index_t> shape) {
     return view<kRank>(capsule, name, shape, Kind::kFloating);
   }
   // A packed weight of [columns, depth]; the first one says what C(T) is.

@@ -6,8 +6,8 @@
 namespace transnext::bindings {
 namespace {
 
-void pack_weight(py::handle weight, py::handle packed, std::pair<index_t, index_t> sizes, int threads,
-                 std::uintptr_t stream) {
+void pack_weight(py::handle weight, py::handle packed, std::pair<index_t, index_t> sizes,
+                 int threads, std::uintptr_t stream) {
   Call call("pack_weight");
   PackWeightParams p;
   const auto [columns, depth] = sizes;
@@ -21,8 +21,8 @@ void pack_weight(py::handle weight, py::handle packed, std::pair<index_t, index_
 }
 
 void linear(py::handle x, py::handle norm_weight, py::handle norm_bias, py::handle packed,
-            py::handle bias, py::handle residual, py::handle out,
-            std::pair<index_t, index_t> sizes, double epsilon, int threads, std::uintptr_t stream) {
+            py::handle bias, py::handle residual, py::handle out, std::pair<index_t, index_t> sizes,
+            double epsilon, int threads, std::uintptr_t stream) {
   Call call("linear");
   LinearParams p;
   const auto [columns, depth] = sizes;
@@ -45,12 +45,11 @@ void define_linear(py::module_& m) {
     return packed_weight_size(dtype == "bfloat16" ? DType::kBFloat16 : DType::kFloat32, columns,
                               depth);
   });
-  m.def("pack_weight", &pack_weight, py::arg("weight"), py::arg("packed"), py::arg("sizes"), py::arg("threads") = 1,
-        py::arg("stream") = 0);
+  m.def("pack_weight", &pack_weight, py::arg("weight"), py::arg("packed"), py::arg("sizes"),
+        py::arg("threads") = 1, py::arg("stream") = 0);
   m.def("linear", &linear, py::arg("x"), py::arg("norm_weight"), py::arg("norm_bias"),
         py::arg("packed"), py::arg("bias"), py::arg("residual"), py::arg("out"), py::arg("sizes"),
-        py::arg("epsilon"),
-        py::arg("threads") = 1, py::arg("stream") = 0);
+        py::arg("epsilon"), py::arg("threads") = 1, py::arg("stream") = 0);
 }
 
 }  // namespace transnext::bindings

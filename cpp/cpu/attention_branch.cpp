@@ -82,11 +82,10 @@ class Branch {
       a.in.k_pool = k;
       a.in.v_pool = v;
     }
-    const View<3> attended =
-        contiguous<3>(attended_.data(), p_.features, {count, tokens_, width_});
+    const View<3> attended = contiguous<3>(attended_.data(), p_.features, {count, tokens_, width_});
     a.out = heads_of(attended, 0, p_.heads, width_);
-    a.log_sum_exp = contiguous<3>(log_sum_exp_.data(), p_.attention.scale.dtype,
-                                  {count, tokens_, p_.heads});
+    a.log_sum_exp =
+        contiguous<3>(log_sum_exp_.data(), p_.attention.scale.dtype, {count, tokens_, p_.heads});
     aggregated_attention(a, threads_);
     multiply(attended, LayerNormParams{}, p_.out_projection, p_.out_bias, x,
              images_of(p_.out, first, count));
@@ -129,8 +128,7 @@ class Branch {
     if (joined(x) && joined(out) && (!residual.present() || joined(residual)))
       return run(x, residual, out);
     for (index_t image = 0; image < x.shape[0]; ++image) {
-      run(images_of(x, image, 1),
-          residual.present() ? images_of(residual, image, 1) : View<3>{},
+      run(images_of(x, image, 1), residual.present() ? images_of(residual, image, 1) : View<3>{},
           images_of(out, image, 1));
     }
   }

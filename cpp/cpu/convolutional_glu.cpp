@@ -23,7 +23,7 @@ TRANSNEXT_BEGIN_LEVEL
 
 namespace {
 
-constexpr index_t kTileWidth = 80;  // tokens: wider images are cut into columns
+constexpr index_t kTileWidth = 80;   // tokens: wider images are cut into columns
 constexpr index_t kStepTokens = 56;  // of fc1 at a time: enough for each weight read from cache
 constexpr index_t kLeastRows = 3;
 
@@ -113,12 +113,8 @@ class GluTask {
   }
   // The columns that the ring knows of: the tile's and one on either side, if the image has them.
   index_t first_known() const { return larger(column_begin_ - 1, 0); }
-  index_t known_columns() const {
-    return smaller(column_end_ + 1, p_.grid.width) - first_known();
-  }
-  C* value_row(index_t row) {
-    return &values_[row % (step_rows_ + 2) * columns_ * ring_stride_];
-  }
+  index_t known_columns() const { return smaller(column_end_ + 1, p_.grid.width) - first_known(); }
+  C* value_row(index_t row) { return &values_[row % (step_rows_ + 2) * columns_ * ring_stride_]; }
   C* gates_of(index_t row) { return &gates_[row % (step_rows_ + 1) * columns_ * ring_stride_]; }
 
   // fc1 of the rows begin .. end - 1 and the columns next to the tile's; gates for some of the rows.
@@ -182,8 +178,7 @@ class GluTask {
         product<E>({&hidden_rows_[(row - begin) * width * hidden_stride_], hidden_stride_}, width,
                    panels, panel, [&](index_t i, index_t column, Vector<C> sum) {
                      const index_t at = origin + column;
-                     const T* residual =
-                         static_cast<const T*>(x.data) + (token + i) * x.stride[0];
+                     const T* residual = static_cast<const T*>(x.data) + (token + i) * x.stride[0];
                      sum += load<Vector<C>>(out_bias_ + at) +
                             load_lanes<C>(residual, x.stride[1], at, depth_);
                      store_lanes<C>(static_cast<T*>(out.data) + (token + i) * out.stride[0],
@@ -261,8 +256,7 @@ void stepwise(const ConvolutionalGluParams& p, int threads) {
       half.weight = i == 0 ? p.value_weight : p.gate_weight;
       half.bias = p.fc1_bias;
       if (half.bias.present()) {
-        half.bias.data =
-            static_cast<C*>(half.bias.data) + i * hidden * half.bias.stride[0];
+        half.bias.data = static_cast<C*>(half.bias.data) + i * hidden * half.bias.stride[0];
         half.bias.shape[0] = hidden;
       }
       half.out = features;

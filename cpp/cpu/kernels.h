@@ -31,3 +31,12 @@
   X(window_av_backward, WindowAvBackwardParams)                       \
   X(window_qk, WindowQkParams)                                        \
   X(window_qk_backward, WindowQkBackwardParams)
+
+// Within a level, a kernel that is put together from others calls those of its own level.
+#if defined(TRANSNEXT_CPU_LEVEL)
+namespace transnext::cpu::TRANSNEXT_CPU_LEVEL {
+#define TRANSNEXT_DECLARE(function, Params) void function(const Params& params, int threads);
+TRANSNEXT_FOR_EACH_CPU_KERNEL(TRANSNEXT_DECLARE)
+#undef TRANSNEXT_DECLARE
+}  // namespace transnext::cpu::TRANSNEXT_CPU_LEVEL
+#endif

@@ -25,8 +25,7 @@ void pack(const PackWeightParams& p, int threads) {
   constexpr index_t kStep = Product<E>::kStep;
   const index_t columns = p.weight.shape[0];
   const index_t depth = p.weight.shape[1];
-  const Panels<E> panels{static_cast<const E*>(p.packed.data), columns,
-                         Panels<E>::steps_of(depth)};
+  const Panels<E> panels{static_cast<const E*>(p.packed.data), columns, Panels<E>::steps_of(depth)};
   const index_t panel_size = panels.steps * kPanelColumns * kStep;
   parallel_for(panels.count(), threads, [&](index_t panel) {
     E* packed = static_cast<E*>(p.packed.data) + panel * panel_size;
@@ -67,7 +66,8 @@ struct Blocks {
     const index_t count = (rows - 1) / smaller(fitting, kBlockRows) + 1;
     blocks.rows = round_up((rows - 1) / count + 1, kTileRows);
     blocks.row_blocks = (rows - 1) / blocks.rows + 1;
-    const index_t wanted = threads > 1 ? (threads * kTasksPerThread - 1) / blocks.row_blocks + 1 : 1;
+    const index_t wanted =
+        threads > 1 ? (threads * kTasksPerThread - 1) / blocks.row_blocks + 1 : 1;
     blocks.panels = (panels - 1) / smaller(wanted, panels) + 1;
     blocks.panel_parts = (panels - 1) / blocks.panels + 1;
     return blocks;

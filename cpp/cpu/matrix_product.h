@@ -32,7 +32,7 @@ constexpr int kTileVectors = 3;
 #elif defined(__AVX2__)  // 16 registers
 constexpr int kTileRows = 4;
 constexpr int kTileVectors = 3;
-#else  // 16 registers, one of them for the product before its addition
+#else                    // 16 registers, one of them for the product before its addition
 constexpr int kTileRows = 4;
 constexpr int kTileVectors = 2;
 #endif
@@ -59,8 +59,9 @@ struct Product<BFloat16> {
   static Vector<float> load_step(const BFloat16* b) { return load<Vector<float>>(b); }
   static void add(Vector<float>& sum, Vector<float> a, Vector<float> b) {
 #if defined(__AVX512BF16__)
-    sum = reinterpret_cast<Vector<float>>(_mm512_dpbf16_ps(
-        reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b)));
+    sum = reinterpret_cast<Vector<float>>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum),
+                                                           reinterpret_cast<__m512bh>(a),
+                                                           reinterpret_cast<__m512bh>(b)));
 #else
     sum += lower(a) * lower(b);
     sum += upper(a) * upper(b);
@@ -128,8 +129,7 @@ inline void product_tile(const LeftRows<E>& a, index_t row, const E* b, index_t 
 template <int kRows, int kVectors, class E, class Finish>
 inline void product_rows(const LeftRows<E>& a, index_t row, index_t rows, const E* b, index_t steps,
                          Finish&& finish) {
-  for (; row + kRows <= rows; row += kRows)
-    product_tile<kRows, kVectors>(a, row, b, steps, finish);
+  for (; row + kRows <= rows; row += kRows) product_tile<kRows, kVectors>(a, row, b, steps, finish);
   if constexpr (kRows > 1) {
     if (row < rows) product_rows<kRows / 2, kVectors>(a, row, rows, b, steps, finish);
   }

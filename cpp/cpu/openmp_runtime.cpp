@@ -2,7 +2,6 @@
 
 #include <atomic>
 #include <cstring>
-
 #include <dlfcn.h>
 #include <pthread.h>
 #if defined(__linux__)

@@ -30,8 +30,7 @@ void gather_patch(const PatchEmbedParams& p, const T* image, index_t i, index_t 
   const index_t end = smaller(kernel, p.x.shape[3] - left);
   const bool whole = top >= 0 && top + kernel <= p.x.shape[2] && begin == 0 && end == kernel;
   if (!whole) {
-    __builtin_memset(row, 0,
-                     static_cast<unsigned long>(kernel * kernel * channels) * sizeof(C));
+    __builtin_memset(row, 0, static_cast<unsigned long>(kernel * kernel * channels) * sizeof(C));
   }
   for (index_t dy = 0; dy < kernel; ++dy) {
     const index_t y = top + dy;
@@ -60,8 +59,8 @@ void embed(const PatchEmbedParams& p, int threads) {
   const index_t total = p.out.shape[0] * tokens;
   const index_t fitting = kPatchBytes / (stride * static_cast<index_t>(sizeof(E)));
   const index_t even = total / (threads * kTasksPerThread) + 1;
-  const index_t block = larger(kTileRows, smaller(smaller(fitting, even), kBlockTokens) / kTileRows *
-                                              kTileRows);
+  const index_t block =
+      larger(kTileRows, smaller(smaller(fitting, even), kBlockTokens) / kTileRows * kTileRows);
   Scratch<C> norm_room(2 * columns);
   const Norm<C> norm = contiguous_norm<C>(p.norm, columns, norm_room);
   Scratch<C> bias_room(whole_panels(columns));

@@ -54,9 +54,9 @@ inline void normalise_layer(const Norm<C>& norm, index_t depth, C* row) {
   C square = sum_lanes<C>(squares);
   for (index_t i = whole; i < depth; ++i) square += (row[i] - mean) * (row[i] - mean);
   const C variance = square / static_cast<C>(depth) + norm.epsilon;
-  const C scale = C(1) / (sizeof(C) == 8
-                              ? static_cast<C>(__builtin_sqrt(static_cast<double>(variance)))
-                              : static_cast<C>(__builtin_sqrtf(static_cast<float>(variance))));
+  const C scale =
+      C(1) / (sizeof(C) == 8 ? static_cast<C>(__builtin_sqrt(static_cast<double>(variance)))
+                             : static_cast<C>(__builtin_sqrtf(static_cast<float>(variance))));
   for (index_t i = 0; i < whole; i += n) {
     const Vector<C> x = (load<Vector<C>>(row + i) - mean) * scale;
     store(row + i, x * load<Vector<C>>(norm.weight + i) + load<Vector<C>>(norm.bias + i));
@@ -123,8 +123,7 @@ inline index_t whole_panels(index_t columns) {
 
 template <class E>
 inline Panels<E> panels_of(const PackedWeight& weight) {
-  return {static_cast<const E*>(weight.data), weight.columns,
-          Panels<E>::steps_of(weight.depth)};
+  return {static_cast<const E*>(weight.data), weight.columns, Panels<E>::steps_of(weight.depth)};
 }
 
 // Calls function(E{}, C{}) for a product's type and the type of its sums.

@@ -1,7 +1,5 @@
 #include "cpu/thread_pool.h"
 
-#include "cpu/openmp_runtime.h"
-
 #include <atomic>
 #include <condition_variable>
 #include <exception>
@@ -9,6 +7,8 @@
 #include <new>
 #include <pthread.h>
 #include <thread>
+
+#include "cpu/openmp_runtime.h"
 
 namespace transnext::cpu {
 namespace {

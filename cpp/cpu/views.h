@@ -39,8 +39,8 @@ inline View<2> tokens_of(const View<3>& tensor) {
 
 // Images first .. first + count - 1.
 inline View<3> images_of(View<3> tensor, index_t first, index_t count) {
-  tensor.data = static_cast<char*>(tensor.data) +
-                first * tensor.stride[0] * element_size(tensor.dtype);
+  tensor.data =
+      static_cast<char*>(tensor.data) + first * tensor.stride[0] * element_size(tensor.dtype);
   tensor.shape[0] = count;
   return tensor;
 }

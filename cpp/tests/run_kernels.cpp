@@ -19,12 +19,6 @@
 #include "cpu/convert.h"
 #include "cpu/kernels.h"
 
-#define TRANSNEXT_DECLARE(function, Params) void function(const Params&, int);
-namespace transnext::cpu::TRANSNEXT_CPU_LEVEL {
-TRANSNEXT_FOR_EACH_CPU_KERNEL(TRANSNEXT_DECLARE)
-}
-#undef TRANSNEXT_DECLARE
-
 namespace level = transnext::cpu::TRANSNEXT_CPU_LEVEL;
 using namespace transnext;
 
@@ -58,6 +52,23 @@ class Case {
   template <int kRank>
   View<kRank> parameter_result(const index_t (&shape)[kRank]) {
     return remember(make(compute(), shape, Layout::kContiguous, false));
+  }
+  // A weight of the case's numbers, packed for products of its type.
+  PackedWeight packed(index_t columns, index_t depth, int threads) {
+    const DType product = dtype_ == DType::kFloat16 ? DType::kFloat32 : dtype_;
+    PackWeightParams p;
+    p.weight = parameter({columns, depth});
+    p.packed =
+        make(product, {packed_weight_size(product, columns, depth)}, Layout::kContiguous, false);
+    level::pack_weight(p, threads);
+    return {p.packed.data, product, columns, depth};
+  }
+  LayerNormParams norm(index_t depth) {
+    LayerNormParams params;
+    params.weight = parameter({depth});
+    params.bias = parameter({depth});
+    params.epsilon = 1e-5;
+    return params;
   }
   // Indices 0 .. bound - 1.
   template <int kRank>
@@ -342,6 +353,61 @@ void run_attention(Case& c, const Sizes& s, Bias bias, int threads) {
   level::aggregated_attention_backward(d, threads);
 }
 
+// The layers put together of products and the kernels above.
+void run_layers(Case& c, const Sizes& s, int threads) {
+  const index_t tokens = s.grid.size();
+  const index_t width = s.heads * s.channels;
+  const index_t hidden = width + 5;
+  ConvolutionalGluParams glu;
+  glu.x = c.activation({s.batch, tokens, width});
+  glu.norm = c.norm(width);
+  glu.value_weight = c.packed(hidden, width, threads);
+  glu.gate_weight = c.packed(hidden, width, threads);
+  glu.fc1_bias = c.parameter({2 * hidden});
+  glu.conv_weight = c.parameter({hidden, 1, 3, 3});
+  glu.conv_bias = c.parameter({hidden});
+  glu.fc2_weight = c.packed(width, hidden, threads);
+  glu.fc2_bias = c.parameter({width});
+  glu.grid = s.grid;
+  // 16-bit results of these unscaled weights may overflow, which is right.
+  Case large(glu.x.dtype, Layout::kContiguous);
+  glu.out = large.result({s.batch, tokens, width});
+  level::convolutional_glu(glu, threads);
+
+  AttentionBranchParams branch;
+  const bool windowed = s.window > 0;
+  const index_t parts = windowed ? 4 : 3;
+  branch.x = c.activation({s.batch, tokens, width});
+  branch.norm = c.norm(width);
+  branch.projections = c.packed(parts * width, width, threads);
+  branch.projections_bias = c.parameter({parts * width});
+  if (windowed) branch.pool_norm = c.norm(width);
+  if (windowed) branch.pool_projections = c.packed(2 * width, width, threads);
+  branch.attention.scale = c.parameter({s.heads});
+  branch.attention.query_embedding = c.parameter({s.heads, s.channels});
+  branch.attention.grid = s.grid;
+  branch.attention.pool_grid = s.pool;
+  branch.attention.window_size = s.window;
+  branch.heads = s.heads;
+  branch.out_projection = c.packed(width, width, threads);
+  branch.out_bias = c.parameter({width});
+  branch.features = branch.x.dtype;
+  branch.out = large.result({s.batch, tokens, width});
+  level::attention_branch(branch, threads);
+
+  PatchEmbedParams embed;
+  embed.x = c.activation({s.batch, s.heads, s.grid.height, s.grid.width});
+  embed.channels_last = s.heads > 1;
+  embed.kernel = 3;
+  embed.stride = 2;
+  embed.grid = {(s.grid.height - 1) / 2 + 1, (s.grid.width - 1) / 2 + 1};
+  embed.weight = c.packed(s.channels, 9 * s.heads, threads);
+  embed.bias = c.parameter({s.channels});
+  embed.norm = c.norm(s.channels);
+  embed.out = c.result({s.batch, embed.grid.size(), s.channels});
+  level::patch_embed(embed, threads);
+}
+
 const Sizes kSizes[] = {
     {2, {5, 7}, {2, 3}, 2, 24, 3},    // a pool that does not divide the grid
     {1, {1, 1}, {1, 1}, 1, 8, 3},     //
@@ -365,6 +431,7 @@ std::vector<char> run_all(DType dtype, Layout layout, int threads, bool* finite)
     run_windows(c, sizes, threads);
     run_table(c, sizes, threads);
     run_attention(c, sizes, static_cast<Bias>(number++ % 4), threads);
+    run_layers(c, sizes, threads);
     bool these_finite = true;
     const std::vector<char> results = c.results(&these_finite);
     all.insert(all.end(), results.begin(), results.end());

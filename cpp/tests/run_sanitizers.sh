@@ -25,6 +25,7 @@ for sanitizer in address,undefined thread; do
   cmake --build "$directory" --target "${levels[@]/#/run_kernels_}"
   for level in "${levels[@]}"; do
     echo "== $sanitizer, $level"
-    ASAN_OPTIONS=detect_stack_use_after_return=1 TSAN_OPTIONS=halt_on_error=1 "$directory/run_kernels_$level"
+    # (No detect_stack_use_after_return: GCC places its stand-in frames without regard to 64-byte vectors.)
+    TSAN_OPTIONS=halt_on_error=1 "$directory/run_kernels_$level"
   done
 done
