@@ -2,6 +2,7 @@
 // (transnext/aggregated_attention.h) into the lanes of a block of queries, and its gradient back.
 #pragma once
 
+#include "cpu/bias_taps.h"
 #include "cpu/scratch.h"
 #include "cpu/thread_pool.h"
 #include "cpu/tokens.h"
@@ -24,14 +25,15 @@ inline E& element(const View<kRank>& view, Indices... indices) {
 //
 // A run of queries in one row of the image then reads consecutive entries. The table is copied once
 // per call with a vector of padding on either side of its rows, so that whole vectors can be read
-// where only some lanes are of that image row. Other tables (several taps, or taps further apart)
-// are read entry by entry.
+// where only some lanes are of that image row. Tables of several taps are read through BiasTaps
+// where it can, others entry by entry.
 template <class C>
 class BiasTable {
  public:
   BiasTable(const AggregatedAttentionInputs& in, int threads)
       : bias_(in.pool_bias),
         consecutive_(find_consecutive(in)),
+        taps_(consecutive_ ? AggregatedAttentionInputs{} : in),
         rows_(bias_.table() ? bias_.values.shape[1] : 0),
         stride_(bias_.table() ? bias_.values.shape[2] + (consecutive_ ? 2 * kLanes<C> : 0) : 0),
         first_columns_(consecutive_ ? in.pool_grid.width : 0),
@@ -56,6 +58,7 @@ class BiasTable {
 
   const PoolBias& bias() const { return bias_; }
   bool consecutive() const { return consecutive_; }
+  const BiasTaps<C>& taps() const { return taps_; }
   index_t rows() const { return rows_; }
   // Of a row of the copy, and of the gradient's table.
   index_t stride() const { return stride_; }
@@ -78,6 +81,7 @@ class BiasTable {
 
   const PoolBias& bias_;
   bool consecutive_;
+  BiasTaps<C> taps_;
   index_t rows_;
   index_t stride_;
   Scratch<index_t> first_columns_;  // [Wp]
@@ -94,8 +98,9 @@ class BlockBias {
         grid_(grid),
         pool_grid_(pool_grid),
         taps_(bias_.table() ? bias_.col_map.shape[2] : 0),
-        runs_(table.consecutive() ? kBlock<C> : 0),
+        runs_(table.consecutive() || table.taps().usable() ? kBlock<C> : 0),
         rows_(bias_.table() ? pool_grid.height * kBlock<C> : 0),
+        run_rows_(table.taps().usable() ? pool_grid.height * kBlock<C> : 0),
         columns_(table.consecutive() ? 0 : pool_grid.width * taps_ * kBlock<C>),
         weights_(bias_.col_weights.present() ? columns_.size() : 0) {}
 
@@ -106,17 +111,16 @@ class BlockBias {
     head_ = head;
     first_ = first;
     count_ = count;
-    if (table_.consecutive()) {
-      find_runs();
-    } else if (bias_.table()) {
-      find_entries();
-    }
+    entries_found_ = false;
+    if (table_.consecutive() || table_.taps().usable()) find_runs();
   }
 
   // logits[key - first_key][lane] = bias, for `keys` pooled keys from first_key on; present() only.
-  void fill(C* logits, index_t first_key, index_t keys) const {
+  void fill(C* logits, index_t first_key, index_t keys) {
     if (bias_.dense()) return fill_dense(logits, first_key, keys);
     if (table_.consecutive()) return fill_runs(logits, first_key, keys);
+    if (table_.taps().usable()) return fill_taps(logits, first_key, keys);
+    find_entries();
     const C* table = &element<const C>(bias_.values, head_, 0, 0);
     for (index_t i = 0; i < keys * kBlock<C>; ++i) logits[i] = C(0);
     for_each_entry(first_key, keys, [&](index_t at, index_t row, index_t column, C weight) {
@@ -126,9 +130,10 @@ class BlockBias {
 
   // d_bias += the gradient of the same logits: [N][P] for a dense bias, [R][table.stride()] for a
   // table.
-  void add_gradient(const C* d_logits, index_t first_key, index_t keys, C* d_bias) const {
+  void add_gradient(const C* d_logits, index_t first_key, index_t keys, C* d_bias) {
     if (bias_.dense()) return add_dense_gradient(d_logits, first_key, keys, d_bias);
     if (table_.consecutive()) return add_run_gradients(d_logits, first_key, keys, d_bias);
+    find_entries();
     for_each_entry(first_key, keys, [&](index_t at, index_t row, index_t column, C weight) {
       d_bias[row * table_.stride() + column] += weight * d_logits[at];
     });
@@ -142,6 +147,8 @@ class BlockBias {
     int vector;
     bool whole;
     Mask<C> lanes;
+    index_t column;       // of the first such lane in the image
+    index_t start;        // that lane
     const index_t* rows;  // [Hp] where the vector starts in a table row that starts at offset 0
   };
 
@@ -154,15 +161,20 @@ class BlockBias {
       const index_t start = lane % n;
       const index_t length = smaller(smaller(grid_.width - j, n - start), count_ - lane);
       Run& run = runs_[runs_in_block_];
-      index_t* rows = &rows_[runs_in_block_ * pool_grid_.height];
+      index_t* rows =
+          &(table_.consecutive() ? rows_ : run_rows_)[runs_in_block_ * pool_grid_.height];
       run.vector = static_cast<int>(lane / n);
       run.whole = length == n;
       MaskLane<C> lanes[n];
       for (int l = 0; l < n; ++l) lanes[l] = l >= start && l < start + length ? -1 : 0;
       run.lanes = load<Mask<C>>(lanes);
-      for (index_t a = 0; a < pool_grid_.height; ++a)
-        rows[a] = element<const int>(bias_.row_map, i, a) * table_.stride() + table_.padding() + j -
-                  start;
+      run.column = j;
+      run.start = start;
+      for (index_t a = 0; a < pool_grid_.height; ++a) {
+        const index_t row = element<const int>(bias_.row_map, i, a);
+        rows[a] = table_.consecutive() ? row * table_.stride() + table_.padding() + j - start
+                                       : row * bias_.values.stride[1];
+      }
       run.rows = rows;
       ++runs_in_block_;
       lane += length;
@@ -188,6 +200,25 @@ class BlockBias {
         } else {
           store(at, run.lanes != 0 ? bias : load<Vector<C>>(at));
         }
+      });
+    }
+  }
+
+  void fill_taps(C* logits, index_t first_key, index_t keys) const {
+    const C* table = &element<const C>(bias_.values, head_, 0, 0);
+    const BiasTaps<C>& taps = table_.taps();
+    for (index_t v = (count_ + n - 1) / n; v < 2; ++v) {
+      for (index_t key = 0; key < keys; ++key) store(logits + key * kBlock<C> + v * n, Vector<C>{});
+    }
+    for (index_t r = 0; r < runs_in_block_; ++r) {
+      const Run& run = runs_[r];
+      const bool first = r == 0 || runs_[r - 1].vector != run.vector;
+      C* to = logits + run.vector * n;
+      for_each_key(first_key, keys, [&](index_t key, index_t a, index_t b) {
+        const Vector<C> bias =
+            masked<C>(taps(table + run.rows[a], b, run.column, run.start), run.lanes);
+        C* at = to + key * kBlock<C>;
+        store(at, first ? bias : load<Vector<C>>(at) + bias);
       });
     }
   }
@@ -247,6 +278,8 @@ class BlockBias {
 
   // Lanes beyond the last query repeat it.
   void find_entries() {
+    if (entries_found_) return;
+    entries_found_ = true;
     for (index_t lane = 0; lane < kBlock<C>; ++lane) {
       const index_t token = first_ + smaller(lane, count_ - 1);
       const index_t i = token / grid_.width;
@@ -298,11 +331,13 @@ class BlockBias {
   Grid grid_;
   Grid pool_grid_;
   index_t taps_;
-  Scratch<Run> runs_;         // [block]
-  Scratch<index_t> rows_;     // [block][Hp] of the runs, else [Hp][block]
-  Scratch<index_t> columns_;  // [Wp][taps][block]
-  Scratch<C> weights_;        // [Wp][taps][block]
+  Scratch<Run> runs_;          // [block]
+  Scratch<index_t> rows_;      // [block][Hp] of the runs, else [Hp][block]
+  Scratch<index_t> run_rows_;  // [block][Hp] of the runs beside entries
+  Scratch<index_t> columns_;   // [Wp][taps][block]
+  Scratch<C> weights_;         // [Wp][taps][block]
   index_t runs_in_block_ = 0;
+  bool entries_found_ = false;
   index_t head_ = 0;
   index_t first_ = 0;
   index_t count_ = 0;

@@ -296,7 +296,7 @@ void run_table(Case& c, const Sizes& s, int threads) {
   level::position_bias_table_backward(d, threads);
 }
 
-enum class Bias { kNone, kDense, kTable, kWeighted };
+enum class Bias { kNone, kDense, kTable, kWeighted, kNeighbours };
 
 void run_attention(Case& c, const Sizes& s, Bias bias, int threads) {
   const index_t tokens = s.grid.size();
@@ -316,13 +316,17 @@ void run_attention(Case& c, const Sizes& s, Bias bias, int threads) {
   if (local) in.tokens = c.parameter({s.heads, s.channels, cells});
   if (local) in.token_bias = c.parameter({s.heads, cells});
   if (bias == Bias::kDense) in.pool_bias.values = c.parameter({s.heads, tokens, pooled});
-  if (bias == Bias::kTable || bias == Bias::kWeighted) {
-    const index_t taps = bias == Bias::kWeighted ? 3 : 1;
-    in.pool_bias.values = c.parameter({s.heads, 5, 6});
+  if (bias == Bias::kTable || bias == Bias::kWeighted || bias == Bias::kNeighbours) {
+    const index_t taps = bias == Bias::kTable ? 1 : 3;
+    const index_t columns = bias == Bias::kNeighbours ? s.grid.width / 2 + 19 : 6;
+    in.pool_bias.values = c.parameter({s.heads, 5, columns});
     in.pool_bias.row_map = c.indices({s.grid.height, s.pool.height}, 5);
     in.pool_bias.col_map = c.indices({s.grid.width, s.pool.width, taps}, 6);
-    if (bias == Bias::kWeighted)
-      in.pool_bias.col_weights = c.parameter({s.grid.width, s.pool.width, taps});
+    // As an interpolated table has them: in order, and a vector's within a vector.
+    for (index_t i = 0; bias == Bias::kNeighbours && i < s.grid.width * s.pool.width * taps; ++i)
+      static_cast<int*>(in.pool_bias.col_map.data)[i] =
+          static_cast<int>(i / taps / s.pool.width / 2 + i % taps);
+    if (taps > 1) in.pool_bias.col_weights = c.parameter({s.grid.width, s.pool.width, taps});
   }
   in.grid = s.grid;
   in.pool_grid = s.pool;
@@ -430,7 +434,7 @@ std::vector<char> run_all(DType dtype, Layout layout, int threads, bool* finite)
     run_tokens(c, sizes, threads);
     run_windows(c, sizes, threads);
     run_table(c, sizes, threads);
-    run_attention(c, sizes, static_cast<Bias>(number++ % 4), threads);
+    run_attention(c, sizes, static_cast<Bias>(++number % 5), threads);
     run_layers(c, sizes, threads);
     bool these_finite = true;
     const std::vector<char> results = c.results(&these_finite);
