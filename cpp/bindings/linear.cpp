@@ -20,24 +20,6 @@ void pack_weight(py::handle weight, py::handle packed, std::pair<index_t, index_
   call.run(threads, stream, p, cpu::pack_weight);
 }
 
-void linear(py::handle x, py::handle norm_weight, py::handle norm_bias, py::handle packed,
-            py::handle bias, py::handle residual, py::handle out, std::pair<index_t, index_t> sizes,
-            double epsilon, int threads, std::uintptr_t stream) {
-  Call call("linear");
-  LinearParams p;
-  const auto [columns, depth] = sizes;
-  p.weight = call.packed(packed, "packed", columns, depth);
-  p.x = call.floating<2>(x, "x", {kAny, depth});
-  p.out = call.floating<2>(out, "out", {p.x.shape[0], columns});
-  p.norm = call.norm(norm_weight, norm_bias, depth, epsilon);
-  p.bias = call.optional_parameter<1>(bias, "bias", {columns});
-  if (!residual.is_none()) {
-    p.residual = call.floating<2>(residual, "residual", {p.out.shape[0], p.out.shape[1]});
-    if (p.residual.dtype != p.out.dtype) call.fail("residual and out differ in type");
-  }
-  call.run(threads, stream, p, cpu::linear);
-}
-
 }  // namespace
 
 void define_linear(py::module_& m) {
@@ -47,9 +29,6 @@ void define_linear(py::module_& m) {
   });
   m.def("pack_weight", &pack_weight, py::arg("weight"), py::arg("packed"), py::arg("sizes"),
         py::arg("threads") = 1, py::arg("stream") = 0);
-  m.def("linear", &linear, py::arg("x"), py::arg("norm_weight"), py::arg("norm_bias"),
-        py::arg("packed"), py::arg("bias"), py::arg("residual"), py::arg("out"), py::arg("sizes"),
-        py::arg("epsilon"), py::arg("threads") = 1, py::arg("stream") = 0);
 }
 
 }  // namespace transnext::bindings

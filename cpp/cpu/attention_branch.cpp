@@ -103,8 +103,8 @@ class Branch {
     gelu_pool(pool, threads_);
     View<1> bias = p_.projections_bias;
     if (bias.present()) {
-      const index_t parameter = p_.attention.scale.dtype == DType::kFloat64 ? 8 : 4;
-      bias.data = static_cast<char*>(bias.data) + width_ * bias.stride[0] * parameter;
+      bias.data =
+          static_cast<char*>(bias.data) + width_ * bias.stride[0] * element_size(bias.dtype);
       bias.shape[0] = 2 * width_;
     }
     const View<3> out =

@@ -271,17 +271,3 @@ def patch_embed(
     stream: int,
     /,
 ) -> None: ...
-def linear(
-    x: _Capsule,
-    norm_weight: _Optional,
-    norm_bias: _Optional,
-    packed: _Capsule,
-    bias: _Optional,
-    residual: _Optional,
-    out: _Capsule,
-    sizes: Sequence[int],
-    epsilon: float,
-    threads: int,
-    stream: int,
-    /,
-) -> None: ...
