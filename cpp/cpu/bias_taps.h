@@ -33,7 +33,7 @@ inline Vector<C> permute(Vector<C> values, Mask<C> index) {
   }
 #endif
 #if !defined(__AVX512F__)
-  Vector<C> result;
+  Vector<C> result{};
   for (int lane = 0; lane < kLanes<C>; ++lane) result[lane] = values[index[lane] & (kLanes<C> - 1)];
   return result;
 #endif
