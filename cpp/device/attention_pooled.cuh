@@ -25,14 +25,14 @@ class PooledStream {
  public:
   using Rows = SharedRows<T, kDim>;
 
-  __device__ PooledStream(const View<4>& keys, const View<4>& values, index_t batch, index_t head,
+  __device__ PooledStream(const AggregatedAttentionInputs& in, const TileState* state,
                           unsigned char* key_memory, unsigned char* value_memory, float* norms)
-      : keys_(keys, batch, head),
-        values_(values, batch, head),
+      : in_(in),
+        state_(state),
         key_memory_(key_memory),
         value_memory_(value_memory),
         norms_(norms),
-        count_(static_cast<int>(keys.shape[1])) {
+        count_(static_cast<int>(in.k_pool.shape[1])) {
     ask(0);
   }
 
@@ -50,6 +50,7 @@ class PooledStream {
       wait_copies<0>();
     }
     __syncthreads();
+#pragma unroll 1
     for (int key = threadIdx.x; key < kChunkKeys; key += Tile::kQueries)
       norms_[key] = keys(chunk).inverse_norm(key);
     __syncthreads();
@@ -59,13 +60,16 @@ class PooledStream {
   static constexpr int kBytes = kChunkKeys * Rows::kRowBytes;
 
   __device__ void ask(int chunk) {
-    device::load_chunk<Tile>(keys_, chunk * kChunkKeys, count_, keys(chunk));
-    device::load_chunk<Tile>(values_, chunk * kChunkKeys, count_, values(chunk));
+    // The tensors' pointers are made anew for each chunk: kept, they would take many registers.
+    load_chunk<Tile>(HeadRows<T>(in_.k_pool, state_->batch, state_->head), chunk * kChunkKeys,
+                     count_, keys(chunk));
+    load_chunk<Tile>(HeadRows<T>(in_.v_pool, state_->batch, state_->head), chunk * kChunkKeys,
+                     count_, values(chunk));
     commit_copies();
   }
 
-  HeadRows<T> keys_;
-  HeadRows<T> values_;
+  const AggregatedAttentionInputs& in_;
+  const TileState* state_;
   unsigned char* key_memory_;
   unsigned char* value_memory_;
   float* norms_;
@@ -74,23 +78,25 @@ class PooledStream {
 
 // float: one thread for each query, its state in registers.
 template <class Tile, int kDim>
-__device__ inline void take_pooled(PooledStream<Tile, float, kDim>& stream, TileBias<Tile>& bias,
-                                   const TilePlace<Tile>& place, const float* norms, int2* places,
-                                   const float (&query)[kDim], float factor, float& maximum,
-                                   float& sum, float (&out)[kDim]) {
-  constexpr int kGroup = 8;  // keys for each change of the maximum
+__device__ inline void take_pooled(PooledStream<Tile, float, kDim>& stream,
+                                   TileBias<Tile, float>& bias, const TilePlace<Tile>& place,
+                                   const float* norms, int2* places, const float (&query)[kDim],
+                                   float factor, float& maximum, float& sum, float (&out)[kDim]) {
+  constexpr int kGroup = 4;  // keys for each change of the maximum
   const int mine = threadIdx.x;
   const bool inside = place.inside(mine);
   const int row = inside ? mine / Tile::kColumns : 0;
   const int column = inside ? mine % Tile::kColumns : 0;
+#pragma unroll 1
   for (int chunk = 0; chunk * kChunkKeys < stream.count(); ++chunk) {
     const int first = chunk * kChunkKeys;
     __syncthreads();
-    bias.load_chunk(first, stream.count(), places);
+    bias.load_chunk(chunk, stream.count(), places);
     stream.advance(chunk);
     const auto keys = stream.keys(chunk);
     const auto values = stream.values(chunk);
     const int count = stream.count() - first < kChunkKeys ? stream.count() - first : kChunkKeys;
+#pragma unroll 1
     for (int group = 0; group < count; group += kGroup) {
       float logits[kGroup];
       float highest = maximum;
@@ -99,8 +105,7 @@ __device__ inline void take_pooled(PooledStream<Tile, float, kDim>& stream, Tile
         const int key = group + i;
         float logit = kNoLogit;
         if (key < count) {
-          const float term = bias.ringed() ? bias.from_ring(places[key], row, column)
-                                           : bias.from_global(row, column, first + key);
+          const float term = bias(places, key, row, column);
           logit = (keys.dot(key, query) * (factor * norms[key]) + term) * kLog2E;
         }
         logits[i] = logit;
@@ -162,21 +167,22 @@ class TensorCoreQueries {
     return (static_cast<int>(threadIdx.x) / 32 * kTiles + t) * 16 + half * 8 + lane() / 4;
   }
 
-  __device__ void take(PooledStream<Tile, T, kDim>& stream, TileBias<Tile>& bias,
+  __device__ void take(PooledStream<Tile, T, kDim>& stream, TileBias<Tile, T>& bias,
                        const TilePlace<Tile>& place, const SharedRows<T, kDim>& high,
                        const SharedRows<T, kDim>& low, const float* factors, const float* norms,
                        int2* places) {
+#pragma unroll 1
     for (int chunk = 0; chunk * kChunkKeys < stream.count(); ++chunk) {
       const int first = chunk * kChunkKeys;
       __syncthreads();
-      bias.load_chunk(first, stream.count(), places);
+      bias.load_chunk(chunk, stream.count(), places);
       stream.advance(chunk);
       const int count = stream.count() - first < kChunkKeys ? stream.count() - first : kChunkKeys;
 #pragma unroll
       for (int t = 0; t < kTiles; ++t) {
         float logits[kKeyTiles][4];
         multiply_keys(stream.keys(chunk), high, low, t, logits);
-        finish_logits(bias, place, factors, norms, places, t, first, count, logits);
+        finish_logits(bias, place, factors, norms, places, t, count, logits);
         take_values(stream.values(chunk), t, logits);
       }
     }
@@ -241,11 +247,11 @@ class TensorCoreQueries {
       ldmatrix_x2(a, high.piece(query, 2 * kSteps));
       ldmatrix_x2(rest, low.piece(query, 2 * kSteps));
 #pragma unroll
-      for (int n = 0; n < kKeyTiles; n += 4) {
-        unsigned b[4];
-        ldmatrix_x4(b, keys.piece(8 * (n + lane() / 8) + key_of(lane() % 8), 2 * kSteps));
+      for (int n = 0; n < kKeyTiles; n += 2) {
+        unsigned b[2];
+        ldmatrix_x2(b, keys.piece(8 * (n + lane() / 8 % 2) + key_of(lane() % 8), 2 * kSteps));
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
+        for (int i = 0; i < 2; ++i) {
           const unsigned column[1] = {b[i]};
           mma_m16n8k8(logits[n + i], a, column, T{});
           mma_m16n8k8(logits[n + i], rest, column, T{});
@@ -256,9 +262,9 @@ class TensorCoreQueries {
 
   // Norms, scale and bias onto the products; then the softmax's weights in their place, and its
   // state brought to the new maximum.
-  __device__ void finish_logits(const TileBias<Tile>& bias, const TilePlace<Tile>& place,
+  __device__ void finish_logits(const TileBias<Tile, T>& bias, const TilePlace<Tile>& place,
                                 const float* factors, const float* norms, const int2* places, int t,
-                                int first, int count, float (&logits)[kKeyTiles][4]) {
+                                int count, float (&logits)[kKeyTiles][4]) {
     int row[2];
     int column[2];
     float factor[2];
@@ -283,11 +289,9 @@ class TensorCoreQueries {
           continue;
         }
         const float norm = norms[key];
-        const int2 at = bias.ringed() ? places[key] : int2{0, 0};
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const float term = bias.ringed() ? bias.from_ring(at, row[half], column[half])
-                                           : bias.from_global(row[half], column[half], first + key);
+          const float term = bias(places, key, row[half], column[half]);
           float& logit = logits[n][2 * half + e];
           logit = logit * (factor[half] * norm) + term * kLog2E;
           highest[half] = fmaxf(highest[half], logit);

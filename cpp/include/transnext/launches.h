@@ -81,7 +81,7 @@ struct AttentionPlan {
 // `architecture` is a compute capability, major * 10 + minor.
 AttentionPlan aggregated_attention_plan(DType dtype, index_t batch, index_t heads, index_t channels,
                                         Grid grid, Grid pool_grid, index_t window_size,
-                                        bool table_bias, int architecture);
+                                        bool has_bias, bool ring_bias, int architecture);
 
 Launches launches(const AggregatedAttentionParams& params, int architecture);
 Launches launches(const GeluPoolParams& params, int architecture);
