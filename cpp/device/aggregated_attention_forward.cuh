@@ -52,7 +52,7 @@ __device__ inline float query_factor(const AggregatedAttentionInputs& in, index_
 // Block (Tile::kQueries). Grid: tiles of (image, tile row, tile column, head), heads fastest: the
 // heads of a row of q share its sectors.
 template <class T, int kDim, int kWindow, class Tile>
-__global__ void __launch_bounds__(Tile::kQueries, (kWindow > 0 ? 512 : 384) / Tile::kQueries)
+__global__ void __launch_bounds__(Tile::kQueries, (kWindow > 0 ? 512 : 256) / Tile::kQueries)
     aggregated_attention_forward(AttentionForwardLaunch launch) {
   using namespace device;
   using Rows = SharedRows<T, kDim>;
