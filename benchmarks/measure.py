@@ -71,7 +71,8 @@ def _in_turns(case: Case, workers: list[Worker], turns: int, budget: float) -> l
     for worker in workers:
         try:
             first[worker] = worker.run()
-            if first[worker] < _LONG:
+            # The first step of what torch.compile makes is the compilation.
+            if first[worker] < _LONG or worker.candidate.compiled:
                 first[worker] = worker.run()
         except WorkerError as error:
             _tell(case, worker.candidate, error)

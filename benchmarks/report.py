@@ -6,6 +6,7 @@ import csv
 import platform
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -30,10 +31,43 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def machine(threads: int) -> str:
-    """Return the machine's name for file names: architecture, processor, threads."""
-    words = f"{platform.machine()} {processor()} {threads} threads"
-    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
+@dataclass(frozen=True)
+class Machine:
+    """What the results were measured on.
+
+    Attributes
+    ----------
+    processor : str
+        The processor's or the card's name.
+    threads : int or None
+        None where the processor is no CPU.
+    """
+
+    processor: str
+    threads: int | None
+
+    @classmethod
+    def of_cpu(cls, threads: int) -> Machine:
+        """Return this computer's processor with the threads it was allowed."""
+        return cls(processor(), threads)
+
+    @classmethod
+    def of_device(cls, name: str) -> Machine:
+        """Return an accelerator."""
+        return cls(name, None)
+
+    @property
+    def title(self) -> str:
+        """The machine in words."""
+        return self.processor + (f", {self.threads} threads" if self.threads else "")
+
+    @property
+    def slug(self) -> str:
+        """The machine in file names."""
+        words = self.processor
+        if self.threads:
+            words = f"{platform.machine()} {words} {self.threads} threads"
+        return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
 
 
 def _version(package: str) -> str:
@@ -55,10 +89,9 @@ def _baseline(results: list[Result], result: Result) -> Result:
     return next(other for other in results if other.case == result.case)
 
 
-def print_results(results: list[Result], threads: int) -> None:
+def print_results(results: list[Result], machine: Machine) -> None:
     """Print one row per case and candidate; speed is relative to the case's first candidate."""
-    title = f"{processor()}, {threads} threads, torch {torch.__version__}"
-    table = Table(title=title)
+    table = Table(title=f"{machine.title}, torch {torch.__version__}")
     for column in ("case", "candidate"):
         table.add_column(column)
     for column in ("median ms", "quartiles ms", "speed", "over floor", "peak MB", "build s"):
@@ -97,7 +130,7 @@ def print_targets(results: list[Result]) -> None:
         _console.print(table)
 
 
-def _rows(results: list[Result], threads: int, when: str) -> Iterator[dict[str, object]]:
+def _rows(results: list[Result], machine: Machine, when: str) -> Iterator[dict[str, object]]:
     versions = {package: _version(package) for package in _VERSIONS}
     for result in results:
         case = result.case
@@ -113,8 +146,8 @@ def _rows(results: list[Result], threads: int, when: str) -> Iterator[dict[str, 
             "peak_bytes": "" if result.peak is None else result.peak,
             "build_seconds": f"{result.build_seconds:.4g}",
             "build_peak_bytes": "" if result.build_peak is None else result.build_peak,
-            "processor": processor(),
-            "threads": threads,
+            "processor": machine.processor,
+            "threads": machine.threads or "",
             "when": when,
             "python": platform.python_version(),
             **versions,
@@ -122,14 +155,14 @@ def _rows(results: list[Result], threads: int, when: str) -> Iterator[dict[str, 
         }
 
 
-def write_csv(results: list[Result], folder: Path, threads: int, when: str) -> list[Path]:
+def write_csv(results: list[Result], folder: Path, machine: Machine, when: str) -> list[Path]:
     """Write ``<what>-<dtype>-<machine>.csv``; cases that were not run keep their earlier rows."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for what, dtype in dict.fromkeys((r.case.what, r.case.dtype) for r in results):
-        path = folder / f"{what}-{dtype}-{machine(threads)}.csv"
+        path = folder / f"{what}-{dtype}-{machine.slug}.csv"
         mine = [r for r in results if (r.case.what, r.case.dtype) == (what, dtype)]
-        rows = list(_rows(mine, threads, when))
+        rows = list(_rows(mine, machine, when))
         measured = {row["case"] for row in rows}
         if path.exists():
             with path.open(newline="") as file:
@@ -171,7 +204,8 @@ def draw(csv_path: Path) -> Path | None:
     axes.invert_yaxis()
     axes.margins(y=0.01)
     axes.set_xlabel("speed relative to the published formulation (higher is better)")
-    axes.set_title(f"{rows[0]['processor']}, {rows[0]['threads']} threads", fontsize=9)
+    threads = f", {rows[0]['threads']} threads" if rows[0]["threads"] else ""
+    axes.set_title(rows[0]["processor"] + threads, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     path = csv_path.with_suffix(".png")

@@ -4,6 +4,7 @@
     python benchmarks/run.py --quick                # the most telling cases, a few turns
     python benchmarks/run.py --only conv_glu        # cases whose name has all these words
     python benchmarks/run.py --list                 # names of the cases
+    python benchmarks/run.py --device cuda          # every backend on a GPU, CUDA events
 
 Every candidate runs in a process of its own and they take turns, so that what else the machine does
 hits all alike. Rows go to ``benchmarks/results/<what>-<dtype>-<machine>.csv`` with a picture; the
@@ -37,6 +38,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--no-peers", action="store_true", help="leave timm's models out")
     parser.add_argument("--ours-only", action="store_true", help="no candidate but published, ours")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--device", help="measure on this torch device instead, as cuda or cuda:1")
     return parser.parse_args()
 
 
@@ -62,6 +64,12 @@ def selected(options: argparse.Namespace) -> list[Case]:
 
 def main() -> None:
     options = arguments()
+    if options.device:
+        from device import command
+
+        turns = options.turns or 11
+        command.run(options.device, options.only, turns, options.results, options.list)
+        return
     cases = selected(options)
     if options.list:
         print("\n".join(case.name for case in cases))
@@ -74,6 +82,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     turns = options.turns or (5 if options.quick else 11)
     budget = options.budget or (15.0 if options.quick else 60.0)
+    here = report.Machine.of_cpu(options.threads)
     when = datetime.now(timezone.utc).isoformat(timespec="seconds")
     results: list[Result] = []
     paths: dict[Path, None] = {}
@@ -91,9 +100,9 @@ def main() -> None:
             ]
         results += measured
         # After every case, so that a long run that is stopped keeps what it has.
-        paths |= dict.fromkeys(report.write_csv(measured, options.results, options.threads, when))
+        paths |= dict.fromkeys(report.write_csv(measured, options.results, here, when))
     report.print_paths(list(paths))
-    report.print_results(results, options.threads)
+    report.print_results(results, here)
     report.print_targets(results)
 
 

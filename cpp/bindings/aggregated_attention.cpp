@@ -70,6 +70,8 @@ void read_attention_parameters(Call& call, const AttentionParameters& from, inde
   if (!bias.col_weights.present() && taps != 1)
     call.fail("col_weights is None, but col_map has several taps");
   if (!compact(bias.values)) call.fail("pool_bias must be contiguous if it is a table");
+  // On a GPU they cannot be read here; PositionBias has looked at them.
+  if (!call.on_cpu()) return;
   check_map(call, "row_map", static_cast<const int*>(bias.row_map.data), bias.row_map.shape,
             bias.row_map.stride, 2, bias.values.shape[1]);
   check_map(call, "col_map", static_cast<const int*>(bias.col_map.data), bias.col_map.shape,
@@ -120,7 +122,7 @@ void aggregated_attention(py::handle q, py::handle k, py::handle v, py::handle k
   const index_t* shape = p.in.q.shape;
   p.out = call.activation<4>(out, "out", {shape[0], shape[1], shape[2], shape[3]});
   p.log_sum_exp = call.parameter<3>(log_sum_exp, "log_sum_exp", {shape[0], shape[1], shape[2]});
-  call.run(threads, stream, p, cpu::aggregated_attention);
+  call.run(threads, stream, p, cpu::aggregated_attention, launches);
 }
 
 void aggregated_attention_backward(

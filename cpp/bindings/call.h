@@ -13,6 +13,7 @@
 #include <pybind11/pybind11.h>
 
 #include "bindings/dlpack.h"
+#include "bindings/recording.h"
 #include "transnext/linear.h"
 #include "transnext/tensor.h"
 
@@ -25,16 +26,6 @@ constexpr index_t kAny = -1;
 
 // Kernels hold a few numbers per window cell; more cells than this are a mistake.
 constexpr index_t kLargestWindow = 4096;
-
-template <class Params>
-using CudaKernel = void (*)(const Params&, int device, void* stream);
-
-// A CUDA kernel's launch function, where the build has CUDA.
-#if defined(TRANSNEXT_WITH_CUDA)
-#define TRANSNEXT_CUDA_KERNEL(launch) (launch)
-#else
-#define TRANSNEXT_CUDA_KERNEL(launch) nullptr
-#endif
 
 using GridArgument = std::pair<index_t, index_t>;
 
@@ -84,24 +75,23 @@ class Call {
   // Throws ValueError "<op>: <message>".
   [[noreturn]] void fail(const std::string& message) const;
 
-  // Runs the kernel of the tensors' device, without the GIL. CUDA kernels only enqueue work on
-  // `stream`.
+  // Whether the tensors are where this code can read them.
+  bool on_cpu() const { return device_.type == dlpack::kCpu; }
+
+  // Runs the CPU kernel, without the GIL. In a recording (recording.h) it notes what would run on a
+  // GPU instead, wherever the tensors are; that is the only way of tensors on a GPU.
   template <class Params>
-  void run(int threads, std::uintptr_t stream, const Params& params,
+  void run(int threads, std::uintptr_t, const Params& params,
            void (*cpu_kernel)(const Params&, int),
-           [[maybe_unused]] std::common_type_t<CudaKernel<Params>> cuda_kernel = nullptr) const {
-    if (device_.type == dlpack::kCpu) {
-      py::gil_scoped_release release;
-      return cpu_kernel(params, threads);
+           std::common_type_t<Launches (*)(const Params&, int)> plan = nullptr) const {
+    if (Recording* recording = Recording::current()) {
+      if (plan == nullptr) fail("it has no CUDA kernel");
+      recording->launches = plan(params, recording->architecture);
+      return;
     }
-#if defined(TRANSNEXT_WITH_CUDA)
-    if (cuda_kernel == nullptr) fail("the compiled library has no CUDA kernel for this operator");
+    if (!on_cpu()) fail("CUDA tensors run by record_launches and run_launches");
     py::gil_scoped_release release;
-    cuda_kernel(params, device_.index, reinterpret_cast<void*>(stream));
-#else
-    static_cast<void>(stream);
-    fail("the library was built without CUDA kernels");
-#endif
+    cpu_kernel(params, threads);
   }
 
  private:

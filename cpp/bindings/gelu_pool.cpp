@@ -15,7 +15,7 @@ void gelu_pool(py::handle x, py::handle out, GridArgument grid, GridArgument poo
   p.pool_grid = call.grid(pool_grid, "pool_grid");
   p.x = call.activation<3>(x, "x", {kAny, p.grid.size(), kAny});
   p.out = call.activation<3>(out, "out", {p.x.shape[0], p.pool_grid.size(), p.x.shape[2]});
-  call.run(threads, stream, p, cpu::gelu_pool, TRANSNEXT_CUDA_KERNEL(cuda::gelu_pool));
+  call.run(threads, stream, p, cpu::gelu_pool, launches);
 }
 
 void gelu_pool_backward(py::handle d_out, py::handle x, py::handle d_x, GridArgument grid,
@@ -27,8 +27,7 @@ void gelu_pool_backward(py::handle d_out, py::handle x, py::handle d_x, GridArgu
   p.x = call.activation<3>(x, "x", {kAny, p.grid.size(), kAny});
   p.d_out = call.activation<3>(d_out, "d_out", {p.x.shape[0], p.pool_grid.size(), p.x.shape[2]});
   p.d_x = call.activation<3>(d_x, "d_x", {p.x.shape[0], p.x.shape[1], p.x.shape[2]});
-  call.run(threads, stream, p, cpu::gelu_pool_backward,
-           TRANSNEXT_CUDA_KERNEL(cuda::gelu_pool_backward));
+  call.run(threads, stream, p, cpu::gelu_pool_backward, launches);
 }
 
 // (grid, block, dynamic shared bytes) of the CUDA launch; needs no GPU and no CUDA build.

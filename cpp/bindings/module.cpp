@@ -28,6 +28,7 @@ PYBIND11_MODULE(_cpp, m) {
   transnext::bindings::define_branches(m);
   transnext::bindings::define_conv_glu(m);
   transnext::bindings::define_gelu_pool(m);
+  transnext::bindings::define_launches(m);
   transnext::bindings::define_linear(m);
   transnext::bindings::define_position_bias_table(m);
   transnext::bindings::define_window(m);

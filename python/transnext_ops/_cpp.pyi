@@ -7,7 +7,7 @@ stream's handle. Wrong shapes, types or devices raise ValueError, what is no cap
 failed CUDA launch RuntimeError, an allocation that fails MemoryError.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 __version__: str
@@ -16,6 +16,25 @@ cuda_architectures: str | None  # what the CUDA kernels were compiled for; None 
 def cpu_level() -> str: ...
 def available_cpu_levels() -> list[str]: ...
 def set_cpu_level(name: str | None) -> None: ...
+
+class Launches:
+    """What an operator runs on a GPU."""
+
+    @property
+    def source(self) -> str: ...  # header of the kernels, below the folder of device/
+    @property
+    def workspace(self) -> int: ...  # floats of scratch memory
+    @property
+    def kernels(self) -> list[_Kernel]: ...
+    def place_workspace(self, address: int) -> None: ...
+
+# name, grid, block, dynamic shared bytes, the one argument
+_Kernel = tuple[str, tuple[int, int, int], tuple[int, int, int], int, bytes]
+
+def record_launches(
+    function: Callable[..., None], arguments: tuple[Any, ...], architecture: int
+) -> Launches: ...
+def run_launches(op: str, launches: Launches, device: int, stream: int) -> None: ...
 
 _Capsule = Any
 _Optional = Any  # a capsule or None

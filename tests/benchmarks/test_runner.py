@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import cases
+import inside_model
 from measure import Result
 from operator_steps import build_operator
 from products import linear_product
@@ -116,3 +117,10 @@ def test_a_case_end_to_end(tmp_path):
         assert 0 < low <= median <= high
         assert row["torch"]
         assert row["threads"] == "1"
+
+
+def test_operators_inside_a_model_and_alone():
+    rows = inside_model.measure("transnext_micro", batch=1, side=64, turns=1)
+    calls = {name.split()[0] for name, _, _ in rows}
+    assert {"aggregated_attention", "aggregated_attention_backward", "conv_glu_backward"} <= calls
+    assert all(inside > 0 and alone > 0 for _, inside, alone in rows)

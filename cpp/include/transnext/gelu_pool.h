@@ -38,11 +38,4 @@ void gelu_pool(const GeluPoolParams& params, int threads);
 void gelu_pool_backward(const GeluPoolBackwardParams& params, int threads);
 }  // namespace cpu
 
-namespace cuda {
-// Enqueues the kernel on `stream`, a cudaStream_t of device number `device`, and does not wait for
-// it. Throws std::runtime_error if the launch fails.
-void gelu_pool(const GeluPoolParams& params, int device, void* stream);
-void gelu_pool_backward(const GeluPoolBackwardParams& params, int device, void* stream);
-}  // namespace cuda
-
 }  // namespace transnext

@@ -8,15 +8,23 @@
 namespace transnext {
 
 TRANSNEXT_INLINE float bits_to_float(unsigned bits) {
+#if defined(__CUDA_ARCH__)
+  return __uint_as_float(bits);
+#else
   float value;
   __builtin_memcpy(&value, &bits, sizeof(value));
   return value;
+#endif
 }
 
 TRANSNEXT_INLINE unsigned float_to_bits(float value) {
+#if defined(__CUDA_ARCH__)
+  return __float_as_uint(value);
+#else
   unsigned bits;
   __builtin_memcpy(&bits, &value, sizeof(bits));
   return bits;
+#endif
 }
 
 // A bfloat16 is the upper half of a float.

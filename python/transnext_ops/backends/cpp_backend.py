@@ -9,6 +9,7 @@ else float32).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,11 +22,12 @@ from transnext_ops.backends.registry import ACTIVATION_DTYPES, Call
 _import_failure: str | None = None
 try:
     from transnext_ops import _cpp
+    from transnext_ops.backends import launches
 except ImportError as _error:
     _import_failure = str(_error)
 
 CUDA_OPERATORS = ("gelu_pool",)
-_CUDA_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+CUDA_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 Grid = Sequence[int]
 
@@ -57,21 +59,39 @@ def unsupported(call: Call) -> str | None:
         )
     if call.op not in CUDA_OPERATORS:
         return f"the compiled library has no CUDA kernel for {call.op} yet; use backend 'torch'"
-    if call.dtype not in _CUDA_DTYPES:
+    if call.dtype not in CUDA_DTYPES:
         return f"the compiled library has no CUDA kernel of {call.op} for {call.dtype}"
     return None
+
+
+class _CompiledKernels:
+    """Runs launches with the CUDA kernels in the compiled library."""
+
+    @staticmethod
+    @functools.cache
+    def architecture(device: torch.device) -> int:
+        major, minor = torch.cuda.get_device_capability(device)
+        return 10 * major + minor
+
+    def run(self, op: str, launches: _cpp.Launches, tensors: Sequence[Tensor | None]) -> None:
+        device = next(tensor for tensor in tensors if tensor is not None).device
+        stream = torch.cuda.current_stream(device)
+        _cpp.run_launches(op, launches, device.index, stream.cuda_stream)
+
+
+_compiled = _CompiledKernels()
 
 
 def _run(operator: Callable[..., None], tensors: Sequence[Tensor | None], *sizes: Any) -> None:
     """Run a compiled operator on tensors (inputs, then outputs; the first is there) and sizes."""
     first = tensors[0]
     assert first is not None
-    if first.device.type == "cuda":
-        threads, stream = 1, torch.cuda.current_stream(first.device).cuda_stream
-    else:
-        threads, stream = torch.get_num_threads(), 0
+    runner = launches.chosen_runner() or (_compiled if first.device.type == "cuda" else None)
+    if runner is not None:
+        launches.run(runner, operator, tensors, sizes)
+        return
     capsules = [None if tensor is None else to_dlpack(tensor) for tensor in tensors]
-    operator(*capsules, *sizes, threads, stream)
+    operator(*capsules, *sizes, torch.get_num_threads(), 0)
 
 
 def _empty_gradients(inputs: Sequence[Tensor | None], needs: Sequence[bool]) -> list[Tensor | None]:

@@ -1,24 +1,10 @@
-#include "transnext/launch_plan.h"
+#include "transnext/gelu_pool.h"
 
-#include <algorithm>
-
+#include "cuda/plans/tiles.h"
 #include "device/gelu_pool_shape.h"
+#include "transnext/launches.h"
 
 namespace transnext {
-namespace {
-
-// Blocks along x, the only grid dimension that takes more than 65535. Kernels step on by the grid's
-// size, so a launch of fewer blocks than there are tiles is right too.
-unsigned blocks_for(index_t tiles) {
-  constexpr index_t kMostBlocks = (index_t{1} << 31) - 1;
-  return static_cast<unsigned>(std::min(tiles, kMostBlocks));
-}
-
-index_t ceil_divide(index_t value, index_t divisor) {
-  return (value + divisor - 1) / divisor;
-}
-
-}  // namespace
 
 LaunchPlan gelu_pool_plan(index_t batch, index_t channels, Grid grid, Grid pool_grid) {
   // As many rows of threads as share a bin's cells: a power of two, at most kGeluPoolRows.
@@ -34,6 +20,22 @@ LaunchPlan gelu_pool_backward_plan(index_t batch, index_t channels, Grid grid) {
   const index_t tiles =
       batch * ceil_divide(grid.size(), kGeluPoolRows) * ceil_divide(channels, kGeluPoolLanes);
   return {{blocks_for(tiles), 1, 1}, {kGeluPoolLanes, kGeluPoolRows, 1}, 0};
+}
+
+Launches launches(const GeluPoolParams& p, int) {
+  Launches result;
+  result.source = "device/gelu_pool.cuh";
+  result.add(kernel_name("gelu_pool_forward", p.x.dtype),
+             gelu_pool_plan(p.x.shape[0], p.x.shape[2], p.grid, p.pool_grid), p);
+  return result;
+}
+
+Launches launches(const GeluPoolBackwardParams& p, int) {
+  Launches result;
+  result.source = "device/gelu_pool.cuh";
+  result.add(kernel_name("gelu_pool_backward", p.x.dtype),
+             gelu_pool_backward_plan(p.x.shape[0], p.x.shape[2], p.grid), p);
+  return result;
 }
 
 }  // namespace transnext

@@ -1,0 +1,1 @@
+"""Benchmarks of one device's backends against each other, in one process: ``run.py --device``."""

@@ -1,0 +1,342 @@
+"""What runs an operator on a device: this package's backends and the alternatives users have.
+
+Every candidate of a case takes the same leaves and must give the same result, up to its number
+format; one that cannot run here gives the reason instead.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import transnext_ops as ops
+from device.inputs import AttentionInputs, attention_inputs
+from operator_steps import HEAD_DIM, WINDOW_SIZE, Shapes
+from published import attention, conv_glu, window
+
+BACKENDS = ("torch", "cpp", "cupy")
+Function = Callable[..., Tensor]
+
+
+@dataclass
+class Contest:
+    """One operator's candidates over the same leaves; the first is the baseline.
+
+    Attributes
+    ----------
+    leaves : list of Tensor
+        Gradients are taken to these.
+    functions : dict
+        By name: leaves to result.
+    comparable : set of str
+        Names whose result must agree with the baseline's.
+    missing : dict
+        By name: why a candidate cannot run here.
+    """
+
+    leaves: list[Tensor]
+    functions: dict[str, Function] = field(default_factory=dict)
+    comparable: set[str] = field(default_factory=set)
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, function: Function, comparable: bool = True) -> None:
+        """Enter a candidate."""
+        self.functions[name] = function
+        if comparable:
+            self.comparable.add(name)
+
+    def add_backends(self, op: str, call: Callable[..., Tensor]) -> None:
+        """Enter every backend that can run ``call(*leaves, backend=name)`` here."""
+        for name in BACKENDS:
+            with_backend = _with_backend(call, name)
+            try:
+                with torch.no_grad():
+                    with_backend(*self.leaves)
+            except ops.BackendError as error:
+                self.missing[f"{op} {name}"] = str(error)
+            else:
+                self.add(f"{op} {name}", with_backend)
+
+
+def _with_backend(call: Callable[..., Tensor], name: str) -> Function:
+    return lambda *leaves: call(*leaves, backend=name)
+
+
+def contest(subject: str, s: Shapes, dtype: torch.dtype, device: torch.device) -> Contest:
+    """Return the candidates of an operator at a stage's sizes."""
+    return {
+        "aggregated_attention": _aggregated_attention,
+        "pixel_focused_attention": _pixel_focused_attention,
+        "global_attention": _global_attention,
+        "window_qk": _window_qk,
+        "window_av": _window_av,
+        "conv_glu": _conv_glu,
+        "gelu_pool": _gelu_pool,
+    }[subject](s, dtype, device)
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    return tensor.detach().requires_grad_()
+
+
+def _aggregated_attention(s: Shapes, dtype: torch.dtype, device: torch.device) -> Contest:
+    inputs = attention_inputs(s, dtype, device)
+    outside = window.padding_mask(s.grid, WINDOW_SIZE, device)
+    length_scale = window.length_scale(outside, s.pool_length)
+    dense = inputs.pool_bias.dense()
+    fight = Contest([_leaf(inputs.q), _leaf(inputs.kv), _leaf(inputs.kv_pool)])
+
+    def published(q: Tensor, kv: Tensor, kv_pool: Tensor) -> Tensor:
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            return attention.aggregated_attention(
+                q,
+                kv,
+                kv_pool,
+                grid=s.grid,
+                window_size=WINDOW_SIZE,
+                scale=inputs.scale[:, None, None],
+                length_scale=length_scale,
+                outside=outside,
+                query_embedding=inputs.query_embedding[:, None],
+                local_bias=inputs.local_bias,
+                pool_bias=dense,
+                tokens=inputs.tokens,
+                token_bias=inputs.token_bias[:, None],
+            )
+
+    def ours(q: Tensor, kv: Tensor, kv_pool: Tensor, backend: str) -> Tensor:
+        views = _replaced(inputs, q, kv, kv_pool)
+        return ops.aggregated_attention(
+            *views,
+            grid=s.grid,
+            pool_grid=s.pool_grid,
+            window_size=WINDOW_SIZE,
+            scale=inputs.scale,
+            query_embedding=inputs.query_embedding,
+            local_bias=inputs.local_bias,
+            pool_bias=inputs.pool_bias,
+            tokens=inputs.tokens,
+            token_bias=inputs.token_bias,
+            backend=backend,
+        ).flatten(2)
+
+    fight.add("published", published)
+    fight.add("published, torch.compile", torch.compile(published))
+    fight.add_backends("transnext_ops", ours)
+    return fight
+
+
+def _replaced(inputs: AttentionInputs, q: Tensor, kv: Tensor, kv_pool: Tensor) -> list[Tensor]:
+    return type(inputs)(q, kv, kv_pool, *list(vars(inputs).values())[3:]).heads_apart()
+
+
+def _pixel_focused_attention(s: Shapes, dtype: torch.dtype, device: torch.device) -> Contest:
+    """Without tokens it is one softmax over a masked set of keys, which FlexAttention can take."""
+    inputs = attention_inputs(s, dtype, device)
+    fight = Contest([_leaf(inputs.q), _leaf(inputs.kv), _leaf(inputs.kv_pool)])
+    dense = inputs.pool_bias.dense()
+
+    def ours(q: Tensor, kv: Tensor, kv_pool: Tensor, backend: str) -> Tensor:
+        return ops.pixel_focused_attention(
+            *_replaced(inputs, q, kv, kv_pool),
+            grid=s.grid,
+            pool_grid=s.pool_grid,
+            window_size=WINDOW_SIZE,
+            scale=inputs.scale,
+            local_bias=inputs.local_bias,
+            pool_bias=inputs.pool_bias,
+            backend=backend,
+        ).flatten(2)
+
+    fight.add_backends("transnext_ops", ours)
+    if device.type != "cuda":
+        fight.missing["FlexAttention"] = "it is measured on CUDA devices"
+        return fight
+    fight.add("FlexAttention", flex_attention(inputs, s, dense))
+    return fight
+
+
+def flex_attention(
+    inputs: AttentionInputs, s: Shapes, dense: Tensor, compiled: bool = True
+) -> Function:
+    """Return pixel-focused attention by FlexAttention over image and pooled keys together."""
+    from torch.nn.attention.flex_attention import create_block_mask
+    from torch.nn.attention.flex_attention import flex_attention as flex
+
+    width, length, reach = s.grid[1], s.length, WINDOW_SIZE // 2
+    device = inputs.q.device
+    seen = (~window.padding_mask(s.grid, WINDOW_SIZE, device)).sum(1) + s.pool_length
+    factor = inputs.scale[:, None] * seen.log()
+
+    def offsets(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        return key // width - query // width, key % width - query % width
+
+    def mask(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        down, right = offsets(query, key)
+        near = (down.abs() <= reach) & (right.abs() <= reach)
+        return (key >= length) | near
+
+    def bias(score: Tensor, b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        down, right = offsets(query, key)
+        cell = ((down + reach) * WINDOW_SIZE + right + reach).clamp(0, WINDOW_SIZE**2 - 1)
+        pooled = dense[h, query, (key - length).clamp(min=0)]
+        return score + torch.where(key >= length, pooled, inputs.local_bias[h, cell])
+
+    blocks = create_block_mask(mask, None, None, length, length + s.pool_length, device=str(device))
+    attend = torch.compile(flex) if compiled else flex
+
+    def run(q: Tensor, kv: Tensor, kv_pool: Tensor) -> Tensor:
+        queries, *keys = (
+            view.transpose(1, 2) for view in _replaced(inputs, q, kv, kv_pool)
+        )  # [B, h, ., d]
+        queries = (F.normalize(queries, dim=-1) * factor[..., None]).to(q.dtype)
+        key = torch.cat([F.normalize(keys[0], dim=-1), F.normalize(keys[2], dim=-1)], dim=2)
+        value = torch.cat([keys[1], keys[3]], dim=2)
+        out = attend(queries, key, value, score_mod=bias, block_mask=blocks, scale=1.0)
+        return out.transpose(1, 2).flatten(2)
+
+    return run
+
+
+def _global_attention(s: Shapes, dtype: torch.dtype, device: torch.device) -> Contest:
+    """Every key is a pooled one here; SDPA takes the same product with a dense bias."""
+    generator = torch.Generator().manual_seed(0)
+    packed = torch.randn(s.batch, s.length, 3 * s.width, generator=generator).to(device, dtype)
+    scale = torch.rand(s.heads, generator=generator).to(device) + 1
+    embedding = (torch.randn(s.heads, HEAD_DIM, generator=generator) * 0.02).to(device)
+    bias = torch.randn(s.heads, s.length, s.length, generator=generator).to(device)
+    fight = Contest([_leaf(packed)])
+
+    def apart(packed: Tensor) -> list[Tensor]:
+        return [part.unflatten(-1, (-1, HEAD_DIM)) for part in packed.chunk(3, dim=-1)]
+
+    def scaled(q: Tensor) -> Tensor:
+        factor = scale * math.log(s.length)
+        return ((F.normalize(q, dim=-1) + embedding) * factor[:, None]).to(dtype)
+
+    def published(packed: Tensor) -> Tensor:
+        q, k, v = (part.transpose(1, 2) for part in apart(packed))
+        queries = scaled(q.transpose(1, 2)).transpose(1, 2)
+        attn = (queries @ F.normalize(k, dim=-1).transpose(-2, -1) + bias).softmax(dim=-1)
+        return (attn.to(dtype) @ v).transpose(1, 2).flatten(2)
+
+    def sdpa(packed: Tensor) -> Tensor:
+        q, k, v = apart(packed)
+        out = F.scaled_dot_product_attention(
+            scaled(q).transpose(1, 2),
+            F.normalize(k, dim=-1).transpose(1, 2),
+            v.transpose(1, 2),
+            attn_mask=bias.to(dtype),
+            scale=1.0,
+        )
+        return out.transpose(1, 2).flatten(2)
+
+    def ours(packed: Tensor, backend: str) -> Tensor:
+        return ops.global_attention(
+            *apart(packed),
+            grid=s.grid,
+            scale=scale,
+            query_embedding=embedding,
+            bias=bias,
+            backend=backend,
+        ).flatten(2)
+
+    fight.add("published", published)
+    fight.add("SDPA", sdpa)
+    fight.add_backends("transnext_ops", ours)
+    return fight
+
+
+def _natten(fight: Contest, name: str, device: torch.device) -> None:
+    """Enter NATTEN's unfused product, which shifts windows at the border: other numbers there."""
+    if importlib.util.find_spec("natten") is None:
+        fight.missing["NATTEN"] = "the package natten is not installed"
+        return
+    import natten.functional
+
+    function = getattr(natten.functional, name, None)
+    if function is None:
+        fight.missing["NATTEN"] = f"this version of natten has no natten.functional.{name}"
+        return
+    fight.add("NATTEN", function, comparable=False)
+
+
+def _window_qk(s: Shapes, dtype: torch.dtype, device: torch.device) -> Contest:
+    generator = torch.Generator().manual_seed(0)
+    shape = (s.batch, s.heads, s.length, HEAD_DIM)
+    q, k = (torch.randn(shape, generator=generator).to(device, dtype) for _ in range(2))
+    bias = torch.randn(s.heads, WINDOW_SIZE**2, generator=generator).to(device)
+    fight = Contest([_leaf(q), _leaf(k)])
+    sizes = {"grid": s.grid, "window_size": WINDOW_SIZE}
+    fight.add("published", lambda q, k: window.window_qk(q, k, bias.to(dtype), **sizes))
+    fight.add_backends(
+        "transnext_ops", lambda q, k, backend: ops.window_qk(q, k, bias, **sizes, backend=backend)
+    )
+    _natten(fight, "na2d_qk", device)
+    if "NATTEN" in fight.functions:
+        product = fight.functions["NATTEN"]
+        fight.functions["NATTEN"] = lambda q, k: product(
+            q.unflatten(2, s.grid), k.unflatten(2, s.grid), WINDOW_SIZE, 1
+        )
+    return fight
+
+
+def _window_av(s: Shapes, dtype: torch.dtype, device: torch.device) -> Contest:
+    generator = torch.Generator().manual_seed(0)
+    attn = torch.rand(s.batch, s.heads, s.length, WINDOW_SIZE**2, generator=generator)
+    v = torch.randn(s.batch, s.heads, s.length, HEAD_DIM, generator=generator)
+    fight = Contest([_leaf(attn.to(device, dtype)), _leaf(v.to(device, dtype))])
+    sizes = {"grid": s.grid, "window_size": WINDOW_SIZE}
+    fight.add("published", lambda attn, v: window.window_av(attn, v, **sizes))
+    fight.add_backends(
+        "transnext_ops", lambda attn, v, backend: ops.window_av(attn, v, **sizes, backend=backend)
+    )
+    _natten(fight, "na2d_av", device)
+    if "NATTEN" in fight.functions:
+        product = fight.functions["NATTEN"]
+        fight.functions["NATTEN"] = lambda attn, v: product(
+            attn.unflatten(2, s.grid), v.unflatten(2, s.grid), WINDOW_SIZE, 1
+        )
+    return fight
+
+
+def _conv_glu(s: Shapes, dtype: torch.dtype, device: torch.device) -> Contest:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(s.batch, s.length, 2 * s.hidden, generator=generator).to(device, dtype)
+    weight = torch.randn(s.hidden, 1, 3, 3, generator=generator).to(device) / 3
+    bias = torch.randn(s.hidden, generator=generator).to(device)
+    fight = Contest([_leaf(x), _leaf(weight), _leaf(bias)])
+
+    def published(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return conv_glu.conv_glu(x, weight.to(dtype), bias.to(dtype), grid=s.grid)
+
+    def ours(x: Tensor, weight: Tensor, bias: Tensor, backend: str) -> Tensor:
+        return ops.conv_glu(x, weight, bias, grid=s.grid, backend=backend)
+
+    fight.add("published", published)
+    fight.add("published, torch.compile", torch.compile(published))
+    fight.add_backends("transnext_ops", ours)
+    return fight
+
+
+def _gelu_pool(s: Shapes, dtype: torch.dtype, device: torch.device) -> Contest:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(s.batch, s.length, s.width, generator=generator).to(device, dtype)
+    fight = Contest([_leaf(x)])
+
+    def published(x: Tensor) -> Tensor:
+        image = x.permute(0, 2, 1).reshape(s.batch, s.width, *s.grid)
+        return attention.gelu_pool(image, pool_grid=s.pool_grid)
+
+    fight.add("published", published)
+    fight.add_backends(
+        "transnext_ops",
+        lambda x, backend: ops.gelu_pool(x, grid=s.grid, pool_grid=s.pool_grid, backend=backend),
+    )
+    return fight

@@ -1,0 +1,25 @@
+// Noting what an operator would run on a GPU: inside a recording, a bound operator of this thread
+// checks its arguments as always and then leaves its launches here.
+#pragma once
+
+#include "transnext/launches.h"
+
+namespace transnext::bindings {
+
+struct Recording {
+  explicit Recording(int architecture_) : architecture(architecture_) { current() = this; }
+  ~Recording() { current() = nullptr; }
+  Recording(const Recording&) = delete;
+  Recording& operator=(const Recording&) = delete;
+
+  // The recording of this thread, or nullptr.
+  static Recording*& current() {
+    static thread_local Recording* recording = nullptr;
+    return recording;
+  }
+
+  int architecture;
+  Launches launches;
+};
+
+}  // namespace transnext::bindings

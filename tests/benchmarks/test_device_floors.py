@@ -1,0 +1,35 @@
+"""The floors of the CUDA kernels: the counts behind them, and that docs/gpu.md shows these."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from device.floors import CARDS, attention_work, conv_glu_work, lines
+from operator_steps import Shapes
+
+STAGE_1 = Shapes(1, (56, 56), (7, 7), (56, 56), 3, 384)
+
+
+def test_the_document_shows_what_the_command_prints():
+    document = (Path(__file__).parents[2] / "docs" / "gpu.md").read_text()
+    assert "\n".join(lines()) in document
+
+
+def test_attention_counts_every_input_once():
+    work = attention_work(STAGE_1, 2, backward=False, local=True)
+    queries = 56 * 56 * 3
+    inputs, outputs = 3 * queries * 24 + 2 * 49 * 72, queries * 24
+    table = (56 + 8 * 6) ** 2 * 3 * 4
+    assert work.moved == 2 * (inputs + outputs) + 4 * queries + table
+    assert work.products == queries * 4 * 24 * 49
+    assert work.exponentials == queries * 58
+
+
+def test_the_largest_time_bounds_a_kernel():
+    card = next(card for card in CARDS if card.name == "H100")
+    times = conv_glu_work(STAGE_1, 4, backward=False).seconds(card, tensor_cores=False)
+    assert times["bytes"] == pytest.approx(3 * 56 * 56 * 384 * 4 / 3350e9)
+    assert max(times, key=lambda name: times[name]) == "bytes"
+    assert times["tensor cores"] == 0.0
