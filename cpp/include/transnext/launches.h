@@ -71,5 +71,6 @@ std::string kernel_name(const char* name, DType dtype);
 // `architecture` is a compute capability, major * 10 + minor.
 Launches launches(const GeluPoolParams& params, int architecture);
 Launches launches(const GeluPoolBackwardParams& params, int architecture);
+Launches launches(const AggregatedAttentionBackwardParams& params, int architecture);
 
 }  // namespace transnext

@@ -1,0 +1,52 @@
+// The bias of a pooled logit, dense or by table and axis maps (transnext/aggregated_attention.h),
+// and the gradient's way back to the table.
+#pragma once
+
+#include "transnext/aggregated_attention.h"
+
+namespace transnext::device {
+
+class PooledBias {
+ public:
+  __device__ PooledBias(const PoolBias& bias, index_t head)
+      : bias_(bias),
+        values_(static_cast<const float*>(bias.values.data) + head * bias.values.stride[0]) {}
+
+  // Query (i, j) = number n, pooled key (a, b) = number m.
+  __device__ float at(int i, int j, index_t n, int a, int b, int m) const {
+    if (!bias_.values.present()) return 0.0f;
+    if (!bias_.row_map.present())
+      return values_[n * bias_.values.stride[1] + m * bias_.values.stride[2]];
+    const float* row = values_ + table_row(i, a) * bias_.values.stride[1];
+    float sum = 0.0f;
+    for (int tap = 0; tap < taps(); ++tap)
+      sum += weight(j, b, tap) * row[table_column(j, b, tap) * bias_.values.stride[2]];
+    return sum;
+  }
+
+  __device__ int taps() const { return static_cast<int>(bias_.col_map.shape[2]); }
+  __device__ int table_row(int i, int a) const {
+    return static_cast<const int*>(
+        bias_.row_map.data)[i * static_cast<int>(bias_.row_map.stride[0]) +
+                            a * static_cast<int>(bias_.row_map.stride[1])];
+  }
+  __device__ int table_column(int j, int b, int tap) const {
+    return static_cast<const int*>(bias_.col_map.data)[offset(bias_.col_map, j, b, tap)];
+  }
+  __device__ float weight(int j, int b, int tap) const {
+    if (!bias_.col_weights.present()) return 1.0f;
+    return static_cast<const float*>(
+        bias_.col_weights.data)[offset(bias_.col_weights, j, b, tap)];
+  }
+
+ private:
+  __device__ static int offset(const View<3>& map, int j, int b, int tap) {
+    return j * static_cast<int>(map.stride[0]) + b * static_cast<int>(map.stride[1]) +
+           tap * static_cast<int>(map.stride[2]);
+  }
+
+  const PoolBias& bias_;
+  const float* values_;
+};
+
+}  // namespace transnext::device
