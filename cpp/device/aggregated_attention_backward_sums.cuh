@@ -3,7 +3,7 @@
 #pragma once
 
 #include "device/aggregated_attention_backward_shape.h"
-#include "device/attention_rows.cuh"
+#include "device/token_rows.cuh"
 #include "device/math.cuh"
 
 namespace transnext {

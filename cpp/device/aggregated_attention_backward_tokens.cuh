@@ -23,9 +23,9 @@
 #pragma once
 
 #include "device/aggregated_attention_backward_shape.h"
-#include "device/attention_bias.cuh"
-#include "device/attention_places.cuh"
-#include "device/attention_rows.cuh"
+#include "device/pooled_bias.cuh"
+#include "device/rectangle.cuh"
+#include "device/token_rows.cuh"
 #include "device/math.cuh"
 
 namespace transnext {

@@ -8,7 +8,7 @@
 
 #include "cuda/plans/tiles.h"
 #include "device/aggregated_attention_backward_shape.h"
-#include "device/attention_row_shape.h"
+#include "device/token_row_shape.h"
 #include "transnext/launches.h"
 
 namespace transnext {
@@ -28,9 +28,9 @@ int element_bytes(DType dtype) {
 }
 
 int head_dim_class(index_t channels) {
-  const auto* found = std::lower_bound(std::begin(kAttentionHeadDims),
-                                       std::end(kAttentionHeadDims), channels);
-  if (found == std::end(kAttentionHeadDims))
+  const auto* found = std::lower_bound(std::begin(kTokenRowChannels),
+                                       std::end(kTokenRowChannels), channels);
+  if (found == std::end(kTokenRowChannels))
     throw std::invalid_argument(std::string(kOp) + ": the CUDA kernels take head dims up to 128, got " +
                                 std::to_string(channels));
   return *found;
@@ -59,7 +59,7 @@ SharedMemory shared_memory(int architecture) {
 
 AttentionTokenShared token_shared(const Params& p, int tile_height, int tile_width) {
   const int dim = head_dim_class(p.in.q.shape[3]);
-  const int row = attention_row_bytes(dim, element_bytes(p.in.q.dtype));
+  const int row = token_row_bytes(dim, element_bytes(p.in.q.dtype));
   const int window = static_cast<int>(p.in.window_size);
   const int reach = window > 0 ? window - 1 : 0;
   const auto within = [&](int tile, int beyond, index_t size) {
@@ -125,7 +125,7 @@ void choose_tile(const Params& p, int architecture, AttentionBackwardPlan& plan)
 
 unsigned pooled_shared_bytes(const Params& p) {
   const int row =
-      attention_row_bytes(head_dim_class(p.in.q.shape[3]), element_bytes(p.in.q.dtype));
+      token_row_bytes(head_dim_class(p.in.q.shape[3]), element_bytes(p.in.q.dtype));
   return static_cast<unsigned>((2 * kAttentionPoolTile + 3 * kAttentionPooledQueries) * row);
 }
 

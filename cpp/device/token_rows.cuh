@@ -2,7 +2,7 @@
 // beyond the head dim being zero in the latter.
 #pragma once
 
-#include "device/attention_products.cuh"
+#include "device/row_products.cuh"
 #include "transnext/tensor.h"
 
 namespace transnext::device {

@@ -8,7 +8,7 @@
 // channels then lie in different banks.
 #pragma once
 
-#include "device/attention_row_shape.h"
+#include "device/token_row_shape.h"
 #include "device/packed.cuh"
 #include "device/tensor_core.cuh"
 
@@ -16,7 +16,7 @@ namespace transnext::device {
 
 template <class T>
 TRANSNEXT_INLINE constexpr int row_stride(int channels) {
-  return attention_row_bytes(channels, sizeof(T)) / static_cast<int>(sizeof(T));
+  return token_row_bytes(channels, sizeof(T)) / static_cast<int>(sizeof(T));
 }
 
 template <class T>
