@@ -39,6 +39,9 @@ __global__ void __launch_bounds__(kAttentionPooledThreads, kDim <= 32 ? 4 : 1)
   T* query_rows = value_rows + keys * stride;  // [tile]
   T* d_out_rows = query_rows + tile * stride;  // [tile]
   T* unit_rows = d_out_rows + tile * stride;   // [tile] qh |d_out| / largest
+  // [keys][pitch] the bias of the tile's queries
+  float* biases = reinterpret_cast<float*>(unit_rows + tile * stride);
+  constexpr int pitch = kAttentionBiasTilePitch;
   __shared__ float embedding[kDim], key_inverse[keys], key_embedding[keys];
   __shared__ float query_inverse[tile], scaling[tile], log_sum_exps[tile], deltas[tile];
   __shared__ float d_out_norm[tile], d_out_inverse[tile];
@@ -148,6 +151,13 @@ __global__ void __launch_bounds__(kAttentionPooledThreads, kDim <= 32 ? 4 : 1)
         x[c] = (x[c] * query_inverse[i] + embedding[chunk * 8 + c]) * factor;
       write_eight(x, unit_rows + i * stride + chunk * 8);
     }
+    for (int item = thread; item < key_count * tile; item += threads) {
+      const int i = item % tile;
+      const int m = first_key + item / tile;
+      if (i < count)
+        biases[item / tile * pitch + i] = bias.at(query_row[i], query_column[i], first + i,
+                                                  m / pool_width, m % pool_width, m);
+    }
     __syncthreads();
     if (own >= key_count) continue;  // a warp without keys
 
@@ -169,8 +179,7 @@ __global__ void __launch_bounds__(kAttentionPooledThreads, kDim <= 32 ? 4 : 1)
           if (i < count && key[h] < pooled) {
             const float logit =
                 scaling[i] * (weight[t][e] * query_inverse[i] * inverse[h] + embedded[h]) +
-                bias.at(query_row[i], query_column[i], first + i, key_row[h], key_column[h],
-                        key[h]);
+                biases[(key[h] - first_key) * pitch + i];
             value = exp_fast(logit - log_sum_exps[i]);
           }
           weight[t][e] = value;

@@ -13,6 +13,9 @@ constexpr int kAttentionSumLanes = 32;
 constexpr int kAttentionSumRows = 8;
 constexpr int kAttentionPoolTile = 64;  // pooled keys in shared memory at a time
 constexpr int kAttentionPooledQueries = 32;  // queries in shared memory beside a tile of pooled keys
+// Floats from key to key of their biases: the pairs that a quarter-warp reads are in different banks.
+constexpr int kAttentionBiasTilePitch = kAttentionPooledQueries + 8;
+constexpr int kAttentionBiasPatch = 3456;  // entries of a bias table in shared memory
 
 // Byte offsets into the shared memory of a block that owns a tile of tokens.
 struct AttentionTokenShared {
@@ -20,7 +23,7 @@ struct AttentionTokenShared {
   // reach of those, pooled keys, values and normalised keys.
   int query, d_out, key, value, pool_key, pool_value, pool_unit;
   // floats per query
-  int query_inverse, d_out_norm, length_scale, log_sum_exp, delta;
+  int query_inverse, d_out_norm, length_scale, log_sum_exp, delta, total;
   // floats per key, per pooled key
   int key_inverse, key_embedding, pool_inverse, pool_embedding;
   // floats per query and window cell: a_j (later d_l_j), D_j, w_j
@@ -31,6 +34,8 @@ struct AttentionTokenShared {
   int embedding;  // floats per channel
   int local_bias, token_bias;   // floats per window cell
   int pool_row, pool_column;    // ints per pooled key
+  // The bias table's part: bounds, places of its rows and columns, weights, entries.
+  int bias_bounds, bias_rows, bias_columns, bias_weights, bias_patch;
   int bytes;
 };
 

@@ -55,7 +55,7 @@ class BackwardTokens {
         pooled_(static_cast<int>(in_.k_pool.shape[1])),
         thread_(static_cast<int>(threadIdx.x)),
         scale_(static_cast<const float*>(in_.scale.data)[head_ * in_.scale.stride[0]]),
-        bias_(in_.pool_bias, head_) {
+        bias_(in_, head_) {
     own_.top = static_cast<int>(tile_) / plan_.tiles_x * plan_.tile_height;
     own_.left = static_cast<int>(tile_) % plan_.tiles_x * plan_.tile_width;
     own_.height = smaller(plan_.tile_height, height_ - own_.top);
@@ -69,6 +69,10 @@ class BackwardTokens {
 
   __device__ void run() {
     load();
+    const AttentionTokenShared& at = plan_.shared;
+    bias_.load(PooledBias(in_.pool_bias, head_), queries_,
+               {ints(at.bias_rows), ints(at.bias_columns), floats(at.bias_weights),
+                ints(at.bias_bounds), floats(at.bias_patch), kAttentionBiasPatch});
     __syncthreads();
     find_norms();
     __syncthreads();
@@ -80,6 +84,8 @@ class BackwardTokens {
       load_pooled(first);
       add_pooled_delta(first);
     }
+    __syncthreads();
+    finish_delta();
     __syncthreads();
     local_logit_gradients();
     pooled_query_gradients(kept);
@@ -102,6 +108,7 @@ class BackwardTokens {
   __device__ float* floats(int offset) const {
     return reinterpret_cast<float*>(memory_ + offset);
   }
+  __device__ int* ints(int offset) const { return reinterpret_cast<int*>(memory_ + offset); }
   __device__ T* rows(int offset) const { return reinterpret_cast<T*>(memory_ + offset); }
   __device__ const T* row(int offset, int index) const { return rows(offset) + index * kStride; }
   __device__ index_t token(int y, int x) const { return index_t{y} * width_ + x; }
@@ -191,7 +198,7 @@ class BackwardTokens {
         const int key_x = x + cell[r] % window_ - window_ / 2;
         key[r] = inside(key_y, key_x) ? keys_.index(key_y, key_x) : -1;
       }
-#pragma unroll
+#pragma unroll 1
       for (int chunk = 0; chunk < kChunks; ++chunk) {
         float q[8], d_out[8];
         read_eight(row(at.query, i) + chunk * 8, q);
@@ -229,10 +236,14 @@ class BackwardTokens {
   __device__ void sum_local_delta() {
     const AttentionTokenShared& at = plan_.shared;
     for (int i = thread_; i < queries_.cells(); i += kAttentionTokenThreads) {
-      float sum = 0.0f;
-      for (int j = 0; j < cells_; ++j)
-        sum += floats(at.probability)[i * cells_ + j] * floats(at.d_weight)[i * cells_ + j];
+      float sum = 0.0f, total = 0.0f;
+      for (int j = 0; j < cells_; ++j) {
+        const float probability = floats(at.probability)[i * cells_ + j];
+        sum += probability * floats(at.d_weight)[i * cells_ + j];
+        total += probability;
+      }
       floats(at.delta)[i] = sum;
+      floats(at.total)[i] = total;
     }
   }
 
@@ -248,8 +259,8 @@ class BackwardTokens {
                      rows(at.pool_value));
     const int columns = static_cast<int>(in_.pool_grid.width);
     for (int i = thread_; i < kAttentionPoolTile; i += kAttentionTokenThreads) {
-      reinterpret_cast<int*>(floats(at.pool_row))[i] = (first + i) / columns;
-      reinterpret_cast<int*>(floats(at.pool_column))[i] = (first + i) % columns;
+      ints(at.pool_row)[i] = (first + i) / columns;
+      ints(at.pool_column)[i] = (first + i) % columns;
     }
     __syncthreads();
     find_key_norms(at.pool_key, kAttentionPoolTile, at.pool_inverse, at.pool_embedding);
@@ -270,30 +281,36 @@ class BackwardTokens {
   // One of a lane's two queries of a tile of 16.
   struct Query {
     int index;  // among the block's queries
-    int y, x;
+    int y, x;   // in their rectangle
+    index_t token;
     float inverse, scaling, log_sum_exp;
   };
   __device__ Query query_at(int index) const {
     const AttentionTokenShared& at = plan_.shared;
+    const int y = index / queries_.width;
+    const int x = index - y * queries_.width;
     return {index,
-            queries_.row(index),
-            queries_.column(index),
+            y,
+            x,
+            token(queries_.top + y, queries_.left + x),
             floats(at.query_inverse)[index],
             scale_ * floats(at.length_scale)[index],
             floats(at.log_sum_exp)[index]};
   }
 
-  // a_m and D_m of 16 queries and the 16 pooled keys from `sub` of the tile on.
+  // a_m, D_m and (qn + embedding) . kpn(m) of 16 queries and the 16 pooled keys from `sub` of the tile
+  // on.
   __device__ void pooled_weights(const Query (&query)[2], int first, int sub, int lane,
-                                 float (&probability)[2][4], float (&d_weight)[2][4]) const {
+                                 float (&probability)[2][4], float (&d_weight)[2][4],
+                                 float (&cosine)[2][4]) const {
     const AttentionTokenShared& at = plan_.shared;
 #pragma unroll
     for (int t = 0; t < 2; ++t) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) probability[t][e] = d_weight[t][e] = 0.0f;
+      for (int e = 0; e < 4; ++e) cosine[t][e] = d_weight[t][e] = 0.0f;
     }
     multiply_rows<kDim>(row(at.query, query[0].index), row(at.query, query[1].index),
-                        row(at.pool_key, sub), lane, probability);
+                        row(at.pool_key, sub), lane, cosine);
     multiply_rows<kDim>(row(at.d_out, query[0].index), row(at.d_out, query[1].index),
                         row(at.pool_value, sub), lane, d_weight);
 #pragma unroll
@@ -302,14 +319,13 @@ class BackwardTokens {
       for (int e = 0; e < 4; ++e) {
         const Query& q = query[e / 2];
         const int key = sub + t * 8 + lane_column(lane) + e % 2;
+        cosine[t][e] = cosine[t][e] * q.inverse * floats(at.pool_inverse)[key] +
+                       floats(at.pool_embedding)[key];
         float value = 0.0f;
         if (first + key < pooled_) {
-          const float logit =
-              q.scaling * (probability[t][e] * q.inverse * floats(at.pool_inverse)[key] +
-                           floats(at.pool_embedding)[key]) +
-              bias_.at(q.y, q.x, token(q.y, q.x),
-                       reinterpret_cast<const int*>(floats(at.pool_row))[key],
-                       reinterpret_cast<const int*>(floats(at.pool_column))[key], first + key);
+          const float logit = q.scaling * cosine[t][e] +
+                              bias_.at(q.y, q.x, q.token, ints(at.pool_row)[key],
+                                       ints(at.pool_column)[key], first + key);
           value = exp_fast(logit - q.log_sum_exp);
         }
         probability[t][e] = value;
@@ -324,23 +340,37 @@ class BackwardTokens {
     for (int tile = thread_ / 32 * 16; tile < count; tile += kWarps * 16) {
       const Query query[2] = {query_at(smaller(tile + lane_row(lane), count - 1)),
                               query_at(smaller(tile + 8 + lane_row(lane), count - 1))};
-      float sum[2] = {};
+      float sum[2] = {}, total[2] = {};
       for (int sub = 0; sub < keys; sub += 16) {
-        float probability[2][4], d_weight[2][4];
-        pooled_weights(query, first, sub, lane, probability, d_weight);
+        float probability[2][4], d_weight[2][4], cosine[2][4];
+        pooled_weights(query, first, sub, lane, probability, d_weight, cosine);
 #pragma unroll
         for (int t = 0; t < 2; ++t) {
 #pragma unroll
-          for (int e = 0; e < 4; ++e) sum[e / 2] += probability[t][e] * d_weight[t][e];
+          for (int e = 0; e < 4; ++e) {
+            sum[e / 2] += probability[t][e] * d_weight[t][e];
+            total[e / 2] += probability[t][e];
+          }
         }
       }
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        sum[h] += __shfl_xor_sync(0xffffffffu, sum[h], 1);
-        sum[h] += __shfl_xor_sync(0xffffffffu, sum[h], 2);
-        if (lane % 4 == 0 && tile + 8 * h + lane_row(lane) < count)
+        sum[h] = sum_of_four(sum[h]);
+        total[h] = sum_of_four(total[h]);
+        if (lane % 4 == 0 && tile + 8 * h + lane_row(lane) < count) {
           floats(plan_.shared.delta)[query[h].index] += sum[h];
+          floats(plan_.shared.total)[query[h].index] += total[h];
+        }
       }
+    }
+  }
+
+  // The probabilities add to 1 but for the rounding of large logits, and then D - delta of a key that
+  // has all the weight is nothing but for the same.
+  __device__ void finish_delta() {
+    for (int i = thread_; i < queries_.cells(); i += kAttentionTokenThreads) {
+      const float total = floats(plan_.shared.total)[i];
+      if (total > 0.0f) floats(plan_.shared.delta)[i] /= total;
     }
   }
 
@@ -360,8 +390,8 @@ class BackwardTokens {
       delta[token(own_.row(own), own_.column(own))] = floats(at.delta)[owned_query(own)];
   }
 
-  // sum_m d_l_m kpn(m) of the owned queries: `parts` warps share 16 queries, and each takes every
-  // parts-th 16 pooled keys.
+  // sum_m d_l_m kpn(m) of the owned queries, and its product with qn + embedding: `parts` warps share
+  // 16 queries, and each takes every parts-th 16 pooled keys.
   __device__ void pooled_query_gradients(bool kept) {
     const AttentionTokenShared& at = plan_.shared;
     const int lane = thread_ % 32;
@@ -374,7 +404,7 @@ class BackwardTokens {
     const int top = smaller(tile + lane_row(lane), count - 1);
     const int bottom = smaller(tile + 8 + lane_row(lane), count - 1);
     const Query query[2] = {query_at(owned_query(top)), query_at(owned_query(bottom))};
-    float delta[2], norm[2], inverse[2], sum[kChunks][4] = {};
+    float delta[2], norm[2], inverse[2], along[2] = {}, sum[kChunks][4] = {};
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       delta[h] = floats(at.delta)[query[h].index];
@@ -385,20 +415,32 @@ class BackwardTokens {
       if (!kept) load_pooled(first);
       const int keys = smaller(kAttentionPoolTile, pooled_ - first);
       for (int sub = part * 16; part < parts && sub < keys; sub += parts * 16) {
-        float probability[2][4], d_weight[2][4];
-        pooled_weights(query, first, sub, lane, probability, d_weight);
+        float probability[2][4], d_weight[2][4], cosine[2][4];
+        pooled_weights(query, first, sub, lane, probability, d_weight, cosine);
 #pragma unroll
         for (int t = 0; t < 2; ++t) {
 #pragma unroll
-          for (int e = 0; e < 4; ++e)
-            probability[t][e] *= (d_weight[t][e] - delta[e / 2]) * inverse[e / 2];
+          for (int e = 0; e < 4; ++e) {
+            probability[t][e] *= d_weight[t][e] - delta[e / 2];
+            along[e / 2] += probability[t][e] * cosine[t][e];
+            probability[t][e] *= inverse[e / 2];
+          }
         }
         multiply_weights<kDim>(probability, row(at.pool_unit, sub), lane, sum);
       }
     }
+    for (int h = 0; h < 2; ++h) along[h] = sum_of_four(along[h]);
     for (int turn = 0; turn < parts; ++turn) {
       __syncthreads();
       if (turn != part) continue;
+      if (lane % 4 == 0) {
+        for (int h = 0; h < 2; ++h) {
+          const int own = tile + 8 * h + lane_row(lane);
+          if (own >= count) continue;
+          float& target = floats(at.d_scale)[own];
+          target = turn == 0 ? along[h] : target + along[h];
+        }
+      }
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         const int own = tile + lane_row(lane) + e / 2 * 8;
@@ -464,8 +506,8 @@ class BackwardTokens {
         const int chunk = lane + 4 * l;
         if (chunk >= kChunks || !valid) continue;
         float* pooled = floats(at.gradient) + own * kDim + chunk * 8;
-        read_eight(pooled, gradient[l]);
-        float positional[8] = {};
+        float positional[8] = {}, from_pooled[8];
+        read_eight(pooled, from_pooled);
         for (int j = 0; j < cells_; ++j) {
           const int key_y = y + j / window_ - window_ / 2;
           const int key_x = x + j % window_ - window_ / 2;
@@ -489,14 +531,15 @@ class BackwardTokens {
         for (int c = 0; c < 8; ++c) {
           const float embedded = q[c] * inverse + floats(at.embedding)[chunk * 8 + c];
           along += gradient[l][c] * embedded;
-          gradient[l][c] *= scale_ * length;
+          gradient[l][c] = (gradient[l][c] + from_pooled[c]) * (scale_ * length);
         }
         write_eight(gradient[l], pooled);
 #pragma unroll
         for (int c = 0; c < 8; ++c) gradient[l][c] += positional[c];
       }
       along = sum_of_four(along);
-      if (valid && lane == 0) floats(at.d_scale)[own] = along * length;
+      if (valid && lane == 0)
+        floats(at.d_scale)[own] = (floats(at.d_scale)[own] + along) * length;
       if (!p_.d_q.present()) continue;
       through_normalisation(row(at.query, i), inverse, lane, gradient);
 #pragma unroll
@@ -614,7 +657,7 @@ class BackwardTokens {
   unsigned heads_, head_, tile_, batch_;
   int channels_, height_, width_, window_, cells_, pooled_, thread_;
   float scale_;
-  PooledBias bias_;
+  RectangleBias bias_;
   Rectangle own_, queries_, keys_;
 };
 

@@ -8,15 +8,15 @@
 // channels then lie in different banks.
 #pragma once
 
-#include "device/token_row_shape.h"
-#include "device/packed.cuh"
+#include "device/attention_shape.h"
+#include "device/eight.cuh"
 #include "device/tensor_core.cuh"
 
 namespace transnext::device {
 
 template <class T>
 TRANSNEXT_INLINE constexpr int row_stride(int channels) {
-  return token_row_bytes(channels, sizeof(T)) / static_cast<int>(sizeof(T));
+  return row_bytes(channels, sizeof(T)) / static_cast<int>(sizeof(T));
 }
 
 template <class T>
@@ -65,7 +65,7 @@ __device__ inline void multiply_rows(const T* top, const T* bottom, const T* b, 
     }
   } else {
     b += c * stride;
-#pragma unroll 4
+#pragma unroll 1
     for (int k = 0; k < kDim; k += 4) {
       const float4 x = *reinterpret_cast<const float4*>(top + k);
       const float4 y = *reinterpret_cast<const float4*>(bottom + k);
@@ -95,8 +95,8 @@ __device__ inline void multiply_weights(const float (&weights)[2][4], const T* b
   constexpr int stride = row_stride<T>(kDim);
   if constexpr (OnTensorCores<T>::value) {
     const unsigned a[4] = {
-        pack(weights[0][0], weights[0][1], T{}), pack(weights[0][2], weights[0][3], T{}),
-        pack(weights[1][0], weights[1][1], T{}), pack(weights[1][2], weights[1][3], T{})};
+        pack<T>(weights[0][0], weights[0][1]), pack<T>(weights[0][2], weights[0][3]),
+        pack<T>(weights[1][0], weights[1][1]), pack<T>(weights[1][2], weights[1][3])};
     const T* row = b + lane % 16 * stride;
 #pragma unroll
     for (int t = 0; t < kDim / 8; ++t) {
@@ -106,7 +106,7 @@ __device__ inline void multiply_weights(const float (&weights)[2][4], const T* b
     }
   } else {
     b += lane_column(lane);
-#pragma unroll
+#pragma unroll 4
     for (int k = 0; k < 16; ++k) {
       const int source = lane / 4 * 4 + k % 8 / 2;
       const float x = __shfl_sync(0xffffffffu, weights[k / 8][k % 2], source);

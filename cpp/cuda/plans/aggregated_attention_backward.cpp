@@ -2,13 +2,13 @@
 #include "transnext/aggregated_attention.h"
 
 #include <algorithm>
-#include <iterator>
 #include <stdexcept>
 #include <string>
 
+#include "cuda/plans/attention_tiles.h"
 #include "cuda/plans/tiles.h"
 #include "device/aggregated_attention_backward_shape.h"
-#include "device/token_row_shape.h"
+#include "device/attention_shape.h"
 #include "transnext/launches.h"
 
 namespace transnext {
@@ -27,39 +27,23 @@ int element_bytes(DType dtype) {
   return dtype == DType::kFloat32 ? 4 : 2;
 }
 
-int head_dim_class(index_t channels) {
-  const auto* found = std::lower_bound(std::begin(kTokenRowChannels),
-                                       std::end(kTokenRowChannels), channels);
-  if (found == std::end(kTokenRowChannels))
-    throw std::invalid_argument(std::string(kOp) + ": the CUDA kernels take head dims up to 128, got " +
-                                std::to_string(channels));
-  return *found;
-}
-
 // "name<T, d>"
 std::string kernel(const char* part, const Params& p) {
   std::string name = kernel_name((std::string(kOp) + part).c_str(), p.in.q.dtype);
   name.pop_back();
-  return name + ", " + std::to_string(head_dim_class(p.in.q.shape[3])) + ">";
+  return name + ", " + std::to_string(padded_channels(p.in.q.shape[3])) + ">";
 }
 
-// What a block may have of an architecture's shared memory: the most, and the size of which a
-// multiprocessor holds the blocks that make up a quarter of its threads.
-struct SharedMemory {
-  int most;
-  int wanted;
-};
-SharedMemory shared_memory(int architecture) {
-  constexpr int kilo = 1024;
-  if (architecture < 80) return {64 * kilo, 63 * kilo};
-  if (architecture == 80 || architecture == 87) return {163 * kilo, 80 * kilo};
-  if (architecture >= 90 && architecture < 120) return {227 * kilo, 112 * kilo};
-  return {99 * kilo, 48 * kilo};
+// Shared memory of a block of which a multiprocessor holds those that make up a quarter of its
+// threads at least.
+int wanted_shared_bytes(int architecture) {
+  const int most = most_shared_bytes(architecture);
+  return architecture < 80 ? most : most / 2 - 1024;
 }
 
 AttentionTokenShared token_shared(const Params& p, int tile_height, int tile_width) {
-  const int dim = head_dim_class(p.in.q.shape[3]);
-  const int row = token_row_bytes(dim, element_bytes(p.in.q.dtype));
+  const int dim = padded_channels(p.in.q.shape[3]);
+  const int row = row_bytes(dim, element_bytes(p.in.q.dtype));
   const int window = static_cast<int>(p.in.window_size);
   const int reach = window > 0 ? window - 1 : 0;
   const auto within = [&](int tile, int beyond, index_t size) {
@@ -86,7 +70,7 @@ AttentionTokenShared token_shared(const Params& p, int tile_height, int tile_wid
   for (int* offset : {&at.pool_key, &at.pool_value, &at.pool_unit})
     take(*offset, kAttentionPoolTile * row);
   for (int* offset : {&at.query_inverse, &at.d_out_norm, &at.length_scale, &at.log_sum_exp,
-                      &at.delta})
+                      &at.delta, &at.total})
     take_floats(*offset, queries);
   for (int* offset : {&at.key_inverse, &at.key_embedding}) take_floats(*offset, keys);
   for (int* offset : {&at.pool_inverse, &at.pool_embedding, &at.pool_row, &at.pool_column})
@@ -98,14 +82,23 @@ AttentionTokenShared token_shared(const Params& p, int tile_height, int tile_wid
   take_floats(at.tokens, cells * dim);
   take_floats(at.embedding, dim);
   for (int* offset : {&at.local_bias, &at.token_bias}) take_floats(*offset, cells);
+  if (p.in.pool_bias.table()) {
+    const int taps = static_cast<int>(p.in.pool_bias.col_map.shape[2]);
+    const int columns = within(tile_width, reach, width) * static_cast<int>(p.in.pool_grid.width);
+    take_floats(at.bias_bounds, 4);
+    take_floats(at.bias_rows, within(tile_height, reach, height) *
+                                  static_cast<int>(p.in.pool_grid.height));
+    take_floats(at.bias_columns, columns * taps);
+    take_floats(at.bias_weights, p.in.pool_bias.col_weights.present() ? columns * taps : 0);
+    take_floats(at.bias_patch, kAttentionBiasPatch);
+  }
   return at;
 }
 
 // The largest rectangle of tokens whose block fits.
 void choose_tile(const Params& p, int architecture, AttentionBackwardPlan& plan) {
   constexpr int kTiles[][2] = {{8, 8}, {4, 8}, {4, 4}, {2, 4}, {2, 2}, {1, 2}, {1, 1}};
-  const SharedMemory memory = shared_memory(architecture);
-  for (const int limit : {memory.wanted, memory.most}) {
+  for (const int limit : {wanted_shared_bytes(architecture), most_shared_bytes(architecture)}) {
     for (const auto& tile : kTiles) {
       plan.tile_height = static_cast<int>(std::min<index_t>(tile[0], p.in.grid.height));
       plan.tile_width = static_cast<int>(
@@ -125,8 +118,9 @@ void choose_tile(const Params& p, int architecture, AttentionBackwardPlan& plan)
 
 unsigned pooled_shared_bytes(const Params& p) {
   const int row =
-      token_row_bytes(head_dim_class(p.in.q.shape[3]), element_bytes(p.in.q.dtype));
-  return static_cast<unsigned>((2 * kAttentionPoolTile + 3 * kAttentionPooledQueries) * row);
+      row_bytes(padded_channels(p.in.q.shape[3]), element_bytes(p.in.q.dtype));
+  return static_cast<unsigned>((2 * kAttentionPoolTile + 3 * kAttentionPooledQueries) * row +
+                               kAttentionPoolTile * kAttentionBiasTilePitch * 4);
 }
 
 }  // namespace
@@ -180,7 +174,7 @@ Launches launches(const AggregatedAttentionBackwardParams& p, int architecture) 
                              {kAttentionTokenThreads, 1, 1},
                              static_cast<unsigned>(plan.shared.bytes)},
                             launch);
-  if (plan.parameters > 0 && pairs > 0)
+  if (plan.parameters > 0)
     result.add_with_workspace(
         "aggregated_attention_backward_parameter_sums<float>",
         {{blocks(heads * ceil_divide(plan.parameters, kAttentionSumLanes)), 1, 1},

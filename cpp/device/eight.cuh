@@ -1,31 +1,9 @@
-// Two neighbouring 16-bit elements in one register, as the operands of tensor cores hold them, and
-// runs of eight elements, as threads read them from shared memory.
+// Runs of eight elements, as threads read them from rows in shared memory.
 #pragma once
 
 #include "device/storage.cuh"
 
 namespace transnext::device {
-
-template <class T>
-__device__ inline unsigned pack(float low, float high, T) {
-  T pair[2];
-  from_float(low, pair[0]);
-  from_float(high, pair[1]);
-  return pair[0].bits | static_cast<unsigned>(pair[1].bits) << 16;
-}
-
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800 && !defined(TRANSNEXT_EMULATION)
-__device__ inline unsigned pack(float low, float high, Half) {
-  unsigned pair;
-  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-  return pair;
-}
-__device__ inline unsigned pack(float low, float high, BFloat16) {
-  unsigned pair;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-  return pair;
-}
-#endif
 
 template <class T>
 struct alignas(16) Eight {
