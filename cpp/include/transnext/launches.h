@@ -84,6 +84,7 @@ AttentionPlan aggregated_attention_plan(DType dtype, index_t batch, index_t head
                                         bool table_bias, int architecture);
 
 Launches launches(const AggregatedAttentionParams& params, int architecture);
+Launches launches(const AggregatedAttentionBackwardParams& params, int architecture);
 Launches launches(const GeluPoolParams& params, int architecture);
 Launches launches(const GeluPoolBackwardParams& params, int architecture);
 Launches launches(const ConvGluParams& params, int architecture);
