@@ -70,6 +70,9 @@ struct AggregatedAttentionBackwardParams {
   View<3> d_pool_bias;        // as pool_bias.values, contiguous, optional
   View<3> d_tokens;           // [h, d, L] C(T), optional
   View<2> d_token_bias;       // [h, L] C(T), optional
+  // CUDA: sums of the table's gradient by ordered additions instead of atomic ones. All other results
+  // are bitwise reproducible anyway.
+  bool deterministic = false;
 };
 
 namespace cpu {

@@ -1,0 +1,224 @@
+// The launches of aggregated_attention's backward.
+#include "transnext/aggregated_attention.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+#include "cuda/plans/attention_tiles.h"
+#include "cuda/plans/tiles.h"
+#include "device/aggregated_attention_backward_shape.h"
+#include "device/attention_shape.h"
+#include "transnext/launches.h"
+
+namespace transnext {
+namespace {
+
+using Params = AggregatedAttentionBackwardParams;
+using Launch = AggregatedAttentionBackwardLaunch;
+
+constexpr const char* kOp = "aggregated_attention_backward";
+
+// Queries of a block on the pooled side: many enough that its sums cost little beside them.
+constexpr index_t kLeastSlice = 512;
+constexpr index_t kPooledBlocks = 1024;
+
+int element_bytes(DType dtype) {
+  return dtype == DType::kFloat32 ? 4 : 2;
+}
+
+// "name<T, d>"
+std::string kernel(const char* part, const Params& p) {
+  std::string name = kernel_name((std::string(kOp) + part).c_str(), p.in.q.dtype);
+  name.pop_back();
+  return name + ", " + std::to_string(padded_channels(p.in.q.shape[3])) + ">";
+}
+
+// Shared memory of a block of which a multiprocessor holds those that make up a quarter of its
+// threads at least.
+int wanted_shared_bytes(int architecture) {
+  const int most = most_shared_bytes(architecture);
+  return architecture < 80 ? most : most / 2 - 1024;
+}
+
+AttentionTokenShared token_shared(const Params& p, int tile_height, int tile_width) {
+  const int dim = padded_channels(p.in.q.shape[3]);
+  const int row = row_bytes(dim, element_bytes(p.in.q.dtype));
+  const int window = static_cast<int>(p.in.window_size);
+  const int reach = window > 0 ? window - 1 : 0;
+  const auto within = [&](int tile, int beyond, index_t size) {
+    return static_cast<int>(std::min<index_t>(tile + beyond, size));
+  };
+  const index_t height = p.in.grid.height;
+  const index_t width = p.in.grid.width;
+  const int own = tile_height * tile_width;
+  const int queries = within(tile_height, reach, height) * within(tile_width, reach, width);
+  const int keys = window > 0 ? within(tile_height, 2 * reach, height) *
+                                    within(tile_width, 2 * reach, width)
+                              : 0;
+  const int cells = window * window;
+  AttentionTokenShared at = {};
+  const auto take = [&](int& offset, int bytes) {
+    offset = at.bytes;
+    at.bytes += (bytes + 15) / 16 * 16;
+  };
+  const auto take_floats = [&](int& offset, int count) { take(offset, count * 4); };
+  take(at.query, queries * row);
+  take(at.d_out, queries * row);
+  take(at.key, keys * row);
+  take(at.value, keys * row);
+  for (int* offset : {&at.pool_key, &at.pool_value, &at.pool_unit})
+    take(*offset, kAttentionPoolTile * row);
+  for (int* offset : {&at.query_inverse, &at.d_out_norm, &at.length_scale, &at.log_sum_exp,
+                      &at.delta, &at.total})
+    take_floats(*offset, queries);
+  for (int* offset : {&at.key_inverse, &at.key_embedding}) take_floats(*offset, keys);
+  for (int* offset : {&at.pool_inverse, &at.pool_embedding, &at.pool_row, &at.pool_column})
+    take_floats(*offset, kAttentionPoolTile);
+  for (int* offset : {&at.probability, &at.d_weight, &at.weight})
+    take_floats(*offset, queries * cells);
+  take_floats(at.gradient, own * dim);
+  take_floats(at.d_scale, own);
+  take_floats(at.tokens, cells * dim);
+  take_floats(at.embedding, dim);
+  for (int* offset : {&at.local_bias, &at.token_bias}) take_floats(*offset, cells);
+  if (p.in.pool_bias.table()) {
+    const int taps = static_cast<int>(p.in.pool_bias.col_map.shape[2]);
+    const int columns = within(tile_width, reach, width) * static_cast<int>(p.in.pool_grid.width);
+    take_floats(at.bias_bounds, 4);
+    take_floats(at.bias_rows, within(tile_height, reach, height) *
+                                  static_cast<int>(p.in.pool_grid.height));
+    take_floats(at.bias_columns, columns * taps);
+    take_floats(at.bias_weights, p.in.pool_bias.col_weights.present() ? columns * taps : 0);
+    take_floats(at.bias_patch, kAttentionBiasPatch);
+  }
+  return at;
+}
+
+// The largest rectangle of tokens whose block fits.
+void choose_tile(const Params& p, int architecture, AttentionBackwardPlan& plan) {
+  constexpr int kTiles[][2] = {{8, 8}, {4, 8}, {4, 4}, {2, 4}, {2, 2}, {1, 2}, {1, 1}};
+  for (const int limit : {wanted_shared_bytes(architecture), most_shared_bytes(architecture)}) {
+    for (const auto& tile : kTiles) {
+      plan.tile_height = static_cast<int>(std::min<index_t>(tile[0], p.in.grid.height));
+      plan.tile_width = static_cast<int>(
+          std::min<index_t>(tile[0] * tile[1] / plan.tile_height, p.in.grid.width));
+      plan.shared = token_shared(p, plan.tile_height, plan.tile_width);
+      if (plan.shared.bytes > limit) continue;
+      plan.tiles_y = static_cast<int>(ceil_divide(p.in.grid.height, plan.tile_height));
+      plan.tiles_x = static_cast<int>(ceil_divide(p.in.grid.width, plan.tile_width));
+      return;
+    }
+  }
+  throw std::invalid_argument(
+      std::string(kOp) + ": the CUDA kernels take smaller windows than " +
+      std::to_string(p.in.window_size) + " with head dim " + std::to_string(p.in.q.shape[3]) +
+      ", what fits into shared memory");
+}
+
+unsigned pooled_shared_bytes(const Params& p) {
+  const int row =
+      row_bytes(padded_channels(p.in.q.shape[3]), element_bytes(p.in.q.dtype));
+  return static_cast<unsigned>((2 * kAttentionPoolTile + 3 * kAttentionPooledQueries) * row +
+                               kAttentionPoolTile * kAttentionBiasTilePitch * 4);
+}
+
+}  // namespace
+
+Launches launches(const AggregatedAttentionBackwardParams& p, int architecture) {
+  Launches result;
+  result.source = "device/aggregated_attention_backward.cuh";
+  const index_t batches = p.in.q.shape[0];
+  const index_t tokens = p.in.q.shape[1];
+  const index_t heads = p.in.q.shape[2];
+  const index_t channels = p.in.q.shape[3];
+  const index_t pooled = p.in.k_pool.shape[1];
+  const index_t cells = p.in.window_size * p.in.window_size;
+  const bool table_gradient = p.d_pool_bias.present() && p.in.pool_bias.table();
+  const bool dense_gradient = p.d_pool_bias.present() && p.in.pool_bias.dense();
+  const bool pooled_gradients = p.d_k_pool.present() || p.d_v_pool.present();
+
+  Launch launch = {p, {}, nullptr};
+  AttentionBackwardPlan& plan = launch.plan;
+  choose_tile(p, architecture, plan);
+  const index_t tiles = index_t{plan.tiles_y} * plan.tiles_x;
+  const index_t key_tiles = ceil_divide(pooled, kAttentionPoolTile);
+  const index_t pairs = batches * heads;
+  plan.table_atomics = table_gradient && !p.deterministic;
+
+  const index_t wanted = ceil_divide(kPooledBlocks, std::max<index_t>(pairs * key_tiles, 1));
+  const index_t slice =
+      std::max(ceil_divide(tokens, wanted), std::min<index_t>(tokens, kLeastSlice));
+  plan.slice = static_cast<int>(ceil_divide(slice, kAttentionPooledQueries) * kAttentionPooledQueries);
+  plan.slices = static_cast<int>(ceil_divide(tokens, plan.slice));
+  if (p.d_scale.present() || p.d_query_embedding.present() || p.d_local_bias.present() ||
+      p.d_token_bias.present() || p.d_tokens.present())
+    plan.parameters = static_cast<int>(1 + channels + 2 * cells +
+                                       (p.d_tokens.present() ? channels * cells : 0));
+  const auto take = [&](index_t& offset, index_t count) {
+    offset = result.workspace;
+    result.workspace += count;
+  };
+  take(plan.delta, pairs * tokens);
+  take(plan.parameter_sums, pairs * tiles * plan.parameters);
+  const bool pooled_side = pooled_gradients || plan.table_atomics;
+  take(plan.pooled_sums, pooled_side ? plan.slices * pairs * pooled * 2 * channels : 0);
+  const bool ordered_rows = table_gradient && !plan.table_atomics;
+  take(plan.row_sums,
+       ordered_rows ? heads * p.in.grid.height * p.in.pool_grid.height * p.d_pool_bias.shape[2] : 0);
+
+  const auto blocks = [](index_t count) { return blocks_for(count); };
+  constexpr unsigned kSumThreads = kAttentionSumLanes * kAttentionSumRows;
+  result.add_with_workspace(kernel("_tokens", p),
+                            {{blocks(pairs * tiles), 1, 1},
+                             {kAttentionTokenThreads, 1, 1},
+                             static_cast<unsigned>(plan.shared.bytes)},
+                            launch);
+  if (plan.parameters > 0)
+    result.add_with_workspace(
+        "aggregated_attention_backward_parameter_sums<float>",
+        {{blocks(heads * ceil_divide(plan.parameters, kAttentionSumLanes)), 1, 1},
+         {kAttentionSumLanes, kAttentionSumRows, 1},
+         0},
+        launch);
+  const LaunchPlan table_sums = {
+      {blocks(table_gradient ? ceil_divide(heads * p.d_pool_bias.shape[1] * p.d_pool_bias.shape[2],
+                                           kSumThreads)
+                             : 0),
+       1,
+       1},
+      {kSumThreads, 1, 1},
+      0};
+  if (plan.table_atomics)  // zeros
+    result.add_with_workspace("aggregated_attention_backward_table_sums<float>", table_sums,
+                              launch);
+  if (pooled_side)
+    result.add_with_workspace(kernel("_pooled", p),
+                              {{blocks(pairs * plan.slices * key_tiles), 1, 1},
+                               {kAttentionPooledThreads, 1, 1},
+                               pooled_shared_bytes(p)},
+                              launch);
+  if (pooled_gradients)
+    result.add_with_workspace(
+        kernel_name("aggregated_attention_backward_pooled_sums", p.in.q.dtype),
+        {{blocks(ceil_divide(pairs * pooled, kAttentionSumRows)), 1, 1},
+         {kAttentionSumLanes, kAttentionSumRows, 1},
+         0},
+        launch);
+  if (dense_gradient || ordered_rows) {
+    constexpr index_t kWarps = kAttentionBiasThreads / 32;
+    const index_t parts = ceil_divide(p.in.pool_grid.height, kWarps);
+    const index_t row = dense_gradient ? 0 : p.d_pool_bias.shape[2];
+    result.add_with_workspace(kernel("_bias", p),
+                              {{blocks(heads * p.in.grid.height * parts), 1, 1},
+                               {kAttentionBiasThreads, 1, 1},
+                               static_cast<unsigned>(kWarps * row * 4)},
+                              launch);
+  }
+  if (ordered_rows)
+    result.add_with_workspace("aggregated_attention_backward_table_sums<float>", table_sums,
+                              launch);
+  return result;
+}
+
+}  // namespace transnext

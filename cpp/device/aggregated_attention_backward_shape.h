@@ -1,0 +1,63 @@
+// What the kernels of aggregated_attention's backward and their launch plan share: sizes of tiles,
+// places in shared memory and in the workspace.
+#pragma once
+
+#include "transnext/aggregated_attention.h"
+
+namespace transnext {
+
+constexpr int kAttentionTokenThreads = 256;   // of a block that owns a tile of tokens
+constexpr int kAttentionPooledThreads = 128;  // of one that owns a tile of pooled keys
+constexpr int kAttentionBiasThreads = 256;
+constexpr int kAttentionSumLanes = 32;
+constexpr int kAttentionSumRows = 8;
+constexpr int kAttentionPoolTile = 64;  // pooled keys in shared memory at a time
+constexpr int kAttentionPooledQueries = 32;  // queries in shared memory beside a tile of pooled keys
+// Floats from key to key of their biases: the pairs that a quarter-warp reads are in different banks.
+constexpr int kAttentionBiasTilePitch = kAttentionPooledQueries + 8;
+constexpr int kAttentionBiasPatch = 3456;  // entries of a bias table in shared memory
+
+// Byte offsets into the shared memory of a block that owns a tile of tokens.
+struct AttentionTokenShared {
+  // T rows: queries and output gradients within reach of the tile's keys, keys and values within
+  // reach of those, pooled keys, values and normalised keys.
+  int query, d_out, key, value, pool_key, pool_value, pool_unit;
+  // floats per query
+  int query_inverse, d_out_norm, length_scale, log_sum_exp, delta, total;
+  // floats per key, per pooled key
+  int key_inverse, key_embedding, pool_inverse, pool_embedding;
+  // floats per query and window cell: a_j (later d_l_j), D_j, w_j
+  int probability, d_weight, weight;
+  int gradient;   // floats per owned query and channel
+  int d_scale;    // floats per owned query
+  int tokens;     // floats [L][channels]
+  int embedding;  // floats per channel
+  int local_bias, token_bias;   // floats per window cell
+  int pool_row, pool_column;    // ints per pooled key
+  // The bias table's part: bounds, places of its rows and columns, weights, entries.
+  int bias_bounds, bias_rows, bias_columns, bias_weights, bias_patch;
+  int bytes;
+};
+
+struct AttentionBackwardPlan {
+  int tile_height, tile_width;  // owned tokens of a block
+  int tiles_y, tiles_x;
+  AttentionTokenShared shared;
+  int slices, slice;            // of the queries for the pooled side, and queries in each
+  int parameters;               // floats of a block's sums for the parameters' gradients
+  // Offsets into the workspace, in floats.
+  index_t delta;       // [B, h, N]
+  index_t parameter_sums;  // [h, B tiles, parameters]
+  index_t pooled_sums;     // [slices, B, h, P, 2, d]
+  index_t row_sums;        // [h, H, Hp, S]
+  bool table_atomics;
+};
+
+// The argument of all these kernels.
+struct AggregatedAttentionBackwardLaunch {
+  AggregatedAttentionBackwardParams params;
+  AttentionBackwardPlan plan;
+  float* workspace;
+};
+
+}  // namespace transnext

@@ -1,0 +1,105 @@
+// Token vectors of one image and head between global memory and rows in shared memory, channels
+// beyond the head dim being zero in the latter.
+#pragma once
+
+#include "device/row_products.cuh"
+#include "transnext/tensor.h"
+
+namespace transnext::device {
+
+constexpr float kNormEpsilon = 1e-12f;
+
+// The tokens of an image and head of a [B, N, h, d] tensor.
+template <class T>
+struct TokenRows {
+  T* data = nullptr;
+  index_t token_stride = 0;
+  index_t channel_stride = 0;
+  int channels = 0;
+  bool vectors = false;  // eight channels are one or two accesses of 16 bytes
+
+  __device__ TokenRows(const View<4>& view, index_t batch, index_t head)
+      : data(static_cast<T*>(view.data) + batch * view.stride[0] + head * view.stride[2]),
+        token_stride(view.stride[1]),
+        channel_stride(view.stride[3]),
+        channels(static_cast<int>(view.shape[3])) {
+    constexpr index_t unit = 16 / sizeof(T);
+    vectors = channel_stride == 1 && channels % 8 == 0 && token_stride % unit == 0 &&
+              reinterpret_cast<unsigned long long>(data) % 16 == 0;
+  }
+
+  // Channels 8 chunk to 8 chunk + 7.
+  __device__ Eight<T> read(index_t token, int chunk) const {
+    const T* from = data + token * token_stride + chunk * 8 * channel_stride;
+    if (vectors && chunk * 8 < channels) return *reinterpret_cast<const Eight<T>*>(from);
+    Eight<T> run;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      run.values[i] = T{};
+      if (chunk * 8 + i < channels) run.values[i] = from[i * channel_stride];
+    }
+    return run;
+  }
+
+  __device__ void write(index_t token, int chunk, const float (&values)[8]) const {
+    T* to = data + token * token_stride + chunk * 8 * channel_stride;
+    if (vectors) {
+      if (chunk * 8 < channels) write_eight(values, to);
+      return;
+    }
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      if (chunk * 8 + i < channels) from_float(values[i], to[i * channel_stride]);
+    }
+  }
+};
+
+// Fills `count` rows by all threads of a block; row i is the token token_of(i), or zero where that is
+// negative.
+template <int kDim, class T, class TokenOf>
+__device__ inline void stage_rows(const TokenRows<T>& tokens, int count, TokenOf token_of,
+                                  T* rows) {
+  constexpr int chunks = kDim / 8;
+  for (int item = static_cast<int>(threadIdx.x); item < count * chunks;
+       item += static_cast<int>(blockDim.x)) {
+    const int row = item / chunks;
+    const int chunk = item % chunks;
+    const index_t token = token_of(row);
+    Eight<T> run;
+    if (token >= 0) {
+      run = tokens.read(token, chunk);
+    } else {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) run.values[i] = T{};
+    }
+    *reinterpret_cast<Eight<T>*>(rows + row * row_stride<T>(kDim) + chunk * 8) = run;
+  }
+}
+
+template <int kDim, class T>
+__device__ inline float row_norm(const T* row) {
+  float sum = 0.0f;
+#pragma unroll
+  for (int chunk = 0; chunk < kDim / 8; ++chunk) {
+    float x[8];
+    read_eight(row + chunk * 8, x);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sum += x[i] * x[i];
+  }
+  return sqrtf(sum);
+}
+
+template <int kDim, class T>
+__device__ inline float row_dot(const T* row, const float* vector) {
+  float sum = 0.0f;
+#pragma unroll
+  for (int chunk = 0; chunk < kDim / 8; ++chunk) {
+    float x[8];
+    read_eight(row + chunk * 8, x);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sum += x[i] * vector[chunk * 8 + i];
+  }
+  return sum;
+}
+
+}  // namespace transnext::device
