@@ -121,6 +121,7 @@ void switch_away(Block& b) {
   const unsigned chosen = static_cast<unsigned>(next_random(b.random) % b.ready_count);
   const unsigned next = b.ready[chosen];
   b.ready[chosen] = b.ready[--b.ready_count];
+  if (next == b.current) return;
   b.current = next;
   thread_index = b.threads[next].index;
   switch_fiber(from, b.threads[next].fiber);

@@ -76,11 +76,12 @@ void GuardedMemory::translate(std::vector<unsigned char>& params) const {
 std::string GuardedMemory::slack_error() const {
   for (const Region& region : regions_) {
     if (!region.output) continue;
-    const unsigned char* end = region.mapping + kGuard + region.pages;
+    unsigned char* begin = region.mapping + kGuard;
+    unsigned char* end = begin + region.pages;
     const auto poisoned = [](unsigned char byte) { return byte == kPoison; };
-    if (!std::all_of(region.mapping + kGuard, region.copy, poisoned))
+    if (!std::all_of(begin, region.copy, poisoned))
       return "a write before the start of " + region.name;
-    if (!std::all_of(region.copy + region.bytes, const_cast<unsigned char*>(end), poisoned))
+    if (!std::all_of(region.copy + region.bytes, end, poisoned))
       return "a write beyond the end of " + region.name;
   }
   return {};

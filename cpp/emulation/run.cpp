@@ -103,8 +103,9 @@ std::string run_all(const LaunchRequest* launches, int launch_count, const Tenso
     const FaultHandlers handlers;
     for (int i = 0; i < launch_count; ++i) {
       std::string error = run_launch(launches[i], memory, seed + static_cast<std::uint64_t>(i));
-      if (error.empty()) error = memory.slack_error();
       if (!error.empty()) return error;
+      error = memory.slack_error();
+      if (!error.empty()) return std::string(launches[i].kernel) + ": " + error;
     }
   }
   memory.copy_back();
