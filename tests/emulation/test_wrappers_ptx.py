@@ -16,7 +16,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-
 import wrapper_cases as cases
 
 ROOT = Path(__file__).resolve().parents[2]

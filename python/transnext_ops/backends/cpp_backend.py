@@ -27,7 +27,7 @@ except ImportError as _error:
     _import_failure = str(_error)
 
 CUDA_OPERATORS = ("gelu_pool",)
-_CUDA_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+CUDA_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 Grid = Sequence[int]
 
@@ -59,7 +59,7 @@ def unsupported(call: Call) -> str | None:
         )
     if call.op not in CUDA_OPERATORS:
         return f"the compiled library has no CUDA kernel for {call.op} yet; use backend 'torch'"
-    if call.dtype not in _CUDA_DTYPES:
+    if call.dtype not in CUDA_DTYPES:
         return f"the compiled library has no CUDA kernel of {call.op} for {call.dtype}"
     return None
 

@@ -1,0 +1,214 @@
+"""The CUDA kernels without a GPU: the PTX that CuPy (NVRTC) and nvcc make of them, run on the CPU.
+
+NVRTC's goes through the CuPy backend itself, with a stand-in for cupy; nvcc's through the launches
+of the compiled library. Results are compared with the NumPy reference on tensors whose outputs held
+NaN before. The emulator reports every race, uninitialised shared read and access outside a tensor.
+That every instance in cpp/device/kernels has run is checked last.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import transnext_ops as ops
+from agreement import check_gelu_pool
+from ptx_cases import CASES
+from ptx_emulator import ROOT, Execution, emulator, fill_new_tensors_with_nan, kept
+from stand_in_cupy import StandInCupy, nvrtc
+from strategies import TokenCase
+
+pytest.importorskip("transnext_ops._cpp")
+
+from transnext_ops.backends import cpp_backend, cupy_backend, kernel_sources, launches, registry
+
+# The newest of the two ways to multiply and copy (from 80 on), and the oldest.
+NVRTC_ARCHITECTURE = int(os.environ.get("TRANSNEXT_NVRTC_ARCHITECTURE", "80"))
+NVCC_ARCHITECTURE = int(os.environ.get("TRANSNEXT_NVCC_ARCHITECTURE", "75"))
+STREAM = 0x5EED
+
+
+@dataclasses.dataclass
+class _ByCupy:
+    """The CuPy backend on CPU tensors that pose as CUDA tensors."""
+
+    cupy: StandInCupy
+
+    backend = "cupy"
+
+    @property
+    def execution(self) -> Execution:
+        return self.cupy.execution
+
+
+class _Nvcc:
+    """A runner of launches: nvcc's PTX of the files that the library compiles."""
+
+    backend = "cpp"
+
+    def __init__(self, nvcc: str, architecture: int) -> None:
+        self.execution = Execution()
+        self._nvcc, self._architecture = nvcc, architecture
+
+    def architecture(self, device: torch.device) -> int:
+        return self._architecture
+
+    @functools.cached_property
+    def _files(self) -> dict[str, str]:
+        """The .cu file of each kernel."""
+        lists = kernel_sources.kernel_names().items()
+        return {kernel: file for file, kernels in lists for kernel in kernels}
+
+    @functools.cache  # noqa: B019  lives as long as the tests
+    def _module(self, file: str) -> tuple[Any, dict[str, str]]:
+        """Return a file's emulated module and its entries by the kernels' names."""
+        architecture = f"sm_{self._architecture}"
+        cpp = ROOT / "cpp"
+        flags = ["-std=c++17", "-Werror", "all-warnings", f"-I{cpp / 'include'}", f"-I{cpp}"]
+        source = cpp / "cuda" / f"{file}.cu"
+        os.environ["NVCC"] = self._nvcc
+        ptx = kept(
+            f"nvcc {architecture} {flags} {source.read_text()}",
+            lambda: emulator().nvcc(str(source), arch=architecture, flags=flags),
+        )
+        module = emulator().Module(ptx)
+        return module, {spelled(demangled(entry)): entry for entry in module.kernels()}
+
+    def run(self, op: str, launches: Any, tensors: Sequence[Tensor | None]) -> None:
+        for name, grid, block, shared_bytes, params in launches.kernels:
+            module, entries = self._module(self._files[name])
+            plan = (grid, block, shared_bytes)
+            self.execution.launch(module, name, entries[spelled(name)], plan, params, tensors)
+
+
+def demangled(entry: str) -> str:
+    """Return ``gelu_pool_forward<Half>`` for what c++filt says of a kernel's entry."""
+    line = subprocess.run(["c++filt", entry], capture_output=True, text=True, check=True).stdout
+    return line.strip().removeprefix("void ").replace("transnext::", "").partition("(")[0]
+
+
+def spelled(kernel: str) -> str:
+    return re.sub(r"\s", "", kernel)
+
+
+@pytest.fixture(scope="module")
+def by_cupy() -> Iterator[_ByCupy]:
+    emulator()
+    nvrtc()
+    stand_in = StandInCupy(NVRTC_ARCHITECTURE)
+    run = cupy_backend._CupyKernels.run
+
+    def run_with_tensors(self, op: str, launches: Any, tensors: Sequence[Tensor | None]) -> None:
+        stand_in.tensors = tensors  # the emulator has to know the memory; a GPU does not
+        run(self, op, launches, tensors)
+
+    def supported(call: registry.Call) -> str | None:
+        return unsupported(dataclasses.replace(call, device=torch.device("cuda", 0)))
+
+    unsupported = cupy_backend.unsupported
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cupy_backend, "_cupy", lambda: stand_in)
+        patch.setattr(cupy_backend._CupyKernels, "run", run_with_tensors)
+        patch.setattr(cupy_backend, "unavailable", lambda: None)
+        patch.setattr(cupy_backend, "unsupported", supported)
+        patch.setattr(
+            torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=STREAM)
+        )
+        registry._decide.cache_clear()
+        yield _ByCupy(stand_in)
+    registry._decide.cache_clear()
+    cupy_backend._kernel.cache_clear()
+    cupy_backend._CupyKernels.architecture.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def by_nvcc() -> Iterator[_Nvcc]:
+    nvcc = shutil.which(os.environ.get("CUDACXX") or "nvcc")
+    if nvcc is None:
+        pytest.skip("no CUDA compiler: nvcc is not on PATH")
+    if shutil.which("c++filt") is None:
+        pytest.skip("no c++filt on PATH")
+    emulator()
+    runner = _Nvcc(nvcc, NVCC_ARCHITECTURE)
+    with launches.use_runner(runner):
+        yield runner
+
+
+@pytest.fixture(params=["by_cupy", "by_nvcc"])
+def compiled(request) -> Any:
+    return request.getfixturevalue(request.param)
+
+
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+RUNNABLE = [
+    pytest.param(op, check, id=f"{op}-{i}")
+    for op in cpp_backend.CUDA_OPERATORS
+    for i, check in enumerate(CASES[op].values())
+]
+
+
+@pytest.mark.parametrize("dtype", cpp_backend.CUDA_DTYPES, ids=name_of)
+@pytest.mark.parametrize(("op", "check"), RUNNABLE)
+def test_kernels_agree_with_the_reference(compiled, op, check, dtype, monkeypatch) -> None:
+    fill_new_tensors_with_nan(monkeypatch)
+    check(compiled.backend, dtype)
+
+
+def test_the_grid_may_be_smaller_than_the_work(compiled, monkeypatch) -> None:
+    """Kernels step on by the grid's size, as the largest tensors need."""
+    monkeypatch.setattr(compiled.execution, "most_blocks", 3)
+    case = TokenCase(
+        batch=2, grid=(5, 6), pool_grid=(2, 2), channels=40, dtype=torch.float32, layout="packed",
+        seed=1,
+    )  # fmt: skip
+    check_gelu_pool(case, compiled.backend)
+
+
+def test_accesses_are_whole_sectors(compiled) -> None:
+    """gelu_pool's warps read and write runs of consecutive channels, every byte of x once."""
+    x = torch.randn(1, 64, 64)
+    ops.gelu_pool(x, grid=(8, 8), pool_grid=(2, 2), backend=compiled.backend)
+    kernel, result = compiled.execution.results[-1]
+    assert kernel == "gelu_pool_forward<float>"
+    assert result.stats["global_load"]["bytes"] == x.numel() * 4
+    assert result.coalescing("global_load") == 1.0
+    assert result.coalescing("global_store") == 1.0
+
+
+def test_cupy_runs_on_torchs_stream(by_cupy) -> None:
+    ops.gelu_pool(torch.randn(1, 4, 8), grid=(2, 2), pool_grid=(1, 1), backend="cupy")
+    assert set(by_cupy.cupy.streams) == {STREAM}
+
+
+def test_a_kernel_that_fails_is_named_with_its_operator(by_cupy, monkeypatch) -> None:
+    monkeypatch.setattr(by_cupy.execution, "launch", lambda *_: 1 / 0)
+    message = r"gelu_pool: CuPy cannot run gelu_pool_forward<float>: division by zero"
+    with pytest.raises(RuntimeError, match=message):
+        ops.gelu_pool(torch.randn(1, 4, 8), grid=(2, 2), pool_grid=(1, 1), backend="cupy")
+
+
+def test_every_instance_has_run(compiled, request) -> None:
+    """Needs the whole module to have run before, in one process."""
+    agreement = [
+        item
+        for item in request.session.items
+        if getattr(item, "originalname", "") == "test_kernels_agree_with_the_reference"
+    ]
+    if len(agreement) < 2 * len(RUNNABLE) * len(cpp_backend.CUDA_DTYPES):
+        pytest.skip("the agreement tests were not all selected")
+    exist = {name for names in kernel_sources.kernel_names().values() for name in names}
+    assert exist - compiled.execution.kernels() == set()

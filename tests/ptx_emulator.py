@@ -1,0 +1,125 @@
+"""Recorded launches executed on the CPU from PTX, every access, barrier and race checked.
+
+Needs the PTX emulator: a folder named by ``TRANSNEXT_PTXEMU``, ``../shared/tools/ptxemu`` beside
+the repository by default.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from transnext_ops.backends import kernel_sources
+
+ROOT = Path(__file__).resolve().parents[1]
+EMULATOR = Path(os.environ.get("TRANSNEXT_PTXEMU", ROOT.parent / "shared" / "tools" / "ptxemu"))
+
+
+@cache
+def emulator() -> ModuleType:
+    """Import the emulator, or skip the test that asks for it."""
+    if not (EMULATOR / "ptxemu.py").exists():
+        pytest.skip(f"no PTX emulator in {EMULATOR} (set TRANSNEXT_PTXEMU)")
+    # It builds itself beside its sources, which may be read-only: use a copy that later runs find.
+    copy = ROOT / "build" / "ptxemu"
+    shutil.copytree(EMULATOR, copy, ignore=shutil.ignore_patterns("_build"), dirs_exist_ok=True)
+    sys.path.insert(0, str(copy))
+    return importlib.import_module("ptxemu")
+
+
+def kept(name: str, make: Callable[[], str]) -> str:
+    """Return compiled text, made once per version of the kernels' source and kept in ``build``."""
+    key = hashlib.sha256(f"{kernel_sources.digest()} {name}".encode()).hexdigest()[:24]
+    path = ROOT / "build" / "ptx" / f"{key}.txt"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_text(make())
+        temporary.replace(path)
+    return path.read_text()
+
+
+def memory_of(tensor: Tensor) -> np.ndarray:
+    """Return the bytes from a tensor's first to its last element, a view of its whole storage."""
+    storage = tensor.untyped_storage()
+    whole = np.ctypeslib.as_array(
+        (ctypes.c_uint8 * storage.nbytes()).from_address(storage.data_ptr())
+    )
+    last = sum(
+        (size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+    )
+    begin = tensor.storage_offset() * tensor.element_size()
+    return whole[begin : begin + (last + 1) * tensor.element_size()]
+
+
+def translated(params: bytes, tensors: Sequence[Tensor | None], module: Any) -> bytes:
+    """Replace the pointers to the tensors in a kernel's argument by the emulated device's."""
+    filled = [tensor for tensor in tensors if tensor is not None and tensor.numel() > 0]
+    memory = {tensor.data_ptr(): memory_of(tensor) for tensor in filled}
+    words = np.frombuffer(params, dtype=np.uint64).copy()
+    for i, word in enumerate(words):
+        address = int(word)
+        # Views of one storage overlap, so a tensor's own first byte comes before its inside, which
+        # is meant where kernels share out the workspace.
+        begins = [address] if address in memory else list(memory)
+        for begin in begins:
+            if begin <= address < begin + memory[begin].nbytes:
+                words[i] = module.ptr(memory[begin], address - begin)
+                break
+    return words.tobytes()
+
+
+class Execution:
+    """Runs kernels, and remembers which ran and what the emulator counted."""
+
+    def __init__(self) -> None:
+        self.results: list[tuple[str, Any]] = []  # kernel and the emulator's result
+        self.most_blocks: int | None = None  # a smaller grid than planned, for kernels that step on
+
+    def launch(
+        self,
+        module: Any,
+        kernel: str,
+        entry: str,
+        plan: tuple[tuple[int, ...], tuple[int, ...], int],
+        params: bytes,
+        tensors: Sequence[Tensor | None],
+    ) -> None:
+        """Run one kernel, `entry` of an emulator's module; any diagnostic is an error."""
+        grid, block, shared = plan
+        if self.most_blocks is not None:
+            grid = (min(grid[0], self.most_blocks), *grid[1:])
+        argument = translated(params, tensors, module)
+        result = module.launch(
+            entry, grid=grid, block=block, shared=shared, args=[argument], strict=True
+        )
+        module.release()
+        self.results.append((kernel, result))
+
+    def kernels(self) -> set[str]:
+        return {kernel for kernel, _ in self.results}
+
+
+def fill_new_tensors_with_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing pass that a kernel did not write: new memory holds NaN."""
+    new_empty, empty = Tensor.new_empty, torch.empty
+
+    def filled(tensor: Tensor) -> Tensor:
+        return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
+
+    monkeypatch.setattr(Tensor, "new_empty", lambda self, *a, **k: filled(new_empty(self, *a, **k)))
+    monkeypatch.setattr(torch, "empty", lambda *a, **k: filled(empty(*a, **k)))
