@@ -117,7 +117,7 @@ class EmulatedKernels:
 
     def __init__(self, library: Library, capability: int = 80, seed: int = 0) -> None:
         self.library, self.capability, self.seed = library, capability, seed
-        self.calls: dict[str, int] = {}
+        self.kernels: set[str] = set()  # that have run
 
     def architecture(self, device: torch.device) -> int:
         return self.capability
@@ -126,16 +126,14 @@ class EmulatedKernels:
         outputs = OUTPUTS[op]
         workspace = 1 if launches.workspace > 0 else 0
         first_output = len(tensors) - workspace - outputs
-        if workspace:  # a GPU's memory holds anything
-            tensors[-1].fill_(float("nan"))
         memory = []
         for position, tensor in enumerate(tensors):
             if tensor is None:
                 continue
             output = position >= first_output
-            if output and position < len(tensors) - workspace and tensor.is_floating_point():
+            if output:  # a GPU's memory holds anything before
                 tensor.fill_(float("nan"))
             memory.append(memory_of(tensor, f"{op}'s tensor {position}", output))
         self.seed += 1
-        self.calls[op] = self.calls.get(op, 0) + 1
+        self.kernels |= {launch[0] for launch in launches.kernels}
         self.library.run(launches.kernels, memory, self.seed)

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FLAGS = (
     "-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing",
     "-ffp-contract=off", "-DTRANSNEXT_EMULATION", "-Wall", "-Wextra", "-Wpedantic", "-Werror",
+    "-Wno-unknown-pragmas",  # unroll
     # An index outside an array's bounds and a misaligned access are faults, as out of bounds is.
     "-fsanitize=bounds,alignment", "-fsanitize-undefined-trap-on-error",
 )  # fmt: skip
