@@ -38,27 +38,34 @@ unsigned char* region() {
   return base;
 }
 
-// Never read: makes the thread-local block exist, whatever the kernels have.
+// Makes the thread-local block exist, whatever the kernels have, and says where it is.
 thread_local unsigned char anchor[16];
 
-// The thread-local block of this library in this thread.
-const Range& static_arrays() {
-  static Range found;  // launches come from one thread at a time, which may change
-  if (found.begin != nullptr) return found;
-  anchor[0] = 1;
-  dl_iterate_phdr(
-      [](dl_phdr_info* info, std::size_t, void*) {
-        for (int i = 0; i < info->dlpi_phnum; ++i) {
-          if (info->dlpi_phdr[i].p_type != PT_TLS || info->dlpi_tls_data == nullptr) continue;
-          const Range block{static_cast<unsigned char*>(info->dlpi_tls_data),
-                            info->dlpi_phdr[i].p_memsz};
-          if (block.contains(anchor, sizeof anchor)) found = block;
-        }
-        return 0;
-      },
-      nullptr);
-  if (found.begin == nullptr) std::abort();
-  return found;
+// The thread-local block of this library in this thread: as far from the anchor in every one.
+Range static_arrays() {
+  struct Extent {
+    std::ptrdiff_t before_anchor = 0;
+    std::size_t bytes = 0;
+  };
+  static const Extent extent = [] {
+    Extent found;
+    anchor[0] = 1;
+    dl_iterate_phdr(
+        [](dl_phdr_info* info, std::size_t, void* result) {
+          for (int i = 0; i < info->dlpi_phnum; ++i) {
+            if (info->dlpi_phdr[i].p_type != PT_TLS || info->dlpi_tls_data == nullptr) continue;
+            const Range block{static_cast<unsigned char*>(info->dlpi_tls_data),
+                              info->dlpi_phdr[i].p_memsz};
+            if (block.contains(anchor, sizeof anchor))
+              *static_cast<Extent*>(result) = {anchor - block.begin, block.bytes};
+          }
+          return 0;
+        },
+        &found);
+    if (found.bytes == 0) std::abort();
+    return found;
+  }();
+  return {anchor - extent.before_anchor, extent.bytes};
 }
 
 }  // namespace
@@ -79,7 +86,8 @@ void place_shared_memory(unsigned bytes, bool against_end) {
 void poison_shared_memory() {
   const std::size_t pages = (dynamic.bytes + kPage - 1) / kPage * kPage;
   std::memset(region(), 0xff, pages);
-  std::memset(static_arrays().begin, 0xff, static_arrays().bytes);
+  const Range arrays = static_arrays();
+  std::memset(arrays.begin, 0xff, arrays.bytes);
 }
 
 bool is_shared(const void* pointer, int bytes) {

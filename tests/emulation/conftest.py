@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -20,8 +21,10 @@ def _library(**choices) -> Library:
 
 @pytest.fixture(scope="session")
 def kernels() -> Library:
-    """The emulation with all operators' kernels."""
-    return _library()
+    """The emulation with all operators' kernels, from another source tree where
+    TRANSNEXT_EMULATION_SOURCE names its `cpp` folder (mutations.py)."""
+    source = os.environ.get("TRANSNEXT_EMULATION_SOURCE")
+    return _library() if source is None else _library(cpp=Path(source))
 
 
 @pytest.fixture(scope="session")
