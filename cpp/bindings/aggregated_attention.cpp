@@ -122,7 +122,7 @@ void aggregated_attention(py::handle q, py::handle k, py::handle v, py::handle k
   const index_t* shape = p.in.q.shape;
   p.out = call.activation<4>(out, "out", {shape[0], shape[1], shape[2], shape[3]});
   p.log_sum_exp = call.parameter<3>(log_sum_exp, "log_sum_exp", {shape[0], shape[1], shape[2]});
-  call.run(threads, stream, p, cpu::aggregated_attention);
+  call.run(threads, stream, p, cpu::aggregated_attention, launches);
 }
 
 void aggregated_attention_backward(

@@ -24,6 +24,7 @@ constexpr KernelTable table_of(const Kernel (&kernels)[kSize]) {
 // An entry of a table, as the lists in device/kernels write it. Names may hold commas.
 #define TRANSNEXT_KERNEL(...) {#__VA_ARGS__, reinterpret_cast<const void*>(&__VA_ARGS__)},
 
+KernelTable aggregated_attention_kernels();
 KernelTable gelu_pool_kernels();
 
 }  // namespace transnext::cuda

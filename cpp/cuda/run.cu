@@ -38,7 +38,7 @@ class DeviceGuard {
 };
 
 const void* find(const std::string& name) {
-  for (const KernelTable& table : {gelu_pool_kernels()}) {
+  for (const KernelTable& table : {aggregated_attention_kernels(), gelu_pool_kernels()}) {
     for (const Kernel* kernel = table.begin; kernel != table.begin + table.size; ++kernel) {
       if (name == kernel->name) return kernel->function;
     }

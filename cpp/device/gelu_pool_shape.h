@@ -3,8 +3,8 @@
 
 namespace transnext {
 
-constexpr unsigned kGeluPoolLanes =
-    32;  // threads along channels: one warp reads consecutive channels
-constexpr unsigned kGeluPoolRows = 8;  // forward: threads that share a bin; backward: tokens
+constexpr unsigned kGeluPoolRun = 2;     // channels of a thread
+constexpr unsigned kGeluPoolLanes = 32;  // threads along channels, at most
+constexpr unsigned kGeluPoolRows = 8;    // forward: threads that share a bin; backward: tokens
 
 }  // namespace transnext

@@ -36,4 +36,18 @@ __device__ inline void from_float(float x, Half& target) {
 #endif
 }
 
+namespace device {
+
+// Two neighbours of 16 bits in a register, the first one in its low half.
+template <class T>
+__device__ inline unsigned pack(float first, float second) {
+  T low;
+  T high;
+  from_float(first, low);
+  from_float(second, high);
+  return static_cast<unsigned>(high.bits) << 16 | low.bits;
+}
+
+}  // namespace device
+
 }  // namespace transnext

@@ -2,7 +2,8 @@
 
 Foveal attention for PyTorch: one softmax over a sharp neighbourhood and a coarse whole image. Every
 operator takes torch tensors, differentiates, and runs on the backend that :func:`set_backend` or
-:func:`use_backend` names (by default the fastest that supports the call).
+:func:`use_backend` names (by default the fastest that supports the call). CuPy arrays are taken too
+and give CuPy arrays (:mod:`transnext_ops.cupy_arrays`).
 """
 
 from __future__ import annotations

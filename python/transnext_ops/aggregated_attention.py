@@ -17,10 +17,12 @@ from transnext_ops._checks import (
     check_parameter,
     check_window_size,
 )
+from transnext_ops.cupy_arrays import accepts_cupy
 from transnext_ops.dispatch import autocast_activations, run
 from transnext_ops.position_bias import PositionBias, bias_arguments
 
 
+@accepts_cupy
 def aggregated_attention(
     q: Tensor,
     k: Tensor,
@@ -127,6 +129,7 @@ def aggregated_attention(
     )
 
 
+@accepts_cupy
 def pixel_focused_attention(
     q: Tensor,
     k: Tensor,

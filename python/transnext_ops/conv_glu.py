@@ -14,9 +14,11 @@ from transnext_ops._checks import (
     check_length,
     check_parameter,
 )
+from transnext_ops.cupy_arrays import accepts_cupy
 from transnext_ops.dispatch import autocast_activations, run
 
 
+@accepts_cupy
 def conv_glu(
     x: Tensor,
     weight: Tensor,

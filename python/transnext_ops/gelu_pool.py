@@ -5,9 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from transnext_ops._checks import Grid, check_activation, check_grid, check_length
+from transnext_ops.cupy_arrays import accepts_cupy
 from transnext_ops.dispatch import autocast_activations, run
 
 
+@accepts_cupy
 def gelu_pool(x: Tensor, *, grid: Grid, pool_grid: Grid, backend: str | None = None) -> Tensor:
     """Return the adaptive average pooling of GELU(x).
 

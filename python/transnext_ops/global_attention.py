@@ -16,10 +16,12 @@ from transnext_ops._checks import (
     check_like,
     check_parameter,
 )
+from transnext_ops.cupy_arrays import accepts_cupy
 from transnext_ops.dispatch import autocast_activations, run
 from transnext_ops.position_bias import PositionBias, bias_arguments
 
 
+@accepts_cupy
 def global_attention(
     q: Tensor,
     k: Tensor,

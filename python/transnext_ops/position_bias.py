@@ -21,6 +21,7 @@ from torch import Tensor
 from transnext_ops import axis_maps
 from transnext_ops._checks import Grid, check_grid, check_parameter
 from transnext_ops.backends import torch_backend
+from transnext_ops.cupy_arrays import accepts_cupy
 from transnext_ops.dispatch import run
 
 
@@ -122,6 +123,7 @@ class PositionBias:
         )
 
 
+@accepts_cupy
 def position_bias(
     fc1_weight: Tensor,
     fc1_bias: Tensor,

@@ -17,9 +17,11 @@ from transnext_ops._checks import (
     check_parameter,
     check_window_size,
 )
+from transnext_ops.cupy_arrays import accepts_cupy
 from transnext_ops.dispatch import autocast_activations, run
 
 
+@accepts_cupy
 def window_qk(
     q: Tensor,
     k: Tensor,
@@ -68,6 +70,7 @@ def window_qk(
     return run("window_qk", q, arguments, backend, head_dim=head_dim, window_size=window_size)
 
 
+@accepts_cupy
 def window_av(
     attn: Tensor,
     v: Tensor,

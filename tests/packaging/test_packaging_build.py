@@ -86,6 +86,9 @@ def test_the_wheel_has_what_a_user_needs(wheel: Path) -> None:
         "transnext_ops/__init__.py", "transnext_ops/py.typed", "transnext_models/__init__.py",
         "transnext_models/py.typed", "transnext_models/assets/transnext_pico.safetensors",
         "transnext_reference/__init__.py", "transnext_reference/py.typed",
+        "transnext_ops/kernels/device/gelu_pool.cuh",
+        "transnext_ops/kernels/device/kernels/gelu_pool.inc",
+        "transnext_ops/kernels/transnext/tensor.h",
     )  # fmt: skip
     assert [name for name in needed if name not in names] == []
     top = {name.split("/")[0] for name in names}
@@ -114,6 +117,37 @@ print(module.__version__, module.cpu_level())
     ).stdout.split()
     assert output[0] == wheel.name.split("-")[1]
     assert output[1] in ("baseline", "avx2", "avx512", "avx512_bf16")
+
+
+def test_the_wheel_finds_its_kernels_source(wheel: Path, tmp_path: Path) -> None:
+    """What CuPy compiles comes from the package itself, complete."""
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    code = """
+import importlib.util, sys
+from pathlib import Path
+path = Path(sys.argv[1]) / "transnext_ops" / "backends" / "kernel_sources.py"
+spec = importlib.util.spec_from_file_location("kernel_sources", path)
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+(folder,) = module.folders()
+assert folder == Path(sys.argv[1]) / "transnext_ops" / "kernels"
+for names in module.kernel_names().values():
+    print(*names, sep="\\n")
+"""
+    output = subprocess.run(
+        [sys.executable, "-I", "-c", code, tmp_path], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert "gelu_pool_forward<Half>" in output
+    kernels = tmp_path / "transnext_ops" / "kernels"
+    shipped = {str(path.relative_to(kernels)) for path in kernels.rglob("*.*")}
+    cpp = ROOT / "cpp"
+    sources = {
+        str(path.relative_to(folder))
+        for folder, below in ((cpp, "device"), (cpp / "include", "transnext"))
+        for path in (folder / below).rglob("*.*")
+    }
+    assert shipped == sources
 
 
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")

@@ -23,6 +23,7 @@ struct ConvGluBackwardParams {
   View<4> d_weight;  // [hidden, 1, 3, 3] C(T), optional
   View<1> d_bias;    // [hidden] C(T), optional
   Grid grid;
+  float* workspace = nullptr;  // CUDA only: partial sums, placed by the launches
 };
 
 namespace cpu {

@@ -17,4 +17,10 @@ struct LaunchPlan {
 LaunchPlan gelu_pool_plan(index_t batch, index_t channels, Grid grid, Grid pool_grid);
 LaunchPlan gelu_pool_backward_plan(index_t batch, index_t channels, Grid grid);
 
+LaunchPlan conv_glu_plan(index_t batch, index_t hidden, Grid grid);
+LaunchPlan conv_glu_backward_plan(index_t batch, index_t hidden, Grid grid);
+
+LaunchPlan position_bias_table_plan(index_t heads, index_t positions);
+LaunchPlan position_bias_table_backward_plan(index_t heads, index_t hidden, index_t positions);
+
 }  // namespace transnext

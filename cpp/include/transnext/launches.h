@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "device/attention_shape.h"
 #include "transnext/aggregated_attention.h"
 #include "transnext/conv_glu.h"
 #include "transnext/gelu_pool.h"
@@ -68,7 +69,21 @@ struct Launches {
 // operator, for a type that the kernels do not take.
 std::string kernel_name(const char* name, DType dtype);
 
+// How the fused attention is launched.
+struct AttentionPlan {
+  LaunchPlan launch{};
+  int channels = 0;   // head dim of the kernel, the tensors' rounded up
+  int window = 0;     // window size of the kernel, 0 for any
+  bool wide = false;  // WideTile, else SmallTile
+  BiasRing bias_ring;
+};
+
 // `architecture` is a compute capability, major * 10 + minor.
+AttentionPlan aggregated_attention_plan(DType dtype, index_t batch, index_t heads, index_t channels,
+                                        Grid grid, Grid pool_grid, index_t window_size,
+                                        bool table_bias, int architecture);
+
+Launches launches(const AggregatedAttentionParams& params, int architecture);
 Launches launches(const GeluPoolParams& params, int architecture);
 Launches launches(const GeluPoolBackwardParams& params, int architecture);
 

@@ -21,16 +21,17 @@ struct PositionBiasTableParams {
 // Gradients that are absent are not computed. The coordinates are constants of the grid and get
 // none.
 struct PositionBiasTableBackwardParams {
-  View<3> d_table;       // [h, R, S] C(T)
-  View<1> row_coords;    // [R] C(T)
-  View<1> col_coords;    // [S] C(T)
-  View<2> fc1_weight;    // [E, 2] C(T)
-  View<1> fc1_bias;      // [E] C(T)
-  View<2> fc2_weight;    // [h, E] C(T)
-  View<2> d_fc1_weight;  // [E, 2] C(T), optional
-  View<1> d_fc1_bias;    // [E] C(T), optional
-  View<2> d_fc2_weight;  // [h, E] C(T), optional
-  View<1> d_fc2_bias;    // [h] C(T), optional
+  View<3> d_table;             // [h, R, S] C(T)
+  View<1> row_coords;          // [R] C(T)
+  View<1> col_coords;          // [S] C(T)
+  View<2> fc1_weight;          // [E, 2] C(T)
+  View<1> fc1_bias;            // [E] C(T)
+  View<2> fc2_weight;          // [h, E] C(T)
+  View<2> d_fc1_weight;        // [E, 2] C(T), optional
+  View<1> d_fc1_bias;          // [E] C(T), optional
+  View<2> d_fc2_weight;        // [h, E] C(T), optional
+  View<1> d_fc2_bias;          // [h] C(T), optional
+  float* workspace = nullptr;  // CUDA only: partial sums, placed by the launches
 };
 
 namespace cpu {

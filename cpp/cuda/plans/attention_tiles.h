@@ -1,0 +1,62 @@
+// Choices that the launch plans of the attention kernels share.
+#pragma once
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "cuda/plans/tiles.h"
+#include "device/attention_shape.h"
+#include "transnext/tensor.h"
+
+namespace transnext {
+
+// The kernels' head dim that takes `channels`, the rest being zeros.
+inline int padded_channels(index_t channels) {
+  for (const int padded : {24, 32, 64, 128}) {
+    if (channels <= padded) return padded;
+  }
+  throw std::invalid_argument("the CUDA kernels take head dims up to 128");
+}
+
+// Whether a grid fills wide tiles as well as small ones, up to a tenth.
+inline bool fits_wide_tile(Grid grid) {
+  const auto covered = [&](index_t rows, index_t columns) {
+    return ceil_divide(grid.height, rows) * rows * ceil_divide(grid.width, columns) * columns;
+  };
+  return 10 * covered(WideTile::kRows, WideTile::kColumns) <=
+         11 * covered(SmallTile::kRows, SmallTile::kColumns);
+}
+
+// Dynamic shared memory that a block may have, less what the driver keeps.
+inline int most_shared_bytes(int architecture) {
+  switch (architecture) {
+    case 75:
+      return 64 * 1024;
+    case 80:
+    case 87:
+      return 163 * 1024;
+    case 86:
+    case 89:
+    case 120:
+    case 121:
+      return 99 * 1024;
+    default:
+      return architecture < 75 ? 48 * 1024 : architecture < 90 ? 99 * 1024 : 227 * 1024;
+  }
+}
+
+// The part of an extrapolated table that a tile reads for a chunk of pooled keys: neighbouring
+// queries are one entry apart, neighbouring pooled cells as many as their ratio.
+inline BiasRing bias_ring(Grid grid, Grid pool_grid, int tile_rows, int tile_columns) {
+  const index_t keys = std::min<index_t>(kChunkKeys, pool_grid.size());
+  const index_t pool_rows = std::min(pool_grid.height, ceil_divide(keys - 1, pool_grid.width) + 1);
+  const index_t needed = tile_rows + (pool_rows - 1) * ceil_divide(grid.height, pool_grid.height);
+  BiasRing ring;
+  ring.rows = 1;
+  while (ring.rows < needed) ring.rows *= 2;
+  ring.width = static_cast<int>(tile_columns +
+                                (pool_grid.width - 1) * ceil_divide(grid.width, pool_grid.width));
+  return ring;
+}
+
+}  // namespace transnext

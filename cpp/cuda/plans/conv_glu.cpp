@@ -1,0 +1,69 @@
+#include "transnext/conv_glu.h"
+
+#include <algorithm>
+
+#include "cuda/plans/partial_sums.h"
+#include "cuda/plans/tiles.h"
+#include "device/conv_glu_shape.h"
+#include "transnext/launches.h"
+
+namespace transnext {
+namespace {
+
+// Rows of partial sums, one per worker: enough blocks for the largest GPUs even with few channels,
+// few enough that writing and adding the rows is little beside the tensors.
+constexpr index_t kMostWorkers = 512;
+
+// Strips of columns beside each other in a block: no more than the image has.
+unsigned strips(Grid grid) {
+  return static_cast<unsigned>(
+      std::clamp<index_t>(ceil_divide(grid.width, kConvGluColumns), 1, kConvGluStrips));
+}
+
+index_t tiles(index_t batch, Grid grid) {
+  return batch * conv_glu_bands(grid.height) *
+         ceil_divide(grid.width, index_t{strips(grid)} * kConvGluColumns);
+}
+
+index_t workers(index_t batch, Grid grid) {
+  return std::min(tiles(batch, grid), kMostWorkers);
+}
+
+}  // namespace
+
+LaunchPlan conv_glu_plan(index_t batch, index_t hidden, Grid grid) {
+  const index_t groups = ceil_divide(hidden, kConvGluLanes * kConvGluRun);
+  return {{blocks_for(tiles(batch, grid) * groups), 1, 1}, {kConvGluLanes, strips(grid), 1}, 0};
+}
+
+LaunchPlan conv_glu_backward_plan(index_t batch, index_t hidden, Grid grid) {
+  const index_t groups = ceil_divide(hidden, kConvGluLanes);
+  return {{blocks_for(workers(batch, grid) * groups), 1, 1}, {kConvGluLanes, strips(grid), 1}, 0};
+}
+
+Launches launches(const ConvGluParams& p, int) {
+  Launches result;
+  result.source = "device/conv_glu.cuh";
+  result.add(kernel_name("conv_glu_forward", p.x.dtype),
+             conv_glu_plan(p.out.shape[0], p.out.shape[2], p.grid), p);
+  return result;
+}
+
+Launches launches(const ConvGluBackwardParams& p, int) {
+  const index_t batch = p.d_out.shape[0];
+  const index_t hidden = p.d_out.shape[2];
+  const index_t rows = workers(batch, p.grid);
+  const index_t stride = kConvGluTerms * hidden;
+  Launches result;
+  result.source = "device/conv_glu.cuh";
+  if (p.d_weight.present() || p.d_bias.present()) result.workspace = rows * stride;
+  result.add_with_workspace(kernel_name("conv_glu_backward", p.x.dtype),
+                            conv_glu_backward_plan(batch, hidden, p.grid), p);
+  const View<4>& d = p.d_weight;  // partial sums are [tap, channel], it is [channel, 1, tap]
+  add_partial_sums(result, 0, rows, stride,
+                   {d.data, d.dtype, {3, 3, hidden}, {d.stride[2], d.stride[3], d.stride[0]}});
+  add_partial_sums(result, 9 * hidden, rows, stride, three_axes(p.d_bias));
+  return result;
+}
+
+}  // namespace transnext

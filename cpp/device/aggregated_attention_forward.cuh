@@ -1,0 +1,169 @@
+// Aggregated attention, forward, in one pass: T in float, Half, BFloat16; float arithmetic.
+//
+// A block makes a tile of queries of one (image, head): the queries, normalised, into shared memory;
+// pooled keys and values chunk by chunk under an online softmax (attention_pooled.cuh); then the
+// window's, whose keys and values with their halo take the place of the chunks
+// (attention_window.cuh); the output through shared memory back in whole rows. log_sum_exp is kept
+// for the backward pass. kWindow is 3, or 0 for any window size (and none: global attention).
+//
+// Per query and head, d channels, L cells, P pooled keys: 4 d P operations of pooled products, on
+// tensor cores for 16-bit T; 6 d L for window and tokens, about 10 d to normalise; L + P
+// exponentials. Bytes: q, k, v and out once, 4 d sizeof(T), the halo's share of k and v (33 % of a
+// wide tile) and each pooled row once per tile again, from the second-level cache; the bias table's
+// rows once per tile; log_sum_exp 4.
+#pragma once
+
+#include "device/attention_pooled.cuh"
+#include "device/attention_window.cuh"
+#include "transnext/attention_launch.h"
+
+namespace transnext {
+
+namespace device {
+
+// (qn + embedding) of a row of q, in place.
+template <int kDim>
+__device__ inline void normalise_query(const WindowParameters& parameters, float (&query)[kDim]) {
+  float square = 0.0f;
+#pragma unroll
+  for (int c = 0; c < kDim; ++c) square += query[c] * query[c];
+  const float norm = 1.0f / fmaxf(sqrtf(square), 1e-12f);
+#pragma unroll
+  for (int c = 0; c < kDim; ++c) query[c] = query[c] * norm + parameters.embedding_of(c);
+}
+
+// scale s(n): s is the logarithm of the number of keys that the query at (row, column) sees.
+__device__ inline float query_factor(const AggregatedAttentionInputs& in, index_t head, int row,
+                                     int column) {
+  const auto window = static_cast<int>(in.window_size);
+  const int height = static_cast<int>(in.grid.height);
+  const int width = static_cast<int>(in.grid.width);
+  const int top = row - window / 2;
+  const int left = column - window / 2;
+  const int rows = (top + window < height ? top + window : height) - (top < 0 ? 0 : top);
+  const int columns = (left + window < width ? left + window : width) - (left < 0 ? 0 : left);
+  const float keys =
+      static_cast<float>(window > 0 ? rows * columns : 0) + static_cast<float>(in.pool_grid.size());
+  return static_cast<const float*>(in.scale.data)[head * in.scale.stride[0]] * logf(keys);
+}
+
+}  // namespace device
+
+// Block (Tile::kQueries). Grid: tiles of (image, tile row, tile column, head), heads fastest: the
+// heads of a row of q share its sectors.
+template <class T, int kDim, int kWindow, class Tile>
+__global__ void __launch_bounds__(Tile::kQueries, 3 * WideTile::kQueries / Tile::kQueries)
+    aggregated_attention_forward(AttentionForwardLaunch launch) {
+  using namespace device;
+  using Rows = SharedRows<T, kDim>;
+  constexpr bool kTensorCores = sizeof(T) == 2;
+  const AggregatedAttentionInputs& in = launch.p.in;
+  const ForwardLayout at(kDim, sizeof(T), Tile::kRows, Tile::kColumns, kWindow, launch.bias_ring,
+                         in.pool_grid.height, in.pool_grid.width);
+  auto* memory = dynamic_shared<unsigned char>();
+  auto* places = reinterpret_cast<int2*>(memory + at.key_places);
+  auto* factors = reinterpret_cast<float*>(memory + at.factors);
+  auto* norms = reinterpret_cast<float*>(memory + at.key_norms);
+  const Rows high{memory + at.queries};
+  const int mine = threadIdx.x;
+
+  const index_t heads = in.q.shape[2];
+  const index_t tile_columns = (in.grid.width + Tile::kColumns - 1) / Tile::kColumns;
+  const index_t tile_rows = (in.grid.height + Tile::kRows - 1) / Tile::kRows;
+  const index_t tiles = in.q.shape[0] * tile_rows * tile_columns * heads;
+  for (index_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+    const index_t head = tile % heads;
+    const index_t batch = tile / heads / tile_columns / tile_rows;
+    const TilePlace<Tile> place{
+        static_cast<int>(tile / heads / tile_columns % tile_rows) * Tile::kRows,
+        static_cast<int>(tile / heads % tile_columns) * Tile::kColumns,
+        static_cast<int>(in.grid.height), static_cast<int>(in.grid.width)};
+    const WindowParameters parameters(in, head);
+
+    load_queries(HeadRows<T>(in.q, batch, head), place, high);
+    commit_copies();
+    PooledStream<Tile, T, kDim> stream(in.k_pool, in.v_pool, batch, head, memory + at.keys,
+                                       memory + at.values, norms);
+    TileBias<Tile> bias(in, head, place, launch.bias_ring, reinterpret_cast<int*>(memory + at.flag),
+                        reinterpret_cast<int*>(memory + at.first_rows),
+                        reinterpret_cast<int*>(memory + at.first_columns),
+                        reinterpret_cast<float*>(memory + at.ring));
+    wait_copies<1>();
+    __syncthreads();
+
+    float query[kDim];
+    high.read(mine, query);
+    normalise_query(parameters, query);
+    const float factor =
+        place.inside(mine) ? query_factor(in, head, place.row(mine), place.column(mine)) : 0.0f;
+    float maximum = kNoLogit;
+    float sum = 0.0f;
+    float out[kDim];
+    if constexpr (kTensorCores) {
+      const Rows low{memory + at.low};
+      high.write(mine, query);
+      float rest[kDim];
+      high.read(mine, rest);
+#pragma unroll
+      for (int c = 0; c < kDim; ++c) rest[c] = query[c] - rest[c];
+      low.write(mine, rest);
+      factors[mine] = factor;
+      TensorCoreQueries<Tile, T, kDim> queries;
+      queries.take(stream, bias, place, high, low, factors, norms, places);
+      __syncthreads();
+      auto* sums = reinterpret_cast<float2*>(memory + at.sums);
+      queries.give(reinterpret_cast<float*>(memory + at.exchange), sums);
+      __syncthreads();
+      const auto* row =
+          reinterpret_cast<const float4*>(memory + at.exchange) + mine * (kDim / 4 + 1);
+#pragma unroll
+      for (int c = 0; c < kDim; c += 4) {
+        const float4 four = row[c / 4];
+        out[c] = four.x;
+        out[c + 1] = four.y;
+        out[c + 2] = four.z;
+        out[c + 3] = four.w;
+      }
+      maximum = sums[mine].x;
+      sum = sums[mine].y;
+      // Not kept in registers over the pooled keys: it is the sum of its two parts.
+      high.read(mine, query);
+      low.read(mine, rest);
+#pragma unroll
+      for (int c = 0; c < kDim; ++c) query[c] += rest[c];
+    } else {
+#pragma unroll
+      for (int c = 0; c < kDim; ++c) out[c] = 0.0f;
+      take_pooled(stream, bias, place, norms, places, query, factor, maximum, sum, out);
+    }
+    __syncthreads();
+
+    if constexpr (kWindow > 0) {
+      const SharedWindow<Tile, T, kDim, kWindow> window{
+          {memory + at.window_keys},
+          {memory + at.window_values},
+          reinterpret_cast<float*>(memory + at.window_norms),
+          reinterpret_cast<float*>(memory + at.tokens),
+          reinterpret_cast<float2*>(memory + at.window_terms)};
+      window.load(in, batch, head, place, parameters);
+      __syncthreads();
+      window.take(place, query, factor, parameters.has_tokens(), maximum, sum, out);
+    } else if (place.inside(mine)) {
+      take_any_window<T>(in, batch, head, place.row(mine), place.column(mine), parameters, query,
+                         factor, maximum, sum, out);
+    }
+
+    high.write(mine, out);
+    if (place.inside(mine)) {
+      const View<3>& target = launch.p.log_sum_exp;
+      static_cast<float*>(
+          target.data)[batch * target.stride[0] + place.token(mine) * target.stride[1] +
+                       head * target.stride[2]] = (maximum + log2f(sum)) / kLog2E;
+    }
+    __syncthreads();
+    store_queries(HeadRows<T>(launch.p.out, batch, head), place, high);
+    __syncthreads();  // before the next tile
+  }
+}
+
+}  // namespace transnext

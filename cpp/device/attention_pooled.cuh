@@ -1,0 +1,344 @@
+// The pooled keys of the fused attention: chunk after chunk through shared memory, an online softmax
+// over their logits in base 2, and the weighted sum of their values.
+//
+// The softmax's state of a query is (maximum, sum, output): logits up to now, less the maximum, as
+// powers of two, their sum, and their sum times the values.
+#pragma once
+
+#include "device/attention_bias.cuh"
+#include "device/attention_rows.cuh"
+#include "device/math.cuh"
+#include "device/tensor_core.cuh"
+
+namespace transnext::device {
+
+constexpr float kNoLogit = -INFINITY;
+
+// What a new maximum does to sums made with an old one; a query without logits has none to change.
+__device__ inline float rescale(float old_maximum, float new_maximum) {
+  return old_maximum == kNoLogit ? 0.0f : exp2_fast(old_maximum - new_maximum);
+}
+
+// Two chunks of pooled keys and values in shared memory, one in use while the next arrives.
+template <class Tile, class T, int kDim>
+class PooledStream {
+ public:
+  using Rows = SharedRows<T, kDim>;
+
+  __device__ PooledStream(const View<4>& keys, const View<4>& values, index_t batch, index_t head,
+                          unsigned char* key_memory, unsigned char* value_memory, float* norms)
+      : keys_(keys, batch, head),
+        values_(values, batch, head),
+        key_memory_(key_memory),
+        value_memory_(value_memory),
+        norms_(norms),
+        count_(static_cast<int>(keys.shape[1])) {
+    ask(0);
+  }
+
+  __device__ int count() const { return count_; }
+  __device__ Rows keys(int chunk) const { return {key_memory_ + chunk % 2 * kBytes}; }
+  __device__ Rows values(int chunk) const { return {value_memory_ + chunk % 2 * kBytes}; }
+
+  // Asks for the next chunk, waits for this one, and computes its keys' inverse norms. The block
+  // must have left the chunk before; everybody may read afterwards.
+  __device__ void advance(int chunk) {
+    if ((chunk + 1) * kChunkKeys < count_) {
+      ask(chunk + 1);
+      wait_copies<1>();
+    } else {
+      wait_copies<0>();
+    }
+    __syncthreads();
+    for (int key = threadIdx.x; key < kChunkKeys; key += Tile::kQueries)
+      norms_[key] = keys(chunk).inverse_norm(key);
+    __syncthreads();
+  }
+
+ private:
+  static constexpr int kBytes = kChunkKeys * Rows::kRowBytes;
+
+  __device__ void ask(int chunk) {
+    device::load_chunk<Tile>(keys_, chunk * kChunkKeys, count_, keys(chunk));
+    device::load_chunk<Tile>(values_, chunk * kChunkKeys, count_, values(chunk));
+    commit_copies();
+  }
+
+  HeadRows<T> keys_;
+  HeadRows<T> values_;
+  unsigned char* key_memory_;
+  unsigned char* value_memory_;
+  float* norms_;
+  int count_;
+};
+
+// float: one thread for each query, its state in registers.
+template <class Tile, int kDim>
+__device__ inline void take_pooled(PooledStream<Tile, float, kDim>& stream, TileBias<Tile>& bias,
+                                   const TilePlace<Tile>& place, const float* norms, int2* places,
+                                   const float (&query)[kDim], float factor, float& maximum,
+                                   float& sum, float (&out)[kDim]) {
+  constexpr int kGroup = 8;  // keys for each change of the maximum
+  const int mine = threadIdx.x;
+  const bool inside = place.inside(mine);
+  const int row = inside ? mine / Tile::kColumns : 0;
+  const int column = inside ? mine % Tile::kColumns : 0;
+  for (int chunk = 0; chunk * kChunkKeys < stream.count(); ++chunk) {
+    const int first = chunk * kChunkKeys;
+    __syncthreads();
+    bias.load_chunk(first, stream.count(), places);
+    stream.advance(chunk);
+    const auto keys = stream.keys(chunk);
+    const auto values = stream.values(chunk);
+    const int count = stream.count() - first < kChunkKeys ? stream.count() - first : kChunkKeys;
+    for (int group = 0; group < count; group += kGroup) {
+      float logits[kGroup];
+      float highest = maximum;
+#pragma unroll
+      for (int i = 0; i < kGroup; ++i) {
+        const int key = group + i;
+        float logit = kNoLogit;
+        if (key < count) {
+          const float term = bias.ringed() ? bias.from_ring(places[key], row, column)
+                                           : bias.from_global(row, column, first + key);
+          logit = (keys.dot(key, query) * (factor * norms[key]) + term) * kLog2E;
+        }
+        logits[i] = logit;
+        highest = fmaxf(highest, logit);
+      }
+      if (highest == kNoLogit) continue;
+      const float change = rescale(maximum, highest);
+      maximum = highest;
+      sum *= change;
+#pragma unroll
+      for (int c = 0; c < kDim; ++c) out[c] *= change;
+#pragma unroll
+      for (int i = 0; i < kGroup; ++i) {
+        if (group + i >= count) break;
+        const float weight = exp2_fast(logits[i] - highest);
+        sum += weight;
+        values.add(group + i, weight, out);
+      }
+    }
+  }
+}
+
+// Half and BFloat16 on tensor cores: a warp takes 2 x 16 queries, a product 16 queries and 8 keys.
+//
+// A query is the sum of two 16-bit numbers, its rounding and what the rounding took, so that logits
+// are as exact as the keys; keys are multiplied as they are, and their norms and the scale applied to
+// the products. The 8 keys of a product are taken in the order 0 4 1 5 2 6 3 7: then the lanes of a
+// warp find their entries of the bias in different banks where the image is 8 times the pooled grid.
+template <class Tile, class T, int kDim>
+class TensorCoreQueries {
+ public:
+  static constexpr int kTiles = 2;          // of 16 queries, for each warp
+  static constexpr int kOut = kDim / 8;     // products for the channels of the output
+  static constexpr int kSteps = kDim / 16;  // products of depth 16
+  static constexpr bool kHalfStep = kDim % 16 != 0;
+
+  float out[kTiles][kOut][4];
+  float maximum[kTiles][2];
+  float sum[kTiles][2];
+
+  __device__ TensorCoreQueries() {
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        maximum[t][half] = kNoLogit;
+        sum[t][half] = 0.0f;
+      }
+#pragma unroll
+      for (int c = 0; c < kOut; ++c) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) out[t][c][e] = 0.0f;
+      }
+    }
+  }
+
+  // The tile's query that this lane's first (half = 0) or second row of product tile t is.
+  __device__ static int query_of(int t, int half) {
+    return (static_cast<int>(threadIdx.x) / 32 * kTiles + t) * 16 + half * 8 + lane() / 4;
+  }
+
+  __device__ void take(PooledStream<Tile, T, kDim>& stream, TileBias<Tile>& bias,
+                       const TilePlace<Tile>& place, const SharedRows<T, kDim>& high,
+                       const SharedRows<T, kDim>& low, const float* factors, const float* norms,
+                       int2* places) {
+    for (int chunk = 0; chunk * kChunkKeys < stream.count(); ++chunk) {
+      const int first = chunk * kChunkKeys;
+      __syncthreads();
+      bias.load_chunk(first, stream.count(), places);
+      stream.advance(chunk);
+      const int count = stream.count() - first < kChunkKeys ? stream.count() - first : kChunkKeys;
+#pragma unroll
+      for (int t = 0; t < kTiles; ++t) {
+        float logits[kKeyTiles][4];
+        multiply_keys(stream.keys(chunk), high, low, t, logits);
+        finish_logits(bias, place, factors, norms, places, t, first, count, logits);
+        take_values(stream.values(chunk), t, logits);
+      }
+    }
+  }
+
+  // The state to shared memory, where each query's own thread finds it: [queries][kDim + 4] and
+  // [queries].
+  __device__ void give(float* exchange, float2* sums) {
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float total = sum[t][half];
+        total += __shfl_xor_sync(0xffffffffu, total, 1);
+        total += __shfl_xor_sync(0xffffffffu, total, 2);
+        const int query = query_of(t, half);
+        if (lane() % 4 == 0) sums[query] = float2{maximum[t][half], total};
+        float* row = exchange + query * (kDim + 4) + lane() % 4 * 2;
+#pragma unroll
+        for (int c = 0; c < kOut; ++c) {
+          *reinterpret_cast<float2*>(row + 8 * c) =
+              float2{out[t][c][2 * half], out[t][c][2 * half + 1]};
+        }
+      }
+    }
+  }
+
+ private:
+  static constexpr int kKeyTiles = kChunkKeys / 8;
+
+  __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
+  // The key that column or depth `index` of a product stands for.
+  __device__ static int key_of(int index) { return index / 2 + index % 2 * 4; }
+
+  // logits = (high + low) keys^T
+  __device__ void multiply_keys(const SharedRows<T, kDim>& keys, const SharedRows<T, kDim>& high,
+                                const SharedRows<T, kDim>& low, int t,
+                                float (&logits)[kKeyTiles][4]) const {
+    const int query = (static_cast<int>(threadIdx.x) / 32 * kTiles + t) * 16 + lane() % 16;
+#pragma unroll
+    for (int n = 0; n < kKeyTiles; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) logits[n][e] = 0.0f;
+    }
+#pragma unroll
+    for (int s = 0; s < kSteps; ++s) {
+      unsigned a[4];
+      unsigned rest[4];
+      ldmatrix_x4(a, high.piece(query, 2 * s + lane() / 16));
+      ldmatrix_x4(rest, low.piece(query, 2 * s + lane() / 16));
+#pragma unroll
+      for (int n = 0; n < kKeyTiles; ++n) {
+        unsigned b[2];
+        ldmatrix_x2(b, keys.piece(8 * n + key_of(lane() % 8), 2 * s + lane() / 8 % 2));
+        mma_m16n8k16(logits[n], a, b, T{});
+        mma_m16n8k16(logits[n], rest, b, T{});
+      }
+    }
+    if constexpr (kHalfStep) {
+      unsigned a[2];
+      unsigned rest[2];
+      ldmatrix_x2(a, high.piece(query, 2 * kSteps));
+      ldmatrix_x2(rest, low.piece(query, 2 * kSteps));
+#pragma unroll
+      for (int n = 0; n < kKeyTiles; n += 4) {
+        unsigned b[4];
+        ldmatrix_x4(b, keys.piece(8 * (n + lane() / 8) + key_of(lane() % 8), 2 * kSteps));
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const unsigned column[1] = {b[i]};
+          mma_m16n8k8(logits[n + i], a, column, T{});
+          mma_m16n8k8(logits[n + i], rest, column, T{});
+        }
+      }
+    }
+  }
+
+  // Norms, scale and bias onto the products; then the softmax's weights in their place, and its
+  // state brought to the new maximum.
+  __device__ void finish_logits(const TileBias<Tile>& bias, const TilePlace<Tile>& place,
+                                const float* factors, const float* norms, const int2* places, int t,
+                                int first, int count, float (&logits)[kKeyTiles][4]) {
+    int row[2];
+    int column[2];
+    float factor[2];
+    float highest[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int query = query_of(t, half);
+      const bool inside = place.inside(query);
+      row[half] = inside ? query / Tile::kColumns : 0;
+      column[half] = inside ? query % Tile::kColumns : 0;
+      factor[half] = factors[query] * kLog2E;
+      highest[half] = maximum[t][half];
+    }
+#pragma unroll
+    for (int n = 0; n < kKeyTiles; ++n) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const int key = 8 * n + key_of(lane() % 4 * 2 + e);
+        if (key >= count) {
+          logits[n][e] = kNoLogit;
+          logits[n][2 + e] = kNoLogit;
+          continue;
+        }
+        const float norm = norms[key];
+        const int2 at = bias.ringed() ? places[key] : int2{0, 0};
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const float term = bias.ringed() ? bias.from_ring(at, row[half], column[half])
+                                           : bias.from_global(row[half], column[half], first + key);
+          float& logit = logits[n][2 * half + e];
+          logit = logit * (factor[half] * norm) + term * kLog2E;
+          highest[half] = fmaxf(highest[half], logit);
+        }
+      }
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      highest[half] = fmaxf(highest[half], __shfl_xor_sync(0xffffffffu, highest[half], 1));
+      highest[half] = fmaxf(highest[half], __shfl_xor_sync(0xffffffffu, highest[half], 2));
+      const float change = rescale(maximum[t][half], highest[half]);
+      maximum[t][half] = highest[half];
+      // A query without logits has only weights of zero, whatever they are taken from.
+      const float from = highest[half] == kNoLogit ? 0.0f : highest[half];
+      float added = 0.0f;
+#pragma unroll
+      for (int n = 0; n < kKeyTiles; ++n) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          float& logit = logits[n][2 * half + e];
+          logit = exp2_fast(logit - from);
+          added += logit;
+        }
+      }
+      sum[t][half] = sum[t][half] * change + added;  // of this lane's keys
+#pragma unroll
+      for (int c = 0; c < kOut; ++c) {
+        out[t][c][2 * half] *= change;
+        out[t][c][2 * half + 1] *= change;
+      }
+    }
+  }
+
+  // out += weights values
+  __device__ void take_values(const SharedRows<T, kDim>& values, int t,
+                              const float (&weights)[kKeyTiles][4]) {
+#pragma unroll
+    for (int n = 0; n < kKeyTiles; n += 2) {
+      const unsigned a[4] = {pack<T>(weights[n][0], weights[n][1]),
+                             pack<T>(weights[n][2], weights[n][3]),
+                             pack<T>(weights[n + 1][0], weights[n + 1][1]),
+                             pack<T>(weights[n + 1][2], weights[n + 1][3])};
+      const int key = 8 * n + lane() / 8 % 2 * 8 + key_of(lane() % 8);
+#pragma unroll
+      for (int c = 0; c < kOut; ++c) {
+        unsigned b[2];
+        ldmatrix_x2_trans(b, values.piece(key, c));
+        mma_m16n8k16(out[t][c], a, b, T{});
+      }
+    }
+  }
+};
+
+}  // namespace transnext::device

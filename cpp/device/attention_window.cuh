@@ -1,0 +1,216 @@
+// The window of the fused attention, one thread for each query: its logits join the softmax that the
+// pooled keys began, and the tokens' weights, which are outside the softmax, come on top.
+//
+//   w_j = a_j + qn . tokens_j + token_bias_j,  qn = query - embedding
+//
+// The tokens' part is taken from the query with its embedding: qn . tokens_j + token_bias_j =
+// query . tokens_j + (token_bias_j - embedding . tokens_j), where the bracket is a number per cell.
+#pragma once
+
+#include "device/attention_pooled.cuh"
+#include "device/attention_rows.cuh"
+#include "device/math.cuh"
+#include "transnext/aggregated_attention.h"
+
+namespace transnext::device {
+
+// A head's parameters, zero where absent.
+struct WindowParameters {
+  const float* local_bias;  // [L]
+  index_t local_bias_stride;
+  const float* tokens;  // [d, L]
+  index_t token_strides[2];
+  const float* token_bias;  // [L]
+  index_t token_bias_stride;
+  const float* embedding;  // [d]
+  index_t embedding_stride;
+  int channels;
+
+  __device__ WindowParameters(const AggregatedAttentionInputs& in, index_t head)
+      : local_bias(head_of(in.local_bias, head)),
+        local_bias_stride(in.local_bias.stride[1]),
+        tokens(head_of(in.tokens, head)),
+        token_strides{in.tokens.stride[1], in.tokens.stride[2]},
+        token_bias(head_of(in.token_bias, head)),
+        token_bias_stride(in.token_bias.stride[1]),
+        embedding(head_of(in.query_embedding, head)),
+        embedding_stride(in.query_embedding.stride[1]),
+        channels(static_cast<int>(in.q.shape[3])) {}
+
+  __device__ bool has_tokens() const { return tokens != nullptr || token_bias != nullptr; }
+  __device__ float bias_of(int cell) const {
+    return local_bias == nullptr ? 0.0f : local_bias[cell * local_bias_stride];
+  }
+  __device__ float token(int cell, int channel) const {
+    return tokens == nullptr || channel >= channels
+               ? 0.0f
+               : tokens[channel * token_strides[0] + cell * token_strides[1]];
+  }
+  __device__ float embedding_of(int channel) const {
+    return embedding == nullptr || channel >= channels ? 0.0f
+                                                       : embedding[channel * embedding_stride];
+  }
+  // token_bias - embedding . token
+  __device__ float token_constant(int cell) const {
+    float sum = token_bias == nullptr ? 0.0f : token_bias[cell * token_bias_stride];
+    if (tokens == nullptr) return sum;
+    for (int channel = 0; channel < channels; ++channel)
+      sum -= embedding_of(channel) * token(cell, channel);
+    return sum;
+  }
+
+ private:
+  template <int kRank>
+  __device__ static const float* head_of(const View<kRank>& view, index_t head) {
+    return view.present() ? static_cast<const float*>(view.data) + head * view.stride[0] : nullptr;
+  }
+};
+
+// A window of kWindow x kWindow, its keys and values in shared memory.
+template <class Tile, class T, int kDim, int kWindow>
+struct SharedWindow {
+  static constexpr int kCells = kWindow * kWindow;
+  static constexpr int kWidth = Tile::kColumns + kWindow - 1;
+  static constexpr int kHalo = kWidth * (Tile::kRows + kWindow - 1);
+  using Rows = SharedRows<T, kDim>;
+
+  Rows keys;
+  Rows values;
+  float* norms;   // [kHalo]
+  float* tokens;  // [kCells][kDim]
+  float2* terms;  // [kCells]: local bias, constant part of the token's weight
+
+  // Brings everything into shared memory. The block must synchronise before and after.
+  __device__ void load(const AggregatedAttentionInputs& in, index_t batch, index_t head,
+                       const TilePlace<Tile>& place, const WindowParameters& parameters) const {
+    load_halo<Tile, kWindow>(HeadRows<T>(in.k, batch, head), place, keys);
+    load_halo<Tile, kWindow>(HeadRows<T>(in.v, batch, head), place, values);
+    commit_copies();
+    for (int i = threadIdx.x; i < kCells * kDim; i += Tile::kQueries)
+      tokens[i] = parameters.token(i / kDim, i % kDim);
+    for (int cell = threadIdx.x; cell < kCells; cell += Tile::kQueries)
+      terms[cell] = float2{parameters.bias_of(cell), parameters.token_constant(cell)};
+    wait_copies<0>();
+    __syncthreads();
+    for (int cell = threadIdx.x; cell < kHalo; cell += Tile::kQueries)
+      norms[cell] = keys.inverse_norm(cell);
+  }
+
+  // Ends the softmax of this thread's query: out becomes the result, maximum and sum are brought to
+  // all logits.
+  __device__ void take(const TilePlace<Tile>& place, const float (&query)[kDim], float factor,
+                       bool has_tokens, float& maximum, float& sum, float (&out)[kDim]) const {
+    const int mine = threadIdx.x;
+    const int corner = mine / Tile::kColumns * kWidth + mine % Tile::kColumns;
+    const int top = place.row(mine) - kWindow / 2;
+    const int left = place.column(mine) - kWindow / 2;
+    float weights[kCells];
+    unsigned valid = 0;
+    float highest = maximum;
+#pragma unroll
+    for (int j = 0; j < kCells; ++j) {
+      const int row = top + j / kWindow;
+      const int column = left + j % kWindow;
+      const bool inside = row >= 0 && row < place.height && column >= 0 && column < place.width;
+      const int cell = corner + j / kWindow * kWidth + j % kWindow;
+      const float logit = (keys.dot(cell, query) * (factor * norms[cell]) + terms[j].x) * kLog2E;
+      weights[j] = inside ? logit : kNoLogit;
+      valid |= static_cast<unsigned>(inside) << j;
+      highest = fmaxf(highest, weights[j]);
+    }
+    const float from = highest == kNoLogit ? 0.0f : highest;
+    const float change = rescale(maximum, highest);
+    maximum = highest;
+    sum *= change;
+#pragma unroll
+    for (int j = 0; j < kCells; ++j) {
+      weights[j] = exp2_fast(weights[j] - from);
+      sum += weights[j];
+    }
+    const float inverse = 1.0f / sum;
+#pragma unroll
+    for (int c = 0; c < kDim; ++c) out[c] *= change * inverse;
+#pragma unroll
+    for (int j = 0; j < kCells; ++j) {
+      float weight = weights[j] * inverse;
+      if (has_tokens && (valid >> j & 1) != 0) {
+        weight += terms[j].y;
+#pragma unroll
+        for (int c = 0; c < kDim; ++c) weight += query[c] * tokens[j * kDim + c];
+      }
+      values.add(corner + j / kWindow * kWidth + j % kWindow, weight, out);
+    }
+  }
+};
+
+// A window of any size, or none, read from global memory cell by cell.
+template <class T, int kDim>
+__device__ inline void take_any_window(const AggregatedAttentionInputs& in, index_t batch,
+                                       index_t head, int row, int column,
+                                       const WindowParameters& parameters,
+                                       const float (&query)[kDim], float factor, float& maximum,
+                                       float& sum, float (&out)[kDim]) {
+  const int window = static_cast<int>(in.window_size);
+  const HeadRows<T> keys(in.k, batch, head);
+  const HeadRows<T> values(in.v, batch, head);
+  const int channels = parameters.channels;
+  const int height = static_cast<int>(in.grid.height);
+  const int width = static_cast<int>(in.grid.width);
+  // A window wider than the image has most of its cells outside: only those inside are visited.
+  const int top = row - window / 2;
+  const int left = column - window / 2;
+  const int first_row = top < 0 ? 0 : top;
+  const int last_row = top + window < height ? top + window : height;
+  const int first_column = left < 0 ? 0 : left;
+  const int last_column = left + window < width ? left + window : width;
+
+  for (int pass = 0; pass < 2; ++pass) {
+    if (pass == 1) {
+      const float inverse = 1.0f / sum;
+#pragma unroll
+      for (int c = 0; c < kDim; ++c) out[c] *= inverse;
+      if (!parameters.has_tokens()) return;
+    }
+    for (int y = first_row; y < last_row; ++y) {
+      for (int x = first_column; x < last_column; ++x) {
+        const int cell = (y - top) * window + x - left;
+        const index_t token = static_cast<index_t>(y) * width + x;
+        const T* value = values.data + token * values.row_stride;
+        float weight;
+        if (pass == 0) {
+          const T* key = keys.data + token * keys.row_stride;
+          float dot = 0.0f;
+          float square = 0.0f;
+#pragma unroll
+          for (int c = 0; c < kDim; ++c) {
+            if (c >= channels) break;
+            const float k = to_float(key[c * keys.channel_stride]);
+            dot += query[c] * k;
+            square += k * k;
+          }
+          const float norm = 1.0f / fmaxf(sqrtf(square), 1e-12f);
+          const float logit = (dot * (factor * norm) + parameters.bias_of(cell)) * kLog2E;
+          const float highest = fmaxf(maximum, logit);
+          if (highest == kNoLogit) continue;
+          const float change = rescale(maximum, highest);
+          maximum = highest;
+          weight = exp2_fast(logit - highest);
+          sum = sum * change + weight;
+#pragma unroll
+          for (int c = 0; c < kDim; ++c) out[c] *= change;
+        } else {
+          weight = parameters.token_constant(cell);
+#pragma unroll
+          for (int c = 0; c < kDim; ++c) weight += query[c] * parameters.token(cell, c);
+        }
+#pragma unroll
+        for (int c = 0; c < kDim; ++c) {
+          if (c >= channels) break;
+          out[c] += weight * to_float(value[c * values.channel_stride]);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace transnext::device

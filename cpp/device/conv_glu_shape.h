@@ -1,0 +1,23 @@
+// Tiles of the conv_glu kernels, shared by the kernels and their launch plan.
+#pragma once
+
+#include "transnext/tensor.h"
+
+namespace transnext {
+
+constexpr int kConvGluLanes = 32;
+constexpr int kConvGluRun = 2;      // forward: channels of a thread; backward: one
+constexpr int kConvGluColumns = 4;  // columns of a thread
+constexpr int kConvGluStrips = 4;   // threads beside each other in a block, at most
+constexpr int kConvGluBlocks = 5;   // of a multiprocessor, at least, forward: 96 registers
+constexpr int kConvGluBackwardBlocks = 4;
+constexpr int kConvGluTerms = 10;  // nine weights' gradients and the bias's
+
+// Rows of a tile: bands of equal height, at most kConvGluRows. The halo, two rows forward and four
+// backward, is small beside that.
+constexpr int kConvGluRows = 16;
+TRANSNEXT_INLINE index_t conv_glu_bands(index_t height) {
+  return (height + kConvGluRows - 1) / kConvGluRows;
+}
+
+}  // namespace transnext
