@@ -1,5 +1,5 @@
-// The kernels of one operator, compiled for the host. TRANSNEXT_OPERATOR is its name: the kernels
-// are those of device/<name>.cuh that device/kernels/<name>.inc lists.
+// The kernels of one list, device/kernels/<TRANSNEXT_OPERATOR>.inc, compiled for the host. They are
+// in the header TRANSNEXT_HEADER.
 #include <initializer_list>
 #include <utility>
 
@@ -10,7 +10,7 @@
 #define TRANSNEXT_TEXT_OF(text) #text
 #define TRANSNEXT_TEXT(text) TRANSNEXT_TEXT_OF(text)
 
-#include TRANSNEXT_TEXT(device/TRANSNEXT_OPERATOR.cuh)
+#include TRANSNEXT_TEXT(TRANSNEXT_HEADER)
 
 namespace transnext {
 namespace {

@@ -59,9 +59,7 @@ class Emulation:
         jobs: list[tuple[Path, list[str]]] = [
             (path, []) for path in sorted(runtime.glob("*.cpp")) if path.stem != "operator"
         ]
-        jobs += [
-            (runtime / "operator.cpp", [f"-DTRANSNEXT_OPERATOR={name}"]) for name in self.operators
-        ]
+        jobs += [(runtime / "operator.cpp", self._defines(name)) for name in self.operators]
         jobs += [(path, []) for path in self.extra_sources]
         self.folder.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
@@ -72,16 +70,20 @@ class Emulation:
             self._run(["-shared", *map(str, objects)], library)
         return library
 
+    def _defines(self, operator: str) -> list[str]:
+        header = f"device/{operator}.cuh"
+        if not (self.cpp / header).exists():
+            header = f"device/{operator}_forward.cuh"
+        return [f"-DTRANSNEXT_OPERATOR={operator}", f"-DTRANSNEXT_HEADER={header}"]
+
     def _compile(self, source: Path, defines: list[str]) -> Path:
-        operator = "".join(defines).partition("=")[2]
-        roots = [source]
-        if operator:
-            device = self.cpp / "device"
-            roots += [device / f"{operator}.cuh", device / "kernels" / f"{operator}.inc"]
+        roots, name = [source], source.stem
+        if defines:
+            name, header = (define.partition("=")[2] for define in defines)
+            roots += [self.cpp / header, self.cpp / "device" / "kernels" / f"{name}.inc"]
         digest = hashlib.sha256(" ".join((self.compiler, *FLAGS, *defines)).encode())
         for path in sorted(self._all_included(roots)):
             digest.update(path.read_bytes())
-        name = f"{source.stem}-{operator}" if operator else source.stem
         target = self.folder / f"{name}-{digest.hexdigest()[:16]}.o"
         if not target.exists():
             folders = [f"-I{folder}" for folder in self.includes]
