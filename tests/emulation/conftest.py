@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-
 from emulated import Library
 from emulation_build import Emulation
 

@@ -17,25 +17,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
+
+from mutation_list import MUTATIONS, Mutation
 
 ROOT = Path(__file__).resolve().parents[2]
 LONGEST = 600  # seconds; a kernel that never ends is noticed too
-
-
-@dataclass(frozen=True)
-class Mutation:
-    """One broken place of the device code."""
-
-    file: str  # below cpp/device
-    old: str
-    new: str
-    breaks: str
-    tests: str  # which tests to run, for pytest's -k
-
-
-from mutation_list import MUTATIONS  # noqa: E402  (the list needs the class)
 
 
 def verdict(mutation: Mutation | None) -> str | None:

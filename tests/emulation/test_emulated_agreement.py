@@ -23,6 +23,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("transnext_ops._cpp")
 
+from emulated import EmulatedKernels, Library
+
 from agreement import (
     check_attention,
     check_conv_glu,
@@ -32,7 +34,6 @@ from agreement import (
     check_window_qk,
     edge,
 )
-from emulated import EmulatedKernels, Library
 from ptx_cases import CASES
 from strategies import attention_cases, grids, heads, seeds, token_cases
 from transnext_ops.backends.launches import use_runner

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 import wrapper_cases as cases
 from emulated import EmulationError, Library, Memory
 

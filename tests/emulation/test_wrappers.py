@@ -6,7 +6,6 @@ tests/emulation/test_wrappers_ptx.py runs the same kernels as PTX.
 from __future__ import annotations
 
 import pytest
-
 import wrapper_cases as cases
 from emulated import Memory
 

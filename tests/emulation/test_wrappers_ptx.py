@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("transnext_ops._cpp")
 
 import wrapper_cases as cases
+
 from ptx_emulator import ROOT, emulator
 
 SOURCE = """
