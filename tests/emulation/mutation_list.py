@@ -1,3 +1,4 @@
+# ruff: noqa: E501 -- lines of the kernels stand as they are there
 """The places of the device code that mutations.py breaks, one at a time."""
 
 from __future__ import annotations
@@ -185,6 +186,15 @@ MUTATIONS = [
             "if (i < count) from_float(from[i], to[i * stride]);",
             "from_float(from[i], to[i * stride]);",
             "last tile: channels beyond the last are written",
+        ),
+    ),
+    *_each(
+        "storage.cuh",
+        "test_every_half",
+        (
+            "target = float_to_bfloat16(x);",
+            "target = {static_cast<unsigned short>(float_to_bits(x) >> 16)};",
+            "dtype rounding: towards zero",
         ),
     ),
 ]

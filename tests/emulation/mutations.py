@@ -2,9 +2,9 @@
 
     python tests/emulation/mutations.py [--only WORD ...] [--list]
 
-Each mutation is applied to a copy of `cpp`, whose emulation is built and put to
-test_emulated_agreement.py; a run that passes has overlooked it. Prints a line per mutation and exits
-with 1 if one was overlooked. That every text below still stands once in its file is a test of its
+Each mutation of mutation_list.py is applied to a copy of `cpp`, whose emulation is built and put to
+test_emulated_agreement.py; a run that passes has overlooked it. Prints a line per mutation and
+exits with 1 if one was overlooked. That every text still stands once in its file is a test of its
 own (test_mutations.py).
 """
 

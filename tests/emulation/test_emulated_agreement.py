@@ -25,6 +25,7 @@ pytest.importorskip("transnext_ops._cpp")
 
 from emulated import EmulatedKernels, Library
 
+import transnext_ops as ops
 from agreement import (
     check_attention,
     check_conv_glu,
@@ -146,6 +147,21 @@ def test_conv_glu(kernels: Library, dtype: torch.dtype, data: st.DataObject) -> 
 def test_gelu_pool(kernels: Library, dtype: torch.dtype, data: st.DataObject) -> None:
     case = data.draw(token_cases(dtype=st.just(dtype)))
     emulate(kernels, case.seed, check_gelu_pool, case, "cpp")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_every_half_is_read_exactly_and_every_rounding_is_to_even(kernels: Library, dtype) -> None:
+    """window_av with a window of one cell multiplies: by 1 it copies all finite values, and
+    products of two halves fall between and halfway between halves."""
+    bits = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(dtype)
+    v = bits[torch.isfinite(bits)].reshape(1, 1, -1, 1)
+    grid = (1, v.numel())
+    for factor in (1.0, 1.5, 1.0 + 2.0**-7, 0.375):
+        attn = torch.full_like(v, factor)
+        with use_runner(EmulatedKernels(kernels)):
+            actual = ops.window_av(attn, v, grid=grid, window_size=1, backend="cpp")
+        expected = (v.float() * attn.float() + 0.0).to(dtype)  # a sum of zeros is +0
+        assert torch.equal(actual.view(torch.int16), expected.view(torch.int16)), factor
 
 
 fractions = st.tuples(st.floats(0, 1), st.floats(0, 1))

@@ -19,4 +19,4 @@ def test_its_text_stands_once_in_its_file(mutation) -> None:
 def test_there_are_enough_of_them() -> None:
     assert len(MUTATIONS) >= 20
     words = {mutation.breaks.partition(":")[0] for mutation in MUTATIONS}
-    assert words >= {"index", "mask", "barrier", "bias map", "halo", "last tile"}
+    assert words >= {"index", "mask", "barrier", "bias map", "halo", "last tile", "dtype rounding"}
