@@ -66,10 +66,15 @@ def memory_of(tensor: Tensor) -> np.ndarray:
     return whole[begin : begin + (last + 1) * tensor.element_size()]
 
 
-def translated(params: bytes, tensors: Sequence[Tensor | None], module: Any) -> bytes:
+def translated(
+    params: bytes, tensors: Sequence[Tensor | None], module: Any, outputs: set[int] | None
+) -> bytes:
     """Replace the pointers to the tensors in a kernel's argument by the emulated device's."""
     filled = [tensor for tensor in tensors if tensor is not None and tensor.numel() > 0]
     memory = {tensor.data_ptr(): memory_of(tensor) for tensor in filled}
+    for tensor in filled:
+        if outputs is not None and tensor.untyped_storage().data_ptr() not in outputs:
+            memory[tensor.data_ptr()].flags.writeable = False
     words = np.frombuffer(params, dtype=np.uint64).copy()
     for i, word in enumerate(words):
         address = int(word)
@@ -89,6 +94,7 @@ class Execution:
     def __init__(self) -> None:
         self.results: list[tuple[str, Any]] = []  # kernel and the emulator's result
         self.most_blocks: int | None = None  # a smaller grid than planned, for kernels that step on
+        self.outputs: set[int] | None = None  # storages that kernels may write; None for all
 
     def launch(
         self,
@@ -103,23 +109,29 @@ class Execution:
         grid, block, shared = plan
         if self.most_blocks is not None:
             grid = (min(grid[0], self.most_blocks), *grid[1:])
-        argument = translated(params, tensors, module)
-        result = module.launch(
-            entry, grid=grid, block=block, shared=shared, args=[argument], strict=True
-        )
-        module.release()
+        argument = translated(params, tensors, module, self.outputs)
+        try:
+            result = module.launch(
+                entry, grid=grid, block=block, shared=shared, args=[argument], strict=True,
+                global_races=True,
+            )  # fmt: skip
+        finally:
+            module.release()
         self.results.append((kernel, result))
 
     def kernels(self) -> set[str]:
         return {kernel for kernel, _ in self.results}
 
 
-def fill_new_tensors_with_nan(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nothing pass that a kernel did not write: new memory holds NaN."""
+def fill_new_tensors_with_nan(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """Let nothing pass that a kernel did not write: new memory holds NaN. Return its addresses."""
     new_empty, empty = Tensor.new_empty, torch.empty
+    made: set[int] = set()
 
     def filled(tensor: Tensor) -> Tensor:
+        made.add(tensor.untyped_storage().data_ptr())
         return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
 
     monkeypatch.setattr(Tensor, "new_empty", lambda self, *a, **k: filled(new_empty(self, *a, **k)))
     monkeypatch.setattr(torch, "empty", lambda *a, **k: filled(empty(*a, **k)))
+    return made

@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -64,11 +65,14 @@ class _Nvcc:
     def architecture(self, device: torch.device) -> int:
         return self._architecture
 
-    @functools.cached_property
-    def _files(self) -> dict[str, str]:
-        """The .cu file of each kernel."""
-        lists = kernel_sources.kernel_names().items()
-        return {kernel: file for file, kernels in lists for kernel in kernels}
+    def _file(self, source: str, kernel: str) -> str:
+        """Return the name of a .cu file with the kernel: of the operator itself, or another's."""
+        lists = kernel_sources.kernel_names()
+        own = Path(source).stem
+        return min(
+            (file for file, kernels in lists.items() if kernel in kernels),
+            key=lambda file: file != own,
+        )
 
     @functools.cache  # noqa: B019  lives as long as the tests
     def _module(self, file: str) -> tuple[Any, dict[str, str]]:
@@ -87,7 +91,7 @@ class _Nvcc:
 
     def run(self, op: str, launches: Any, tensors: Sequence[Tensor | None]) -> None:
         for name, grid, block, shared_bytes, params in launches.kernels:
-            module, entries = self._module(self._files[name])
+            module, entries = self._module(self._file(launches.source, name))
             plan = (grid, block, shared_bytes)
             self.execution.launch(module, name, entries[spelled(name)], plan, params, tensors)
 
@@ -164,7 +168,8 @@ RUNNABLE = [
 @pytest.mark.parametrize("dtype", cpp_backend.CUDA_DTYPES, ids=name_of)
 @pytest.mark.parametrize(("op", "check"), RUNNABLE)
 def test_kernels_agree_with_the_reference(compiled, op, check, dtype, monkeypatch) -> None:
-    fill_new_tensors_with_nan(monkeypatch)
+    outputs = fill_new_tensors_with_nan(monkeypatch)
+    monkeypatch.setattr(compiled.execution, "outputs", outputs)
     check(compiled.backend, dtype)
 
 
@@ -203,6 +208,8 @@ def test_a_kernel_that_fails_is_named_with_its_operator(by_cupy, monkeypatch) ->
 
 def test_every_instance_has_run(compiled, request) -> None:
     """Needs the whole module to have run before, in one process."""
+    if hasattr(request.config, "workerinput"):
+        pytest.skip("the tests are spread over several processes")
     agreement = [
         item
         for item in request.session.items

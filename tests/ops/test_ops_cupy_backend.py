@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -64,7 +65,7 @@ def test_a_broken_cupy_is_an_error_of_the_backend(monkeypatch) -> None:
 
 
 @pytest.fixture
-def modules(monkeypatch) -> list[dict[str, Any]]:
+def modules(monkeypatch) -> Iterator[list[dict[str, Any]]]:
     """What RawModule was called with."""
     made: list[dict[str, Any]] = []
 
