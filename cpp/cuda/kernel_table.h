@@ -25,6 +25,9 @@ constexpr KernelTable table_of(const Kernel (&kernels)[kSize]) {
 #define TRANSNEXT_KERNEL(...) {#__VA_ARGS__, reinterpret_cast<const void*>(&__VA_ARGS__)},
 
 KernelTable aggregated_attention_kernels();
+KernelTable conv_glu_kernels();
 KernelTable gelu_pool_kernels();
+KernelTable position_bias_table_kernels();
+KernelTable window_kernels();
 
 }  // namespace transnext::cuda

@@ -86,5 +86,13 @@ AttentionPlan aggregated_attention_plan(DType dtype, index_t batch, index_t head
 Launches launches(const AggregatedAttentionParams& params, int architecture);
 Launches launches(const GeluPoolParams& params, int architecture);
 Launches launches(const GeluPoolBackwardParams& params, int architecture);
+Launches launches(const ConvGluParams& params, int architecture);
+Launches launches(const ConvGluBackwardParams& params, int architecture);
+Launches launches(const PositionBiasTableParams& params, int architecture);
+Launches launches(const PositionBiasTableBackwardParams& params, int architecture);
+Launches launches(const WindowQkParams& params, int architecture);
+Launches launches(const WindowQkBackwardParams& params, int architecture);
+Launches launches(const WindowAvParams& params, int architecture);
+Launches launches(const WindowAvBackwardParams& params, int architecture);
 
 }  // namespace transnext

@@ -26,7 +26,7 @@ try:
 except ImportError as _error:
     _import_failure = str(_error)
 
-CUDA_OPERATORS = ("gelu_pool",)
+CUDA_OPERATORS = ("window_qk", "window_av", "position_bias_table", "conv_glu", "gelu_pool")
 CUDA_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 Grid = Sequence[int]
