@@ -12,7 +12,8 @@
 
 namespace transnext::device {
 
-constexpr float kNoLogit = -INFINITY;
+// -infinity, spelled in the one way that nvcc, NVRTC and a host compiler all have without a header.
+constexpr float kNoLogit = __builtin_bit_cast(float, 0xff800000u);
 
 // What a new maximum does to sums made with an old one; a query without logits has none to change.
 __device__ inline float rescale(float old_maximum, float new_maximum) {
