@@ -170,7 +170,7 @@ __global__ void __launch_bounds__(Tile::kQueries, (kWindow > 0 ? 512 : 256) / Ti
     const View<3>& target = launch.p.log_sum_exp;
     static_cast<float*>(
         target.data)[state->batch * target.stride[0] + place.token(mine) * target.stride[1] +
-                     state->head * target.stride[2]] = (maximum + log2f(sum)) / kLog2E;
+                     state->head * target.stride[2]] = maximum + logf(sum);
   }
   __syncthreads();
   store_queries(HeadRows<T>(launch.p.out, state->batch, state->head), place, high);

@@ -1,8 +1,10 @@
 // The pooled keys of the fused attention: chunk after chunk through shared memory, an online softmax
-// over their logits in base 2, and the weighted sum of their values.
+// over their logits, and the weighted sum of their values.
 //
-// The softmax's state of a query is (maximum, sum, output): logits up to now, less the maximum, as
-// powers of two, their sum, and their sum times the values.
+// The softmax's state of a query is (maximum, sum, output): of the exponentials of the logits up to
+// now, less their maximum, the sum, and the sum times the values. The maximum is taken off before
+// anything else, so that the largest weight is 1 whatever the logits' size, here and in the backward
+// pass, which makes the weights again from log_sum_exp.
 #pragma once
 
 #include "device/attention_bias.cuh"
@@ -17,7 +19,7 @@ constexpr float kNoLogit = __builtin_bit_cast(float, 0xff800000u);
 
 // What a new maximum does to sums made with an old one; a query without logits has none to change.
 __device__ inline float rescale(float old_maximum, float new_maximum) {
-  return old_maximum == kNoLogit ? 0.0f : exp2_fast(old_maximum - new_maximum);
+  return old_maximum == kNoLogit ? 0.0f : exp_fast(old_maximum - new_maximum);
 }
 
 // Two chunks of pooled keys and values in shared memory, one in use while the next arrives.
@@ -107,7 +109,7 @@ __device__ inline void take_pooled(PooledStream<Tile, float, kDim>& stream,
         float logit = kNoLogit;
         if (key < count) {
           const float term = bias(places, key, row, column);
-          logit = (keys.dot(key, query) * (factor * norms[key]) + term) * kLog2E;
+          logit = keys.dot(key, query) * (factor * norms[key]) + term;
         }
         logits[i] = logit;
         highest = fmaxf(highest, logit);
@@ -121,7 +123,7 @@ __device__ inline void take_pooled(PooledStream<Tile, float, kDim>& stream,
 #pragma unroll
       for (int i = 0; i < kGroup; ++i) {
         if (group + i >= count) break;
-        const float weight = exp2_fast(logits[i] - highest);
+        const float weight = exp_fast(logits[i] - highest);
         sum += weight;
         values.add(group + i, weight, out);
       }
@@ -276,7 +278,7 @@ class TensorCoreQueries {
       const bool inside = place.inside(query);
       row[half] = inside ? query / Tile::kColumns : 0;
       column[half] = inside ? query % Tile::kColumns : 0;
-      factor[half] = factors[query] * kLog2E;
+      factor[half] = factors[query];
       highest[half] = maximum[t][half];
     }
 #pragma unroll
@@ -294,7 +296,7 @@ class TensorCoreQueries {
         for (int half = 0; half < 2; ++half) {
           const float term = bias(places, key, row[half], column[half]);
           float& logit = logits[n][2 * half + e];
-          logit = logit * (factor[half] * norm) + term * kLog2E;
+          logit = logit * (factor[half] * norm) + term;
           highest[half] = fmaxf(highest[half], logit);
         }
       }
@@ -313,7 +315,7 @@ class TensorCoreQueries {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           float& logit = logits[n][2 * half + e];
-          logit = exp2_fast(logit - from);
+          logit = exp_fast(logit - from);
           added += logit;
         }
       }

@@ -127,7 +127,7 @@ struct SharedWindow {
       const int column = left + j % kWindow;
       const bool inside = row >= 0 && row < place.height() && column >= 0 && column < place.width();
       const int cell = corner + j / kWindow * kWidth + j % kWindow;
-      const float logit = (keys.dot(cell, query) * (factor * norms[cell]) + terms[j].x) * kLog2E;
+      const float logit = keys.dot(cell, query) * (factor * norms[cell]) + terms[j].x;
       weights[j] = inside ? logit : kNoLogit;
       valid |= static_cast<unsigned>(inside) << j;
       highest = fmaxf(highest, weights[j]);
@@ -138,7 +138,7 @@ struct SharedWindow {
     sum *= change;
 #pragma unroll
     for (int j = 0; j < kCells; ++j) {
-      weights[j] = exp2_fast(weights[j] - from);
+      weights[j] = exp_fast(weights[j] - from);
       sum += weights[j];
     }
     const float inverse = 1.0f / sum;
@@ -210,12 +210,12 @@ __device__ inline void take_any_window(const AggregatedAttentionInputs& in, inde
             square += k * k;
           }
           const float norm = 1.0f / fmaxf(sqrtf(square), 1e-12f);
-          const float logit = (dot * (factor * norm) + parameters.bias_of(cell)) * kLog2E;
+          const float logit = dot * (factor * norm) + parameters.bias_of(cell);
           const float highest = fmaxf(maximum, logit);
           if (highest == kNoLogit) continue;
           const float change = rescale(maximum, highest);
           maximum = highest;
-          weight = exp2_fast(logit - highest);
+          weight = exp_fast(logit - highest);
           sum = sum * change + weight;
 #pragma unroll
           for (int c = 0; c < kDim; ++c) out[c] *= change;
