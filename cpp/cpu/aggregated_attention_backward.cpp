@@ -79,7 +79,7 @@ class BackwardTask {
         query_norms_(kBlock<C>),
         log_sum_exp_(kBlock<C>),
         delta_(kBlock<C>),
-        bias_(bias_table, in_.grid, in_.pool_grid) {
+        bias_(bias_table, in_.grid, in_.pool_grid, p.d_pool_bias.present()) {
     // The padding of rows is never written otherwise.
     for (Scratch<C>* rows : {&query_rows_, &unit_rows_, &d_out_rows_}) rows->zero();
   }
