@@ -149,7 +149,6 @@ class BlockBias {
   // Lanes of one vector whose queries lie in one row of the image.
   struct Run {
     int vector;
-    bool whole;
     Mask<C> lanes;
     index_t row;     // of the image
     index_t column;  // of the first such lane in the image
@@ -170,7 +169,6 @@ class BlockBias {
       index_t* rows =
           &(table_.consecutive() ? rows_ : run_rows_)[runs_in_block_ * pool_grid_.height];
       run.vector = static_cast<int>(lane / n);
-      run.whole = length == n;
       MaskLane<C> lanes[n];
       for (int l = 0; l < n; ++l) lanes[l] = l >= start && l < start + length ? -1 : 0;
       run.lanes = load<Mask<C>>(lanes);
@@ -191,23 +189,18 @@ class BlockBias {
 
   void fill_runs(C* logits, index_t first_key, index_t keys) const {
     const C* table = table_.head(head_);
-    for (index_t v = (count_ + n - 1) / n; v < 2; ++v) {
-      for (index_t key = 0; key < keys; ++key) store(logits + key * kBlock<C> + v * n, Vector<C>{});
-    }
-    for (index_t r = 0; r < runs_in_block_; ++r) {
-      const Run& run = runs_[r];
-      const bool first = r == 0 || runs_[r - 1].vector != run.vector;
-      C* to = logits + run.vector * n;
+    const Run* run = &runs_[0];
+    const Run* const end = run + runs_in_block_;
+    for (int v = 0; v < 2; ++v) {
+      const Run* const first = run;
+      while (run < end && run->vector == v) ++run;
+      C* to = logits + v * n;
       for_each_key(first_key, keys, [&](index_t key, index_t a, index_t b) {
-        const auto bias = load<Vector<C>>(table + run.rows[a] + table_.first_column(b));
-        C* at = to + key * kBlock<C>;
-        if (run.whole) {
-          store(at, bias);
-        } else if (first) {
-          store(at, masked<C>(bias, run.lanes));
-        } else {
-          store(at, run.lanes != 0 ? bias : load<Vector<C>>(at));
-        }
+        const C* columns = table + table_.first_column(b);
+        Vector<C> bias{};
+        for (const Run* r = first; r < run; ++r)
+          bias = r->lanes != 0 ? load<Vector<C>>(columns + r->rows[a]) : bias;
+        store(to + key * kBlock<C>, bias);
       });
     }
   }
@@ -237,13 +230,15 @@ class BlockBias {
     constexpr index_t kApart = 4;
     for (index_t r = 0; r < runs_in_block_; ++r) {
       const Run& run = runs_[r];
-      for (index_t phase = 0; phase < kApart; ++phase) {
+      for (index_t phase = 0; phase < smaller(kApart, keys); ++phase) {
+        index_t a = (first_key + phase) / pool_grid_.width;
+        index_t b = (first_key + phase) % pool_grid_.width;
         for (index_t key = phase; key < keys; key += kApart) {
-          const index_t a = (first_key + key) / pool_grid_.width;
-          const index_t b = (first_key + key) % pool_grid_.width;
           C* at = d_table + run.rows[a] + table_.first_column(b);
           const auto gradient = load<Vector<C>>(d_logits + key * kBlock<C> + run.vector * n);
           store(at, load<Vector<C>>(at) + masked<C>(gradient, run.lanes));
+          // Without a division for each key.
+          for (b += kApart; b >= pool_grid_.width; b -= pool_grid_.width) ++a;
         }
       }
     }
