@@ -6,6 +6,7 @@ the CUDA kernels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -116,6 +117,16 @@ def cancellation_floor(
     return floors
 
 
+def logit_size(inputs: dict[str, np.ndarray], case: AttentionCase) -> float:
+    """Return the largest sum of a logit's terms, without their signs."""
+    keys = max(case.window_size**2 + case.pool_length, 1)
+    embedding = inputs.get("query_embedding", np.zeros((1, 1)))
+    query = 1 + float(np.linalg.norm(embedding, axis=-1).max())
+    cosine = float(np.abs(inputs["scale"]).max()) * math.log(keys) * query
+    biases = (inputs.get(name, np.zeros(1)) for name in ("local_bias", "pool_bias"))
+    return cosine + max(float(np.abs(bias).max(initial=0.0)) for bias in biases)
+
+
 def check_attention(case: AttentionCase, backend: str) -> None:
     tensors = case.tensors()
     bias = tensors["pool_bias"]
@@ -161,13 +172,6 @@ def check_attention(case: AttentionCase, backend: str) -> None:
             )
         return {name: value for name, value in result.items() if name in inputs}
 
-    def largest_log_sum_exp(arguments: dict[str, Any]) -> float:
-        arguments = {**dict.fromkeys(tensors), **arguments}
-        _, log_sum_exp = reference.aggregated_attention(
-            **reference_attention(arguments, maps), **keywords
-        )
-        return float(np.abs(log_sum_exp).max(initial=0.0))
-
     units = dict.fromkeys(numbers, ARITHMETIC_UNIT[case.dtype])
     conditions = condition_numbers(forward, numbers, units)
     assert_agrees(
@@ -179,10 +183,10 @@ def check_attention(case: AttentionCase, backend: str) -> None:
     conditions = condition_numbers(backward, numbers, units)
     expected = backward(numbers)
     # The weights are made again as exp(logit - log-sum-exp), the latter saved in the compute type:
-    # both are rounded to units of their size, which is the weight's relative error.
-    saved = 2 * ARITHMETIC_UNIT[case.dtype] * largest_log_sum_exp(numbers)
+    # the rounding of a logit's terms is the weight's relative error, and need not be the forward's.
+    again = 2 * ARITHMETIC_UNIT[case.dtype] * logit_size(numbers, case)
     for name, gradient in expected.items():
-        conditions[name] += saved * float(np.linalg.norm(gradient))
+        conditions[name] += again * float(np.linalg.norm(gradient))
     for name, floor in cancellation_floor(numbers, array(d_out), case).items():
         if name in conditions:
             conditions[name] += floor

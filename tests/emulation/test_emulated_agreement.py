@@ -13,12 +13,13 @@ its mask are errors; outputs and workspace hold NaN before the kernels run.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given, reject, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("transnext_ops._cpp")
@@ -36,7 +37,8 @@ from agreement import (
     edge,
 )
 from ptx_cases import CASES
-from strategies import attention_cases, grids, heads, seeds, token_cases
+from strategies import AttentionCase, attention_cases, grids, heads, seeds, token_cases
+from transnext_ops import _cpp
 from transnext_ops.backends.launches import use_runner
 
 EXAMPLES = int(os.environ.get("TRANSNEXT_EMULATED_EXAMPLES", "2000"))
@@ -67,6 +69,31 @@ def attention_kernels(kernels: Library) -> Library:
     return kernels
 
 
+@contextmanager
+def suppress_small_gpus() -> Iterator[None]:
+    """Pass over the error of a plan whose blocks do not fit."""
+    try:
+        yield
+    except ValueError as error:
+        if "fits into shared memory" not in str(error):
+            raise
+
+
+def emulate_attention(kernels: Library, case: AttentionCase) -> None:
+    """Check a case of attention, planned for the next GPU that its blocks fit on.
+
+    A head dim and window that fit on none are not drawn: the backend says so before it runs.
+    """
+    name = str(case.dtype).removeprefix("torch.")
+    for turn in range(len(CAPABILITIES)):
+        capability = CAPABILITIES[(case.seed + turn) % len(CAPABILITIES)]
+        if _cpp.attention_fits(name, case.head_dim, case.window_size, capability):
+            with use_runner(EmulatedKernels(kernels, capability, case.seed)):
+                check_attention(case, "cpp")
+            return
+    reject()
+
+
 def emulate(kernels: Library, seed: int, check: Callable[..., None], *arguments: Any) -> None:
     """Call a check with the compiled backend, its kernels emulated."""
     runner = EmulatedKernels(kernels, CAPABILITIES[seed % len(CAPABILITIES)], seed)
@@ -81,7 +108,7 @@ def test_aggregated_attention(
     attention_kernels: Library, dtype: torch.dtype, data: st.DataObject
 ) -> None:
     case = data.draw(attention_cases(dtype=st.just(dtype)))
-    emulate(attention_kernels, case.seed, check_attention, case, "cpp")
+    emulate_attention(attention_kernels, case)
 
 
 @storage
@@ -91,7 +118,7 @@ def test_global_attention(
     attention_kernels: Library, dtype: torch.dtype, data: st.DataObject
 ) -> None:
     case = data.draw(attention_cases(window=st.just(0), dtype=st.just(dtype)))
-    emulate(attention_kernels, case.seed, check_attention, case, "cpp")
+    emulate_attention(attention_kernels, case)
 
 
 @storage
@@ -111,9 +138,7 @@ def test_global_attention(
 )
 def test_edges_of_attention(attention_kernels: Library, dtype: torch.dtype, changes: dict) -> None:
     for seed in range(len(CAPABILITIES)):
-        emulate(
-            attention_kernels, seed, check_attention, edge(dtype=dtype, seed=seed, **changes), "cpp"
-        )
+        emulate_attention(attention_kernels, edge(dtype=dtype, seed=seed, **changes))
 
 
 @storage
@@ -193,7 +218,8 @@ def test_every_instance_of_every_kernel_runs(attention_kernels: Library) -> None
             for dtype in DTYPES:
                 for seed, capability in enumerate(CAPABILITIES):
                     runner = EmulatedKernels(attention_kernels, capability, seed)
-                    with use_runner(runner):
+                    # What does not fit on one GPU runs on another, or is missing in the end.
+                    with use_runner(runner), suppress_small_gpus():
                         check("cpp", dtype)
                     ran |= runner.kernels
     assert ran == attention_kernels.kernels

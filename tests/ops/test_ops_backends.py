@@ -101,8 +101,8 @@ def test_an_unavailable_backend_raises_and_changes_nothing(monkeypatch) -> None:
 
 def test_cupy_says_what_it_lacks() -> None:
     module = registry.backend_module("cupy")
-    cuda = registry.Call("conv_glu", torch.device("cuda", 0), torch.float32)
-    assert "no kernel for conv_glu" in module.unsupported(cuda)
+    cuda = registry.Call("conv_glu", torch.device("cuda", 0), torch.float64)
+    assert "no CUDA kernel of conv_glu for torch.float64" in module.unsupported(cuda)
     assert "CUDA tensors only" in module.unsupported(
         registry.Call("conv_glu", torch.device("cpu"), torch.float32)
     )

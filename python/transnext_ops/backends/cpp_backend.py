@@ -64,10 +64,27 @@ def unsupported(call: Call) -> str | None:
             "the compiled library was built without CUDA kernels; rebuild it with nvcc on PATH: "
             "pip install . --config-settings=cmake.define.TRANSNEXT_CUDA=ON (it says what it lacks)"
         )
+    return cuda_unsupported(call)
+
+
+def cuda_unsupported(call: Call) -> str | None:
+    """Say why there is no CUDA kernel, compiled or for CuPy, that can run `call`."""
     if call.op not in CUDA_OPERATORS:
-        return f"the compiled library has no CUDA kernel for {call.op} yet; use backend 'torch'"
+        return f"it has no CUDA kernel for {call.op}; use backend 'torch'"
     if call.dtype not in CUDA_DTYPES:
-        return f"the compiled library has no CUDA kernel of {call.op} for {call.dtype}"
+        return f"it has no CUDA kernel of {call.op} for {call.dtype}"
+    if call.op != "aggregated_attention" or call.head_dim is None or call.window_size is None:
+        return None
+    major, minor = (8, 0)  # what an explanation is for where no GPU is
+    if torch.cuda.is_available():
+        major, minor = torch.cuda.get_device_capability(call.device)
+    dtype = str(call.dtype).removeprefix("torch.")
+    if not _cpp.attention_fits(dtype, call.head_dim, call.window_size, 10 * major + minor):
+        return (
+            f"its CUDA kernels of attention with head dim {call.head_dim}, window "
+            f"{call.window_size} and {dtype} do not fit into the shared memory of compute "
+            f"capability {major}.{minor}; use backend 'torch'"
+        )
     return None
 
 

@@ -59,11 +59,7 @@ def unsupported(call: Call) -> str | None:
     """Say why CuPy kernels cannot run `call`, or None if they can."""
     if call.device.type != "cuda":
         return f"it runs on CUDA tensors only, got {call.device.type}"
-    if call.op not in cpp_backend.CUDA_OPERATORS:
-        return f"it has no kernel for {call.op}; use backend 'torch' on CUDA"
-    if call.dtype not in cpp_backend.CUDA_DTYPES:
-        return f"it has no kernel of {call.op} for {call.dtype}"
-    return None
+    return cpp_backend.cuda_unsupported(call)
 
 
 @functools.cache

@@ -148,7 +148,7 @@ def _count_rows(subject, dtype: torch.dtype, counts) -> Iterator[str]:
     call = f"{subject.name} {str(dtype).removeprefix('torch.')}"
     several = len(counts.kernels) > 1
     for count in (*counts.kernels, counts.total()) if several else counts.kernels:
-        whole = not several or count is not counts.kernels[-1] and count.kernel == "all kernels"
+        whole = not several or (count is not counts.kernels[-1] and count.kernel == "all kernels")
         outputs = subject.outputs
         operations = f"{count.operations / outputs:.1f}"
         moved = f"{count.moved / outputs:.1f}"

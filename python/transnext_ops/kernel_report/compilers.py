@@ -208,9 +208,7 @@ def _by_nvrtc(kernels: Sequence[str], architecture: int) -> tuple[str, str, dict
         "--std=c++17", *_include_options(), f"--gpu-architecture=sm_{architecture}", "-ftz=true",
         "--device-as-default-execution-space", "--ptxas-options=-v",
     ]  # fmt: skip
-    status = library.nvrtcCreateProgram(
-        ctypes.byref(program), code, b"kernels.cu", 0, None, None
-    )
+    status = library.nvrtcCreateProgram(ctypes.byref(program), code, b"kernels.cu", 0, None, None)
     assert status == 0, status
     try:
         for kernel in kernels:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -124,7 +125,7 @@ def _attention(s: _Stage, name: str, window: int) -> Iterator[Subject]:
     heads, cells = (s.heads, _HEAD_DIM), window**2
     sizes = (s.grid, s.pool_grid, window)
 
-    def inputs(dtype: torch.dtype) -> tuple[Tensor | None, ...]:
+    def inputs(dtype: torch.dtype) -> tuple[Any, ...]:
         # q, k and v are slices of one projection, as in a network.
         q, k, v = _normal(1, s.length, 3, *heads).to(dtype).unbind(2)
         k_pool, v_pool = _normal(1, s.pool_length, 2, *heads).to(dtype).unbind(2)
@@ -141,7 +142,8 @@ def _attention(s: _Stage, name: str, window: int) -> Iterator[Subject]:
         return (q, k, v, k_pool, v_pool, scale, embedding, local[0], *maps, local[1], token_bias)
 
     def forward(dtype: torch.dtype) -> object:
-        return cpp_backend.aggregated_attention(*inputs(dtype), *sizes)
+        arguments: Any = (*inputs(dtype), *sizes)
+        return cpp_backend.aggregated_attention(*arguments)
 
     def backward(dtype: torch.dtype) -> object:
         given = inputs(dtype)
@@ -150,9 +152,8 @@ def _attention(s: _Stage, name: str, window: int) -> Iterator[Subject]:
         out = _normal(1, s.length, *heads).to(dtype)
         # Large enough that no probability exceeds one.
         log_sum_exp = _normal(1, s.length, s.heads).abs() + 40
-        return cpp_backend.aggregated_attention_backward(
-            out.clone(), out, log_sum_exp, *given, *sizes, [True] * 11
-        )
+        arguments: Any = (out.clone(), out, log_sum_exp, *given, *sizes, [True] * 11)
+        return cpp_backend.aggregated_attention_backward(*arguments)
 
     queries = s.length * s.heads
     keys = cells + s.pool_length
@@ -209,9 +210,7 @@ def _position_bias(s: _Stage) -> Iterator[Subject]:
     def backward(dtype: torch.dtype) -> object:
         d_table = _normal(s.heads, rows, columns)
         coordinates = _normal(rows), _normal(columns)
-        return cpp_backend.position_bias_table_backward(
-            d_table, *coordinates, *_mlp(s), [True] * 4
-        )
+        return cpp_backend.position_bias_table_backward(d_table, *coordinates, *_mlp(s), [True] * 4)
 
     # Whatever the activations are stored as, the table and its parameters are float32.
     once = (torch.float32,)
