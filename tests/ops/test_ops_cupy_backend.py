@@ -52,7 +52,7 @@ def test_it_says_what_it_cannot_run() -> None:
     assert "CUDA tensors only, got cpu" in str(
         reason("gelu_pool", torch.device("cpu"), torch.float32)
     )
-    assert "no kernel for nothing" in str(reason("nothing", CUDA, torch.float32))
+    assert "no CUDA kernel for nothing" in str(reason("nothing", CUDA, torch.float32))
 
 
 def test_a_broken_cupy_is_an_error_of_the_backend(monkeypatch) -> None:
