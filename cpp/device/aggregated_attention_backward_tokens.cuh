@@ -110,14 +110,18 @@ class BackwardTokens {
   __device__ int* ints(int offset) const { return reinterpret_cast<int*>(memory_ + offset); }
   __device__ T* rows(int offset) const { return reinterpret_cast<T*>(memory_ + offset); }
   __device__ const T* row(int offset, int index) const { return rows(offset) + index * kStride; }
-  __device__ index_t token(int y, int x) const { return index_t{y} * width_ + x; }
+  __device__ int token(int y, int x) const { return y * width_ + x; }
   __device__ bool inside(int y, int x) const {
     return y >= 0 && y < height_ && x >= 0 && x < width_;
   }
 
   __device__ void load() {
-    const auto query_token = [this](int i) { return token(queries_.row(i), queries_.column(i)); };
-    const auto key_token = [this](int i) { return token(keys_.row(i), keys_.column(i)); };
+    const auto query_token = [this](int i) -> index_t {
+      return token(queries_.row(i), queries_.column(i));
+    };
+    const auto key_token = [this](int i) -> index_t {
+      return token(keys_.row(i), keys_.column(i));
+    };
     const AttentionTokenShared& at = plan_.shared;
     stage_rows<kDim>(TokenRows<T>(in_.q, batch_, head_), queries_.cells(), query_token,
                      rows(at.query));
@@ -300,7 +304,7 @@ class BackwardTokens {
   struct Query {
     int index;  // among the block's queries
     int y, x;   // in their rectangle
-    index_t token;
+    int token;
     float inverse, scaling, log_sum_exp;
   };
   __device__ Query query_at(int index) const {
