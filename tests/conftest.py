@@ -6,7 +6,7 @@ import os
 import sys
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 _COMMON = {
     "deadline": None,  # timings on shared machines say nothing
@@ -16,6 +16,10 @@ _COMMON = {
 settings.register_profile("ci", max_examples=40, derandomize=True, **_COMMON)
 settings.register_profile("quick", max_examples=10, **_COMMON)
 settings.register_profile("long", max_examples=1000, **_COMMON)
+# Whether a case fails, not which is the smallest (tests/emulation/mutations.py).
+settings.register_profile(
+    "find", phases=[Phase.explicit, Phase.generate], derandomize=True, **_COMMON
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 

@@ -125,15 +125,18 @@ void aggregated_attention(py::handle q, py::handle k, py::handle v, py::handle k
   call.run(threads, stream, p, cpu::aggregated_attention, launches);
 }
 
-void aggregated_attention_backward(
-    py::handle d_out, py::handle out, py::handle log_sum_exp, py::handle q, py::handle k,
-    py::handle v, py::handle k_pool, py::handle v_pool, py::handle scale,
-    py::handle query_embedding, py::handle local_bias, py::handle pool_bias, py::handle row_map,
-    py::handle col_map, py::handle col_weights, py::handle tokens, py::handle token_bias,
-    py::handle d_q, py::handle d_k, py::handle d_v, py::handle d_k_pool, py::handle d_v_pool,
-    py::handle d_scale, py::handle d_query_embedding, py::handle d_local_bias,
-    py::handle d_pool_bias, py::handle d_tokens, py::handle d_token_bias, GridArgument grid,
-    GridArgument pool_grid, index_t window_size, int threads, std::uintptr_t stream) {
+void aggregated_attention_backward(py::handle d_out, py::handle out, py::handle log_sum_exp,
+                                   py::handle q, py::handle k, py::handle v, py::handle k_pool,
+                                   py::handle v_pool, py::handle scale, py::handle query_embedding,
+                                   py::handle local_bias, py::handle pool_bias, py::handle row_map,
+                                   py::handle col_map, py::handle col_weights, py::handle tokens,
+                                   py::handle token_bias, py::handle d_q, py::handle d_k,
+                                   py::handle d_v, py::handle d_k_pool, py::handle d_v_pool,
+                                   py::handle d_scale, py::handle d_query_embedding,
+                                   py::handle d_local_bias, py::handle d_pool_bias,
+                                   py::handle d_tokens, py::handle d_token_bias, GridArgument grid,
+                                   GridArgument pool_grid, index_t window_size, bool deterministic,
+                                   int threads, std::uintptr_t stream) {
   Call call("aggregated_attention_backward");
   AggregatedAttentionBackwardParams p;
   p.in = read_inputs(call, {q, k, v, k_pool, v_pool},
@@ -170,6 +173,7 @@ void aggregated_attention_backward(
                                       {values.shape[0], values.shape[1], values.shape[2]});
     if (!compact(p.d_pool_bias)) call.fail("d_pool_bias must be contiguous");
   }
+  p.deterministic = deterministic;
   call.run(threads, stream, p, cpu::aggregated_attention_backward, launches);
 }
 

@@ -16,7 +16,7 @@ void conv_glu(py::handle x, py::handle weight, py::handle bias, py::handle out, 
   p.x = call.activation<3>(x, "x", {p.out.shape[0], p.grid.size(), 2 * hidden});
   p.weight = call.parameter<4>(weight, "weight", {hidden, 1, 3, 3});
   p.bias = call.optional_parameter<1>(bias, "bias", {hidden});
-  call.run(threads, stream, p, cpu::conv_glu);
+  call.run(threads, stream, p, cpu::conv_glu, launches);
 }
 
 void conv_glu_backward(py::handle d_out, py::handle x, py::handle weight, py::handle bias,
@@ -34,7 +34,7 @@ void conv_glu_backward(py::handle d_out, py::handle x, py::handle weight, py::ha
   p.d_x = call.optional_activation<3>(d_x, "d_x", {batch, p.grid.size(), 2 * hidden});
   p.d_weight = call.optional_parameter<4>(d_weight, "d_weight", {hidden, 1, 3, 3});
   p.d_bias = call.optional_parameter<1>(d_bias, "d_bias", {hidden});
-  call.run(threads, stream, p, cpu::conv_glu_backward);
+  call.run(threads, stream, p, cpu::conv_glu_backward, launches);
 }
 
 }  // namespace

@@ -21,7 +21,7 @@ void position_bias_table(py::handle row_coords, py::handle col_coords, py::handl
   p.fc2_bias = call.parameter<1>(fc2_bias, "fc2_bias", {heads});
   p.table =
       call.parameter<3>(table, "table", {heads, p.row_coords.shape[0], p.col_coords.shape[0]});
-  call.run(threads, stream, p, cpu::position_bias_table);
+  call.run(threads, stream, p, cpu::position_bias_table, launches);
 }
 
 void position_bias_table_backward(py::handle d_table, py::handle row_coords, py::handle col_coords,
@@ -44,7 +44,7 @@ void position_bias_table_backward(py::handle d_table, py::handle row_coords, py:
   p.d_fc1_bias = call.optional_parameter<1>(d_fc1_bias, "d_fc1_bias", {hidden});
   p.d_fc2_weight = call.optional_parameter<2>(d_fc2_weight, "d_fc2_weight", {heads, hidden});
   p.d_fc2_bias = call.optional_parameter<1>(d_fc2_bias, "d_fc2_bias", {heads});
-  call.run(threads, stream, p, cpu::position_bias_table_backward);
+  call.run(threads, stream, p, cpu::position_bias_table_backward, launches);
 }
 
 }  // namespace

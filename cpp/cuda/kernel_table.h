@@ -26,6 +26,9 @@ constexpr KernelTable table_of(const Kernel (&kernels)[kSize]) {
 
 KernelTable aggregated_attention_kernels();
 KernelTable aggregated_attention_backward_kernels();
+KernelTable conv_glu_kernels();
 KernelTable gelu_pool_kernels();
+KernelTable position_bias_table_kernels();
+KernelTable window_kernels();
 
 }  // namespace transnext::cuda

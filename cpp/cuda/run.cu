@@ -38,8 +38,9 @@ class DeviceGuard {
 };
 
 const void* find(const std::string& name) {
-  for (const KernelTable& table : {aggregated_attention_kernels(),
-                                   aggregated_attention_backward_kernels(), gelu_pool_kernels()}) {
+  for (const KernelTable& table :
+       {aggregated_attention_kernels(), aggregated_attention_backward_kernels(), conv_glu_kernels(),
+        gelu_pool_kernels(), position_bias_table_kernels(), window_kernels()}) {
     for (const Kernel* kernel = table.begin; kernel != table.begin + table.size; ++kernel) {
       if (name == kernel->name) return kernel->function;
     }

@@ -23,13 +23,13 @@ namespace device {
 
 // (qn + embedding) of a row of q, in place.
 template <int kDim>
-__device__ inline void normalise_query(const WindowParameters& parameters, float (&query)[kDim]) {
+__device__ inline void normalise_query(const float* embedding, float (&query)[kDim]) {
   float square = 0.0f;
 #pragma unroll
   for (int c = 0; c < kDim; ++c) square += query[c] * query[c];
   const float norm = 1.0f / fmaxf(sqrtf(square), 1e-12f);
 #pragma unroll
-  for (int c = 0; c < kDim; ++c) query[c] = query[c] * norm + parameters.embedding_of(c);
+  for (int c = 0; c < kDim; ++c) query[c] = query[c] * norm + embedding[c];
 }
 
 // scale s(n): s is the logarithm of the number of keys that the query at (row, column) sees.
@@ -52,118 +52,120 @@ __device__ inline float query_factor(const AggregatedAttentionInputs& in, index_
 // Block (Tile::kQueries). Grid: tiles of (image, tile row, tile column, head), heads fastest: the
 // heads of a row of q share its sectors.
 template <class T, int kDim, int kWindow, class Tile>
-__global__ void __launch_bounds__(Tile::kQueries, 3 * WideTile::kQueries / Tile::kQueries)
+__global__ void __launch_bounds__(Tile::kQueries, (kWindow > 0 ? 512 : 256) / Tile::kQueries)
     aggregated_attention_forward(AttentionForwardLaunch launch) {
   using namespace device;
   using Rows = SharedRows<T, kDim>;
   constexpr bool kTensorCores = sizeof(T) == 2;
   const AggregatedAttentionInputs& in = launch.p.in;
-  const ForwardLayout at(kDim, sizeof(T), Tile::kRows, Tile::kColumns, kWindow, launch.bias_ring,
-                         in.pool_grid.height, in.pool_grid.width);
+  const ForwardLayout at(kDim, sizeof(T), Tile::kRows, Tile::kColumns, kWindow,
+                         in.pool_bias.values.present(), launch.bias_ring, in.pool_grid.height,
+                         in.pool_grid.width);
   auto* memory = dynamic_shared<unsigned char>();
   auto* places = reinterpret_cast<int2*>(memory + at.key_places);
   auto* factors = reinterpret_cast<float*>(memory + at.factors);
   auto* norms = reinterpret_cast<float*>(memory + at.key_norms);
-  const Rows high{memory + at.queries};
+  auto* embeddings = reinterpret_cast<float*>(memory + at.key_embeddings);
+  auto* embedding = reinterpret_cast<float*>(memory + at.embedding);
+  const Rows rows{memory + at.queries};
   const int mine = threadIdx.x;
 
-  const index_t heads = in.q.shape[2];
-  const index_t tile_columns = (in.grid.width + Tile::kColumns - 1) / Tile::kColumns;
-  const index_t tile_rows = (in.grid.height + Tile::kRows - 1) / Tile::kRows;
-  const index_t tiles = in.q.shape[0] * tile_rows * tile_columns * heads;
-  for (index_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-    const index_t head = tile % heads;
-    const index_t batch = tile / heads / tile_columns / tile_rows;
-    const TilePlace<Tile> place{
-        static_cast<int>(tile / heads / tile_columns % tile_rows) * Tile::kRows,
-        static_cast<int>(tile / heads % tile_columns) * Tile::kColumns,
-        static_cast<int>(in.grid.height), static_cast<int>(in.grid.width)};
-    const WindowParameters parameters(in, head);
-
-    load_queries(HeadRows<T>(in.q, batch, head), place, high);
-    commit_copies();
-    PooledStream<Tile, T, kDim> stream(in.k_pool, in.v_pool, batch, head, memory + at.keys,
-                                       memory + at.values, norms);
-    TileBias<Tile> bias(in, head, place, launch.bias_ring, reinterpret_cast<int*>(memory + at.flag),
-                        reinterpret_cast<int*>(memory + at.first_rows),
-                        reinterpret_cast<int*>(memory + at.first_columns),
-                        reinterpret_cast<float*>(memory + at.ring));
-    wait_copies<1>();
-    __syncthreads();
-
-    float query[kDim];
-    high.read(mine, query);
-    normalise_query(parameters, query);
-    const float factor =
-        place.inside(mine) ? query_factor(in, head, place.row(mine), place.column(mine)) : 0.0f;
-    float maximum = kNoLogit;
-    float sum = 0.0f;
-    float out[kDim];
-    if constexpr (kTensorCores) {
-      const Rows low{memory + at.low};
-      high.write(mine, query);
-      float rest[kDim];
-      high.read(mine, rest);
-#pragma unroll
-      for (int c = 0; c < kDim; ++c) rest[c] = query[c] - rest[c];
-      low.write(mine, rest);
-      factors[mine] = factor;
-      TensorCoreQueries<Tile, T, kDim> queries;
-      queries.take(stream, bias, place, high, low, factors, norms, places);
-      __syncthreads();
-      auto* sums = reinterpret_cast<float2*>(memory + at.sums);
-      queries.give(reinterpret_cast<float*>(memory + at.exchange), sums);
-      __syncthreads();
-      const auto* row =
-          reinterpret_cast<const float4*>(memory + at.exchange) + mine * (kDim / 4 + 1);
-#pragma unroll
-      for (int c = 0; c < kDim; c += 4) {
-        const float4 four = row[c / 4];
-        out[c] = four.x;
-        out[c + 1] = four.y;
-        out[c + 2] = four.z;
-        out[c + 3] = four.w;
-      }
-      maximum = sums[mine].x;
-      sum = sums[mine].y;
-      // Not kept in registers over the pooled keys: it is the sum of its two parts.
-      high.read(mine, query);
-      low.read(mine, rest);
-#pragma unroll
-      for (int c = 0; c < kDim; ++c) query[c] += rest[c];
-    } else {
-#pragma unroll
-      for (int c = 0; c < kDim; ++c) out[c] = 0.0f;
-      take_pooled(stream, bias, place, norms, places, query, factor, maximum, sum, out);
-    }
-    __syncthreads();
-
-    if constexpr (kWindow > 0) {
-      const SharedWindow<Tile, T, kDim, kWindow> window{
-          {memory + at.window_keys},
-          {memory + at.window_values},
-          reinterpret_cast<float*>(memory + at.window_norms),
-          reinterpret_cast<float*>(memory + at.tokens),
-          reinterpret_cast<float2*>(memory + at.window_terms)};
-      window.load(in, batch, head, place, parameters);
-      __syncthreads();
-      window.take(place, query, factor, parameters.has_tokens(), maximum, sum, out);
-    } else if (place.inside(mine)) {
-      take_any_window<T>(in, batch, head, place.row(mine), place.column(mine), parameters, query,
-                         factor, maximum, sum, out);
-    }
-
-    high.write(mine, out);
-    if (place.inside(mine)) {
-      const View<3>& target = launch.p.log_sum_exp;
-      static_cast<float*>(
-          target.data)[batch * target.stride[0] + place.token(mine) * target.stride[1] +
-                       head * target.stride[2]] = (maximum + log2f(sum)) / kLog2E;
-    }
-    __syncthreads();
-    store_queries(HeadRows<T>(launch.p.out, batch, head), place, high);
-    __syncthreads();  // before the next tile
+  const auto heads = static_cast<unsigned>(in.q.shape[2]);
+  const auto tile_columns =
+      static_cast<unsigned>((in.grid.width + Tile::kColumns - 1) / Tile::kColumns);
+  const auto tile_rows = static_cast<unsigned>((in.grid.height + Tile::kRows - 1) / Tile::kRows);
+  auto* state = reinterpret_cast<TileState*>(memory + at.state);
+  if (mine == 0) {
+    const unsigned tile = blockIdx.x / heads;
+    state->head = static_cast<int>(blockIdx.x % heads);
+    state->batch = static_cast<int>(tile / tile_columns / tile_rows);
+    state->top = static_cast<int>(tile / tile_columns % tile_rows) * Tile::kRows;
+    state->left = static_cast<int>(tile % tile_columns) * Tile::kColumns;
   }
+  __syncthreads();
+  const TilePlace<Tile> place{state, &in.grid};
+  load_queries(HeadRows<T>(in.q, state->batch, state->head), place, rows);
+  commit_copies();
+  for (int c = mine; c < kDim; c += Tile::kQueries)
+    embedding[c] = WindowParameters(in, state->head).embedding_of(c);
+  wait_copies<0>();
+  __syncthreads();
+
+  float query[kDim];
+  if (!kTensorCores) {
+    rows.read(mine, query);
+    normalise_query(embedding, query);
+    __syncthreads();  // what comes takes the queries' place
+  }
+  PooledStream<Tile, T, kDim> stream(in, state, memory + at.keys, memory + at.values, norms,
+                                     embeddings, embedding);
+  TileBias<Tile, T> bias(in, state, launch.bias_ring,
+                         reinterpret_cast<int*>(memory + at.first_rows),
+                         reinterpret_cast<int*>(memory + at.first_columns),
+                         reinterpret_cast<float*>(memory + at.bias));
+  factors[mine] = place.inside(mine)
+                      ? query_factor(in, state->head, place.row(mine), place.column(mine))
+                      : 0.0f;
+  float maximum = kNoLogit;
+  float sum = 0.0f;
+  float out[kDim];
+  if constexpr (kTensorCores) {
+    auto* query_norms = reinterpret_cast<float*>(memory + at.query_norms);
+    query_norms[mine] = rows.inverse_norm(mine);
+    TensorCoreQueries<Tile, T, kDim> queries;
+    queries.take(stream, bias, place, rows, factors, query_norms, norms, embeddings, places);
+    __syncthreads();
+    auto* sums = reinterpret_cast<float2*>(memory + at.sums);
+    queries.give(reinterpret_cast<float*>(memory + at.exchange), sums);
+    __syncthreads();
+    const auto* row = reinterpret_cast<const float4*>(memory + at.exchange) + mine * (kDim / 4 + 1);
+#pragma unroll
+    for (int c = 0; c < kDim; c += 4) {
+      const float4 four = row[c / 4];
+      out[c] = four.x;
+      out[c + 1] = four.y;
+      out[c + 2] = four.z;
+      out[c + 3] = four.w;
+    }
+    maximum = sums[mine].x;
+    sum = sums[mine].y;
+    rows.read(mine, query);
+    normalise_query(embedding, query);
+  } else {
+#pragma unroll
+    for (int c = 0; c < kDim; ++c) out[c] = 0.0f;
+    take_pooled(stream, bias, place, norms, places, query, factors[mine], maximum, sum, out);
+  }
+  __syncthreads();
+
+  if constexpr (kWindow > 0) {
+    const SharedWindow<Tile, T, kDim, kWindow> window{
+        {memory + at.window_keys},
+        {memory + at.window_values},
+        reinterpret_cast<float*>(memory + at.window_norms),
+        reinterpret_cast<float*>(memory + at.tokens),
+        reinterpret_cast<float2*>(memory + at.window_terms),
+        embedding};
+    window.load(in, state->batch, state->head, place);
+    __syncthreads();
+    const bool has_tokens = in.tokens.present() || in.token_bias.present();
+    window.take(in, state->batch, state->head, place, query, factors[mine], has_tokens, maximum,
+                sum, out);
+  } else if (place.inside(mine)) {
+    take_any_window<T>(in, state->batch, state->head, place.row(mine), place.column(mine),
+                       WindowParameters(in, state->head), query, factors[mine], maximum, sum, out);
+  }
+
+  if (!kTensorCores) __syncthreads();
+  rows.write(mine, out);
+  if (place.inside(mine)) {
+    const View<3>& target = launch.p.log_sum_exp;
+    static_cast<float*>(
+        target.data)[state->batch * target.stride[0] + place.token(mine) * target.stride[1] +
+                     state->head * target.stride[2]] = maximum + logf(sum);
+  }
+  __syncthreads();
+  store_queries(HeadRows<T>(launch.p.out, state->batch, state->head), place, rows);
 }
 
 }  // namespace transnext

@@ -10,10 +10,10 @@
 // not read. Nothing may read or write the target between the copy and the wait.
 #pragma once
 
+#include "device/shared_memory.cuh"
+
 #if defined(TRANSNEXT_EMULATION)
 #include "emulation/async_copy.h"
-#else
-#include "device/shared_memory.cuh"
 #endif
 
 namespace transnext::device {

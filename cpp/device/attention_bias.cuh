@@ -1,12 +1,13 @@
-// The bias of the pooled logits in the fused attention kernels.
+// The bias of the pooled logits in the fused attention kernels, in shared memory for a tile and a
+// chunk of pooled keys.
 //
 // Extrapolation's table has one entry for each distance, so that over a tile
 //
 //   bias(i, j, a, b) = table[first_row[a] + i - top, first_column[b] + j - left],
 //
-// which the kernel checks for its tile. It then keeps the rows that a chunk of pooled keys needs in a
-// ring in shared memory: they are read along their columns, and the next chunk finds most of them
-// there. Any other bias (dense, interpolated, maps of another kind) is read from global memory.
+// which the kernel checks for its tile. It then keeps the table rows that a chunk needs in a ring:
+// they are read along their columns, and the next chunk finds most of them there. Of any other bias
+// (dense, interpolated, maps of another kind) each query's and key's value is computed.
 #pragma once
 
 #include "device/attention_rows.cuh"
@@ -32,6 +33,7 @@ __device__ inline float bias_at(const PoolBias& bias, const Grid& grid, const Gr
   if (!bias.col_weights.present()) return values[columns[0] * bias.values.stride[2]];
   weights += j * bias.col_weights.stride[0] + b * bias.col_weights.stride[1];
   float sum = 0.0f;
+#pragma unroll 1
   for (index_t t = 0; t < bias.col_map.shape[2]; ++t) {
     sum += weights[t * bias.col_weights.stride[2]] *
            values[columns[t * bias.col_map.stride[2]] * bias.values.stride[2]];
@@ -39,97 +41,128 @@ __device__ inline float bias_at(const PoolBias& bias, const Grid& grid, const Gr
   return sum;
 }
 
-// A tile's bias, with the ring where the table allows it.
-template <class Tile>
+// Floats from one query's values to the next where they are not in a ring: then the lanes that read
+// together, 8 queries by 4 keys on tensor cores and 32 queries elsewhere, find different banks.
+template <class T>
+constexpr int kBiasStride = bias_stride(sizeof(T));
+
+template <class Tile, class T>
 class TileBias {
  public:
-  // `flag`, `first_rows`, `first_columns` and `ring` are the layout's places. All threads of the
-  // block call this together.
-  __device__ TileBias(const AggregatedAttentionInputs& in, index_t head,
-                      const TilePlace<Tile>& place, BiasRing shape, int* flag, int* first_rows,
-                      int* first_columns, float* ring)
+  // `first_rows`, `first_columns` and `values` are the layout's places. All threads of the block call
+  // this together, and synchronise before they go on.
+  __device__ TileBias(const AggregatedAttentionInputs& in, TileState* state, BiasRing shape,
+                      int* first_rows, int* first_columns, float* values)
       : in_(in),
-        head_(head),
-        place_(place),
+        state_(state),
         shape_(shape),
         first_rows_(first_rows),
         first_columns_(first_columns),
-        ring_(ring) {
+        values_(values) {
     const PoolBias& bias = in.pool_bias;
-    if (shape.rows == 0 || !bias.table() || bias.col_weights.present()) return;
-    if (threadIdx.x == 0) *flag = 1;
-    __syncthreads();
-    find_first(bias.row_map.data, bias.row_map.stride, in.pool_grid.height, place.top,
-               place.height - place.top, Tile::kRows, first_rows, flag);
-    find_first(bias.col_map.data, bias.col_map.stride, in.pool_grid.width, place.left,
-               place.width - place.left, Tile::kColumns, first_columns, flag);
-    __syncthreads();
-    ringed_ = *flag != 0;
-    lowest_column_ = lowest(first_columns, 0, static_cast<int>(in.pool_grid.width));
-    width_ = highest(first_columns, 0, static_cast<int>(in.pool_grid.width)) - lowest_column_ +
-             Tile::kColumns;
-    const int columns = static_cast<int>(bias.values.shape[2]) - lowest_column_;
-    if (width_ > columns) width_ = columns;  // what lies beyond belongs to queries outside
-    ringed_ = ringed_ && width_ <= shape.width;
-  }
-
-  // Whether the present chunk's bias is in the ring.
-  __device__ bool ringed() const { return chunk_ringed_; }
-
-  // Brings a chunk's table rows, and where each key's entries begin, into shared memory; the block
-  // must have left the chunk before, and synchronise before it reads.
-  __device__ void load_chunk(int first_key, int count, int2* places) {
-    chunk_ringed_ = ringed_;
-    if (!ringed_) return;
-    const int pool_width = static_cast<int>(in_.pool_grid.width);
-    const int last_key = (first_key + kChunkKeys < count ? first_key + kChunkKeys : count) - 1;
-    const int a = first_key / pool_width;
-    const int last_a = last_key / pool_width + 1;
-    const int rows = static_cast<int>(in_.pool_bias.values.shape[1]);
-    const int low = lowest(first_rows_, a, last_a);
-    int high = highest(first_rows_, a, last_a) + Tile::kRows;
-    if (high > rows) high = rows;
-    chunk_ringed_ = high - low <= shape_.rows;
-    if (!chunk_ringed_) return;
-    for (int key = first_key + threadIdx.x; key <= last_key; key += Tile::kQueries) {
-      places[key - first_key].x = first_rows_[key / pool_width];
-      places[key - first_key].y = first_columns_[key % pool_width] - lowest_column_;
+    if (threadIdx.x == 0) {
+      state->has_ring = shape.rows > 0;
+      state->low[1] = state->high[1] = 0;
     }
-    const View<3>& values = in_.pool_bias.values;
-    const auto* table = static_cast<const float*>(values.data) + head_ * values.stride[0] +
-                        lowest_column_ * values.stride[2];
-    for (int row = low; row < high; ++row) {
-      if (row >= low_ && row < high_) continue;  // here from the chunk before
-      float* to = ring_ + (row & (shape_.rows - 1)) * shape_.width;
-      for (int column = threadIdx.x; column < width_; column += Tile::kQueries)
-        to[column] = table[row * values.stride[1] + column * values.stride[2]];
+    if (shape.rows == 0) return;
+    __syncthreads();
+    find_first(bias.row_map.data, bias.row_map.stride, pool_height(), state->top,
+               place().rows_inside(), first_rows, &state->has_ring);
+    find_first(bias.col_map.data, bias.col_map.stride, pool_width(), state->left,
+               place().columns_inside(), first_columns, &state->has_ring);
+    __syncthreads();
+    const int lowest_column = lowest(first_columns, 0, pool_width());
+    const int width =
+        highest(first_columns, 0, pool_width()) - lowest_column + place().columns_inside();
+    __syncthreads();  // has_ring may change
+    if (threadIdx.x == 0) {
+      state->lowest_column = lowest_column;
+      state->width = width;
+      if (width > shape.width) state->has_ring = 0;
     }
-    low_ = low;
-    high_ = high;
   }
 
-  // The entry of the query in the tile's row and column, from the ring.
-  __device__ float from_ring(int2 place, int row, int column) const {
-    return ring_[((place.x + row) & (shape_.rows - 1)) * shape_.width + place.y + column];
+  // Brings a chunk's bias into shared memory; the block must have left the chunk before, and
+  // synchronise before it reads.
+  __device__ void load_chunk(int chunk, int count, int2* places) {
+    if (!in_.pool_bias.values.present()) return;
+    const int first_key = chunk * kChunkKeys;
+    const bool in_ring = state_->has_ring != 0 && load_ring(chunk, count, places);
+    if (threadIdx.x == 0) state_->in_ring = in_ring;
+    if (in_ring) return;
+    if (threadIdx.x == 0) state_->low[chunk % 2] = state_->high[chunk % 2] = 0;
+    // Neighbouring threads take neighbouring keys, which a dense bias holds side by side.
+#pragma unroll 1
+    for (int i = threadIdx.x; i < Tile::kQueries * kChunkKeys; i += Tile::kQueries) {
+      const int query = i / kChunkKeys;
+      const int key = first_key + i % kChunkKeys;
+      if (key >= count || !place().inside(query)) continue;
+      values_[query * kBiasStride<T> + i % kChunkKeys] =
+          bias_at(in_.pool_bias, in_.grid, in_.pool_grid, state_->head, place().row(query),
+                  place().column(query), key / pool_width(), key % pool_width());
+    }
   }
 
-  // The same from global memory, for a query inside the image.
-  __device__ float from_global(int row, int column, int key) const {
-    const int pool_width = static_cast<int>(in_.pool_grid.width);
-    return bias_at(in_.pool_bias, in_.grid, in_.pool_grid, head_, place_.top + row,
-                   place_.left + column, key / pool_width, key % pool_width);
+  // The value of a query and a key of the chunk, where `row` and `column` are the query's in the
+  // tile.
+  __device__ float operator()(const int2* places, int key, int row, int column) const {
+    if (!in_.pool_bias.values.present()) return 0.0f;
+    if (state_->in_ring == 0)
+      return values_[(row * Tile::kColumns + column) * kBiasStride<T> + key];
+    const int2 place = places[key];
+    return values_[((place.x + row) & (shape_.rows - 1)) * shape_.width + place.y + column];
   }
 
  private:
-  // first[x] = map[begin, x], and *flag = 0 unless map[begin + i, x] = first[x] + i over the tile.
+  __device__ TilePlace<Tile> place() const { return {state_, &in_.grid}; }
+  __device__ int pool_height() const { return static_cast<int>(in_.pool_grid.height); }
+  __device__ int pool_width() const { return static_cast<int>(in_.pool_grid.width); }
+
+  // The table rows of a chunk, and where each key's entries begin; false if they are too many.
+  __device__ bool load_ring(int chunk, int count, int2* places) {
+    const int first_key = chunk * kChunkKeys;
+    const int last_key = (first_key + kChunkKeys < count ? first_key + kChunkKeys : count) - 1;
+    const int a = first_key / pool_width();
+    const int last_a = last_key / pool_width() + 1;
+    const int low = lowest(first_rows_, a, last_a);
+    const int high = highest(first_rows_, a, last_a) + place().rows_inside();
+    if (high - low > shape_.rows) return false;
+#pragma unroll 1
+    for (int key = first_key + threadIdx.x; key <= last_key; key += Tile::kQueries) {
+      places[key - first_key] = int2{first_rows_[key / pool_width()],
+                                     first_columns_[key % pool_width()] - state_->lowest_column};
+    }
+    const View<3>& table = in_.pool_bias.values;
+    const auto* entries = static_cast<const float*>(table.data) + state_->head * table.stride[0] +
+                          state_->lowest_column * table.stride[2];
+    const int here_low = state_->low[(chunk + 1) % 2];  // from the chunk before
+    const int here_high = state_->high[(chunk + 1) % 2];
+#pragma unroll 1
+    for (int row = low + static_cast<int>(threadIdx.x) / 32; row < high;
+         row += Tile::kQueries / 32) {
+      if (row >= here_low && row < here_high) continue;
+      float* to = values_ + (row & (shape_.rows - 1)) * shape_.width;
+      const float* from = entries + row * table.stride[1];
+#pragma unroll 1
+      for (int column = static_cast<int>(threadIdx.x) % 32; column < state_->width; column += 32)
+        to[column] = from[column * table.stride[2]];
+    }
+    if (threadIdx.x == 0) {
+      state_->low[chunk % 2] = low;
+      state_->high[chunk % 2] = high;
+    }
+    return true;
+  }
+
+  // first[x] = map[begin, x], and *flag = 0 unless map[begin + i, x] = first[x] + i for i < steps.
   __device__ static void find_first(const void* map, const index_t* stride, index_t size, int begin,
-                                    int left, int tile, int* first, int* flag) {
+                                    int steps, int* first, int* flag) {
     const int* from = static_cast<const int*>(map) + begin * stride[0];
-    const int entries = static_cast<int>(size) * tile;
-    for (int i = threadIdx.x; i < entries; i += Tile::kQueries) {
-      const int x = i / tile;
-      const int step = i % tile;
-      if (step >= left) continue;
+    const int columns = static_cast<int>(size);
+#pragma unroll 1
+    for (int i = threadIdx.x; i < columns * steps; i += Tile::kQueries) {
+      const int x = i % columns;
+      const int step = i / columns;
       const int base = from[x * stride[1]];
       if (step == 0) first[x] = base;
       if (from[step * stride[0] + x * stride[1]] != base + step) *flag = 0;
@@ -138,28 +171,23 @@ class TileBias {
 
   __device__ static int lowest(const int* values, int begin, int end) {
     int result = values[begin];
+#pragma unroll 1
     for (int i = begin + 1; i < end; ++i) result = values[i] < result ? values[i] : result;
     return result;
   }
   __device__ static int highest(const int* values, int begin, int end) {
     int result = values[begin];
+#pragma unroll 1
     for (int i = begin + 1; i < end; ++i) result = values[i] > result ? values[i] : result;
     return result;
   }
 
   const AggregatedAttentionInputs& in_;
-  index_t head_;
-  const TilePlace<Tile>& place_;
+  TileState* state_;
   BiasRing shape_;
-  const int* first_rows_;
-  const int* first_columns_;
-  float* ring_;
-  bool ringed_ = false;
-  bool chunk_ringed_ = false;
-  int lowest_column_ = 0;
-  int width_ = 0;
-  int low_ = 0;  // rows in the ring
-  int high_ = 0;
+  int* first_rows_;
+  int* first_columns_;
+  float* values_;
 };
 
 }  // namespace transnext::device

@@ -1,8 +1,10 @@
 // The pooled keys of the fused attention: chunk after chunk through shared memory, an online softmax
-// over their logits in base 2, and the weighted sum of their values.
+// over their logits, and the weighted sum of their values.
 //
-// The softmax's state of a query is (maximum, sum, output): logits up to now, less the maximum, as
-// powers of two, their sum, and their sum times the values.
+// The softmax's state of a query is (maximum, sum, output): of the exponentials of the logits up to
+// now, less their maximum, the sum, and the sum times the values. The maximum is taken off before
+// anything else, so that the largest weight is 1 whatever the logits' size, here and in the backward
+// pass, which makes the weights again from log_sum_exp.
 #pragma once
 
 #include "device/attention_bias.cuh"
@@ -12,11 +14,12 @@
 
 namespace transnext::device {
 
-constexpr float kNoLogit = -INFINITY;
+// -infinity, spelled in the one way that nvcc, NVRTC and a host compiler all have without a header.
+constexpr float kNoLogit = __builtin_bit_cast(float, 0xff800000u);
 
 // What a new maximum does to sums made with an old one; a query without logits has none to change.
 __device__ inline float rescale(float old_maximum, float new_maximum) {
-  return old_maximum == kNoLogit ? 0.0f : exp2_fast(old_maximum - new_maximum);
+  return old_maximum == kNoLogit ? 0.0f : exp_fast(old_maximum - new_maximum);
 }
 
 // Two chunks of pooled keys and values in shared memory, one in use while the next arrives.
@@ -25,14 +28,17 @@ class PooledStream {
  public:
   using Rows = SharedRows<T, kDim>;
 
-  __device__ PooledStream(const View<4>& keys, const View<4>& values, index_t batch, index_t head,
-                          unsigned char* key_memory, unsigned char* value_memory, float* norms)
-      : keys_(keys, batch, head),
-        values_(values, batch, head),
+  __device__ PooledStream(const AggregatedAttentionInputs& in, const TileState* state,
+                          unsigned char* key_memory, unsigned char* value_memory, float* norms,
+                          float* embeddings, const float* embedding)
+      : in_(in),
+        state_(state),
         key_memory_(key_memory),
         value_memory_(value_memory),
         norms_(norms),
-        count_(static_cast<int>(keys.shape[1])) {
+        embeddings_(embeddings),
+        embedding_(embedding),
+        count_(static_cast<int>(in.k_pool.shape[1])) {
     ask(0);
   }
 
@@ -40,7 +46,8 @@ class PooledStream {
   __device__ Rows keys(int chunk) const { return {key_memory_ + chunk % 2 * kBytes}; }
   __device__ Rows values(int chunk) const { return {value_memory_ + chunk % 2 * kBytes}; }
 
-  // Asks for the next chunk, waits for this one, and computes its keys' inverse norms. The block
+  // Asks for the next chunk, waits for this one, and computes its keys' inverse norms and, for tensor
+  // cores, their products with the query embedding. The block
   // must have left the chunk before; everybody may read afterwards.
   __device__ void advance(int chunk) {
     if ((chunk + 1) * kChunkKeys < count_) {
@@ -50,8 +57,12 @@ class PooledStream {
       wait_copies<0>();
     }
     __syncthreads();
-    for (int key = threadIdx.x; key < kChunkKeys; key += Tile::kQueries)
-      norms_[key] = keys(chunk).inverse_norm(key);
+#pragma unroll 1
+    for (int key = threadIdx.x; key < kChunkKeys; key += Tile::kQueries) {
+      const float norm = keys(chunk).inverse_norm(key);
+      norms_[key] = norm;
+      if (sizeof(T) == 2) embeddings_[key] = keys(chunk).dot_memory(key, embedding_) * norm;
+    }
     __syncthreads();
   }
 
@@ -59,38 +70,45 @@ class PooledStream {
   static constexpr int kBytes = kChunkKeys * Rows::kRowBytes;
 
   __device__ void ask(int chunk) {
-    device::load_chunk<Tile>(keys_, chunk * kChunkKeys, count_, keys(chunk));
-    device::load_chunk<Tile>(values_, chunk * kChunkKeys, count_, values(chunk));
+    // The tensors' pointers are made anew for each chunk: kept, they would take many registers.
+    load_chunk<Tile>(HeadRows<T>(in_.k_pool, state_->batch, state_->head), chunk * kChunkKeys,
+                     count_, keys(chunk));
+    load_chunk<Tile>(HeadRows<T>(in_.v_pool, state_->batch, state_->head), chunk * kChunkKeys,
+                     count_, values(chunk));
     commit_copies();
   }
 
-  HeadRows<T> keys_;
-  HeadRows<T> values_;
+  const AggregatedAttentionInputs& in_;
+  const TileState* state_;
   unsigned char* key_memory_;
   unsigned char* value_memory_;
   float* norms_;
+  float* embeddings_;
+  const float* embedding_;  // [kDim]
   int count_;
 };
 
 // float: one thread for each query, its state in registers.
 template <class Tile, int kDim>
-__device__ inline void take_pooled(PooledStream<Tile, float, kDim>& stream, TileBias<Tile>& bias,
-                                   const TilePlace<Tile>& place, const float* norms, int2* places,
-                                   const float (&query)[kDim], float factor, float& maximum,
-                                   float& sum, float (&out)[kDim]) {
-  constexpr int kGroup = 8;  // keys for each change of the maximum
+__device__ inline void take_pooled(PooledStream<Tile, float, kDim>& stream,
+                                   TileBias<Tile, float>& bias, const TilePlace<Tile>& place,
+                                   const float* norms, int2* places, const float (&query)[kDim],
+                                   float factor, float& maximum, float& sum, float (&out)[kDim]) {
+  constexpr int kGroup = 4;  // keys for each change of the maximum
   const int mine = threadIdx.x;
   const bool inside = place.inside(mine);
   const int row = inside ? mine / Tile::kColumns : 0;
   const int column = inside ? mine % Tile::kColumns : 0;
+#pragma unroll 1
   for (int chunk = 0; chunk * kChunkKeys < stream.count(); ++chunk) {
     const int first = chunk * kChunkKeys;
     __syncthreads();
-    bias.load_chunk(first, stream.count(), places);
+    bias.load_chunk(chunk, stream.count(), places);
     stream.advance(chunk);
     const auto keys = stream.keys(chunk);
     const auto values = stream.values(chunk);
     const int count = stream.count() - first < kChunkKeys ? stream.count() - first : kChunkKeys;
+#pragma unroll 1
     for (int group = 0; group < count; group += kGroup) {
       float logits[kGroup];
       float highest = maximum;
@@ -99,9 +117,8 @@ __device__ inline void take_pooled(PooledStream<Tile, float, kDim>& stream, Tile
         const int key = group + i;
         float logit = kNoLogit;
         if (key < count) {
-          const float term = bias.ringed() ? bias.from_ring(places[key], row, column)
-                                           : bias.from_global(row, column, first + key);
-          logit = (keys.dot(key, query) * (factor * norms[key]) + term) * kLog2E;
+          const float term = bias(places, key, row, column);
+          logit = keys.dot(key, query) * (factor * norms[key]) + term;
         }
         logits[i] = logit;
         highest = fmaxf(highest, logit);
@@ -115,7 +132,7 @@ __device__ inline void take_pooled(PooledStream<Tile, float, kDim>& stream, Tile
 #pragma unroll
       for (int i = 0; i < kGroup; ++i) {
         if (group + i >= count) break;
-        const float weight = exp2_fast(logits[i] - highest);
+        const float weight = exp_fast(logits[i] - highest);
         sum += weight;
         values.add(group + i, weight, out);
       }
@@ -125,9 +142,8 @@ __device__ inline void take_pooled(PooledStream<Tile, float, kDim>& stream, Tile
 
 // Half and BFloat16 on tensor cores: a warp takes 2 x 16 queries, a product 16 queries and 8 keys.
 //
-// A query is the sum of two 16-bit numbers, its rounding and what the rounding took, so that logits
-// are as exact as the keys; keys are multiplied as they are, and their norms and the scale applied to
-// the products. The 8 keys of a product are taken in the order 0 4 1 5 2 6 3 7: then the lanes of a
+// Queries and keys are multiplied as they are, so that products are exact; norms, embedding and scale
+// follow in float. The 8 keys of a product are taken in the order 0 4 1 5 2 6 3 7: then the lanes of a
 // warp find their entries of the bias in different banks where the image is 8 times the pooled grid.
 template <class Tile, class T, int kDim>
 class TensorCoreQueries {
@@ -162,21 +178,23 @@ class TensorCoreQueries {
     return (static_cast<int>(threadIdx.x) / 32 * kTiles + t) * 16 + half * 8 + lane() / 4;
   }
 
-  __device__ void take(PooledStream<Tile, T, kDim>& stream, TileBias<Tile>& bias,
-                       const TilePlace<Tile>& place, const SharedRows<T, kDim>& high,
-                       const SharedRows<T, kDim>& low, const float* factors, const float* norms,
-                       int2* places) {
+  __device__ void take(PooledStream<Tile, T, kDim>& stream, TileBias<Tile, T>& bias,
+                       const TilePlace<Tile>& place, const SharedRows<T, kDim>& rows,
+                       const float* factors, const float* query_norms, const float* key_norms,
+                       const float* embeddings, int2* places) {
+#pragma unroll 1
     for (int chunk = 0; chunk * kChunkKeys < stream.count(); ++chunk) {
       const int first = chunk * kChunkKeys;
       __syncthreads();
-      bias.load_chunk(first, stream.count(), places);
+      bias.load_chunk(chunk, stream.count(), places);
       stream.advance(chunk);
       const int count = stream.count() - first < kChunkKeys ? stream.count() - first : kChunkKeys;
 #pragma unroll
       for (int t = 0; t < kTiles; ++t) {
         float logits[kKeyTiles][4];
-        multiply_keys(stream.keys(chunk), high, low, t, logits);
-        finish_logits(bias, place, factors, norms, places, t, first, count, logits);
+        multiply_keys(stream.keys(chunk), rows, t, logits);
+        finish_logits(bias, place, factors, query_norms, key_norms, embeddings, places, t, count,
+                      logits);
         take_values(stream.values(chunk), t, logits);
       }
     }
@@ -211,10 +229,9 @@ class TensorCoreQueries {
   // The key that column or depth `index` of a product stands for.
   __device__ static int key_of(int index) { return index / 2 + index % 2 * 4; }
 
-  // logits = (high + low) keys^T
-  __device__ void multiply_keys(const SharedRows<T, kDim>& keys, const SharedRows<T, kDim>& high,
-                                const SharedRows<T, kDim>& low, int t,
-                                float (&logits)[kKeyTiles][4]) const {
+  // logits = rows keys^T
+  __device__ void multiply_keys(const SharedRows<T, kDim>& keys, const SharedRows<T, kDim>& rows,
+                                int t, float (&logits)[kKeyTiles][4]) const {
     const int query = (static_cast<int>(threadIdx.x) / 32 * kTiles + t) * 16 + lane() % 16;
 #pragma unroll
     for (int n = 0; n < kKeyTiles; ++n) {
@@ -224,31 +241,25 @@ class TensorCoreQueries {
 #pragma unroll
     for (int s = 0; s < kSteps; ++s) {
       unsigned a[4];
-      unsigned rest[4];
-      ldmatrix_x4(a, high.piece(query, 2 * s + lane() / 16));
-      ldmatrix_x4(rest, low.piece(query, 2 * s + lane() / 16));
+      ldmatrix_x4(a, rows.piece(query, 2 * s + lane() / 16));
 #pragma unroll
       for (int n = 0; n < kKeyTiles; ++n) {
         unsigned b[2];
         ldmatrix_x2(b, keys.piece(8 * n + key_of(lane() % 8), 2 * s + lane() / 8 % 2));
         mma_m16n8k16(logits[n], a, b, T{});
-        mma_m16n8k16(logits[n], rest, b, T{});
       }
     }
     if constexpr (kHalfStep) {
       unsigned a[2];
-      unsigned rest[2];
-      ldmatrix_x2(a, high.piece(query, 2 * kSteps));
-      ldmatrix_x2(rest, low.piece(query, 2 * kSteps));
+      ldmatrix_x2(a, rows.piece(query, 2 * kSteps));
 #pragma unroll
-      for (int n = 0; n < kKeyTiles; n += 4) {
-        unsigned b[4];
-        ldmatrix_x4(b, keys.piece(8 * (n + lane() / 8) + key_of(lane() % 8), 2 * kSteps));
+      for (int n = 0; n < kKeyTiles; n += 2) {
+        unsigned b[2];
+        ldmatrix_x2(b, keys.piece(8 * (n + lane() / 8 % 2) + key_of(lane() % 8), 2 * kSteps));
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
+        for (int i = 0; i < 2; ++i) {
           const unsigned column[1] = {b[i]};
           mma_m16n8k8(logits[n + i], a, column, T{});
-          mma_m16n8k8(logits[n + i], rest, column, T{});
         }
       }
     }
@@ -256,12 +267,14 @@ class TensorCoreQueries {
 
   // Norms, scale and bias onto the products; then the softmax's weights in their place, and its
   // state brought to the new maximum.
-  __device__ void finish_logits(const TileBias<Tile>& bias, const TilePlace<Tile>& place,
-                                const float* factors, const float* norms, const int2* places, int t,
-                                int first, int count, float (&logits)[kKeyTiles][4]) {
+  __device__ void finish_logits(const TileBias<Tile, T>& bias, const TilePlace<Tile>& place,
+                                const float* factors, const float* query_norms,
+                                const float* key_norms, const float* embeddings, const int2* places,
+                                int t, int count, float (&logits)[kKeyTiles][4]) {
     int row[2];
     int column[2];
     float factor[2];
+    float query_norm[2];
     float highest[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -269,7 +282,8 @@ class TensorCoreQueries {
       const bool inside = place.inside(query);
       row[half] = inside ? query / Tile::kColumns : 0;
       column[half] = inside ? query % Tile::kColumns : 0;
-      factor[half] = factors[query] * kLog2E;
+      factor[half] = factors[query];
+      query_norm[half] = query_norms[query];
       highest[half] = maximum[t][half];
     }
 #pragma unroll
@@ -282,14 +296,13 @@ class TensorCoreQueries {
           logits[n][2 + e] = kNoLogit;
           continue;
         }
-        const float norm = norms[key];
-        const int2 at = bias.ringed() ? places[key] : int2{0, 0};
+        const float norm = key_norms[key];
+        const float embedding = embeddings[key];
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const float term = bias.ringed() ? bias.from_ring(at, row[half], column[half])
-                                           : bias.from_global(row[half], column[half], first + key);
+          const float term = bias(places, key, row[half], column[half]);
           float& logit = logits[n][2 * half + e];
-          logit = logit * (factor[half] * norm) + term * kLog2E;
+          logit = factor[half] * (logit * query_norm[half] * norm + embedding) + term;
           highest[half] = fmaxf(highest[half], logit);
         }
       }
@@ -308,7 +321,7 @@ class TensorCoreQueries {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           float& logit = logits[n][2 * half + e];
-          logit = exp2_fast(logit - from);
+          logit = exp_fast(logit - from);
           added += logit;
         }
       }

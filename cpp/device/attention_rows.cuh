@@ -109,6 +109,19 @@ struct SharedRows {
     return sum;
   }
 
+  // from . row, where `from` is in memory
+  __device__ float dot_memory(int row, const float* from) const {
+    float sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) {
+      const Piece<T> piece = *this->piece(row, i);
+#pragma unroll
+      for (int e = 0; e < Piece<T>::kElements; ++e)
+        sum += from[i * Piece<T>::kElements + e] * to_float(piece.values[e]);
+    }
+    return sum;
+  }
+
   // to += factor * row
   __device__ void add(int row, float factor, float (&to)[kDim]) const {
 #pragma unroll
@@ -136,19 +149,43 @@ struct SharedRows {
   }
 };
 
+// What a block works on, in its shared memory: read where it is needed, so that it takes no registers
+// while products are made.
+struct TileState {
+  int batch;
+  int head;
+  int top;
+  int left;
+  // Of the bias (attention_bias.cuh):
+  int has_ring;       // the table is of the kind that a ring can hold
+  int in_ring;        // the present chunk's bias is in the ring
+  int lowest_column;  // first table column in the ring
+  int width;          // table columns in the ring
+  int low[2];         // table rows in the ring, of even and odd chunks
+  int high[2];
+};
+
 // The queries of a tile of one (image, head), and which thread has which.
 template <class Tile>
 struct TilePlace {
-  int top;
-  int left;
-  int height;  // of the image
-  int width;
+  const TileState* state;
+  const Grid* grid;  // in the kernel's parameters
 
-  __device__ int row(int query) const { return top + query / Tile::kColumns; }
-  __device__ int column(int query) const { return left + query % Tile::kColumns; }
-  __device__ bool inside(int query) const { return row(query) < height && column(query) < width; }
+  __device__ int height() const { return static_cast<int>(grid->height); }
+  __device__ int width() const { return static_cast<int>(grid->width); }
+  __device__ int row(int query) const { return state->top + query / Tile::kColumns; }
+  __device__ int column(int query) const { return state->left + query % Tile::kColumns; }
+  __device__ int rows_inside() const {
+    return height() - state->top < Tile::kRows ? height() - state->top : Tile::kRows;
+  }
+  __device__ int columns_inside() const {
+    return width() - state->left < Tile::kColumns ? width() - state->left : Tile::kColumns;
+  }
+  __device__ bool inside(int query) const {
+    return row(query) < height() && column(query) < width();
+  }
   __device__ index_t token(int query) const {
-    return static_cast<index_t>(row(query)) * width + column(query);
+    return static_cast<index_t>(row(query)) * width() + column(query);
   }
 };
 
@@ -157,6 +194,7 @@ template <class Tile, class T, int kDim>
 __device__ inline void load_queries(const HeadRows<T>& from, const TilePlace<Tile>& place,
                                     const SharedRows<T, kDim>& to) {
   constexpr int kPieces = SharedRows<T, kDim>::kPieces;
+#pragma unroll 1
   for (int i = threadIdx.x; i < Tile::kQueries * kPieces; i += Tile::kQueries) {
     const int query = i / kPieces;
     from.load(to.piece(query, i % kPieces), place.token(query), i % kPieces, place.inside(query));
@@ -167,6 +205,7 @@ template <class Tile, class T, int kDim>
 __device__ inline void store_queries(const HeadRows<T>& to, const TilePlace<Tile>& place,
                                      const SharedRows<T, kDim>& from) {
   constexpr int kPieces = SharedRows<T, kDim>::kPieces;
+#pragma unroll 1
   for (int i = threadIdx.x; i < Tile::kQueries * kPieces; i += Tile::kQueries) {
     const int query = i / kPieces;
     if (place.inside(query))
@@ -179,6 +218,7 @@ template <class Tile, class T, int kDim>
 __device__ inline void load_chunk(const HeadRows<T>& from, int first, int count,
                                   const SharedRows<T, kDim>& to) {
   constexpr int kPieces = SharedRows<T, kDim>::kPieces;
+#pragma unroll 1
   for (int i = threadIdx.x; i < kChunkKeys * kPieces; i += Tile::kQueries) {
     const int key = i / kPieces;
     from.load(to.piece(key, i % kPieces), first + key, i % kPieces, first + key < count);
@@ -192,12 +232,13 @@ __device__ inline void load_halo(const HeadRows<T>& from, const TilePlace<Tile>&
   constexpr int kPieces = SharedRows<T, kDim>::kPieces;
   constexpr int kWidth = Tile::kColumns + kWindow - 1;
   constexpr int kCells = kWidth * (Tile::kRows + kWindow - 1);
+#pragma unroll 1
   for (int i = threadIdx.x; i < kCells * kPieces; i += Tile::kQueries) {
     const int cell = i / kPieces;
-    const int row = place.top - kWindow / 2 + cell / kWidth;
-    const int column = place.left - kWindow / 2 + cell % kWidth;
-    const bool inside = row >= 0 && row < place.height && column >= 0 && column < place.width;
-    from.load(to.piece(cell, i % kPieces), static_cast<index_t>(row) * place.width + column,
+    const int row = place.state->top - kWindow / 2 + cell / kWidth;
+    const int column = place.state->left - kWindow / 2 + cell % kWidth;
+    const bool inside = row >= 0 && row < place.height() && column >= 0 && column < place.width();
+    from.load(to.piece(cell, i % kPieces), static_cast<index_t>(row) * place.width() + column,
               i % kPieces, inside);
   }
 }

@@ -10,7 +10,7 @@
 
 namespace transnext {
 
-constexpr int kChunkKeys = 32;  // pooled keys that are in shared memory at a time, twice
+constexpr int kChunkKeys = 16;  // pooled keys that are in shared memory at a time, twice
 constexpr int kPiece = 16;      // bytes
 
 // A wide tile for large grids, a small one for grids that would leave most of a wide one idle.
@@ -34,28 +34,34 @@ TRANSNEXT_INLINE constexpr int round_to_piece(int bytes) {
   return (bytes + kPiece - 1) / kPiece * kPiece;
 }
 
+constexpr TRANSNEXT_INLINE int bias_stride(int element_bytes) {
+  return kChunkKeys + (element_bytes == 2 ? 4 : 1);
+}
+
 // A rectangle of the bias table that a tile reads while it takes a chunk of pooled keys: rows in a
 // ring, since the next chunk's are mostly the same.
 struct BiasRing {
-  int rows = 0;   // a power of two, or 0: bias is read from global memory
+  int rows = 0;   // a power of two, or 0: no ring
   int width = 0;  // floats of a row
 };
 
-// Offsets in bytes. The parts of the pooled keys, of the exchange and of the window follow each
+// Offsets in bytes, as many as can be known to the compiler. The parts of the pooled keys, of the exchange and of the window follow each
 // other in time and share their place.
 struct ForwardLayout {
-  int queries = 0;  // [queries] rows of T: q, at last the output
-  int low = 0;      // [queries] rows of 16 bits: what rounding took from the queries
-  int factors = 0;  // [queries] floats: scale times length scale
-  int flag = 0;     // 1 int
+  int queries = 0;      // [queries] rows of T: q, at last the output
+  int query_norms = 0;  // [queries] floats: 1 / |q|
+  int factors = 0;      // [queries] floats: scale times length scale
+  int embedding = 0;    // [kDim] floats
+  int state = 0;        // a TileState
 
-  int keys = 0;           // [2][kChunkKeys] rows of T
-  int values = 0;         // [2][kChunkKeys] rows of T
-  int key_norms = 0;      // [kChunkKeys] floats: 1 / |k|
-  int key_places = 0;     // [kChunkKeys] pairs of ints: the key's first table row and column
-  int first_rows = 0;     // [Hp] ints
-  int first_columns = 0;  // [Wp] ints
-  int ring = 0;           // [rows][width] floats
+  int keys = 0;            // [2][kChunkKeys] rows of T
+  int values = 0;          // [2][kChunkKeys] rows of T
+  int key_norms = 0;       // [kChunkKeys] floats: 1 / |k|
+  int key_embeddings = 0;  // [kChunkKeys] floats: query embedding . k / |k|
+  int key_places = 0;      // [kChunkKeys] pairs of ints: the key's first table row and column
+  int bias = 0;            // ring: [rows][width] floats; else [queries][bias_stride] floats
+  int first_rows = 0;      // [Hp] ints
+  int first_columns = 0;   // [Wp] ints
 
   int exchange = 0;  // [queries][kDim + 4] floats
   int sums = 0;      // [queries] pairs of floats: maximum, sum
@@ -69,28 +75,38 @@ struct ForwardLayout {
   int bytes = 0;
 
   TRANSNEXT_INLINE ForwardLayout(int channels, int element, int tile_rows, int tile_columns,
-                                 int window, BiasRing bias, index_t pool_height,
+                                 int window, bool has_bias, BiasRing ring, index_t pool_height,
                                  index_t pool_width) {
     const int tile = tile_rows * tile_columns;
     const int row = row_bytes(channels, element);
     const bool tensor_cores = element == 2;
     int end = 0;
-    queries = take(end, tile * row);
-    low = take(end, tensor_cores ? tile * row : 0);
     factors = take(end, tile * 4);
-    flag = take(end, 4);
+    query_norms = take(end, tensor_cores ? tile * 4 : 0);
+    embedding = take(end, channels * 4);
+    state = take(end, 64);
+    // The threads of float kernels hold their queries in registers from the first read to the
+    // output.
+    queries = end;
+    const int after_queries = end + round_to_piece(tile * row);
+    bytes = after_queries;
+    if (tensor_cores) end = after_queries;
     const int start = end;
 
     keys = take(end, 2 * kChunkKeys * row);
     values = take(end, 2 * kChunkKeys * row);
     key_norms = take(end, kChunkKeys * 4);
+    key_embeddings = take(end, kChunkKeys * 4);
     key_places = take(end, kChunkKeys * 8);
-    if (bias.rows > 0) {
+    if (has_bias) {  // a ring's chunks may turn out not to fit it
+      const int values = tile * bias_stride(element);
+      bias = take(end, (ring.rows * ring.width > values ? ring.rows * ring.width : values) * 4);
+    }
+    if (ring.rows > 0) {
       first_rows = take(end, static_cast<int>(pool_height) * 4);
       first_columns = take(end, static_cast<int>(pool_width) * 4);
-      ring = take(end, bias.rows * bias.width * 4);
     }
-    bytes = end;
+    if (end > bytes) bytes = end;
 
     end = start;
     exchange = take(end, tensor_cores ? tile * (channels + 4) * 4 : 0);
@@ -101,7 +117,7 @@ struct ForwardLayout {
     const int halo = (tile_rows + window - 1) * (tile_columns + window - 1);
     if (window > 0) {
       window_keys = take(end, halo * row);
-      window_values = take(end, halo * row);
+      window_values = tensor_cores ? take(end, halo * row) : window_keys;  // float: one by one
       window_norms = take(end, halo * 4);
       tokens = take(end, window * window * channels * 4);
       window_terms = take(end, window * window * 8);

@@ -50,9 +50,12 @@ struct WindowParameters {
     return embedding == nullptr || channel >= channels ? 0.0f
                                                        : embedding[channel * embedding_stride];
   }
+  __device__ float token_bias_of(int cell) const {
+    return token_bias == nullptr ? 0.0f : token_bias[cell * token_bias_stride];
+  }
   // token_bias - embedding . token
   __device__ float token_constant(int cell) const {
-    float sum = token_bias == nullptr ? 0.0f : token_bias[cell * token_bias_stride];
+    float sum = token_bias_of(cell);
     if (tokens == nullptr) return sum;
     for (int channel = 0; channel < channels; ++channel)
       sum -= embedding_of(channel) * token(cell, channel);
@@ -72,33 +75,44 @@ struct SharedWindow {
   static constexpr int kCells = kWindow * kWindow;
   static constexpr int kWidth = Tile::kColumns + kWindow - 1;
   static constexpr int kHalo = kWidth * (Tile::kRows + kWindow - 1);
+  // Keys and values of float share their place, and follow each other.
+  static constexpr bool kTogether = sizeof(T) == 2;
   using Rows = SharedRows<T, kDim>;
 
   Rows keys;
   Rows values;
-  float* norms;   // [kHalo]
-  float* tokens;  // [kCells][kDim]
-  float2* terms;  // [kCells]: local bias, constant part of the token's weight
+  float* norms;            // [kHalo]
+  float* tokens;           // [kCells][kDim]
+  float2* terms;           // [kCells]: local bias, constant part of the token's weight
+  const float* embedding;  // [kDim]
 
   // Brings everything into shared memory. The block must synchronise before and after.
-  __device__ void load(const AggregatedAttentionInputs& in, index_t batch, index_t head,
-                       const TilePlace<Tile>& place, const WindowParameters& parameters) const {
+  __device__ void load(const AggregatedAttentionInputs& in, int batch, int head,
+                       const TilePlace<Tile>& place) const {
+    const WindowParameters parameters(in, head);
     load_halo<Tile, kWindow>(HeadRows<T>(in.k, batch, head), place, keys);
-    load_halo<Tile, kWindow>(HeadRows<T>(in.v, batch, head), place, values);
+    if (kTogether) load_halo<Tile, kWindow>(HeadRows<T>(in.v, batch, head), place, values);
     commit_copies();
-    for (int i = threadIdx.x; i < kCells * kDim; i += Tile::kQueries)
-      tokens[i] = parameters.token(i / kDim, i % kDim);
-    for (int cell = threadIdx.x; cell < kCells; cell += Tile::kQueries)
-      terms[cell] = float2{parameters.bias_of(cell), parameters.token_constant(cell)};
+#pragma unroll 1
+    for (int i = threadIdx.x; i < kDim * kCells; i += Tile::kQueries)
+      tokens[i % kCells * kDim + i / kCells] = parameters.token(i % kCells, i / kCells);
     wait_copies<0>();
     __syncthreads();
+#pragma unroll 1
+    for (int cell = threadIdx.x; cell < kCells; cell += Tile::kQueries) {
+      float constant = parameters.token_bias_of(cell);
+      for (int c = 0; c < kDim; ++c) constant -= embedding[c] * tokens[cell * kDim + c];
+      terms[cell] = float2{parameters.bias_of(cell), constant};
+    }
+#pragma unroll 1
     for (int cell = threadIdx.x; cell < kHalo; cell += Tile::kQueries)
       norms[cell] = keys.inverse_norm(cell);
   }
 
   // Ends the softmax of this thread's query: out becomes the result, maximum and sum are brought to
-  // all logits.
-  __device__ void take(const TilePlace<Tile>& place, const float (&query)[kDim], float factor,
+  // all logits. All threads of the block call this together.
+  __device__ void take(const AggregatedAttentionInputs& in, int batch, int head,
+                       const TilePlace<Tile>& place, const float (&query)[kDim], float factor,
                        bool has_tokens, float& maximum, float& sum, float (&out)[kDim]) const {
     const int mine = threadIdx.x;
     const int corner = mine / Tile::kColumns * kWidth + mine % Tile::kColumns;
@@ -111,9 +125,9 @@ struct SharedWindow {
     for (int j = 0; j < kCells; ++j) {
       const int row = top + j / kWindow;
       const int column = left + j % kWindow;
-      const bool inside = row >= 0 && row < place.height && column >= 0 && column < place.width;
+      const bool inside = row >= 0 && row < place.height() && column >= 0 && column < place.width();
       const int cell = corner + j / kWindow * kWidth + j % kWindow;
-      const float logit = (keys.dot(cell, query) * (factor * norms[cell]) + terms[j].x) * kLog2E;
+      const float logit = keys.dot(cell, query) * (factor * norms[cell]) + terms[j].x;
       weights[j] = inside ? logit : kNoLogit;
       valid |= static_cast<unsigned>(inside) << j;
       highest = fmaxf(highest, weights[j]);
@@ -124,12 +138,19 @@ struct SharedWindow {
     sum *= change;
 #pragma unroll
     for (int j = 0; j < kCells; ++j) {
-      weights[j] = exp2_fast(weights[j] - from);
+      weights[j] = exp_fast(weights[j] - from);
       sum += weights[j];
     }
     const float inverse = 1.0f / sum;
 #pragma unroll
     for (int c = 0; c < kDim; ++c) out[c] *= change * inverse;
+    if (!kTogether) {
+      __syncthreads();
+      load_halo<Tile, kWindow>(HeadRows<T>(in.v, batch, head), place, values);
+      commit_copies();
+      wait_copies<0>();
+      __syncthreads();
+    }
 #pragma unroll
     for (int j = 0; j < kCells; ++j) {
       float weight = weights[j] * inverse;
@@ -189,12 +210,12 @@ __device__ inline void take_any_window(const AggregatedAttentionInputs& in, inde
             square += k * k;
           }
           const float norm = 1.0f / fmaxf(sqrtf(square), 1e-12f);
-          const float logit = (dot * (factor * norm) + parameters.bias_of(cell)) * kLog2E;
+          const float logit = dot * (factor * norm) + parameters.bias_of(cell);
           const float highest = fmaxf(maximum, logit);
           if (highest == kNoLogit) continue;
           const float change = rescale(maximum, highest);
           maximum = highest;
-          weight = exp2_fast(logit - highest);
+          weight = exp_fast(logit - highest);
           sum = sum * change + weight;
 #pragma unroll
           for (int c = 0; c < kDim; ++c) out[c] *= change;

@@ -60,7 +60,7 @@ __device__ inline ConvGluStrip conv_glu_strip(index_t tile, Grid grid) {
 }
 
 // Weights of a block's channels by tap, read from global memory in the order in which they lie there.
-// Rows of taps are so far apart that neither that nor reading runs of channels has bank conflicts.
+// Rows of taps are so far apart that writing has few bank conflicts, and reading runs of channels none.
 template <int kChannels>
 struct ConvGluWeights {
   static constexpr int kPitch = kChannels + 4;

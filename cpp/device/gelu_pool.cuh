@@ -23,10 +23,10 @@ namespace transnext {
 // Block (lanes <= kGeluPoolLanes, rows <= kGeluPoolRows). Grid: tiles of (image, bin, channels of
 // the lanes), channels fastest.
 template <class T>
-__global__ void __launch_bounds__(kGeluPoolLanes* kGeluPoolRows)
+__global__ void __launch_bounds__(kGeluPoolLanes* kGeluPoolRows, kGeluPoolBlocks)
     gelu_pool_forward(GeluPoolParams p) {
   constexpr int kRun = kGeluPoolRun;
-  __shared__ device::Run<float, kRun> partial[kGeluPoolRows][kGeluPoolLanes];
+  __shared__ device::Run<float, kRun> partial[kGeluPoolRows * kGeluPoolLanes];
   const T* x = static_cast<const T*>(p.x.data);  // [B, N, C]
   T* out = static_cast<T*>(p.out.data);          // [B, P, C]
   const bool runs = device::has_runs<T, kRun>(p.x) && device::has_runs<T, kRun>(p.out);
@@ -58,11 +58,12 @@ __global__ void __launch_bounds__(kGeluPoolLanes* kGeluPoolRows)
         for (int i = 0; i < kRun; ++i) sum[i] += device::gelu(values[i]);
       }
     }
-    for (int i = 0; i < kRun; ++i) partial[threadIdx.y][threadIdx.x].values[i] = sum[i];
+    const unsigned thread = threadIdx.y * blockDim.x + threadIdx.x;
+    for (int i = 0; i < kRun; ++i) partial[thread].values[i] = sum[i];
     __syncthreads();
     if (threadIdx.y == 0 && count > 0) {
       for (unsigned row = 1; row < blockDim.y; ++row) {
-        const device::Run<float, kRun> other = partial[row][threadIdx.x];
+        const device::Run<float, kRun> other = partial[row * blockDim.x + threadIdx.x];
         for (int i = 0; i < kRun; ++i) sum[i] += other.values[i];
       }
       for (int i = 0; i < kRun; ++i) sum[i] /= static_cast<float>(height * width);
@@ -77,7 +78,7 @@ __global__ void __launch_bounds__(kGeluPoolLanes* kGeluPoolRows)
 // Block (lanes <= kGeluPoolLanes, kGeluPoolRows). Grid: tiles of (image, kGeluPoolRows tokens,
 // channels of the lanes), channels fastest.
 template <class T>
-__global__ void __launch_bounds__(kGeluPoolLanes* kGeluPoolRows)
+__global__ void __launch_bounds__(kGeluPoolLanes* kGeluPoolRows, kGeluPoolBlocks)
     gelu_pool_backward(GeluPoolBackwardParams p) {
   constexpr int kRun = kGeluPoolRun;
   const T* x = static_cast<const T*>(p.x.data);          // [B, N, C]

@@ -4,7 +4,8 @@
 namespace transnext {
 
 constexpr unsigned kGeluPoolRun = 2;     // channels of a thread
-constexpr unsigned kGeluPoolLanes = 32;  // threads along channels, at most
+constexpr unsigned kGeluPoolLanes = 48;  // threads along channels, at most
+constexpr unsigned kGeluPoolBlocks = 2;  // of a multiprocessor, at least: 80 registers
 constexpr unsigned kGeluPoolRows = 8;    // forward: threads that share a bin; backward: tokens
 
 }  // namespace transnext

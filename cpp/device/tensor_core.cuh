@@ -22,12 +22,11 @@
 // and BFloat16 gathers its operands by shuffles and multiplies in float: correct, not fast.
 #pragma once
 
+#include "device/shared_memory.cuh"
 #include "device/storage.cuh"
 
 #if defined(TRANSNEXT_EMULATION)
 #include "emulation/tensor_core.h"
-#else
-#include "device/shared_memory.cuh"
 #endif
 
 namespace transnext::device {

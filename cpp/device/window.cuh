@@ -17,6 +17,7 @@
 #pragma once
 
 #include "device/image.cuh"
+#include "device/partial_sums.cuh"
 #include "device/runs.cuh"
 #include "device/shared_memory.cuh"
 #include "device/window_shape.h"

@@ -96,6 +96,7 @@ def aggregated_attention_backward(
     grid: Sequence[int],
     pool_grid: Sequence[int],
     window_size: int,
+    deterministic: bool,
     threads: int,
     stream: int,
     /,

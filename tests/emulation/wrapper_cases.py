@@ -1,7 +1,7 @@
 """What the kernels of wrapper_kernels.cuh must compute, whoever runs them.
 
-Each case takes ``run(kernel, threads, shared_bytes, arrays, integers)``, which calls the kernel with
-a Params struct of the arrays' addresses followed by the integers.
+Each case takes ``run(kernel, threads, shared_bytes, arrays, integers)``, which calls the kernel
+with a Params struct of the arrays' addresses followed by the integers.
 """
 
 from __future__ import annotations

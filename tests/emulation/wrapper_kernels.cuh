@@ -66,7 +66,7 @@ struct MatrixParams {
 };
 
 __global__ void load_matrices(MatrixParams p) {
-  __shared__ alignas(16) unsigned short rows[32 * 8];
+  __shared__ __align__(16) unsigned short rows[32 * 8];
   const int lane = threadIdx.x;
   for (int i = 0; i < 8; ++i) rows[lane * 8 + i] = p.in[lane * 8 + i];
   __syncthreads();
@@ -94,8 +94,8 @@ struct CopyParams {
 
 // Three groups, each waited for in turn. Up to 64 threads.
 __global__ void copy_in_groups(CopyParams p) {
-  __shared__ alignas(16) float fours[64 * 4];
-  __shared__ alignas(16) float twos[64 * 2];
+  __shared__ __align__(16) float fours[64 * 4];
+  __shared__ __align__(16) float twos[64 * 2];
   __shared__ float ones[64];
   const int thread = threadIdx.x;
   const int threads = blockDim.x;

@@ -11,7 +11,7 @@ namespace transnext {
 
 AttentionPlan aggregated_attention_plan(DType dtype, index_t batch, index_t heads, index_t channels,
                                         Grid grid, Grid pool_grid, index_t window_size,
-                                        bool table_bias, int architecture) {
+                                        bool has_bias, bool ring_bias, int architecture) {
   AttentionPlan plan;
   plan.channels = padded_channels(channels);
   plan.window = window_size == 3 && plan.channels == 24 ? 3 : 0;
@@ -20,10 +20,10 @@ AttentionPlan aggregated_attention_plan(DType dtype, index_t batch, index_t head
   const int columns = plan.wide ? WideTile::kColumns : SmallTile::kColumns;
   const int element = dtype == DType::kFloat32 ? 4 : 2;
   const auto layout = [&](BiasRing ring) {
-    return ForwardLayout(plan.channels, element, rows, columns, plan.window, ring, pool_grid.height,
-                         pool_grid.width);
+    return ForwardLayout(plan.channels, element, rows, columns, plan.window, has_bias, ring,
+                         pool_grid.height, pool_grid.width);
   };
-  if (table_bias) {
+  if (ring_bias && plan.wide) {
     const BiasRing ring = bias_ring(grid, pool_grid, rows, columns);
     if (layout(ring).bytes <= most_shared_bytes(architecture)) plan.bias_ring = ring;
   }
@@ -39,7 +39,8 @@ Launches launches(const AggregatedAttentionParams& p, int architecture) {
   const AggregatedAttentionInputs& in = p.in;
   const AttentionPlan plan = aggregated_attention_plan(
       in.q.dtype, in.q.shape[0], in.q.shape[2], in.q.shape[3], in.grid, in.pool_grid,
-      in.window_size, in.pool_bias.table() && !in.pool_bias.col_weights.present(), architecture);
+      in.window_size, in.pool_bias.values.present(),
+      in.pool_bias.table() && !in.pool_bias.col_weights.present(), architecture);
   Launches result;
   result.source = "device/aggregated_attention_forward.cuh";
   const std::string kernel = kernel_name("aggregated_attention_forward", in.q.dtype);

@@ -18,13 +18,14 @@ inline int padded_channels(index_t channels) {
   throw std::invalid_argument("the CUDA kernels take head dims up to 128");
 }
 
-// Whether a grid fills wide tiles as well as small ones, up to a tenth.
+// Whether a grid fills wide tiles about as well as small ones. Wide ones read less of their
+// neighbours and of the pooled keys.
 inline bool fits_wide_tile(Grid grid) {
   const auto covered = [&](index_t rows, index_t columns) {
     return ceil_divide(grid.height, rows) * rows * ceil_divide(grid.width, columns) * columns;
   };
-  return 10 * covered(WideTile::kRows, WideTile::kColumns) <=
-         11 * covered(SmallTile::kRows, SmallTile::kColumns);
+  return 3 * covered(WideTile::kRows, WideTile::kColumns) <=
+         4 * covered(SmallTile::kRows, SmallTile::kColumns);
 }
 
 // Dynamic shared memory that a block may have, less what the driver keeps.

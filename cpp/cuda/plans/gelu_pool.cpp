@@ -5,6 +5,23 @@
 #include "transnext/launches.h"
 
 namespace transnext {
+namespace {
+
+// Tiles of equally many channels, a run per lane and as few tiles as the lanes allow.
+struct ChannelTiles {
+  index_t count;
+  unsigned lanes;
+
+  explicit ChannelTiles(index_t channels) {
+    const index_t runs = ceil_divide(channels, kGeluPoolRun);
+    lanes = 1;
+    if (runs > 0)
+      lanes = static_cast<unsigned>(ceil_divide(runs, ceil_divide(runs, kGeluPoolLanes)));
+    count = ceil_divide(runs, lanes);
+  }
+};
+
+}  // namespace
 
 LaunchPlan gelu_pool_plan(index_t batch, index_t channels, Grid grid, Grid pool_grid) {
   // As many rows of threads as share a bin's cells: a power of two, at most kGeluPoolRows.
@@ -12,14 +29,15 @@ LaunchPlan gelu_pool_plan(index_t batch, index_t channels, Grid grid, Grid pool_
                         (ceil_divide(grid.width, pool_grid.width) + 1);
   unsigned rows = 1;
   while (rows < kGeluPoolRows && rows < cells) rows *= 2;
-  const index_t tiles = batch * pool_grid.size() * ceil_divide(channels, kGeluPoolLanes);
-  return {{blocks_for(tiles), 1, 1}, {kGeluPoolLanes, rows, 1}, 0};
+  const ChannelTiles tiles(channels);
+  return {{blocks_for(batch * pool_grid.size() * tiles.count), 1, 1}, {tiles.lanes, rows, 1}, 0};
 }
 
 LaunchPlan gelu_pool_backward_plan(index_t batch, index_t channels, Grid grid) {
-  const index_t tiles =
-      batch * ceil_divide(grid.size(), kGeluPoolRows) * ceil_divide(channels, kGeluPoolLanes);
-  return {{blocks_for(tiles), 1, 1}, {kGeluPoolLanes, kGeluPoolRows, 1}, 0};
+  const ChannelTiles tiles(channels);
+  return {{blocks_for(batch * ceil_divide(grid.size(), kGeluPoolRows) * tiles.count), 1, 1},
+          {tiles.lanes, kGeluPoolRows, 1},
+          0};
 }
 
 Launches launches(const GeluPoolParams& p, int) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 #include <stdexcept>
+#include <string>
 
 #include "cuda/plans/partial_sums.h"
 #include "cuda/plans/tiles.h"
@@ -79,8 +80,9 @@ WindowTile window_tile(Product product, Grid grid, index_t window, index_t chann
     } else if (t.columns > 1) {
       t.columns = (t.columns + 1) / 2;
     } else {
-      throw std::invalid_argument(
-          "window_qk: the CUDA kernels take fewer channels than this, what fits into 48 KB twice");
+      throw std::invalid_argument("window_qk, window_av: the CUDA kernels take at most " +
+                                  std::to_string(kSharedFloats / 2 - kWindowRun) +
+                                  " channels, got " + std::to_string(channels));
     }
   }
   return t;

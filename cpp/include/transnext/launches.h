@@ -81,11 +81,19 @@ struct AttentionPlan {
 // `architecture` is a compute capability, major * 10 + minor.
 AttentionPlan aggregated_attention_plan(DType dtype, index_t batch, index_t heads, index_t channels,
                                         Grid grid, Grid pool_grid, index_t window_size,
-                                        bool table_bias, int architecture);
+                                        bool has_bias, bool ring_bias, int architecture);
 
 Launches launches(const AggregatedAttentionParams& params, int architecture);
 Launches launches(const AggregatedAttentionBackwardParams& params, int architecture);
 Launches launches(const GeluPoolParams& params, int architecture);
 Launches launches(const GeluPoolBackwardParams& params, int architecture);
+Launches launches(const ConvGluParams& params, int architecture);
+Launches launches(const ConvGluBackwardParams& params, int architecture);
+Launches launches(const PositionBiasTableParams& params, int architecture);
+Launches launches(const PositionBiasTableBackwardParams& params, int architecture);
+Launches launches(const WindowQkParams& params, int architecture);
+Launches launches(const WindowQkBackwardParams& params, int architecture);
+Launches launches(const WindowAvParams& params, int architecture);
+Launches launches(const WindowAvBackwardParams& params, int architecture);
 
 }  // namespace transnext

@@ -26,7 +26,14 @@ try:
 except ImportError as _error:
     _import_failure = str(_error)
 
-CUDA_OPERATORS = ("gelu_pool",)
+CUDA_OPERATORS = (
+    "aggregated_attention",
+    "window_qk",
+    "window_av",
+    "position_bias_table",
+    "conv_glu",
+    "gelu_pool",
+)
 CUDA_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 Grid = Sequence[int]
@@ -172,7 +179,9 @@ def aggregated_attention_backward(
         d_out, out, log_sum_exp, *differentiable[:9], row_map, col_map, col_weights, tokens,
         token_bias, *gradients,
     )  # fmt: skip
-    _run(_cpp.aggregated_attention_backward, tensors, grid, pool_grid, window_size)
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    sizes = (grid, pool_grid, window_size, deterministic)
+    _run(_cpp.aggregated_attention_backward, tensors, *sizes)
     return gradients
 
 

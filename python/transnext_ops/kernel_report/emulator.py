@@ -1,0 +1,185 @@
+"""Kernels executed on the CPU from their PTX, for what a launch moves and computes.
+
+Needs the PTX emulator: a folder named by ``TRANSNEXT_PTXEMU``, ``../shared/tools/ptxemu`` beside
+the checkout by default.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from transnext_ops.backends import launches
+from transnext_ops.kernel_report.compilers import compile_kernels
+from transnext_ops.kernel_report.subjects import Subject
+
+_CHECKOUT = Path(__file__).resolve().parents[3]
+_SECTOR = 32  # bytes
+
+
+@dataclass(frozen=True)
+class Count:
+    """What one launch of a kernel did, or all launches of a call together.
+
+    Attributes
+    ----------
+    instructions : int
+        Executed by threads.
+    operations, products : int
+        Floating-point operations, and those of them on tensor cores.
+    moved : int
+        Bytes that threads asked of global memory.
+    sectors, distinct : int
+        32-byte sectors that the accesses touch: each time, and each once.
+    wavefronts, conflict_free : int
+        Passes of the shared memory, and how many they were without conflicts.
+    """
+
+    kernel: str
+    instructions: int
+    operations: int
+    products: int
+    moved: int
+    sectors: int
+    distinct: int
+    wavefronts: int
+    conflict_free: int
+
+    @classmethod
+    def of(cls, kernel: str, stats: dict[str, Any]) -> Count:
+        accesses = [stats[f"global_{kind}"] for kind in ("load", "store", "atomic")]
+        return cls(
+            kernel,
+            stats["thread_instructions"],
+            sum(stats["flops"].values()),
+            stats["flops"]["mma"],
+            sum(access["bytes"] for access in accesses),
+            sum(access["sectors"] for access in accesses),
+            stats["unique_read_sectors"] + stats["unique_written_sectors"],
+            stats["shared"]["wavefronts"],
+            stats["shared"]["ideal_wavefronts"],
+        )
+
+    def plus(self, other: Count) -> Count:
+        return Count(
+            self.kernel,
+            *(
+                getattr(self, name) + getattr(other, name)
+                for name in list(self.__dataclass_fields__)[1:]
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a call's kernels did.
+
+    Attributes
+    ----------
+    kernels : tuple of Count
+        By launch.
+    least_sectors : int
+        Of the call's tensors: every input once and every result once.
+    """
+
+    kernels: tuple[Count, ...]
+    least_sectors: int
+
+    def total(self) -> Count:
+        first, *rest = self.kernels
+        result = Count("all kernels", *list(vars(first).values())[1:])
+        for count in rest:
+            result = result.plus(count)
+        return result
+
+
+def folder() -> Path:
+    """Return where the emulator is looked for."""
+    beside = _CHECKOUT.parent / "shared" / "tools" / "ptxemu"
+    return Path(os.environ.get("TRANSNEXT_PTXEMU", beside))
+
+
+def unavailable() -> str | None:
+    """Say why there is no emulation, or None if there is."""
+    if (folder() / "ptxemu.py").exists():
+        return None
+    return f"no PTX emulator in {folder()} (set TRANSNEXT_PTXEMU)"
+
+
+@functools.cache
+def _emulator() -> ModuleType:
+    # It builds itself beside its sources, which may be read-only: use a copy that later runs find.
+    copy = _CHECKOUT / "build" / "ptxemu"
+    shutil.copytree(folder(), copy, ignore=shutil.ignore_patterns("_build"), dirs_exist_ok=True)
+    sys.path.insert(0, str(copy))
+    return importlib.import_module("ptxemu")
+
+
+def count(subject: Subject, dtype: torch.dtype, compiler: str, architecture: int) -> Counts:
+    """Run a call in the emulator and count."""
+    runner = _Counting(compiler, architecture)
+    with launches.use_runner(runner):
+        subject.call(dtype)
+    return Counts(tuple(runner.counts), runner.least_sectors)
+
+
+class _Counting:
+    """A runner of launches: the emulator, with its checks off."""
+
+    def __init__(self, compiler: str, architecture: int) -> None:
+        self.counts: list[Count] = []
+        self.least_sectors = 0
+        self._compiler, self._architecture = compiler, architecture
+
+    def architecture(self, device: torch.device) -> int:
+        return self._architecture
+
+    def run(self, op: str, launches: Any, tensors: Sequence[Tensor | None]) -> None:
+        own = tensors[:-1] if launches.workspace > 0 else tensors
+        for tensor in own:
+            if tensor is not None:
+                self.least_sectors += -(-tensor.numel() * tensor.element_size() // _SECTOR)
+        for name, grid, block, shared, params in launches.kernels:
+            module, entry = _module(self._compiler, name, self._architecture)
+            argument = _translated(params, tensors, module)
+            result = module.launch(
+                entry, grid=grid, block=block, shared=shared, args=[argument], races=False,
+                uninit=False, threads=len(os.sched_getaffinity(0)),
+            )  # fmt: skip
+            module.release()
+            self.counts.append(Count.of(name, result.stats))
+
+
+@functools.cache
+def _module(compiler: str, kernel: str, architecture: int) -> tuple[Any, str]:
+    made = compile_kernels(compiler, (kernel,), architecture)
+    return _emulator().Module(made.ptx), made.kernels[0].entry
+
+
+def _translated(params: bytes, tensors: Sequence[Tensor | None], module: Any) -> bytes:
+    """Replace the pointers to the tensors in a kernel's argument by the emulated device's."""
+    storages = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for tensor in tensors
+        if tensor is not None and tensor.numel() > 0
+    }
+    words = np.frombuffer(params, dtype=np.uint64).copy()
+    for i, word in enumerate(words):
+        for begin, size in storages.items():
+            if begin <= int(word) < begin + size:
+                memory = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(begin))
+                words[i] = module.ptr(memory, int(word) - begin)
+    return words.tobytes()

@@ -1,0 +1,200 @@
+# ruff: noqa: E501 -- lines of the kernels stand as they are there
+"""The places of the device code that mutations.py breaks, one at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One broken place."""
+
+    file: str  # below cpp/device
+    old: str  # stands there once
+    new: str
+    breaks: str
+    tests: str  # which tests to run, for pytest's -k
+
+
+def _each(file: str, tests: str, *places: tuple[str, str, str]) -> list[Mutation]:
+    return [Mutation(file, old, new, breaks, tests) for old, new, breaks in places]
+
+
+MUTATIONS = [
+    *_each(
+        "gelu_pool.cuh",
+        "test_gelu_pool",
+        (
+            "token = (top + cell / width) * p.grid.width + left + cell % width",
+            "token = (top + cell / width) * p.grid.width + left + cell / width",
+            "index: the column of a bin's cell",
+        ),
+        (
+            "    for (int i = 0; i < kRun; ++i) partial[threadIdx.y][threadIdx.x].values[i] = sum[i];\n"
+            "    __syncthreads();",
+            "    for (int i = 0; i < kRun; ++i) partial[threadIdx.y][threadIdx.x].values[i] = sum[i];",
+            "barrier: before the rows' sums meet",
+        ),
+        (
+            "if (threadIdx.y == 0 && count > 0) {",
+            "if (threadIdx.y == 0) {",
+            "last tile: channels beyond the last are written",
+        ),
+        (
+            "if (count <= 0 || token >= p.grid.size()) continue;",
+            "if (count <= 0) continue;",
+            "last tile: tokens beyond the last",
+        ),
+        (
+            "const index_t last_a = bin_end(row, p.grid.height, p.pool_grid.height);",
+            "const index_t last_a = bin_begin(row, p.grid.height, p.pool_grid.height) + 1;",
+            "index: bins that overlap are left out",
+        ),
+    ),
+    *_each(
+        "conv_glu.cuh",
+        "test_conv_glu",
+        (
+            "if (device::inside(p.grid, row, left + j - 1))",
+            "if (row >= 0 && row < static_cast<int>(p.grid.height))",
+            "halo: columns outside the image are read",
+        ),
+        (
+            "for (int row = strip.top - 1; row <= strip.bottom; ++row) {",
+            "for (int row = strip.top - 1; row < strip.bottom; ++row) {",
+            "halo: the row below a band",
+        ),
+        (
+            "          channel < count\n              ? static_cast<const float*>(",
+            "          channel <= count\n              ? static_cast<const float*>(",
+            "last tile: a weight beyond the last channel is read",
+        ),
+        (
+            "    weights.load(p.weight, first_channel, hidden - first_channel);\n    __syncthreads();",
+            "    weights.load(p.weight, first_channel, hidden - first_channel);",
+            "barrier: weights are read before they are there",
+        ),
+        (
+            "for (int tap = 0; tap < 9; ++tap) d_a[tap / 3][j] += weight[tap][0] * d_u[j + 2 - tap % 3];",
+            "for (int tap = 0; tap < 9; ++tap) d_a[tap / 3][j] += weight[tap][0] * d_u[j + tap % 3];",
+            "index: the gradient's convolution is not mirrored",
+        ),
+        (
+            "partial[threadIdx.y][9][threadIdx.x] = d_bias;\n  __syncthreads();",
+            "partial[threadIdx.y][9][threadIdx.x] = d_bias;",
+            "barrier: before the strips' sums meet",
+        ),
+        (
+            "if (row >= strip.top && row < strip.bottom) {",
+            "if (row >= strip.top && row <= strip.bottom) {",
+            "halo: the row below a band counts twice in the weights' gradient",
+        ),
+    ),
+    *_each(
+        "window.cuh",
+        "test_window",
+        (
+            "if (inside(p.grid, top + y, left + x) && count > 0) {",
+            "if (count > 0) {",
+            "halo: tokens outside the image are read",
+        ),
+        (
+            "        inside(p.grid, top + y + dy - window / 2, left + x + dx - window / 2)) {",
+            "        true) {",
+            "mask: cells outside the image count",
+        ),
+        (
+            "const int source_row = (y + (kToKeys ? band_rows - 1 - row : row)) * tile.pitch;",
+            "const int source_row = (y + row) * tile.pitch;",
+            "index: a key's queries are not mirrored",
+        ),
+        (
+            "float score = p.outside;",
+            "float score = 0.0f;",
+            "mask: logits outside the image",
+        ),
+        (
+            "p.bias.data)[place.head * p.bias.stride[0] + j * p.bias.stride[1]]",
+            "p.bias.data)[place.head * p.bias.stride[0] + cell * p.bias.stride[1]]",
+            "bias map: the cell's number within a band",
+        ),
+        (
+            "        __syncthreads();  // nobody reads the keys before any more\n",
+            "",
+            "barrier: keys are overwritten while they are read",
+        ),
+        (
+            "if (y < 0 || y >= p.grid.height || x < 0 || x >= p.grid.width) continue;",
+            "if (y < 0 || y >= p.grid.height || x < 0) continue;",
+            "mask: the bias gradient counts cells beyond the right edge",
+        ),
+        (
+            "__device__ inline index_t window_tiles_across(const WindowProductParams& p) {\n"
+            "  return (p.grid.width + p.tile.columns - 1) / p.tile.columns;",
+            "__device__ inline index_t window_tiles_across(const WindowProductParams& p) {\n"
+            "  return (p.grid.width + p.tile.columns) / p.tile.columns - 1 + 0 * p.tile.rows;",
+            "last tile: columns of a last narrow tile",
+        ),
+    ),
+    *_each(
+        "position_bias_table.cuh",
+        "test_position_bias",
+        (
+            "device::element<C>(p.col_coords, at % columns);",
+            "device::element<C>(p.col_coords, at / columns % columns);",
+            "bias map: the column's coordinate",
+        ),
+        (
+            "if (h >= heads || at >= positions) continue;",
+            "if (h > heads || at >= positions) continue;",
+            "last tile: a head beyond the last",
+        ),
+        (
+            "d_hidden = hidden > 0 ? d_hidden : C(0);",
+            "",
+            "mask: the gradient of the ReLU",
+        ),
+        (
+            "        coordinates[thread] = {device::element<C>(p.row_coords, row),\n"
+            "                               device::element<C>(p.col_coords, column)};\n"
+            "      }\n      __syncthreads();",
+            "        coordinates[thread] = {device::element<C>(p.row_coords, row),\n"
+            "                               device::element<C>(p.col_coords, column)};\n"
+            "      }",
+            "barrier: a tile's gradients are read before they are there",
+        ),
+    ),
+    *_each(
+        "partial_sums.cuh",
+        "test_window_qk or test_position_bias or test_conv_glu",
+        (
+            "row += kPartialSumsRows)",
+            "row += kPartialSumsRows + 1)",
+            "index: rows of partial sums are left out",
+        ),
+    ),
+    *_each(
+        "runs.cuh",
+        "test_gelu_pool or test_window or test_conv_glu",
+        (
+            "view.shape[kRank - 1] % n == 0 && view.stride[kRank - 1] == 1;",
+            "view.shape[kRank - 1] % n == 0;",
+            "index: strided channels are read as if they were neighbours",
+        ),
+        (
+            "if (i < count) from_float(from[i], to[i * stride]);",
+            "from_float(from[i], to[i * stride]);",
+            "last tile: channels beyond the last are written",
+        ),
+    ),
+    *_each(
+        "storage.cuh",
+        "test_every_half",
+        (
+            "target = float_to_bfloat16(x);",
+            "target = {static_cast<unsigned short>(float_to_bits(x) >> 16)};",
+            "dtype rounding: towards zero",
+        ),
+    ),
+]

@@ -1,0 +1,199 @@
+"""The CUDA kernels in the emulation against the NumPy reference: drawn cases of every operator.
+
+2,000 examples by default, shared out over operators and storage types. The long run:
+
+    HYPOTHESIS_PROFILE=long TRANSNEXT_EMULATED_EXAMPLES=50000 \
+        python -m pytest tests/emulation/test_emulated_agreement.py -n auto
+
+Every example plans for another architecture and shuffles threads and blocks by its own seed. An
+access outside a tensor or shared memory, a barrier that not all threads reach, a shuffle outside
+its mask are errors; outputs and workspace hold NaN before the kernels run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("transnext_ops._cpp")
+
+from emulated import EmulatedKernels, Library
+
+import transnext_ops as ops
+from agreement import (
+    check_attention,
+    check_conv_glu,
+    check_gelu_pool,
+    check_position_bias,
+    check_window_av,
+    check_window_qk,
+    edge,
+)
+from ptx_cases import CASES
+from strategies import attention_cases, grids, heads, seeds, token_cases
+from transnext_ops.backends.launches import use_runner
+
+EXAMPLES = int(os.environ.get("TRANSNEXT_EMULATED_EXAMPLES", "2000"))
+SHARES = {
+    "aggregated_attention": 0.3,
+    "global_attention": 0.1,
+    "window_qk": 0.12,
+    "window_av": 0.12,
+    "conv_glu": 0.12,
+    "gelu_pool": 0.12,
+    "position_bias": 0.12,
+}
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+CAPABILITIES = (75, 80, 90, 120)
+
+storage = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
+
+def share(operator: str, parts: int = len(DTYPES)) -> settings:
+    """Return this operator's number of examples, of which each of `parts` tests takes its own."""
+    return settings(max_examples=max(1, -int(-EXAMPLES * SHARES[operator] // parts)))
+
+
+@pytest.fixture(scope="module")
+def attention_kernels(kernels: Library) -> Library:
+    if not any(name.startswith("aggregated_attention_backward") for name in kernels.kernels):
+        pytest.skip("no kernels of aggregated attention's backward")
+    return kernels
+
+
+def emulate(kernels: Library, seed: int, check: Callable[..., None], *arguments: Any) -> None:
+    """Call a check with the compiled backend, its kernels emulated."""
+    runner = EmulatedKernels(kernels, CAPABILITIES[seed % len(CAPABILITIES)], seed)
+    with use_runner(runner):
+        check(*arguments)
+
+
+@storage
+@share("aggregated_attention")
+@given(data=st.data())
+def test_aggregated_attention(
+    attention_kernels: Library, dtype: torch.dtype, data: st.DataObject
+) -> None:
+    case = data.draw(attention_cases(dtype=st.just(dtype)))
+    emulate(attention_kernels, case.seed, check_attention, case, "cpp")
+
+
+@storage
+@share("global_attention")
+@given(data=st.data())
+def test_global_attention(
+    attention_kernels: Library, dtype: torch.dtype, data: st.DataObject
+) -> None:
+    case = data.draw(attention_cases(window=st.just(0), dtype=st.just(dtype)))
+    emulate(attention_kernels, case.seed, check_attention, case, "cpp")
+
+
+@storage
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"grid": (1, 1), "pool_grid": (1, 1), "window_size": 5},
+        {"grid": (1, 9), "pool_grid": (1, 9), "window_size": 4},
+        {"grid": (9, 1), "pool_grid": (4, 1), "batch": 0},
+        {"magnitude": "extreme logits"},
+        {"magnitude": "zero vectors", "layout": "sliced"},
+        {"grid": (19, 35), "pool_grid": (9, 11), "bias": "interpolated"},  # several of any tile
+        {"grid": (12, 17), "pool_grid": (12, 17), "window_size": 0, "layout": "packed"},
+        {"head_dim": 128, "grid": (5, 5)},
+    ],
+    ids=str,
+)
+def test_edges_of_attention(attention_kernels: Library, dtype: torch.dtype, changes: dict) -> None:
+    for seed in range(len(CAPABILITIES)):
+        emulate(
+            attention_kernels, seed, check_attention, edge(dtype=dtype, seed=seed, **changes), "cpp"
+        )
+
+
+@storage
+@share("window_qk")
+@given(data=st.data())
+def test_window_qk(kernels: Library, dtype: torch.dtype, data: st.DataObject) -> None:
+    case = data.draw(token_cases(dtype=st.just(dtype)))
+    emulate(kernels, case.seed, check_window_qk, case, "cpp")
+
+
+@storage
+@share("window_av")
+@given(data=st.data())
+def test_window_av(kernels: Library, dtype: torch.dtype, data: st.DataObject) -> None:
+    case = data.draw(token_cases(dtype=st.just(dtype)))
+    emulate(kernels, case.seed, check_window_av, case, "cpp")
+
+
+@storage
+@share("conv_glu")
+@given(data=st.data())
+def test_conv_glu(kernels: Library, dtype: torch.dtype, data: st.DataObject) -> None:
+    channels = st.sampled_from((24, 1, 5, 8, 33, 72))
+    case = data.draw(token_cases(channels=channels, dtype=st.just(dtype)))
+    emulate(kernels, case.seed, check_conv_glu, case, "cpp")
+
+
+@storage
+@share("gelu_pool")
+@given(data=st.data())
+def test_gelu_pool(kernels: Library, dtype: torch.dtype, data: st.DataObject) -> None:
+    case = data.draw(token_cases(dtype=st.just(dtype)))
+    emulate(kernels, case.seed, check_gelu_pool, case, "cpp")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_every_half_is_read_exactly_and_every_rounding_is_to_even(kernels: Library, dtype) -> None:
+    """window_av with a window of one cell multiplies: by 1 it copies all finite values, and
+    products of two halves fall between and halfway between halves."""
+    bits = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(dtype)
+    v = bits[torch.isfinite(bits)].reshape(1, 1, -1, 1)
+    grid = (1, v.numel())
+    for factor in (1.0, 1.5, 1.0 + 2.0**-7, 0.375):
+        attn = torch.full_like(v, factor)
+        with use_runner(EmulatedKernels(kernels)):
+            actual = ops.window_av(attn, v, grid=grid, window_size=1, backend="cpp")
+        expected = (v.float() * attn.float() + 0.0).to(dtype)  # a sum of zeros is +0
+        assert torch.equal(actual.view(torch.int16), expected.view(torch.int16)), factor
+
+
+fractions = st.tuples(st.floats(0, 1), st.floats(0, 1))
+
+
+@share("position_bias", parts=1)
+@given(
+    grid=grids,
+    pool=fractions,
+    pretrain=grids,
+    train=st.one_of(st.none(), st.tuples(grids, fractions)),
+    head_count=heads,
+    hidden=st.sampled_from((1, 16, 37)),
+    seed=seeds,
+)
+@example((1, 1), (0.0, 0.0), (1, 1), ((9, 9), (1.0, 1.0)), 1, 16, 0)
+@example((6, 5), (0.5, 0.5), (7, 7), None, 2, 300, 0)
+def test_position_bias(kernels: Library, grid, pool, pretrain, train, head_count, hidden, seed):
+    """The table's kernels, in both bias modes; parameters are float32 for every storage type."""
+    arguments = (grid, pool, pretrain, train, head_count, hidden, torch.float32, seed)
+    emulate(kernels, seed, check_position_bias, "cpp", *arguments)
+
+
+def test_every_instance_of_every_kernel_runs(attention_kernels: Library) -> None:
+    """The chosen cases of the PTX tests, in every storage type and for every architecture."""
+    ran: set[str] = set()
+    for checks in CASES.values():
+        for check in checks.values():
+            for dtype in DTYPES:
+                for seed, capability in enumerate(CAPABILITIES):
+                    runner = EmulatedKernels(attention_kernels, capability, seed)
+                    with use_runner(runner):
+                        check("cpp", dtype)
+                    ran |= runner.kernels
+    assert ran == attention_kernels.kernels
