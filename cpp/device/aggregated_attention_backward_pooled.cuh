@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kAttentionPooledThreads, kDim <= 32 ? 4 : 1)
   const int width = static_cast<int>(in.grid.width);
   const int pool_width = static_cast<int>(in.pool_grid.width);
   const int channels = static_cast<int>(in.q.shape[3]);
-  const index_t tokens = in.grid.size();
+  const int tokens = static_cast<int>(in.grid.size());
   const unsigned heads = static_cast<unsigned>(in.q.shape[2]);
   const unsigned slices = static_cast<unsigned>(launch.plan.slices);
   const unsigned key_tiles = static_cast<unsigned>((pooled + keys - 1) / keys);
@@ -67,9 +67,9 @@ __global__ void __launch_bounds__(kAttentionPooledThreads, kDim <= 32 ? 4 : 1)
   const int first_key = static_cast<int>(blockIdx.x / heads / slices % key_tiles) * keys;
   const unsigned batch = blockIdx.x / heads / slices / key_tiles;
   const int key_count = pooled - first_key < keys ? pooled - first_key : keys;
-  const index_t first_query = index_t{slice} * launch.plan.slice;
-  const index_t end_query =
-      first_query + launch.plan.slice < tokens ? first_query + launch.plan.slice : tokens;
+  const int first_query = static_cast<int>(slice) * launch.plan.slice;
+  const int end_query =
+      tokens - first_query < launch.plan.slice ? tokens : first_query + launch.plan.slice;
 
   const auto key_of = [=](int i) { return index_t{i < key_count ? first_key + i : -1}; };
   stage_rows<kDim>(TokenRows<T>(in.k_pool, batch, head), keys, key_of, key_rows);
@@ -104,7 +104,7 @@ __global__ void __launch_bounds__(kAttentionPooledThreads, kDim <= 32 ? 4 : 1)
   const PooledBias bias(in.pool_bias, head);
   const bool atomics = launch.plan.table_atomics;
   float* table = static_cast<float*>(p.d_pool_bias.data);
-  const index_t columns = p.d_pool_bias.shape[2];
+  const int columns = static_cast<int>(p.d_pool_bias.shape[2]);
   if (atomics) table += head * p.d_pool_bias.shape[1] * columns;
   const float scale = static_cast<const float*>(in.scale.data)[head * in.scale.stride[0]];
   const TokenRows<T> queries(in.q, batch, head);
@@ -116,18 +116,19 @@ __global__ void __launch_bounds__(kAttentionPooledThreads, kDim <= 32 ? 4 : 1)
 
   float d_key[chunks][4] = {}, d_value[chunks][4] = {};
   float largest = 0.0f;
-  for (index_t first = first_query; first < end_query; first += tile) {
-    const int count = static_cast<int>(end_query - first < tile ? end_query - first : tile);
-    const auto query_of = [=](int i) { return i < count ? first + i : index_t{-1}; };
+#pragma unroll 1
+  for (int first = first_query; first < end_query; first += tile) {
+    const int count = end_query - first < tile ? end_query - first : tile;
+    const auto query_of = [=](int i) { return index_t{i < count ? first + i : -1}; };
     __syncthreads();  // all are done with the tile before
     stage_rows<kDim>(queries, tile, query_of, query_rows);
     stage_rows<kDim>(d_outs, tile, query_of, d_out_rows);
     __syncthreads();
 #pragma unroll 1
     for (int i = thread; i < tile; i += threads) {
-      const index_t n = i < count ? first + i : first;
-      query_row[i] = static_cast<int>(n / width);
-      query_column[i] = static_cast<int>(n % width);
+      const int n = i < count ? first + i : first;
+      query_row[i] = n / width;
+      query_column[i] = n % width;
       query_inverse[i] = 1.0f / fmaxf(row_norm<kDim>(query_rows + i * stride), kNormEpsilon);
       scaling[i] = scale * length_scale(query_row[i], query_column[i],
                                         static_cast<int>(in.window_size), in.grid, pooled);

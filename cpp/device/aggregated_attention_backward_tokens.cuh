@@ -110,14 +110,18 @@ class BackwardTokens {
   __device__ int* ints(int offset) const { return reinterpret_cast<int*>(memory_ + offset); }
   __device__ T* rows(int offset) const { return reinterpret_cast<T*>(memory_ + offset); }
   __device__ const T* row(int offset, int index) const { return rows(offset) + index * kStride; }
-  __device__ index_t token(int y, int x) const { return index_t{y} * width_ + x; }
+  __device__ int token(int y, int x) const { return y * width_ + x; }
   __device__ bool inside(int y, int x) const {
     return y >= 0 && y < height_ && x >= 0 && x < width_;
   }
 
   __device__ void load() {
-    const auto query_token = [this](int i) { return token(queries_.row(i), queries_.column(i)); };
-    const auto key_token = [this](int i) { return token(keys_.row(i), keys_.column(i)); };
+    const auto query_token = [this](int i) -> index_t {
+      return token(queries_.row(i), queries_.column(i));
+    };
+    const auto key_token = [this](int i) -> index_t {
+      return token(keys_.row(i), keys_.column(i));
+    };
     const AttentionTokenShared& at = plan_.shared;
     stage_rows<kDim>(TokenRows<T>(in_.q, batch_, head_), queries_.cells(), query_token,
                      rows(at.query));
@@ -300,7 +304,7 @@ class BackwardTokens {
   struct Query {
     int index;  // among the block's queries
     int y, x;   // in their rectangle
-    index_t token;
+    int token;
     float inverse, scaling, log_sum_exp;
   };
   __device__ Query query_at(int index) const {
@@ -426,12 +430,12 @@ class BackwardTokens {
     const int top = smaller(tile + lane_row(lane), count - 1);
     const int bottom = smaller(tile + 8 + lane_row(lane), count - 1);
     const Query query[2] = {query_at(owned_query(top)), query_at(owned_query(bottom))};
-    float delta[2], norm[2], inverse[2], along[2] = {}, sum[kChunks][4] = {};
+    float delta[2], inverse[2], along[2] = {}, sum[kChunks][4] = {};
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       delta[h] = floats(at.delta)[query[h].index];
-      norm[h] = floats(at.d_out_norm)[query[h].index];
-      inverse[h] = norm[h] > 0.0f ? 1.0f / norm[h] : 0.0f;
+      const float norm = floats(at.d_out_norm)[query[h].index];
+      inverse[h] = norm > 0.0f ? 1.0f / norm : 0.0f;
     }
 #pragma unroll 1
     for (int first = 0; first < pooled_; first += kAttentionPoolTile) {
@@ -447,8 +451,9 @@ class BackwardTokens {
           for (int e = 0; e < 4; ++e) {
             probability[t][e] *= d_weight[t][e] - delta[e / 2];
             along[e / 2] += probability[t][e] * cosine[t][e];
-            probability[t][e] *= inverse[e / 2];
-            if constexpr (!OnTensorCores<T>::value)
+            if constexpr (OnTensorCores<T>::value)
+              probability[t][e] *= inverse[e / 2];
+            else
               probability[t][e] *= floats(at.pool_inverse)[sub + t * 8 + lane_column(lane) + e % 2];
           }
         }
@@ -472,10 +477,11 @@ class BackwardTokens {
       for (int e = 0; e < 4; ++e) {
         const int own = tile + lane_row(lane) + e / 2 * 8;
         if (own >= count) continue;
+        const float norm = OnTensorCores<T>::value ? floats(at.d_out_norm)[owned_query(own)] : 1.0f;
 #pragma unroll
         for (int t = 0; t < kChunks; ++t) {
           float& target = floats(at.gradient)[own * kDim + t * 8 + lane_column(lane) + e % 2];
-          const float value = sum[t][e] * norm[e / 2];
+          const float value = sum[t][e] * norm;
           target = turn == 0 ? value : target + value;
         }
       }
