@@ -24,7 +24,7 @@ def _each(file: str, tests: str, *places: tuple[str, str, str]) -> list[Mutation
 MUTATIONS = [
     *_each(
         "gelu_pool.cuh",
-        "test_gelu_pool",
+        "gelu_pool or tokens",
         (
             "token = (top + cell / width) * p.grid.width + left + cell % width",
             "token = (top + cell / width) * p.grid.width + left + cell / width",
@@ -54,7 +54,7 @@ MUTATIONS = [
     ),
     *_each(
         "conv_glu.cuh",
-        "test_conv_glu",
+        "conv_glu or tokens",
         (
             "if (device::inside(p.grid, row, left + j - 1))",
             "if (row >= 0 && row < static_cast<int>(p.grid.height))",
@@ -93,7 +93,7 @@ MUTATIONS = [
     ),
     *_each(
         "window.cuh",
-        "test_window",
+        "window",
         (
             "if (inside(p.grid, top + y, left + x) && count > 0) {",
             "if (count > 0) {",
@@ -133,7 +133,7 @@ MUTATIONS = [
             "__device__ inline index_t window_tiles_across(const WindowProductParams& p) {\n"
             "  return (p.grid.width + p.tile.columns - 1) / p.tile.columns;",
             "__device__ inline index_t window_tiles_across(const WindowProductParams& p) {\n"
-            "  return (p.grid.width + p.tile.columns) / p.tile.columns - 1 + 0 * p.tile.rows;",
+            "  return p.grid.width / p.tile.columns > 0 ? p.grid.width / p.tile.columns : 1;",
             "last tile: columns of a last narrow tile",
         ),
     ),
@@ -167,7 +167,7 @@ MUTATIONS = [
     ),
     *_each(
         "partial_sums.cuh",
-        "test_window_qk or test_position_bias or test_conv_glu",
+        "window or test_position_bias or test_conv_glu",
         (
             "row += kPartialSumsRows)",
             "row += kPartialSumsRows + 1)",
@@ -176,7 +176,7 @@ MUTATIONS = [
     ),
     *_each(
         "runs.cuh",
-        "test_gelu_pool or test_window or test_conv_glu",
+        "gelu_pool or window or conv_glu or tokens",
         (
             "view.shape[kRank - 1] % n == 0 && view.stride[kRank - 1] == 1;",
             "view.shape[kRank - 1] % n == 0;",
@@ -184,7 +184,7 @@ MUTATIONS = [
         ),
         (
             "if (i < count) from_float(from[i], to[i * stride]);",
-            "from_float(from[i], to[i * stride]);",
+            "if (i <= count) from_float(from[i], to[i * stride]);",
             "last tile: channels beyond the last are written",
         ),
     ),
