@@ -189,6 +189,81 @@ MUTATIONS = [
         ),
     ),
     *_each(
+        "attention_pooled.cuh",
+        "attention",
+        (
+            "      wait_copies<1>();\n",
+            "      wait_copies<2>();\n",
+            "barrier: a chunk of pooled keys is read before its copies are in",
+        ),
+        (
+            "static int key_of(int index) { return index / 2 + index % 2 * 4; }",
+            "static int key_of(int index) { return index / 2 + index % 2 * 4 - index / 7; }",
+            "index: the order of the keys of a tensor-core product",
+        ),
+        (
+            "        if (key >= count) {\n          logits[n][e] = kNoLogit;",
+            "        if (key > count) {\n          logits[n][e] = kNoLogit;",
+            "last tile: a pooled key beyond the last",
+        ),
+    ),
+    *_each(
+        "attention_bias.cuh",
+        "attention",
+        (
+            "first_columns_[key % pool_width()] - state_->lowest_column",
+            "first_columns_[key / pool_width()] - state_->lowest_column",
+            "bias map: the columns of a ring",
+        ),
+        (
+            "weights += j * bias.col_weights.stride[0] + b * bias.col_weights.stride[1];",
+            "weights += j * bias.col_weights.stride[0];",
+            "bias map: the weights of an interpolated bias",
+        ),
+    ),
+    *_each(
+        "attention_window.cuh",
+        "attention",
+        (
+            "weights[j] = inside ? logit : kNoLogit;",
+            "weights[j] = logit;",
+            "mask: window cells outside the image",
+        ),
+        (
+            "const int cell = (y - top) * window + x - left;",
+            "const int cell = (y - first_row) * window + x - left;",
+            "index: the cell of a window that the image cuts",
+        ),
+    ),
+    *_each(
+        "aggregated_attention_backward_tokens.cuh",
+        "attention",
+        (
+            "key[r] = inside(key_y, key_x) ? keys_.index(key_y, key_x) : -1;",
+            "key[r] = inside(key_y, x) ? keys_.index(key_y, inside(key_y, key_x) ? key_x : x) : -1;",
+            "mask: window cells beyond the image's sides",
+        ),
+        (
+            "    queries_ = own_.grown(after, before, height_, width_);",
+            "    queries_ = own_.grown(before, before, height_, width_);",
+            "halo: queries of an even window that see the tile's keys",
+        ),
+        (
+            "        if (first + key < pooled_) {",
+            "        if (first + key <= pooled_) {",
+            "last tile: a pooled key beyond the last, backward",
+        ),
+    ),
+    *_each(
+        "aggregated_attention_backward_bias.cuh",
+        "attention",
+        (
+            "if (j[e / 2] >= width || b[e % 2] >= pool_width) continue;",
+            "if (j[e / 2] >= width) continue;",
+            "last tile: pooled columns beyond the last in the table's gradient",
+        ),
+    ),
+    *_each(
         "storage.cuh",
         "test_every_half",
         (
