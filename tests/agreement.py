@@ -161,6 +161,13 @@ def check_attention(case: AttentionCase, backend: str) -> None:
             )
         return {name: value for name, value in result.items() if name in inputs}
 
+    def largest_log_sum_exp(arguments: dict[str, Any]) -> float:
+        arguments = {**dict.fromkeys(tensors), **arguments}
+        _, log_sum_exp = reference.aggregated_attention(
+            **reference_attention(arguments, maps), **keywords
+        )
+        return float(np.abs(log_sum_exp).max(initial=0.0))
+
     units = dict.fromkeys(numbers, ARITHMETIC_UNIT[case.dtype])
     conditions = condition_numbers(forward, numbers, units)
     assert_agrees(
@@ -170,11 +177,17 @@ def check_attention(case: AttentionCase, backend: str) -> None:
     # The saved output is rounded to storage: the gradient's sum over a · (d_out · v) sees v so.
     units |= {"v": STORAGE_UNIT[case.dtype], "v_pool": STORAGE_UNIT[case.dtype]}
     conditions = condition_numbers(backward, numbers, units)
+    expected = backward(numbers)
+    # The weights are made again as exp(logit - log-sum-exp), the latter saved in the compute type:
+    # both are rounded to units of their size, which is the weight's relative error.
+    saved = 2 * ARITHMETIC_UNIT[case.dtype] * largest_log_sum_exp(numbers)
+    for name, gradient in expected.items():
+        conditions[name] += saved * float(np.linalg.norm(gradient))
     for name, floor in cancellation_floor(numbers, array(d_out), case).items():
         if name in conditions:
             conditions[name] += floor
     compare_gradients(
-        gradients_of(out, inputs, d_out), backward(numbers), conditions, case.dtype,
+        gradients_of(out, inputs, d_out), expected, conditions, case.dtype,
         case.work + case.batch * case.length,
     )  # fmt: skip
 

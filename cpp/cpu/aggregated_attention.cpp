@@ -53,7 +53,7 @@ class ForwardTask {
         share_(kBlock<C>),
         norms_(kBlock<C>),
         inverse_norms_(stride_),
-        bias_(bias_table, in_.grid, in_.pool_grid) {}
+        bias_(bias_table, in_.grid, in_.pool_grid, false) {}
 
   void run(index_t batch, index_t head, index_t first, index_t count) {
     batch_ = batch;

@@ -59,7 +59,7 @@ class BiasTaps {
       for (index_t t = 0; t < taps_; ++t) {
         const index_t at = (b * taps_ + t) * stride_ + n;
         for (index_t j = 0; j < width_; ++j) {
-          columns_[at + j] = static_cast<MaskLane<C>>(column(bias, j, b, t));
+          columns_[at + j] = static_cast<MaskLane<C>>(mapped(bias, j, b, t));
           weights_[at + j] =
               bias.col_weights.present()
                   ? static_cast<const C*>(bias.col_weights.data)[j * bias.col_weights.stride[0] +
@@ -74,6 +74,16 @@ class BiasTaps {
 
   // Whether the lanes of every vector of queries meet within one vector of columns.
   bool usable() const { return usable_; }
+
+  index_t count() const { return taps_; }
+  index_t column(index_t j, index_t b, index_t t) const {
+    return columns_[(b * taps_ + t) * stride_ + n + j];
+  }
+  C weight(index_t j, index_t b, index_t t) const {
+    return weights_[(b * taps_ + t) * stride_ + n + j];
+  }
+  // The last column that a whole vector of columns can begin with.
+  index_t last_base() const { return last_base_; }
 
   // The bias of pooled column b in a row of the table, for the queries j - start .. in the lanes, of
   // which those from `start` on, query j the first, are in the image row.
@@ -93,7 +103,7 @@ class BiasTaps {
  private:
   static constexpr int n = kLanes<C>;
 
-  static int column(const PoolBias& bias, index_t j, index_t b, index_t t) {
+  static int mapped(const PoolBias& bias, index_t j, index_t b, index_t t) {
     return static_cast<const int*>(
         bias.col_map.data)[j * bias.col_map.stride[0] + b * bias.col_map.stride[1] +
                            t * bias.col_map.stride[2]];
@@ -106,9 +116,9 @@ class BiasTaps {
     for (index_t b = 0; b < in.pool_grid.width; ++b) {
       for (index_t t = 0; t < bias.col_map.shape[2]; ++t) {
         for (index_t j = 1; j < in.grid.width; ++j) {
-          const int here = column(bias, j, b, t);
-          const int back = column(bias, larger(0, j - n + 1), b, t);
-          if (here < column(bias, j - 1, b, t) || here - back >= n) return false;
+          const int here = mapped(bias, j, b, t);
+          const int back = mapped(bias, larger(0, j - n + 1), b, t);
+          if (here < mapped(bias, j - 1, b, t) || here - back >= n) return false;
         }
       }
     }
@@ -121,7 +131,7 @@ class BiasTaps {
   bool usable_;
   Scratch<MaskLane<C>> columns_;  // [Wp][taps][n + W + padding]
   Scratch<C> weights_;            // the same
-  MaskLane<C> last_base_ = 0;     // where a whole vector of columns still fits
+  MaskLane<C> last_base_ = 0;
 };
 
 TRANSNEXT_END_LEVEL

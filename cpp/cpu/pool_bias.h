@@ -2,7 +2,7 @@
 // (transnext/aggregated_attention.h) into the lanes of a block of queries, and its gradient back.
 #pragma once
 
-#include "cpu/bias_taps.h"
+#include "cpu/bias_spread.h"
 #include "cpu/scratch.h"
 #include "cpu/thread_pool.h"
 #include "cpu/tokens.h"
@@ -92,7 +92,8 @@ class BiasTable {
 template <class C>
 class BlockBias {
  public:
-  BlockBias(const BiasTable<C>& table, const Grid& grid, const Grid& pool_grid)
+  // gradient: whether add_gradient will be called.
+  BlockBias(const BiasTable<C>& table, const Grid& grid, const Grid& pool_grid, bool gradient)
       : table_(table),
         bias_(table.bias()),
         grid_(grid),
@@ -102,7 +103,8 @@ class BlockBias {
         rows_(bias_.table() ? pool_grid.height * kBlock<C> : 0),
         run_rows_(table.taps().usable() ? pool_grid.height * kBlock<C> : 0),
         columns_(table.consecutive() ? 0 : pool_grid.width * taps_ * kBlock<C>),
-        weights_(bias_.col_weights.present() ? columns_.size() : 0) {}
+        weights_(bias_.col_weights.present() ? columns_.size() : 0),
+        spread_(table.taps(), pool_grid.width, kBlock<C>, gradient && table.taps().usable()) {}
 
   bool present() const { return bias_.values.present(); }
 
@@ -112,6 +114,7 @@ class BlockBias {
     first_ = first;
     count_ = count;
     entries_found_ = false;
+    spread_prepared_ = false;
     if (table_.consecutive() || table_.taps().usable()) find_runs();
   }
 
@@ -133,6 +136,7 @@ class BlockBias {
   void add_gradient(const C* d_logits, index_t first_key, index_t keys, C* d_bias) {
     if (bias_.dense()) return add_dense_gradient(d_logits, first_key, keys, d_bias);
     if (table_.consecutive()) return add_run_gradients(d_logits, first_key, keys, d_bias);
+    if (table_.taps().usable()) return add_tap_gradients(d_logits, first_key, keys, d_bias);
     find_entries();
     for_each_entry(first_key, keys, [&](index_t at, index_t row, index_t column, C weight) {
       d_bias[row * table_.stride() + column] += weight * d_logits[at];
@@ -145,10 +149,11 @@ class BlockBias {
   // Lanes of one vector whose queries lie in one row of the image.
   struct Run {
     int vector;
-    bool whole;
     Mask<C> lanes;
-    index_t column;       // of the first such lane in the image
-    index_t start;        // that lane
+    index_t row;     // of the image
+    index_t column;  // of the first such lane in the image
+    index_t start;   // that lane
+    index_t length;
     const index_t* rows;  // [Hp] where the vector starts in a table row that starts at offset 0
   };
 
@@ -164,12 +169,13 @@ class BlockBias {
       index_t* rows =
           &(table_.consecutive() ? rows_ : run_rows_)[runs_in_block_ * pool_grid_.height];
       run.vector = static_cast<int>(lane / n);
-      run.whole = length == n;
       MaskLane<C> lanes[n];
       for (int l = 0; l < n; ++l) lanes[l] = l >= start && l < start + length ? -1 : 0;
       run.lanes = load<Mask<C>>(lanes);
+      run.row = i;
       run.column = j;
       run.start = start;
+      run.length = length;
       for (index_t a = 0; a < pool_grid_.height; ++a) {
         const index_t row = element<const int>(bias_.row_map, i, a);
         rows[a] = table_.consecutive() ? row * table_.stride() + table_.padding() + j - start
@@ -183,23 +189,18 @@ class BlockBias {
 
   void fill_runs(C* logits, index_t first_key, index_t keys) const {
     const C* table = table_.head(head_);
-    for (index_t v = (count_ + n - 1) / n; v < 2; ++v) {
-      for (index_t key = 0; key < keys; ++key) store(logits + key * kBlock<C> + v * n, Vector<C>{});
-    }
-    for (index_t r = 0; r < runs_in_block_; ++r) {
-      const Run& run = runs_[r];
-      const bool first = r == 0 || runs_[r - 1].vector != run.vector;
-      C* to = logits + run.vector * n;
+    const Run* run = &runs_[0];
+    const Run* const end = run + runs_in_block_;
+    for (int v = 0; v < 2; ++v) {
+      const Run* const first = run;
+      while (run < end && run->vector == v) ++run;
+      C* to = logits + v * n;
       for_each_key(first_key, keys, [&](index_t key, index_t a, index_t b) {
-        const auto bias = load<Vector<C>>(table + run.rows[a] + table_.first_column(b));
-        C* at = to + key * kBlock<C>;
-        if (run.whole) {
-          store(at, bias);
-        } else if (first) {
-          store(at, masked<C>(bias, run.lanes));
-        } else {
-          store(at, run.lanes != 0 ? bias : load<Vector<C>>(at));
-        }
+        const C* columns = table + table_.first_column(b);
+        Vector<C> bias{};
+        for (const Run* r = first; r < run; ++r)
+          bias = r->lanes != 0 ? load<Vector<C>>(columns + r->rows[a]) : bias;
+        store(to + key * kBlock<C>, bias);
       });
     }
   }
@@ -229,15 +230,35 @@ class BlockBias {
     constexpr index_t kApart = 4;
     for (index_t r = 0; r < runs_in_block_; ++r) {
       const Run& run = runs_[r];
-      for (index_t phase = 0; phase < kApart; ++phase) {
+      for (index_t phase = 0; phase < smaller(kApart, keys); ++phase) {
+        index_t a = (first_key + phase) / pool_grid_.width;
+        index_t b = (first_key + phase) % pool_grid_.width;
         for (index_t key = phase; key < keys; key += kApart) {
-          const index_t a = (first_key + key) / pool_grid_.width;
-          const index_t b = (first_key + key) % pool_grid_.width;
           C* at = d_table + run.rows[a] + table_.first_column(b);
           const auto gradient = load<Vector<C>>(d_logits + key * kBlock<C> + run.vector * n);
           store(at, load<Vector<C>>(at) + masked<C>(gradient, run.lanes));
+          // Without a division for each key.
+          for (b += kApart; b >= pool_grid_.width; b -= pool_grid_.width) ++a;
         }
       }
+    }
+  }
+
+  void add_tap_gradients(const C* d_logits, index_t first_key, index_t keys, C* d_table) {
+    const auto first_lane = [](const Run& run) { return run.vector * n + run.start; };
+    if (!spread_prepared_) {
+      for (index_t r = 0; r < runs_in_block_; ++r)
+        spread_.prepare(r, runs_[r].column, first_lane(runs_[r]), runs_[r].length);
+      spread_prepared_ = true;
+    }
+    for (index_t r = 0; r < runs_in_block_; ++r) {
+      const Run& run = runs_[r];
+      const index_t lane = first_lane(run);
+      for_each_key(first_key, keys, [&](index_t key, index_t a, index_t b) {
+        const index_t row = element<const int>(bias_.row_map, run.row, a);
+        spread_.add(r, b, lane, run.length, d_logits + key * kBlock<C> + lane,
+                    d_table + row * table_.stride());
+      });
     }
   }
 
@@ -336,6 +357,8 @@ class BlockBias {
   Scratch<index_t> run_rows_;  // [block][Hp] of the runs beside entries
   Scratch<index_t> columns_;   // [Wp][taps][block]
   Scratch<C> weights_;         // [Wp][taps][block]
+  BiasSpread<C> spread_;
+  bool spread_prepared_ = false;
   index_t runs_in_block_ = 0;
   bool entries_found_ = false;
   index_t head_ = 0;

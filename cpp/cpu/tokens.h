@@ -5,6 +5,7 @@
 
 #include "cpu/convert.h"
 #include "cpu/storage.h"
+#include "cpu/token_quads.h"
 #include "cpu/transpose.h"
 
 TRANSNEXT_BEGIN_LEVEL
@@ -39,39 +40,13 @@ inline TokenView head_major(const View<4>& tensor, index_t batch, index_t head) 
           tensor.stride[2], tensor.stride[3], tensor.shape[3]};
 }
 
-// Half a vector of elements from each of two places.
-#if defined(__AVX512F__)
-template <class T>
-inline Vector<float> load_halves(const T* low, const T* high) {
-  if constexpr (sizeof(T) == 4) {
-    return reinterpret_cast<Vector<float>>(
-        _mm512_insertf32x8(_mm512_castps256_ps512(load<__m256>(low)), load<__m256>(high), 1));
-  } else {
-    const __m256i both =
-        _mm256_inserti128_si256(_mm256_castsi128_si256(load<__m128i>(low)), load<__m128i>(high), 1);
-    if constexpr (std::is_same_v<T, BFloat16>) return to_float(reinterpret_cast<HalfBits>(both));
-    return reinterpret_cast<Vector<float>>(_mm512_maskz_cvtph_ps(kAllLanes, both));
-  }
-}
-
-template <class T>
-inline void store_halves(T* low, T* high, Vector<float> vector) {
-  T elements[kLanes<float>];
-  store_vector<float>(elements, vector);
-  __builtin_memcpy(low, elements, sizeof(elements) / 2);
-  __builtin_memcpy(high, elements + kLanes<float> / 2, sizeof(elements) / 2);
-}
-#endif
-
-// Whether `rest` channels, left over from whole vectors, go through load_halves: tokens n apart then
-// share a vector, and a block of head dim 24 is three transposed squares of 16 instead of four.
+// Whether whole vectors of these tokens can go by quads (token_quads.h).
 template <class C>
-inline bool pairs_halves(const TokenView& view, index_t rest) {
+inline bool in_quads(const TokenView& view) {
 #if defined(__AVX512F__)
-  return sizeof(C) == 4 && 2 * rest == kLanes<C> && view.channel_stride == 1;
+  return sizeof(C) == 4 && view.channel_stride == 1 && view.channels % kQuad == 0;
 #else
   (void)view;
-  (void)rest;
   return false;
 #endif
 }
@@ -81,25 +56,18 @@ inline void load_block_as(const T* tokens, const TokenView& view, index_t begin,
                           C* panel, index_t stride) {
   constexpr int n = kLanes<C>;
   Vector<C> square[n];
-  for (index_t c = 0; c < view.channels; c += n) {
-    const index_t rest = view.channels - c;
+  for (index_t v = 0; v < 2; ++v) {
 #if defined(__AVX512F__)
     if constexpr (sizeof(C) == 4) {
-      if (pairs_halves<C>(view, rest) && begin == 0 && end == 2 * n) {
-        for (int i = 0; i < n; ++i) {
-          const T* low = tokens + i * view.token_stride + c;
-          square[i] = load_halves(low, low + n * view.token_stride);
-        }
-        transpose_square<C>(square);
-        for (int i = 0; i < n / 2; ++i) {
-          store(panel + (c + i) * stride, square[i]);
-          store(panel + (c + i) * stride + n, square[n / 2 + i]);
-        }
+      if (in_quads<C>(view) && begin <= v * n && (v + 1) * n <= end) {
+        load_quads(tokens + v * n * view.token_stride, view.token_stride, view.channels,
+                   panel + v * n, stride);
         continue;
       }
     }
 #endif
-    for (index_t v = 0; v < 2; ++v) {
+    for (index_t c = 0; c < view.channels; c += n) {
+      const index_t rest = view.channels - c;
       if (begin <= v * n && (v + 1) * n <= end && rest >= n && view.channel_stride == 1) {
         for (int i = 0; i < n; ++i)
           square[i] = load_vector<C>(tokens + (v * n + i) * view.token_stride + c);
@@ -139,25 +107,18 @@ inline void store_block_as(T* tokens, const TokenView& view, index_t count, cons
                            index_t stride) {
   constexpr int n = kLanes<C>;
   Vector<C> square[n];
-  for (index_t c = 0; c < view.channels; c += n) {
-    const index_t rest = view.channels - c;
+  for (index_t v = 0; v * n < count && v < 2; ++v) {
 #if defined(__AVX512F__)
     if constexpr (sizeof(C) == 4) {
-      if (pairs_halves<C>(view, rest) && count == 2 * n) {
-        for (int i = 0; i < n / 2; ++i) {
-          square[i] = load<Vector<C>>(panel + (c + i) * stride);
-          square[n / 2 + i] = load<Vector<C>>(panel + (c + i) * stride + n);
-        }
-        transpose_square<C>(square);
-        for (int i = 0; i < n; ++i) {
-          T* low = tokens + i * view.token_stride + c;
-          store_halves(low, low + n * view.token_stride, square[i]);
-        }
+      if (in_quads<C>(view) && (v + 1) * n <= count) {
+        store_quads(panel + v * n, stride, view.channels, tokens + v * n * view.token_stride,
+                    view.token_stride);
         continue;
       }
     }
 #endif
-    for (index_t v = 0; v * n < count && v < 2; ++v) {
+    for (index_t c = 0; c < view.channels; c += n) {
+      const index_t rest = view.channels - c;
       for (int i = 0; i < n; ++i)
         square[i] = i < rest ? load<Vector<C>>(panel + (c + i) * stride + v * n) : Vector<C>{};
       transpose_square<C>(square);

@@ -13,10 +13,10 @@
 #pragma once
 
 #include "device/aggregated_attention_backward_shape.h"
+#include "device/math.cuh"
 #include "device/pooled_bias.cuh"
 #include "device/rectangle.cuh"
 #include "device/token_rows.cuh"
-#include "device/math.cuh"
 
 namespace transnext {
 
@@ -33,17 +33,18 @@ __device__ inline void multiply_global_rows(const TokenRows<T>& a, index_t top, 
   };
   if constexpr (OnTensorCores<T>::value) {
     const auto pair = [&](const TokenRows<T>& rows, index_t token, int c) {
-      return element(rows, token, c).bits |
-             static_cast<unsigned>(element(rows, token, c + 1).bits) << 16;
+      return element(rows, token, c).bits | static_cast<unsigned>(element(rows, token, c + 1).bits)
+                                                << 16;
     };
     const int c = lane_column(lane);
-#pragma unroll
+#pragma unroll 1
     for (int k = 0; k < kDim; k += 8) {
       const unsigned operand[2] = {pair(a, top, k + c), pair(a, bottom, k + c)};
       const unsigned other[1] = {pair(b, column[2], k + c)};
       mma_m16n8k8(sum, operand, other, T{});
     }
   } else {
+#pragma unroll 1
     for (int c = 0; c < a.channels; ++c) {
       const float x = element(a, top, c);
       const float y = element(a, bottom, c);
@@ -60,6 +61,7 @@ __device__ inline void multiply_global_rows(const TokenRows<T>& a, index_t top, 
 template <class T>
 __device__ inline float global_row_inverse(const TokenRows<T>& rows, index_t token) {
   float sum = 0.0f;
+#pragma unroll 1
   for (int c = 0; c < rows.channels; ++c) {
     const float x = to_float(rows.data[token * rows.token_stride + c * rows.channel_stride]);
     sum += x * x;
@@ -145,6 +147,7 @@ __global__ void __launch_bounds__(kAttentionBiasThreads, kDim <= 32 ? 2 : 1)
           float inverse[2], embedded[2] = {};
           for (int e = 0; e < 2; ++e) {
             inverse[e] = global_row_inverse(keys, m[e]);
+#pragma unroll 1
             for (int c = 0; in.query_embedding.present() && c < channels; ++c)
               embedded[e] +=
                   to_float(keys.data[m[e] * keys.token_stride + c * keys.channel_stride]) *
@@ -153,12 +156,12 @@ __global__ void __launch_bounds__(kAttentionBiasThreads, kDim <= 32 ? 2 : 1)
                                                c * in.query_embedding.stride[1]];
           }
           for (int e = 0; e < 4; ++e) {
-            const float logit = scaling[e / 2] * (product[e] * query_inverse[e / 2] +
-                                                  embedded[e % 2]) * inverse[e % 2] +
+            const float logit = scaling[e / 2] *
+                                    (product[e] * query_inverse[e / 2] + embedded[e % 2]) *
+                                    inverse[e % 2] +
                                 value[e];
-            gradient[e] +=
-                exp_fast(logit - log_sum_exp[n[e / 2] * p.log_sum_exp.stride[1]]) *
-                (d_weight[e] - delta[n[e / 2]]);
+            gradient[e] += exp_fast(logit - log_sum_exp[n[e / 2] * p.log_sum_exp.stride[1]]) *
+                           (d_weight[e] - delta[n[e / 2]]);
           }
         }
         if (dense) {

@@ -15,10 +15,10 @@
 #pragma once
 
 #include "device/aggregated_attention_backward_shape.h"
+#include "device/math.cuh"
 #include "device/pooled_bias.cuh"
 #include "device/rectangle.cuh"
 #include "device/token_rows.cuh"
-#include "device/math.cuh"
 
 namespace transnext {
 
@@ -39,9 +39,13 @@ __global__ void __launch_bounds__(kAttentionPooledThreads, kDim <= 32 ? 4 : 1)
   T* query_rows = value_rows + keys * stride;  // [tile]
   T* d_out_rows = query_rows + tile * stride;  // [tile]
   T* unit_rows = d_out_rows + tile * stride;   // [tile] qh |d_out| / largest
-  // [keys][pitch] the bias of the tile's queries
-  float* biases = reinterpret_cast<float*>(unit_rows + tile * stride);
+  // The bias of the tile's queries, [keys][pitch], and places of the table's rows and columns, [tile]
+  // [pooled rows of a tile of keys] and [tile][Wp taps], where the plan has room for them.
   constexpr int pitch = kAttentionBiasTilePitch;
+  float* biases = reinterpret_cast<float*>(unit_rows + tile * stride);
+  int* row_places = reinterpret_cast<int*>(biases + keys * pitch);
+  int* column_places = row_places + tile * launch.plan.pooled_bias_rows;
+  const bool bias_tile = launch.plan.pooled_bias_rows > 0;
   __shared__ float embedding[kDim], key_inverse[keys], key_embedding[keys];
   __shared__ float query_inverse[tile], scaling[tile], log_sum_exps[tile], deltas[tile];
   __shared__ float d_out_norm[tile], d_out_inverse[tile];
@@ -70,14 +74,16 @@ __global__ void __launch_bounds__(kAttentionPooledThreads, kDim <= 32 ? 4 : 1)
   const auto key_of = [=](int i) { return index_t{i < key_count ? first_key + i : -1}; };
   stage_rows<kDim>(TokenRows<T>(in.k_pool, batch, head), keys, key_of, key_rows);
   stage_rows<kDim>(TokenRows<T>(in.v_pool, batch, head), keys, key_of, value_rows);
+#pragma unroll 1
   for (int c = thread; c < kDim; c += threads) {
     embedding[c] = 0.0f;
     if (in.query_embedding.present() && c < channels)
       embedding[c] = static_cast<const float*>(
-          in.query_embedding.data)[head * in.query_embedding.stride[0] +
-                                   c * in.query_embedding.stride[1]];
+          in.query_embedding
+              .data)[head * in.query_embedding.stride[0] + c * in.query_embedding.stride[1]];
   }
   __syncthreads();
+#pragma unroll 1
   for (int i = thread; i < keys; i += threads) {
     key_inverse[i] = 1.0f / fmaxf(row_norm<kDim>(key_rows + i * stride), kNormEpsilon);
     key_embedding[i] = row_dot<kDim>(key_rows + i * stride, embedding) * key_inverse[i];
@@ -117,6 +123,7 @@ __global__ void __launch_bounds__(kAttentionPooledThreads, kDim <= 32 ? 4 : 1)
     stage_rows<kDim>(queries, tile, query_of, query_rows);
     stage_rows<kDim>(d_outs, tile, query_of, d_out_rows);
     __syncthreads();
+#pragma unroll 1
     for (int i = thread; i < tile; i += threads) {
       const index_t n = i < count ? first + i : first;
       query_row[i] = static_cast<int>(n / width);
@@ -140,6 +147,7 @@ __global__ void __launch_bounds__(kAttentionPooledThreads, kDim <= 32 ? 4 : 1)
         for (int e = 0; e < 4; ++e) d_key[t][e] *= before / largest;
       }
     }
+#pragma unroll 1
     for (int item = thread; item < tile * chunks; item += threads) {
       const int i = item / chunks;
       const int chunk = item % chunks;
@@ -151,21 +159,46 @@ __global__ void __launch_bounds__(kAttentionPooledThreads, kDim <= 32 ? 4 : 1)
         x[c] = (x[c] * query_inverse[i] + embedding[chunk * 8 + c]) * factor;
       write_eight(x, unit_rows + i * stride + chunk * 8);
     }
-    for (int item = thread; item < key_count * tile; item += threads) {
-      const int i = item % tile;
-      const int m = first_key + item / tile;
-      if (i < count)
-        biases[item / tile * pitch + i] = bias.at(query_row[i], query_column[i], first + i,
-                                                  m / pool_width, m % pool_width, m);
+    if (bias_tile) {
+      const int first_row = first_key / pool_width;
+      const int rows = (first_key + key_count - 1) / pool_width - first_row + 1;
+#pragma unroll 1
+      for (int item = thread; item < count * rows; item += threads)
+        row_places[item] = bias.table_row(query_row[item / rows], first_row + item % rows) *
+                           static_cast<int>(in.pool_bias.values.stride[1]);
+      const int taps = bias.taps();
+#pragma unroll 1
+      for (int item = thread; item < count * pool_width * taps; item += threads) {
+        const int i = item / taps / pool_width;
+        column_places[item] =
+            bias.table_column(query_column[i], item / taps - i * pool_width, item % taps) *
+            static_cast<int>(in.pool_bias.values.stride[2]);
+      }
+      __syncthreads();
+#pragma unroll 1
+      for (int item = thread; item < key_count * tile; item += threads) {
+        const int i = item % tile;
+        if (i >= count) continue;
+        const int a = (first_key + item / tile) / pool_width;
+        const int b = first_key + item / tile - a * pool_width;
+        const float* row = bias.values() + row_places[i * rows + a - first_row];
+        float sum = 0.0f;
+#pragma unroll 1
+        for (int tap = 0; tap < taps; ++tap)
+          sum += bias.weight(query_column[i], b, tap) *
+                 row[column_places[(i * pool_width + b) * taps + tap]];
+        biases[item / tile * pitch + i] = sum;
+      }
     }
     __syncthreads();
     if (own >= key_count) continue;  // a warp without keys
 
+#pragma unroll 1
     for (int sub = 0; sub < count; sub += 16) {
       float weight[2][4] = {}, d_logit[2][4] = {};
       multiply_rows<kDim>(key_rows + (own + lane_row(lane)) * stride,
-                          key_rows + (own + 8 + lane_row(lane)) * stride,
-                          query_rows + sub * stride, lane, weight);
+                          key_rows + (own + 8 + lane_row(lane)) * stride, query_rows + sub * stride,
+                          lane, weight);
       multiply_rows<kDim>(value_rows + (own + lane_row(lane)) * stride,
                           value_rows + (own + 8 + lane_row(lane)) * stride,
                           d_out_rows + sub * stride, lane, d_logit);
@@ -179,13 +212,16 @@ __global__ void __launch_bounds__(kAttentionPooledThreads, kDim <= 32 ? 4 : 1)
           if (i < count && key[h] < pooled) {
             const float logit =
                 scaling[i] * (weight[t][e] * query_inverse[i] * inverse[h] + embedded[h]) +
-                biases[(key[h] - first_key) * pitch + i];
+                (bias_tile ? biases[(key[h] - first_key) * pitch + i]
+                           : bias.at(query_row[i], query_column[i], first + i, key_row[h],
+                                     key_column[h], key[h]));
             value = exp_fast(logit - log_sum_exps[i]);
           }
           weight[t][e] = value;
           const float gradient = value * (d_logit[t][e] - deltas[i]);
           if (atomics && i < count && key[h] < pooled) {
             float* row = table + bias.table_row(query_row[i], key_row[h]) * columns;
+#pragma unroll 1
             for (int tap = 0; tap < bias.taps(); ++tap)
               atomicAdd(row + bias.table_column(query_column[i], key_column[h], tap),
                         gradient * bias.weight(query_column[i], key_column[h], tap));

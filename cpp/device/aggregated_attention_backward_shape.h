@@ -12,10 +12,10 @@ constexpr int kAttentionBiasThreads = 256;
 constexpr int kAttentionSumLanes = 32;
 constexpr int kAttentionSumRows = 8;
 constexpr int kAttentionPoolTile = 64;  // pooled keys in shared memory at a time
-constexpr int kAttentionPooledQueries = 32;  // queries in shared memory beside a tile of pooled keys
+constexpr int kAttentionPooledQueries =
+    32;  // queries in shared memory beside a tile of pooled keys
 // Floats from key to key of their biases: the pairs that a quarter-warp reads are in different banks.
 constexpr int kAttentionBiasTilePitch = kAttentionPooledQueries + 8;
-constexpr int kAttentionBiasPatch = 3456;  // entries of a bias table in shared memory
 
 // Byte offsets into the shared memory of a block that owns a tile of tokens.
 struct AttentionTokenShared {
@@ -28,12 +28,12 @@ struct AttentionTokenShared {
   int key_inverse, key_embedding, pool_inverse, pool_embedding;
   // floats per query and window cell: a_j (later d_l_j), D_j, w_j
   int probability, d_weight, weight;
-  int gradient;   // floats per owned query and channel
-  int d_scale;    // floats per owned query
-  int tokens;     // floats [L][channels]
-  int embedding;  // floats per channel
-  int local_bias, token_bias;   // floats per window cell
-  int pool_row, pool_column;    // ints per pooled key
+  int gradient;                // floats per owned query and channel
+  int d_scale;                 // floats per owned query
+  int tokens;                  // floats [L][channels]
+  int embedding;               // floats per channel
+  int local_bias, token_bias;  // floats per window cell
+  int pool_row, pool_column;   // ints per pooled key
   // The bias table's part: bounds, places of its rows and columns, weights, entries.
   int bias_bounds, bias_rows, bias_columns, bias_weights, bias_patch;
   int bytes;
@@ -43,10 +43,12 @@ struct AttentionBackwardPlan {
   int tile_height, tile_width;  // owned tokens of a block
   int tiles_y, tiles_x;
   AttentionTokenShared shared;
-  int slices, slice;            // of the queries for the pooled side, and queries in each
-  int parameters;               // floats of a block's sums for the parameters' gradients
+  int slices, slice;     // of the queries for the pooled side, and queries in each
+  int bias_patch;        // entries of the bias table in shared memory beside a tile of tokens
+  int pooled_bias_rows;  // pooled rows that a tile of pooled keys may touch, or 0: no bias tile
+  int parameters;        // floats of a block's sums for the parameters' gradients
   // Offsets into the workspace, in floats.
-  index_t delta;       // [B, h, N]
+  index_t delta;           // [B, h, N]
   index_t parameter_sums;  // [h, B tiles, parameters]
   index_t pooled_sums;     // [slices, B, h, P, 2, d]
   index_t row_sums;        // [h, H, Hp, S]

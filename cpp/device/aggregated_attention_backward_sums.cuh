@@ -3,8 +3,8 @@
 #pragma once
 
 #include "device/aggregated_attention_backward_shape.h"
-#include "device/token_rows.cuh"
 #include "device/math.cuh"
+#include "device/token_rows.cuh"
 
 namespace transnext {
 
@@ -17,7 +17,8 @@ __global__ void aggregated_attention_backward_parameter_sums(
   __shared__ C shares[kAttentionSumRows][kAttentionSumLanes];
   const AggregatedAttentionBackwardParams& p = launch.params;
   const int size = launch.plan.parameters;
-  const unsigned groups = static_cast<unsigned>((size + kAttentionSumLanes - 1) / kAttentionSumLanes);
+  const unsigned groups =
+      static_cast<unsigned>((size + kAttentionSumLanes - 1) / kAttentionSumLanes);
   const index_t head = blockIdx.x / groups;
   const int element = static_cast<int>(blockIdx.x % groups * kAttentionSumLanes + threadIdx.x);
   const index_t parts = p.in.q.shape[0] * launch.plan.tiles_y * launch.plan.tiles_x;
@@ -41,8 +42,7 @@ __global__ void aggregated_attention_backward_parameter_sums(
   const int from_local = element - 1 - channels;
   const int from_tokens = from_local - 2 * cells;
   if (element == 0) {
-    if (p.d_scale.present())
-      static_cast<C*>(p.d_scale.data)[head * p.d_scale.stride[0]] = sum;
+    if (p.d_scale.present()) static_cast<C*>(p.d_scale.data)[head * p.d_scale.stride[0]] = sum;
   } else if (from_local < 0) {
     store(p.d_query_embedding, element - 1);
   } else if (from_local < cells) {
@@ -50,9 +50,9 @@ __global__ void aggregated_attention_backward_parameter_sums(
   } else if (from_tokens < 0) {
     store(p.d_token_bias, from_local - cells);
   } else {
-    static_cast<C*>(p.d_tokens.data)[head * p.d_tokens.stride[0] +
-                                         from_tokens / cells * p.d_tokens.stride[1] +
-                                         from_tokens % cells * p.d_tokens.stride[2]] = sum;
+    static_cast<C*>(
+        p.d_tokens.data)[head * p.d_tokens.stride[0] + from_tokens / cells * p.d_tokens.stride[1] +
+                         from_tokens % cells * p.d_tokens.stride[2]] = sum;
   }
 }
 
@@ -89,8 +89,7 @@ __global__ void aggregated_attention_backward_pooled_sums(
     }
     if (p.d_v_pool.present()) {
       const device::TokenRows<T> d_values(p.d_v_pool, batch, head);
-      from_float(d_value,
-                 d_values.data[m * d_values.token_stride + c * d_values.channel_stride]);
+      from_float(d_value, d_values.data[m * d_values.token_stride + c * d_values.channel_stride]);
     }
     key[i] = to_float(keys.data[m * keys.token_stride + c * keys.channel_stride]);
     square += key[i] * key[i];
@@ -115,8 +114,7 @@ __global__ void aggregated_attention_backward_pooled_sums(
 // workspace. Block (kAttentionSumLanes kAttentionSumRows): a thread per entry. Grid: entries of
 // [h, R, S].
 template <class C>
-__global__ void aggregated_attention_backward_table_sums(
-    AggregatedAttentionBackwardLaunch launch) {
+__global__ void aggregated_attention_backward_table_sums(AggregatedAttentionBackwardLaunch launch) {
   const AggregatedAttentionBackwardParams& p = launch.params;
   const View<2>& map = p.in.pool_bias.row_map;
   const index_t table_rows = p.d_pool_bias.shape[1];

@@ -23,10 +23,10 @@
 #pragma once
 
 #include "device/aggregated_attention_backward_shape.h"
+#include "device/math.cuh"
 #include "device/pooled_bias.cuh"
 #include "device/rectangle.cuh"
 #include "device/token_rows.cuh"
-#include "device/math.cuh"
 
 namespace transnext {
 
@@ -72,7 +72,7 @@ class BackwardTokens {
     const AttentionTokenShared& at = plan_.shared;
     bias_.load(PooledBias(in_.pool_bias, head_), queries_,
                {ints(at.bias_rows), ints(at.bias_columns), floats(at.bias_weights),
-                ints(at.bias_bounds), floats(at.bias_patch), kAttentionBiasPatch});
+                ints(at.bias_bounds), floats(at.bias_patch), plan_.bias_patch});
     __syncthreads();
     find_norms();
     __syncthreads();
@@ -80,6 +80,7 @@ class BackwardTokens {
     __syncthreads();
     sum_local_delta();
     const bool kept = pooled_ <= kAttentionPoolTile;
+#pragma unroll 1
     for (int first = 0; first < pooled_; first += kAttentionPoolTile) {
       load_pooled(first);
       add_pooled_delta(first);
@@ -105,9 +106,7 @@ class BackwardTokens {
   __device__ unsigned tiles() const {
     return static_cast<unsigned>(plan_.tiles_y) * static_cast<unsigned>(plan_.tiles_x);
   }
-  __device__ float* floats(int offset) const {
-    return reinterpret_cast<float*>(memory_ + offset);
-  }
+  __device__ float* floats(int offset) const { return reinterpret_cast<float*>(memory_ + offset); }
   __device__ int* ints(int offset) const { return reinterpret_cast<int*>(memory_ + offset); }
   __device__ T* rows(int offset) const { return reinterpret_cast<T*>(memory_ + offset); }
   __device__ const T* row(int offset, int index) const { return rows(offset) + index * kStride; }
@@ -131,18 +130,22 @@ class BackwardTokens {
     }
     const float* log_sum_exp = static_cast<const float*>(p_.log_sum_exp.data) +
                                batch_ * p_.log_sum_exp.stride[0] + head_ * p_.log_sum_exp.stride[2];
+#pragma unroll 1
     for (int i = thread_; i < queries_.cells(); i += kAttentionTokenThreads) {
       const int y = queries_.row(i);
       const int x = queries_.column(i);
       floats(at.log_sum_exp)[i] = log_sum_exp[token(y, x) * p_.log_sum_exp.stride[1]];
       floats(at.length_scale)[i] = length_scale(y, x, window_, in_.grid, pooled_);
     }
+#pragma unroll 1
     for (int c = thread_; c < kDim; c += kAttentionTokenThreads)
       floats(at.embedding)[c] = parameter(in_.query_embedding, c, channels_);
+#pragma unroll 1
     for (int j = thread_; j < cells_; j += kAttentionTokenThreads) {
       floats(at.local_bias)[j] = parameter(in_.local_bias, j, cells_);
       floats(at.token_bias)[j] = parameter(in_.token_bias, j, cells_);
     }
+#pragma unroll 1
     for (int i = thread_; i < cells_ * kDim; i += kAttentionTokenThreads) {
       const int c = i / cells_;
       const int j = i % cells_;
@@ -162,6 +165,7 @@ class BackwardTokens {
 
   __device__ void find_norms() {
     const AttentionTokenShared& at = plan_.shared;
+#pragma unroll 1
     for (int i = thread_; i < queries_.cells(); i += kAttentionTokenThreads) {
       floats(at.query_inverse)[i] = 1.0f / fmaxf(row_norm<kDim>(row(at.query, i)), kNormEpsilon);
       floats(at.d_out_norm)[i] = row_norm<kDim>(row(at.d_out, i));
@@ -171,11 +175,11 @@ class BackwardTokens {
 
   // Inverse norms, and the query embedding's products with the normalised keys.
   __device__ void find_key_norms(int keys, int count, int inverse, int embedding) {
+#pragma unroll 1
     for (int i = thread_; i < count; i += kAttentionTokenThreads) {
       const float norm = 1.0f / fmaxf(row_norm<kDim>(row(keys, i)), kNormEpsilon);
       floats(inverse)[i] = norm;
-      floats(embedding)[i] =
-          row_dot<kDim>(row(keys, i), floats(plan_.shared.embedding)) * norm;
+      floats(embedding)[i] = row_dot<kDim>(row(keys, i), floats(plan_.shared.embedding)) * norm;
     }
   }
 
@@ -184,6 +188,7 @@ class BackwardTokens {
     constexpr int kRun = 3;
     const AttentionTokenShared& at = plan_.shared;
     const int runs = (cells_ + kRun - 1) / kRun;
+#pragma unroll 1
     for (int item = thread_; item < queries_.cells() * runs; item += kAttentionTokenThreads) {
       const int i = item / runs;
       const int first = item % runs * kRun;
@@ -191,12 +196,19 @@ class BackwardTokens {
       const int x = queries_.column(i);
       int key[kRun], cell[kRun];
       float logit[kRun] = {}, d_weight[kRun] = {}, positional[kRun] = {};
+      int down = first / window_;
+      int right = first - down * window_;
 #pragma unroll
       for (int r = 0; r < kRun; ++r) {
         cell[r] = smaller(first + r, cells_ - 1);
-        const int key_y = y + cell[r] / window_ - window_ / 2;
-        const int key_x = x + cell[r] % window_ - window_ / 2;
-        key[r] = inside(key_y, key_x) ? keys_.index(key_y, key_x) : -1;
+        const int key_y = y + down - window_ / 2;
+        const int key_x = x + right - window_ / 2;
+        const bool seen = first + r < cells_ && inside(key_y, key_x);
+        key[r] = seen ? keys_.index(key_y, key_x) : -1;
+        if (++right == window_) {
+          right = 0;
+          ++down;
+        }
       }
 #pragma unroll 1
       for (int chunk = 0; chunk < kChunks; ++chunk) {
@@ -235,8 +247,10 @@ class BackwardTokens {
 
   __device__ void sum_local_delta() {
     const AttentionTokenShared& at = plan_.shared;
+#pragma unroll 1
     for (int i = thread_; i < queries_.cells(); i += kAttentionTokenThreads) {
       float sum = 0.0f, total = 0.0f;
+#pragma unroll 1
       for (int j = 0; j < cells_; ++j) {
         const float probability = floats(at.probability)[i * cells_ + j];
         sum += probability * floats(at.d_weight)[i * cells_ + j];
@@ -258,6 +272,7 @@ class BackwardTokens {
     stage_rows<kDim>(TokenRows<T>(in_.v_pool, batch_, head_), kAttentionPoolTile, token_of,
                      rows(at.pool_value));
     const int columns = static_cast<int>(in_.pool_grid.width);
+#pragma unroll 1
     for (int i = thread_; i < kAttentionPoolTile; i += kAttentionTokenThreads) {
       ints(at.pool_row)[i] = (first + i) / columns;
       ints(at.pool_column)[i] = (first + i) % columns;
@@ -265,17 +280,20 @@ class BackwardTokens {
     __syncthreads();
     find_key_norms(at.pool_key, kAttentionPoolTile, at.pool_inverse, at.pool_embedding);
     __syncthreads();
-    for (int item = thread_; item < kAttentionPoolTile * kChunks;
-         item += kAttentionTokenThreads) {
-      const int i = item / kChunks;
-      const int chunk = item % kChunks;
-      float x[8];
-      read_eight(row(at.pool_key, i) + chunk * 8, x);
+    if constexpr (OnTensorCores<T>::value) {  // float has the range for keys as they are
+#pragma unroll 1
+      for (int item = thread_; item < kAttentionPoolTile * kChunks;
+           item += kAttentionTokenThreads) {
+        const int i = item / kChunks;
+        const int chunk = item % kChunks;
+        float x[8];
+        read_eight(row(at.pool_key, i) + chunk * 8, x);
 #pragma unroll
-      for (int c = 0; c < 8; ++c) x[c] *= floats(at.pool_inverse)[i];
-      write_eight(x, rows(at.pool_unit) + i * kStride + chunk * 8);
+        for (int c = 0; c < 8; ++c) x[c] *= floats(at.pool_inverse)[i];
+        write_eight(x, rows(at.pool_unit) + i * kStride + chunk * 8);
+      }
+      __syncthreads();
     }
-    __syncthreads();
   }
 
   // One of a lane's two queries of a tile of 16.
@@ -323,9 +341,9 @@ class BackwardTokens {
                        floats(at.pool_embedding)[key];
         float value = 0.0f;
         if (first + key < pooled_) {
-          const float logit = q.scaling * cosine[t][e] +
-                              bias_.at(q.y, q.x, q.token, ints(at.pool_row)[key],
-                                       ints(at.pool_column)[key], first + key);
+          const float logit =
+              q.scaling * cosine[t][e] + bias_.at(q.y, q.x, q.token, ints(at.pool_row)[key],
+                                                  ints(at.pool_column)[key], first + key);
           value = exp_fast(logit - q.log_sum_exp);
         }
         probability[t][e] = value;
@@ -337,10 +355,12 @@ class BackwardTokens {
     const int lane = thread_ % 32;
     const int count = queries_.cells();
     const int keys = smaller(kAttentionPoolTile, pooled_ - first);
+#pragma unroll 1
     for (int tile = thread_ / 32 * 16; tile < count; tile += kWarps * 16) {
       const Query query[2] = {query_at(smaller(tile + lane_row(lane), count - 1)),
                               query_at(smaller(tile + 8 + lane_row(lane), count - 1))};
       float sum[2] = {}, total[2] = {};
+#pragma unroll 1
       for (int sub = 0; sub < keys; sub += 16) {
         float probability[2][4], d_weight[2][4], cosine[2][4];
         pooled_weights(query, first, sub, lane, probability, d_weight, cosine);
@@ -368,6 +388,7 @@ class BackwardTokens {
   // The probabilities add to 1 but for the rounding of large logits, and then D - delta of a key that
   // has all the weight is nothing but for the same.
   __device__ void finish_delta() {
+#pragma unroll 1
     for (int i = thread_; i < queries_.cells(); i += kAttentionTokenThreads) {
       const float total = floats(plan_.shared.total)[i];
       if (total > 0.0f) floats(plan_.shared.delta)[i] /= total;
@@ -381,11 +402,12 @@ class BackwardTokens {
   // d_l_j in place of a_j; the owned queries' delta for the pooled side.
   __device__ void local_logit_gradients() {
     const AttentionTokenShared& at = plan_.shared;
+#pragma unroll 1
     for (int item = thread_; item < queries_.cells() * cells_; item += kAttentionTokenThreads)
-      floats(at.probability)[item] *=
-          floats(at.d_weight)[item] - floats(at.delta)[item / cells_];
+      floats(at.probability)[item] *= floats(at.d_weight)[item] - floats(at.delta)[item / cells_];
     const index_t tokens = in_.grid.size();
     float* delta = workspace_ + plan_.delta + (index_t{batch_} * heads_ + head_) * tokens;
+#pragma unroll 1
     for (int own = thread_; own < own_.cells(); own += kAttentionTokenThreads)
       delta[token(own_.row(own), own_.column(own))] = floats(at.delta)[owned_query(own)];
   }
@@ -411,9 +433,11 @@ class BackwardTokens {
       norm[h] = floats(at.d_out_norm)[query[h].index];
       inverse[h] = norm[h] > 0.0f ? 1.0f / norm[h] : 0.0f;
     }
+#pragma unroll 1
     for (int first = 0; first < pooled_; first += kAttentionPoolTile) {
       if (!kept) load_pooled(first);
       const int keys = smaller(kAttentionPoolTile, pooled_ - first);
+#pragma unroll 1
       for (int sub = part * 16; part < parts && sub < keys; sub += parts * 16) {
         float probability[2][4], d_weight[2][4], cosine[2][4];
         pooled_weights(query, first, sub, lane, probability, d_weight, cosine);
@@ -424,9 +448,12 @@ class BackwardTokens {
             probability[t][e] *= d_weight[t][e] - delta[e / 2];
             along[e / 2] += probability[t][e] * cosine[t][e];
             probability[t][e] *= inverse[e / 2];
+            if constexpr (!OnTensorCores<T>::value)
+              probability[t][e] *= floats(at.pool_inverse)[sub + t * 8 + lane_column(lane) + e % 2];
           }
         }
-        multiply_weights<kDim>(probability, row(at.pool_unit, sub), lane, sum);
+        multiply_weights<kDim>(
+            probability, row(OnTensorCores<T>::value ? at.pool_unit : at.pool_key, sub), lane, sum);
       }
     }
     for (int h = 0; h < 2; ++h) along[h] = sum_of_four(along[h]);
@@ -447,8 +474,7 @@ class BackwardTokens {
         if (own >= count) continue;
 #pragma unroll
         for (int t = 0; t < kChunks; ++t) {
-          float& target =
-              floats(at.gradient)[own * kDim + t * 8 + lane_column(lane) + e % 2];
+          float& target = floats(at.gradient)[own * kDim + t * 8 + lane_column(lane) + e % 2];
           const float value = sum[t][e] * norm[e / 2];
           target = turn == 0 ? value : target + value;
         }
@@ -486,10 +512,24 @@ class BackwardTokens {
     }
   }
 
+  // Calls visit(y, x, j) for the tokens of a window with its corner at (top, left) inside the image.
+  template <class Visit>
+  __device__ void for_cells(int top, int left, const Visit& visit) const {
+    const int first_y = top > 0 ? top : 0;
+    const int first_x = left > 0 ? left : 0;
+    const int end_y = smaller(top + window_, height_);
+    const int end_x = smaller(left + window_, width_);
+    for (int y = first_y; y < end_y; ++y) {
+#pragma unroll 1
+      for (int x = first_x; x < end_x; ++x) visit(y, x, (y - top) * window_ + x - left);
+    }
+  }
+
   __device__ void query_gradients() {
     const AttentionTokenShared& at = plan_.shared;
     const int lane = thread_ % 4;
     const TokenRows<T> d_q(p_.d_q, batch_, head_);
+#pragma unroll 1
     for (int item = thread_ / 4; item < (own_.cells() + 7) / 8 * 8;
          item += kAttentionTokenThreads / 4) {
       const bool valid = item < own_.cells();
@@ -506,12 +546,8 @@ class BackwardTokens {
         const int chunk = lane + 4 * l;
         if (chunk >= kChunks || !valid) continue;
         float* pooled = floats(at.gradient) + own * kDim + chunk * 8;
-        float positional[8] = {}, from_pooled[8];
-        read_eight(pooled, from_pooled);
-        for (int j = 0; j < cells_; ++j) {
-          const int key_y = y + j / window_ - window_ / 2;
-          const int key_x = x + j % window_ - window_ / 2;
-          if (!inside(key_y, key_x)) continue;
+        float positional[8] = {};
+        for_cells(y - window_ / 2, x - window_ / 2, [&](int key_y, int key_x, int j) {
           const int key = keys_.index(key_y, key_x);
           const float d_logit =
               floats(at.probability)[i * cells_ + j] * floats(at.key_inverse)[key];
@@ -524,9 +560,10 @@ class BackwardTokens {
             gradient[l][c] += d_logit * k[c];
             positional[c] += d_weight * token[c];
           }
-        }
-        float q[8];
+        });
+        float q[8], from_pooled[8];
         read_eight(row(at.query, i) + chunk * 8, q);
+        read_eight(pooled, from_pooled);
 #pragma unroll
         for (int c = 0; c < 8; ++c) {
           const float embedded = q[c] * inverse + floats(at.embedding)[chunk * 8 + c];
@@ -538,8 +575,7 @@ class BackwardTokens {
         for (int c = 0; c < 8; ++c) gradient[l][c] += positional[c];
       }
       along = sum_of_four(along);
-      if (valid && lane == 0)
-        floats(at.d_scale)[own] = (floats(at.d_scale)[own] + along) * length;
+      if (valid && lane == 0) floats(at.d_scale)[own] = (floats(at.d_scale)[own] + along) * length;
       if (!p_.d_q.present()) continue;
       through_normalisation(row(at.query, i), inverse, lane, gradient);
 #pragma unroll
@@ -555,6 +591,7 @@ class BackwardTokens {
     const int lane = thread_ % 4;
     const TokenRows<T> d_k(p_.d_k, batch_, head_);
     const TokenRows<T> d_v(p_.d_v, batch_, head_);
+#pragma unroll 1
     for (int item = thread_ / 4; item < (own_.cells() + 7) / 8 * 8;
          item += kAttentionTokenThreads / 4) {
       const bool valid = item < own_.cells();
@@ -570,10 +607,10 @@ class BackwardTokens {
         float d_value[8] = {}, embedded = 0.0f;
 #pragma unroll
         for (int c = 0; c < 8; ++c) d_key[l][c] = 0.0f;
-        for (int j = 0; j < cells_; ++j) {
-          const int query_y = y - j / window_ + window_ / 2;
-          const int query_x = x - j % window_ + window_ / 2;
-          if (!inside(query_y, query_x)) continue;
+        // The queries that see this key: the cells of the window turned around.
+        const int behind = window_ - 1 - window_ / 2;
+        for_cells(y - behind, x - behind, [&](int query_y, int query_x, int turned) {
+          const int j = cells_ - 1 - turned;
           const int i = queries_.index(query_y, query_x);
           const float d_logit =
               floats(at.probability)[i * cells_ + j] * scale_ * floats(at.length_scale)[i];
@@ -588,10 +625,9 @@ class BackwardTokens {
             d_key[l][c] += d_unit * q[c];
             d_value[c] += weight * d_out[c];
           }
-        }
+        });
 #pragma unroll
-        for (int c = 0; c < 8; ++c)
-          d_key[l][c] += embedded * floats(at.embedding)[chunk * 8 + c];
+        for (int c = 0; c < 8; ++c) d_key[l][c] += embedded * floats(at.embedding)[chunk * 8 + c];
         if (valid && p_.d_v.present()) d_v.write(token(y, x), chunk, d_value);
       }
       if (!p_.d_k.present()) continue;
@@ -612,29 +648,35 @@ class BackwardTokens {
     const index_t part = index_t{batch_} * tiles() + tile_;
     float* sums = workspace_ + plan_.parameter_sums + (head_ * parts + part) * plan_.parameters;
     const int count = own_.cells();
+#pragma unroll 1
     for (int e = thread_; e < 1 + channels_; e += kAttentionTokenThreads) {
       const float* values = e == 0 ? floats(at.d_scale) : floats(at.gradient) + e - 1;
       const int stride = e == 0 ? 1 : kDim;
       float sum = 0.0f;
+#pragma unroll 1
       for (int own = 0; own < count; ++own) sum += values[own * stride];
       sums[e] = sum;
     }
+#pragma unroll 1
     for (int e = thread_; e < 2 * cells_; e += kAttentionTokenThreads) {
       const float* values = floats(e < cells_ ? at.probability : at.d_weight) + e % cells_;
       float sum = 0.0f;
+#pragma unroll 1
       for (int own = 0; own < count; ++own) sum += values[owned_query(own) * cells_];
       sums[1 + channels_ + e] = sum;
     }
     if (!p_.d_tokens.present()) return;
+#pragma unroll 1
     for (int item = thread_; item < cells_ * kChunks; item += kAttentionTokenThreads) {
       const int j = item / kChunks;
       const int chunk = item % kChunks;
       float sum[8] = {};
+#pragma unroll 1
       for (int y = own_.top; y < own_.top + own_.height; ++y) {
+#pragma unroll 1
         for (int x = own_.left; x < own_.left + own_.width; ++x) {
           const int i = queries_.index(y, x);
-          const float d_weight =
-              floats(at.d_weight)[i * cells_ + j] * floats(at.query_inverse)[i];
+          const float d_weight = floats(at.d_weight)[i * cells_ + j] * floats(at.query_inverse)[i];
           float q[8];
           read_eight(row(at.query, i) + chunk * 8, q);
 #pragma unroll

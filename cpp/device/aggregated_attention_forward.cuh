@@ -65,8 +65,9 @@ __global__ void __launch_bounds__(Tile::kQueries, (kWindow > 0 ? 512 : 256) / Ti
   auto* places = reinterpret_cast<int2*>(memory + at.key_places);
   auto* factors = reinterpret_cast<float*>(memory + at.factors);
   auto* norms = reinterpret_cast<float*>(memory + at.key_norms);
+  auto* embeddings = reinterpret_cast<float*>(memory + at.key_embeddings);
   auto* embedding = reinterpret_cast<float*>(memory + at.embedding);
-  const Rows high{memory + at.queries};
+  const Rows rows{memory + at.queries};
   const int mine = threadIdx.x;
 
   const auto heads = static_cast<unsigned>(in.q.shape[2]);
@@ -83,7 +84,7 @@ __global__ void __launch_bounds__(Tile::kQueries, (kWindow > 0 ? 512 : 256) / Ti
   }
   __syncthreads();
   const TilePlace<Tile> place{state, &in.grid};
-  load_queries(HeadRows<T>(in.q, state->batch, state->head), place, high);
+  load_queries(HeadRows<T>(in.q, state->batch, state->head), place, rows);
   commit_copies();
   for (int c = mine; c < kDim; c += Tile::kQueries)
     embedding[c] = WindowParameters(in, state->head).embedding_of(c);
@@ -91,10 +92,13 @@ __global__ void __launch_bounds__(Tile::kQueries, (kWindow > 0 ? 512 : 256) / Ti
   __syncthreads();
 
   float query[kDim];
-  high.read(mine, query);
-  normalise_query(embedding, query);
-  if (!kTensorCores) __syncthreads();  // what comes takes the queries' place
-  PooledStream<Tile, T, kDim> stream(in, state, memory + at.keys, memory + at.values, norms);
+  if (!kTensorCores) {
+    rows.read(mine, query);
+    normalise_query(embedding, query);
+    __syncthreads();  // what comes takes the queries' place
+  }
+  PooledStream<Tile, T, kDim> stream(in, state, memory + at.keys, memory + at.values, norms,
+                                     embeddings, embedding);
   TileBias<Tile, T> bias(in, state, launch.bias_ring,
                          reinterpret_cast<int*>(memory + at.first_rows),
                          reinterpret_cast<int*>(memory + at.first_columns),
@@ -106,19 +110,10 @@ __global__ void __launch_bounds__(Tile::kQueries, (kWindow > 0 ? 512 : 256) / Ti
   float sum = 0.0f;
   float out[kDim];
   if constexpr (kTensorCores) {
-    const Rows low{memory + at.low};
-    high.write(mine, query);
-    float rest[kDim];
-    high.read(mine, rest);
-#pragma unroll
-    for (int c = 0; c < kDim; ++c) rest[c] = query[c] - rest[c];
-    low.write(mine, rest);
+    auto* query_norms = reinterpret_cast<float*>(memory + at.query_norms);
+    query_norms[mine] = rows.inverse_norm(mine);
     TensorCoreQueries<Tile, T, kDim> queries;
-    queries.take(stream, bias, place, high, low, factors, norms, places);
-    __syncthreads();
-    Piece<T> low_pieces[Rows::kPieces];  // before the exchange takes their place
-#pragma unroll
-    for (int i = 0; i < Rows::kPieces; ++i) low_pieces[i] = *low.piece(mine, i);
+    queries.take(stream, bias, place, rows, factors, query_norms, norms, embeddings, places);
     __syncthreads();
     auto* sums = reinterpret_cast<float2*>(memory + at.sums);
     queries.give(reinterpret_cast<float*>(memory + at.exchange), sums);
@@ -134,11 +129,8 @@ __global__ void __launch_bounds__(Tile::kQueries, (kWindow > 0 ? 512 : 256) / Ti
     }
     maximum = sums[mine].x;
     sum = sums[mine].y;
-    // Not kept in registers over the pooled keys: it is the sum of its two parts.
-    high.read(mine, query);
-#pragma unroll
-    for (int c = 0; c < kDim; ++c)
-      query[c] += to_float(low_pieces[c / Piece<T>::kElements].values[c % Piece<T>::kElements]);
+    rows.read(mine, query);
+    normalise_query(embedding, query);
   } else {
 #pragma unroll
     for (int c = 0; c < kDim; ++c) out[c] = 0.0f;
@@ -165,7 +157,7 @@ __global__ void __launch_bounds__(Tile::kQueries, (kWindow > 0 ? 512 : 256) / Ti
   }
 
   if (!kTensorCores) __syncthreads();
-  high.write(mine, out);
+  rows.write(mine, out);
   if (place.inside(mine)) {
     const View<3>& target = launch.p.log_sum_exp;
     static_cast<float*>(
@@ -173,7 +165,7 @@ __global__ void __launch_bounds__(Tile::kQueries, (kWindow > 0 ? 512 : 256) / Ti
                      state->head * target.stride[2]] = maximum + logf(sum);
   }
   __syncthreads();
-  store_queries(HeadRows<T>(launch.p.out, state->batch, state->head), place, high);
+  store_queries(HeadRows<T>(launch.p.out, state->batch, state->head), place, rows);
 }
 
 }  // namespace transnext

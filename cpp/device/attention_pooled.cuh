@@ -29,12 +29,15 @@ class PooledStream {
   using Rows = SharedRows<T, kDim>;
 
   __device__ PooledStream(const AggregatedAttentionInputs& in, const TileState* state,
-                          unsigned char* key_memory, unsigned char* value_memory, float* norms)
+                          unsigned char* key_memory, unsigned char* value_memory, float* norms,
+                          float* embeddings, const float* embedding)
       : in_(in),
         state_(state),
         key_memory_(key_memory),
         value_memory_(value_memory),
         norms_(norms),
+        embeddings_(embeddings),
+        embedding_(embedding),
         count_(static_cast<int>(in.k_pool.shape[1])) {
     ask(0);
   }
@@ -43,7 +46,8 @@ class PooledStream {
   __device__ Rows keys(int chunk) const { return {key_memory_ + chunk % 2 * kBytes}; }
   __device__ Rows values(int chunk) const { return {value_memory_ + chunk % 2 * kBytes}; }
 
-  // Asks for the next chunk, waits for this one, and computes its keys' inverse norms. The block
+  // Asks for the next chunk, waits for this one, and computes its keys' inverse norms and, for tensor
+  // cores, their products with the query embedding. The block
   // must have left the chunk before; everybody may read afterwards.
   __device__ void advance(int chunk) {
     if ((chunk + 1) * kChunkKeys < count_) {
@@ -54,8 +58,11 @@ class PooledStream {
     }
     __syncthreads();
 #pragma unroll 1
-    for (int key = threadIdx.x; key < kChunkKeys; key += Tile::kQueries)
-      norms_[key] = keys(chunk).inverse_norm(key);
+    for (int key = threadIdx.x; key < kChunkKeys; key += Tile::kQueries) {
+      const float norm = keys(chunk).inverse_norm(key);
+      norms_[key] = norm;
+      if (sizeof(T) == 2) embeddings_[key] = keys(chunk).dot_memory(key, embedding_) * norm;
+    }
     __syncthreads();
   }
 
@@ -76,6 +83,8 @@ class PooledStream {
   unsigned char* key_memory_;
   unsigned char* value_memory_;
   float* norms_;
+  float* embeddings_;
+  const float* embedding_;  // [kDim]
   int count_;
 };
 
@@ -133,9 +142,8 @@ __device__ inline void take_pooled(PooledStream<Tile, float, kDim>& stream,
 
 // Half and BFloat16 on tensor cores: a warp takes 2 x 16 queries, a product 16 queries and 8 keys.
 //
-// A query is the sum of two 16-bit numbers, its rounding and what the rounding took, so that logits
-// are as exact as the keys; keys are multiplied as they are, and their norms and the scale applied to
-// the products. The 8 keys of a product are taken in the order 0 4 1 5 2 6 3 7: then the lanes of a
+// Queries and keys are multiplied as they are, so that products are exact; norms, embedding and scale
+// follow in float. The 8 keys of a product are taken in the order 0 4 1 5 2 6 3 7: then the lanes of a
 // warp find their entries of the bias in different banks where the image is 8 times the pooled grid.
 template <class Tile, class T, int kDim>
 class TensorCoreQueries {
@@ -171,9 +179,9 @@ class TensorCoreQueries {
   }
 
   __device__ void take(PooledStream<Tile, T, kDim>& stream, TileBias<Tile, T>& bias,
-                       const TilePlace<Tile>& place, const SharedRows<T, kDim>& high,
-                       const SharedRows<T, kDim>& low, const float* factors, const float* norms,
-                       int2* places) {
+                       const TilePlace<Tile>& place, const SharedRows<T, kDim>& rows,
+                       const float* factors, const float* query_norms, const float* key_norms,
+                       const float* embeddings, int2* places) {
 #pragma unroll 1
     for (int chunk = 0; chunk * kChunkKeys < stream.count(); ++chunk) {
       const int first = chunk * kChunkKeys;
@@ -184,8 +192,9 @@ class TensorCoreQueries {
 #pragma unroll
       for (int t = 0; t < kTiles; ++t) {
         float logits[kKeyTiles][4];
-        multiply_keys(stream.keys(chunk), high, low, t, logits);
-        finish_logits(bias, place, factors, norms, places, t, count, logits);
+        multiply_keys(stream.keys(chunk), rows, t, logits);
+        finish_logits(bias, place, factors, query_norms, key_norms, embeddings, places, t, count,
+                      logits);
         take_values(stream.values(chunk), t, logits);
       }
     }
@@ -220,10 +229,9 @@ class TensorCoreQueries {
   // The key that column or depth `index` of a product stands for.
   __device__ static int key_of(int index) { return index / 2 + index % 2 * 4; }
 
-  // logits = (high + low) keys^T
-  __device__ void multiply_keys(const SharedRows<T, kDim>& keys, const SharedRows<T, kDim>& high,
-                                const SharedRows<T, kDim>& low, int t,
-                                float (&logits)[kKeyTiles][4]) const {
+  // logits = rows keys^T
+  __device__ void multiply_keys(const SharedRows<T, kDim>& keys, const SharedRows<T, kDim>& rows,
+                                int t, float (&logits)[kKeyTiles][4]) const {
     const int query = (static_cast<int>(threadIdx.x) / 32 * kTiles + t) * 16 + lane() % 16;
 #pragma unroll
     for (int n = 0; n < kKeyTiles; ++n) {
@@ -233,22 +241,17 @@ class TensorCoreQueries {
 #pragma unroll
     for (int s = 0; s < kSteps; ++s) {
       unsigned a[4];
-      unsigned rest[4];
-      ldmatrix_x4(a, high.piece(query, 2 * s + lane() / 16));
-      ldmatrix_x4(rest, low.piece(query, 2 * s + lane() / 16));
+      ldmatrix_x4(a, rows.piece(query, 2 * s + lane() / 16));
 #pragma unroll
       for (int n = 0; n < kKeyTiles; ++n) {
         unsigned b[2];
         ldmatrix_x2(b, keys.piece(8 * n + key_of(lane() % 8), 2 * s + lane() / 8 % 2));
         mma_m16n8k16(logits[n], a, b, T{});
-        mma_m16n8k16(logits[n], rest, b, T{});
       }
     }
     if constexpr (kHalfStep) {
       unsigned a[2];
-      unsigned rest[2];
-      ldmatrix_x2(a, high.piece(query, 2 * kSteps));
-      ldmatrix_x2(rest, low.piece(query, 2 * kSteps));
+      ldmatrix_x2(a, rows.piece(query, 2 * kSteps));
 #pragma unroll
       for (int n = 0; n < kKeyTiles; n += 2) {
         unsigned b[2];
@@ -257,7 +260,6 @@ class TensorCoreQueries {
         for (int i = 0; i < 2; ++i) {
           const unsigned column[1] = {b[i]};
           mma_m16n8k8(logits[n + i], a, column, T{});
-          mma_m16n8k8(logits[n + i], rest, column, T{});
         }
       }
     }
@@ -266,11 +268,13 @@ class TensorCoreQueries {
   // Norms, scale and bias onto the products; then the softmax's weights in their place, and its
   // state brought to the new maximum.
   __device__ void finish_logits(const TileBias<Tile, T>& bias, const TilePlace<Tile>& place,
-                                const float* factors, const float* norms, const int2* places, int t,
-                                int count, float (&logits)[kKeyTiles][4]) {
+                                const float* factors, const float* query_norms,
+                                const float* key_norms, const float* embeddings, const int2* places,
+                                int t, int count, float (&logits)[kKeyTiles][4]) {
     int row[2];
     int column[2];
     float factor[2];
+    float query_norm[2];
     float highest[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -279,6 +283,7 @@ class TensorCoreQueries {
       row[half] = inside ? query / Tile::kColumns : 0;
       column[half] = inside ? query % Tile::kColumns : 0;
       factor[half] = factors[query];
+      query_norm[half] = query_norms[query];
       highest[half] = maximum[t][half];
     }
 #pragma unroll
@@ -291,12 +296,13 @@ class TensorCoreQueries {
           logits[n][2 + e] = kNoLogit;
           continue;
         }
-        const float norm = norms[key];
+        const float norm = key_norms[key];
+        const float embedding = embeddings[key];
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           const float term = bias(places, key, row[half], column[half]);
           float& logit = logits[n][2 * half + e];
-          logit = logit * (factor[half] * norm) + term;
+          logit = factor[half] * (logit * query_norm[half] * norm + embedding) + term;
           highest[half] = fmaxf(highest[half], logit);
         }
       }

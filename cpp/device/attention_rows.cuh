@@ -109,6 +109,19 @@ struct SharedRows {
     return sum;
   }
 
+  // from . row, where `from` is in memory
+  __device__ float dot_memory(int row, const float* from) const {
+    float sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) {
+      const Piece<T> piece = *this->piece(row, i);
+#pragma unroll
+      for (int e = 0; e < Piece<T>::kElements; ++e)
+        sum += from[i * Piece<T>::kElements + e] * to_float(piece.values[e]);
+    }
+    return sum;
+  }
+
   // to += factor * row
   __device__ void add(int row, float factor, float (&to)[kDim]) const {
 #pragma unroll

@@ -48,19 +48,20 @@ struct BiasRing {
 // Offsets in bytes, as many as can be known to the compiler. The parts of the pooled keys, of the exchange and of the window follow each
 // other in time and share their place.
 struct ForwardLayout {
-  int queries = 0;    // [queries] rows of T: q, at last the output
-  int low = 0;        // [queries] rows of 16 bits: what rounding took from the queries
-  int factors = 0;    // [queries] floats: scale times length scale
-  int embedding = 0;  // [kDim] floats
-  int state = 0;      // a TileState
+  int queries = 0;      // [queries] rows of T: q, at last the output
+  int query_norms = 0;  // [queries] floats: 1 / |q|
+  int factors = 0;      // [queries] floats: scale times length scale
+  int embedding = 0;    // [kDim] floats
+  int state = 0;        // a TileState
 
-  int keys = 0;           // [2][kChunkKeys] rows of T
-  int values = 0;         // [2][kChunkKeys] rows of T
-  int key_norms = 0;      // [kChunkKeys] floats: 1 / |k|
-  int key_places = 0;     // [kChunkKeys] pairs of ints: the key's first table row and column
-  int bias = 0;           // ring: [rows][width] floats; else [queries][bias_stride] floats
-  int first_rows = 0;     // [Hp] ints
-  int first_columns = 0;  // [Wp] ints
+  int keys = 0;            // [2][kChunkKeys] rows of T
+  int values = 0;          // [2][kChunkKeys] rows of T
+  int key_norms = 0;       // [kChunkKeys] floats: 1 / |k|
+  int key_embeddings = 0;  // [kChunkKeys] floats: query embedding . k / |k|
+  int key_places = 0;      // [kChunkKeys] pairs of ints: the key's first table row and column
+  int bias = 0;            // ring: [rows][width] floats; else [queries][bias_stride] floats
+  int first_rows = 0;      // [Hp] ints
+  int first_columns = 0;   // [Wp] ints
 
   int exchange = 0;  // [queries][kDim + 4] floats
   int sums = 0;      // [queries] pairs of floats: maximum, sum
@@ -81,6 +82,7 @@ struct ForwardLayout {
     const bool tensor_cores = element == 2;
     int end = 0;
     factors = take(end, tile * 4);
+    query_norms = take(end, tensor_cores ? tile * 4 : 0);
     embedding = take(end, channels * 4);
     state = take(end, 64);
     // The threads of float kernels hold their queries in registers from the first read to the
@@ -89,12 +91,12 @@ struct ForwardLayout {
     const int after_queries = end + round_to_piece(tile * row);
     bytes = after_queries;
     if (tensor_cores) end = after_queries;
-    const int after_pooled = end;  // what rounding took is read before the exchange comes
-    low = take(end, tensor_cores ? tile * row : 0);
+    const int start = end;
 
     keys = take(end, 2 * kChunkKeys * row);
     values = take(end, 2 * kChunkKeys * row);
     key_norms = take(end, kChunkKeys * 4);
+    key_embeddings = take(end, kChunkKeys * 4);
     key_places = take(end, kChunkKeys * 8);
     if (has_bias) {  // a ring's chunks may turn out not to fit it
       const int values = tile * bias_stride(element);
@@ -106,12 +108,12 @@ struct ForwardLayout {
     }
     if (end > bytes) bytes = end;
 
-    end = after_pooled;
+    end = start;
     exchange = take(end, tensor_cores ? tile * (channels + 4) * 4 : 0);
     sums = take(end, tensor_cores ? tile * 8 : 0);
     if (end > bytes) bytes = end;
 
-    end = after_pooled;
+    end = start;
     const int halo = (tile_rows + window - 1) * (tile_columns + window - 1);
     if (window > 0) {
       window_keys = take(end, halo * row);

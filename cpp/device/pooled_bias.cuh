@@ -20,11 +20,13 @@ class PooledBias {
       return values_[n * bias_.values.stride[1] + m * bias_.values.stride[2]];
     const float* row = values_ + table_row(i, a) * bias_.values.stride[1];
     float sum = 0.0f;
+#pragma unroll 1
     for (int tap = 0; tap < taps(); ++tap)
       sum += weight(j, b, tap) * row[table_column(j, b, tap) * bias_.values.stride[2]];
     return sum;
   }
 
+  __device__ const float* values() const { return values_; }
   __device__ int taps() const { return static_cast<int>(bias_.col_map.shape[2]); }
   __device__ int table_row(int i, int a) const {
     return static_cast<const int*>(
@@ -36,8 +38,7 @@ class PooledBias {
   }
   __device__ float weight(int j, int b, int tap) const {
     if (!bias_.col_weights.present()) return 1.0f;
-    return static_cast<const float*>(
-        bias_.col_weights.data)[offset(bias_.col_weights, j, b, tap)];
+    return static_cast<const float*>(bias_.col_weights.data)[offset(bias_.col_weights, j, b, tap)];
   }
 
  private:
@@ -75,8 +76,7 @@ class RectangleBias {
                 head * in.pool_bias.values.stride[0]) {}
 
   // All threads of the block together; they may use the bias after the next barrier.
-  __device__ void load(const PooledBias& global, const Rectangle& rectangle,
-                       const Memory& memory) {
+  __device__ void load(const PooledBias& global, const Rectangle& rectangle, const Memory& memory) {
     if (taps_ == 0) return;
     const int thread = static_cast<int>(threadIdx.x);
     const int threads = static_cast<int>(blockDim.x);
@@ -85,8 +85,10 @@ class RectangleBias {
     rows_ = memory.rows;
     columns_ = memory.columns;
     weights_ = bias_.col_weights.present() ? memory.weights : nullptr;
+#pragma unroll 1
     for (int e = thread; e < rows; e += threads)
       memory.rows[e] = global.table_row(rectangle.top + e / pool_height_, e % pool_height_);
+#pragma unroll 1
     for (int e = thread; e < columns; e += threads) {
       const int j = rectangle.left + e / taps_ / pool_width_;
       const int b = e / taps_ % pool_width_;
@@ -106,14 +108,17 @@ class RectangleBias {
     const index_t row_stride = bias_.values.stride[1];
     const index_t column_stride = bias_.values.stride[2];
     const bool here = static_cast<index_t>(height) * width <= memory.capacity;
+#pragma unroll 1
     for (int e = thread; e < rows; e += threads)
-      memory.rows[e] = here ? (memory.rows[e] - top) * width
-                            : memory.rows[e] * static_cast<int>(row_stride);
+      memory.rows[e] =
+          here ? (memory.rows[e] - top) * width : memory.rows[e] * static_cast<int>(row_stride);
+#pragma unroll 1
     for (int e = thread; e < columns; e += threads)
       memory.columns[e] =
           here ? memory.columns[e] - left : memory.columns[e] * static_cast<int>(column_stride);
     if (!here) return;
     const float* from = values_ + top * row_stride + left * column_stride;
+#pragma unroll 1
     for (int e = thread; e < height * width; e += threads)
       memory.patch[e] = from[e / width * row_stride + e % width * column_stride];
     values_ = memory.patch;
@@ -127,6 +132,7 @@ class RectangleBias {
     const int first = (j * pool_width_ + b) * taps_;
     if (weights_ == nullptr && taps_ == 1) return row[columns_[first]];
     float sum = 0.0f;
+#pragma unroll 1
     for (int tap = first; tap < first + taps_; ++tap)
       sum += (weights_ == nullptr ? 1.0f : weights_[tap]) * row[columns_[tap]];
     return sum;

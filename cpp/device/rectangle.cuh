@@ -17,8 +17,7 @@ struct Rectangle {
   __device__ Rectangle grown(int before, int after, int image_height, int image_width) const {
     const int first_row = top > before ? top - before : 0;
     const int first_column = left > before ? left - before : 0;
-    const int end_row =
-        top + height + after < image_height ? top + height + after : image_height;
+    const int end_row = top + height + after < image_height ? top + height + after : image_height;
     const int end_column = left + width + after < image_width ? left + width + after : image_width;
     return {first_row, first_column, end_row - first_row, end_column - first_column};
   }

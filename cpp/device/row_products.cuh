@@ -106,18 +106,24 @@ __device__ inline void multiply_weights(const float (&weights)[2][4], const T* b
     }
   } else {
     b += lane_column(lane);
-#pragma unroll 4
-    for (int k = 0; k < 16; ++k) {
-      const int source = lane / 4 * 4 + k % 8 / 2;
-      const float x = __shfl_sync(0xffffffffu, weights[k / 8][k % 2], source);
-      const float y = __shfl_sync(0xffffffffu, weights[k / 8][2 + k % 2], source);
 #pragma unroll
-      for (int t = 0; t < kDim / 8; ++t) {
-        const float2 z = *reinterpret_cast<const float2*>(b + k * stride + t * 8);
-        sum[t][0] += x * z.x;
-        sum[t][1] += x * z.y;
-        sum[t][2] += y * z.x;
-        sum[t][3] += y * z.y;
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll 1
+      for (int pair = 0; pair < 4; ++pair) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const float x = __shfl_sync(0xffffffffu, weights[half][i], lane / 4 * 4 + pair);
+          const float y = __shfl_sync(0xffffffffu, weights[half][2 + i], lane / 4 * 4 + pair);
+          const T* row = b + (half * 8 + pair * 2 + i) * stride;
+#pragma unroll
+          for (int t = 0; t < kDim / 8; ++t) {
+            const float2 z = *reinterpret_cast<const float2*>(row + t * 8);
+            sum[t][0] += x * z.x;
+            sum[t][1] += x * z.y;
+            sum[t][2] += y * z.x;
+            sum[t][3] += y * z.y;
+          }
+        }
       }
     }
   }

@@ -60,6 +60,7 @@ template <int kDim, class T, class TokenOf>
 __device__ inline void stage_rows(const TokenRows<T>& tokens, int count, TokenOf token_of,
                                   T* rows) {
   constexpr int chunks = kDim / 8;
+#pragma unroll 1
   for (int item = static_cast<int>(threadIdx.x); item < count * chunks;
        item += static_cast<int>(blockDim.x)) {
     const int row = item / chunks;

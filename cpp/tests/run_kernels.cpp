@@ -322,10 +322,10 @@ void run_attention(Case& c, const Sizes& s, Bias bias, int threads) {
     in.pool_bias.values = c.parameter({s.heads, 5, columns});
     in.pool_bias.row_map = c.indices({s.grid.height, s.pool.height}, 5);
     in.pool_bias.col_map = c.indices({s.grid.width, s.pool.width, taps}, 6);
-    // As an interpolated table has them: in order, and a vector's within a vector.
+    // As an interpolated table has them: in order, a vector's within a vector, taps further apart.
     for (index_t i = 0; bias == Bias::kNeighbours && i < s.grid.width * s.pool.width * taps; ++i)
       static_cast<int*>(in.pool_bias.col_map.data)[i] =
-          static_cast<int>(i / taps / s.pool.width / 2 + i % taps);
+          static_cast<int>(i / taps / s.pool.width / 2 + 8 * (i % taps));
     if (taps > 1) in.pool_bias.col_weights = c.parameter({s.grid.width, s.pool.width, taps});
   }
   in.grid = s.grid;

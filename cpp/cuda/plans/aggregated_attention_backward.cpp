@@ -1,6 +1,4 @@
 // The launches of aggregated_attention's backward.
-#include "transnext/aggregated_attention.h"
-
 #include <algorithm>
 #include <stdexcept>
 #include <string>
@@ -9,6 +7,7 @@
 #include "cuda/plans/tiles.h"
 #include "device/aggregated_attention_backward_shape.h"
 #include "device/attention_shape.h"
+#include "transnext/aggregated_attention.h"
 #include "transnext/launches.h"
 
 namespace transnext {
@@ -41,6 +40,12 @@ int wanted_shared_bytes(int architecture) {
   return architecture < 80 ? most : most / 2 - 1024;
 }
 
+// What the tiles that fit read of stage 1's table at 224 x 224: (8 + 2 + 48)^2, (4 + 2 + 48)(8 + 2 + 48).
+int bias_patch(const Params& p) {
+  if (!p.in.pool_bias.table()) return 0;
+  return element_bytes(p.in.q.dtype) == 4 ? 3132 : 3364;
+}
+
 AttentionTokenShared token_shared(const Params& p, int tile_height, int tile_width) {
   const int dim = padded_channels(p.in.q.shape[3]);
   const int row = row_bytes(dim, element_bytes(p.in.q.dtype));
@@ -53,9 +58,9 @@ AttentionTokenShared token_shared(const Params& p, int tile_height, int tile_wid
   const index_t width = p.in.grid.width;
   const int own = tile_height * tile_width;
   const int queries = within(tile_height, reach, height) * within(tile_width, reach, width);
-  const int keys = window > 0 ? within(tile_height, 2 * reach, height) *
-                                    within(tile_width, 2 * reach, width)
-                              : 0;
+  const int keys =
+      window > 0 ? within(tile_height, 2 * reach, height) * within(tile_width, 2 * reach, width)
+                 : 0;
   const int cells = window * window;
   AttentionTokenShared at = {};
   const auto take = [&](int& offset, int bytes) {
@@ -67,10 +72,10 @@ AttentionTokenShared token_shared(const Params& p, int tile_height, int tile_wid
   take(at.d_out, queries * row);
   take(at.key, keys * row);
   take(at.value, keys * row);
-  for (int* offset : {&at.pool_key, &at.pool_value, &at.pool_unit})
-    take(*offset, kAttentionPoolTile * row);
-  for (int* offset : {&at.query_inverse, &at.d_out_norm, &at.length_scale, &at.log_sum_exp,
-                      &at.delta, &at.total})
+  for (int* offset : {&at.pool_key, &at.pool_value}) take(*offset, kAttentionPoolTile * row);
+  take(at.pool_unit, element_bytes(p.in.q.dtype) == 4 ? 0 : kAttentionPoolTile * row);
+  for (int* offset :
+       {&at.query_inverse, &at.d_out_norm, &at.length_scale, &at.log_sum_exp, &at.delta, &at.total})
     take_floats(*offset, queries);
   for (int* offset : {&at.key_inverse, &at.key_embedding}) take_floats(*offset, keys);
   for (int* offset : {&at.pool_inverse, &at.pool_embedding, &at.pool_row, &at.pool_column})
@@ -86,11 +91,11 @@ AttentionTokenShared token_shared(const Params& p, int tile_height, int tile_wid
     const int taps = static_cast<int>(p.in.pool_bias.col_map.shape[2]);
     const int columns = within(tile_width, reach, width) * static_cast<int>(p.in.pool_grid.width);
     take_floats(at.bias_bounds, 4);
-    take_floats(at.bias_rows, within(tile_height, reach, height) *
-                                  static_cast<int>(p.in.pool_grid.height));
+    take_floats(at.bias_rows,
+                within(tile_height, reach, height) * static_cast<int>(p.in.pool_grid.height));
     take_floats(at.bias_columns, columns * taps);
     take_floats(at.bias_weights, p.in.pool_bias.col_weights.present() ? columns * taps : 0);
-    take_floats(at.bias_patch, kAttentionBiasPatch);
+    take_floats(at.bias_patch, bias_patch(p));
   }
   return at;
 }
@@ -110,17 +115,26 @@ void choose_tile(const Params& p, int architecture, AttentionBackwardPlan& plan)
       return;
     }
   }
-  throw std::invalid_argument(
-      std::string(kOp) + ": the CUDA kernels take smaller windows than " +
-      std::to_string(p.in.window_size) + " with head dim " + std::to_string(p.in.q.shape[3]) +
-      ", what fits into shared memory");
+  throw std::invalid_argument(std::string(kOp) + ": the CUDA kernels take smaller windows than " +
+                              std::to_string(p.in.window_size) + " with head dim " +
+                              std::to_string(p.in.q.shape[3]) + ", what fits into shared memory");
 }
 
-unsigned pooled_shared_bytes(const Params& p) {
-  const int row =
-      row_bytes(padded_channels(p.in.q.shape[3]), element_bytes(p.in.q.dtype));
-  return static_cast<unsigned>((2 * kAttentionPoolTile + 3 * kAttentionPooledQueries) * row +
-                               kAttentionPoolTile * kAttentionBiasTilePitch * 4);
+// The pooled side's block, with a tile of the table's bias where 16-bit rows leave room for it.
+unsigned pooled_shared_bytes(const Params& p, AttentionBackwardPlan& plan) {
+  constexpr int kMostPlaces = 8 * 1024;  // bytes
+  const int row = row_bytes(padded_channels(p.in.q.shape[3]), element_bytes(p.in.q.dtype));
+  int bytes = (2 * kAttentionPoolTile + 3 * kAttentionPooledQueries) * row;
+  plan.pooled_bias_rows = 0;
+  if (!p.in.pool_bias.table() || element_bytes(p.in.q.dtype) == 4) return bytes;
+  const Grid pool = p.in.pool_grid;
+  const index_t rows = std::min(pool.height, kAttentionPoolTile / pool.width + 2);
+  const index_t places =
+      kAttentionPooledQueries * (rows + pool.width * p.in.pool_bias.col_map.shape[2]) * 4;
+  if (places > kMostPlaces) return bytes;
+  plan.pooled_bias_rows = static_cast<int>(rows);
+  bytes += kAttentionPoolTile * kAttentionBiasTilePitch * 4 + static_cast<int>(places);
+  return bytes;
 }
 
 }  // namespace
@@ -141,6 +155,7 @@ Launches launches(const AggregatedAttentionBackwardParams& p, int architecture) 
   Launch launch = {p, {}, nullptr};
   AttentionBackwardPlan& plan = launch.plan;
   choose_tile(p, architecture, plan);
+  plan.bias_patch = bias_patch(p);
   const index_t tiles = index_t{plan.tiles_y} * plan.tiles_x;
   const index_t key_tiles = ceil_divide(pooled, kAttentionPoolTile);
   const index_t pairs = batches * heads;
@@ -149,23 +164,26 @@ Launches launches(const AggregatedAttentionBackwardParams& p, int architecture) 
   const index_t wanted = ceil_divide(kPooledBlocks, std::max<index_t>(pairs * key_tiles, 1));
   const index_t slice =
       std::max(ceil_divide(tokens, wanted), std::min<index_t>(tokens, kLeastSlice));
-  plan.slice = static_cast<int>(ceil_divide(slice, kAttentionPooledQueries) * kAttentionPooledQueries);
+  plan.slice =
+      static_cast<int>(ceil_divide(slice, kAttentionPooledQueries) * kAttentionPooledQueries);
   plan.slices = static_cast<int>(ceil_divide(tokens, plan.slice));
   if (p.d_scale.present() || p.d_query_embedding.present() || p.d_local_bias.present() ||
       p.d_token_bias.present() || p.d_tokens.present())
-    plan.parameters = static_cast<int>(1 + channels + 2 * cells +
-                                       (p.d_tokens.present() ? channels * cells : 0));
+    plan.parameters =
+        static_cast<int>(1 + channels + 2 * cells + (p.d_tokens.present() ? channels * cells : 0));
   const auto take = [&](index_t& offset, index_t count) {
     offset = result.workspace;
     result.workspace += count;
   };
   take(plan.delta, pairs * tokens);
   take(plan.parameter_sums, pairs * tiles * plan.parameters);
+  const unsigned pooled_bytes = pooled_shared_bytes(p, plan);
   const bool pooled_side = pooled_gradients || plan.table_atomics;
   take(plan.pooled_sums, pooled_side ? plan.slices * pairs * pooled * 2 * channels : 0);
   const bool ordered_rows = table_gradient && !plan.table_atomics;
-  take(plan.row_sums,
-       ordered_rows ? heads * p.in.grid.height * p.in.pool_grid.height * p.d_pool_bias.shape[2] : 0);
+  take(
+      plan.row_sums,
+      ordered_rows ? heads * p.in.grid.height * p.in.pool_grid.height * p.d_pool_bias.shape[2] : 0);
 
   const auto blocks = [](index_t count) { return blocks_for(count); };
   constexpr unsigned kSumThreads = kAttentionSumLanes * kAttentionSumRows;
@@ -185,8 +203,7 @@ Launches launches(const AggregatedAttentionBackwardParams& p, int architecture) 
       {blocks(table_gradient ? ceil_divide(heads * p.d_pool_bias.shape[1] * p.d_pool_bias.shape[2],
                                            kSumThreads)
                              : 0),
-       1,
-       1},
+       1, 1},
       {kSumThreads, 1, 1},
       0};
   if (plan.table_atomics)  // zeros
@@ -196,7 +213,7 @@ Launches launches(const AggregatedAttentionBackwardParams& p, int architecture) 
     result.add_with_workspace(kernel("_pooled", p),
                               {{blocks(pairs * plan.slices * key_tiles), 1, 1},
                                {kAttentionPooledThreads, 1, 1},
-                               pooled_shared_bytes(p)},
+                               pooled_bytes},
                               launch);
   if (pooled_gradients)
     result.add_with_workspace(
