@@ -31,9 +31,8 @@ MUTATIONS = [
             "index: the column of a bin's cell",
         ),
         (
-            "    for (int i = 0; i < kRun; ++i) partial[threadIdx.y][threadIdx.x].values[i] = sum[i];\n"
-            "    __syncthreads();",
-            "    for (int i = 0; i < kRun; ++i) partial[threadIdx.y][threadIdx.x].values[i] = sum[i];",
+            "partial[thread].values[i] = sum[i];\n    __syncthreads();",
+            "partial[thread].values[i] = sum[i];",
             "barrier: before the rows' sums meet",
         ),
         (
@@ -239,8 +238,8 @@ MUTATIONS = [
         "aggregated_attention_backward_tokens.cuh",
         "attention",
         (
-            "key[r] = inside(key_y, key_x) ? keys_.index(key_y, key_x) : -1;",
-            "key[r] = inside(key_y, x) ? keys_.index(key_y, inside(key_y, key_x) ? key_x : x) : -1;",
+            "const bool seen = first + r < cells_ && inside(key_y, key_x);",
+            "const bool seen = first + r < cells_ && key_y >= 0 && key_y < height_;",
             "mask: window cells beyond the image's sides",
         ),
         (
