@@ -19,7 +19,7 @@ from torch import Tensor
 import transnext_ops as ops
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-LAYOUTS = ("contiguous", "packed", "transposed", "sliced", "expanded")
+LAYOUTS = ("contiguous", "packed", "transposed", "sliced", "strided", "expanded")
 MAGNITUDES = ("ordinary", "extreme logits", "zero vectors", "tiny")
 
 dtypes = st.sampled_from(DTYPES)
@@ -82,6 +82,10 @@ def with_layout(values: Tensor, layout: str) -> Tensor:
         view = storage[tuple(slice(1, None, 2) for _ in shape)]
         view.copy_(values)
         return view
+    if layout == "strided":  # every second element of the last axis, from the first on
+        storage = torch.full((*values.shape, 2), float("nan"), dtype=values.dtype)
+        storage[..., 0] = values
+        return storage[..., 0]
     if layout == "expanded":  # one batch entry seen by the whole batch: stride 0
         if values.shape[0] == 0:
             return values

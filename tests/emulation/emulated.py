@@ -102,6 +102,16 @@ def memory_of(tensor: Tensor, name: str, output: bool) -> Memory:
     return Memory(name, tensor.data_ptr(), (last + 1) * tensor.element_size(), output)
 
 
+# Kernels that step on by the size of the grid, so that fewer blocks than planned are right too.
+STEPPING = (
+    "gelu_pool_",
+    "conv_glu_forward",
+    "window_",
+    "position_bias_table_",
+    "sum_partials",
+)
+
+
 class EmulatedKernels:
     """A runner (``transnext_ops.backends.launches.Runner``) that emulates every launch.
 
@@ -113,10 +123,19 @@ class EmulatedKernels:
         The compute capability that launches are planned for.
     seed
         Of the order of blocks and threads, changed by one with every call.
+    most_blocks
+        A smaller grid than planned, for the kernels that step on, as the largest tensors need.
     """
 
-    def __init__(self, library: Library, capability: int = 80, seed: int = 0) -> None:
+    def __init__(
+        self,
+        library: Library,
+        capability: int = 80,
+        seed: int = 0,
+        most_blocks: int | None = None,
+    ) -> None:
         self.library, self.capability, self.seed = library, capability, seed
+        self.most_blocks = most_blocks
         self.kernels: set[str] = set()  # that have run
 
     def architecture(self, device: torch.device) -> int:
@@ -135,5 +154,11 @@ class EmulatedKernels:
                 tensor.fill_(float("nan"))
             memory.append(memory_of(tensor, f"{op}'s tensor {position}", output))
         self.seed += 1
-        self.kernels |= {launch[0] for launch in launches.kernels}
-        self.library.run(launches.kernels, memory, self.seed)
+        kernels = launches.kernels
+        self.kernels |= {kernel for kernel, *_ in kernels}
+        self.library.run([self._with_fewer_blocks(*each) for each in kernels], memory, self.seed)
+
+    def _with_fewer_blocks(self, kernel: str, grid: tuple[int, int, int], *others: Any) -> tuple:
+        if self.most_blocks is not None and kernel.startswith(STEPPING):
+            grid = (min(grid[0], self.most_blocks), *grid[1:])
+        return (kernel, grid, *others)

@@ -24,16 +24,15 @@ def _each(file: str, tests: str, *places: tuple[str, str, str]) -> list[Mutation
 MUTATIONS = [
     *_each(
         "gelu_pool.cuh",
-        "test_gelu_pool",
+        "gelu_pool or tokens",
         (
             "token = (top + cell / width) * p.grid.width + left + cell % width",
             "token = (top + cell / width) * p.grid.width + left + cell / width",
             "index: the column of a bin's cell",
         ),
         (
-            "    for (int i = 0; i < kRun; ++i) partial[threadIdx.y][threadIdx.x].values[i] = sum[i];\n"
-            "    __syncthreads();",
-            "    for (int i = 0; i < kRun; ++i) partial[threadIdx.y][threadIdx.x].values[i] = sum[i];",
+            "partial[thread].values[i] = sum[i];\n    __syncthreads();",
+            "partial[thread].values[i] = sum[i];",
             "barrier: before the rows' sums meet",
         ),
         (
@@ -54,7 +53,7 @@ MUTATIONS = [
     ),
     *_each(
         "conv_glu.cuh",
-        "test_conv_glu",
+        "conv_glu or tokens",
         (
             "if (device::inside(p.grid, row, left + j - 1))",
             "if (row >= 0 && row < static_cast<int>(p.grid.height))",
@@ -93,7 +92,7 @@ MUTATIONS = [
     ),
     *_each(
         "window.cuh",
-        "test_window",
+        "window",
         (
             "if (inside(p.grid, top + y, left + x) && count > 0) {",
             "if (count > 0) {",
@@ -133,7 +132,7 @@ MUTATIONS = [
             "__device__ inline index_t window_tiles_across(const WindowProductParams& p) {\n"
             "  return (p.grid.width + p.tile.columns - 1) / p.tile.columns;",
             "__device__ inline index_t window_tiles_across(const WindowProductParams& p) {\n"
-            "  return (p.grid.width + p.tile.columns) / p.tile.columns - 1 + 0 * p.tile.rows;",
+            "  return p.grid.width / p.tile.columns > 0 ? p.grid.width / p.tile.columns : 1;",
             "last tile: columns of a last narrow tile",
         ),
     ),
@@ -167,7 +166,7 @@ MUTATIONS = [
     ),
     *_each(
         "partial_sums.cuh",
-        "test_window_qk or test_position_bias or test_conv_glu",
+        "window or test_position_bias or test_conv_glu",
         (
             "row += kPartialSumsRows)",
             "row += kPartialSumsRows + 1)",
@@ -176,7 +175,7 @@ MUTATIONS = [
     ),
     *_each(
         "runs.cuh",
-        "test_gelu_pool or test_window or test_conv_glu",
+        "gelu_pool or window or conv_glu or tokens",
         (
             "view.shape[kRank - 1] % n == 0 && view.stride[kRank - 1] == 1;",
             "view.shape[kRank - 1] % n == 0;",
@@ -184,8 +183,83 @@ MUTATIONS = [
         ),
         (
             "if (i < count) from_float(from[i], to[i * stride]);",
-            "from_float(from[i], to[i * stride]);",
+            "if (i <= count) from_float(from[i], to[i * stride]);",
             "last tile: channels beyond the last are written",
+        ),
+    ),
+    *_each(
+        "attention_pooled.cuh",
+        "attention",
+        (
+            "      wait_copies<1>();\n",
+            "      wait_copies<2>();\n",
+            "barrier: a chunk of pooled keys is read before its copies are in",
+        ),
+        (
+            "static int key_of(int index) { return index / 2 + index % 2 * 4; }",
+            "static int key_of(int index) { return index / 2 + index % 2 * 4 - index / 7; }",
+            "index: the order of the keys of a tensor-core product",
+        ),
+        (
+            "        if (key >= count) {\n          logits[n][e] = kNoLogit;",
+            "        if (key > count) {\n          logits[n][e] = kNoLogit;",
+            "last tile: a pooled key beyond the last",
+        ),
+    ),
+    *_each(
+        "attention_bias.cuh",
+        "attention",
+        (
+            "first_columns_[key % pool_width()] - state_->lowest_column",
+            "first_columns_[key / pool_width()] - state_->lowest_column",
+            "bias map: the columns of a ring",
+        ),
+        (
+            "weights += j * bias.col_weights.stride[0] + b * bias.col_weights.stride[1];",
+            "weights += j * bias.col_weights.stride[0];",
+            "bias map: the weights of an interpolated bias",
+        ),
+    ),
+    *_each(
+        "attention_window.cuh",
+        "attention",
+        (
+            "weights[j] = inside ? logit : kNoLogit;",
+            "weights[j] = logit;",
+            "mask: window cells outside the image",
+        ),
+        (
+            "const int cell = (y - top) * window + x - left;",
+            "const int cell = (y - first_row) * window + x - left;",
+            "index: the cell of a window that the image cuts",
+        ),
+    ),
+    *_each(
+        "aggregated_attention_backward_tokens.cuh",
+        "attention",
+        (
+            "const bool seen = first + r < cells_ && inside(key_y, key_x);",
+            "const bool seen = first + r < cells_ && key_y >= 0 && key_y < height_;",
+            "mask: window cells beyond the image's sides",
+        ),
+        (
+            "    queries_ = own_.grown(after, before, height_, width_);",
+            "    queries_ = own_.grown(before, before, height_, width_);",
+            "halo: queries of an even window that see the tile's keys",
+        ),
+        (
+            "        if (first + key < pooled_) {",
+            "        if (first + key <= pooled_) {",
+            "last tile: a pooled key beyond the last, backward",
+        ),
+    ),
+    *_each(
+        "aggregated_attention_backward_bias.cuh",
+        "attention",
+        (
+            "if (j[e / 2] >= width || b[e % 2] >= pool_width) continue;",
+            "if (j[e / 2] >= width) continue;",
+            "last tile: pooled columns beyond the last in the table's gradient",
         ),
     ),
     *_each(

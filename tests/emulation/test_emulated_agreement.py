@@ -37,7 +37,15 @@ from agreement import (
     edge,
 )
 from ptx_cases import CASES
-from strategies import AttentionCase, attention_cases, grids, heads, seeds, token_cases
+from strategies import (
+    AttentionCase,
+    TokenCase,
+    attention_cases,
+    grids,
+    heads,
+    seeds,
+    token_cases,
+)
 from transnext_ops import _cpp
 from transnext_ops.backends.launches import use_runner
 
@@ -95,8 +103,10 @@ def emulate_attention(kernels: Library, case: AttentionCase) -> None:
 
 
 def emulate(kernels: Library, seed: int, check: Callable[..., None], *arguments: Any) -> None:
-    """Call a check with the compiled backend, its kernels emulated."""
-    runner = EmulatedKernels(kernels, CAPABILITIES[seed % len(CAPABILITIES)], seed)
+    """Call a check with the compiled backend, its kernels emulated; every third seed has fewer
+    blocks than planned."""
+    most_blocks = 2 if seed % 3 == 0 else None
+    runner = EmulatedKernels(kernels, CAPABILITIES[seed % len(CAPABILITIES)], seed, most_blocks)
     with use_runner(runner):
         check(*arguments)
 
@@ -155,6 +165,41 @@ def test_window_qk(kernels: Library, dtype: torch.dtype, data: st.DataObject) ->
 def test_window_av(kernels: Library, dtype: torch.dtype, data: st.DataObject) -> None:
     case = data.draw(token_cases(dtype=st.just(dtype)))
     emulate(kernels, case.seed, check_window_av, case, "cpp")
+
+
+@storage
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"grid": (5, 37), "window_size": 3, "channels": 24},  # several tiles, the last one narrow
+        {"grid": (19, 18), "window_size": 4, "channels": 8},
+        {"grid": (9, 7), "window_size": 13, "channels": 64},  # a window of several bands
+        {"grid": (4, 9), "window_size": 9, "channels": 300},  # several tiles of channels
+    ],
+    ids=str,
+)
+def test_edges_of_windows(kernels: Library, dtype: torch.dtype, sizes: dict) -> None:
+    for seed, layout in enumerate(("contiguous", "sliced", "packed", "strided")):
+        case = TokenCase(batch=1, heads=2, dtype=dtype, layout=layout, seed=seed, **sizes)
+        emulate(kernels, seed, check_window_qk, case, "cpp")
+        emulate(kernels, seed, check_window_av, case, "cpp")
+
+
+@storage
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"grid": (23, 11), "pool_grid": (5, 4), "channels": 200},
+        {"grid": (3, 41), "pool_grid": (2, 40), "channels": 70},
+    ],
+    ids=str,
+)
+def test_edges_of_tokens(kernels: Library, dtype: torch.dtype, sizes: dict) -> None:
+    """More tiles than one in every direction."""
+    for seed, layout in enumerate(("contiguous", "sliced", "packed", "strided")):
+        case = TokenCase(batch=2, dtype=dtype, layout=layout, seed=seed, **sizes)
+        emulate(kernels, seed, check_conv_glu, case, "cpp")
+        emulate(kernels, seed, check_gelu_pool, case, "cpp")
 
 
 @storage
