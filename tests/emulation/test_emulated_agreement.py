@@ -249,6 +249,7 @@ fractions = st.tuples(st.floats(0, 1), st.floats(0, 1))
 )
 @example((1, 1), (0.0, 0.0), (1, 1), ((9, 9), (1.0, 1.0)), 1, 16, 0)
 @example((6, 5), (0.5, 0.5), (7, 7), None, 2, 300, 0)
+@example((5, 5), (0.0, 0.0), (1, 1), ((1, 4), (0.0, 0.0)), 1, 1, 1869)  # a sum that cancels
 def test_position_bias(kernels: Library, grid, pool, pretrain, train, head_count, hidden, seed):
     """The table's kernels, in both bias modes; parameters are float32 for every storage type."""
     arguments = (grid, pool, pretrain, train, head_count, hidden, torch.float32, seed)
