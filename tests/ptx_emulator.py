@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import importlib
 import os
-import shutil
-import sys
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,21 +20,16 @@ import torch
 from torch import Tensor
 
 from transnext_ops.backends import kernel_sources
+from transnext_ops.kernel_report import emulator as ptxemu
 
 ROOT = Path(__file__).resolve().parents[1]
-EMULATOR = Path(os.environ.get("TRANSNEXT_PTXEMU", ROOT.parent / "shared" / "tools" / "ptxemu"))
 
 
-@cache
 def emulator() -> ModuleType:
     """Import the emulator, or skip the test that asks for it."""
-    if not (EMULATOR / "ptxemu.py").exists():
-        pytest.skip(f"no PTX emulator in {EMULATOR} (set TRANSNEXT_PTXEMU)")
-    # It builds itself beside its sources, which may be read-only: use a copy that later runs find.
-    copy = ROOT / "build" / "ptxemu"
-    shutil.copytree(EMULATOR, copy, ignore=shutil.ignore_patterns("_build"), dirs_exist_ok=True)
-    sys.path.insert(0, str(copy))
-    return importlib.import_module("ptxemu")
+    if (reason := ptxemu.unavailable(ROOT)) is not None:
+        pytest.skip(reason)
+    return ptxemu.load(ROOT)
 
 
 def kept(name: str, make: Callable[[], str]) -> str:

@@ -6,11 +6,7 @@ to every compilation are added here too.
 
 from __future__ import annotations
 
-import ctypes
-import glob
-import os
 from collections.abc import Sequence
-from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,46 +15,22 @@ import pytest
 from torch import Tensor
 
 from ptx_emulator import Execution, emulator, kept
+from transnext_ops.kernel_report.compilers import OPTIONS_OF_CUPY, run_nvrtc, unavailable
 
-ADDED_OPTIONS = ("-ftz=true", "--device-as-default-execution-space")
 
-
-@cache
-def nvrtc() -> ctypes.CDLL:
-    """Load NVRTC as its package has it, or skip the test that asks for it."""
-    path = emulator().find_nvrtc()
-    if path is None:
-        pytest.skip("no NVRTC: the package nvidia-cuda-nvrtc is not installed")
-    for builtins in glob.glob(os.path.join(os.path.dirname(path), "libnvrtc-builtins.so.*")):
-        ctypes.CDLL(builtins, mode=ctypes.RTLD_GLOBAL)  # NVRTC opens it by its bare name
-    return ctypes.CDLL(path)
+def need_nvrtc() -> None:
+    """Skip the test that asks for it where NVRTC is missing."""
+    if (reason := unavailable("nvrtc")) is not None:
+        pytest.skip(reason)
 
 
 def compile_ptx(code: str, options: Sequence[str], names: Sequence[str]) -> tuple[str, list[str]]:
     """Return PTX and the mangled names. Warnings are errors."""
-    library, program, size = nvrtc(), ctypes.c_void_p(), ctypes.c_size_t()
-    source = code.encode()
-    assert library.nvrtcCreateProgram(ctypes.byref(program), source, b"k.cu", 0, None, None) == 0
-    for name in names:
-        assert library.nvrtcAddNameExpression(program, name.encode()) == 0
-    array = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
-    status = library.nvrtcCompileProgram(program, len(options), array)
-    library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
-    log = ctypes.create_string_buffer(size.value)
-    library.nvrtcGetProgramLog(program, log)
-    if status != 0 or log.value.strip():
-        raise RuntimeError(f"NVRTC: {log.value.decode()}")
-    mangled = []
-    for name in names:
-        lowered = ctypes.c_char_p()
-        assert library.nvrtcGetLoweredName(program, name.encode(), ctypes.byref(lowered)) == 0
-        assert lowered.value is not None
-        mangled.append(lowered.value.decode())
-    library.nvrtcGetPTXSize(program, ctypes.byref(size))
-    ptx = ctypes.create_string_buffer(size.value)
-    library.nvrtcGetPTX(program, ptx)
-    library.nvrtcDestroyProgram(ctypes.byref(program))
-    return ptx.value.decode(), mangled
+    need_nvrtc()
+    ptx, log, entries = run_nvrtc(code, options, names)
+    if log.strip():
+        raise RuntimeError(f"NVRTC: {log}")
+    return ptx, [entries[name] for name in names]
 
 
 class StandInCupy:
@@ -116,7 +88,7 @@ class _RawModule:
         """Compile, as CuPy does, when a function is first launched."""
         if self._loaded is None:
             architecture = f"--gpu-architecture=compute_{self.cupy.architecture}"
-            options = (*self.options, architecture, *ADDED_OPTIONS)
+            options = (*self.options, architecture, *OPTIONS_OF_CUPY)
 
             def make() -> str:
                 ptx, mangled = compile_ptx(self.code, options, self.names)

@@ -253,7 +253,7 @@ def _global_attention(s: Shapes, dtype: torch.dtype, device: torch.device) -> Co
     return fight
 
 
-def _natten(fight: Contest, name: str, device: torch.device) -> None:
+def _add_natten(fight: Contest, name: str, grid: tuple[int, int]) -> None:
     """Enter NATTEN's unfused product, which shifts windows at the border: other numbers there."""
     if importlib.util.find_spec("natten") is None:
         fight.missing["NATTEN"] = "the package natten is not installed"
@@ -264,7 +264,11 @@ def _natten(fight: Contest, name: str, device: torch.device) -> None:
     if function is None:
         fight.missing["NATTEN"] = f"this version of natten has no natten.functional.{name}"
         return
-    fight.add("NATTEN", function, comparable=False)
+
+    def run(first: Tensor, second: Tensor) -> Tensor:
+        return function(first.unflatten(2, grid), second.unflatten(2, grid), WINDOW_SIZE, 1)
+
+    fight.add("NATTEN", run, comparable=False)
 
 
 def _window_qk(s: Shapes, dtype: torch.dtype, device: torch.device) -> Contest:
@@ -278,12 +282,7 @@ def _window_qk(s: Shapes, dtype: torch.dtype, device: torch.device) -> Contest:
     fight.add_backends(
         "transnext_ops", lambda q, k, backend: ops.window_qk(q, k, bias, **sizes, backend=backend)
     )
-    _natten(fight, "na2d_qk", device)
-    if "NATTEN" in fight.functions:
-        product = fight.functions["NATTEN"]
-        fight.functions["NATTEN"] = lambda q, k: product(
-            q.unflatten(2, s.grid), k.unflatten(2, s.grid), WINDOW_SIZE, 1
-        )
+    _add_natten(fight, "na2d_qk", s.grid)
     return fight
 
 
@@ -297,12 +296,7 @@ def _window_av(s: Shapes, dtype: torch.dtype, device: torch.device) -> Contest:
     fight.add_backends(
         "transnext_ops", lambda attn, v, backend: ops.window_av(attn, v, **sizes, backend=backend)
     )
-    _natten(fight, "na2d_av", device)
-    if "NATTEN" in fight.functions:
-        product = fight.functions["NATTEN"]
-        fight.functions["NATTEN"] = lambda attn, v: product(
-            attn.unflatten(2, s.grid), v.unflatten(2, s.grid), WINDOW_SIZE, 1
-        )
+    _add_natten(fight, "na2d_av", s.grid)
     return fight
 
 

@@ -9,29 +9,18 @@ executes is told by ``python -m transnext_ops.kernel_report attention 24``.
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from transnext_ops.kernel_report import emulator
+
 ROOT = Path(__file__).resolve().parents[2]
 HEIGHT = WIDTH = 56
 POOLED, WINDOW, HEAD_DIM, THREADS = 49, 3, 24, 256
-
-
-def emulator() -> Any:
-    """Import the PTX emulator from its folder."""
-    folder = Path(os.environ.get("TRANSNEXT_PTXEMU", ROOT.parent / "shared" / "tools" / "ptxemu"))
-    if not (folder / "ptxemu.py").exists():
-        raise SystemExit(f"TRANSNEXT_PTXEMU: no PTX emulator in {folder}")
-    sys.path.insert(0, str(folder))
-    import ptxemu  # type: ignore[import-not-found]
-
-    return ptxemu
 
 
 def compiled() -> str:
@@ -46,7 +35,9 @@ def compiled() -> str:
 
 
 def main() -> None:
-    module = emulator().Module(compiled())
+    if (reason := emulator.unavailable(ROOT)) is not None:
+        raise SystemExit(reason)
+    module = emulator.load(ROOT).Module(compiled())
     length, cells = HEIGHT * WIDTH, WINDOW**2
     columns = cells + POOLED
     numbers = np.random.default_rng(0)

@@ -8,14 +8,6 @@
 namespace transnext::bindings {
 namespace {
 
-DType storage_of(const Call& call, const std::string& name) {
-  if (name == "float16") return DType::kFloat16;
-  if (name == "bfloat16") return DType::kBFloat16;
-  if (name == "float32") return DType::kFloat32;
-  if (name == "float64") return DType::kFloat64;
-  call.fail("features is '" + name + "', needs float16, bfloat16, float32 or float64");
-}
-
 void attention_branch(py::handle x, py::handle norm_weight, py::handle norm_bias,
                       py::handle projections, py::handle projections_bias,
                       py::handle pool_norm_weight, py::handle pool_norm_bias,
@@ -55,7 +47,7 @@ void attention_branch(py::handle x, py::handle norm_weight, py::handle norm_bias
                             {scale, query_embedding, local_bias, pool_bias, row_map, col_map,
                              col_weights, tokens, token_bias},
                             heads, width / heads, p.attention);
-  p.features = storage_of(call, features);
+  p.features = call.dtype(features, "features");
   if ((p.features == DType::kFloat64) != (p.projections.dtype == DType::kFloat64))
     call.fail("features " + features + " does not go with the packed weights");
   p.x = call.floating<3>(x, "x", {kAny, p.attention.grid.size(), width});

@@ -73,6 +73,14 @@ Grid Call::grid(const GridArgument& grid, const char* name) const {
   return {grid.first, grid.second};
 }
 
+DType Call::dtype(const std::string& dtype, const char* name) const {
+  if (dtype == "float16") return DType::kFloat16;
+  if (dtype == "bfloat16") return DType::kBFloat16;
+  if (dtype == "float32") return DType::kFloat32;
+  if (dtype == "float64") return DType::kFloat64;
+  fail(std::string(name) + " is '" + dtype + "', needs float16, bfloat16, float32 or float64");
+}
+
 void Call::check_dtype(const char* name, DType got, Kind kind) {
   if (kind == Kind::kActivation && !has_dtype_) {
     if (got == DType::kInt32) fail(std::string(name) + " is int32, needs a floating-point type");

@@ -72,6 +72,8 @@ class Call {
   }
 
   Grid grid(const GridArgument& grid, const char* name) const;
+  // The floating-point type that torch calls so.
+  DType dtype(const std::string& dtype, const char* name) const;
   // Throws ValueError "<op>: <message>".
   [[noreturn]] void fail(const std::string& message) const;
 

@@ -7,6 +7,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include "bindings/call.h"
 #include "bindings/operators.h"
 #include "bindings/recording.h"
 
@@ -47,9 +48,7 @@ py::list kernels(const Launches& launches) {
 bool attention_fits(const std::string& dtype, index_t channels, index_t window, int architecture) {
   constexpr index_t kLargestPool = 64;
   static char present;  // stands for data that a plan does not read
-  const DType type = dtype == "float32"   ? DType::kFloat32
-                     : dtype == "float16" ? DType::kFloat16
-                                          : DType::kBFloat16;
+  const DType type = Call("attention_fits").dtype(dtype, "dtype");
   AggregatedAttentionBackwardParams p;
   AggregatedAttentionInputs& in = p.in;
   const index_t side = kLargestPool;

@@ -1,6 +1,6 @@
 // Aggregated attention, forward, in one pass: T in float, Half, BFloat16; float arithmetic.
 //
-// A block makes a tile of queries of one (image, head): the queries, normalised, into shared memory;
+// A block makes a tile of queries of one (image, head): the queries into shared memory;
 // pooled keys and values chunk by chunk under an online softmax (attention_pooled.cuh); then the
 // window's, whose keys and values with their halo take the place of the chunks
 // (attention_window.cuh); the output through shared memory back in whole rows. log_sum_exp is kept
@@ -15,6 +15,7 @@
 
 #include "device/attention_pooled.cuh"
 #include "device/attention_window.cuh"
+#include "device/rectangle.cuh"
 #include "transnext/attention_launch.h"
 
 namespace transnext {
@@ -27,24 +28,17 @@ __device__ inline void normalise_query(const float* embedding, float (&query)[kD
   float square = 0.0f;
 #pragma unroll
   for (int c = 0; c < kDim; ++c) square += query[c] * query[c];
-  const float norm = 1.0f / fmaxf(sqrtf(square), 1e-12f);
+  const float norm = inverse_norm(square);
 #pragma unroll
   for (int c = 0; c < kDim; ++c) query[c] = query[c] * norm + embedding[c];
 }
 
-// scale s(n): s is the logarithm of the number of keys that the query at (row, column) sees.
+// scale s(n) of the query at (row, column).
 __device__ inline float query_factor(const AggregatedAttentionInputs& in, index_t head, int row,
                                      int column) {
-  const auto window = static_cast<int>(in.window_size);
-  const int height = static_cast<int>(in.grid.height);
-  const int width = static_cast<int>(in.grid.width);
-  const int top = row - window / 2;
-  const int left = column - window / 2;
-  const int rows = (top + window < height ? top + window : height) - (top < 0 ? 0 : top);
-  const int columns = (left + window < width ? left + window : width) - (left < 0 ? 0 : left);
-  const float keys =
-      static_cast<float>(window > 0 ? rows * columns : 0) + static_cast<float>(in.pool_grid.size());
-  return static_cast<const float*>(in.scale.data)[head * in.scale.stride[0]] * logf(keys);
+  return static_cast<const float*>(in.scale.data)[head * in.scale.stride[0]] *
+         length_scale(row, column, static_cast<int>(in.window_size), in.grid,
+                      static_cast<int>(in.pool_grid.size()));
 }
 
 }  // namespace device
@@ -148,9 +142,7 @@ __global__ void __launch_bounds__(Tile::kQueries, (kWindow > 0 ? 512 : 256) / Ti
         embedding};
     window.load(in, state->batch, state->head, place);
     __syncthreads();
-    const bool has_tokens = in.tokens.present() || in.token_bias.present();
-    window.take(in, state->batch, state->head, place, query, factors[mine], has_tokens, maximum,
-                sum, out);
+    window.take(in, state->batch, state->head, place, query, factors[mine], maximum, sum, out);
   } else if (place.inside(mine)) {
     take_any_window<T>(in, state->batch, state->head, place.row(mine), place.column(mine),
                        WindowParameters(in, state->head), query, factors[mine], maximum, sum, out);

@@ -11,35 +11,10 @@
 #pragma once
 
 #include "device/attention_rows.cuh"
+#include "device/pooled_bias.cuh"
 #include "transnext/aggregated_attention.h"
 
 namespace transnext::device {
-
-// A bias entry from global memory.
-__device__ inline float bias_at(const PoolBias& bias, const Grid& grid, const Grid& pool_grid,
-                                index_t head, int i, int j, int a, int b) {
-  if (!bias.values.present()) return 0.0f;
-  const auto* values = static_cast<const float*>(bias.values.data) + head * bias.values.stride[0];
-  if (bias.dense()) {
-    const index_t n = static_cast<index_t>(i) * grid.width + j;
-    const index_t m = static_cast<index_t>(a) * pool_grid.width + b;
-    return values[n * bias.values.stride[1] + m * bias.values.stride[2]];
-  }
-  const auto* rows = static_cast<const int*>(bias.row_map.data);
-  const auto* columns = static_cast<const int*>(bias.col_map.data);
-  const auto* weights = static_cast<const float*>(bias.col_weights.data);
-  values += rows[i * bias.row_map.stride[0] + a * bias.row_map.stride[1]] * bias.values.stride[1];
-  columns += j * bias.col_map.stride[0] + b * bias.col_map.stride[1];
-  if (!bias.col_weights.present()) return values[columns[0] * bias.values.stride[2]];
-  weights += j * bias.col_weights.stride[0] + b * bias.col_weights.stride[1];
-  float sum = 0.0f;
-#pragma unroll 1
-  for (index_t t = 0; t < bias.col_map.shape[2]; ++t) {
-    sum += weights[t * bias.col_weights.stride[2]] *
-           values[columns[t * bias.col_map.stride[2]] * bias.values.stride[2]];
-  }
-  return sum;
-}
 
 // Floats from one query's values to the next where they are not in a ring: then the lanes that read
 // together, 8 queries by 4 keys on tensor cores and 32 queries elsewhere, find different banks.
@@ -98,8 +73,9 @@ class TileBias {
       const int key = first_key + i % kChunkKeys;
       if (key >= count || !place().inside(query)) continue;
       values_[query * kBiasStride<T> + i % kChunkKeys] =
-          bias_at(in_.pool_bias, in_.grid, in_.pool_grid, state_->head, place().row(query),
-                  place().column(query), key / pool_width(), key % pool_width());
+          PooledBias(in_.pool_bias, state_->head)
+              .at(place().row(query), place().column(query), place().token(query),
+                  key / pool_width(), key % pool_width(), key);
     }
   }
 

@@ -61,7 +61,7 @@ class PooledStream {
     for (int key = threadIdx.x; key < kChunkKeys; key += Tile::kQueries) {
       const float norm = keys(chunk).inverse_norm(key);
       norms_[key] = norm;
-      if (sizeof(T) == 2) embeddings_[key] = keys(chunk).dot_memory(key, embedding_) * norm;
+      if (sizeof(T) == 2) embeddings_[key] = keys(chunk).dot(key, embedding_) * norm;
     }
     __syncthreads();
   }

@@ -5,6 +5,8 @@
 
 #include "device/async_copy.cuh"
 #include "device/attention_shape.h"
+#include "device/image.cuh"
+#include "device/math.cuh"
 #include "device/storage.cuh"
 #include "transnext/tensor.h"
 
@@ -96,21 +98,8 @@ struct SharedRows {
     }
   }
 
-  // from . row
-  __device__ float dot(int row, const float (&from)[kDim]) const {
-    float sum = 0.0f;
-#pragma unroll
-    for (int i = 0; i < kPieces; ++i) {
-      const Piece<T> piece = *this->piece(row, i);
-#pragma unroll
-      for (int e = 0; e < Piece<T>::kElements; ++e)
-        sum += from[i * Piece<T>::kElements + e] * to_float(piece.values[e]);
-    }
-    return sum;
-  }
-
-  // from . row, where `from` is in memory
-  __device__ float dot_memory(int row, const float* from) const {
+  // from . row, `from` being [kDim]
+  __device__ float dot(int row, const float* from) const {
     float sum = 0.0f;
 #pragma unroll
     for (int i = 0; i < kPieces; ++i) {
@@ -145,7 +134,7 @@ struct SharedRows {
         square += value * value;
       }
     }
-    return 1.0f / fmaxf(sqrtf(square), 1e-12f);
+    return device::inverse_norm(square);
   }
 };
 
@@ -237,9 +226,8 @@ __device__ inline void load_halo(const HeadRows<T>& from, const TilePlace<Tile>&
     const int cell = i / kPieces;
     const int row = place.state->top - kWindow / 2 + cell / kWidth;
     const int column = place.state->left - kWindow / 2 + cell % kWidth;
-    const bool inside = row >= 0 && row < place.height() && column >= 0 && column < place.width();
     from.load(to.piece(cell, i % kPieces), static_cast<index_t>(row) * place.width() + column,
-              i % kPieces, inside);
+              i % kPieces, inside(*place.grid, row, column));
   }
 }
 

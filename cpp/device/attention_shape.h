@@ -45,8 +45,8 @@ struct BiasRing {
   int width = 0;  // floats of a row
 };
 
-// Offsets in bytes, as many as can be known to the compiler. The parts of the pooled keys, of the exchange and of the window follow each
-// other in time and share their place.
+// Offsets in bytes, as many as can be known to the compiler. The parts of the pooled keys, of the
+// exchange and of the window follow each other in time and share their place.
 struct ForwardLayout {
   int queries = 0;      // [queries] rows of T: q, at last the output
   int query_norms = 0;  // [queries] floats: 1 / |q|

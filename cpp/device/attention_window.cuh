@@ -113,7 +113,8 @@ struct SharedWindow {
   // all logits. All threads of the block call this together.
   __device__ void take(const AggregatedAttentionInputs& in, int batch, int head,
                        const TilePlace<Tile>& place, const float (&query)[kDim], float factor,
-                       bool has_tokens, float& maximum, float& sum, float (&out)[kDim]) const {
+                       float& maximum, float& sum, float (&out)[kDim]) const {
+    const bool has_tokens = in.tokens.present() || in.token_bias.present();
     const int mine = threadIdx.x;
     const int corner = mine / Tile::kColumns * kWidth + mine % Tile::kColumns;
     const int top = place.row(mine) - kWindow / 2;
@@ -125,7 +126,7 @@ struct SharedWindow {
     for (int j = 0; j < kCells; ++j) {
       const int row = top + j / kWindow;
       const int column = left + j % kWindow;
-      const bool inside = row >= 0 && row < place.height() && column >= 0 && column < place.width();
+      const bool inside = device::inside(*place.grid, row, column);
       const int cell = corner + j / kWindow * kWidth + j % kWindow;
       const float logit = keys.dot(cell, query) * (factor * norms[cell]) + terms[j].x;
       weights[j] = inside ? logit : kNoLogit;
@@ -209,7 +210,7 @@ __device__ inline void take_any_window(const AggregatedAttentionInputs& in, inde
             dot += query[c] * k;
             square += k * k;
           }
-          const float norm = 1.0f / fmaxf(sqrtf(square), 1e-12f);
+          const float norm = inverse_norm(square);
           const float logit = dot * (factor * norm) + parameters.bias_of(cell);
           const float highest = fmaxf(maximum, logit);
           if (highest == kNoLogit) continue;

@@ -46,6 +46,13 @@ __device__ inline float gelu_slope(float x) {
   return gelu_slope(x, normal_distribution(x));
 }
 
+constexpr float kNormEpsilon = 1e-12f;
+
+// What normalises a vector of this square, zero staying zero.
+__device__ inline float inverse_norm(float square) {
+  return 1.0f / fmaxf(sqrtf(square), kNormEpsilon);
+}
+
 // The sum, the largest, of a value over all lanes of a warp, in every lane.
 __device__ inline float warp_sum(float value) {
   for (int distance = 16; distance > 0; distance /= 2)

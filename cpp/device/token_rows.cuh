@@ -2,12 +2,11 @@
 // beyond the head dim being zero in the latter.
 #pragma once
 
+#include "device/math.cuh"
 #include "device/row_products.cuh"
 #include "transnext/tensor.h"
 
 namespace transnext::device {
-
-constexpr float kNormEpsilon = 1e-12f;
 
 // The tokens of an image and head of a [B, N, h, d] tensor.
 template <class T>

@@ -28,7 +28,7 @@ import transnext_ops as ops
 from agreement import check_gelu_pool
 from ptx_cases import CASES
 from ptx_emulator import ROOT, Execution, emulator, fill_new_tensors_with_nan, kept
-from stand_in_cupy import StandInCupy, nvrtc
+from stand_in_cupy import StandInCupy, need_nvrtc
 from strategies import TokenCase
 
 pytest.importorskip("transnext_ops._cpp")
@@ -110,7 +110,7 @@ def spelled(kernel: str) -> str:
 @contextmanager
 def posing(architecture: int) -> Iterator[_ByCupy]:
     emulator()
-    nvrtc()
+    need_nvrtc()
     stand_in = StandInCupy(architecture)
     run = cupy_backend._CupyKernels.run
 

@@ -214,9 +214,13 @@ MUTATIONS = [
             "first_columns_[key / pool_width()] - state_->lowest_column",
             "bias map: the columns of a ring",
         ),
+    ),
+    *_each(
+        "pooled_bias.cuh",
+        "attention",
         (
-            "weights += j * bias.col_weights.stride[0] + b * bias.col_weights.stride[1];",
-            "weights += j * bias.col_weights.stride[0];",
+            "[offset(bias_.col_weights, j, b, tap)]",
+            "[offset(bias_.col_weights, j, 0 * b, tap)]",
             "bias map: the weights of an interpolated bias",
         ),
     ),

@@ -43,10 +43,10 @@ Launches launches(const AggregatedAttentionParams& p, int architecture) {
       in.pool_bias.table() && !in.pool_bias.col_weights.present(), architecture);
   Launches result;
   result.source = "device/aggregated_attention_forward.cuh";
-  const std::string kernel = kernel_name("aggregated_attention_forward", in.q.dtype);
-  result.add(kernel.substr(0, kernel.size() - 1) + ", " + std::to_string(plan.channels) + ", " +
-                 std::to_string(plan.window) + (plan.wide ? ", WideTile>" : ", SmallTile>"),
-             plan.launch, AttentionForwardLaunch{p, plan.bias_ring});
+  const std::string rest = std::to_string(plan.channels) + ", " + std::to_string(plan.window) +
+                           (plan.wide ? ", WideTile" : ", SmallTile");
+  result.add(kernel_name("aggregated_attention_forward", in.q.dtype, rest), plan.launch,
+             AttentionForwardLaunch{p, plan.bias_ring});
   return result;
 }
 

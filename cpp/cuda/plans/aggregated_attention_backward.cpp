@@ -28,9 +28,8 @@ int element_bytes(DType dtype) {
 
 // "name<T, d>"
 std::string kernel(const char* part, const Params& p) {
-  std::string name = kernel_name((std::string(kOp) + part).c_str(), p.in.q.dtype);
-  name.pop_back();
-  return name + ", " + std::to_string(padded_channels(p.in.q.shape[3])) + ">";
+  return kernel_name((std::string(kOp) + part).c_str(), p.in.q.dtype,
+                     std::to_string(padded_channels(p.in.q.shape[3])));
 }
 
 // Shared memory of a block of which a multiprocessor holds those that make up a quarter of its

@@ -3,19 +3,27 @@
 #include "transnext/launches.h"
 
 namespace transnext {
+namespace {
 
-std::string kernel_name(const char* name, DType dtype) {
+const char* storage_name(const char* name, DType dtype) {
   switch (dtype) {
     case DType::kFloat32:
-      return std::string(name) + "<float>";
+      return "float";
     case DType::kFloat16:
-      return std::string(name) + "<Half>";
+      return "Half";
     case DType::kBFloat16:
-      return std::string(name) + "<BFloat16>";
+      return "BFloat16";
     default:
       throw std::invalid_argument(std::string(name) +
                                   ": the CUDA kernels take float32, float16 and bfloat16");
   }
+}
+
+}  // namespace
+
+std::string kernel_name(const char* name, DType dtype, const std::string& rest) {
+  return std::string(name) + "<" + storage_name(name, dtype) + (rest.empty() ? "" : ", ") + rest +
+         ">";
 }
 
 }  // namespace transnext

@@ -65,9 +65,9 @@ struct Launches {
   }
 };
 
-// "name<T>", T the storage type of a kernel's tensors. Throws std::invalid_argument, naming the
-// operator, for a type that the kernels do not take.
-std::string kernel_name(const char* name, DType dtype);
+// "name<T>", T the storage type of a kernel's tensors, or "name<T, rest>". Throws
+// std::invalid_argument, naming the operator, for a type that the kernels do not take.
+std::string kernel_name(const char* name, DType dtype, const std::string& rest = {});
 
 // How the fused attention is launched.
 struct AttentionPlan {

@@ -180,6 +180,9 @@ def _spelled(kernel: str) -> str:
 
 # NVRTC
 
+# CuPy adds these to every compilation.
+OPTIONS_OF_CUPY = ("-ftz=true", "--device-as-default-execution-space")
+
 
 def _nvrtc_path() -> str | None:
     for folder in map(Path, sys.path):
@@ -201,29 +204,48 @@ def _nvrtc() -> ctypes.CDLL:
 
 
 def _by_nvrtc(kernels: Sequence[str], architecture: int) -> tuple[str, str, dict[str, str]]:
-    library, program = _nvrtc(), ctypes.c_void_p()
-    code = f"{_includes(kernels)}using namespace transnext;\n".encode()
     # The options that the CuPy backend and CuPy itself compile with.
     options = [
-        "--std=c++17", *_include_options(), f"--gpu-architecture=sm_{architecture}", "-ftz=true",
-        "--device-as-default-execution-space", "--ptxas-options=-v",
+        "--std=c++17", *_include_options(), f"--gpu-architecture=sm_{architecture}",
+        *OPTIONS_OF_CUPY, "--ptxas-options=-v",
     ]  # fmt: skip
-    status = library.nvrtcCreateProgram(ctypes.byref(program), code, b"kernels.cu", 0, None, None)
+    code = f"{_includes(kernels)}using namespace transnext;\n"
+    try:
+        return run_nvrtc(code, options, kernels)
+    except CompilationError as error:
+        raise CompilationError(f"NVRTC sm_{architecture}: {error}") from None
+
+
+def run_nvrtc(
+    code: str, options: Sequence[str], names: Sequence[str]
+) -> tuple[str, str, dict[str, str]]:
+    """Return PTX, NVRTC's log, and the entry of each name expression.
+
+    Raises
+    ------
+    CompilationError
+        NVRTC is not there or fails; the message holds what it said.
+    """
+    library, program = _nvrtc(), ctypes.c_void_p()
+    source = code.encode()
+    status = library.nvrtcCreateProgram(ctypes.byref(program), source, b"kernels.cu", 0, None, None)
     assert status == 0, status
     try:
-        for kernel in kernels:
-            library.nvrtcAddNameExpression(program, kernel.encode())
+        for name in names:
+            status = library.nvrtcAddNameExpression(program, name.encode())
+            assert status == 0, status
         array = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
         status = library.nvrtcCompileProgram(program, len(options), array)
         log = _nvrtc_text(library, program, "ProgramLog")
         if status != 0:
-            raise CompilationError(f"NVRTC sm_{architecture}: {log}")
+            raise CompilationError(log)
         entries = {}
-        for kernel in kernels:
+        for name in names:
             lowered = ctypes.c_char_p()
-            library.nvrtcGetLoweredName(program, kernel.encode(), ctypes.byref(lowered))
+            status = library.nvrtcGetLoweredName(program, name.encode(), ctypes.byref(lowered))
+            assert status == 0, status
             assert lowered.value is not None
-            entries[kernel] = lowered.value.decode()
+            entries[name] = lowered.value.decode()
         return _nvrtc_text(library, program, "PTX"), log, entries
     finally:
         library.nvrtcDestroyProgram(ctypes.byref(program))

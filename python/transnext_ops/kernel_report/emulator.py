@@ -106,24 +106,29 @@ class Counts:
         return result
 
 
-def folder() -> Path:
+def folder(checkout: Path = _CHECKOUT) -> Path:
     """Return where the emulator is looked for."""
-    beside = _CHECKOUT.parent / "shared" / "tools" / "ptxemu"
+    beside = checkout.parent / "shared" / "tools" / "ptxemu"
     return Path(os.environ.get("TRANSNEXT_PTXEMU", beside))
 
 
-def unavailable() -> str | None:
+def unavailable(checkout: Path = _CHECKOUT) -> str | None:
     """Say why there is no emulation, or None if there is."""
-    if (folder() / "ptxemu.py").exists():
+    if (folder(checkout) / "ptxemu.py").exists():
         return None
-    return f"no PTX emulator in {folder()} (set TRANSNEXT_PTXEMU)"
+    return f"no PTX emulator in {folder(checkout)} (set TRANSNEXT_PTXEMU)"
 
 
 @functools.cache
-def _emulator() -> ModuleType:
-    # It builds itself beside its sources, which may be read-only: use a copy that later runs find.
-    copy = _CHECKOUT / "build" / "ptxemu"
-    shutil.copytree(folder(), copy, ignore=shutil.ignore_patterns("_build"), dirs_exist_ok=True)
+def load(checkout: Path = _CHECKOUT) -> ModuleType:
+    """Import the emulator, which has to be there.
+
+    It builds itself beside its sources, which may be read-only: a copy in the checkout's ``build``
+    is used, that later runs find.
+    """
+    copy = checkout / "build" / "ptxemu"
+    source = folder(checkout)
+    shutil.copytree(source, copy, ignore=shutil.ignore_patterns("_build"), dirs_exist_ok=True)
     sys.path.insert(0, str(copy))
     return importlib.import_module("ptxemu")
 
@@ -166,7 +171,7 @@ class _Counting:
 @functools.cache
 def _module(compiler: str, kernel: str, architecture: int) -> tuple[Any, str]:
     made = compile_kernels(compiler, (kernel,), architecture)
-    return _emulator().Module(made.ptx), made.kernels[0].entry
+    return load().Module(made.ptx), made.kernels[0].entry
 
 
 def _translated(params: bytes, tensors: Sequence[Tensor | None], module: Any) -> bytes:
