@@ -45,26 +45,18 @@ class BackwardTokens {
         memory_(dynamic_shared<unsigned char>()),
         heads_(static_cast<unsigned>(in_.q.shape[2])),
         head_(block % heads_),
-        tile_(block / heads_ % tiles()),
         batch_(block / heads_ / tiles()),
-        channels_(static_cast<int>(in_.q.shape[3])),
-        height_(static_cast<int>(in_.grid.height)),
-        width_(static_cast<int>(in_.grid.width)),
-        window_(static_cast<int>(in_.window_size)),
-        cells_(window_ * window_),
-        pooled_(static_cast<int>(in_.k_pool.shape[1])),
-        thread_(static_cast<int>(threadIdx.x)),
         scale_(static_cast<const float*>(in_.scale.data)[head_ * in_.scale.stride[0]]),
         bias_(in_, head_) {
-    own_.top = static_cast<int>(tile_) / plan_.tiles_x * plan_.tile_height;
-    own_.left = static_cast<int>(tile_) % plan_.tiles_x * plan_.tile_width;
-    own_.height = smaller(plan_.tile_height, height_ - own_.top);
-    own_.width = smaller(plan_.tile_width, width_ - own_.left);
-    const int before = window_ / 2;
-    const int after = window_ > 0 ? window_ - 1 - before : 0;
+    const int tile = static_cast<int>(block / heads_ % tiles());
+    own_.top = tile / plan_.tiles_x * plan_.tile_height;
+    own_.left = tile % plan_.tiles_x * plan_.tile_width;
+    own_.height = smaller(plan_.tile_height, height() - own_.top);
+    own_.width = smaller(plan_.tile_width, width() - own_.left);
+    const int before = window() / 2;
+    const int after = window() > 0 ? window() - 1 - before : 0;
     // A key is seen by the queries that lie on the other side of the window's cells.
-    queries_ = own_.grown(after, before, height_, width_);
-    keys_ = window_ > 0 ? queries_.grown(before, after, height_, width_) : Rectangle{0, 0, 0, 1};
+    queries_ = own_.grown(after, before, height(), width());
   }
 
   __device__ void run() {
@@ -79,9 +71,9 @@ class BackwardTokens {
     local_weights();
     __syncthreads();
     sum_local_delta();
-    const bool kept = pooled_ <= kAttentionPoolTile;
+    const bool kept = pooled() <= kAttentionPoolTile;
 #pragma unroll 1
-    for (int first = 0; first < pooled_; first += kAttentionPoolTile) {
+    for (int first = 0; first < pooled(); first += kAttentionPoolTile) {
       load_pooled(first);
       add_pooled_delta(first);
     }
@@ -102,6 +94,19 @@ class BackwardTokens {
   static constexpr int kLaneChunks = (kChunks + 3) / 4;  // of the four lanes that share a token
   static constexpr int kWarps = kAttentionTokenThreads / 32;
 
+  // Not members: the kernel's parameters and thread numbers cost no registers.
+  __device__ int channels() const { return static_cast<int>(in_.q.shape[3]); }
+  __device__ int height() const { return static_cast<int>(in_.grid.height); }
+  __device__ int width() const { return static_cast<int>(in_.grid.width); }
+  __device__ int window() const { return static_cast<int>(in_.window_size); }
+  __device__ int cells() const { return window() * window(); }
+  __device__ int pooled() const { return static_cast<int>(in_.k_pool.shape[1]); }
+  // Where the queries' windows reach.
+  __device__ Rectangle key_region() const {
+    const int before = window() / 2;
+    return queries_.grown(before, window() - 1 - before, height(), width());
+  }
+  static __device__ int thread() { return static_cast<int>(threadIdx.x); }
   static __device__ int smaller(int a, int b) { return a < b ? a : b; }
   __device__ unsigned tiles() const {
     return static_cast<unsigned>(plan_.tiles_y) * static_cast<unsigned>(plan_.tiles_x);
@@ -110,51 +115,49 @@ class BackwardTokens {
   __device__ int* ints(int offset) const { return reinterpret_cast<int*>(memory_ + offset); }
   __device__ T* rows(int offset) const { return reinterpret_cast<T*>(memory_ + offset); }
   __device__ const T* row(int offset, int index) const { return rows(offset) + index * kStride; }
-  __device__ int token(int y, int x) const { return y * width_ + x; }
+  __device__ int token(int y, int x) const { return y * width() + x; }
   __device__ bool inside(int y, int x) const {
-    return y >= 0 && y < height_ && x >= 0 && x < width_;
+    return y >= 0 && y < height() && x >= 0 && x < width();
   }
 
   __device__ void load() {
     const auto query_token = [this](int i) -> index_t {
       return token(queries_.row(i), queries_.column(i));
     };
-    const auto key_token = [this](int i) -> index_t {
-      return token(keys_.row(i), keys_.column(i));
-    };
+    const Rectangle keys = key_region();
+    const auto key_token = [&](int i) -> index_t { return token(keys.row(i), keys.column(i)); };
     const AttentionTokenShared& at = plan_.shared;
     stage_rows<kDim>(TokenRows<T>(in_.q, batch_, head_), queries_.cells(), query_token,
                      rows(at.query));
     stage_rows<kDim>(TokenRows<T>(p_.d_out, batch_, head_), queries_.cells(), query_token,
                      rows(at.d_out));
-    if (window_ > 0) {
-      stage_rows<kDim>(TokenRows<T>(in_.k, batch_, head_), keys_.cells(), key_token, rows(at.key));
-      stage_rows<kDim>(TokenRows<T>(in_.v, batch_, head_), keys_.cells(), key_token,
-                       rows(at.value));
+    if (window() > 0) {
+      stage_rows<kDim>(TokenRows<T>(in_.k, batch_, head_), keys.cells(), key_token, rows(at.key));
+      stage_rows<kDim>(TokenRows<T>(in_.v, batch_, head_), keys.cells(), key_token, rows(at.value));
     }
     const float* log_sum_exp = static_cast<const float*>(p_.log_sum_exp.data) +
                                batch_ * p_.log_sum_exp.stride[0] + head_ * p_.log_sum_exp.stride[2];
 #pragma unroll 1
-    for (int i = thread_; i < queries_.cells(); i += kAttentionTokenThreads) {
+    for (int i = thread(); i < queries_.cells(); i += kAttentionTokenThreads) {
       const int y = queries_.row(i);
       const int x = queries_.column(i);
       floats(at.log_sum_exp)[i] = log_sum_exp[token(y, x) * p_.log_sum_exp.stride[1]];
-      floats(at.length_scale)[i] = length_scale(y, x, window_, in_.grid, pooled_);
+      floats(at.length_scale)[i] = length_scale(y, x, window(), in_.grid, pooled());
     }
 #pragma unroll 1
-    for (int c = thread_; c < kDim; c += kAttentionTokenThreads)
-      floats(at.embedding)[c] = parameter(in_.query_embedding, c, channels_);
+    for (int c = thread(); c < kDim; c += kAttentionTokenThreads)
+      floats(at.embedding)[c] = parameter(in_.query_embedding, c, channels());
 #pragma unroll 1
-    for (int j = thread_; j < cells_; j += kAttentionTokenThreads) {
-      floats(at.local_bias)[j] = parameter(in_.local_bias, j, cells_);
-      floats(at.token_bias)[j] = parameter(in_.token_bias, j, cells_);
+    for (int j = thread(); j < cells(); j += kAttentionTokenThreads) {
+      floats(at.local_bias)[j] = parameter(in_.local_bias, j, cells());
+      floats(at.token_bias)[j] = parameter(in_.token_bias, j, cells());
     }
 #pragma unroll 1
-    for (int i = thread_; i < cells_ * kDim; i += kAttentionTokenThreads) {
-      const int c = i / cells_;
-      const int j = i % cells_;
+    for (int i = thread(); i < cells() * kDim; i += kAttentionTokenThreads) {
+      const int c = i / cells();
+      const int j = i % cells();
       float value = 0.0f;
-      if (in_.tokens.present() && c < channels_)
+      if (in_.tokens.present() && c < channels())
         value = static_cast<const float*>(
             in_.tokens.data)[head_ * in_.tokens.stride[0] + c * in_.tokens.stride[1] +
                              j * in_.tokens.stride[2]];
@@ -170,17 +173,18 @@ class BackwardTokens {
   __device__ void find_norms() {
     const AttentionTokenShared& at = plan_.shared;
 #pragma unroll 1
-    for (int i = thread_; i < queries_.cells(); i += kAttentionTokenThreads) {
+    for (int i = thread(); i < queries_.cells(); i += kAttentionTokenThreads) {
       floats(at.query_inverse)[i] = 1.0f / fmaxf(row_norm<kDim>(row(at.query, i)), kNormEpsilon);
       floats(at.d_out_norm)[i] = row_norm<kDim>(row(at.d_out, i));
     }
-    if (window_ > 0) find_key_norms(at.key, keys_.cells(), at.key_inverse, at.key_embedding);
+    if (window() > 0)
+      find_key_norms(at.key, key_region().cells(), at.key_inverse, at.key_embedding);
   }
 
   // Inverse norms, and the query embedding's products with the normalised keys.
   __device__ void find_key_norms(int keys, int count, int inverse, int embedding) {
 #pragma unroll 1
-    for (int i = thread_; i < count; i += kAttentionTokenThreads) {
+    for (int i = thread(); i < count; i += kAttentionTokenThreads) {
       const float norm = 1.0f / fmaxf(row_norm<kDim>(row(keys, i)), kNormEpsilon);
       floats(inverse)[i] = norm;
       floats(embedding)[i] = row_dot<kDim>(row(keys, i), floats(plan_.shared.embedding)) * norm;
@@ -189,27 +193,28 @@ class BackwardTokens {
 
   // a_j, D_j, w_j of every query: a thread makes three cells of one.
   __device__ void local_weights() {
+    const Rectangle keys = key_region();
     constexpr int kRun = 3;
     const AttentionTokenShared& at = plan_.shared;
-    const int runs = (cells_ + kRun - 1) / kRun;
+    const int runs = (cells() + kRun - 1) / kRun;
 #pragma unroll 1
-    for (int item = thread_; item < queries_.cells() * runs; item += kAttentionTokenThreads) {
+    for (int item = thread(); item < queries_.cells() * runs; item += kAttentionTokenThreads) {
       const int i = item / runs;
       const int first = item % runs * kRun;
       const int y = queries_.row(i);
       const int x = queries_.column(i);
       int key[kRun], cell[kRun];
       float logit[kRun] = {}, d_weight[kRun] = {}, positional[kRun] = {};
-      int down = first / window_;
-      int right = first - down * window_;
+      int down = first / window();
+      int right = first - down * window();
 #pragma unroll
       for (int r = 0; r < kRun; ++r) {
-        cell[r] = smaller(first + r, cells_ - 1);
-        const int key_y = y + down - window_ / 2;
-        const int key_x = x + right - window_ / 2;
-        const bool seen = first + r < cells_ && inside(key_y, key_x);
-        key[r] = seen ? keys_.index(key_y, key_x) : -1;
-        if (++right == window_) {
+        cell[r] = smaller(first + r, cells() - 1);
+        const int key_y = y + down - window() / 2;
+        const int key_x = x + right - window() / 2;
+        const bool seen = first + r < cells() && inside(key_y, key_x);
+        key[r] = seen ? keys.index(key_y, key_x) : -1;
+        if (++right == window()) {
           right = 0;
           ++down;
         }
@@ -231,7 +236,7 @@ class BackwardTokens {
       const float scaling = scale_ * floats(at.length_scale)[i];
 #pragma unroll
       for (int r = 0; r < kRun; ++r) {
-        if (first + r >= cells_) break;
+        if (first + r >= cells()) break;
         float probability = 0.0f, weight = 0.0f;
         if (key[r] >= 0) {
           const float value = scaling * (logit[r] * inverse * floats(at.key_inverse)[key[r]] +
@@ -242,9 +247,9 @@ class BackwardTokens {
         } else {
           d_weight[r] = 0.0f;
         }
-        floats(at.probability)[i * cells_ + first + r] = probability;
-        floats(at.d_weight)[i * cells_ + first + r] = d_weight[r];
-        floats(at.weight)[i * cells_ + first + r] = weight;
+        floats(at.probability)[i * cells() + first + r] = probability;
+        floats(at.d_weight)[i * cells() + first + r] = d_weight[r];
+        floats(at.weight)[i * cells() + first + r] = weight;
       }
     }
   }
@@ -252,12 +257,12 @@ class BackwardTokens {
   __device__ void sum_local_delta() {
     const AttentionTokenShared& at = plan_.shared;
 #pragma unroll 1
-    for (int i = thread_; i < queries_.cells(); i += kAttentionTokenThreads) {
+    for (int i = thread(); i < queries_.cells(); i += kAttentionTokenThreads) {
       float sum = 0.0f, total = 0.0f;
 #pragma unroll 1
-      for (int j = 0; j < cells_; ++j) {
-        const float probability = floats(at.probability)[i * cells_ + j];
-        sum += probability * floats(at.d_weight)[i * cells_ + j];
+      for (int j = 0; j < cells(); ++j) {
+        const float probability = floats(at.probability)[i * cells() + j];
+        sum += probability * floats(at.d_weight)[i * cells() + j];
         total += probability;
       }
       floats(at.delta)[i] = sum;
@@ -268,7 +273,7 @@ class BackwardTokens {
   // Pooled keys from `first` on into shared memory, once the block is done with the ones before.
   __device__ void load_pooled(int first) {
     const AttentionTokenShared& at = plan_.shared;
-    const int count = smaller(kAttentionPoolTile, pooled_ - first);
+    const int count = smaller(kAttentionPoolTile, pooled() - first);
     const auto token_of = [=](int i) { return index_t{i < count ? first + i : -1}; };
     __syncthreads();
     stage_rows<kDim>(TokenRows<T>(in_.k_pool, batch_, head_), kAttentionPoolTile, token_of,
@@ -277,7 +282,7 @@ class BackwardTokens {
                      rows(at.pool_value));
     const int columns = static_cast<int>(in_.pool_grid.width);
 #pragma unroll 1
-    for (int i = thread_; i < kAttentionPoolTile; i += kAttentionTokenThreads) {
+    for (int i = thread(); i < kAttentionPoolTile; i += kAttentionTokenThreads) {
       ints(at.pool_row)[i] = (first + i) / columns;
       ints(at.pool_column)[i] = (first + i) % columns;
     }
@@ -286,7 +291,7 @@ class BackwardTokens {
     __syncthreads();
     if constexpr (OnTensorCores<T>::value) {  // float has the range for keys as they are
 #pragma unroll 1
-      for (int item = thread_; item < kAttentionPoolTile * kChunks;
+      for (int item = thread(); item < kAttentionPoolTile * kChunks;
            item += kAttentionTokenThreads) {
         const int i = item / kChunks;
         const int chunk = item % kChunks;
@@ -344,7 +349,7 @@ class BackwardTokens {
         cosine[t][e] = cosine[t][e] * q.inverse * floats(at.pool_inverse)[key] +
                        floats(at.pool_embedding)[key];
         float value = 0.0f;
-        if (first + key < pooled_) {
+        if (first + key < pooled()) {
           const float logit =
               q.scaling * cosine[t][e] + bias_.at(q.y, q.x, q.token, ints(at.pool_row)[key],
                                                   ints(at.pool_column)[key], first + key);
@@ -356,11 +361,11 @@ class BackwardTokens {
   }
 
   __device__ void add_pooled_delta(int first) {
-    const int lane = thread_ % 32;
+    const int lane = thread() % 32;
     const int count = queries_.cells();
-    const int keys = smaller(kAttentionPoolTile, pooled_ - first);
+    const int keys = smaller(kAttentionPoolTile, pooled() - first);
 #pragma unroll 1
-    for (int tile = thread_ / 32 * 16; tile < count; tile += kWarps * 16) {
+    for (int tile = thread() / 32 * 16; tile < count; tile += kWarps * 16) {
       const Query query[2] = {query_at(smaller(tile + lane_row(lane), count - 1)),
                               query_at(smaller(tile + 8 + lane_row(lane), count - 1))};
       float sum[2] = {}, total[2] = {};
@@ -393,7 +398,7 @@ class BackwardTokens {
   // has all the weight is nothing but for the same.
   __device__ void finish_delta() {
 #pragma unroll 1
-    for (int i = thread_; i < queries_.cells(); i += kAttentionTokenThreads) {
+    for (int i = thread(); i < queries_.cells(); i += kAttentionTokenThreads) {
       const float total = floats(plan_.shared.total)[i];
       if (total > 0.0f) floats(plan_.shared.delta)[i] /= total;
     }
@@ -407,12 +412,12 @@ class BackwardTokens {
   __device__ void local_logit_gradients() {
     const AttentionTokenShared& at = plan_.shared;
 #pragma unroll 1
-    for (int item = thread_; item < queries_.cells() * cells_; item += kAttentionTokenThreads)
-      floats(at.probability)[item] *= floats(at.d_weight)[item] - floats(at.delta)[item / cells_];
+    for (int item = thread(); item < queries_.cells() * cells(); item += kAttentionTokenThreads)
+      floats(at.probability)[item] *= floats(at.d_weight)[item] - floats(at.delta)[item / cells()];
     const index_t tokens = in_.grid.size();
     float* delta = workspace_ + plan_.delta + (index_t{batch_} * heads_ + head_) * tokens;
 #pragma unroll 1
-    for (int own = thread_; own < own_.cells(); own += kAttentionTokenThreads)
+    for (int own = thread(); own < own_.cells(); own += kAttentionTokenThreads)
       delta[token(own_.row(own), own_.column(own))] = floats(at.delta)[owned_query(own)];
   }
 
@@ -420,8 +425,8 @@ class BackwardTokens {
   // 16 queries, and each takes every parts-th 16 pooled keys.
   __device__ void pooled_query_gradients(bool kept) {
     const AttentionTokenShared& at = plan_.shared;
-    const int lane = thread_ % 32;
-    const int warp = thread_ / 32;
+    const int lane = thread() % 32;
+    const int warp = thread() / 32;
     const int count = own_.cells();
     const int tiles = (count + 15) / 16;
     const int parts = smaller(kWarps / tiles, kAttentionPoolTile / 16);
@@ -438,9 +443,9 @@ class BackwardTokens {
       inverse[h] = norm > 0.0f ? 1.0f / norm : 0.0f;
     }
 #pragma unroll 1
-    for (int first = 0; first < pooled_; first += kAttentionPoolTile) {
+    for (int first = 0; first < pooled(); first += kAttentionPoolTile) {
       if (!kept) load_pooled(first);
-      const int keys = smaller(kAttentionPoolTile, pooled_ - first);
+      const int keys = smaller(kAttentionPoolTile, pooled() - first);
 #pragma unroll 1
       for (int sub = part * 16; part < parts && sub < keys; sub += parts * 16) {
         float probability[2][4], d_weight[2][4], cosine[2][4];
@@ -523,20 +528,21 @@ class BackwardTokens {
   __device__ void for_cells(int top, int left, const Visit& visit) const {
     const int first_y = top > 0 ? top : 0;
     const int first_x = left > 0 ? left : 0;
-    const int end_y = smaller(top + window_, height_);
-    const int end_x = smaller(left + window_, width_);
+    const int end_y = smaller(top + window(), height());
+    const int end_x = smaller(left + window(), width());
     for (int y = first_y; y < end_y; ++y) {
 #pragma unroll 1
-      for (int x = first_x; x < end_x; ++x) visit(y, x, (y - top) * window_ + x - left);
+      for (int x = first_x; x < end_x; ++x) visit(y, x, (y - top) * window() + x - left);
     }
   }
 
   __device__ void query_gradients() {
+    const Rectangle keys = key_region();
     const AttentionTokenShared& at = plan_.shared;
-    const int lane = thread_ % 4;
+    const int lane = thread() % 4;
     const TokenRows<T> d_q(p_.d_q, batch_, head_);
 #pragma unroll 1
-    for (int item = thread_ / 4; item < (own_.cells() + 7) / 8 * 8;
+    for (int item = thread() / 4; item < (own_.cells() + 7) / 8 * 8;
          item += kAttentionTokenThreads / 4) {
       const bool valid = item < own_.cells();
       const int own = valid ? item : 0;
@@ -551,13 +557,13 @@ class BackwardTokens {
       for (int l = 0; l < kLaneChunks; ++l) {
         const int chunk = lane + 4 * l;
         if (chunk >= kChunks || !valid) continue;
-        float* pooled = floats(at.gradient) + own * kDim + chunk * 8;
+        float* shared_gradient = floats(at.gradient) + own * kDim + chunk * 8;
         float positional[8] = {};
-        for_cells(y - window_ / 2, x - window_ / 2, [&](int key_y, int key_x, int j) {
-          const int key = keys_.index(key_y, key_x);
+        for_cells(y - window() / 2, x - window() / 2, [&](int key_y, int key_x, int j) {
+          const int key = keys.index(key_y, key_x);
           const float d_logit =
-              floats(at.probability)[i * cells_ + j] * floats(at.key_inverse)[key];
-          const float d_weight = floats(at.d_weight)[i * cells_ + j];
+              floats(at.probability)[i * cells() + j] * floats(at.key_inverse)[key];
+          const float d_weight = floats(at.d_weight)[i * cells() + j];
           float k[8], token[8];
           read_eight(row(at.key, key) + chunk * 8, k);
           read_eight(floats(at.tokens) + j * kDim + chunk * 8, token);
@@ -569,14 +575,14 @@ class BackwardTokens {
         });
         float q[8], from_pooled[8];
         read_eight(row(at.query, i) + chunk * 8, q);
-        read_eight(pooled, from_pooled);
+        read_eight(shared_gradient, from_pooled);
 #pragma unroll
         for (int c = 0; c < 8; ++c) {
           const float embedded = q[c] * inverse + floats(at.embedding)[chunk * 8 + c];
           along += gradient[l][c] * embedded;
           gradient[l][c] = (gradient[l][c] + from_pooled[c]) * (scale_ * length);
         }
-        write_eight(gradient[l], pooled);
+        write_eight(gradient[l], shared_gradient);
 #pragma unroll
         for (int c = 0; c < 8; ++c) gradient[l][c] += positional[c];
       }
@@ -592,19 +598,19 @@ class BackwardTokens {
   }
 
   __device__ void key_gradients() {
-    if (window_ == 0 || !(p_.d_k.present() || p_.d_v.present())) return;
+    if (window() == 0 || !(p_.d_k.present() || p_.d_v.present())) return;
     const AttentionTokenShared& at = plan_.shared;
-    const int lane = thread_ % 4;
+    const int lane = thread() % 4;
     const TokenRows<T> d_k(p_.d_k, batch_, head_);
     const TokenRows<T> d_v(p_.d_v, batch_, head_);
 #pragma unroll 1
-    for (int item = thread_ / 4; item < (own_.cells() + 7) / 8 * 8;
+    for (int item = thread() / 4; item < (own_.cells() + 7) / 8 * 8;
          item += kAttentionTokenThreads / 4) {
       const bool valid = item < own_.cells();
       const int own = valid ? item : 0;
       const int y = own_.row(own);
       const int x = own_.column(own);
-      const int key = keys_.index(y, x);
+      const int key = key_region().index(y, x);
       float d_key[kLaneChunks][8];
 #pragma unroll
       for (int l = 0; l < kLaneChunks; ++l) {
@@ -614,14 +620,14 @@ class BackwardTokens {
 #pragma unroll
         for (int c = 0; c < 8; ++c) d_key[l][c] = 0.0f;
         // The queries that see this key: the cells of the window turned around.
-        const int behind = window_ - 1 - window_ / 2;
+        const int behind = window() - 1 - window() / 2;
         for_cells(y - behind, x - behind, [&](int query_y, int query_x, int turned) {
-          const int j = cells_ - 1 - turned;
+          const int j = cells() - 1 - turned;
           const int i = queries_.index(query_y, query_x);
           const float d_logit =
-              floats(at.probability)[i * cells_ + j] * scale_ * floats(at.length_scale)[i];
+              floats(at.probability)[i * cells() + j] * scale_ * floats(at.length_scale)[i];
           const float d_unit = d_logit * floats(at.query_inverse)[i];
-          const float weight = floats(at.weight)[i * cells_ + j];
+          const float weight = floats(at.weight)[i * cells() + j];
           float q[8], d_out[8];
           read_eight(row(at.query, i) + chunk * 8, q);
           read_eight(row(at.d_out, i) + chunk * 8, d_out);
@@ -651,11 +657,11 @@ class BackwardTokens {
     if (plan_.parameters == 0) return;
     const AttentionTokenShared& at = plan_.shared;
     const index_t parts = in_.q.shape[0] * tiles();
-    const index_t part = index_t{batch_} * tiles() + tile_;
+    const index_t part = blockIdx.x / heads_;  // (image, tile)
     float* sums = workspace_ + plan_.parameter_sums + (head_ * parts + part) * plan_.parameters;
     const int count = own_.cells();
 #pragma unroll 1
-    for (int e = thread_; e < 1 + channels_; e += kAttentionTokenThreads) {
+    for (int e = thread(); e < 1 + channels(); e += kAttentionTokenThreads) {
       const float* values = e == 0 ? floats(at.d_scale) : floats(at.gradient) + e - 1;
       const int stride = e == 0 ? 1 : kDim;
       float sum = 0.0f;
@@ -664,16 +670,16 @@ class BackwardTokens {
       sums[e] = sum;
     }
 #pragma unroll 1
-    for (int e = thread_; e < 2 * cells_; e += kAttentionTokenThreads) {
-      const float* values = floats(e < cells_ ? at.probability : at.d_weight) + e % cells_;
+    for (int e = thread(); e < 2 * cells(); e += kAttentionTokenThreads) {
+      const float* values = floats(e < cells() ? at.probability : at.d_weight) + e % cells();
       float sum = 0.0f;
 #pragma unroll 1
-      for (int own = 0; own < count; ++own) sum += values[owned_query(own) * cells_];
-      sums[1 + channels_ + e] = sum;
+      for (int own = 0; own < count; ++own) sum += values[owned_query(own) * cells()];
+      sums[1 + channels() + e] = sum;
     }
     if (!p_.d_tokens.present()) return;
 #pragma unroll 1
-    for (int item = thread_; item < cells_ * kChunks; item += kAttentionTokenThreads) {
+    for (int item = thread(); item < cells() * kChunks; item += kAttentionTokenThreads) {
       const int j = item / kChunks;
       const int chunk = item % kChunks;
       float sum[8] = {};
@@ -682,7 +688,7 @@ class BackwardTokens {
 #pragma unroll 1
         for (int x = own_.left; x < own_.left + own_.width; ++x) {
           const int i = queries_.index(y, x);
-          const float d_weight = floats(at.d_weight)[i * cells_ + j] * floats(at.query_inverse)[i];
+          const float d_weight = floats(at.d_weight)[i * cells() + j] * floats(at.query_inverse)[i];
           float q[8];
           read_eight(row(at.query, i) + chunk * 8, q);
 #pragma unroll
@@ -691,8 +697,8 @@ class BackwardTokens {
       }
 #pragma unroll
       for (int c = 0; c < 8; ++c) {
-        if (chunk * 8 + c < channels_)
-          sums[1 + channels_ + 2 * cells_ + (chunk * 8 + c) * cells_ + j] = sum[c];
+        if (chunk * 8 + c < channels())
+          sums[1 + channels() + 2 * cells() + (chunk * 8 + c) * cells() + j] = sum[c];
       }
     }
   }
@@ -702,11 +708,10 @@ class BackwardTokens {
   const AttentionBackwardPlan& plan_;
   float* workspace_;
   unsigned char* memory_;
-  unsigned heads_, head_, tile_, batch_;
-  int channels_, height_, width_, window_, cells_, pooled_, thread_;
+  unsigned heads_, head_, batch_;
   float scale_;
   RectangleBias bias_;
-  Rectangle own_, queries_, keys_;
+  Rectangle own_, queries_;
 };
 
 }  // namespace device
