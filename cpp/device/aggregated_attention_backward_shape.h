@@ -49,7 +49,7 @@ struct AttentionBackwardPlan {
   int parameters;        // floats of a block's sums for the parameters' gradients
   // Offsets into the workspace, in floats.
   index_t delta;           // [B, h, N]
-  index_t parameter_sums;  // [h, B tiles, parameters]
+  index_t parameter_sums;  // [B tiles, h, parameters]
   index_t pooled_sums;     // [slices, B, h, P, 2, d]
   index_t row_sums;        // [h, H, Hp, S]
   bool table_atomics;

@@ -21,12 +21,13 @@ __global__ void aggregated_attention_backward_parameter_sums(
       static_cast<unsigned>((size + kAttentionSumLanes - 1) / kAttentionSumLanes);
   const index_t head = blockIdx.x / groups;
   const int element = static_cast<int>(blockIdx.x % groups * kAttentionSumLanes + threadIdx.x);
+  const index_t heads = p.in.q.shape[2];
   const index_t parts = p.in.q.shape[0] * launch.plan.tiles_y * launch.plan.tiles_x;
-  const float* sums = launch.workspace + launch.plan.parameter_sums + head * parts * size;
+  const float* sums = launch.workspace + launch.plan.parameter_sums + head * size;
   C sum = 0;
   if (element < size) {
     for (index_t part = threadIdx.y; part < parts; part += kAttentionSumRows)
-      sum += sums[part * size + element];
+      sum += sums[part * heads * size + element];
   }
   shares[threadIdx.y][threadIdx.x] = sum;
   __syncthreads();

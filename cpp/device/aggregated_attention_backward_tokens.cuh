@@ -57,6 +57,7 @@ class BackwardTokens {
     const int after = window() > 0 ? window() - 1 - before : 0;
     // A key is seen by the queries that lie on the other side of the window's cells.
     queries_ = own_.grown(after, before, height(), width());
+    keys_ = queries_.grown(before, after, height(), width());
   }
 
   __device__ void run() {
@@ -101,11 +102,6 @@ class BackwardTokens {
   __device__ int window() const { return static_cast<int>(in_.window_size); }
   __device__ int cells() const { return window() * window(); }
   __device__ int pooled() const { return static_cast<int>(in_.k_pool.shape[1]); }
-  // Where the queries' windows reach.
-  __device__ Rectangle key_region() const {
-    const int before = window() / 2;
-    return queries_.grown(before, window() - 1 - before, height(), width());
-  }
   static __device__ int thread() { return static_cast<int>(threadIdx.x); }
   static __device__ int smaller(int a, int b) { return a < b ? a : b; }
   __device__ unsigned tiles() const {
@@ -124,16 +120,18 @@ class BackwardTokens {
     const auto query_token = [this](int i) -> index_t {
       return token(queries_.row(i), queries_.column(i));
     };
-    const Rectangle keys = key_region();
-    const auto key_token = [&](int i) -> index_t { return token(keys.row(i), keys.column(i)); };
+    const auto key_token = [this](int i) -> index_t {
+      return token(keys_.row(i), keys_.column(i));
+    };
     const AttentionTokenShared& at = plan_.shared;
     stage_rows<kDim>(TokenRows<T>(in_.q, batch_, head_), queries_.cells(), query_token,
                      rows(at.query));
     stage_rows<kDim>(TokenRows<T>(p_.d_out, batch_, head_), queries_.cells(), query_token,
                      rows(at.d_out));
     if (window() > 0) {
-      stage_rows<kDim>(TokenRows<T>(in_.k, batch_, head_), keys.cells(), key_token, rows(at.key));
-      stage_rows<kDim>(TokenRows<T>(in_.v, batch_, head_), keys.cells(), key_token, rows(at.value));
+      stage_rows<kDim>(TokenRows<T>(in_.k, batch_, head_), keys_.cells(), key_token, rows(at.key));
+      stage_rows<kDim>(TokenRows<T>(in_.v, batch_, head_), keys_.cells(), key_token,
+                       rows(at.value));
     }
     const float* log_sum_exp = static_cast<const float*>(p_.log_sum_exp.data) +
                                batch_ * p_.log_sum_exp.stride[0] + head_ * p_.log_sum_exp.stride[2];
@@ -177,8 +175,7 @@ class BackwardTokens {
       floats(at.query_inverse)[i] = 1.0f / fmaxf(row_norm<kDim>(row(at.query, i)), kNormEpsilon);
       floats(at.d_out_norm)[i] = row_norm<kDim>(row(at.d_out, i));
     }
-    if (window() > 0)
-      find_key_norms(at.key, key_region().cells(), at.key_inverse, at.key_embedding);
+    if (window() > 0) find_key_norms(at.key, keys_.cells(), at.key_inverse, at.key_embedding);
   }
 
   // Inverse norms, and the query embedding's products with the normalised keys.
@@ -193,7 +190,6 @@ class BackwardTokens {
 
   // a_j, D_j, w_j of every query: a thread makes three cells of one.
   __device__ void local_weights() {
-    const Rectangle keys = key_region();
     constexpr int kRun = 3;
     const AttentionTokenShared& at = plan_.shared;
     const int runs = (cells() + kRun - 1) / kRun;
@@ -213,7 +209,7 @@ class BackwardTokens {
         const int key_y = y + down - window() / 2;
         const int key_x = x + right - window() / 2;
         const bool seen = first + r < cells() && inside(key_y, key_x);
-        key[r] = seen ? keys.index(key_y, key_x) : -1;
+        key[r] = seen ? keys_.index(key_y, key_x) : -1;
         if (++right == window()) {
           right = 0;
           ++down;
@@ -537,7 +533,6 @@ class BackwardTokens {
   }
 
   __device__ void query_gradients() {
-    const Rectangle keys = key_region();
     const AttentionTokenShared& at = plan_.shared;
     const int lane = thread() % 4;
     const TokenRows<T> d_q(p_.d_q, batch_, head_);
@@ -560,7 +555,7 @@ class BackwardTokens {
         float* shared_gradient = floats(at.gradient) + own * kDim + chunk * 8;
         float positional[8] = {};
         for_cells(y - window() / 2, x - window() / 2, [&](int key_y, int key_x, int j) {
-          const int key = keys.index(key_y, key_x);
+          const int key = keys_.index(key_y, key_x);
           const float d_logit =
               floats(at.probability)[i * cells() + j] * floats(at.key_inverse)[key];
           const float d_weight = floats(at.d_weight)[i * cells() + j];
@@ -610,7 +605,7 @@ class BackwardTokens {
       const int own = valid ? item : 0;
       const int y = own_.row(own);
       const int x = own_.column(own);
-      const int key = key_region().index(y, x);
+      const int key = keys_.index(y, x);
       float d_key[kLaneChunks][8];
 #pragma unroll
       for (int l = 0; l < kLaneChunks; ++l) {
@@ -656,9 +651,7 @@ class BackwardTokens {
   __device__ void parameter_sums() {
     if (plan_.parameters == 0) return;
     const AttentionTokenShared& at = plan_.shared;
-    const index_t parts = in_.q.shape[0] * tiles();
-    const index_t part = blockIdx.x / heads_;  // (image, tile)
-    float* sums = workspace_ + plan_.parameter_sums + (head_ * parts + part) * plan_.parameters;
+    float* sums = workspace_ + plan_.parameter_sums + index_t{blockIdx.x} * plan_.parameters;
     const int count = own_.cells();
 #pragma unroll 1
     for (int e = thread(); e < 1 + channels(); e += kAttentionTokenThreads) {
@@ -711,7 +704,7 @@ class BackwardTokens {
   unsigned heads_, head_, batch_;
   float scale_;
   RectangleBias bias_;
-  Rectangle own_, queries_;
+  Rectangle own_, queries_, keys_;
 };
 
 }  // namespace device
