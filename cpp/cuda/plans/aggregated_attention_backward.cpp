@@ -18,8 +18,7 @@ using Launch = AggregatedAttentionBackwardLaunch;
 
 constexpr const char* kOp = "aggregated_attention_backward";
 
-// Queries of a block on the pooled side: many enough that its sums cost little beside them.
-constexpr index_t kLeastSlice = 512;
+// Blocks of the pooled side where that many have enough to do.
 constexpr index_t kPooledBlocks = 1024;
 
 int element_bytes(DType dtype) {
@@ -160,9 +159,12 @@ Launches launches(const AggregatedAttentionBackwardParams& p, int architecture) 
   const index_t pairs = batches * heads;
   plan.table_atomics = table_gradient && !p.deterministic;
 
+  // A slice's sums are written and read once, 16 P d bytes; a query's rows are eight times d
+  // elements. So many slices cost a sixteenth of those.
+  const index_t bearable =
+      tokens * element_bytes(p.in.q.dtype) / (32 * std::max<index_t>(pooled, 1));
   const index_t wanted = ceil_divide(kPooledBlocks, std::max<index_t>(pairs * key_tiles, 1));
-  const index_t slice =
-      std::max(ceil_divide(tokens, wanted), std::min<index_t>(tokens, kLeastSlice));
+  const index_t slice = ceil_divide(tokens, std::max<index_t>(std::min(wanted, bearable), 1));
   plan.slice =
       static_cast<int>(ceil_divide(slice, kAttentionPooledQueries) * kAttentionPooledQueries);
   plan.slices = static_cast<int>(ceil_divide(tokens, plan.slice));
