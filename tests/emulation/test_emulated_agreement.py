@@ -202,6 +202,22 @@ def test_edges_of_tokens(kernels: Library, dtype: torch.dtype, sizes: dict) -> N
         emulate(kernels, seed, check_gelu_pool, case, "cpp")
 
 
+def test_window_av_ignores_weights_outside_the_image(kernels: Library) -> None:
+    attn, v = torch.rand(1, 1, 6, 9), torch.randn(1, 1, 6, 4)
+    sizes = {"grid": (2, 3), "window_size": 3, "backend": "cpp"}
+    with use_runner(EmulatedKernels(kernels)):
+        expected = ops.window_av(attn, v, **sizes)
+        outside = torch.isinf(ops.window_qk(v, v, **sizes))
+        for poison in (float("inf"), float("nan")):
+            poisoned = attn.masked_fill(outside, poison).requires_grad_()
+            values = v.clone().requires_grad_()
+            out = ops.window_av(poisoned, values, **sizes)
+            torch.testing.assert_close(out, expected, rtol=0, atol=0)
+            out.sum().backward()
+            assert (poisoned.grad[outside] == 0).all()
+            assert torch.isfinite(values.grad).all()
+
+
 @storage
 @share("conv_glu")
 @given(data=st.data())
