@@ -52,7 +52,7 @@ def verdict(mutation: Mutation | None, tests: str) -> str | None:
     if result.returncode == 0:
         return None
     if result.returncode != 1 or "failed" not in result.stdout:
-        raise RuntimeError(result.stdout + result.stderr)
+        raise RuntimeError(f"pytest ended with {result.returncode}\n{result.stdout}{result.stderr}")
     reasons = re.findall(r"E? *((?:emulated\.)?(?:AssertionError|EmulationError).*)", result.stdout)
     return reasons[0] if reasons else result.stdout.splitlines()[-1]
 
