@@ -78,6 +78,17 @@ def attention_kernels(kernels: Library) -> Library:
 
 
 @contextmanager
+def deterministic_algorithms(chosen: bool) -> Iterator[None]:
+    """Ask for them, or not, as ``torch.use_deterministic_algorithms`` does."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(chosen)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+@contextmanager
 def suppress_small_gpus() -> Iterator[None]:
     """Pass over the error of a plan whose blocks do not fit."""
     try:
@@ -88,7 +99,8 @@ def suppress_small_gpus() -> Iterator[None]:
 
 
 def emulate_attention(kernels: Library, case: AttentionCase) -> None:
-    """Check a case of attention, planned for the next GPU that its blocks fit on.
+    """Check a case of attention, planned for the next GPU that its blocks fit on; every third seed
+    asks for deterministic algorithms.
 
     A head dim and window that fit on none are not drawn: the backend says so before it runs.
     """
@@ -96,7 +108,8 @@ def emulate_attention(kernels: Library, case: AttentionCase) -> None:
     for turn in range(len(CAPABILITIES)):
         capability = CAPABILITIES[(case.seed + turn) % len(CAPABILITIES)]
         if _cpp.attention_fits(name, case.head_dim, case.window_size, capability):
-            with use_runner(EmulatedKernels(kernels, capability, case.seed)):
+            runner = EmulatedKernels(kernels, capability, case.seed)
+            with use_runner(runner), deterministic_algorithms(case.seed % 3 == 0):
                 check_attention(case, "cpp")
             return
     reject()
@@ -141,6 +154,8 @@ def test_global_attention(
         {"magnitude": "extreme logits"},
         {"magnitude": "zero vectors", "layout": "sliced"},
         {"grid": (19, 35), "pool_grid": (9, 11), "bias": "interpolated"},  # several of any tile
+        {"grid": (12, 64), "pool_grid": (3, 16)},  # wide tiles, the table's rows in a ring
+        {"grid": (9, 60), "pool_grid": (3, 4), "batch": 1},
         {"grid": (12, 17), "pool_grid": (12, 17), "window_size": 0, "layout": "packed"},
         {"head_dim": 128, "grid": (5, 5)},
     ],
