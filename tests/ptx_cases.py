@@ -61,6 +61,7 @@ _ATTENTION = (
     edge(window_size=0, pool_grid=(7, 6)),
     edge(head_dim=8, heads=1, batch=1),
     edge(grid=(9, 60), pool_grid=(3, 4), batch=1, heads=1),
+    edge(grid=(22, 30), pool_grid=(11, 30), batch=1, heads=1),
     edge(grid=(9, 1), pool_grid=(4, 1), batch=0),
 )
 # Other head dims, whose gradient of the table is summed in order.

@@ -1,20 +1,23 @@
 // Aggregated attention, forward, in one pass: T in float, Half, BFloat16; float arithmetic.
 //
-// A block makes a tile of queries of one (image, head): the queries into shared memory;
-// pooled keys and values chunk by chunk under an online softmax (attention_pooled.cuh); then the
-// window's, whose keys and values with their halo take the place of the chunks
-// (attention_window.cuh); the output through shared memory back in whole rows. log_sum_exp is kept
-// for the backward pass. kWindow is 3, or 0 for any window size (and none: global attention).
+// A block makes a tile of queries of one (image, head): the queries into shared memory; pooled keys and
+// values chunk by chunk under an online softmax (attention_pooled.cuh, attention_products.cuh); then
+// the window's, whose keys and values with their halo take the place of the chunks
+// (attention_window.cuh, attention_window_products.cuh); the output through shared memory back in whole
+// rows. log_sum_exp is kept for the backward pass. kWindow is 3, or 0 for any window size (and none:
+// global attention).
 //
-// Per query and head, d channels, L cells, P pooled keys: 4 d P operations of pooled products, on
-// tensor cores for 16-bit T; 6 d L for window and tokens, about 10 d to normalise; L + P
+// Per query and head, d channels, L cells, P pooled keys: 4 d P operations of pooled products and 6 d L
+// for window and tokens, both on tensor cores for 16-bit T, about 10 d to normalise; L + P
 // exponentials. Bytes: q, k, v and out once, 4 d sizeof(T), the halo's share of k and v (33 % of a
 // wide tile) and each pooled row once per tile again, from the second-level cache; the bias table's
 // rows once per tile; log_sum_exp 4.
 #pragma once
 
 #include "device/attention_pooled.cuh"
+#include "device/attention_products.cuh"
 #include "device/attention_window.cuh"
+#include "device/attention_window_products.cuh"
 #include "device/rectangle.cuh"
 #include "transnext/attention_launch.h"
 
@@ -33,86 +36,84 @@ __device__ inline void normalise_query(const float* embedding, float (&query)[kD
   for (int c = 0; c < kDim; ++c) query[c] = query[c] * norm + embedding[c];
 }
 
-// scale s(n) of the query at (row, column).
-__device__ inline float query_factor(const AggregatedAttentionInputs& in, index_t head, int row,
-                                     int column) {
-  return static_cast<const float*>(in.scale.data)[head * in.scale.stride[0]] *
-         length_scale(row, column, static_cast<int>(in.window_size), in.grid,
-                      static_cast<int>(in.pool_grid.size()));
-}
-
-}  // namespace device
-
-// Block (Tile::kQueries). Grid: tiles of (image, tile row, tile column, head), heads fastest: the
-// heads of a row of q share its sectors.
+// One block's tile: what the parts of its work share.
 template <class T, int kDim, int kWindow, class Tile>
-__global__ void __launch_bounds__(Tile::kQueries, (kWindow > 0 ? 512 : 256) / Tile::kQueries)
-    aggregated_attention_forward(AttentionForwardLaunch launch) {
-  using namespace device;
+class ForwardTile {
+ public:
   using Rows = SharedRows<T, kDim>;
-  constexpr bool kTensorCores = sizeof(T) == 2;
-  const AggregatedAttentionInputs& in = launch.p.in;
-  const ForwardLayout at(kDim, sizeof(T), Tile::kRows, Tile::kColumns, kWindow,
-                         in.pool_bias.values.present(), launch.bias_ring, in.pool_grid.height,
-                         in.pool_grid.width);
-  auto* memory = dynamic_shared<unsigned char>();
-  auto* places = reinterpret_cast<int2*>(memory + at.key_places);
-  auto* factors = reinterpret_cast<float*>(memory + at.factors);
-  auto* norms = reinterpret_cast<float*>(memory + at.key_norms);
-  auto* embeddings = reinterpret_cast<float*>(memory + at.key_embeddings);
-  auto* embedding = reinterpret_cast<float*>(memory + at.embedding);
-  const Rows rows{memory + at.queries};
-  const int mine = threadIdx.x;
 
-  const auto heads = static_cast<unsigned>(in.q.shape[2]);
-  const auto tile_columns =
-      static_cast<unsigned>((in.grid.width + Tile::kColumns - 1) / Tile::kColumns);
-  const auto tile_rows = static_cast<unsigned>((in.grid.height + Tile::kRows - 1) / Tile::kRows);
-  auto* state = reinterpret_cast<TileState*>(memory + at.state);
-  if (mine == 0) {
-    const unsigned tile = blockIdx.x / heads;
-    state->head = static_cast<int>(blockIdx.x % heads);
-    state->batch = static_cast<int>(tile / tile_columns / tile_rows);
-    state->top = static_cast<int>(tile / tile_columns % tile_rows) * Tile::kRows;
-    state->left = static_cast<int>(tile % tile_columns) * Tile::kColumns;
+  __device__ explicit ForwardTile(const AttentionForwardLaunch& launch)
+      : launch_(launch),
+        in_(launch.p.in),
+        at_(kDim, sizeof(T), Tile::kRows, Tile::kColumns, kWindow,
+            launch.p.in.pool_bias.values.present(), launch.bias_ring, launch.p.in.pool_grid.height,
+            launch.p.in.pool_grid.width),
+        memory_(dynamic_shared<unsigned char>()),
+        place_{part<TileState>(at_.state), &launch.p.in.grid},
+        rows_{memory_ + at_.queries} {}
+
+  // Which tile this is; its queries, and the query embedding, into shared memory.
+  __device__ void load() const {
+    TileState* state = part<TileState>(at_.state);
+    if (thread_index() == 0) {
+      const auto heads = static_cast<unsigned>(in_.q.shape[2]);
+      const auto columns =
+          static_cast<unsigned>((in_.grid.width + Tile::kColumns - 1) / Tile::kColumns);
+      const auto rows = static_cast<unsigned>((in_.grid.height + Tile::kRows - 1) / Tile::kRows);
+      const unsigned tile = blockIdx.x / heads;
+      state->head = static_cast<int>(blockIdx.x % heads);
+      state->batch = static_cast<int>(tile / columns / rows);
+      state->top = static_cast<int>(tile / columns % rows) * Tile::kRows;
+      state->left = static_cast<int>(tile % columns) * Tile::kColumns;
+    }
+    __syncthreads();
+    load_queries(HeadRows<T>(in_.q, state->batch, state->head), place_, rows_);
+    commit_copies();
+    for (int c = thread_index(); c < kDim; c += Tile::kQueries)
+      embedding()[c] = WindowParameters(in_, state->head).embedding_of(c);
+    wait_copies<0>();
+    __syncthreads();
   }
-  __syncthreads();
-  const TilePlace<Tile> place{state, &in.grid};
-  load_queries(HeadRows<T>(in.q, state->batch, state->head), place, rows);
-  commit_copies();
-  for (int c = mine; c < kDim; c += Tile::kQueries)
-    embedding[c] = WindowParameters(in, state->head).embedding_of(c);
-  wait_copies<0>();
-  __syncthreads();
 
-  float query[kDim];
-  if (!kTensorCores) {
-    rows.read(mine, query);
-    normalise_query(embedding, query);
+  // float: everything by the query's own thread.
+  __device__ void attend_by_rows() const {
+    float query[kDim];
+    rows_.read(mine(), query);
+    normalise_query(embedding(), query);
     __syncthreads();  // what comes takes the queries' place
+    auto bias = this->bias();
+    RowTerms& row = part<RowTerms>(at_.query_terms)[mine()];
+    row = {factor(), bias.place_of(mine()), kNoLogit, 0.0f};
+    auto stream = this->stream(bias);
+    float out[kDim];
+#pragma unroll
+    for (int c = 0; c < kDim; ++c) out[c] = 0.0f;
+    take_pooled(stream, bias, place_, query, row, out);
+    __syncthreads();
+    if constexpr (kWindow > 0) {
+      const SharedWindow<Tile, kDim, kWindow> window{
+          {memory_ + at_.window_keys},     part<float>(at_.window_norms),  part<float>(at_.tokens),
+          part<float>(at_.window_weights), part<float2>(at_.window_terms), embedding(),
+      };
+      window.load(in_, batch(), head(), place_);
+      __syncthreads();
+      window.take(in_, batch(), head(), place_, query, row, out);
+      __syncthreads();
+      finish_row(row.maximum, row.sum, out);
+    } else {
+      finish_any_window(query, row.factor, row.maximum, row.sum, out);
+    }
   }
-  PooledStream<Tile, T, kDim> stream(in, state, memory + at.keys, memory + at.values, norms,
-                                     embeddings, embedding);
-  TileBias<Tile, T> bias(in, state, launch.bias_ring,
-                         reinterpret_cast<int*>(memory + at.first_rows),
-                         reinterpret_cast<int*>(memory + at.first_columns),
-                         reinterpret_cast<float*>(memory + at.bias));
-  factors[mine] = place.inside(mine)
-                      ? query_factor(in, state->head, place.row(mine), place.column(mine))
-                      : 0.0f;
-  float maximum = kNoLogit;
-  float sum = 0.0f;
-  float out[kDim];
-  if constexpr (kTensorCores) {
-    auto* query_norms = reinterpret_cast<float*>(memory + at.query_norms);
-    query_norms[mine] = rows.inverse_norm(mine);
-    TensorCoreQueries<Tile, T, kDim> queries;
-    queries.take(stream, bias, place, rows, factors, query_norms, norms, embeddings, places);
+
+  // 16-bit types: pooled keys on tensor cores, then the window by the query's own thread.
+  __device__ void attend_by_products_and_rows() const {
+    ProductQueries<Tile, T, kDim> queries;
+    take_pooled_products(queries);
     __syncthreads();
-    auto* sums = reinterpret_cast<float2*>(memory + at.sums);
-    queries.give(reinterpret_cast<float*>(memory + at.exchange), sums);
+    queries.give(part<float>(at_.exchange));
     __syncthreads();
-    const auto* row = reinterpret_cast<const float4*>(memory + at.exchange) + mine * (kDim / 4 + 1);
+    float out[kDim];
+    const auto* row = part<float4>(at_.exchange) + mine() * (kDim / 4 + 1);
 #pragma unroll
     for (int c = 0; c < kDim; c += 4) {
       const float4 four = row[c / 4];
@@ -121,43 +122,145 @@ __global__ void __launch_bounds__(Tile::kQueries, (kWindow > 0 ? 512 : 256) / Ti
       out[c + 2] = four.z;
       out[c + 3] = four.w;
     }
-    maximum = sums[mine].x;
-    sum = sums[mine].y;
-    rows.read(mine, query);
-    normalise_query(embedding, query);
-  } else {
+    float query[kDim];
+    rows_.read(mine(), query);
+    normalise_query(embedding(), query);
+    const ProductTerms own = terms()[mine()];
+    finish_any_window(query, own.factor, own.maximum, own.sum, out);
+  }
+
+  // 16-bit types: pooled keys and window on tensor cores.
+  __device__ void attend_by_products() const {
+    constexpr int kTiles = ProductQueries<Tile, T, kDim>::kTiles;
+    ProductQueries<Tile, T, kDim> queries;
+    take_pooled_products(queries);
+    QueryOperand<T, kDim> operands[kTiles];
 #pragma unroll
-    for (int c = 0; c < kDim; ++c) out[c] = 0.0f;
-    take_pooled(stream, bias, place, norms, places, query, factors[mine], maximum, sum, out);
-  }
-  __syncthreads();
-
-  if constexpr (kWindow > 0) {
-    const SharedWindow<Tile, T, kDim, kWindow> window{
-        {memory + at.window_keys},
-        {memory + at.window_values},
-        reinterpret_cast<float*>(memory + at.window_norms),
-        reinterpret_cast<float*>(memory + at.tokens),
-        reinterpret_cast<float2*>(memory + at.window_terms),
-        embedding};
-    window.load(in, state->batch, state->head, place);
+    for (int t = 0; t < kTiles; ++t) operands[t].load(rows_, queries.first_of(mine(), t));
     __syncthreads();
-    window.take(in, state->batch, state->head, place, query, factors[mine], maximum, sum, out);
-  } else if (place.inside(mine)) {
-    take_any_window<T>(in, state->batch, state->head, place.row(mine), place.column(mine),
-                       WindowParameters(in, state->head), query, factors[mine], maximum, sum, out);
+    const WindowProducts<Tile, T, kDim> window{
+        {memory_ + at_.window_keys},
+        {memory_ + at_.window_values},
+        part<float2>(at_.window_norms),
+        {memory_ + at_.tokens},
+        part<float4>(at_.window_terms),
+        part<float4>(at_.window_terms) + 4,
+        embedding(),
+    };
+    window.load(in_, batch(), head(), place_);
+    __syncthreads();
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+      if (place_.inside(queries.first_of(mine(), t)))
+        window.take(in_, place_, t, operands[t], terms(), queries);
+    }
+    __syncthreads();
+    queries.give(rows_);
+    store_log_sum_exp(mine(), terms()[mine()].maximum, terms()[mine()].sum);
+    store();
   }
 
-  if (!kTensorCores) __syncthreads();
-  rows.write(mine, out);
-  if (place.inside(mine)) {
-    const View<3>& target = launch.p.log_sum_exp;
-    static_cast<float*>(
-        target.data)[state->batch * target.stride[0] + place.token(mine) * target.stride[1] +
-                     state->head * target.stride[2]] = maximum + logf(sum);
+ private:
+  template <class Part>
+  __device__ Part* part(int offset) const {
+    return reinterpret_cast<Part*>(memory_ + offset);
   }
-  __syncthreads();
-  store_queries(HeadRows<T>(launch.p.out, state->batch, state->head), place, rows);
+  __device__ static int mine() { return thread_index(); }
+  __device__ int batch() const { return place_.state->batch; }
+  __device__ int head() const { return place_.state->head; }
+  __device__ float* embedding() const { return part<float>(at_.embedding); }
+  __device__ ProductTerms* terms() const { return part<ProductTerms>(at_.query_terms); }
+
+  __device__ TileBias<Tile, T> bias() const {
+    return TileBias<Tile, T>(in_, part<TileState>(at_.state), launch_.bias_ring,
+                             part<int>(launch_.bias_ring.first_rows),
+                             part<int>(launch_.bias_ring.first_columns), part<float>(at_.bias));
+  }
+  __device__ PooledStream<Tile, T, kDim> stream(TileBias<Tile, T>& bias) const {
+    return PooledStream<Tile, T, kDim>(in_, place_.state, bias, memory_ + at_.pooled,
+                                       part<KeyTerms>(at_.key_terms), embedding());
+  }
+
+  // scale s(n) of this thread's query.
+  __device__ float factor() const {
+    if (!place_.inside(mine())) return 0.0f;
+    return static_cast<const float*>(in_.scale.data)[head() * in_.scale.stride[0]] *
+           length_scale(place_.row(mine()), place_.column(mine()),
+                        static_cast<int>(in_.window_size), in_.grid,
+                        static_cast<int>(in_.pool_grid.size()));
+  }
+
+  __device__ void take_pooled_products(ProductQueries<Tile, T, kDim>& queries) const {
+    auto bias = this->bias();
+    const float norm = rows_.inverse_norm(mine());
+    const float factor = this->factor();
+    terms()[mine()] = ProductTerms{norm, factor, {bias.place_of(mine())}, 0.0f};
+    auto stream = this->stream(bias);
+    while (stream.advance()) {
+      if (place_.warp_inside(mine())) queries.take(stream, bias, rows_, terms());
+    }
+    queries.settle(terms());
+  }
+
+  __device__ void finish_any_window(const float (&query)[kDim], float factor, float maximum,
+                                    float sum, float (&out)[kDim]) const {
+    if (place_.inside(mine())) {
+      take_any_window<T>(in_, batch(), head(), place_.row(mine()), place_.column(mine()),
+                         WindowParameters(in_, head()), query, factor, maximum, sum, out);
+    }
+    __syncthreads();
+    finish_row(maximum, sum, out);
+  }
+
+  __device__ void finish_row(float maximum, float sum, const float (&out)[kDim]) const {
+    rows_.write(mine(), out);
+    store_log_sum_exp(mine(), maximum, sum);
+    store();
+  }
+
+  __device__ void store_log_sum_exp(int query, float maximum, float sum) const {
+    if (!place_.inside(query)) return;
+    const View<3>& target = launch_.p.log_sum_exp;
+    static_cast<float*>(
+        target.data)[batch() * target.stride[0] + place_.token(query) * target.stride[1] +
+                     head() * target.stride[2]] = maximum + logf(sum);
+  }
+
+  // The output's rows from shared memory.
+  __device__ void store() const {
+    __syncthreads();
+    store_queries(HeadRows<T>(launch_.p.out, batch(), head()), place_, rows_);
+  }
+
+  const AttentionForwardLaunch& launch_;
+  const AggregatedAttentionInputs& in_;
+  const ForwardLayout at_;
+  unsigned char* memory_;
+  TilePlace<Tile> place_;
+  Rows rows_;
+};
+
+// Threads of a multiprocessor that registers have to suffice for.
+__host__ __device__ constexpr int least_threads(int window) {
+  return window > 0 ? 768 : 256;
+}
+
+}  // namespace device
+
+// Block (Tile::kQueries). Grid: tiles of (image, tile row, tile column, head), heads fastest: the
+// heads of a row of q share its sectors.
+template <class T, int kDim, int kWindow, class Tile>
+__global__ void __launch_bounds__(Tile::kQueries, device::least_threads(kWindow) / Tile::kQueries)
+    aggregated_attention_forward(AttentionForwardLaunch launch) {
+  const device::ForwardTile<T, kDim, kWindow, Tile> tile(launch);
+  tile.load();
+  if constexpr (sizeof(T) == 4) {
+    tile.attend_by_rows();
+  } else if constexpr (kWindow == 0) {
+    tile.attend_by_products_and_rows();
+  } else {
+    tile.attend_by_products();
+  }
 }
 
 }  // namespace transnext

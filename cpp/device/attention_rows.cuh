@@ -8,6 +8,7 @@
 #include "device/image.cuh"
 #include "device/math.cuh"
 #include "device/storage.cuh"
+#include "device/thread_index.cuh"
 #include "transnext/tensor.h"
 
 namespace transnext::device {
@@ -18,69 +19,90 @@ struct alignas(kPiece) Piece {
   T values[kElements];
 };
 
-// The rows of one (image, head) of a [B, N, h, d] tensor.
+// The rows of one (image, head) of a [B, N, h, d] tensor. Rows are less than 2^31 elements apart, as
+// the launch plan checks.
 template <class T>
 struct HeadRows {
   T* data = nullptr;
-  index_t row_stride = 0;
-  index_t channel_stride = 0;
+  int row_stride = 0;
+  int channel_stride = 0;
   int channels = 0;
   bool pieces = false;  // made of aligned pieces
 
   __device__ HeadRows(const View<4>& view, index_t batch, index_t head)
       : data(static_cast<T*>(view.data) + batch * view.stride[0] + head * view.stride[2]),
-        row_stride(view.stride[1]),
-        channel_stride(view.stride[3]),
+        row_stride(static_cast<int>(view.stride[1])),
+        channel_stride(static_cast<int>(view.stride[3])),
         channels(static_cast<int>(view.shape[3])),
         pieces(reinterpret_cast<unsigned long long>(data) % kPiece == 0 &&
                row_stride % Piece<T>::kElements == 0 && channels % Piece<T>::kElements == 0 &&
                channel_stride == 1) {}
 
+  __device__ T* row(int index) const { return data + static_cast<index_t>(index) * row_stride; }
+
   // Asks for a piece of row `index`; zeros beyond the channels, or everywhere if not `valid`.
-  __device__ void load(Piece<T>* to, index_t index, int piece, bool valid) const {
+  __device__ void load(Piece<T>* to, int index, int piece, bool valid) const {
     const int first = piece * Piece<T>::kElements;
+    const T* from = row(valid ? index : 0);
     if (pieces) {
       const bool inside = valid && first < channels;
-      copy_async_16(to, inside ? data + index * row_stride + first : data, inside);
+      copy_async_16(to, inside ? from + first : from, inside);
       return;
     }
-#pragma unroll
+#pragma unroll 1
     for (int i = 0; i < Piece<T>::kElements; ++i) {
       const bool inside = valid && first + i < channels;
-      to->values[i] = inside ? data[index * row_stride + (first + i) * channel_stride] : T{};
+      to->values[i] = inside ? from[static_cast<index_t>(first + i) * channel_stride] : T{};
     }
   }
 
-  __device__ void store(const Piece<T>& from, index_t index, int piece) const {
+  __device__ void store(const Piece<T>& from, int index, int piece) const {
     const int first = piece * Piece<T>::kElements;
+    T* to = row(index);
     if (pieces) {
-      if (first < channels) *reinterpret_cast<Piece<T>*>(data + index * row_stride + first) = from;
+      if (first < channels) *reinterpret_cast<Piece<T>*>(to + first) = from;
       return;
     }
-#pragma unroll
+#pragma unroll 1
     for (int i = 0; i < Piece<T>::kElements; ++i) {
       if (first + i < channels)
-        data[index * row_stride + (first + i) * channel_stride] = from.values[i];
+        to[static_cast<index_t>(first + i) * channel_stride] = from.values[i];
     }
   }
 };
 
-// Rows in shared memory.
-template <class T, int kDim>
+// Rows in shared memory. Without the exchange of pieces they are for threads that read the same row.
+template <class T, int kDim, bool kExchange = exchanges_pieces(kDim, sizeof(T))>
 struct SharedRows {
   static constexpr int kPieces = kDim * static_cast<int>(sizeof(T)) / kPiece;
-  static constexpr int kRowBytes = row_bytes(kDim, sizeof(T));
+  static constexpr int kRowBytes = forward_row_bytes(kDim, sizeof(T));
 
   unsigned char* begin;
 
   __device__ Piece<T>* piece(int row, int index) const {
+    if (kExchange) index ^= row >> 2 & 1;
     return reinterpret_cast<Piece<T>*>(begin + row * kRowBytes + index * kPiece);
   }
 
+  // A row for loops over its pieces: their addresses follow from two.
+  class Row {
+   public:
+    __device__ Row(const SharedRows& rows, int row)
+        : even_(rows.piece(row, 0)), odd_(kPieces > 1 ? rows.piece(row, 1) : even_) {}
+    __device__ Piece<T>& operator[](int index) const {
+      return index % 2 == 0 ? even_[index] : odd_[index - 1];
+    }
+
+   private:
+    Piece<T>* even_;
+    Piece<T>* odd_;
+  };
+
   __device__ void read(int row, float (&to)[kDim]) const {
+    const Row pieces(*this, row);
 #pragma unroll
     for (int i = 0; i < kPieces; ++i) {
-      const Piece<T> piece = *this->piece(row, i);
+      const Piece<T> piece = pieces[i];
 #pragma unroll
       for (int e = 0; e < Piece<T>::kElements; ++e)
         to[i * Piece<T>::kElements + e] = to_float(piece.values[e]);
@@ -88,22 +110,24 @@ struct SharedRows {
   }
 
   __device__ void write(int row, const float (&from)[kDim]) const {
+    const Row pieces(*this, row);
 #pragma unroll
     for (int i = 0; i < kPieces; ++i) {
       Piece<T> piece;
 #pragma unroll
       for (int e = 0; e < Piece<T>::kElements; ++e)
         from_float(from[i * Piece<T>::kElements + e], piece.values[e]);
-      *this->piece(row, i) = piece;
+      pieces[i] = piece;
     }
   }
 
   // from . row, `from` being [kDim]
   __device__ float dot(int row, const float* from) const {
+    const Row pieces(*this, row);
     float sum = 0.0f;
 #pragma unroll
     for (int i = 0; i < kPieces; ++i) {
-      const Piece<T> piece = *this->piece(row, i);
+      const Piece<T> piece = pieces[i];
 #pragma unroll
       for (int e = 0; e < Piece<T>::kElements; ++e)
         sum += from[i * Piece<T>::kElements + e] * to_float(piece.values[e]);
@@ -111,11 +135,31 @@ struct SharedRows {
     return sum;
   }
 
+  // 1 / max(|row|, 1e-12), and that times from . row, in one pass over the row's pieces.
+  __device__ float2 inverse_norm_and_dot(int row, const float* from) const {
+    const Row pieces(*this, row);
+    float square = 0.0f;
+    float sum = 0.0f;
+#pragma unroll 1
+    for (int i = 0; i < kPieces; ++i) {
+      const Piece<T> piece = pieces[i];
+#pragma unroll
+      for (int e = 0; e < Piece<T>::kElements; ++e) {
+        const float value = to_float(piece.values[e]);
+        square += value * value;
+        sum += from[i * Piece<T>::kElements + e] * value;
+      }
+    }
+    const float norm = device::inverse_norm(square);
+    return {norm, sum * norm};
+  }
+
   // to += factor * row
   __device__ void add(int row, float factor, float (&to)[kDim]) const {
+    const Row pieces(*this, row);
 #pragma unroll
     for (int i = 0; i < kPieces; ++i) {
-      const Piece<T> piece = *this->piece(row, i);
+      const Piece<T> piece = pieces[i];
 #pragma unroll
       for (int e = 0; e < Piece<T>::kElements; ++e)
         to[i * Piece<T>::kElements + e] += factor * to_float(piece.values[e]);
@@ -124,10 +168,11 @@ struct SharedRows {
 
   // 1 / max(|row|, 1e-12)
   __device__ float inverse_norm(int row) const {
+    const Row pieces(*this, row);
     float square = 0.0f;
 #pragma unroll
     for (int i = 0; i < kPieces; ++i) {
-      const Piece<T> piece = *this->piece(row, i);
+      const Piece<T> piece = pieces[i];
 #pragma unroll
       for (int e = 0; e < Piece<T>::kElements; ++e) {
         const float value = to_float(piece.values[e]);
@@ -138,6 +183,12 @@ struct SharedRows {
   }
 };
 
+enum class BiasKind : int {
+  kNone,
+  kOwn,   // each query has its own
+  kRing,  // a part of the table that all queries read
+};
+
 // What a block works on, in its shared memory: read where it is needed, so that it takes no registers
 // while products are made.
 struct TileState {
@@ -146,8 +197,7 @@ struct TileState {
   int top;
   int left;
   // Of the bias (attention_bias.cuh):
-  int has_ring;       // the table is of the kind that a ring can hold
-  int in_ring;        // the present chunk's bias is in the ring
+  BiasKind bias;      // where a chunk's biases are
   int lowest_column;  // first table column in the ring
   int width;          // table columns in the ring
   int low[2];         // table rows in the ring, of even and odd chunks
@@ -162,8 +212,8 @@ struct TilePlace {
 
   __device__ int height() const { return static_cast<int>(grid->height); }
   __device__ int width() const { return static_cast<int>(grid->width); }
-  __device__ int row(int query) const { return state->top + query / Tile::kColumns; }
-  __device__ int column(int query) const { return state->left + query % Tile::kColumns; }
+  __device__ int row(int query) const { return state->top + Tile::row(query); }
+  __device__ int column(int query) const { return state->left + Tile::column(query); }
   __device__ int rows_inside() const {
     return height() - state->top < Tile::kRows ? height() - state->top : Tile::kRows;
   }
@@ -173,9 +223,9 @@ struct TilePlace {
   __device__ bool inside(int query) const {
     return row(query) < height() && column(query) < width();
   }
-  __device__ index_t token(int query) const {
-    return static_cast<index_t>(row(query)) * width() + column(query);
-  }
+  // Whether any of a thread's warp's queries is in the image: its first one is, then.
+  __device__ bool warp_inside(int thread) const { return inside(thread / 32 * 32); }
+  __device__ int token(int query) const { return row(query) * width() + column(query); }
 };
 
 // Asks for the rows of all queries of a tile.
@@ -184,9 +234,11 @@ __device__ inline void load_queries(const HeadRows<T>& from, const TilePlace<Til
                                     const SharedRows<T, kDim>& to) {
   constexpr int kPieces = SharedRows<T, kDim>::kPieces;
 #pragma unroll 1
-  for (int i = threadIdx.x; i < Tile::kQueries * kPieces; i += Tile::kQueries) {
-    const int query = i / kPieces;
-    from.load(to.piece(query, i % kPieces), place.token(query), i % kPieces, place.inside(query));
+  for (unsigned i = thread_index(); i < static_cast<unsigned>(Tile::kQueries * kPieces);
+       i += Tile::kQueries) {
+    const int query = static_cast<int>(i / kPieces);
+    const int piece = static_cast<int>(i % kPieces);
+    from.load(to.piece(query, piece), place.token(query), piece, place.inside(query));
   }
 }
 
@@ -195,22 +247,25 @@ __device__ inline void store_queries(const HeadRows<T>& to, const TilePlace<Tile
                                      const SharedRows<T, kDim>& from) {
   constexpr int kPieces = SharedRows<T, kDim>::kPieces;
 #pragma unroll 1
-  for (int i = threadIdx.x; i < Tile::kQueries * kPieces; i += Tile::kQueries) {
-    const int query = i / kPieces;
-    if (place.inside(query))
-      to.store(*from.piece(query, i % kPieces), place.token(query), i % kPieces);
+  for (unsigned i = thread_index(); i < static_cast<unsigned>(Tile::kQueries * kPieces);
+       i += Tile::kQueries) {
+    const int query = static_cast<int>(i / kPieces);
+    const int piece = static_cast<int>(i % kPieces);
+    if (place.inside(query)) to.store(*from.piece(query, piece), place.token(query), piece);
   }
 }
 
-// Asks for the rows of kChunkKeys pooled tokens from `first` on; zeros beyond the last.
-template <class Tile, class T, int kDim>
-__device__ inline void load_chunk(const HeadRows<T>& from, int first, int count,
-                                  const SharedRows<T, kDim>& to) {
-  constexpr int kPieces = SharedRows<T, kDim>::kPieces;
+// Asks for the rows of `keys` pooled tokens from `first` on; zeros beyond the last.
+template <class Tile, class T, class Rows>
+__device__ inline void load_chunk(const HeadRows<T>& from, int first, int keys, int count,
+                                  const Rows& to) {
+  constexpr int kPieces = Rows::kPieces;
 #pragma unroll 1
-  for (int i = threadIdx.x; i < kChunkKeys * kPieces; i += Tile::kQueries) {
-    const int key = i / kPieces;
-    from.load(to.piece(key, i % kPieces), first + key, i % kPieces, first + key < count);
+  for (unsigned i = thread_index(); i < static_cast<unsigned>(keys * kPieces);
+       i += Tile::kQueries) {
+    const int key = static_cast<int>(i / kPieces);
+    const int piece = static_cast<int>(i % kPieces);
+    from.load(to.piece(key, piece), first + key, piece, first + key < count);
   }
 }
 
@@ -222,12 +277,14 @@ __device__ inline void load_halo(const HeadRows<T>& from, const TilePlace<Tile>&
   constexpr int kWidth = Tile::kColumns + kWindow - 1;
   constexpr int kCells = kWidth * (Tile::kRows + kWindow - 1);
 #pragma unroll 1
-  for (int i = threadIdx.x; i < kCells * kPieces; i += Tile::kQueries) {
-    const int cell = i / kPieces;
+  for (unsigned i = thread_index(); i < static_cast<unsigned>(kCells * kPieces);
+       i += Tile::kQueries) {
+    const int cell = static_cast<int>(i / kPieces);
+    const int piece = static_cast<int>(i % kPieces);
     const int row = place.state->top - kWindow / 2 + cell / kWidth;
     const int column = place.state->left - kWindow / 2 + cell % kWidth;
-    from.load(to.piece(cell, i % kPieces), static_cast<index_t>(row) * place.width() + column,
-              i % kPieces, inside(*place.grid, row, column));
+    from.load(to.piece(cell, piece), row * place.width() + column, piece,
+              inside(*place.grid, row, column));
   }
 }
 

@@ -2,75 +2,131 @@
 // kernels and by their launch plans.
 //
 // A block takes a tile of kRows x kColumns queries of one (image, head), one thread for each. Rows of
-// keys, values and queries lie in shared memory as runs of 16 bytes, an odd number of them, so that
-// neighbouring threads that read their rows meet no bank twice.
+// keys, values and queries lie in shared memory as pieces of 16 bytes, so that neighbouring threads
+// that read their rows meet no bank twice.
 #pragma once
 
 #include "transnext/tensor.h"
 
 namespace transnext {
 
-constexpr int kChunkKeys = 16;  // pooled keys that are in shared memory at a time, twice
-constexpr int kPiece = 16;      // bytes
+constexpr int kChunkKeys = 32;         // pooled keys that are in shared memory at a time, twice
+constexpr int kUnsharedBiasKeys = 16;  // the same where each query needs its own biases there
+constexpr int kPiece = 16;             // bytes
 
-// A wide tile for large grids, a small one for grids that would leave most of a wide one idle.
-struct WideTile {
-  static constexpr int kRows = 8;
-  static constexpr int kColumns = 32;
+// A warp has 4 rows and 8 columns of queries, a product of tensor cores two of those rows: then the
+// windows of its queries hold few keys more than the queries are, and warps outside the image idle.
+template <int kHeight, int kWidth>
+struct QueryTile {
+  static constexpr int kRows = kHeight;
+  static constexpr int kColumns = kWidth;
   static constexpr int kQueries = kRows * kColumns;
-};
-struct SmallTile {
-  static constexpr int kRows = 8;
-  static constexpr int kColumns = 8;
-  static constexpr int kQueries = kRows * kColumns;
+
+  TRANSNEXT_INLINE static constexpr int row(int query) {
+    const auto q = static_cast<unsigned>(query);
+    return static_cast<int>(q / 32 / (kColumns / 8) * 4 + q % 32 / 8);
+  }
+  TRANSNEXT_INLINE static constexpr int column(int query) {
+    const auto q = static_cast<unsigned>(query);
+    return static_cast<int>(q / 32 % (kColumns / 8) * 8 + q % 8);
+  }
 };
 
-// Bytes from one row of `channels` elements to the next.
+// Large for many pooled keys, whose biases neighbouring queries share; wide for large grids; small
+// for grids that would leave most of a wide one idle.
+struct LargeTile : QueryTile<24, 32> {};
+struct WideTile : QueryTile<8, 32> {};
+struct SmallTile : QueryTile<8, 8> {};
+
+// Of the tokens of a 3 x 3 window as columns of products: attention_window_products.cuh.
+constexpr int kTokenRows = 16;
+
+// Bytes from one row of `channels` elements to the next: an odd number of pieces.
 TRANSNEXT_INLINE constexpr int row_bytes(int channels, int element_bytes) {
   return (channels * element_bytes / kPiece | 1) * kPiece;
+}
+
+// Whether the forward kernels' rows follow each other without padding, every other four of them with
+// their pieces exchanged pairwise: that keeps the banks apart too where pieces are twice an odd number.
+TRANSNEXT_INLINE constexpr bool exchanges_pieces(int channels, int element_bytes) {
+  return channels * element_bytes / kPiece % 4 == 2;
+}
+TRANSNEXT_INLINE constexpr int forward_row_bytes(int channels, int element_bytes) {
+  return exchanges_pieces(channels, element_bytes) ? channels * element_bytes
+                                                   : row_bytes(channels, element_bytes);
 }
 
 TRANSNEXT_INLINE constexpr int round_to_piece(int bytes) {
   return (bytes + kPiece - 1) / kPiece * kPiece;
 }
 
-constexpr TRANSNEXT_INLINE int bias_stride(int element_bytes) {
-  return kChunkKeys + (element_bytes == 2 ? 4 : 1);
+// Floats from one query's biases to the next where each has its own: then the lanes that read
+// together, 8 queries by 4 keys on tensor cores and 32 queries elsewhere, find different banks.
+TRANSNEXT_INLINE constexpr int bias_stride(int element_bytes) {
+  return kUnsharedBiasKeys + (element_bytes == 2 ? 4 : 1);
 }
 
 // A rectangle of the bias table that a tile reads while it takes a chunk of pooled keys: rows in a
 // ring, since the next chunk's are mostly the same.
 struct BiasRing {
-  int rows = 0;   // a power of two, or 0: no ring
+  int rows = 0;   // 0: no ring
   int width = 0;  // floats of a row
+  // Places in bytes: the layout's, which only the launch plan can know.
+  int first_rows = 0;     // [Hp] ints
+  int first_columns = 0;  // [Wp] ints
+
+  TRANSNEXT_INLINE constexpr int size() const { return rows * width; }
+};
+
+// What the softmax keeps of a query in shared memory: where a thread has a row,
+struct alignas(16) RowTerms {
+  float factor;   // scale times length scale
+  int bias;       // where the query's biases begin
+  float maximum;  // of the logits up to now
+  float sum;      // of the weights
+};
+// and on tensor cores, where q is multiplied as it is, and the state is in registers at first.
+struct alignas(16) ProductTerms {
+  float norm;  // 1 / |q|
+  float factor;
+  union {
+    int bias;       // while pooled keys are taken
+    float maximum;  // then
+  };
+  float sum;
+};
+static_assert(sizeof(RowTerms) == sizeof(ProductTerms));
+
+// What it needs of a pooled key.
+struct alignas(16) KeyTerms {
+  float norm;       // 1 / |k|
+  float embedding;  // query embedding . k / |k|
+  int bias;         // where its biases begin
+  int unused;
 };
 
 // Offsets in bytes, as many as can be known to the compiler. The parts of the pooled keys, of the
 // exchange and of the window follow each other in time and share their place.
 struct ForwardLayout {
-  int queries = 0;      // [queries] rows of T: q, at last the output
-  int query_norms = 0;  // [queries] floats: 1 / |q|
-  int factors = 0;      // [queries] floats: scale times length scale
+  int query_terms = 0;  // [queries] RowTerms or ProductTerms
   int embedding = 0;    // [kDim] floats
   int state = 0;        // a TileState
+  int queries = 0;      // [queries] rows of T: q, at last the output
 
-  int keys = 0;            // [2][kChunkKeys] rows of T
-  int values = 0;          // [2][kChunkKeys] rows of T
-  int key_norms = 0;       // [kChunkKeys] floats: 1 / |k|
-  int key_embeddings = 0;  // [kChunkKeys] floats: query embedding . k / |k|
-  int key_places = 0;      // [kChunkKeys] pairs of ints: the key's first table row and column
-  int bias = 0;            // ring: [rows][width] floats; else [queries][bias_stride] floats
-  int first_rows = 0;      // [Hp] ints
-  int first_columns = 0;   // [Wp] ints
+  int pooled = 0;         // [2][2][kChunkKeys] rows of T: keys, values
+  int key_terms = 0;      // [kChunkKeys] KeyTerms
+  int bias = 0;           // ring: [rows][width] floats; else [queries][bias_stride] floats
+  int first_rows = 0;     // [Hp] ints
+  int first_columns = 0;  // [Wp] ints
 
   int exchange = 0;  // [queries][kDim + 4] floats
-  int sums = 0;      // [queries] pairs of floats: maximum, sum
 
-  int window_keys = 0;    // [halo] rows of T
-  int window_values = 0;  // [halo] rows of T
-  int window_norms = 0;   // [halo] floats
-  int tokens = 0;         // [L][kDim] floats
-  int window_terms = 0;   // [L] pairs of floats: local bias, token bias less the embedding's part
+  int window_keys = 0;     // [halo] rows of T
+  int window_values = 0;   // [halo] rows of T
+  int window_norms = 0;    // [halo] floats, or pairs of floats with the embedding's products
+  int tokens = 0;          // [L][kDim] floats, or [2][kTokenRows] rows of T
+  int window_weights = 0;  // [L][queries] floats
+  int window_terms = 0;    // [L] pairs of floats: local bias, token bias less the embedding's part
 
   int bytes = 0;
 
@@ -78,30 +134,25 @@ struct ForwardLayout {
                                  int window, bool has_bias, BiasRing ring, index_t pool_height,
                                  index_t pool_width) {
     const int tile = tile_rows * tile_columns;
-    const int row = row_bytes(channels, element);
+    const int row = forward_row_bytes(channels, element);
     const bool tensor_cores = element == 2;
     int end = 0;
-    factors = take(end, tile * 4);
-    query_norms = take(end, tensor_cores ? tile * 4 : 0);
+    query_terms = take(end, tile * static_cast<int>(sizeof(RowTerms)));
     embedding = take(end, channels * 4);
     state = take(end, 64);
-    // The threads of float kernels hold their queries in registers from the first read to the
-    // output.
+    // Where the window is taken by tensor cores too, and in float, where threads hold their queries
+    // in registers, the queries' place is free from some time on until the output needs it.
     queries = end;
     const int after_queries = end + round_to_piece(tile * row);
     bytes = after_queries;
+    const int window_start = tensor_cores && window == 0 ? after_queries : end;
     if (tensor_cores) end = after_queries;
     const int start = end;
 
-    keys = take(end, 2 * kChunkKeys * row);
-    values = take(end, 2 * kChunkKeys * row);
-    key_norms = take(end, kChunkKeys * 4);
-    key_embeddings = take(end, kChunkKeys * 4);
-    key_places = take(end, kChunkKeys * 8);
-    if (has_bias) {  // a ring's chunks may turn out not to fit it
-      const int values = tile * bias_stride(element);
-      bias = take(end, (ring.rows * ring.width > values ? ring.rows * ring.width : values) * 4);
-    }
+    pooled = take(end, 4 * kChunkKeys * row);
+    key_terms = take(end, kChunkKeys * static_cast<int>(sizeof(KeyTerms)));
+    const int own = tile * bias_stride(element);  // what a ring holds may turn out not to fit it
+    bias = take(end, has_bias ? (ring.size() > own ? ring.size() : own) * 4 : 4);
     if (ring.rows > 0) {
       first_rows = take(end, static_cast<int>(pool_height) * 4);
       first_columns = take(end, static_cast<int>(pool_width) * 4);
@@ -109,18 +160,18 @@ struct ForwardLayout {
     if (end > bytes) bytes = end;
 
     end = start;
-    exchange = take(end, tensor_cores ? tile * (channels + 4) * 4 : 0);
-    sums = take(end, tensor_cores ? tile * 8 : 0);
+    exchange = take(end, tensor_cores && window == 0 ? tile * (channels + 4) * 4 : 0);
     if (end > bytes) bytes = end;
 
-    end = start;
+    end = window_start;
     const int halo = (tile_rows + window - 1) * (tile_columns + window - 1);
     if (window > 0) {
       window_keys = take(end, halo * row);
       window_values = tensor_cores ? take(end, halo * row) : window_keys;  // float: one by one
-      window_norms = take(end, halo * 4);
-      tokens = take(end, window * window * channels * 4);
-      window_terms = take(end, window * window * 8);
+      window_norms = take(end, halo * (tensor_cores ? 8 : 4));
+      tokens = take(end, tensor_cores ? 2 * kTokenRows * row : window * window * channels * 4);
+      window_weights = take(end, tensor_cores ? 0 : window * window * tile * 4);
+      window_terms = take(end, tensor_cores ? 2 * 4 * 16 : window * window * 8);
     }
     if (end > bytes) bytes = end;
   }

@@ -1,5 +1,5 @@
-// The window of the fused attention, one thread for each query: its logits join the softmax that the
-// pooled keys began, and the tokens' weights, which are outside the softmax, come on top.
+// The window of the fused attention in float, one thread for each query: its logits join the softmax
+// that the pooled keys began, and the tokens' weights, which are outside the softmax, come on top.
 //
 //   w_j = a_j + qn . tokens_j + token_bias_j,  qn = query - embedding
 //
@@ -69,99 +69,116 @@ struct WindowParameters {
   }
 };
 
-// A window of kWindow x kWindow, its keys and values in shared memory.
-template <class Tile, class T, int kDim, int kWindow>
+// A window of kWindow x kWindow of float, its keys and then its values in shared memory.
+template <class Tile, int kDim, int kWindow>
 struct SharedWindow {
   static constexpr int kCells = kWindow * kWindow;
   static constexpr int kWidth = Tile::kColumns + kWindow - 1;
   static constexpr int kHalo = kWidth * (Tile::kRows + kWindow - 1);
-  // Keys and values of float share their place, and follow each other.
-  static constexpr bool kTogether = sizeof(T) == 2;
-  using Rows = SharedRows<T, kDim>;
+  using Rows = SharedRows<float, kDim>;
 
-  Rows keys;
-  Rows values;
+  Rows rows;               // [kHalo]: keys, then values
   float* norms;            // [kHalo]
   float* tokens;           // [kCells][kDim]
+  float* weights;          // [kCells][queries]
   float2* terms;           // [kCells]: local bias, constant part of the token's weight
   const float* embedding;  // [kDim]
 
-  // Brings everything into shared memory. The block must synchronise before and after.
+  // Brings keys and parameters into shared memory. The block must synchronise before and after.
   __device__ void load(const AggregatedAttentionInputs& in, int batch, int head,
                        const TilePlace<Tile>& place) const {
-    const WindowParameters parameters(in, head);
-    load_halo<Tile, kWindow>(HeadRows<T>(in.k, batch, head), place, keys);
-    if (kTogether) load_halo<Tile, kWindow>(HeadRows<T>(in.v, batch, head), place, values);
+    load_halo<Tile, kWindow>(HeadRows<float>(in.k, batch, head), place, rows);
     commit_copies();
 #pragma unroll 1
-    for (int i = threadIdx.x; i < kDim * kCells; i += Tile::kQueries)
-      tokens[i % kCells * kDim + i / kCells] = parameters.token(i % kCells, i / kCells);
+    for (int i = thread_index(); i < kDim * kCells; i += Tile::kQueries) {
+      tokens[i % kCells * kDim + i / kCells] =
+          WindowParameters(in, head).token(i % kCells, i / kCells);
+    }
     wait_copies<0>();
     __syncthreads();
 #pragma unroll 1
-    for (int cell = threadIdx.x; cell < kCells; cell += Tile::kQueries) {
+    for (int cell = thread_index(); cell < kCells; cell += Tile::kQueries) {
+      const WindowParameters parameters(in, head);
       float constant = parameters.token_bias_of(cell);
+#pragma unroll 1
       for (int c = 0; c < kDim; ++c) constant -= embedding[c] * tokens[cell * kDim + c];
       terms[cell] = float2{parameters.bias_of(cell), constant};
     }
 #pragma unroll 1
-    for (int cell = threadIdx.x; cell < kHalo; cell += Tile::kQueries)
-      norms[cell] = keys.inverse_norm(cell);
+    for (int cell = thread_index(); cell < kHalo; cell += Tile::kQueries)
+      norms[cell] = rows.inverse_norm(cell);
   }
 
-  // Ends the softmax of this thread's query: out becomes the result, maximum and sum are brought to
-  // all logits. All threads of the block call this together.
+  // Ends the softmax of this thread's query: out becomes the result, the row's maximum and sum are
+  // brought to all logits. All threads of the block call this together.
   __device__ void take(const AggregatedAttentionInputs& in, int batch, int head,
-                       const TilePlace<Tile>& place, const float (&query)[kDim], float factor,
-                       float& maximum, float& sum, float (&out)[kDim]) const {
-    const bool has_tokens = in.tokens.present() || in.token_bias.present();
-    const int mine = threadIdx.x;
-    const int corner = mine / Tile::kColumns * kWidth + mine % Tile::kColumns;
-    const int top = place.row(mine) - kWindow / 2;
-    const int left = place.column(mine) - kWindow / 2;
-    float weights[kCells];
-    unsigned valid = 0;
-    float highest = maximum;
+                       const TilePlace<Tile>& place, const float (&query)[kDim], RowTerms& row,
+                       float (&out)[kDim]) const {
+    float highest = row.maximum;
+    // One cell after the other: together they would need more registers than are free.
+#pragma unroll 1
+    for (int j = 0; j < kCells; ++j) {
+      const int cell = cell_of(j);
+      const float logit = rows.dot(cell, query) * (row.factor * norms[cell]) + terms[j].x;
+      const bool here = in_image(place, j);
+      weight(j) = here ? logit : kNoLogit;
+      highest = here ? fmaxf(highest, logit) : highest;
+    }
+    const float from = softmax_base(highest);
+    const float change = rescale(row.maximum, highest);
+    row.maximum = highest;
+    float sum = row.sum * change;
 #pragma unroll
     for (int j = 0; j < kCells; ++j) {
-      const int row = top + j / kWindow;
-      const int column = left + j % kWindow;
-      const bool inside = device::inside(*place.grid, row, column);
-      const int cell = corner + j / kWindow * kWidth + j % kWindow;
-      const float logit = keys.dot(cell, query) * (factor * norms[cell]) + terms[j].x;
-      weights[j] = inside ? logit : kNoLogit;
-      valid |= static_cast<unsigned>(inside) << j;
-      highest = fmaxf(highest, weights[j]);
+      weight(j) = exp_fast(weight(j) - from);
+      sum += weight(j);
     }
-    const float from = highest == kNoLogit ? 0.0f : highest;
-    const float change = rescale(maximum, highest);
-    maximum = highest;
-    sum *= change;
-#pragma unroll
-    for (int j = 0; j < kCells; ++j) {
-      weights[j] = exp_fast(weights[j] - from);
-      sum += weights[j];
-    }
+    row.sum = sum;
     const float inverse = 1.0f / sum;
-#pragma unroll
-    for (int c = 0; c < kDim; ++c) out[c] *= change * inverse;
-    if (!kTogether) {
-      __syncthreads();
-      load_halo<Tile, kWindow>(HeadRows<T>(in.v, batch, head), place, values);
-      commit_copies();
-      wait_copies<0>();
-      __syncthreads();
-    }
-#pragma unroll
+    row.factor = change * inverse;  // the scale is not needed any more
+    const bool has_tokens = in.tokens.present() || in.token_bias.present();
+#pragma unroll 1
     for (int j = 0; j < kCells; ++j) {
-      float weight = weights[j] * inverse;
-      if (has_tokens && (valid >> j & 1) != 0) {
-        weight += terms[j].y;
-#pragma unroll
-        for (int c = 0; c < kDim; ++c) weight += query[c] * tokens[j * kDim + c];
-      }
-      values.add(corner + j / kWindow * kWidth + j % kWindow, weight, out);
+      float own = weight(j) * inverse;
+      if (has_tokens && in_image(place, j)) own += terms[j].y + dot_token(j, query);
+      weight(j) = own;
     }
+    __syncthreads();
+    load_halo<Tile, kWindow>(HeadRows<float>(in.v, batch, head), place, rows);
+    commit_copies();
+    wait_copies<0>();
+    __syncthreads();
+#pragma unroll
+    for (int c = 0; c < kDim; ++c) out[c] *= row.factor;
+#pragma unroll 1
+    for (int j = 0; j < kCells; ++j) rows.add(cell_of(j), weight(j), out);
+  }
+
+ private:
+  // Of this thread's query: where cell j of its window is in the halo, whether that is in the image,
+  // and its weight.
+  __device__ static int cell_of(int j) {
+    const int mine = thread_index();
+    return (Tile::row(mine) + j / kWindow) * kWidth + Tile::column(mine) + j % kWindow;
+  }
+  __device__ static bool in_image(const TilePlace<Tile>& place, int j) {
+    const int mine = thread_index();
+    return inside(*place.grid, place.row(mine) + j / kWindow - kWindow / 2,
+                  place.column(mine) + j % kWindow - kWindow / 2);
+  }
+  __device__ float& weight(int j) const { return weights[j * Tile::kQueries + thread_index()]; }
+
+  // query . tokens_j
+  __device__ float dot_token(int j, const float (&query)[kDim]) const {
+    const auto* four = reinterpret_cast<const float4*>(tokens + j * kDim);
+    float sum = 0.0f;
+#pragma unroll
+    for (int c = 0; c < kDim; c += 4) {
+      const float4 token = four[c / 4];
+      sum += query[c] * token.x + query[c + 1] * token.y + query[c + 2] * token.z +
+             query[c + 3] * token.w;
+    }
+    return sum;
   }
 };
 
@@ -196,11 +213,10 @@ __device__ inline void take_any_window(const AggregatedAttentionInputs& in, inde
     for (int y = first_row; y < last_row; ++y) {
       for (int x = first_column; x < last_column; ++x) {
         const int cell = (y - top) * window + x - left;
-        const index_t token = static_cast<index_t>(y) * width + x;
-        const T* value = values.data + token * values.row_stride;
+        const T* value = values.row(y * width + x);
         float weight;
         if (pass == 0) {
-          const T* key = keys.data + token * keys.row_stride;
+          const T* key = keys.row(y * width + x);
           float dot = 0.0f;
           float square = 0.0f;
 #pragma unroll

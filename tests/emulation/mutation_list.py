@@ -195,24 +195,52 @@ MUTATIONS = [
             "      wait_copies<2>();\n",
             "barrier: a chunk of pooled keys is read before its copies are in",
         ),
+    ),
+    *_each(
+        "attention_products.cuh",
+        "attention",
         (
             "static int key_of(int index) { return index / 2 + index % 2 * 4; }",
             "static int key_of(int index) { return index / 2 + index % 2 * 4 - index / 7; }",
             "index: the order of the keys of a tensor-core product",
         ),
         (
-            "        if (key >= count) {\n          logits[n][e] = kNoLogit;",
-            "        if (key > count) {\n          logits[n][e] = kNoLogit;",
+            "        if (key >= left) {",
+            "        if (key > left) {",
             "last tile: a pooled key beyond the last",
+        ),
+    ),
+    *_each(
+        "attention_window_products.cuh",
+        "attention",
+        (
+            "valid[1][j] = in_image && y > 0;",
+            "valid[1][j] = in_image;",
+            "mask: keys above the windows of a patch's second row",
+        ),
+        (
+            "2 * n + e == x + j;",
+            "2 * n + e == x + j + n / 4;",
+            "index: the columns of a patch's keys",
+        ),
+        (
+            "const int before = (lane + 31) % 32;",
+            "const int before = (lane + 32) % 32;",
+            "index: the tokens of a patch's second row",
         ),
     ),
     *_each(
         "attention_bias.cuh",
         "attention",
         (
-            "first_columns_[key % pool_width()] - state_->lowest_column",
-            "first_columns_[key / pool_width()] - state_->lowest_column",
+            "const int column = (first + key) % pool_width();",
+            "const int column = (first + key) / pool_width();",
             "bias map: the columns of a ring",
+        ),
+        (
+            "return values[wrapped < place ? wrapped : place];",
+            "return values[wrapped < place ? wrapped + 1 : place];",
+            "bias map: the end of a ring",
         ),
     ),
     *_each(
@@ -228,8 +256,8 @@ MUTATIONS = [
         "attention_window.cuh",
         "attention",
         (
-            "weights[j] = inside ? logit : kNoLogit;",
-            "weights[j] = logit;",
+            "weight(j) = here ? logit : kNoLogit;",
+            "weight(j) = logit;",
             "mask: window cells outside the image",
         ),
         (

@@ -156,6 +156,7 @@ def test_global_attention(
         {"grid": (19, 35), "pool_grid": (9, 11), "bias": "interpolated"},  # several of any tile
         {"grid": (12, 64), "pool_grid": (3, 16)},  # wide tiles, the table's rows in a ring
         {"grid": (9, 60), "pool_grid": (3, 4), "batch": 1},
+        {"grid": (22, 30), "pool_grid": (11, 30), "batch": 1, "heads": 1},  # a large tile
         {"grid": (12, 17), "pool_grid": (12, 17), "window_size": 0, "layout": "packed"},
         {"head_dim": 128, "grid": (5, 5)},
     ],

@@ -9,42 +9,97 @@
 
 namespace transnext {
 
+namespace {
+
+struct TileSize {
+  const char* name;
+  int rows, columns;
+};
+
+template <class Tile>
+constexpr TileSize size_of(const char* name) {
+  return {name, Tile::kRows, Tile::kColumns};
+}
+
+constexpr TileSize kLarge = size_of<LargeTile>("LargeTile");
+constexpr TileSize kWide = size_of<WideTile>("WideTile");
+constexpr TileSize kSmall = size_of<SmallTile>("SmallTile");
+
+// Of these many pooled keys on the bias table is most of what a wide tile reads.
+constexpr index_t kManyPooledKeys = 256;
+
+// Queries that tiles of a size have room for.
+index_t room(TileSize tile, Grid grid) {
+  return ceil_divide(grid.height, tile.rows) * tile.rows * ceil_divide(grid.width, tile.columns) *
+         tile.columns;
+}
+
+// The kernels count in int what lies in one image and head.
+void check_strides(const char* name, const View<4>& view) {
+  constexpr index_t kMost = 0x7fffffff;
+  for (const int axis : {1, 3}) {
+    if (view.present() && (view.stride[axis] > kMost || view.stride[axis] < -kMost))
+      throw std::invalid_argument(std::string("aggregated_attention: ") + name +
+                                  " has a stride of " + std::to_string(view.stride[axis]) +
+                                  " elements; the CUDA kernels take less than 2^31");
+  }
+}
+
+}  // namespace
+
 AttentionPlan aggregated_attention_plan(DType dtype, index_t batch, index_t heads, index_t channels,
                                         Grid grid, Grid pool_grid, index_t window_size,
                                         bool has_bias, bool ring_bias, int architecture) {
   AttentionPlan plan;
   plan.channels = padded_channels(channels);
   plan.window = window_size == 3 && plan.channels == 24 ? 3 : 0;
-  plan.wide = plan.window == 3 && fits_wide_tile(grid);
-  const int rows = plan.wide ? WideTile::kRows : SmallTile::kRows;
-  const int columns = plan.wide ? WideTile::kColumns : SmallTile::kColumns;
   const int element = dtype == DType::kFloat32 ? 4 : 2;
-  const auto layout = [&](BiasRing ring) {
-    return ForwardLayout(plan.channels, element, rows, columns, plan.window, has_bias, ring,
-                         pool_grid.height, pool_grid.width);
+  const auto use = [&](TileSize tile, bool with_ring) {
+    const auto layout = [&](BiasRing ring) {
+      return ForwardLayout(plan.channels, element, tile.rows, tile.columns, plan.window, has_bias,
+                           ring, pool_grid.height, pool_grid.width);
+    };
+    BiasRing ring = with_ring ? bias_ring(grid, pool_grid, tile.rows, tile.columns) : BiasRing{};
+    if (layout(ring).bytes > most_shared_bytes(architecture)) ring = BiasRing{};
+    const ForwardLayout at = layout(ring);
+    ring.first_rows = at.first_rows;
+    ring.first_columns = at.first_columns;
+    const index_t tiles = batch * heads * (room(tile, grid) / tile.rows / tile.columns);
+    plan.tile = tile.name;
+    plan.bias_ring = ring;
+    plan.launch = {{blocks_for(tiles), 1, 1},
+                   {static_cast<unsigned>(tile.rows * tile.columns), 1, 1},
+                   static_cast<unsigned>(at.bytes)};
   };
-  if (ring_bias && plan.wide) {
-    const BiasRing ring = bias_ring(grid, pool_grid, rows, columns);
-    if (layout(ring).bytes <= most_shared_bytes(architecture)) plan.bias_ring = ring;
+  // Large and wide tiles where they leave few of their threads idle.
+  if (plan.window == 3 && ring_bias && pool_grid.size() >= kManyPooledKeys &&
+      5 * room(kLarge, grid) <= 6 * room(kWide, grid)) {
+    use(kLarge, true);
+    if (plan.bias_ring.rows > 0) return plan;
   }
-  const index_t tiles =
-      batch * heads * ceil_divide(grid.height, rows) * ceil_divide(grid.width, columns);
-  plan.launch = {{blocks_for(tiles), 1, 1},
-                 {static_cast<unsigned>(rows * columns), 1, 1},
-                 static_cast<unsigned>(layout(plan.bias_ring).bytes)};
+  if (plan.window == 3 && 3 * room(kWide, grid) <= 4 * room(kSmall, grid)) {
+    use(kWide, ring_bias);
+  } else {
+    use(kSmall, false);
+  }
   return plan;
 }
 
 Launches launches(const AggregatedAttentionParams& p, int architecture) {
   const AggregatedAttentionInputs& in = p.in;
+  check_strides("q", in.q);
+  check_strides("k", in.k);
+  check_strides("v", in.v);
+  check_strides("k_pool", in.k_pool);
+  check_strides("v_pool", in.v_pool);
   const AttentionPlan plan = aggregated_attention_plan(
       in.q.dtype, in.q.shape[0], in.q.shape[2], in.q.shape[3], in.grid, in.pool_grid,
       in.window_size, in.pool_bias.values.present(),
       in.pool_bias.table() && !in.pool_bias.col_weights.present(), architecture);
   Launches result;
   result.source = "device/aggregated_attention_forward.cuh";
-  const std::string rest = std::to_string(plan.channels) + ", " + std::to_string(plan.window) +
-                           (plan.wide ? ", WideTile" : ", SmallTile");
+  const std::string rest =
+      std::to_string(plan.channels) + ", " + std::to_string(plan.window) + ", " + plan.tile;
   result.add(kernel_name("aggregated_attention_forward", in.q.dtype, rest), plan.launch,
              AttentionForwardLaunch{p, plan.bias_ring});
   return result;

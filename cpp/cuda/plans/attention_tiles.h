@@ -18,16 +18,6 @@ inline int padded_channels(index_t channels) {
   throw std::invalid_argument("the CUDA kernels take head dims up to 128");
 }
 
-// Whether a grid fills wide tiles about as well as small ones. Wide ones read less of their
-// neighbours and of the pooled keys.
-inline bool fits_wide_tile(Grid grid) {
-  const auto covered = [&](index_t rows, index_t columns) {
-    return ceil_divide(grid.height, rows) * rows * ceil_divide(grid.width, columns) * columns;
-  };
-  return 3 * covered(WideTile::kRows, WideTile::kColumns) <=
-         4 * covered(SmallTile::kRows, SmallTile::kColumns);
-}
-
 // Dynamic shared memory that a block may have, less what the driver keeps.
 inline int most_shared_bytes(int architecture) {
   switch (architecture) {
@@ -51,12 +41,13 @@ inline int most_shared_bytes(int architecture) {
 inline BiasRing bias_ring(Grid grid, Grid pool_grid, int tile_rows, int tile_columns) {
   const index_t keys = std::min<index_t>(kChunkKeys, pool_grid.size());
   const index_t pool_rows = std::min(pool_grid.height, ceil_divide(keys - 1, pool_grid.width) + 1);
-  const index_t needed = tile_rows + (pool_rows - 1) * ceil_divide(grid.height, pool_grid.height);
+  const index_t width =
+      tile_columns + (pool_grid.width - 1) * ceil_divide(grid.width, pool_grid.width);
   BiasRing ring;
-  ring.rows = 1;
-  while (ring.rows < needed) ring.rows *= 2;
-  ring.width = static_cast<int>(tile_columns +
-                                (pool_grid.width - 1) * ceil_divide(grid.width, pool_grid.width));
+  ring.rows =
+      static_cast<int>(tile_rows + (pool_rows - 1) * ceil_divide(grid.height, pool_grid.height));
+  // Rows of a warp's queries lie 8 banks apart then.
+  ring.width = static_cast<int>(ceil_divide(width - 8, 16) * 16 + 8);
   return ring;
 }
 

@@ -72,9 +72,9 @@ std::string kernel_name(const char* name, DType dtype, const std::string& rest =
 // How the fused attention is launched.
 struct AttentionPlan {
   LaunchPlan launch{};
-  int channels = 0;   // head dim of the kernel, the tensors' rounded up
-  int window = 0;     // window size of the kernel, 0 for any
-  bool wide = false;  // WideTile, else SmallTile
+  int channels = 0;       // head dim of the kernel, the tensors' rounded up
+  int window = 0;         // window size of the kernel, 0 for any
+  const char* tile = "";  // of device/attention_shape.h
   BiasRing bias_ring;
 };
 

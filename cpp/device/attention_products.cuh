@@ -1,0 +1,287 @@
+// The softmax over pooled keys on tensor cores, Half and BFloat16: a warp takes 2 x 16 queries, a
+// product 16 queries and 8 keys.
+//
+// Queries and keys are multiplied as they are, so that products are exact; norms, embedding and scale
+// follow in float. The 8 keys of a product are taken in the order 0 4 1 5 2 6 3 7: then the lanes of a
+// warp find their entries of the bias in different banks where the image is 8 times the pooled grid.
+#pragma once
+
+#include "device/attention_pooled.cuh"
+#include "device/tensor_core.cuh"
+
+namespace transnext::device {
+
+// 16 rows of queries, as the left operand of products.
+template <class T, int kDim>
+struct QueryOperand {
+  static constexpr int kPieces = kDim / 8;  // of 8 channels
+
+  unsigned parts[kPieces][2];
+
+  // From rows `first` on.
+  __device__ void load(const SharedRows<T, kDim>& rows, int first) {
+    const int lane = thread_index() % 32;
+    const Piece<T>* from = rows.piece(first + lane % 16, lane / 16);
+#pragma unroll
+    for (int p = 0; p + 1 < kPieces; p += 2) {
+      unsigned four[4];
+      ldmatrix_x4(four, from + p);
+      parts[p][0] = four[0];
+      parts[p][1] = four[1];
+      parts[p + 1][0] = four[2];
+      parts[p + 1][1] = four[3];
+    }
+    if constexpr (kPieces % 2 != 0) ldmatrix_x2(parts[kPieces - 1], from + kPieces - 1);
+  }
+
+  // Where a thread's lane has its part of 8 keys, of which its key is at `row`: the lanes i, i + 8,
+  // i + 16 and i + 24 bring key i.
+  template <class Rows>
+  __device__ static const Piece<T>* keys_of(const Rows& keys, int row, int thread) {
+    const int group = thread % 32 / 8;
+    return keys.piece(row, group < kPieces ? group : kPieces - 1);
+  }
+
+  // d += queries keys^T
+  __device__ void multiply(float (&d)[4], const Piece<T>* keys) const {
+#pragma unroll
+    for (int p = 0; p < kPieces; p += 4) {
+      unsigned b[4];
+      ldmatrix_x4(b, keys + p);
+#pragma unroll
+      for (int q = 0; q < 4 && p + q < kPieces; q += 2) {
+        if (p + q + 1 < kPieces) {
+          const unsigned a[4] = {parts[p + q][0], parts[p + q][1], parts[p + q + 1][0],
+                                 parts[p + q + 1][1]};
+          const unsigned column[2] = {b[q], b[q + 1]};
+          mma_m16n8k16(d, a, column, T{});
+        } else {
+          const unsigned column[1] = {b[q]};
+          mma_m16n8k8(d, parts[p + q], column, T{});
+        }
+      }
+    }
+  }
+};
+
+// Where a thread's lane has its part of 16 values, of which its key is at `row`: the lanes i and
+// i + 16 bring key i.
+template <class T, int kDim>
+__device__ inline const Piece<T>* values_of(const SharedRows<T, kDim>& values, int row,
+                                            int thread) {
+  return values.piece(row, thread % 32 / 16);
+}
+
+// out += weights values
+template <class T, int kPieces>
+__device__ inline void multiply_values(float (&out)[kPieces][4], const unsigned (&weights)[4],
+                                       const Piece<T>* values) {
+#pragma unroll
+  for (int c = 0; c + 1 < kPieces; c += 2) {
+    unsigned b[4];
+    ldmatrix_x4_trans(b, values + c);
+    mma_m16n8k16(out[c], weights, {b[0], b[1]}, T{});
+    mma_m16n8k16(out[c + 1], weights, {b[2], b[3]}, T{});
+  }
+  if constexpr (kPieces % 2 != 0) {
+    unsigned b[2];
+    ldmatrix_x2_trans(b, values + kPieces - 1);
+    mma_m16n8k16(out[kPieces - 1], weights, b, T{});
+  }
+}
+
+// The state of a warp's queries. A lane has rows lane / 4 and lane / 4 + 8 of each product, its two
+// `halves`, with columns lane % 4 * 2 and the next.
+template <class Tile, class T, int kDim>
+class ProductQueries {
+ public:
+  static constexpr int kTiles = 2;       // of 16 queries, for each warp
+  static constexpr int kOut = kDim / 8;  // products for the channels of the output
+  static constexpr int kRowPieces = SharedRows<T, kDim>::kRowBytes / kPiece;
+  using Rows = SharedRows<T, kDim>;
+
+  float out[kTiles][kOut][4];
+
+  __device__ ProductQueries() {
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        maximum_[t][half] = kNoLogit;
+        sum_[t][half] = 0.0f;
+      }
+#pragma unroll
+      for (int c = 0; c < kOut; ++c) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) out[t][c][e] = 0.0f;
+      }
+    }
+  }
+
+  // The first query of product tile t of a thread's warp, and the thread's own of each half.
+  __device__ static int first_of(int thread, int t) { return (thread / 32 * kTiles + t) * 16; }
+  __device__ static int query_of(int thread, int t, int half) {
+    return first_of(thread, t) + half * 8 + thread % 32 / 4;
+  }
+
+  // Takes a chunk of pooled keys, 16 at a time: more would need more registers than are free.
+  __device__ void take(const PooledStream<Tile, T, kDim>& stream, const TileBias<Tile, T>& bias,
+                       const Rows& rows, const ProductTerms* query_terms) {
+    const int count = stream.count();
+    const auto biases = bias.values();
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+      const int thread = thread_index();
+      QueryOperand<T, kDim> queries;
+      queries.load(rows, first_of(thread, t));
+      const int row = key_of(thread % 8);
+      const Piece<T>* keys = QueryOperand<T, kDim>::keys_of(stream.keys(), row, thread);
+      const Piece<T>* values = values_of(stream.values(), row + thread / 8 % 2 * 8, thread);
+      const ProductTerms first = query_terms[query_of(thread, t, 0)];
+      const ProductTerms second = query_terms[query_of(thread, t, 1)];
+      const KeyTerms* key_terms = stream.terms + thread % 4;
+#pragma unroll 1
+      for (int left = count; left > 0; left -= 16) {
+        float logits[2][4];
+#pragma unroll
+        for (int n = 0; n < 2; ++n) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) logits[n][e] = 0.0f;
+          if (8 * n < left) queries.multiply(logits[n], keys + n * 8 * kRowPieces);
+        }
+        weigh(t, left - thread % 4, first, second, key_terms, biases, logits);
+        const unsigned weights[4] = {
+            pack<T>(logits[0][0], logits[0][1]), pack<T>(logits[0][2], logits[0][3]),
+            pack<T>(logits[1][0], logits[1][1]), pack<T>(logits[1][2], logits[1][3])};
+        multiply_values(out[t], weights, values);
+        keys += 16 * kRowPieces;
+        values += 16 * kRowPieces;
+        key_terms += 16;
+      }
+    }
+  }
+
+  // The softmax of the pooled keys is over: its state to shared memory.
+  __device__ void settle(ProductTerms* query_terms) const {
+    const int thread = thread_index();
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float all = over_lanes(sum_[t][half]);
+        if (thread % 4 != 0) continue;
+        query_terms[query_of(thread, t, half)].maximum = maximum_[t][half];
+        query_terms[query_of(thread, t, half)].sum = all;
+      }
+    }
+  }
+
+  // A maximum over this lane's logits of one half to that of all logits, and over all lanes.
+  __device__ static float raise(float maximum, float highest) {
+    highest = fmaxf(maximum, highest);
+    highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 1));
+    return fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 2));
+  }
+
+  __device__ static float over_lanes(float sum) {
+    sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+    return sum + __shfl_xor_sync(0xffffffffu, sum, 2);
+  }
+
+  __device__ void multiply(int t, int half, float factor) {
+#pragma unroll
+    for (int c = 0; c < kOut; ++c) {
+      out[t][c][2 * half] *= factor;
+      out[t][c][2 * half + 1] *= factor;
+    }
+  }
+
+  // The output to shared memory, [queries][kDim + 4], where each query's own thread finds it.
+  __device__ void give(float* exchange) const {
+    const int thread = thread_index();
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float* row = exchange + query_of(thread, t, half) * (kDim + 4) + thread % 4 * 2;
+#pragma unroll
+        for (int c = 0; c < kOut; ++c) {
+          *reinterpret_cast<float2*>(row + 8 * c) =
+              float2{out[t][c][2 * half], out[t][c][2 * half + 1]};
+        }
+      }
+    }
+  }
+
+  // The output, as it is, into the queries' rows.
+  __device__ void give(const Rows& rows) const {
+    const int thread = thread_index();
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+#pragma unroll
+        for (int c = 0; c < kOut; ++c) {
+          auto* pairs = reinterpret_cast<unsigned*>(rows.piece(query_of(thread, t, half), c));
+          pairs[thread % 4] = pack<T>(out[t][c][2 * half], out[t][c][2 * half + 1]);
+        }
+      }
+    }
+  }
+
+ private:
+  // The key that column or depth `index` of a product stands for.
+  __device__ static int key_of(int index) { return index / 2 + index % 2 * 4; }
+
+  // Products of tile t with 16 keys become logits, and those the softmax's weights; its state
+  // follows. `key_terms` begin at this lane's first key, `left` are those from there on.
+  __device__ void weigh(int t, int left, const ProductTerms& first, const ProductTerms& second,
+                        const KeyTerms* key_terms, const typename TileBias<Tile, T>::Values& biases,
+                        float (&logits)[2][4]) {
+    float2 highest = {kNoLogit, kNoLogit};
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const int key = 8 * n + 4 * e;
+        if (key >= left) {
+          logits[n][e] = kNoLogit;
+          logits[n][2 + e] = kNoLogit;
+          continue;
+        }
+        const KeyTerms terms = key_terms[key];
+        const auto logit = [&](const ProductTerms& query, float product) {
+          return product * terms.norm * (query.norm * query.factor) +
+                 (query.factor * terms.embedding + biases(query.bias, terms.bias));
+        };
+        logits[n][e] = logit(first, logits[n][e]);
+        logits[n][2 + e] = logit(second, logits[n][2 + e]);
+        highest.x = fmaxf(highest.x, logits[n][e]);
+        highest.y = fmaxf(highest.y, logits[n][2 + e]);
+      }
+    }
+    float from[2] = {highest.x, highest.y};
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float most = raise(maximum_[t][half], from[half]);
+      const float change = rescale(maximum_[t][half], most);
+      maximum_[t][half] = most;
+      sum_[t][half] *= change;
+      multiply(t, half, change);
+      from[half] = softmax_base(most);
+    }
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        logits[n][e] = exp_fast(logits[n][e] - from[e / 2]);
+        sum_[t][e / 2] += logits[n][e];
+      }
+    }
+  }
+
+  float maximum_[kTiles][2];
+  float sum_[kTiles][2];  // of this lane's keys
+};
+
+}  // namespace transnext::device
