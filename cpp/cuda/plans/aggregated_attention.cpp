@@ -29,7 +29,7 @@ AttentionPlan aggregated_attention_plan(DType dtype, index_t batch, index_t head
   }
   const index_t tiles =
       batch * heads * ceil_divide(grid.height, rows) * ceil_divide(grid.width, columns);
-  plan.launch = {{blocks_for(tiles), 1, 1},
+  plan.launch = {{one_block_each("aggregated_attention", tiles), 1, 1},
                  {static_cast<unsigned>(rows * columns), 1, 1},
                  static_cast<unsigned>(layout(plan.bias_ring).bytes)};
   return plan;
