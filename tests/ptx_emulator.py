@@ -6,7 +6,6 @@ the repository by default.
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import os
 from collections.abc import Callable, Sequence
@@ -46,37 +45,12 @@ def kept(name: str, make: Callable[[], str]) -> str:
 
 def memory_of(tensor: Tensor) -> np.ndarray:
     """Return the bytes from a tensor's first to its last element, a view of its whole storage."""
-    storage = tensor.untyped_storage()
-    whole = np.ctypeslib.as_array(
-        (ctypes.c_uint8 * storage.nbytes()).from_address(storage.data_ptr())
-    )
+    whole = ptxemu.memory_of(tensor.untyped_storage())
     last = sum(
         (size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
     )
     begin = tensor.storage_offset() * tensor.element_size()
     return whole[begin : begin + (last + 1) * tensor.element_size()]
-
-
-def translated(
-    params: bytes, tensors: Sequence[Tensor | None], module: Any, outputs: set[int] | None
-) -> bytes:
-    """Replace the pointers to the tensors in a kernel's argument by the emulated device's."""
-    filled = [tensor for tensor in tensors if tensor is not None and tensor.numel() > 0]
-    memory = {tensor.data_ptr(): memory_of(tensor) for tensor in filled}
-    for tensor in filled:
-        if outputs is not None and tensor.untyped_storage().data_ptr() not in outputs:
-            memory[tensor.data_ptr()].flags.writeable = False
-    words = np.frombuffer(params, dtype=np.uint64).copy()
-    for i, word in enumerate(words):
-        address = int(word)
-        # Views of one storage overlap, so a tensor's own first byte comes before its inside, which
-        # is meant where kernels share out the workspace.
-        begins = [address] if address in memory else list(memory)
-        for begin in begins:
-            if begin <= address < begin + memory[begin].nbytes:
-                words[i] = module.ptr(memory[begin], address - begin)
-                break
-    return words.tobytes()
 
 
 class Execution:
@@ -100,7 +74,15 @@ class Execution:
         grid, block, shared = plan
         if self.most_blocks is not None:
             grid = (min(grid[0], self.most_blocks), *grid[1:])
-        argument = translated(params, tensors, module, self.outputs)
+        memory = []
+        for tensor in tensors:
+            if tensor is not None and tensor.numel() > 0:
+                array = memory_of(tensor)
+                array.flags.writeable = (
+                    self.outputs is None or tensor.untyped_storage().data_ptr() in self.outputs
+                )
+                memory.append(array)
+        argument = ptxemu.translated(params, memory, module)
         try:
             result = module.launch(
                 entry, grid=grid, block=block, shared=shared, args=[argument], strict=True,

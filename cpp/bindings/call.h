@@ -87,7 +87,7 @@ class Call {
            void (*cpu_kernel)(const Params&, int),
            std::common_type_t<Launches (*)(const Params&, int)> plan = nullptr) const {
     if (Recording* recording = Recording::current()) {
-      if (plan == nullptr) fail("it has no CUDA kernel");
+      if (plan == nullptr) fail("it has no CUDA kernel, needs to run on the CPU");
       recording->launches = plan(params, recording->architecture);
       return;
     }

@@ -93,7 +93,9 @@ void run_launches([[maybe_unused]] const char* op, [[maybe_unused]] const Launch
   py::gil_scoped_release release;
   cuda::run(op, launches, device, reinterpret_cast<void*>(stream));
 #else
-  throw std::runtime_error("the library was built without CUDA kernels");
+  throw std::runtime_error(std::string(op) +
+                           ": the compiled library has no CUDA kernels, needs to be built with "
+                           "nvcc on PATH (TRANSNEXT_CUDA=ON says what it lacks)");
 #endif
 }
 

@@ -4,7 +4,21 @@
 
 namespace transnext::emulation {
 
-#if defined(__x86_64__)
+#if defined(TRANSNEXT_EMULATION_UCONTEXT)
+
+void prepare(Fiber& fiber, void* stack, std::size_t bytes, void (*entry)()) {
+  getcontext(&fiber.context);
+  fiber.context.uc_stack.ss_sp = stack;
+  fiber.context.uc_stack.ss_size = bytes;
+  fiber.context.uc_link = nullptr;
+  makecontext(&fiber.context, entry, 0);
+}
+
+void switch_fiber(Fiber& from, Fiber& to) {
+  swapcontext(&from.context, &to.context);
+}
+
+#else
 
 // System V calling convention: rbx, rbp and r12 to r15 are the callee's to keep.
 asm(R"(
@@ -45,20 +59,6 @@ void prepare(Fiber& fiber, void* stack, std::size_t bytes, void (*entry)()) {
 
 void switch_fiber(Fiber& from, Fiber& to) {
   transnext_switch_stack(&from.stack_pointer, to.stack_pointer);
-}
-
-#else
-
-void prepare(Fiber& fiber, void* stack, std::size_t bytes, void (*entry)()) {
-  getcontext(&fiber.context);
-  fiber.context.uc_stack.ss_sp = stack;
-  fiber.context.uc_stack.ss_size = bytes;
-  fiber.context.uc_link = nullptr;
-  makecontext(&fiber.context, entry, 0);
-}
-
-void switch_fiber(Fiber& from, Fiber& to) {
-  swapcontext(&from.context, &to.context);
 }
 
 #endif

@@ -1,23 +1,28 @@
 // A fiber: a function on its own stack that runs until it switches to another one. The switch saves
 // only the registers that a call preserves, so it costs a few nanoseconds; ucontext, which goes
-// through the kernel for the signal mask, serves processors without one written here.
+// through the kernel for the signal mask, serves processors without one written here, and x86-64
+// too with -DTRANSNEXT_EMULATION_UCONTEXT, so that it is tested.
 #pragma once
 
 #include <cstddef>
 
-#if !defined(__x86_64__)
+#if !defined(__x86_64__) && !defined(TRANSNEXT_EMULATION_UCONTEXT)
+#define TRANSNEXT_EMULATION_UCONTEXT
+#endif
+
+#if defined(TRANSNEXT_EMULATION_UCONTEXT)
 #include <ucontext.h>
 #endif
 
 namespace transnext::emulation {
 
-#if defined(__x86_64__)
+#if defined(TRANSNEXT_EMULATION_UCONTEXT)
 struct Fiber {
-  void* stack_pointer = nullptr;
+  ucontext_t context;
 };
 #else
 struct Fiber {
-  ucontext_t context;
+  void* stack_pointer = nullptr;
 };
 #endif
 

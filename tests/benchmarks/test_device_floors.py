@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from device.floors import CARDS, attention_work, conv_glu_work, lines
+from device.floors import CARDS, WORK, attention_work, conv_glu_work, lines
 from operator_steps import Shapes
 
 STAGE_1 = Shapes(1, (56, 56), (7, 7), (56, 56), 3, 384)
+STAGE_4 = Shapes(1, (7, 7), (7, 7), (7, 7), 24, 1536)
 
 
 def test_the_document_shows_what_the_command_prints():
@@ -33,3 +34,17 @@ def test_the_largest_time_bounds_a_kernel():
     assert times["bytes"] == pytest.approx(3 * 56 * 56 * 384 * 4 / 3350e9)
     assert max(times, key=lambda name: times[name]) == "bytes"
     assert times["tensor cores"] == 0.0
+
+
+def test_the_kernel_report_derives_the_same_operations():
+    subjects = pytest.importorskip("transnext_ops.kernel_report.subjects").subjects
+    found = {subject.operator: subject.operations for subject in subjects("224")}
+    for operator, work_of in WORK.items():
+        name = "position_bias_table" if operator == "position_bias" else operator
+        for backward in (False, True):
+            sizes = STAGE_4 if operator == "global_attention" else STAGE_1
+            work = work_of(sizes, 2, backward)
+            operations = work.products + work.other
+            if "attention" in operator:  # an operation for each exponential, none inside another
+                operations += work.exponentials
+            assert found[f"{name}_backward" if backward else name] == operations, operator

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -60,10 +60,20 @@ def test_the_plan_needs_sensible_grids() -> None:
         _cpp.gelu_pool_plan(1, 1, (1, 1), (0, 1))
 
 
-def record(operator: Callable[..., None], tensors: list[Tensor | None], *sizes: Any) -> Any:
+def record(
+    operator: Callable[..., None],
+    tensors: list[Tensor | None],
+    *sizes: Any,
+    architecture: int = ARCHITECTURE,
+) -> Any:
     """Return what a bound operator would launch."""
     capsules = [None if tensor is None else to_dlpack(tensor) for tensor in tensors]
-    return _cpp.record_launches(operator, (*capsules, *sizes, 1, 0), ARCHITECTURE)
+    return _cpp.record_launches(operator, (*capsules, *sizes, 1, 0), architecture)
+
+
+def of_shape(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return a tensor of any size that takes no memory."""
+    return torch.empty(1, dtype=dtype).expand(shape)
 
 
 def kernels(launches: Any) -> list[tuple]:
@@ -137,8 +147,8 @@ def test_position_bias_table_plans_cover_every_position(sizes: tuple) -> None:
 
 def window_tensors(batch: int, heads: int, grid: tuple, channels: int, window: int) -> list[Tensor]:
     """Return queries, keys and cells."""
-    tokens = torch.empty(1).expand(batch, heads, math.prod(grid), channels)
-    return [tokens, tokens, torch.empty(1).expand(*tokens.shape[:3], window**2)]
+    tokens = of_shape(batch, heads, math.prod(grid), channels)
+    return [tokens, tokens, of_shape(*tokens.shape[:3], window**2)]
 
 
 def test_window_plans_of_the_published_sizes() -> None:
@@ -173,3 +183,210 @@ def test_too_many_channels_for_a_window_are_named() -> None:
     q, k, cells = window_tensors(1, 1, (1, 1), 7000, 1)
     with pytest.raises(ValueError, match="window_av: the CUDA kernels take at most 6140 channels"):
         record(_cpp.window_qk, [q, k, None, cells], (1, 1), 1)
+
+
+# Dynamic shared memory that a block may have, by compute capability.
+MOST_SHARED = {75: 64, 80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}  # KiB
+STORAGE = {torch.float32: "float", torch.float16: "Half", torch.bfloat16: "BFloat16"}
+PADDED_HEAD_DIMS = (24, 32, 64, 128)
+
+
+def attention_launches(
+    architecture: int = ARCHITECTURE,
+    *,
+    batch: int = 2,
+    heads: int = 3,
+    head_dim: int = 24,
+    grid: tuple[int, int] = (56, 56),
+    pool_grid: tuple[int, int] = (7, 7),
+    window: int = 3,
+    dtype: torch.dtype = torch.float32,
+    table: bool = True,
+    deterministic: bool = False,
+) -> tuple[Any, Any]:
+    """Return what attention with all its inputs launches, forward and backward."""
+
+    def tokens(length: int) -> Tensor:
+        return of_shape(batch, length, heads, head_dim, dtype=dtype)
+
+    length, pooled, cells = math.prod(grid), math.prod(pool_grid), window**2
+    q, k_pool = tokens(length), tokens(pooled)
+    k = q if window else None
+    maps: list[Tensor | None] = [None] * 3
+    pool_bias = torch.empty(heads, length, pooled)
+    if table:
+        rows, columns = (
+            size + size // pool * (pool - 1) for size, pool in zip(grid, pool_grid, strict=True)
+        )
+        pool_bias = torch.empty(heads, rows, columns)
+        maps = [
+            torch.zeros(grid[0], pool_grid[0], dtype=torch.int32),
+            torch.zeros(grid[1], pool_grid[1], 1, dtype=torch.int32),
+            None,
+        ]
+    scale, embedding = of_shape(heads), of_shape(heads, head_dim)
+    local = of_shape(heads, cells) if window else None
+    learned = of_shape(heads, head_dim, cells) if window else None
+    log_sum_exp = of_shape(batch, length, heads)
+    parameters = [scale, embedding, local, pool_bias]
+    inputs = [q, k, k, k_pool, k_pool, *parameters, *maps, learned, local]
+    sizes = (grid, pool_grid, window)
+    forward = record(
+        _cpp.aggregated_attention, [*inputs, q, log_sum_exp], *sizes, architecture=architecture
+    )
+    gradients = [q, k, k, k_pool, k_pool, *parameters, learned, local]
+    backward = record(
+        _cpp.aggregated_attention_backward, [q, q, log_sum_exp, *inputs, *gradients],
+        *sizes, deterministic, architecture=architecture,
+    )  # fmt: skip
+    return forward, backward
+
+
+@pytest.mark.parametrize("dtype", STORAGE, ids=str)
+@pytest.mark.parametrize(
+    ("grid", "pool_grid", "window", "head_dim"),
+    [
+        ((1, 1), (1, 1), 3, 24),
+        ((56, 56), (7, 7), 3, 24),
+        ((200, 320), (25, 40), 3, 24),
+        ((7, 7), (7, 7), 0, 24),
+        ((1, 100), (1, 3), 3, 1),
+        ((9, 5), (2, 2), 2, 40),
+        ((14, 14), (7, 7), 0, 64),
+    ],
+)
+@pytest.mark.parametrize("table", [True, False], ids=["table", "dense"])
+def test_attention_plans_cover_every_query_and_fit(
+    dtype, grid, pool_grid, window, head_dim, table
+) -> None:
+    padded = next(size for size in PADDED_HEAD_DIMS if size >= head_dim)
+    kind = f"<{STORAGE[dtype]}, {padded}"
+    fixed_window = 3 if window == 3 and padded == 24 else 0
+    queries = 2 * 3 * math.prod(grid)
+    for architecture, kibibytes in MOST_SHARED.items():
+        forward, backward = attention_launches(
+            architecture, grid=grid, pool_grid=pool_grid, window=window, head_dim=head_dim,
+            dtype=dtype, table=table,
+        )  # fmt: skip
+        ((name, blocks, threads, _),) = kernels(forward)
+        assert name.startswith(f"aggregated_attention_forward{kind}, {fixed_window}, ")
+        assert blocks * math.prod(threads) >= queries
+        assert forward.workspace == 0
+        names = [
+            name.removeprefix("aggregated_attention_backward") for name, *_ in kernels(backward)
+        ]
+        assert names[0] == f"_tokens{kind}>"
+        assert f"_pooled{kind}>" in names
+        assert "_parameter_sums<float>" in names
+        assert ("_table_sums<float>" in names) == table
+        assert (f"_bias{kind}>" in names) == (not table)  # of a table as atomic sums, unless asked
+        assert backward.workspace >= queries
+        for _, blocks, threads, shared in kernels(forward) + kernels(backward):
+            assert blocks > 0
+            assert math.prod(threads) in (64, 128, 256)
+            assert shared <= kibibytes * 1024
+
+
+def test_attention_takes_smaller_tiles_where_shared_memory_is_smaller() -> None:
+    shared, blocks = {}, {}
+    for architecture in (86, 80, 90):
+        _, backward = attention_launches(architecture)
+        _, blocks[architecture], _, shared[architecture] = kernels(backward)[0]
+    assert blocks[86] > blocks[80] > blocks[90]
+    assert shared[86] < shared[80] < shared[90]
+    assert shared[90] > 48 * 1024  # what a kernel has to ask for
+
+
+def test_attention_gradients_of_a_table_in_order_are_other_kernels() -> None:
+    _, backward = attention_launches(deterministic=True)
+    names = [name for name, *_ in kernels(backward)]
+    assert "aggregated_attention_backward_bias<float, 24>" in names
+    assert names[-1] == "aggregated_attention_backward_table_sums<float>"
+
+
+def test_attention_that_has_no_kernel_says_what_is_needed() -> None:
+    with pytest.raises(ValueError, match="kernels take head dims up to 128, got 129"):
+        attention_launches(head_dim=129)
+    for window in (10, 300, 4096):  # also where sizes in bytes no longer fit into 32 bits
+        with pytest.raises(ValueError, match=f"take smaller windows than {window} with head dim"):
+            attention_launches(window=window, head_dim=64, grid=(1000, 1000), table=False)
+    message = "tensors are float64, the CUDA kernels take float32, float16 and bfloat16"
+    x, out = (of_shape(1, size, 8, dtype=torch.float64) for size in (4, 1))
+    with pytest.raises(ValueError, match=f"gelu_pool_forward: {message}"):
+        record(_cpp.gelu_pool, [x, out], (2, 2), (1, 1))
+
+
+def huge_launches() -> Iterator[tuple[str, Any]]:
+    """Yield launches of more blocks than a grid can have."""
+    batch, grid, hidden = 2**30, (56, 56), 384
+    x, half = of_shape(batch, 56 * 56, 2 * hidden), of_shape(batch, 56 * 56, hidden)
+    weight, bias = of_shape(hidden, 1, 3, 3), of_shape(hidden)
+    yield "conv_glu forward", record(_cpp.conv_glu, [x, weight, bias, half], grid)
+    pooled = of_shape(batch, 49, hidden)
+    yield "gelu_pool forward", record(_cpp.gelu_pool, [half, pooled], grid, (7, 7))
+    yield "gelu_pool backward", record(_cpp.gelu_pool_backward, [pooled, half, half], grid, (7, 7))
+    q, k, cells = window_tensors(batch, 3, grid, 24, 3)
+    yield "window_qk forward", record(_cpp.window_qk, [q, k, None, cells], grid, 3)
+    backward = record(_cpp.window_qk_backward, [cells, q, k, q, k, None], grid, 3)
+    yield "window_qk backward", backward
+    yield "window_av forward", record(_cpp.window_av, [cells, k, q], grid, 3)
+    coordinates = [of_shape(2**20), of_shape(2**20)]
+    mlp = [of_shape(16, 2), of_shape(16), of_shape(3, 16)]
+    table = of_shape(3, 2**20, 2**20)
+    forward = record(_cpp.position_bias_table, [*coordinates, *mlp, of_shape(3), table])
+    yield "position_bias_table forward", forward
+
+
+def test_kernels_with_a_block_for_each_tile_say_when_a_grid_cannot_have_them() -> None:
+    message = (
+        r"aggregated_attention: the CUDA kernels take batches of at most 2147483647 tiles, got"
+    )
+    with pytest.raises(ValueError, match=message):
+        attention_launches(batch=2**30)
+
+
+def test_no_launch_has_more_blocks_than_a_grid_can_have() -> None:
+    for name, launches in huge_launches():
+        kernel, blocks, *_ = kernels(launches)[0]
+        assert blocks == 2**31 - 1, (name, kernel)
+        assert all(0 < each[1] < 2**31 for each in kernels(launches)), name
+
+
+@pytest.mark.parametrize("op", ["conv_glu", "window", "position_bias_table"])
+def test_one_token_is_one_block(op: str) -> None:
+    if op == "conv_glu":
+        x, out = torch.empty(1, 1, 2), torch.empty(1, 1, 1)
+        weight, bias = torch.empty(1, 1, 3, 3), torch.empty(1)
+        tensors = [out, x, weight, bias, x, weight, bias]
+        recorded = [record(_cpp.conv_glu, [x, weight, bias, out], (1, 1))]
+        recorded += [record(_cpp.conv_glu_backward, tensors, (1, 1))]
+    elif op == "window":
+        q, k, cells = window_tensors(1, 1, (1, 1), 1, 3)
+        recorded = [record(_cpp.window_qk, [q, k, None, cells], (1, 1), 3)]
+        recorded += [record(_cpp.window_av, [cells, k, q], (1, 1), 3)]
+        tensors = [cells, q, k, q, k, torch.empty(1, 9)]
+        recorded += [record(_cpp.window_qk_backward, tensors, (1, 1), 3)]
+        recorded += [record(_cpp.window_av_backward, [q, cells, k, cells, k], (1, 1), 3)]
+    else:
+        one = torch.empty(1)
+        mlp = [torch.empty(1, 2), one, torch.empty(1, 1)]
+        table = torch.empty(1, 1, 1)
+        recorded = [record(_cpp.position_bias_table, [one, one, *mlp, one, table])]
+        recorded += [record(_cpp.position_bias_table_backward, [table, one, one, *mlp, *mlp, one])]
+    for launches in recorded:
+        assert all(blocks == 1 for _, blocks, *_ in kernels(launches))
+
+
+@pytest.mark.parametrize("dtype", STORAGE, ids=str)
+def test_kernels_are_those_of_the_storage_type(dtype: torch.dtype) -> None:
+    tokens, cells = of_shape(2, 3, 49, 24, dtype=dtype), of_shape(2, 3, 49, 9, dtype=dtype)
+    x, half = of_shape(2, 49, 16, dtype=dtype), of_shape(2, 49, 8, dtype=dtype)
+    weight, bias = of_shape(8, 1, 3, 3), of_shape(8)
+    recorded = {
+        "window_correlate": record(_cpp.window_qk, [tokens, tokens, None, cells], (7, 7), 3),
+        "window_gather": record(_cpp.window_av, [cells, tokens, tokens], (7, 7), 3),
+        "conv_glu_forward": record(_cpp.conv_glu, [x, weight, bias, half], (7, 7)),
+        "gelu_pool_forward": record(_cpp.gelu_pool, [x, x], (7, 7), (7, 7)),
+    }
+    for name, launches in recorded.items():
+        assert [kernel[0] for kernel in kernels(launches)] == [f"{name}<{STORAGE[dtype]}>"]

@@ -26,7 +26,10 @@ def kernels() -> Library:
     return _library() if source is None else _library(cpp=Path(source))
 
 
-@pytest.fixture(scope="session")
-def small_kernels() -> Library:
-    """The emulation with the kernels of its own tests."""
-    return _library(extra_sources=[Path(__file__).parent / "test_kernels.cpp"], operators=[])
+@pytest.fixture(
+    scope="session", params=["", "-DTRANSNEXT_EMULATION_UCONTEXT"], ids=["assembly", "ucontext"]
+)
+def small_kernels(request) -> Library:
+    """The emulation with the kernels of its own tests, by each way to switch between threads."""
+    sources = [Path(__file__).parent / "test_kernels.cpp"]
+    return _library(extra_sources=sources, operators=[], flags=request.param.split())

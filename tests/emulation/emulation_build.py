@@ -38,6 +38,8 @@ class Emulation:
         Further C++ files to compile in.
     operators
         Names of the `.inc` lists, all of `device/kernels` if None.
+    flags
+        Further options of the compiler.
     """
 
     def __init__(
@@ -45,8 +47,10 @@ class Emulation:
         cpp: Path = ROOT / "cpp",
         extra_sources: Sequence[Path] = (),
         operators: Sequence[str] | None = None,
+        flags: Sequence[str] = (),
         folder: Path = ROOT / "build" / "emulation",
     ) -> None:
+        self.flags = (*FLAGS, *flags)
         self.cpp, self.extra_sources, self.folder = cpp, tuple(extra_sources), folder
         self.includes = (cpp, cpp / "include", ROOT / "tests")
         found = sorted(path.stem for path in (cpp / "device" / "kernels").glob("*.inc"))
@@ -81,13 +85,13 @@ class Emulation:
         if defines:
             name, header = (define.partition("=")[2] for define in defines)
             roots += [self.cpp / header, self.cpp / "device" / "kernels" / f"{name}.inc"]
-        digest = hashlib.sha256(" ".join((self.compiler, *FLAGS, *defines)).encode())
+        digest = hashlib.sha256(" ".join((self.compiler, *self.flags, *defines)).encode())
         for path in sorted(self._all_included(roots)):
             digest.update(path.read_bytes())
         target = self.folder / f"{name}-{digest.hexdigest()[:16]}.o"
         if not target.exists():
             folders = [f"-I{folder}" for folder in self.includes]
-            self._run([*FLAGS, *defines, *folders, "-c", str(source)], target)
+            self._run([*self.flags, *defines, *folders, "-c", str(source)], target)
         return target
 
     def _run(self, arguments: list[str], target: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -159,6 +160,91 @@ def test_explain_backend_names_the_decision_and_every_backend() -> None:
 def test_explain_backend_names_bad_inputs(inputs, error, message) -> None:
     with pytest.raises(error, match=message):
         ops.explain_backend("aggregated_attention", *inputs)
+
+
+@pytest.fixture
+def gpu(monkeypatch) -> Iterator[Callable[[str], None]]:
+    """Pretend a GPU of a compute capability, a library compiled for 7.5 to 9.0, and CuPy."""
+    cpp, cupy = registry.backend_module("cpp"), registry.backend_module("cupy")
+    if cpp.unavailable() is not None:
+        pytest.skip("needs the compiled library")
+
+    def pretend(capability: str) -> None:
+        major, minor = map(int, capability.split("."))
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (major, minor))
+        monkeypatch.setattr(cpp._cpp, "cuda_architectures", "75-real 80-real 90-real")
+        monkeypatch.setattr(cupy, "unavailable", lambda: None)
+        registry._decide.cache_clear()
+
+    yield pretend
+    registry._decide.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("capability", "head_dim", "window", "dtype", "largest"),
+    [
+        ("7.5", 128, 3, torch.float16, 0),
+        ("7.5", 24, 5, torch.float32, 4),
+        ("8.6", 24, 7, torch.float32, 6),
+        ("8.6", 24, 1000, torch.float16, 7),
+        ("8.0", 64, 9, torch.bfloat16, 7),
+    ],
+)
+def test_explain_backend_says_what_shared_memory_is_too_small_for(
+    gpu, capability, head_dim, window, dtype, largest
+) -> None:
+    gpu(capability)
+    text = ops.explain_backend(device="cuda", dtype=dtype, head_dim=head_dim, window_size=window)
+    assert "runs on backend 'torch'" in text.splitlines()[0]
+    reason = (
+        f"attention with head dim {head_dim}, window {window} and {str(dtype)[6:]} do not fit into "
+        f"the shared memory of compute capability {capability}, "
+        f"{f'windows up to {largest} do' if largest else 'no window does'}; use backend 'torch'"
+    )
+    assert sum(reason in line for line in text.splitlines()) == 2  # cpp and cupy
+    if largest:
+        text = ops.explain_backend(
+            device="cuda", dtype=dtype, head_dim=head_dim, window_size=largest
+        )
+        assert "runs on backend 'cpp'" in text.splitlines()[0]
+    call = registry.Call("aggregated_attention", torch.device("cuda"), dtype, head_dim, window)
+    with pytest.raises(ops.BackendError, match=f"'cpp' cannot run aggregated_attention.*{reason}"):
+        registry.resolve("cpp", call)
+
+
+def test_explain_backend_says_the_largest_head_dim(gpu) -> None:
+    gpu("9.0")
+    text = ops.explain_backend("global_attention", device="cuda", head_dim=160)
+    assert "runs on backend 'torch'" in text.splitlines()[0]
+    assert "attention take head dims up to 128, got 160; use backend 'torch'" in text
+
+
+def test_a_library_without_code_for_a_gpu_is_passed_over(gpu) -> None:
+    gpu("12.0")
+    text = ops.explain_backend("gelu_pool", device="cuda")
+    assert "runs on backend 'cupy'" in text.splitlines()[0]
+    assert (
+        "compiled for 75-real 80-real 90-real, which a GPU of compute capability 12.0 does not run"
+        in text
+    )
+    assert "cmake.define.CMAKE_CUDA_ARCHITECTURES=120" in text
+
+
+@pytest.mark.parametrize(
+    ("architectures", "runs", "does_not"),
+    [
+        ("80-real", [(8, 0), (8, 6), (8, 9)], [(7, 5), (9, 0)]),
+        ("86-real 90-virtual", [(8, 6), (8, 9), (9, 0), (12, 0)], [(7, 5), (8, 0)]),
+        ("75", [(7, 5), (8, 0), (12, 0)], [(7, 0)]),
+        ("90a 100f-real", [(9, 0), (10, 0), (10, 3)], [(8, 0), (12, 0), (11, 0)]),
+        ("110-real", [(11, 0)], [(10, 0), (12, 0)]),
+        ("native", [(7, 0), (12, 1)], []),
+    ],
+)
+def test_which_gpus_run_the_code_of_an_architecture(architectures, runs, does_not) -> None:
+    runs_on = registry.backend_module("cpp")._runs_on
+    assert [each for each in runs + does_not if runs_on(architectures, each)] == runs
 
 
 def test_explain_backend_says_what_would_raise() -> None:

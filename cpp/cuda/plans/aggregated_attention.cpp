@@ -67,7 +67,7 @@ AttentionPlan aggregated_attention_plan(DType dtype, index_t batch, index_t head
     const index_t tiles = batch * heads * (room(tile, grid) / tile.rows / tile.columns);
     plan.tile = tile.name;
     plan.bias_ring = ring;
-    plan.launch = {{blocks_for(tiles), 1, 1},
+    plan.launch = {{one_block_each("aggregated_attention", tiles), 1, 1},
                    {static_cast<unsigned>(tile.rows * tile.columns), 1, 1},
                    static_cast<unsigned>(at.bytes)};
   };

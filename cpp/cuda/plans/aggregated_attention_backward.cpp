@@ -47,9 +47,9 @@ int bias_patch(const Params& p) {
 AttentionTokenShared token_shared(const Params& p, int tile_height, int tile_width) {
   const int dim = padded_channels(p.in.q.shape[3]);
   const int row = row_bytes(dim, element_bytes(p.in.q.dtype));
-  const int window = static_cast<int>(p.in.window_size);
-  const int reach = window > 0 ? window - 1 : 0;
-  const auto within = [&](int tile, int beyond, index_t size) {
+  const index_t window = p.in.window_size;
+  const index_t reach = window > 0 ? window - 1 : 0;
+  const auto within = [&](int tile, index_t beyond, index_t size) {
     return static_cast<int>(std::min<index_t>(tile + beyond, size));
   };
   const index_t height = p.in.grid.height;
@@ -59,13 +59,14 @@ AttentionTokenShared token_shared(const Params& p, int tile_height, int tile_wid
   const int keys =
       window > 0 ? within(tile_height, 2 * reach, height) * within(tile_width, 2 * reach, width)
                  : 0;
-  const int cells = window * window;
+  const index_t cells = window * window;
   AttentionTokenShared at = {};
-  const auto take = [&](int& offset, int bytes) {
+  constexpr index_t kTooLarge = 1 << 30;  // any window may be asked for
+  const auto take = [&](int& offset, index_t bytes) {
     offset = at.bytes;
-    at.bytes += (bytes + 15) / 16 * 16;
+    at.bytes = static_cast<int>(std::min(at.bytes + (bytes + 15) / 16 * 16, kTooLarge));
   };
-  const auto take_floats = [&](int& offset, int count) { take(offset, count * 4); };
+  const auto take_floats = [&](int& offset, index_t count) { take(offset, count * 4); };
   take(at.query, queries * row);
   take(at.d_out, queries * row);
   take(at.key, keys * row);
@@ -186,7 +187,7 @@ Launches launches(const AggregatedAttentionBackwardParams& p, int architecture) 
       plan.row_sums,
       ordered_rows ? heads * p.in.grid.height * p.in.pool_grid.height * p.d_pool_bias.shape[2] : 0);
 
-  const auto blocks = [](index_t count) { return blocks_for(count); };
+  const auto blocks = [](index_t count) { return one_block_each(kOp, count); };
   constexpr unsigned kSumThreads = kAttentionSumLanes * kAttentionSumRows;
   result.add_with_workspace(kernel("_tokens", p),
                             {{blocks(pairs * tiles), 1, 1},

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <stdexcept>
+#include <string>
 
 #include "cuda/plans/tiles.h"
 #include "device/attention_shape.h"
@@ -15,7 +16,9 @@ inline int padded_channels(index_t channels) {
   for (const int padded : {24, 32, 64, 128}) {
     if (channels <= padded) return padded;
   }
-  throw std::invalid_argument("the CUDA kernels take head dims up to 128");
+  throw std::invalid_argument(
+      "aggregated_attention: the CUDA kernels take head dims up to 128, got " +
+      std::to_string(channels));
 }
 
 // Dynamic shared memory that a block may have, less what the driver keeps.

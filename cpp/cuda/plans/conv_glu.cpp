@@ -38,7 +38,9 @@ LaunchPlan conv_glu_plan(index_t batch, index_t hidden, Grid grid) {
 
 LaunchPlan conv_glu_backward_plan(index_t batch, index_t hidden, Grid grid) {
   const index_t groups = ceil_divide(hidden, kConvGluLanes);
-  return {{blocks_for(workers(batch, grid) * groups), 1, 1}, {kConvGluLanes, strips(grid), 1}, 0};
+  return {{one_block_each("conv_glu_backward", workers(batch, grid) * groups), 1, 1},
+          {kConvGluLanes, strips(grid), 1},
+          0};
 }
 
 Launches launches(const ConvGluParams& p, int) {

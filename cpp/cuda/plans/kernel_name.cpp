@@ -14,8 +14,9 @@ const char* storage_name(const char* name, DType dtype) {
     case DType::kBFloat16:
       return "BFloat16";
     default:
-      throw std::invalid_argument(std::string(name) +
-                                  ": the CUDA kernels take float32, float16 and bfloat16");
+      throw std::invalid_argument(std::string(name) + ": tensors are " +
+                                  (dtype == DType::kFloat64 ? "float64" : "int32") +
+                                  ", the CUDA kernels take float32, float16 and bfloat16");
   }
 }
 

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <algorithm>
+#include <stdexcept>
+#include <string>
 
 #include "transnext/tensor.h"
 
@@ -11,11 +13,21 @@ inline index_t ceil_divide(index_t value, index_t divisor) {
   return (value + divisor - 1) / divisor;
 }
 
-// Blocks along x, the only grid dimension that takes more than 65535. Kernels step on by the grid's
-// size, so a launch of fewer blocks than there are tiles is right too.
+constexpr index_t kMostBlocks = (index_t{1} << 31) - 1;
+
+// Blocks along x, the only grid dimension that takes more than 65535, of a kernel that steps on by
+// the grid's size: fewer blocks than there are tiles are right too.
 inline unsigned blocks_for(index_t tiles) {
-  constexpr index_t kMostBlocks = (index_t{1} << 31) - 1;
   return static_cast<unsigned>(std::min(tiles, kMostBlocks));
+}
+
+// Blocks of a kernel with one for each tile.
+inline unsigned one_block_each(const char* op, index_t tiles) {
+  if (tiles > kMostBlocks)
+    throw std::invalid_argument(std::string(op) + ": the CUDA kernels take batches of at most " +
+                                std::to_string(kMostBlocks) + " tiles, got " +
+                                std::to_string(tiles));
+  return static_cast<unsigned>(tiles);
 }
 
 }  // namespace transnext

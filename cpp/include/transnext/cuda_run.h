@@ -6,10 +6,8 @@
 namespace transnext::cuda {
 
 // Enqueues the kernels on `stream`, a cudaStream_t of device number `device`, and does not wait for
-// them. Throws std::runtime_error, naming the operator, if CUDA reports an error.
+// them. Throws std::runtime_error that names the operator, the kernel and what is needed if the
+// library has not got a kernel or CUDA reports an error, which may be that of an earlier launch.
 void run(const char* op, const Launches& launches, int device, void* stream);
-
-// The compute capability of a device, major * 10 + minor.
-int architecture(int device);
 
 }  // namespace transnext::cuda

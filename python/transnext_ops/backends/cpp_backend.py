@@ -10,6 +10,8 @@ else float32).
 from __future__ import annotations
 
 import functools
+import itertools
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,6 +37,7 @@ CUDA_OPERATORS = (
     "gelu_pool",
 )
 CUDA_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_MOST_HEAD_DIM = 128  # of the CUDA kernels of attention
 
 Grid = Sequence[int]
 
@@ -64,6 +67,14 @@ def unsupported(call: Call) -> str | None:
             "the compiled library was built without CUDA kernels; rebuild it with nvcc on PATH: "
             "pip install . --config-settings=cmake.define.TRANSNEXT_CUDA=ON (it says what it lacks)"
         )
+    capability = _capability(call.device)
+    if capability is not None and not _runs_on(_cpp.cuda_architectures, capability):
+        major, minor = capability
+        return (
+            f"its CUDA kernels are compiled for {_cpp.cuda_architectures}, which a GPU of compute "
+            f"capability {major}.{minor} does not run; rebuild it: pip install . "
+            f"--config-settings=cmake.define.CMAKE_CUDA_ARCHITECTURES={major}{minor}"
+        )
     return cuda_unsupported(call)
 
 
@@ -75,17 +86,55 @@ def cuda_unsupported(call: Call) -> str | None:
         return f"it has no CUDA kernel of {call.op} for {call.dtype}"
     if call.op != "aggregated_attention" or call.head_dim is None or call.window_size is None:
         return None
-    major, minor = (8, 0)  # what an explanation is for where no GPU is
-    if torch.cuda.is_available():
-        major, minor = torch.cuda.get_device_capability(call.device)
-    dtype = str(call.dtype).removeprefix("torch.")
-    if not _cpp.attention_fits(dtype, call.head_dim, call.window_size, 10 * major + minor):
+    dtype, head_dim = str(call.dtype).removeprefix("torch."), call.head_dim
+    if head_dim > _MOST_HEAD_DIM:
         return (
-            f"its CUDA kernels of attention with head dim {call.head_dim}, window "
-            f"{call.window_size} and {dtype} do not fit into the shared memory of compute "
-            f"capability {major}.{minor}; use backend 'torch'"
+            f"its CUDA kernels of attention take head dims up to {_MOST_HEAD_DIM}, got {head_dim}; "
+            "use backend 'torch'"
         )
-    return None
+    # The capability is what an explanation is for where no GPU is.
+    major, minor = _capability(call.device) or (8, 0)
+
+    def fits(window_size: int) -> bool:
+        return _cpp.attention_fits(dtype, head_dim, window_size, 10 * major + minor)
+
+    if fits(call.window_size):
+        return None
+    largest = next(size for size in itertools.count() if not fits(size + 1))
+    return (
+        f"its CUDA kernels of attention with head dim {head_dim}, window {call.window_size} and "
+        f"{dtype} do not fit into the shared memory of compute capability {major}.{minor}, "
+        f"{f'windows up to {largest} do' if largest > 0 else 'no window does'}; use backend 'torch'"
+    )
+
+
+def _capability(device: torch.device) -> tuple[int, int] | None:
+    """Return a GPU's compute capability, None where there is none."""
+    return torch.cuda.get_device_capability(device) if torch.cuda.is_available() else None
+
+
+def _runs_on(architectures: str, capability: tuple[int, int]) -> bool:
+    """Return whether a GPU runs code for one of these architectures, as CMake spells them.
+
+    Machine code (``80-real``) runs on the same major version from its minor version on, PTX
+    (``80-virtual``) on all from there on; ``80`` is both. ``90a`` is for 9.0 alone, ``100f`` for
+    its major version, and words like ``native`` are taken to mean this GPU.
+    """
+    major, minor = capability
+    for architecture in architectures.split():
+        match = re.fullmatch(r"(\d+)(\d)([a-z]?)(-real|-virtual)?", architecture)
+        if match is None:
+            return True
+        made_for = int(match[1]), int(match[2])
+        if match[3] == "a":
+            runs = made_for == capability
+        elif match[3] == "f" or match[4] == "-real":
+            runs = made_for[0] == major and made_for[1] <= minor
+        else:
+            runs = made_for <= capability
+        if runs:
+            return True
+    return False
 
 
 class _CompiledKernels:

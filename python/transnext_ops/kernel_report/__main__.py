@@ -5,8 +5,9 @@
     python -m transnext_ops.kernel_report --check --no-launches            # for CI
 
 The first table has a row for each kernel and architecture, the second one for each kernel of each
-call at TransNeXt-Tiny's sizes, each number beside the least that is possible. Bytes and operations
-are those of the PTX: the assembler's spills are in the first table only. Needs nvcc or the package
+call at TransNeXt-Tiny's sizes, beside the least that is possible: every input read once and every
+result written once. Operations stand beside the number that docs/gpu.md derives. What is counted is
+the PTX: the assembler's spills are in the first table only. Needs nvcc or the package
 nvidia-cuda-nvrtc, no GPU.
 """
 
@@ -19,7 +20,9 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from transnext_ops.backends import cpp_backend, kernel_sources
-from transnext_ops.kernel_report import compilers
+from transnext_ops.kernel_report import compilers, emulator, limits, plans
+from transnext_ops.kernel_report.emulator import SECTOR, Count, Counts
+from transnext_ops.kernel_report.subjects import SIZES, Subject, subjects
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         default=compilers.ARCHITECTURES, metavar="SM", help="default: 75 80 86 89 90 100 120",
     )  # fmt: skip
     add(
-        "--sizes", nargs="+", choices=("224", "800x1280"), default=["224"],
+        "--sizes", nargs="+", choices=tuple(SIZES), default=["224"],
         help="images of the calls; default: 224. 800x1280 emulates for minutes",
     )  # fmt: skip
     add(
@@ -78,8 +81,6 @@ def _row(*cells: object) -> str:
 
 def _print_compiled(options: argparse.Namespace, compiler: str) -> list[str]:
     """Print the table of compiled kernels and return what is wrong with them."""
-    from transnext_ops.kernel_report import limits, plans
-
     print(
         _row(
             "kernel", "sm", "registers", "spilled, read back B", "stack B", "block",
@@ -116,16 +117,13 @@ def _print_compiled(options: argparse.Namespace, compiler: str) -> list[str]:
 
 
 def _print_launches(options: argparse.Namespace, compiler: str) -> None:
-    from transnext_ops.kernel_report import emulator, plans
-    from transnext_ops.kernel_report.subjects import subjects
-
     if (reason := emulator.unavailable()) is not None:
         print(f"no emulated launches: {reason}", file=sys.stderr)
         return
     print()
     print(
         _row(
-            "call", "kernel", "instructions / output", "operations / output (least)",
+            "call", "kernel", "instructions / output", "operations / output (derived)",
             "on tensor cores", "bytes / output (least)", "sectors / least", "distinct / least",
             "of a sector used", "shared wavefronts / conflict-free",
         )
@@ -143,31 +141,36 @@ def _print_launches(options: argparse.Namespace, compiler: str) -> None:
                     print(row, flush=True)
 
 
-def _count_rows(subject, dtype: torch.dtype, counts) -> Iterator[str]:
+def _count_rows(subject: Subject, dtype: torch.dtype, counts: Counts) -> Iterator[str]:
     """Yield a row for each kernel, and one for the whole call, whose least is known."""
     call = f"{subject.name} {str(dtype).removeprefix('torch.')}"
-    several = len(counts.kernels) > 1
-    for count in (*counts.kernels, counts.total()) if several else counts.kernels:
-        whole = not several or (count is not counts.kernels[-1] and count.kernel == "all kernels")
-        outputs = subject.outputs
-        operations = f"{count.operations / outputs:.1f}"
-        moved = f"{count.moved / outputs:.1f}"
-        if whole:
-            operations += f" ({subject.operations / outputs:.1f})"
-            moved += f" ({32 * counts.least_sectors / outputs:.1f})"
-        shared = count.wavefronts / count.conflict_free if count.conflict_free else None
-        yield _row(
-            call,
-            f"`{count.kernel}`" if count.kernel != "all kernels" else count.kernel,
-            f"{count.instructions / outputs:.1f}",
-            operations,
-            f"{count.products / max(count.operations, 1):.0%}",
-            moved,
-            f"{count.sectors / counts.least_sectors:.2f}" if whole else "–",
-            f"{count.distinct / counts.least_sectors:.2f}" if whole else "–",
-            f"{count.moved / (32 * max(count.sectors, 1)):.0%}",
-            "–" if shared is None else f"{shared:.2f}",
-        )
+    if len(counts.kernels) == 1:
+        (count,) = counts.kernels
+        yield _row(call, f"`{count.kernel}`", *_count_cells(count, subject, counts.least_sectors))
+        return
+    for count in counts.kernels:
+        yield _row(call, f"`{count.kernel}`", *_count_cells(count, subject, None))
+    yield _row(call, "together", *_count_cells(counts.total(), subject, counts.least_sectors))
+
+
+def _count_cells(count: Count, subject: Subject, least_sectors: int | None) -> Iterator[str]:
+    outputs = subject.outputs
+    operations = f"{count.operations / outputs:.1f}"
+    moved = f"{count.moved / outputs:.1f}"
+    sectors = distinct = "–"
+    if least_sectors is not None:
+        operations += f" ({subject.operations / outputs:.1f})"
+        moved += f" ({SECTOR * least_sectors / outputs:.1f})"
+        sectors = f"{count.sectors / least_sectors:.2f}"
+        distinct = f"{count.distinct / least_sectors:.2f}"
+    yield f"{count.instructions / outputs:.1f}"
+    yield operations
+    yield f"{count.products / max(count.operations, 1):.0%}"
+    yield moved
+    yield sectors
+    yield distinct
+    yield f"{count.moved / (SECTOR * max(count.sectors, 1)):.0%}"
+    yield f"{count.wavefronts / count.conflict_free:.2f}" if count.conflict_free else "–"
 
 
 if __name__ == "__main__":

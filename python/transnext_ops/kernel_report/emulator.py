@@ -12,7 +12,7 @@ import importlib
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -27,7 +27,7 @@ from transnext_ops.kernel_report.compilers import compile_kernels
 from transnext_ops.kernel_report.subjects import Subject
 
 _CHECKOUT = Path(__file__).resolve().parents[3]
-_SECTOR = 32  # bytes
+SECTOR = 32  # bytes
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,7 @@ class Counts:
     least_sectors: int
 
     def total(self) -> Count:
-        first, *rest = self.kernels
-        result = Count("all kernels", *list(vars(first).values())[1:])
-        for count in rest:
-            result = result.plus(count)
-        return result
+        return functools.reduce(Count.plus, self.kernels)
 
 
 def folder(checkout: Path = _CHECKOUT) -> Path:
@@ -156,10 +152,16 @@ class _Counting:
         own = tensors[:-1] if launches.workspace > 0 else tensors
         for tensor in own:
             if tensor is not None:
-                self.least_sectors += -(-tensor.numel() * tensor.element_size() // _SECTOR)
+                self.least_sectors += -(-tensor.numel() * tensor.element_size() // SECTOR)
+        # Whole storages, so that tensors of one share its sectors.
+        memory = [
+            memory_of(tensor.untyped_storage())
+            for tensor in tensors
+            if tensor is not None and tensor.numel() > 0
+        ]
         for name, grid, block, shared, params in launches.kernels:
             module, entry = _module(self._compiler, name, self._architecture)
-            argument = _translated(params, tensors, module)
+            argument = translated(params, memory, module)
             result = module.launch(
                 entry, grid=grid, block=block, shared=shared, args=[argument], races=False,
                 uninit=False, threads=len(os.sched_getaffinity(0)),
@@ -174,17 +176,24 @@ def _module(compiler: str, kernel: str, architecture: int) -> tuple[Any, str]:
     return load().Module(made.ptx), made.kernels[0].entry
 
 
-def _translated(params: bytes, tensors: Sequence[Tensor | None], module: Any) -> bytes:
-    """Replace the pointers to the tensors in a kernel's argument by the emulated device's."""
-    storages = {
-        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
-        for tensor in tensors
-        if tensor is not None and tensor.numel() > 0
-    }
+def memory_of(storage: torch.UntypedStorage) -> np.ndarray:
+    """Return a storage's bytes, a view."""
+    return np.ctypeslib.as_array(
+        (ctypes.c_uint8 * storage.nbytes()).from_address(storage.data_ptr())
+    )
+
+
+def translated(params: bytes, memory: Iterable[np.ndarray], module: Any) -> bytes:
+    """Replace the pointers into arrays in a kernel's argument by the emulated device's.
+
+    An address in several arrays is taken to be in the one that begins there, if any.
+    """
+    arrays = {array.ctypes.data: array for array in memory if array.nbytes > 0}
     words = np.frombuffer(params, dtype=np.uint64).copy()
     for i, word in enumerate(words):
-        for begin, size in storages.items():
-            if begin <= int(word) < begin + size:
-                memory = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(begin))
-                words[i] = module.ptr(memory, int(word) - begin)
+        address = int(word)
+        for begin in [address] if address in arrays else list(arrays):
+            if begin <= address < begin + arrays[begin].nbytes:
+                words[i] = module.ptr(arrays[begin], address - begin)
+                break
     return words.tobytes()
