@@ -4,8 +4,8 @@
 // values chunk by chunk under an online softmax (attention_pooled.cuh, attention_products.cuh); then
 // the window's, whose keys and values with their halo take the place of the chunks
 // (attention_window.cuh, attention_window_products.cuh); the output through shared memory back in whole
-// rows. log_sum_exp is kept for the backward pass. kWindow is 3, or 0 for any window size (and none:
-// global attention).
+// rows. log_sum_exp is kept for the backward pass. kWindow is 3, kNoWindow
+// (global attention) or kAnyWindow.
 //
 // Per query and head, d channels, L cells, P pooled keys: 4 d P operations of pooled products and 6 d L
 // for window and tokens, both on tensor cores for 16-bit T, about 10 d to normalise; L + P
@@ -45,9 +45,8 @@ class ForwardTile {
   __device__ explicit ForwardTile(const AttentionForwardLaunch& launch)
       : launch_(launch),
         in_(launch.p.in),
-        at_(kDim, sizeof(T), Tile::kRows, Tile::kColumns, kWindow,
-            launch.p.in.pool_bias.values.present(), launch.bias_ring, launch.p.in.pool_grid.height,
-            launch.p.in.pool_grid.width),
+        at_(kDim, sizeof(T), Tile::kSize, kWindow, launch.p.in.pool_bias.values.present(),
+            launch.bias_ring, launch.p.in.pool_grid.height, launch.p.in.pool_grid.width),
         memory_(dynamic_shared<unsigned char>()),
         place_{part<TileState>(at_.state), &launch.p.in.grid},
         rows_{memory_ + at_.queries} {}
@@ -90,7 +89,11 @@ class ForwardTile {
     for (int c = 0; c < kDim; ++c) out[c] = 0.0f;
     take_pooled(stream, bias, place_, query, row, out);
     __syncthreads();
-    if constexpr (kWindow > 0) {
+    if constexpr (kWindow == kNoWindow) {
+      scale_row(row, out);
+      __syncthreads();
+      finish_row(row.maximum, row.sum, out);
+    } else if constexpr (kWindow > 0) {
       const SharedWindow<Tile, kDim, kWindow> window{
           {memory_ + at_.window_keys},     part<float>(at_.window_norms),  part<float>(at_.tokens),
           part<float>(at_.window_weights), part<float2>(at_.window_terms), embedding(),
@@ -127,6 +130,24 @@ class ForwardTile {
     normalise_query(embedding(), query);
     const ProductTerms own = terms()[mine()];
     finish_any_window(query, own.factor, own.maximum, own.sum, out);
+  }
+
+  // 16-bit types: no window, pooled keys on tensor cores.
+  __device__ void attend_by_pooled_products() const {
+    ProductQueries<Tile, T, kDim> queries;
+    take_pooled_products(queries);
+    __syncwarp();
+    const int thread = mine();
+#pragma unroll
+    for (int t = 0; t < queries.kTiles; ++t) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        queries.multiply(t, half, 1.0f / terms()[queries.query_of(thread, t, half)].sum);
+    }
+    __syncthreads();
+    queries.give(rows_);
+    store_log_sum_exp(mine(), terms()[mine()].maximum, terms()[mine()].sum);
+    store();
   }
 
   // 16-bit types: pooled keys and window on tensor cores.
@@ -212,6 +233,12 @@ class ForwardTile {
     finish_row(maximum, sum, out);
   }
 
+  __device__ static void scale_row(const RowTerms& row, float (&out)[kDim]) {
+    const float inverse = 1.0f / row.sum;
+#pragma unroll
+    for (int c = 0; c < kDim; ++c) out[c] *= inverse;
+  }
+
   __device__ void finish_row(float maximum, float sum, const float (&out)[kDim]) const {
     rows_.write(mine(), out);
     store_log_sum_exp(mine(), maximum, sum);
@@ -240,9 +267,10 @@ class ForwardTile {
   Rows rows_;
 };
 
-// Threads of a multiprocessor that registers have to suffice for.
-__host__ __device__ constexpr int least_threads(int window) {
-  return window > 0 ? 768 : 256;
+// Threads of a multiprocessor that registers have to suffice for: a third of its threads where the
+// kernel is one of the published models'.
+__host__ __device__ constexpr int least_threads(int channels, int window) {
+  return channels == 24 && window != kAnyWindow ? 768 : 256;
 }
 
 }  // namespace device
@@ -250,13 +278,16 @@ __host__ __device__ constexpr int least_threads(int window) {
 // Block (Tile::kQueries). Grid: tiles of (image, tile row, tile column, head), heads fastest: the
 // heads of a row of q share its sectors.
 template <class T, int kDim, int kWindow, class Tile>
-__global__ void __launch_bounds__(Tile::kQueries, device::least_threads(kWindow) / Tile::kQueries)
+__global__ void __launch_bounds__(Tile::kQueries,
+                                  device::least_threads(kDim, kWindow) / Tile::kQueries)
     aggregated_attention_forward(AttentionForwardLaunch launch) {
   const device::ForwardTile<T, kDim, kWindow, Tile> tile(launch);
   tile.load();
   if constexpr (sizeof(T) == 4) {
     tile.attend_by_rows();
-  } else if constexpr (kWindow == 0) {
+  } else if constexpr (kWindow == kNoWindow) {
+    tile.attend_by_pooled_products();
+  } else if constexpr (kWindow == kAnyWindow) {
     tile.attend_by_products_and_rows();
   } else {
     tile.attend_by_products();

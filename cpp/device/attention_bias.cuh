@@ -61,8 +61,8 @@ class TileBias {
     if (width > shape.width) state->bias = BiasKind::kOwn;
     const int keys = pool_height() * pool_width();
 #pragma unroll 1
-    for (int first = thread_index() * kChunkKeys; first < keys;
-         first += Tile::kQueries * kChunkKeys) {
+    for (int first = thread_index() * Tile::kChunkKeys; first < keys;
+         first += Tile::kQueries * Tile::kChunkKeys) {
       const int2 rows = rows_of(first, higher_key(first, keys));
       if (rows.y - rows.x > shape.rows) state->bias = BiasKind::kOwn;
     }
@@ -71,7 +71,7 @@ class TileBias {
 
   // Pooled keys whose biases fit beside each other.
   __device__ int chunk_keys() const {
-    return state_->bias == BiasKind::kOwn ? kUnsharedBiasKeys : kChunkKeys;
+    return state_->bias == BiasKind::kOwn ? Tile::kOwnBiasKeys : Tile::kChunkKeys;
   }
 
   // Asks for the biases of the keys from `first` on, of which `count` are in the chunk, and says in
@@ -89,11 +89,11 @@ class TileBias {
     if (kind == BiasKind::kNone) return;
     // Neighbouring threads take neighbouring keys, which a dense bias holds side by side.
 #pragma unroll 1
-    for (int i = thread_index(); i < Tile::kQueries * kUnsharedBiasKeys; i += Tile::kQueries) {
-      const int query = i / kUnsharedBiasKeys;
-      const int key = first + i % kUnsharedBiasKeys;
+    for (int i = thread_index(); i < Tile::kQueries * Tile::kOwnBiasKeys; i += Tile::kQueries) {
+      const int query = i / Tile::kOwnBiasKeys;
+      const int key = first + i % Tile::kOwnBiasKeys;
       if (key >= first + count || !place().inside(query)) continue;
-      values_[query * bias_stride(sizeof(T)) + i % kUnsharedBiasKeys] =
+      values_[query * bias_stride(Tile::kSize, sizeof(T)) + i % Tile::kOwnBiasKeys] =
           PooledBias(in_.pool_bias, state_->head)
               .at(place().row(query), place().column(query), place().token(query),
                   key / pool_width(), key % pool_width(), key);
@@ -104,7 +104,7 @@ class TileBias {
   __device__ int place_of(int query) const {
     if (state_->bias == BiasKind::kNone || !place().inside(query)) return 0;
     return state_->bias == BiasKind::kRing ? Tile::row(query) * shape_.width + Tile::column(query)
-                                           : query * bias_stride(sizeof(T));
+                                           : query * bias_stride(Tile::kSize, sizeof(T));
   }
 
   // Reads of a chunk.
@@ -131,7 +131,7 @@ class TileBias {
   __device__ static int lower(int a, int b) { return a < b ? a : b; }
   __device__ static int higher(int a, int b) { return a > b ? a : b; }
   __device__ static int higher_key(int first, int keys) {
-    return first + kChunkKeys < keys ? first + kChunkKeys : keys;
+    return first + Tile::kChunkKeys < keys ? first + Tile::kChunkKeys : keys;
   }
 
   // The table rows of keys first to end - 1: from x to y - 1.

@@ -37,7 +37,7 @@ class PooledStream {
  public:
   using Rows = SharedRows<T, kDim, false>;
 
-  KeyTerms* terms;  // [kChunkKeys]
+  KeyTerms* terms;  // [chunk]
 
   __device__ PooledStream(const AggregatedAttentionInputs& in, const TileState* state,
                           TileBias<Tile, T>& bias, unsigned char* rows, KeyTerms* key_terms,
@@ -77,11 +77,11 @@ class PooledStream {
   __device__ Rows values() const { return {rows_ + (2 + buffer()) * kBytes}; }
   // The same as rows of one memory.
   __device__ Rows rows() const { return {rows_}; }
-  __device__ int first_row() const { return buffer() * kChunkKeys; }
-  __device__ static constexpr int value_row(int key_row) { return key_row + 2 * kChunkKeys; }
+  __device__ int first_row() const { return buffer() * Tile::kChunkKeys; }
+  __device__ static constexpr int value_row(int key_row) { return key_row + 2 * Tile::kChunkKeys; }
 
  private:
-  static constexpr int kBytes = kChunkKeys * Rows::kRowBytes;
+  static constexpr int kBytes = Tile::kChunkKeys * Rows::kRowBytes;
 
   // These are read or made where they are needed, so that they take no registers.
   __device__ int buffer() const { return (first_ & chunk_keys()) != 0 ? 1 : 0; }
@@ -89,11 +89,14 @@ class PooledStream {
   __device__ int all() const { return static_cast<int>(in_.k_pool.shape[1]); }
 
   __device__ void ask(int first, int buffer) {
+    // Tensor cores take 16 rows together, those beyond the chunk's end zeros.
+    const int rows = chunk_keys() < 16 ? 16 : chunk_keys();
+    const int end = first + chunk_keys() < all() ? first + chunk_keys() : all();
     // The tensors' pointers are made anew for each chunk: kept, they would take many registers.
-    load_chunk<Tile>(HeadRows<T>(in_.k_pool, state_->batch, state_->head), first, chunk_keys(),
-                     all(), Rows{rows_ + buffer * kBytes});
-    load_chunk<Tile>(HeadRows<T>(in_.v_pool, state_->batch, state_->head), first, chunk_keys(),
-                     all(), Rows{rows_ + (2 + buffer) * kBytes});
+    load_chunk<Tile>(HeadRows<T>(in_.k_pool, state_->batch, state_->head), first, rows, end,
+                     Rows{rows_ + buffer * kBytes});
+    load_chunk<Tile>(HeadRows<T>(in_.v_pool, state_->batch, state_->head), first, rows, end,
+                     Rows{rows_ + (2 + buffer) * kBytes});
     commit_copies();
   }
 
@@ -126,7 +129,7 @@ __device__ inline void take_pooled(PooledStream<Tile, float, kDim>& stream,
         const int key = group + i;
         float logit = kNoLogit;
         if (key < end) {
-          const KeyTerms terms = stream.terms[key % kChunkKeys];
+          const KeyTerms terms = stream.terms[key % Tile::kChunkKeys];
           logit = rows.dot(key, query) * (row.factor * terms.norm) + biases(row.bias, terms.bias);
         }
         logits[i] = logit;

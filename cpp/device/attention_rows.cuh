@@ -255,17 +255,17 @@ __device__ inline void store_queries(const HeadRows<T>& to, const TilePlace<Tile
   }
 }
 
-// Asks for the rows of `keys` pooled tokens from `first` on; zeros beyond the last.
+// Asks for `rows` rows of pooled tokens from `first` on; zeros from `end` on.
 template <class Tile, class T, class Rows>
-__device__ inline void load_chunk(const HeadRows<T>& from, int first, int keys, int count,
+__device__ inline void load_chunk(const HeadRows<T>& from, int first, int rows, int end,
                                   const Rows& to) {
   constexpr int kPieces = Rows::kPieces;
 #pragma unroll 1
-  for (unsigned i = thread_index(); i < static_cast<unsigned>(keys * kPieces);
+  for (unsigned i = thread_index(); i < static_cast<unsigned>(rows * kPieces);
        i += Tile::kQueries) {
     const int key = static_cast<int>(i / kPieces);
     const int piece = static_cast<int>(i % kPieces);
-    from.load(to.piece(key, piece), first + key, piece, first + key < count);
+    from.load(to.piece(key, piece), first + key, piece, first + key < end);
   }
 }
 

@@ -10,17 +10,26 @@
 
 namespace transnext {
 
-constexpr int kChunkKeys = 32;         // pooled keys that are in shared memory at a time, twice
-constexpr int kUnsharedBiasKeys = 16;  // the same where each query needs its own biases there
-constexpr int kPiece = 16;             // bytes
+constexpr int kPiece = 16;  // bytes
+
+struct TileSize {
+  int rows, columns;  // of queries
+  int chunk_keys;     // pooled keys that are in shared memory at a time, twice
+  int own_bias_keys;  // the same where each query has biases of its own there
+
+  TRANSNEXT_INLINE constexpr int queries() const { return rows * columns; }
+};
 
 // A warp has 4 rows and 8 columns of queries, a product of tensor cores two of those rows: then the
 // windows of its queries hold few keys more than the queries are, and warps outside the image idle.
-template <int kHeight, int kWidth>
+template <int kHeight, int kWidth, int kChunk, int kOwn>
 struct QueryTile {
+  static constexpr TileSize kSize = {kHeight, kWidth, kChunk, kOwn};
   static constexpr int kRows = kHeight;
   static constexpr int kColumns = kWidth;
   static constexpr int kQueries = kRows * kColumns;
+  static constexpr int kChunkKeys = kChunk;
+  static constexpr int kOwnBiasKeys = kOwn;
 
   TRANSNEXT_INLINE static constexpr int row(int query) {
     const auto q = static_cast<unsigned>(query);
@@ -34,9 +43,13 @@ struct QueryTile {
 
 // Large for many pooled keys, whose biases neighbouring queries share; wide for large grids; small
 // for grids that would leave most of a wide one idle.
-struct LargeTile : QueryTile<24, 32> {};
-struct WideTile : QueryTile<8, 32> {};
-struct SmallTile : QueryTile<8, 8> {};
+struct LargeTile : QueryTile<24, 32, 32, 16> {};
+struct WideTile : QueryTile<8, 32, 32, 16> {};
+struct SmallTile : QueryTile<8, 8, 16, 8> {};
+
+// Windows that kernels are made for beside that of 3 x 3.
+constexpr int kNoWindow = 0;    // global attention
+constexpr int kAnyWindow = -1;  // read from global memory
 
 // Of the tokens of a 3 x 3 window as columns of products: attention_window_products.cuh.
 constexpr int kTokenRows = 16;
@@ -62,8 +75,8 @@ TRANSNEXT_INLINE constexpr int round_to_piece(int bytes) {
 
 // Floats from one query's biases to the next where each has its own: then the lanes that read
 // together, 8 queries by 4 keys on tensor cores and 32 queries elsewhere, find different banks.
-TRANSNEXT_INLINE constexpr int bias_stride(int element_bytes) {
-  return kUnsharedBiasKeys + (element_bytes == 2 ? 4 : 1);
+TRANSNEXT_INLINE constexpr int bias_stride(TileSize tile, int element_bytes) {
+  return tile.own_bias_keys + (element_bytes == 2 ? 4 : 1);
 }
 
 // A rectangle of the bias table that a tile reads while it takes a chunk of pooled keys: rows in a
@@ -113,8 +126,8 @@ struct ForwardLayout {
   int state = 0;        // a TileState
   int queries = 0;      // [queries] rows of T: q, at last the output
 
-  int pooled = 0;         // [2][2][kChunkKeys] rows of T: keys, values
-  int key_terms = 0;      // [kChunkKeys] KeyTerms
+  int pooled = 0;         // [2][2][chunk] rows of T: keys, values
+  int key_terms = 0;      // [chunk] KeyTerms
   int bias = 0;           // ring: [rows][width] floats; else [queries][bias_stride] floats
   int first_rows = 0;     // [Hp] ints
   int first_columns = 0;  // [Wp] ints
@@ -130,28 +143,29 @@ struct ForwardLayout {
 
   int bytes = 0;
 
-  TRANSNEXT_INLINE ForwardLayout(int channels, int element, int tile_rows, int tile_columns,
-                                 int window, bool has_bias, BiasRing ring, index_t pool_height,
+  TRANSNEXT_INLINE ForwardLayout(int channels, int element, TileSize tile, int window,
+                                 bool has_bias, BiasRing ring, index_t pool_height,
                                  index_t pool_width) {
-    const int tile = tile_rows * tile_columns;
+    const int queries_of_tile = tile.queries();
     const int row = forward_row_bytes(channels, element);
-    const bool tensor_cores = element == 2;
+    const bool products = element == 2;
     int end = 0;
-    query_terms = take(end, tile * static_cast<int>(sizeof(RowTerms)));
+    query_terms = take(end, queries_of_tile * static_cast<int>(sizeof(RowTerms)));
     embedding = take(end, channels * 4);
     state = take(end, 64);
-    // Where the window is taken by tensor cores too, and in float, where threads hold their queries
-    // in registers, the queries' place is free from some time on until the output needs it.
+    // From some time on the queries are in registers, and their place is free until the output needs
+    // it: at once where a thread has a row, after the pooled keys on tensor cores with a 3 x 3 window.
     queries = end;
-    const int after_queries = end + round_to_piece(tile * row);
+    const int after_queries = end + round_to_piece(queries_of_tile * row);
     bytes = after_queries;
-    const int window_start = tensor_cores && window == 0 ? after_queries : end;
-    if (tensor_cores) end = after_queries;
+    const int window_start = products && window <= 0 ? after_queries : end;
+    if (products) end = after_queries;
     const int start = end;
 
-    pooled = take(end, 4 * kChunkKeys * row);
-    key_terms = take(end, kChunkKeys * static_cast<int>(sizeof(KeyTerms)));
-    const int own = tile * bias_stride(element);  // what a ring holds may turn out not to fit it
+    pooled = take(end, 4 * tile.chunk_keys * row);
+    key_terms = take(end, tile.chunk_keys * static_cast<int>(sizeof(KeyTerms)));
+    // What a ring is to hold may turn out not to fit it.
+    const int own = queries_of_tile * bias_stride(tile, element);
     bias = take(end, has_bias ? (ring.size() > own ? ring.size() : own) * 4 : 4);
     if (ring.rows > 0) {
       first_rows = take(end, static_cast<int>(pool_height) * 4);
@@ -160,18 +174,20 @@ struct ForwardLayout {
     if (end > bytes) bytes = end;
 
     end = start;
-    exchange = take(end, tensor_cores && window == 0 ? tile * (channels + 4) * 4 : 0);
+    if (products && window == kAnyWindow)
+      exchange = take(end, queries_of_tile * (channels + 4) * 4);
     if (end > bytes) bytes = end;
 
     end = window_start;
-    const int halo = (tile_rows + window - 1) * (tile_columns + window - 1);
     if (window > 0) {
+      const int cells = window * window;
+      const int halo = (tile.rows + window - 1) * (tile.columns + window - 1);
       window_keys = take(end, halo * row);
-      window_values = tensor_cores ? take(end, halo * row) : window_keys;  // float: one by one
-      window_norms = take(end, halo * (tensor_cores ? 8 : 4));
-      tokens = take(end, tensor_cores ? 2 * kTokenRows * row : window * window * channels * 4);
-      window_weights = take(end, tensor_cores ? 0 : window * window * tile * 4);
-      window_terms = take(end, tensor_cores ? 2 * 4 * 16 : window * window * 8);
+      window_values = products ? take(end, halo * row) : window_keys;  // float: one by one
+      window_norms = take(end, halo * (products ? 8 : 4));
+      tokens = take(end, products ? 2 * kTokenRows * row : cells * channels * 4);
+      window_weights = take(end, products ? 0 : cells * queries_of_tile * 4);
+      window_terms = take(end, products ? 2 * 4 * 16 : cells * 8);
     }
     if (end > bytes) bytes = end;
   }

@@ -128,14 +128,15 @@ struct SharedWindow {
     const float change = rescale(row.maximum, highest);
     row.maximum = highest;
     float sum = row.sum * change;
-#pragma unroll
+    row.factor = change;  // the scale is not needed any more
+#pragma unroll 1
     for (int j = 0; j < kCells; ++j) {
       weight(j) = exp_fast(weight(j) - from);
       sum += weight(j);
     }
     row.sum = sum;
     const float inverse = 1.0f / sum;
-    row.factor = change * inverse;  // the scale is not needed any more
+    row.factor *= inverse;
     const bool has_tokens = in.tokens.present() || in.token_bias.present();
 #pragma unroll 1
     for (int j = 0; j < kCells; ++j) {

@@ -22,7 +22,7 @@ SIZES = ("224", "800x1280")
 LISTS = kernel_sources.kernel_names()
 # One of each generation that has limits: all kernels for all architectures take a quarter of an
 # hour, which `python -m transnext_ops.kernel_report --check` is for.
-CHECKED = [("nvrtc", 80), ("nvrtc", 90), ("nvrtc", 100), ("nvcc", 86)]
+CHECKED = [("nvrtc", 80), ("nvrtc", 90), ("nvrtc", 120), ("nvcc", 86)]
 
 
 def compiler_or_skip(compiler: str) -> str:
@@ -56,7 +56,7 @@ def test_kernels_compile_and_keep_to_their_limits(name, compiler, architecture) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", [80, 100])
+@pytest.mark.parametrize("architecture", [80, 120])
 def test_16_bit_attention_uses_tensor_cores(architecture) -> None:
     kernels = compiled(compiler_or_skip("nvrtc"), "aggregated_attention", architecture)
     for kernel in kernels:
@@ -102,8 +102,8 @@ def test_limits() -> None:
     assert limits.problems(FINE, None) == []
     assert "occupancy 12%, needs 25%" in limits.problems(FINE, 0.125)[0]
     forward = replace(FINE, kernel="attention_forward<Half, 24, 3>")
-    assert "occupancy 12%, needs 25%" in limits.problems(forward, 0.125)[0]
-    any_window = replace(FINE, kernel="attention_forward<Half, 24, 0, SmallTile>")
+    assert "occupancy 25%, needs 33%" in limits.problems(forward, 0.25)[0]
+    any_window = replace(FINE, kernel="attention_forward<Half, 24, -1, SmallTile>")
     assert limits.problems(any_window, 0.125) == []
     assert limits.problems(replace(FINE, kernel="conv_glu_forward<Half>"), 0.1) == []
     spills = replace(FINE, spill_stores=8, spill_loads=4, stack_bytes=8)

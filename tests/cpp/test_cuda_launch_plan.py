@@ -261,7 +261,7 @@ def test_attention_plans_cover_every_query_and_fit(
 ) -> None:
     padded = next(size for size in PADDED_HEAD_DIMS if size >= head_dim)
     kind = f"<{STORAGE[dtype]}, {padded}"
-    fixed_window = 3 if window == 3 and padded == 24 else 0
+    fixed_window = 0 if window == 0 else 3 if window == 3 and padded == 24 else -1
     queries = 2 * 3 * math.prod(grid)
     for architecture, kibibytes in MOST_SHARED.items():
         forward, backward = attention_launches(
@@ -283,8 +283,43 @@ def test_attention_plans_cover_every_query_and_fit(
         assert backward.workspace >= queries
         for _, blocks, threads, shared in kernels(forward) + kernels(backward):
             assert blocks > 0
-            assert math.prod(threads) in (64, 128, 256)
+            assert math.prod(threads) in (64, 128, 256, 768)
             assert shared <= kibibytes * 1024
+
+
+@pytest.mark.parametrize(
+    ("architecture", "grid", "pool_grid", "table", "tile"),
+    [
+        (80, (200, 320), (25, 40), True, "LargeTile"),
+        (90, (200, 320), (25, 40), True, "LargeTile"),
+        (86, (200, 320), (25, 40), True, "WideTile"),  # its shared memory is too small
+        (80, (200, 320), (25, 40), False, "WideTile"),  # no part of a table to share
+        (80, (56, 56), (7, 7), True, "WideTile"),  # few pooled keys
+        (80, (50, 80), (25, 40), True, "WideTile"),  # large ones would be half idle
+        (80, (14, 14), (7, 7), True, "SmallTile"),
+    ],
+)
+def test_attention_takes_tiles_that_fit_the_grid(
+    architecture, grid, pool_grid, table, tile
+) -> None:
+    forward, _ = attention_launches(
+        architecture, grid=grid, pool_grid=pool_grid, table=table, dtype=torch.float16
+    )
+    ((name, blocks, threads, _),) = kernels(forward)
+    assert name == f"aggregated_attention_forward<Half, 24, 3, {tile}>"
+    rows, columns = {"LargeTile": (24, 32), "WideTile": (8, 32), "SmallTile": (8, 8)}[tile]
+    assert math.prod(threads) == rows * columns
+    assert blocks == 2 * 3 * -(-grid[0] // rows) * -(-grid[1] // columns)
+
+
+def test_attention_refuses_rows_that_32_bits_cannot_tell_apart() -> None:
+    far = torch.empty(24).as_strided((1, 1, 1, 24), (0, 2**31, 24, 1))
+    near = torch.empty(1, 1, 1, 24)
+    scale, log_sum_exp = torch.ones(1), torch.empty(1, 1, 1)
+    tensors = [far, near, near, near, near, scale, *[None] * 8, near, log_sum_exp]
+    message = r"aggregated_attention: q has a stride of 2147483648 elements; .* less than 2\^31"
+    with pytest.raises(ValueError, match=message):
+        record(_cpp.aggregated_attention, tensors, (1, 1), (1, 1), 3)
 
 
 def test_attention_takes_smaller_tiles_where_shared_memory_is_smaller() -> None:

@@ -11,25 +11,11 @@ namespace transnext {
 
 namespace {
 
-struct TileSize {
-  const char* name;
-  int rows, columns;
-};
-
-template <class Tile>
-constexpr TileSize size_of(const char* name) {
-  return {name, Tile::kRows, Tile::kColumns};
-}
-
-constexpr TileSize kLarge = size_of<LargeTile>("LargeTile");
-constexpr TileSize kWide = size_of<WideTile>("WideTile");
-constexpr TileSize kSmall = size_of<SmallTile>("SmallTile");
-
 // Of these many pooled keys on the bias table is most of what a wide tile reads.
 constexpr index_t kManyPooledKeys = 256;
 
 // Queries that tiles of a size have room for.
-index_t room(TileSize tile, Grid grid) {
+index_t room(const TileSize& tile, Grid grid) {
   return ceil_divide(grid.height, tile.rows) * tile.rows * ceil_divide(grid.width, tile.columns) *
          tile.columns;
 }
@@ -52,35 +38,37 @@ AttentionPlan aggregated_attention_plan(DType dtype, index_t batch, index_t head
                                         bool has_bias, bool ring_bias, int architecture) {
   AttentionPlan plan;
   plan.channels = padded_channels(channels);
-  plan.window = window_size == 3 && plan.channels == 24 ? 3 : 0;
+  plan.window = window_size == 0                          ? kNoWindow
+                : window_size == 3 && plan.channels == 24 ? 3
+                                                          : kAnyWindow;
   const int element = dtype == DType::kFloat32 ? 4 : 2;
-  const auto use = [&](TileSize tile, bool with_ring) {
+  const auto use = [&](const char* name, const TileSize& tile, bool with_ring) {
     const auto layout = [&](BiasRing ring) {
-      return ForwardLayout(plan.channels, element, tile.rows, tile.columns, plan.window, has_bias,
-                           ring, pool_grid.height, pool_grid.width);
+      return ForwardLayout(plan.channels, element, tile, plan.window, has_bias, ring,
+                           pool_grid.height, pool_grid.width);
     };
-    BiasRing ring = with_ring ? bias_ring(grid, pool_grid, tile.rows, tile.columns) : BiasRing{};
+    BiasRing ring = with_ring ? bias_ring(grid, pool_grid, tile) : BiasRing{};
     if (layout(ring).bytes > most_shared_bytes(architecture)) ring = BiasRing{};
     const ForwardLayout at = layout(ring);
     ring.first_rows = at.first_rows;
     ring.first_columns = at.first_columns;
-    const index_t tiles = batch * heads * (room(tile, grid) / tile.rows / tile.columns);
-    plan.tile = tile.name;
+    const index_t tiles = batch * heads * (room(tile, grid) / tile.queries());
+    plan.tile = name;
     plan.bias_ring = ring;
     plan.launch = {{one_block_each("aggregated_attention", tiles), 1, 1},
-                   {static_cast<unsigned>(tile.rows * tile.columns), 1, 1},
+                   {static_cast<unsigned>(tile.queries()), 1, 1},
                    static_cast<unsigned>(at.bytes)};
   };
   // Large and wide tiles where they leave few of their threads idle.
   if (plan.window == 3 && ring_bias && pool_grid.size() >= kManyPooledKeys &&
-      5 * room(kLarge, grid) <= 6 * room(kWide, grid)) {
-    use(kLarge, true);
+      5 * room(LargeTile::kSize, grid) <= 6 * room(WideTile::kSize, grid)) {
+    use("LargeTile", LargeTile::kSize, true);
     if (plan.bias_ring.rows > 0) return plan;
   }
-  if (plan.window == 3 && 3 * room(kWide, grid) <= 4 * room(kSmall, grid)) {
-    use(kWide, ring_bias);
+  if (plan.window == 3 && 3 * room(WideTile::kSize, grid) <= 4 * room(SmallTile::kSize, grid)) {
+    use("WideTile", WideTile::kSize, ring_bias);
   } else {
-    use(kSmall, false);
+    use("SmallTile", SmallTile::kSize, ring_bias);
   }
   return plan;
 }

@@ -73,7 +73,7 @@ std::string kernel_name(const char* name, DType dtype, const std::string& rest =
 struct AttentionPlan {
   LaunchPlan launch{};
   int channels = 0;       // head dim of the kernel, the tensors' rounded up
-  int window = 0;         // window size of the kernel, 0 for any
+  int window = 0;         // window size of the kernel, or kNoWindow, kAnyWindow
   const char* tile = "";  // of device/attention_shape.h
   BiasRing bias_ring;
 };

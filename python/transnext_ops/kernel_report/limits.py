@@ -38,9 +38,9 @@ def problems(kernel: CompiledKernel, occupancy: float | None) -> list[str]:
 def _least_occupancy(kernel: str) -> float:
     if not has_head_dim(kernel):
         return 0.0
-    if "forward" in kernel and _arguments(kernel)[2] == "0":
-        return 0.12  # of windows other than 3x3, and of none
-    return 0.25
+    if "forward" not in kernel:
+        return 0.25
+    return 0.12 if _arguments(kernel)[2] == "-1" else 0.33  # -1: windows other than 3x3
 
 
 def is_limited(kernel: str) -> bool:
