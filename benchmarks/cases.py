@@ -105,7 +105,10 @@ PRODUCTS_BF16 = Candidate("products alone bfloat16", "products", "bfloat16", tun
 
 
 def operator_cases() -> Iterator[Case]:
-    """Yield every operator at the shapes of Tiny's stages, at 224x224 (batch 8) and 800x1280."""
+    """Yield every operator at the shapes of Tiny's stages, at 224x224 (batch 8) and 800x1280.
+
+    Those whose time counts in a model also in bfloat16, at 224x224.
+    """
     for operator in OPERATORS:
         directions = ("forward", "backward" if operator == "conv_glu" else "both")
         for batch, size in ((8, (224, 224)), (1, (800, 1280))):
@@ -121,6 +124,19 @@ def operator_cases() -> Iterator[Case]:
                         stage=stage,
                         groups=frozenset({"quick"} if size == (224, 224) and stage != 1 else ()),
                     )
+    for operator in ("aggregated_attention", "conv_glu", "gelu_pool"):
+        for stage in range(len(TINY_STAGES)):
+            for direction in ("forward", "backward" if operator == "conv_glu" else "both"):
+                yield Case(
+                    "operators",
+                    operator,
+                    direction,
+                    8,
+                    (224, 224),
+                    (PUBLISHED, PUBLISHED_BF16, OURS_BF16),
+                    dtype="bfloat16",
+                    stage=stage,
+                )
 
 
 def model_cases(compiled: bool, peers: bool) -> Iterator[Case]:

@@ -13,7 +13,7 @@ import transnext_ops as ops
 from cases import TINY_STAGES, Candidate, Case
 from published import attention, conv_glu, window
 from published.position_bias import coordinates, gather_bias
-from steps import Step
+from steps import Step, autocast
 
 HEAD_DIM = 24
 WINDOW_SIZE = 3
@@ -76,7 +76,25 @@ def build_operator(case: Case, candidate: Candidate) -> Step:
         "window_av": _window_av,
     }[case.subject]
     function, inputs = make(shapes(case), candidate.code == "published")
+    if candidate.dtype == "bfloat16":
+        # As in a model under autocast: the activations are 16-bit, the parameters are not.
+        inputs = [x.bfloat16() if _is_activation(x, case) else x for x in inputs]
+        function = _under_autocast(function, candidate)
     return Step(_directed(function, inputs, case.direction))
+
+
+def _under_autocast(function: Call, candidate: Candidate) -> Call:
+    def run(*inputs: Tensor) -> Tensor:
+        with autocast(candidate):
+            return function(*inputs)
+
+    return run
+
+
+def _is_activation(x: Tensor, case: Case) -> bool:
+    """Whether an input has the case's batch and tokens, full or pooled."""
+    s = shapes(case)
+    return x.dim() >= 3 and x.shape[0] == s.batch and x.shape[1] in (s.length, s.pool_length)
 
 
 def _directed(function: Call, inputs: Sequence[Tensor], direction: str) -> Callable[[], object]:
@@ -91,10 +109,10 @@ def _directed(function: Call, inputs: Sequence[Tensor], direction: str) -> Calla
     leaves = [tensor.detach().requires_grad_() for tensor in inputs]
     if direction == "backward":
         out = function(*leaves)
-        gradient = torch.randn(out.shape)
+        gradient = torch.randn(out.shape, dtype=out.dtype)
         return lambda: torch.autograd.grad(out, leaves, gradient, retain_graph=True)
     with torch.no_grad():
-        d_out = torch.randn(function(*leaves).shape)
+        d_out = torch.randn_like(function(*leaves))
     return lambda: torch.autograd.grad(function(*leaves), leaves, d_out)
 
 

@@ -7,7 +7,7 @@ from cases import Case
 from operator_steps import BIAS_HIDDEN, HEAD_DIM, WINDOW_SIZE, shapes
 
 EXP_FLOPS = 20  # also of erf
-_FLOAT = 4  # bytes
+_BYTES = {"float32": 4, "bfloat16": 2}
 
 
 def operator_work(case: Case) -> tuple[float, float]:
@@ -53,7 +53,7 @@ def operator_work(case: Case) -> tuple[float, float]:
         "both": 3 * read + 2 * written,
     }[case.direction]
     flops = {"forward": forward, "backward": backward, "both": forward + backward}[case.direction]
-    return float(flops), float(moved * _FLOAT)
+    return float(flops), float(moved * _BYTES[case.dtype])
 
 
 def operator_floor(case: Case) -> float:

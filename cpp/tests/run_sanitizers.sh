@@ -2,7 +2,9 @@
 # Builds the CPU kernels and a driver that runs all of them (run_kernels.cpp), without Python and torch, under
 # AddressSanitizer with UndefinedBehaviorSanitizer, then under ThreadSanitizer, and runs them.
 #
-#   cpp/tests/run_sanitizers.sh [level ...]     default: the widest instruction set that this processor has
+#   cpp/tests/run_sanitizers.sh                 the widest instruction set that this processor has, then a small set of
+#                                               cases under AddressSanitizer for AVX2 and the portable level
+#   cpp/tests/run_sanitizers.sh level ...       everything for these
 #
 # Builds go to build/sanitize-* (or under $TRANSNEXT_SANITIZE_BUILD) and are kept for the next run.
 set -euo pipefail
@@ -17,15 +19,31 @@ widest_level() {
   else echo baseline; fi
 }
 
-levels=("$@")
-[[ ${#levels[@]} -gt 0 ]] || levels=("$(widest_level)")
-for sanitizer in address,undefined thread; do
-  directory="$build/sanitize-${sanitizer%%,*}"
-  cmake -S cpp/tests -B "$directory" -G Ninja -DTRANSNEXT_SANITIZE="$sanitizer" > /dev/null
-  cmake --build "$directory" --target "${levels[@]/#/run_kernels_}"
-  for level in "${levels[@]}"; do
-    echo "== $sanitizer, $level"
+# run_levels NAME SANITIZERS CASES COMPILER_FLAGS LEVEL...
+run_levels() {
+  local directory="$build/sanitize-$1" sanitizers="$2" cases="$3" flags="$4" level
+  shift 4
+  cmake -S cpp/tests -B "$directory" -G Ninja -DTRANSNEXT_SANITIZE="$sanitizers" -DCMAKE_CXX_FLAGS="$flags" > /dev/null
+  cmake --build "$directory" --target "${@/#/run_kernels_}"
+  for level in "$@"; do
+    echo "== $sanitizers, $level, $cases cases"
     # (No detect_stack_use_after_return: GCC places its stand-in frames without regard to 64-byte vectors.)
-    TSAN_OPTIONS=halt_on_error=1 "$directory/run_kernels_$level"
+    TSAN_OPTIONS=halt_on_error=1 "$directory/run_kernels_$level" "$cases"
   done
-done
+}
+
+levels=("$@")
+narrower=()
+if [[ $# -eq 0 ]]; then
+  levels=("$(widest_level)")
+  for level in avx2 baseline; do
+    [[ $level == "${levels[0]}" ]] && continue
+    [[ $level == avx2 && ${levels[0]} == baseline ]] || narrower+=("$level")
+  done
+fi
+run_levels address address,undefined all "" "${levels[@]}"
+run_levels thread thread all "" "${levels[@]}"
+# Checks as calls, where the compiler knows that (GCC), take half the time to compile; the few cases run in seconds.
+outlined=--param=asan-instrumentation-with-call-threshold=0
+"${CXX:-c++}" $outlined -fsyntax-only -x c++ /dev/null 2> /dev/null || outlined=
+[[ ${#narrower[@]} -eq 0 ]] || run_levels narrower address few "$outlined" "${narrower[@]}"

@@ -39,7 +39,7 @@ OPERATORS = [
 ]
 
 
-@pytest.mark.parametrize("case", OPERATORS, ids=lambda case: case.subject)
+@pytest.mark.parametrize("case", OPERATORS, ids=lambda case: f"{case.subject} {case.dtype}")
 def test_operator_steps_do_the_same_work(case):
     """Both candidates run; the package's q, k, v come apart, so gradients differ in number."""
     for candidate in case.candidates:

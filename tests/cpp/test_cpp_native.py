@@ -66,4 +66,7 @@ def test_exp_and_gelu_keep_their_stated_error_bounds(
 @pytest.mark.slow
 def test_all_kernels_are_clean_under_the_sanitizers(tmp_path: Path) -> None:
     report = run(SOURCES / "run_sanitizers.sh", TRANSNEXT_SANITIZE_BUILD=str(tmp_path))
-    assert report.count("all kernels ran") == 2, report[-8000:]
+    narrower = {"avx2", "baseline"} & set(_cpp.available_cpu_levels()[:-1])
+    for level in narrower:
+        assert f"== address, {level}, few cases" in report
+    assert report.count("all kernels ran") == 2 + len(narrower), report[-8000:]

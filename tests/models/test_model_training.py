@@ -144,6 +144,53 @@ def test_drop_path_keeps_the_mean_and_drops_whole_samples():
     assert torch.equal(DropPath(0.0).train()(x), x)
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.3, 0.7])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_residual_branch_computes_kept_samples_alone(rate, dtype):
+    drop, layer = DropPath(rate).train(), torch.nn.Linear(3, 3)
+    counts = []
+
+    def branch(x):
+        counts.append(len(x))
+        return layer(x)
+
+    for seed in range(20):
+        x = torch.randn(4, 5, 3, requires_grad=True)
+        both = []
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            for function in (
+                lambda x: drop.residual(x, branch),
+                lambda x: x + drop(layer(x)),
+            ):
+                torch.manual_seed(seed)
+                y = function(x)
+                gradients = torch.autograd.grad(y.square().sum(), (x, *layer.parameters()))
+                both.append((y, *gradients))
+        tolerance = 1e-5 if dtype == torch.float32 else 0.2
+        for actual, expected in zip(*both, strict=True):
+            assert actual.dtype == expected.dtype
+            torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+    assert max(counts) == 4
+    assert min(counts) == (4 if rate == 0 else 1)
+
+
+def test_blocks_leave_dropped_samples_out_unless_a_hook_would_see_it():
+    model = small_model(drop_path_rate=0.6).train()
+    block = model.block4[-1]
+    sizes = []
+    forward = block.mlp._forward
+    block.mlp._forward = lambda x, grid: sizes.append(len(x)) or forward(x, grid)
+    x = images().repeat(4, 1, 1, 1)
+    for _ in range(10):
+        model(x)
+    assert min(sizes) < len(x)
+    sizes.clear()
+    with block.mlp.fc1.register_forward_hook(lambda *_: None):
+        for _ in range(10):
+            model(x)
+    assert set(sizes) == {len(x)}
+
+
 def test_drop_rates_act_in_training_only():
     plain, x = small_model(), images()
     for rate in ("drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate"):

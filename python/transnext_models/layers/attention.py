@@ -18,6 +18,7 @@ import transnext_ops as ops
 from .attention_dropout import attention_with_dropout
 from .cache import WeightsCache
 from .grids import StageGrids
+from .linear import linear, linear_layer
 
 __all__ = ["AggregatedAttention", "GlobalAttention", "PixelFocusedAttention"]
 
@@ -93,7 +94,7 @@ class _Attention(nn.Module):
 
     def _project(self, x: Tensor) -> Tensor:
         """From ``[B, N, heads, head_dim]`` to the output ``[B, N, C]``."""
-        return self.proj_drop(self.proj(x.flatten(2)))
+        return self.proj_drop(linear_layer(self.proj, x.flatten(2)))
 
 
 class PixelFocusedAttention(_Attention):
@@ -137,14 +138,14 @@ class PixelFocusedAttention(_Attention):
 
     def forward(self, x: Tensor, grids: StageGrids) -> Tensor:
         """``x [B, N, C]``, tokens of ``grids.grid``, to ``[B, N, C]``."""
-        (q,) = self._heads(self.q(x), 1)
-        k, v = self._heads(self.kv(x), 2)
-        k_pool, v_pool = self._heads(self.kv(self.pool(x, grids)), 2)
+        q = linear_layer(self.q, x).unflatten(-1, (self.num_heads, self.head_dim))
+        k, v = self._heads(linear_layer(self.kv, x), 2)
+        k_pool, v_pool = self._heads(linear_layer(self.kv, self.pool(x, grids)), 2)
         return self._project(self._attend(q, k, v, k_pool, v_pool, grids))
 
     def pool(self, x: Tensor, grids: StageGrids) -> Tensor:
         """Pooled tokens ``[B, P, C]``; the 1x1 convolution is a Linear on tokens."""
-        x = F.linear(x, self.sr.weight.flatten(1), self.sr.bias)
+        x = linear(x, self.sr.weight.flatten(1), self.sr.bias)
         x = ops.gelu_pool(x, grid=grids.grid, pool_grid=grids.pool_grid, backend=self.backend)
         return self.norm(x)
 
@@ -225,7 +226,7 @@ class GlobalAttention(_Attention):
 
     def forward(self, x: Tensor, grids: StageGrids) -> Tensor:
         """``x [B, N, C]``, tokens of ``grids.grid``, to ``[B, N, C]``."""
-        q, k, v = self._heads(self.qkv(x), 3)
+        q, k, v = self._heads(linear_layer(self.qkv, x), 3)
         scale, bias = self.scale(), self.position_bias(grids)
         if self.training and self.attn_drop > 0:
             x = attention_with_dropout(

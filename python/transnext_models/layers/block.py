@@ -11,6 +11,7 @@ from .attention import AggregatedAttention, GlobalAttention, PixelFocusedAttenti
 from .conv_glu import ConvolutionalGLU
 from .drop import DropPath
 from .grids import StageGrids
+from .hooks import any_global_hook, hooked
 from .inference import BlockWeights, PackedWeights, branch_features, pack_block
 
 __all__ = ["Block"]
@@ -60,8 +61,21 @@ class Block(nn.Module):
             weights = self.packed.get(self, features)
             if weights is not None:
                 return self._branches(x, grids, weights, features)
+        if self._may_leave_samples_out(x):
+            x = self.drop_path.residual(x, lambda kept: self.attn(self.norm1(kept), grids))
+            return self.drop_path.residual(x, lambda kept: self.mlp(self.norm2(kept), grids.grid))
         x = x + self.drop_path(self.attn(self.norm1(x), grids))
         return x + self.drop_path(self.mlp(self.norm2(x), grids.grid))
+
+    def _may_leave_samples_out(self, x: Tensor) -> bool:
+        """Whether nobody notices that stochastic depth's dropped samples are not computed."""
+        if not self.training or type(self.drop_path) is not DropPath or self.drop_path.rate == 0:
+            return False
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return False
+        if type(x) is not Tensor or x.device.type != "cpu":
+            return False  # elsewhere the number of samples is not known without waiting for it
+        return not any_global_hook() and not any(map(hooked, self.modules()))
 
     def _branches_support(self, x: Tensor) -> bool:
         attn = self.attn

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 import transnext_ops as ops
 
+from .hooks import any_global_hook, hooked
+from .linear import linear_layer
+
 __all__ = ["ConvolutionalGLU", "DepthwiseConv"]
+
+# glibc takes every block of 32 MiB or more fresh from the kernel, which costs a page fault per
+# 4 KiB and as much time as the arithmetic on it; smaller ones it learns to keep.
+_LARGEST_BUFFER = 31 << 20
 
 
 class DepthwiseConv(nn.Module):
@@ -47,6 +55,26 @@ class ConvolutionalGLU(nn.Module):
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """``x [B, H * W, dim]`` with ``grid = (H, W)`` to ``[B, H * W, dim]``."""
+        groups = self._groups(x)
+        if groups == 1:
+            return self._forward(x, grid)
+        return torch.cat([self._forward(images, grid) for images in x.chunk(groups)])
+
+    def _forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         conv = self.dwconv.dwconv
-        x = ops.conv_glu(self.fc1(x), conv.weight, conv.bias, grid=grid, backend=self.backend)
-        return self.drop(self.fc2(self.drop(x)))
+        x = linear_layer(self.fc1, x)
+        x = ops.conv_glu(x, conv.weight, conv.bias, grid=grid, backend=self.backend)
+        return self.drop(linear_layer(self.fc2, self.drop(x)))
+
+    def _groups(self, x: Tensor) -> int:
+        """How many groups of images to compute one after the other, for hidden features of a
+        memory that the allocator keeps; 1 where a hook would see the parts."""
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or x.dim() != 3:
+            return 1
+        if type(x) is not Tensor or x.device.type != "cpu":
+            return 1
+        image_bytes = x.shape[1] * 2 * self.dwconv.dwconv.out_channels * x.element_size()
+        images = max(1, _LARGEST_BUFFER // max(1, image_bytes))
+        if images >= x.shape[0] or any_global_hook() or any(map(hooked, self.children())):
+            return 1
+        return -(-x.shape[0] // images)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor, nn
 
 __all__ = ["DropPath"]
@@ -28,9 +31,29 @@ class DropPath(nn.Module):
         """``x`` is ``[B, ...]``; the result has its shape and dtype."""
         if self.rate == 0.0 or not self.training:
             return x
-        keep = 1.0 - self.rate
-        mask = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep)
-        return x * mask.div_(keep)
+        return x * self._mask(x).div_(1.0 - self.rate)
+
+    def residual(self, x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
+        """``x + self(branch(x))`` for a `branch` that treats samples one by one.
+
+        It sees only the samples that are kept, and one if all are dropped, so that its parameters
+        get a gradient, of zero, as they do otherwise.
+        """
+        if self.rate == 0.0 or not self.training or x.shape[0] == 0:
+            return x + self(branch(x))
+        mask = self._mask(x)
+        scale = 1.0 / (1.0 - self.rate)
+        kept = mask.flatten().nonzero().flatten()
+        if len(kept) == x.shape[0]:
+            return torch.add(x, branch(x), alpha=scale)
+        if len(kept) == 0:
+            kept, scale = kept.new_zeros(1), 0.0
+        y = branch(x.index_select(0, kept))
+        return x.index_add(0, kept, y.to(x.dtype), alpha=scale)
+
+    def _mask(self, x: Tensor) -> Tensor:
+        """Ones for the samples to keep, ``[B, 1, ...]``."""
+        return x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(1.0 - self.rate)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:.3f}"

@@ -18,6 +18,7 @@ from transnext_ops import branches
 
 from .attention import AggregatedAttention, GlobalAttention, PixelFocusedAttention
 from .conv_glu import ConvolutionalGLU, DepthwiseConv
+from .hooks import any_global_hook, hooked
 
 __all__ = ["BlockWeights", "PackedWeights", "branch_features", "pack_block", "pack_patch_embed"]
 
@@ -109,7 +110,7 @@ class PackedWeights(Generic[_Packed]):
 
     def _holds(self) -> bool:
         # Plain loops over what was looked up once: this runs at every call of every block.
-        if not self._modules or _any_global_hook():
+        if not self._modules or any_global_hook():
             return False
         for children, name, module in self._modules:
             if children[name] is not module or module._forward_hooks or module._forward_pre_hooks:
@@ -144,7 +145,7 @@ class PackedWeights(Generic[_Packed]):
                         module._parameters, key, parameter, parameter.detach(), parameter._version
                     )
                 )
-        if _any_global_hook():
+        if any_global_hook():
             return False
         self._modules, self._parameters = found, parameters
         return True
@@ -167,17 +168,7 @@ _PLAIN = frozenset(
 
 def _plain(module: nn.Module) -> bool:
     """Whether a module is a layer of this package or PyTorch as it comes, without hooks."""
-    return (
-        type(module) in _PLAIN
-        and not module._forward_hooks
-        and not module._forward_pre_hooks
-        and "forward" not in module.__dict__
-    )
-
-
-def _any_global_hook() -> bool:
-    registries = nn.modules.module
-    return bool(registries._global_forward_hooks or registries._global_forward_pre_hooks)
+    return type(module) in _PLAIN and not hooked(module)
 
 
 def _parameter(tensor: Tensor, features: torch.dtype) -> Tensor:

@@ -1,0 +1,58 @@
+"""Linear layers on tokens, in training on CPUs by the faster of PyTorch's two ways.
+
+A Linear is a 1x1 convolution of the channels-last map that the tokens are, without a copy. PyTorch
+hands float32 Linears to its BLAS, and such convolutions, forward and backward, to oneDNN, which
+adds the bias in the product: ``aten::addmm`` first writes it to the whole result, and its gradient
+is a pass of its own. docs/performance.md has the measurements.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .hooks import any_global_hook, hooked
+
+__all__ = ["linear", "linear_layer"]
+
+_FEWEST_ROWS = 256  # below, the views around the convolution cost more than it gains
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``x [B, N, depth]``, ``weight [columns, depth]``, ``bias [columns]`` to ``[B, N, columns]``.
+
+    ``torch.backends.mkldnn.flags(enabled=False)`` forces :func:`torch.nn.functional.linear`.
+    """
+    if not _convolution_is_faster(x, weight):
+        return F.linear(x, weight, bias)
+    batch, tokens, depth = x.shape
+    pixels = x.view(1, batch * tokens, 1, depth).permute(0, 3, 1, 2)
+    y = F.conv2d(pixels, weight[:, :, None, None], bias)
+    return y.permute(0, 2, 3, 1).reshape(batch, tokens, weight.shape[0])
+
+
+def linear_layer(layer: nn.Module, x: Tensor) -> Tensor:
+    """``layer(x)``, through :func:`linear` where nothing but speed tells the two apart."""
+    if type(layer) is nn.Linear and not hooked(layer) and not any_global_hook():
+        return linear(x, layer.weight, layer.bias)
+    return layer(x)
+
+
+def _convolution_is_faster(x: Tensor, weight: Tensor) -> bool:
+    return (
+        torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and type(x) is Tensor
+        and type(weight) in (Tensor, nn.Parameter)
+        and x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and x.dim() == 3
+        and x.shape[0] * x.shape[1] >= _FEWEST_ROWS
+        and x.is_contiguous()
+        and not torch.is_autocast_enabled("cpu")
+        and torch.get_num_threads() > 1  # on one, PyTorch keeps such convolutions from oneDNN
+        and torch.backends.mkldnn.is_available()
+        and bool(torch.backends.mkldnn.enabled)
+    )

@@ -1,0 +1,131 @@
+"""Linear layers as convolutions, and the GLU in groups of images: other ways, same results."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from transnext_models.layers import ConvolutionalGLU, conv_glu
+from transnext_models.layers import linear as linear_module
+from transnext_models.layers.linear import linear, linear_layer
+
+LAYOUTS = ("contiguous", "sliced", "transposed")
+
+
+@pytest.fixture(autouse=True)
+def two_threads_and_convolutions_of_any_size(monkeypatch):
+    monkeypatch.setattr(linear_module, "_FEWEST_ROWS", 1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(threads)
+
+
+def arranged(x: torch.Tensor, layout: str) -> torch.Tensor:
+    if layout == "sliced":
+        return torch.stack((x, x), -1)[..., 1]
+    return x.transpose(1, 2).contiguous().transpose(1, 2) if layout == "transposed" else x
+
+
+def results(function, *tensors: torch.Tensor | None) -> list[torch.Tensor]:
+    inputs = [None if t is None else t.detach().requires_grad_() for t in tensors]
+    y = function(*inputs)
+    weights = torch.linspace(-1, 1, y.numel()).view(y.shape).to(y.dtype)
+    (y * weights).sum().backward()
+    return [y, *(t.grad for t in inputs if t is not None)]
+
+
+def assert_same(actual, expected, tolerance: float = 2e-5) -> None:
+    for a, e in zip(actual, expected, strict=True):
+        assert a.shape == e.shape
+        assert a.dtype == e.dtype
+        bound = tolerance * max(1.0, e.abs().max().item() if e.numel() else 0.0)
+        torch.testing.assert_close(a, e, rtol=0, atol=bound)
+
+
+@given(
+    st.integers(0, 3), st.integers(1, 40), st.integers(1, 50), st.integers(1, 50),
+    st.booleans(), st.sampled_from(LAYOUTS),
+)  # fmt: skip
+def test_a_linear_is_a_linear(batch, tokens, depth, columns, has_bias, layout):
+    generator = torch.Generator().manual_seed(batch * tokens + depth)
+    x = arranged(torch.randn(batch, tokens, depth, generator=generator), layout)
+    weight = torch.randn(columns, depth, generator=generator)
+    bias = torch.randn(columns, generator=generator) if has_bias else None
+    actual = results(linear, x, weight, bias)
+    assert actual[0].is_contiguous()
+    assert_same(actual, results(F.linear, x, weight, bias))
+
+
+def test_it_is_a_convolution_where_that_is_meant_and_gives_the_same_bits_again():
+    x, weight = torch.randn(2, 300, 24), nn.Parameter(torch.randn(48, 24))
+    y = linear(x, weight, None)
+    reshaped = y.grad_fn.next_functions[0][0].next_functions[0][0]
+    assert "Convolution" in type(reshaped).__name__
+    bias = torch.randn(48)
+    first, second = (results(linear, x, weight, bias) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert "Convolution" not in str(linear(x, weight, None).grad_fn.next_functions)
+    with torch.no_grad():
+        assert linear(x, weight, None).grad_fn is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_types_and_autocast_take_the_ordinary_way(dtype):
+    x, weight = torch.randn(2, 8, 6), torch.randn(4, 6)
+    assert torch.equal(
+        linear(x.to(dtype), weight.to(dtype), None), F.linear(x.to(dtype), weight.to(dtype))
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        assert linear(x, weight, None).dtype == torch.bfloat16
+
+
+def test_hooks_and_other_layers_are_called():
+    layer, x = nn.Linear(6, 4), torch.randn(2, 300, 6)
+    seen = []
+    handles = [
+        layer.register_forward_hook(lambda *_: seen.append("forward")),
+        layer.register_full_backward_hook(lambda *_: seen.append("backward")),
+    ]
+    linear_layer(layer, x).sum().backward()
+    assert seen == ["forward", "backward"]
+    for handle in handles:
+        handle.remove()
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: seen.append("global"))
+    linear_layer(layer, x)
+    handle.remove()
+    assert seen[2:] == ["global"]
+
+    class Doubled(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    doubled = Doubled(6, 4)
+    assert torch.equal(linear_layer(doubled, x), doubled(x))
+    assert torch.equal(linear_layer(nn.Identity(), x), x)
+
+
+@pytest.mark.parametrize("images_of_a_group", [1, 2, 3])
+def test_the_glu_in_groups_of_images_is_the_whole_one(monkeypatch, images_of_a_group):
+    torch.manual_seed(0)
+    glu, grid = ConvolutionalGLU(12, 4), (5, 4)
+    x = torch.randn(5, 20, 12)
+    names = [name for name, _ in glu.named_parameters()]
+
+    def run(x: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(glu, dict(zip(names, parameters, strict=True)), (x, grid))
+
+    whole = results(run, x, *glu.parameters())
+    image_bytes = 20 * 2 * 32 * 4
+    monkeypatch.setattr(conv_glu, "_LARGEST_BUFFER", images_of_a_group * image_bytes)
+    assert glu._groups(x) == -(-5 // images_of_a_group)
+    assert_same(results(run, x, *glu.parameters()), whole)
+    seen = []
+    with glu.fc1.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[0])):
+        glu(x, grid)
+    assert seen == [5]
