@@ -26,7 +26,11 @@ __device__ inline void from_float(float x, float& target) {
   target = x;
 }
 __device__ inline void from_float(float x, BFloat16& target) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(target.bits) : "f"(x));
+#else
   target = float_to_bfloat16(x);
+#endif
 }
 __device__ inline void from_float(float x, Half& target) {
 #if defined(__CUDA_ARCH__)
@@ -47,6 +51,20 @@ __device__ inline unsigned pack(float first, float second) {
   from_float(second, high);
   return static_cast<unsigned>(high.bits) << 16 | low.bits;
 }
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+template <>
+__device__ inline unsigned pack<Half>(float first, float second) {
+  unsigned pair;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+  return pair;
+}
+template <>
+__device__ inline unsigned pack<BFloat16>(float first, float second) {
+  unsigned pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+  return pair;
+}
+#endif
 
 }  // namespace device
 

@@ -41,7 +41,7 @@ int wanted_shared_bytes(int architecture) {
 // What the tiles that fit read of stage 1's table at 224 x 224: (8 + 2 + 48)^2, (4 + 2 + 48)(8 + 2 + 48).
 int bias_patch(const Params& p) {
   if (!p.in.pool_bias.table()) return 0;
-  return element_bytes(p.in.q.dtype) == 4 ? 3132 : 3364;
+  return element_bytes(p.in.q.dtype) == 4 ? 3306 : 3648;
 }
 
 AttentionTokenShared token_shared(const Params& p, int tile_height, int tile_width) {
@@ -66,12 +66,16 @@ AttentionTokenShared token_shared(const Params& p, int tile_height, int tile_wid
     at.bytes += (bytes + 15) / 16 * 16;
   };
   const auto take_floats = [&](int& offset, int count) { take(offset, count * 4); };
+  take(at.state, kAttentionStateBytes);
   take(at.query, queries * row);
   take(at.d_out, queries * row);
   take(at.key, keys * row);
-  take(at.value, keys * row);
+  // The values are done with when the pooled keys come.
+  at.value = at.bytes;
   for (int* offset : {&at.pool_key, &at.pool_value}) take(*offset, kAttentionPoolTile * row);
   take(at.pool_unit, element_bytes(p.in.q.dtype) == 4 ? 0 : kAttentionPoolTile * row);
+  at.bytes = std::max({at.bytes, at.value + keys * row, at.value + kAttentionShareBytes});
+  take_floats(at.order, queries);
   for (int* offset :
        {&at.query_inverse, &at.d_out_norm, &at.length_scale, &at.log_sum_exp, &at.delta, &at.total})
     take_floats(*offset, queries);
@@ -88,7 +92,7 @@ AttentionTokenShared token_shared(const Params& p, int tile_height, int tile_wid
   if (p.in.pool_bias.table()) {
     const int taps = static_cast<int>(p.in.pool_bias.col_map.shape[2]);
     const int columns = within(tile_width, reach, width) * static_cast<int>(p.in.pool_grid.width);
-    take_floats(at.bias_bounds, 4);
+    take_floats(at.bias_state, 6);
     take_floats(at.bias_rows,
                 within(tile_height, reach, height) * static_cast<int>(p.in.pool_grid.height));
     take_floats(at.bias_columns, columns * taps);
@@ -98,41 +102,67 @@ AttentionTokenShared token_shared(const Params& p, int tile_height, int tile_wid
   return at;
 }
 
-// The largest rectangle of tokens whose block fits.
+// The rectangle of tokens that makes least work of the grid, of those whose blocks fit.
 void choose_tile(const Params& p, int architecture, AttentionBackwardPlan& plan) {
-  constexpr int kTiles[][2] = {{8, 8}, {4, 8}, {4, 4}, {2, 4}, {2, 2}, {1, 2}, {1, 1}};
+  constexpr index_t kMostSide = 16;
+  const Grid grid = p.in.grid;
+  const index_t reach = std::max<index_t>(p.in.window_size - 1, 0);
+  // Of a block: its queries with those of the halo, 16 at a time, and the keys that those see.
+  const auto work = [&](index_t height, index_t width) {
+    const index_t queries =
+        std::min(height + reach, grid.height) * std::min(width + reach, grid.width);
+    const index_t keys =
+        std::min(height + 2 * reach, grid.height) * std::min(width + 2 * reach, grid.width);
+    return ceil_divide(grid.height, height) * ceil_divide(grid.width, width) *
+           (4 * 16 * ceil_divide(queries, 16) + keys + 4 * height * width);
+  };
   for (const int limit : {wanted_shared_bytes(architecture), most_shared_bytes(architecture)}) {
-    for (const auto& tile : kTiles) {
-      plan.tile_height = static_cast<int>(std::min<index_t>(tile[0], p.in.grid.height));
-      plan.tile_width = static_cast<int>(
-          std::min<index_t>(tile[0] * tile[1] / plan.tile_height, p.in.grid.width));
-      plan.shared = token_shared(p, plan.tile_height, plan.tile_width);
-      if (plan.shared.bytes > limit) continue;
-      plan.tiles_y = static_cast<int>(ceil_divide(p.in.grid.height, plan.tile_height));
-      plan.tiles_x = static_cast<int>(ceil_divide(p.in.grid.width, plan.tile_width));
-      return;
+    index_t least = 0;
+    for (index_t height = 1; height <= std::min(kMostSide, grid.height); ++height) {
+      for (index_t width = 1; width <= std::min(kMostSide, grid.width); ++width) {
+        if (height * width > kAttentionMostTokens) continue;
+        const index_t its_work = work(height, width);
+        if (least > 0 && its_work >= least) continue;
+        const AttentionTokenShared shared =
+            token_shared(p, static_cast<int>(height), static_cast<int>(width));
+        if (shared.bytes > limit) continue;
+        least = its_work;
+        plan.tile_height = static_cast<int>(height);
+        plan.tile_width = static_cast<int>(width);
+        plan.shared = shared;
+      }
     }
+    if (least == 0) continue;
+    plan.tiles_y = static_cast<int>(ceil_divide(grid.height, plan.tile_height));
+    plan.tiles_x = static_cast<int>(ceil_divide(grid.width, plan.tile_width));
+    return;
   }
   throw std::invalid_argument(std::string(kOp) + ": the CUDA kernels take smaller windows than " +
                               std::to_string(p.in.window_size) + " with head dim " +
                               std::to_string(p.in.q.shape[3]) + ", what fits into shared memory");
 }
 
-// The pooled side's block, with a tile of the table's bias where 16-bit rows leave room for it.
+// The pooled side's block, with the part of an extrapolated table that its queries read where that is
+// small.
 unsigned pooled_shared_bytes(const Params& p, AttentionBackwardPlan& plan) {
-  constexpr int kMostPlaces = 8 * 1024;  // bytes
+  constexpr index_t kMostEntries = 1536;
+  const bool tensor_cores = element_bytes(p.in.q.dtype) == 2;
   const int row = row_bytes(padded_channels(p.in.q.shape[3]), element_bytes(p.in.q.dtype));
-  int bytes = (2 * kAttentionPoolTile + 3 * kAttentionPooledQueries) * row;
-  plan.pooled_bias_rows = 0;
-  if (!p.in.pool_bias.table() || element_bytes(p.in.q.dtype) == 4) return bytes;
+  const int bytes =
+      (2 * kAttentionPoolTile + (tensor_cores ? 3 : 2) * kAttentionPooledQueries) * row +
+      (tensor_cores ? 0 : kAttentionPooledThreads / 2 * kAttentionStagedWeights * 4);
+  plan.pooled_patch_rows = plan.pooled_patch_width = 0;
+  if (!p.in.pool_bias.table()) return bytes;
   const Grid pool = p.in.pool_grid;
-  const index_t rows = std::min(pool.height, kAttentionPoolTile / pool.width + 2);
-  const index_t places =
-      kAttentionPooledQueries * (rows + pool.width * p.in.pool_bias.col_map.shape[2]) * 4;
-  if (places > kMostPlaces) return bytes;
-  plan.pooled_bias_rows = static_cast<int>(rows);
-  bytes += kAttentionPoolTile * kAttentionBiasTilePitch * 4 + static_cast<int>(places);
-  return bytes;
+  const index_t keys = std::min<index_t>(kAttentionPoolTile, pool.size());
+  const index_t pool_rows = std::min(pool.height, (keys - 1) / pool.width + 2);
+  const index_t rows = ceil_divide(kAttentionPooledQueries - 1, p.in.grid.width) + 1;
+  const index_t width =
+      p.in.grid.width + (pool.width - 1) * ceil_divide(p.in.grid.width, pool.width);
+  if (pool_rows * rows * width > kMostEntries) return bytes;
+  plan.pooled_patch_rows = static_cast<int>(rows);
+  plan.pooled_patch_width = static_cast<int>(width);
+  return bytes + static_cast<int>(pool_rows * rows * width) * 4;
 }
 
 }  // namespace
