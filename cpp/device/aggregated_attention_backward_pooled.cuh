@@ -56,7 +56,8 @@ __global__ void __launch_bounds__(kAttentionPooledThreads, kDim <= 32 ? 4 : 1)
   T* unit_rows = kTensorCores ? d_out_rows + tile * stride : query_rows;
   float* stages = reinterpret_cast<float*>(d_out_rows + (kTensorCores ? 2 : 1) * tile * stride);
   float* patch_memory = stages + (kTensorCores ? 0 : threads / 2 * kAttentionStagedWeights);
-  __shared__ float embedding[kDim], key_inverse[keys], key_embedding[keys];
+  alignas(16) __shared__ float embedding[kDim];
+  __shared__ float key_inverse[keys], key_embedding[keys];
   // Of the tile's queries, in pairs, as lanes read them; places in the patch and in the table.
   __shared__ float2 query_inverse[tile / 2], scaling[tile / 2], log_sum_exps[tile / 2];
   __shared__ float2 deltas[tile / 2], d_out_inverse[tile / 2];
@@ -110,29 +111,24 @@ __global__ void __launch_bounds__(kAttentionPooledThreads, kDim <= 32 ? 4 : 1)
   const int columns = static_cast<int>(p.d_pool_bias.shape[2]);
   if (atomics) table += head * p.d_pool_bias.shape[1] * columns;
   const bool steps = grows_by_steps(bias, in, first_query / width, (end_query - 1) / width + 1);
-  const bool has_patch = steps && launch.plan.pooled_patch_rows > 0;
-  QueriesPatch patch(in, bias, first_key, first_key + key_count, launch.plan.pooled_patch_rows,
-                     launch.plan.pooled_patch_width, patch_memory, has_patch);
+  const QueriesPatch patch(in, bias, first_key, first_key + key_count, tile, patch_memory,
+                           launch.plan.pooled_patch, steps);
 
   // The lane's two keys.
-  int key[2], key_row[2], key_column[2], key_patch_place[2] = {}, key_table_place[2] = {};
+  int key[2], key_patch_place[2] = {}, key_table_place[2] = {};
   float inverse[2], embedded[2];
   for (int h = 0; h < 2; ++h) {
     const int i = own + 8 * h + lane_row(lane);
     key[h] = first_key + i;
     const int present = i < key_count ? key[h] : first_key;
-    key_row[h] = present / pool_width;
-    key_column[h] = present % pool_width;
+    const int a = present / pool_width;
+    const int b = present - a * pool_width;
     inverse[h] = key_inverse[i];
     embedded[h] = key_embedding[i];
-    if (steps)
-      key_table_place[h] =
-          bias.table_row(0, key_row[h]) * columns + bias.table_column(0, key_column[h], 0);
-    if (has_patch) key_patch_place[h] = patch.key_place(key_row[h], key_column[h]);
+    if (steps) key_table_place[h] = bias.table_row(0, a) * columns + bias.table_column(0, b, 0);
+    if (patch.used()) key_patch_place[h] = patch.key_place(a, b);
   }
   const float scale = static_cast<const float*>(in.scale.data)[head * in.scale.stride[0]];
-  const TokenRows<T> queries(in.q, batch, head);
-  const TokenRows<T> d_outs(p.d_out, batch, head);
   const float* log_sum_exp = static_cast<const float*>(p.log_sum_exp.data) +
                              batch * p.log_sum_exp.stride[0] + head * p.log_sum_exp.stride[2];
   const float* delta =
@@ -145,11 +141,12 @@ __global__ void __launch_bounds__(kAttentionPooledThreads, kDim <= 32 ? 4 : 1)
     const int count = end_query - first < tile ? end_query - first : tile;
     const auto query_of = [=](int i) { return index_t{i < count ? first + i : -1}; };
     __syncthreads();  // all are done with the tile before
-    stage_rows<kDim>(queries, tile, query_of, query_rows);
-    stage_rows<kDim>(d_outs, tile, query_of, d_out_rows);
+    // Made anew for each tile: kept, they would take many registers.
+    stage_rows<kDim>(TokenRows<T>(in.q, batch, head), tile, query_of, query_rows);
+    stage_rows<kDim>(TokenRows<T>(p.d_out, batch, head), tile, query_of, d_out_rows);
     finish_copies();
     __syncthreads();
-    if (has_patch) patch.load(first, first + count);
+    if (patch.used()) patch.load(first, first + count);
 #pragma unroll 1
     for (int i = thread; i < tile; i += threads) {
       const int n = i < count ? first + i : first;
@@ -166,7 +163,7 @@ __global__ void __launch_bounds__(kAttentionPooledThreads, kDim <= 32 ? 4 : 1)
       element(log_sum_exps, i) = i < count ? log_sum_exp[n * p.log_sum_exp.stride[1]] : 3e38f;
       element(deltas, i) = delta[n];
       element(d_out_inverse, i) = norm > 0.0f ? 1.0f / norm : 0.0f;
-      if (has_patch) element(patch_place, i) = patch.query_place(y, x);
+      if (patch.used()) element(patch_place, i) = patch.query_place(n, first);
       element(table_place, i) = y * columns + x;
     }
     __syncthreads();
@@ -213,7 +210,7 @@ __global__ void __launch_bounds__(kAttentionPooledThreads, kDim <= 32 ? 4 : 1)
         const float sums[2] = {log_sum_exps[pair].x, log_sum_exps[pair].y};
         const float delta_of[2] = {deltas[pair].x, deltas[pair].y};
         float value[4];
-        if (has_patch) {
+        if (patch.used()) {
           const int2 place = patch_place[pair];
 #pragma unroll
           for (int e = 0; e < 4; ++e)
@@ -223,8 +220,8 @@ __global__ void __launch_bounds__(kAttentionPooledThreads, kDim <= 32 ? 4 : 1)
           for (int e = 0; e < 4; ++e) {
             const int i = 2 * pair + e % 2;
             const int n = i < count ? first + i : first;
-            value[e] = bias.at(query_row[i], query_column[i], n, key_row[e / 2], key_column[e / 2],
-                               key[e / 2] < pooled ? key[e / 2] : first_key);
+            const int m = key[e / 2] < pooled ? key[e / 2] : first_key;
+            value[e] = bias.at(query_row[i], query_column[i], n, m / pool_width, m % pool_width, m);
           }
         }
 #pragma unroll
@@ -253,11 +250,13 @@ __global__ void __launch_bounds__(kAttentionPooledThreads, kDim <= 32 ? 4 : 1)
             atomicAdd(table + key_table_place[h] + (e % 2 == 0 ? place.x : place.y), value[e]);
             continue;
           }
-          float* row = table + bias.table_row(query_row[i], key_row[h]) * columns;
+          const int a = key[h] / pool_width;
+          const int b = key[h] - a * pool_width;
+          float* row = table + bias.table_row(query_row[i], a) * columns;
 #pragma unroll 1
           for (int tap = 0; tap < bias.taps(); ++tap)
-            atomicAdd(row + bias.table_column(query_column[i], key_column[h], tap),
-                      value[e] * bias.weight(query_column[i], key_column[h], tap));
+            atomicAdd(row + bias.table_column(query_column[i], b, tap),
+                      value[e] * bias.weight(query_column[i], b, tap));
         }
       }
 #pragma unroll

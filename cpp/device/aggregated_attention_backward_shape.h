@@ -41,6 +41,7 @@ struct AttentionTokenShared {
   int pool_row, pool_column;   // ints per pooled key
   // The bias table's part: state, places of its rows and columns, weights, entries.
   int bias_state, bias_rows, bias_columns, bias_weights, bias_patch;
+  int bias_capacity;  // entries of the patch, no offset
   int bytes;
 };
 
@@ -49,11 +50,8 @@ struct AttentionBackwardPlan {
   int tiles_y, tiles_x;
   AttentionTokenShared shared;
   int slices, slice;  // of the queries for the pooled side, and queries in each
-  int bias_patch;     // entries of the bias table in shared memory beside a tile of tokens
-  // Of the table beside a tile of pooled keys: image rows that the queries in shared memory may
-  // touch, or 0 for no table there, and entries of a row.
-  int pooled_patch_rows, pooled_patch_width;
-  int parameters;  // floats of a block's sums for the parameters' gradients
+  int pooled_patch;   // entries of the bias table in shared memory beside a tile of pooled keys
+  int parameters;     // floats of a block's sums for the parameters' gradients
   // Offsets into the workspace, in floats.
   index_t delta;           // [B, h, N]
   index_t parameter_sums;  // [B tiles, h, parameters]

@@ -77,7 +77,7 @@ class TokenTile {
             head(),
             {ints(at.bias_rows), ints(at.bias_columns), floats(at.bias_weights),
              reinterpret_cast<RectangleBias::State*>(memory_ + at.bias_state),
-             floats(at.bias_patch), plan_.bias_patch}};
+             floats(at.bias_patch), at.bias_capacity}};
   }
 
   // Not members: the kernel's parameters and thread numbers cost no registers.

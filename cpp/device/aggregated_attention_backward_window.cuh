@@ -46,7 +46,7 @@ class TokenWindow : public TokenPooled<T, kDim> {
           ++down;
         }
       }
-#pragma unroll 1
+#pragma unroll(kDim <= 32 ? kChunks : 1)
       for (int chunk = 0; chunk < kChunks; ++chunk) {
         float q[8], d_out[8];
         read_eight(row(at.query, i) + chunk * 8, q);
@@ -54,9 +54,10 @@ class TokenWindow : public TokenPooled<T, kDim> {
 #pragma unroll
         for (int r = 0; r < kRun; ++r) {
           const int at_key = key[r] < 0 ? 0 : key[r];
-          logit[r] += dot_eight(row(at.key, at_key) + chunk * 8, q);
-          d_weight[r] += dot_eight(row(at.value, at_key) + chunk * 8, d_out);
-          positional[r] += dot_eight(floats(at.tokens) + cell[r] * kDim + chunk * 8, q);
+          logit[r] = dot_eight(row(at.key, at_key) + chunk * 8, q, logit[r]);
+          d_weight[r] = dot_eight(row(at.value, at_key) + chunk * 8, d_out, d_weight[r]);
+          positional[r] =
+              dot_eight(floats(at.tokens) + cell[r] * kDim + chunk * 8, q, positional[r]);
         }
       }
       const float inverse = floats(at.query_inverse)[i];
@@ -119,7 +120,7 @@ class TokenWindow : public TokenPooled<T, kDim> {
 #pragma unroll
     for (int l = 0; l < kLaneChunks; ++l) {
       const int chunk = lane + 4 * l;
-      if (chunk < kChunks) along += dot_eight(x + chunk * 8, gradient[l]);
+      if (chunk < kChunks) along = dot_eight(x + chunk * 8, gradient[l], along);
     }
     along = sum_of_four(along) * inverse;
     if (inverse >= 1.0f / kNormEpsilon) along = 0.0f;
@@ -165,6 +166,7 @@ class TokenWindow : public TokenPooled<T, kDim> {
       const int i = queries.index(y, x);
       const float inverse = floats(at.query_inverse)[i];
       const float length = floats(at.length_scale)[i];
+      const float scaling = scale() * length;
       float gradient[kLaneChunks][8] = {};
       float along = 0.0f;
 #pragma unroll
@@ -195,7 +197,7 @@ class TokenWindow : public TokenPooled<T, kDim> {
           const float embedded = q[c] * inverse + floats(at.embedding)[chunk * 8 + c];
           const float both = gradient[l][c] + from_pooled[c];
           along += (kSumsAlong ? gradient[l][c] : both) * embedded;
-          gradient[l][c] = both * (scale() * length);
+          gradient[l][c] = both * scaling;
         }
         write_eight(gradient[l], shared_gradient);
 #pragma unroll
@@ -221,6 +223,7 @@ class TokenWindow : public TokenPooled<T, kDim> {
     const Rectangle keys = halo_keys();
     if (window() == 0 || !(p_.d_k.present() || p_.d_v.present())) return;
     const AttentionTokenShared& at = plan_.shared;
+    const float scale = this->scale();
     const int lane = thread() % 4;
     const TokenRows<T> d_k(p_.d_k, batch(), head());
     const TokenRows<T> d_v(p_.d_v, batch(), head());
@@ -246,7 +249,7 @@ class TokenWindow : public TokenPooled<T, kDim> {
           const int j = cells() - 1 - turned;
           const int i = queries.index(query_y, query_x);
           const float d_logit =
-              floats(at.probability)[i * cells() + j] * scale() * floats(at.length_scale)[i];
+              floats(at.probability)[i * cells() + j] * scale * floats(at.length_scale)[i];
           const float d_unit = d_logit * floats(at.query_inverse)[i];
           const float weight = floats(at.weight)[i * cells() + j];
           float q[8], d_out[8];

@@ -39,9 +39,10 @@ __device__ inline void write_eight(const float (&from)[8], T* to) {
   *reinterpret_cast<Eight<T>*>(to) = run;
 }
 
+// sum + a . b
 template <class T>
-__device__ inline float dot_eight(const T* a, const float (&b)[8]) {
-  float x[8], sum = 0.0f;
+__device__ inline float dot_eight(const T* a, const float (&b)[8], float sum) {
+  float x[8];
   read_eight(a, x);
 #pragma unroll
   for (int i = 0; i < 8; ++i) sum += x[i] * b[i];

@@ -35,69 +35,76 @@ __device__ inline bool grows_by_steps(const PooledBias& bias, const AggregatedAt
 }
 
 // Of such a table, what queries that follow each other in the image and a run of pooled keys read, in
-// shared memory: for each pooled row and each image row a run of columns.
+// shared memory: for each pooled row, the runs of columns of the image rows that the queries touch, one
+// behind the other.
 class QueriesPatch {
  public:
-  // `rows` image rows that the queries may touch, `pitch` entries for each. Nothing is read unless it
-  // is `used`.
+  // `most` is the largest number of queries, `capacity` the room for entries. Nothing is read unless
+  // `steps`.
   __device__ QueriesPatch(const AggregatedAttentionInputs& in, const PooledBias& bias,
-                          int first_key, int end_key, int rows, int pitch, float* memory, bool used)
-      : bias_(bias),
-        view_(in.pool_bias.values),
-        rows_(rows),
-        pitch_(pitch),
-        pool_width_(static_cast<int>(in.pool_grid.width)),
-        width_(static_cast<int>(in.grid.width)),
-        first_pool_row_(first_key / pool_width_),
-        pool_rows_((end_key - 1) / pool_width_ - first_pool_row_ + 1),
-        memory_(memory) {
-    if (!used) return;
+                          int first_key, int end_key, int most, float* memory, int capacity,
+                          bool steps)
+      : bias_(bias), in_(in), memory_(memory), first_pool_row_(first_key / pool_width()) {
+    if (!steps) return;
     lowest_ = bias.table_column(0, 0, 0);
     int highest = lowest_;
 #pragma unroll 1
-    for (int b = 1; b < pool_width_; ++b) {
+    for (int b = 1; b < pool_width(); ++b) {
       const int column = bias.table_column(0, b, 0);
       lowest_ = column < lowest_ ? column : lowest_;
       highest = column > highest ? column : highest;
     }
     span_ = highest - lowest_;
+    pool_rows_ = (end_key - 1) / pool_width() - first_pool_row_ + 1;
+    const int rows = (most + width() - 2) / width() + 1;
+    pitch_ = most + rows * span_;
+    used_ = pool_rows_ * pitch_ <= capacity;
   }
 
+  __device__ bool used() const { return used_; }
+
   // Brings what the queries from `first` to `end` read; the block synchronises before and after.
-  __device__ void load(int first, int end) {
-    top_ = first / width_;
-    const int rows = (end - 1) / width_ - top_ + 1;
-    left_ = rows == 1 ? first - top_ * width_ : 0;
-    const int columns = span_ + (rows == 1 ? end - first : width_);
-    const float* from = bias_.values() + (lowest_ + left_) * view_.stride[2];
+  __device__ void load(int first, int end) const {
+    const View<3>& table = in_.pool_bias.values;
+    const int top = first / width();
 #pragma unroll 1
     for (int a = static_cast<int>(threadIdx.x) / 32; a < pool_rows_;
          a += static_cast<int>(blockDim.x) / 32) {
+      int begin = first;
 #pragma unroll 1
-      for (int row = 0; row < rows; ++row) {
-        const float* entries =
-            from + bias_.table_row(top_ + row, first_pool_row_ + a) * view_.stride[1];
-        float* to = memory_ + (a * rows_ + row) * pitch_;
+      for (int row = top; begin < end; ++row) {
+        const int next = (row + 1) * width() < end ? (row + 1) * width() : end;
+        const int columns = next - begin + span_;
+        const float* entries = bias_.values() +
+                               bias_.table_row(row, first_pool_row_ + a) * table.stride[1] +
+                               (lowest_ + begin - row * width()) * table.stride[2];
+        float* to = memory_ + a * pitch_ + begin - first + (row - top) * span_;
 #pragma unroll 1
         for (int column = static_cast<int>(threadIdx.x) % 32; column < columns; column += 32)
-          to[column] = entries[column * view_.stride[2]];
+          to[column] = entries[column * table.stride[2]];
+        begin = next;
       }
     }
   }
 
-  // The value of a query in row i and column j, and of key (a, b), is memory[query_place(i, j) +
-  // key_place(a, b)].
-  __device__ int query_place(int i, int j) const { return (i - top_) * pitch_ + j - left_; }
+  // The value of query n, of those from `first` on, and of key (a, b) is memory[query_place(n, first)
+  // + key_place(a, b)].
+  __device__ int query_place(int n, int first) const {
+    return n - first + (n / width() - first / width()) * span_;
+  }
   __device__ int key_place(int a, int b) const {
-    return (a - first_pool_row_) * rows_ * pitch_ + bias_.table_column(0, b, 0) - lowest_;
+    return (a - first_pool_row_) * pitch_ + bias_.table_column(0, b, 0) - lowest_;
   }
 
  private:
+  __device__ int width() const { return static_cast<int>(in_.grid.width); }
+  __device__ int pool_width() const { return static_cast<int>(in_.pool_grid.width); }
+
   const PooledBias& bias_;
-  const View<3>& view_;
-  int rows_, pitch_, pool_width_, width_, first_pool_row_, pool_rows_;
+  const AggregatedAttentionInputs& in_;
   float* memory_;
-  int lowest_ = 0, span_ = 0, top_ = 0, left_ = 0;
+  int first_pool_row_, pool_rows_ = 0, lowest_ = 0, span_ = 0, pitch_ = 0;
+  bool used_ = false;
 };
 
 }  // namespace transnext::device

@@ -102,9 +102,8 @@ __device__ inline float row_dot(const T* row, const float* vector) {
 #pragma unroll
   for (int chunk = 0; chunk < kDim / 8; ++chunk) {
     float x[8];
-    read_eight(row + chunk * 8, x);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) sum += x[i] * vector[chunk * 8 + i];
+    read_eight(vector + chunk * 8, x);
+    sum = dot_eight(row + chunk * 8, x, sum);
   }
   return sum;
 }

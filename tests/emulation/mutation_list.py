@@ -274,8 +274,8 @@ MUTATIONS = [
         "extrapolated_bias.cuh",
         "attention",
         (
-            "left_ = rows == 1 ? first - top_ * width_ : 0;",
-            "left_ = first - top_ * width_;",
+            "return n - first + (n / width() - first / width()) * span_;",
+            "return n - first;",
             "index: the table's columns of queries in two rows of the image",
         ),
         (

@@ -38,10 +38,17 @@ int wanted_shared_bytes(int architecture) {
   return architecture < 80 ? most : most / 2 - 1024;
 }
 
-// What the tiles that fit read of stage 1's table at 224 x 224: (8 + 2 + 48)^2, (4 + 2 + 48)(8 + 2 + 48).
-int bias_patch(const Params& p) {
+// Entries that queries in a rectangle read of a table with one for each distance, or 0 where those are
+// too many for shared memory.
+int bias_patch(const Params& p, int rows, int columns) {
+  constexpr index_t kMost = 4096;
   if (!p.in.pool_bias.table()) return 0;
-  return element_bytes(p.in.q.dtype) == 4 ? 3306 : 3648;
+  const auto span = [](index_t queries, index_t size, index_t pool) {
+    return queries + (pool - 1) * ceil_divide(size, pool);
+  };
+  const index_t entries = span(rows, p.in.grid.height, p.in.pool_grid.height) *
+                          span(columns, p.in.grid.width, p.in.pool_grid.width);
+  return static_cast<int>(entries <= kMost ? entries : 0);
 }
 
 AttentionTokenShared token_shared(const Params& p, int tile_height, int tile_width) {
@@ -55,7 +62,9 @@ AttentionTokenShared token_shared(const Params& p, int tile_height, int tile_wid
   const index_t height = p.in.grid.height;
   const index_t width = p.in.grid.width;
   const int own = tile_height * tile_width;
-  const int queries = within(tile_height, reach, height) * within(tile_width, reach, width);
+  const int query_rows = within(tile_height, reach, height);
+  const int query_columns = within(tile_width, reach, width);
+  const int queries = query_rows * query_columns;
   const int keys =
       window > 0 ? within(tile_height, 2 * reach, height) * within(tile_width, 2 * reach, width)
                  : 0;
@@ -91,13 +100,13 @@ AttentionTokenShared token_shared(const Params& p, int tile_height, int tile_wid
   for (int* offset : {&at.local_bias, &at.token_bias}) take_floats(*offset, cells);
   if (p.in.pool_bias.table()) {
     const int taps = static_cast<int>(p.in.pool_bias.col_map.shape[2]);
-    const int columns = within(tile_width, reach, width) * static_cast<int>(p.in.pool_grid.width);
+    const int columns = query_columns * static_cast<int>(p.in.pool_grid.width);
     take_floats(at.bias_state, 6);
-    take_floats(at.bias_rows,
-                within(tile_height, reach, height) * static_cast<int>(p.in.pool_grid.height));
+    take_floats(at.bias_rows, query_rows * static_cast<int>(p.in.pool_grid.height));
     take_floats(at.bias_columns, columns * taps);
     take_floats(at.bias_weights, p.in.pool_bias.col_weights.present() ? columns * taps : 0);
-    take_floats(at.bias_patch, bias_patch(p));
+    at.bias_capacity = bias_patch(p, query_rows, query_columns);
+    take_floats(at.bias_patch, at.bias_capacity);
   }
   return at;
 }
@@ -151,18 +160,16 @@ unsigned pooled_shared_bytes(const Params& p, AttentionBackwardPlan& plan) {
   const int bytes =
       (2 * kAttentionPoolTile + (tensor_cores ? 3 : 2) * kAttentionPooledQueries) * row +
       (tensor_cores ? 0 : kAttentionPooledThreads / 2 * kAttentionStagedWeights * 4);
-  plan.pooled_patch_rows = plan.pooled_patch_width = 0;
+  plan.pooled_patch = 0;
   if (!p.in.pool_bias.table()) return bytes;
   const Grid pool = p.in.pool_grid;
   const index_t keys = std::min<index_t>(kAttentionPoolTile, pool.size());
   const index_t pool_rows = std::min(pool.height, (keys - 1) / pool.width + 2);
   const index_t rows = ceil_divide(kAttentionPooledQueries - 1, p.in.grid.width) + 1;
-  const index_t width =
-      p.in.grid.width + (pool.width - 1) * ceil_divide(p.in.grid.width, pool.width);
-  if (pool_rows * rows * width > kMostEntries) return bytes;
-  plan.pooled_patch_rows = static_cast<int>(rows);
-  plan.pooled_patch_width = static_cast<int>(width);
-  return bytes + static_cast<int>(pool_rows * rows * width) * 4;
+  const index_t span = (pool.width - 1) * ceil_divide(p.in.grid.width, pool.width);
+  const index_t entries = pool_rows * (kAttentionPooledQueries + rows * span);
+  if (entries <= kMostEntries) plan.pooled_patch = static_cast<int>(entries);
+  return bytes + plan.pooled_patch * 4;
 }
 
 }  // namespace
@@ -183,7 +190,6 @@ Launches launches(const AggregatedAttentionBackwardParams& p, int architecture) 
   Launch launch = {p, {}, nullptr};
   AttentionBackwardPlan& plan = launch.plan;
   choose_tile(p, architecture, plan);
-  plan.bias_patch = bias_patch(p);
   const index_t tiles = index_t{plan.tiles_y} * plan.tiles_x;
   const index_t key_tiles = ceil_divide(pooled, kAttentionPoolTile);
   const index_t pairs = batches * heads;
