@@ -280,7 +280,7 @@ MUTATIONS = [
         ),
         (
             "steps = steps && bias.table_column(j, b, 0) == bias.table_column(0, b, 0) + j;",
-            "steps = steps && j >= 0;",
+            "steps = steps && bias.table_column(j, b, 0) >= bias.table_column(0, b, 0);",
             "choice: a table whose columns are not steps apart",
         ),
     ),
