@@ -22,51 +22,113 @@ namespace transnext {
 
 namespace device {
 
-// Dot products of the rows that two lanes' queries and keys make, without a tile in shared memory.
-// `top`, `bottom` are the rows r and r + 8 of 16 and b the row of 8 that this lane reads as operand.
-template <int kDim, class T>
-__device__ inline void multiply_global_rows(const TokenRows<T>& a, index_t top, index_t bottom,
-                                            const TokenRows<T>& b, const index_t (&column)[3],
-                                            int lane, float (&sum)[4]) {
-  const auto element = [](const TokenRows<T>& rows, index_t token, int c) {
-    return c < rows.channels ? rows.data[token * rows.token_stride + c * rows.channel_stride] : T{};
-  };
-  if constexpr (OnTensorCores<T>::value) {
-    const auto pair = [&](const TokenRows<T>& rows, index_t token, int c) {
-      return element(rows, token, c).bits | static_cast<unsigned>(element(rows, token, c + 1).bits)
-                                                << 16;
-    };
-    const int c = lane_column(lane);
-#pragma unroll 1
-    for (int k = 0; k < kDim; k += 8) {
-      const unsigned operand[2] = {pair(a, top, k + c), pair(a, bottom, k + c)};
-      const unsigned other[1] = {pair(b, column[2], k + c)};
-      mma_m16n8k8(sum, operand, other, T{});
-    }
-  } else {
-#pragma unroll 1
-    for (int c = 0; c < a.channels; ++c) {
-      const float x = element(a, top, c);
-      const float y = element(a, bottom, c);
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const float z = element(b, column[i], c);
-        sum[i] += x * z;
-        sum[2 + i] += y * z;
-      }
-    }
+// Of rows straight from global memory, without a tile in shared memory: the products of 16 queries and
+// 8 keys as fragments, and for the rows that the lane's products are of, squares of the queries' and
+// the keys', and the keys' products with a vector.
+struct GlobalProducts {
+  float product[4] = {};
+  float query_square[2] = {};
+  float key_square[2] = {};
+  float along[2] = {};
+};
+
+template <class T>
+__device__ inline T global_element(const TokenRows<T>& rows, index_t token, int c) {
+  return c < rows.channels ? rows.data[token * rows.token_stride + c * rows.channel_stride] : T{};
+}
+
+// Two neighbouring elements of 16 bits.
+template <class T>
+__device__ inline unsigned global_pair(const TokenRows<T>& rows, index_t token, int c) {
+  if (rows.vectors)
+    return c < rows.channels ? two_elements(rows.data + token * rows.token_stride + c) : 0;
+  return global_element(rows, token, c).bits |
+         static_cast<unsigned>(global_element(rows, token, c + 1).bits) << 16;
+}
+
+__device__ inline void global_four(const TokenRows<float>& rows, index_t token, int c,
+                                   float (&to)[4]) {
+  if (rows.vectors && c < rows.channels) {
+    const float4 four = *reinterpret_cast<const float4*>(rows.data + token * rows.token_stride + c);
+    to[0] = four.x;
+    to[1] = four.y;
+    to[2] = four.z;
+    to[3] = four.w;
+    return;
   }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) to[i] = global_element(rows, token, c + i);
 }
 
 template <class T>
-__device__ inline float global_row_inverse(const TokenRows<T>& rows, index_t token) {
-  float sum = 0.0f;
+__device__ inline float2 floats_of(unsigned pair) {
+  return {to_float(T{static_cast<unsigned short>(pair)}),
+          to_float(T{static_cast<unsigned short>(pair >> 16)})};
+}
+
+// `top`, `bottom` are the lane's rows r and r + 8 of 16, `keys` its two columns of 8 and the row of 8
+// that it reads as operand. `vector` is [kDim], or null: then the products alone are made.
+template <int kDim, class T>
+__device__ inline GlobalProducts multiply_global_rows(const TokenRows<T>& a, index_t top,
+                                                      index_t bottom, const TokenRows<T>& b,
+                                                      const index_t (&keys)[3], const float* vector,
+                                                      int lane) {
+  GlobalProducts made;
+  if constexpr (OnTensorCores<T>::value) {
+    const int c = lane_column(lane);
+    float square = 0.0f, along = 0.0f;  // of the row of 8, this lane's channels
 #pragma unroll 1
-  for (int c = 0; c < rows.channels; ++c) {
-    const float x = to_float(rows.data[token * rows.token_stride + c * rows.channel_stride]);
-    sum += x * x;
+    for (int k = c; k < kDim; k += 8) {
+      const unsigned operand[2] = {global_pair(a, top, k), global_pair(a, bottom, k)};
+      const unsigned other[1] = {global_pair(b, keys[2], k)};
+      mma_m16n8k8(made.product, operand, other, T{});
+      if (vector == nullptr) continue;
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const float2 x = floats_of<T>(operand[h]);
+        made.query_square[h] += x.x * x.x + x.y * x.y;
+      }
+      const float2 x = floats_of<T>(other[0]);
+      square += x.x * x.x + x.y * x.y;
+      along += x.x * vector[k] + x.y * vector[k + 1];
+    }
+    if (vector == nullptr) return made;
+#pragma unroll
+    for (int distance = 1; distance < 4; distance *= 2) {
+      made.query_square[0] += __shfl_xor_sync(0xffffffffu, made.query_square[0], distance);
+      made.query_square[1] += __shfl_xor_sync(0xffffffffu, made.query_square[1], distance);
+      square += __shfl_xor_sync(0xffffffffu, square, distance);
+      along += __shfl_xor_sync(0xffffffffu, along, distance);
+    }
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      made.key_square[i] = __shfl_sync(0xffffffffu, square, 4 * (c + i));
+      made.along[i] = __shfl_sync(0xffffffffu, along, 4 * (c + i));
+    }
+  } else {
+#pragma unroll 1
+    for (int c = 0; c < kDim; c += 4) {
+      float x[4], y[4], z[2][4];
+      global_four(a, top, c, x);
+      global_four(a, bottom, c, y);
+      global_four(b, keys[0], c, z[0]);
+      global_four(b, keys[1], c, z[1]);
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const float of_vector = vector == nullptr ? 0.0f : vector[c + k];
+        made.query_square[0] += x[k] * x[k];
+        made.query_square[1] += y[k] * y[k];
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          made.product[i] += x[k] * z[i][k];
+          made.product[2 + i] += y[k] * z[i][k];
+          made.key_square[i] += z[i][k] * z[i][k];
+          made.along[i] += of_vector * z[i][k];
+        }
+      }
+    }
   }
-  return 1.0f / fmaxf(sqrtf(sum), kNormEpsilon);
+  return made;
 }
 
 }  // namespace device
@@ -100,6 +162,15 @@ __global__ void __launch_bounds__(kAttentionBiasThreads, kDim <= 32 ? 2 : 1)
   const int columns = static_cast<int>(p.d_pool_bias.shape[2]);
   float* d_bias = static_cast<float*>(p.d_pool_bias.data);
   float* row = dynamic_shared<float>() + warp * columns;
+  __shared__ float embedding[kDim];
+  for (int c = static_cast<int>(threadIdx.x); c < kDim; c += kAttentionBiasThreads) {
+    embedding[c] = 0.0f;
+    if (in.query_embedding.present() && c < channels)
+      embedding[c] = static_cast<const float*>(
+          in.query_embedding
+              .data)[head * in.query_embedding.stride[0] + c * in.query_embedding.stride[1]];
+  }
+  __syncthreads();
 
   for (int a = part * warps + warp; a < pool_height; a += parts * warps) {
     if (!dense) {
@@ -138,30 +209,22 @@ __global__ void __launch_bounds__(kAttentionBiasThreads, kDim <= 32 ? 2 : 1)
                                      head * p.log_sum_exp.stride[2];
           const float* delta =
               launch.workspace + launch.plan.delta + (batch * heads + head) * tokens;
-          float product[4] = {}, d_weight[4] = {};
-          multiply_global_rows<kDim>(queries, n[0], n[1], keys, m, lane, product);
-          multiply_global_rows<kDim>(TokenRows<T>(p.d_out, batch, head), n[0], n[1],
-                                     TokenRows<T>(in.v_pool, batch, head), m, lane, d_weight);
-          const float query_inverse[2] = {global_row_inverse(queries, n[0]),
-                                          global_row_inverse(queries, n[1])};
-          float inverse[2], embedded[2] = {};
-          for (int e = 0; e < 2; ++e) {
-            inverse[e] = global_row_inverse(keys, m[e]);
-#pragma unroll 1
-            for (int c = 0; in.query_embedding.present() && c < channels; ++c)
-              embedded[e] +=
-                  to_float(keys.data[m[e] * keys.token_stride + c * keys.channel_stride]) *
-                  static_cast<const float*>(
-                      in.query_embedding.data)[head * in.query_embedding.stride[0] +
-                                               c * in.query_embedding.stride[1]];
-          }
+          const GlobalProducts made =
+              multiply_global_rows<kDim>(queries, n[0], n[1], keys, m, embedding, lane);
+          const GlobalProducts weights =
+              multiply_global_rows<kDim>(TokenRows<T>(p.d_out, batch, head), n[0], n[1],
+                                         TokenRows<T>(in.v_pool, batch, head), m, nullptr, lane);
+          const float query_norm[2] = {inverse_norm(made.query_square[0]),
+                                       inverse_norm(made.query_square[1])};
+          const float key_norm[2] = {inverse_norm(made.key_square[0]),
+                                     inverse_norm(made.key_square[1])};
+#pragma unroll
           for (int e = 0; e < 4; ++e) {
-            const float logit = scaling[e / 2] *
-                                    (product[e] * query_inverse[e / 2] + embedded[e % 2]) *
-                                    inverse[e % 2] +
-                                value[e];
+            const float cosine =
+                (made.product[e] * query_norm[e / 2] + made.along[e % 2]) * key_norm[e % 2];
+            const float logit = scaling[e / 2] * cosine + value[e];
             gradient[e] += exp_fast(logit - log_sum_exp[n[e / 2] * p.log_sum_exp.stride[1]]) *
-                           (d_weight[e] - delta[n[e / 2]]);
+                           (weights.product[e] - delta[n[e / 2]]);
           }
         }
         if (dense) {

@@ -15,6 +15,7 @@
 #pragma once
 
 #include "device/aggregated_attention_backward_shape.h"
+#include "device/extrapolated_bias.cuh"
 #include "device/math.cuh"
 #include "device/pooled_bias.cuh"
 #include "device/rectangle.cuh"
@@ -22,33 +23,46 @@
 
 namespace transnext {
 
+namespace device {
+
+__device__ inline float& element(float2* pairs, int i) {
+  return reinterpret_cast<float*>(pairs)[i];
+}
+__device__ inline int& element(int2* pairs, int i) {
+  return reinterpret_cast<int*>(pairs)[i];
+}
+
+}  // namespace device
+
 // Block (kAttentionPooledThreads). Grid: (head, slice, key tile, image), heads fastest.
 template <class T, int kDim>
 __global__ void __launch_bounds__(kAttentionPooledThreads, kDim <= 32 ? 4 : 1)
     aggregated_attention_backward_pooled(AggregatedAttentionBackwardLaunch launch) {
   using namespace device;
+  constexpr bool kTensorCores = OnTensorCores<T>::value;
   constexpr int stride = row_stride<T>(kDim);
   constexpr int chunks = kDim / 8;
   constexpr int keys = kAttentionPoolTile;
   constexpr int tile = kAttentionPooledQueries;
   constexpr int threads = kAttentionPooledThreads;
+  constexpr int kSub = 16;  // queries for each product
   const AggregatedAttentionBackwardParams& p = launch.params;
   const AggregatedAttentionInputs& in = p.in;
   T* key_rows = dynamic_shared<T>();           // [keys] as stored
   T* value_rows = key_rows + keys * stride;    // [keys]
   T* query_rows = value_rows + keys * stride;  // [tile]
   T* d_out_rows = query_rows + tile * stride;  // [tile]
-  T* unit_rows = d_out_rows + tile * stride;   // [tile] qh |d_out| / largest
-  // The bias of the tile's queries, [keys][pitch], and places of the table's rows and columns, [tile]
-  // [pooled rows of a tile of keys] and [tile][Wp taps], where the plan has room for them.
-  constexpr int pitch = kAttentionBiasTilePitch;
-  float* biases = reinterpret_cast<float*>(unit_rows + tile * stride);
-  int* row_places = reinterpret_cast<int*>(biases + keys * pitch);
-  int* column_places = row_places + tile * launch.plan.pooled_bias_rows;
-  const bool bias_tile = launch.plan.pooled_bias_rows > 0;
-  __shared__ float embedding[kDim], key_inverse[keys], key_embedding[keys];
-  __shared__ float query_inverse[tile], scaling[tile], log_sum_exps[tile], deltas[tile];
-  __shared__ float d_out_norm[tile], d_out_inverse[tile];
+  // [tile] qh |d_out| / largest; of float, qh in place of q.
+  T* unit_rows = kTensorCores ? d_out_rows + tile * stride : query_rows;
+  float* stages = reinterpret_cast<float*>(d_out_rows + (kTensorCores ? 2 : 1) * tile * stride);
+  float* patch_memory = stages + (kTensorCores ? 0 : threads / 2 * kAttentionStagedWeights);
+  alignas(16) __shared__ float embedding[kDim];
+  __shared__ float key_inverse[keys], key_embedding[keys];
+  // Of the tile's queries, in pairs, as lanes read them; places in the patch and in the table.
+  __shared__ float2 query_inverse[tile / 2], scaling[tile / 2], log_sum_exps[tile / 2];
+  __shared__ float2 deltas[tile / 2], d_out_inverse[tile / 2];
+  __shared__ int2 patch_place[tile / 2], table_place[tile / 2];
+  __shared__ float d_out_norm[tile];
   __shared__ int query_row[tile], query_column[tile];
 
   const int thread = static_cast<int>(threadIdx.x);
@@ -74,6 +88,7 @@ __global__ void __launch_bounds__(kAttentionPooledThreads, kDim <= 32 ? 4 : 1)
   const auto key_of = [=](int i) { return index_t{i < key_count ? first_key + i : -1}; };
   stage_rows<kDim>(TokenRows<T>(in.k_pool, batch, head), keys, key_of, key_rows);
   stage_rows<kDim>(TokenRows<T>(in.v_pool, batch, head), keys, key_of, value_rows);
+  finish_copies();
 #pragma unroll 1
   for (int c = thread; c < kDim; c += threads) {
     embedding[c] = 0.0f;
@@ -90,113 +105,99 @@ __global__ void __launch_bounds__(kAttentionPooledThreads, kDim <= 32 ? 4 : 1)
   }
   __syncthreads();
 
-  // The lane's two keys.
-  int key[2], key_row[2], key_column[2];
-  float inverse[2], embedded[2];
-  for (int h = 0; h < 2; ++h) {
-    const int i = own + 8 * h + lane_row(lane);
-    key[h] = first_key + i;
-    key_row[h] = key[h] / pool_width;
-    key_column[h] = key[h] % pool_width;
-    inverse[h] = key_inverse[i];
-    embedded[h] = key_embedding[i];
-  }
   const PooledBias bias(in.pool_bias, head);
   const bool atomics = launch.plan.table_atomics;
   float* table = static_cast<float*>(p.d_pool_bias.data);
   const int columns = static_cast<int>(p.d_pool_bias.shape[2]);
   if (atomics) table += head * p.d_pool_bias.shape[1] * columns;
+  const bool steps = grows_by_steps(bias, in, first_query / width, (end_query - 1) / width + 1);
+  const QueriesPatch patch(in, bias, first_key, first_key + key_count, tile, patch_memory,
+                           launch.plan.pooled_patch, steps);
+
+  // The lane's two keys.
+  int key[2], key_patch_place[2] = {}, key_table_place[2] = {};
+  float inverse[2], embedded[2];
+  for (int h = 0; h < 2; ++h) {
+    const int i = own + 8 * h + lane_row(lane);
+    key[h] = first_key + i;
+    const int present = i < key_count ? key[h] : first_key;
+    const int a = present / pool_width;
+    const int b = present - a * pool_width;
+    inverse[h] = key_inverse[i];
+    embedded[h] = key_embedding[i];
+    if (steps) key_table_place[h] = bias.table_row(0, a) * columns + bias.table_column(0, b, 0);
+    if (patch.used()) key_patch_place[h] = patch.key_place(a, b);
+  }
   const float scale = static_cast<const float*>(in.scale.data)[head * in.scale.stride[0]];
-  const TokenRows<T> queries(in.q, batch, head);
-  const TokenRows<T> d_outs(p.d_out, batch, head);
   const float* log_sum_exp = static_cast<const float*>(p.log_sum_exp.data) +
                              batch * p.log_sum_exp.stride[0] + head * p.log_sum_exp.stride[2];
   const float* delta =
       launch.workspace + launch.plan.delta + (index_t{batch} * heads + head) * tokens;
 
   float d_key[chunks][4] = {}, d_value[chunks][4] = {};
-  float largest = 0.0f;
+  float largest = kTensorCores ? 0.0f : 1.0f;
 #pragma unroll 1
   for (int first = first_query; first < end_query; first += tile) {
     const int count = end_query - first < tile ? end_query - first : tile;
     const auto query_of = [=](int i) { return index_t{i < count ? first + i : -1}; };
     __syncthreads();  // all are done with the tile before
-    stage_rows<kDim>(queries, tile, query_of, query_rows);
-    stage_rows<kDim>(d_outs, tile, query_of, d_out_rows);
+    // Made anew for each tile: kept, they would take many registers.
+    stage_rows<kDim>(TokenRows<T>(in.q, batch, head), tile, query_of, query_rows);
+    stage_rows<kDim>(TokenRows<T>(p.d_out, batch, head), tile, query_of, d_out_rows);
+    finish_copies();
     __syncthreads();
+    if (patch.used()) patch.load(first, first + count);
 #pragma unroll 1
     for (int i = thread; i < tile; i += threads) {
       const int n = i < count ? first + i : first;
-      query_row[i] = n / width;
-      query_column[i] = n % width;
-      query_inverse[i] = 1.0f / fmaxf(row_norm<kDim>(query_rows + i * stride), kNormEpsilon);
-      scaling[i] = scale * length_scale(query_row[i], query_column[i],
-                                        static_cast<int>(in.window_size), in.grid, pooled);
-      log_sum_exps[i] = log_sum_exp[n * p.log_sum_exp.stride[1]];
-      deltas[i] = delta[n];
-      d_out_norm[i] = row_norm<kDim>(d_out_rows + i * stride);
-      d_out_inverse[i] = d_out_norm[i] > 0.0f ? 1.0f / d_out_norm[i] : 0.0f;
+      const int y = n / width;
+      const int x = n - y * width;
+      query_row[i] = y;
+      query_column[i] = x;
+      const float norm = row_norm<kDim>(d_out_rows + i * stride);
+      d_out_norm[i] = norm;
+      element(query_inverse, i) = inverse_norm(row_square<kDim>(query_rows + i * stride));
+      element(scaling, i) =
+          scale * length_scale(y, x, static_cast<int>(in.window_size), in.grid, pooled);
+      // No weights for what is not there.
+      element(log_sum_exps, i) = i < count ? log_sum_exp[n * p.log_sum_exp.stride[1]] : 3e38f;
+      element(deltas, i) = delta[n];
+      element(d_out_inverse, i) = norm > 0.0f ? 1.0f / norm : 0.0f;
+      if (patch.used()) element(patch_place, i) = patch.query_place(n, first);
+      element(table_place, i) = y * columns + x;
     }
     __syncthreads();
-    const float before = largest;
-    static_assert(tile == 32, "a lane per query");
-    largest = fmaxf(largest, warp_max(d_out_norm[lane] * fabsf(scaling[lane])));
-    if (largest > before && before > 0.0f) {
+    if constexpr (kTensorCores) {
+      const float before = largest;
+      static_assert(tile == 32, "a lane per query");
+      largest = fmaxf(largest, warp_max(d_out_norm[lane] * fabsf(element(scaling, lane))));
+      if (largest > before && before > 0.0f) {
 #pragma unroll
-      for (int t = 0; t < chunks; ++t) {
+        for (int t = 0; t < chunks; ++t) {
 #pragma unroll
-        for (int e = 0; e < 4; ++e) d_key[t][e] *= before / largest;
+          for (int e = 0; e < 4; ++e) d_key[t][e] *= before / largest;
+        }
       }
     }
 #pragma unroll 1
     for (int item = thread; item < tile * chunks; item += threads) {
       const int i = item / chunks;
       const int chunk = item % chunks;
-      const float factor = largest > 0.0f ? scaling[i] * d_out_norm[i] / largest : 0.0f;
+      float factor = element(scaling, i);
+      if constexpr (kTensorCores) factor = largest > 0.0f ? factor * d_out_norm[i] / largest : 0.0f;
+      const float norm = element(query_inverse, i);
       float x[8];
       read_eight(query_rows + i * stride + chunk * 8, x);
 #pragma unroll
-      for (int c = 0; c < 8; ++c)
-        x[c] = (x[c] * query_inverse[i] + embedding[chunk * 8 + c]) * factor;
+      for (int c = 0; c < 8; ++c) x[c] = (x[c] * norm + embedding[chunk * 8 + c]) * factor;
       write_eight(x, unit_rows + i * stride + chunk * 8);
-    }
-    if (bias_tile) {
-      const int first_row = first_key / pool_width;
-      const int rows = (first_key + key_count - 1) / pool_width - first_row + 1;
-#pragma unroll 1
-      for (int item = thread; item < count * rows; item += threads)
-        row_places[item] = bias.table_row(query_row[item / rows], first_row + item % rows) *
-                           static_cast<int>(in.pool_bias.values.stride[1]);
-      const int taps = bias.taps();
-#pragma unroll 1
-      for (int item = thread; item < count * pool_width * taps; item += threads) {
-        const int i = item / taps / pool_width;
-        column_places[item] =
-            bias.table_column(query_column[i], item / taps - i * pool_width, item % taps) *
-            static_cast<int>(in.pool_bias.values.stride[2]);
-      }
-      __syncthreads();
-#pragma unroll 1
-      for (int item = thread; item < key_count * tile; item += threads) {
-        const int i = item % tile;
-        if (i >= count) continue;
-        const int a = (first_key + item / tile) / pool_width;
-        const int b = first_key + item / tile - a * pool_width;
-        const float* row = bias.values() + row_places[i * rows + a - first_row];
-        float sum = 0.0f;
-#pragma unroll 1
-        for (int tap = 0; tap < taps; ++tap)
-          sum += bias.weight(query_column[i], b, tap) *
-                 row[column_places[(i * pool_width + b) * taps + tap]];
-        biases[item / tile * pitch + i] = sum;
-      }
     }
     __syncthreads();
     if (own >= key_count) continue;  // a warp without keys
 
 #pragma unroll 1
-    for (int sub = 0; sub < count; sub += 16) {
-      float weight[2][4] = {}, d_logit[2][4] = {};
+    for (int sub = 0; sub < count; sub += kSub) {
+      float weight[kSub / 8][4] = {}, d_logit[kSub / 8][4] = {};
       multiply_rows<kDim>(key_rows + (own + lane_row(lane)) * stride,
                           key_rows + (own + 8 + lane_row(lane)) * stride, query_rows + sub * stride,
                           lane, weight);
@@ -204,34 +205,72 @@ __global__ void __launch_bounds__(kAttentionPooledThreads, kDim <= 32 ? 4 : 1)
                           value_rows + (own + 8 + lane_row(lane)) * stride,
                           d_out_rows + sub * stride, lane, d_logit);
 #pragma unroll
-      for (int t = 0; t < 2; ++t) {
+      for (int t = 0; t < kSub / 8; ++t) {
+        const int pair = (sub + t * 8 + lane_column(lane)) / 2;
+        const float sums[2] = {log_sum_exps[pair].x, log_sum_exps[pair].y};
+        const float delta_of[2] = {deltas[pair].x, deltas[pair].y};
+        float value[4];
+        if (patch.used()) {
+          const int2 place = patch_place[pair];
+#pragma unroll
+          for (int e = 0; e < 4; ++e)
+            value[e] = patch_memory[key_patch_place[e / 2] + (e % 2 == 0 ? place.x : place.y)];
+        } else {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            const int i = 2 * pair + e % 2;
+            const int n = i < count ? first + i : first;
+            const int m = key[e / 2] < pooled ? key[e / 2] : first_key;
+            value[e] = bias.at(query_row[i], query_column[i], n, m / pool_width, m % pool_width, m);
+          }
+        }
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
           const int h = e / 2;
-          const int i = sub + t * 8 + lane_column(lane) + e % 2;
-          float value = 0.0f;
-          if (i < count && key[h] < pooled) {
-            const float logit =
-                scaling[i] * (weight[t][e] * query_inverse[i] * inverse[h] + embedded[h]) +
-                (bias_tile ? biases[(key[h] - first_key) * pitch + i]
-                           : bias.at(query_row[i], query_column[i], first + i, key_row[h],
-                                     key_column[h], key[h]));
-            value = exp_fast(logit - log_sum_exps[i]);
+          float logit = weight[t][e] * inverse[h];
+          if constexpr (kTensorCores) {
+            const float norm = e % 2 == 0 ? query_inverse[pair].x : query_inverse[pair].y;
+            const float scale = e % 2 == 0 ? scaling[pair].x : scaling[pair].y;
+            logit = scale * (logit * norm + embedded[h]);
           }
-          weight[t][e] = value;
-          const float gradient = value * (d_logit[t][e] - deltas[i]);
-          if (atomics && i < count && key[h] < pooled) {
-            float* row = table + bias.table_row(query_row[i], key_row[h]) * columns;
+          weight[t][e] = exp_fast(logit + value[e] - sums[e % 2]);
+          value[e] = weight[t][e] * (d_logit[t][e] - delta_of[e % 2]);
+          d_logit[t][e] = value[e];
+          if constexpr (kTensorCores)
+            d_logit[t][e] *= e % 2 == 0 ? d_out_inverse[pair].x : d_out_inverse[pair].y;
+        }
+        if (!atomics) continue;
+        const int2 place = table_place[pair];
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const int h = e / 2;
+          const int i = 2 * pair + e % 2;
+          if (i >= count || key[h] >= pooled) continue;
+          if (steps) {
+            atomicAdd(table + key_table_place[h] + (e % 2 == 0 ? place.x : place.y), value[e]);
+            continue;
+          }
+          const int a = key[h] / pool_width;
+          const int b = key[h] - a * pool_width;
+          float* row = table + bias.table_row(query_row[i], a) * columns;
 #pragma unroll 1
-            for (int tap = 0; tap < bias.taps(); ++tap)
-              atomicAdd(row + bias.table_column(query_column[i], key_column[h], tap),
-                        gradient * bias.weight(query_column[i], key_column[h], tap));
-          }
-          d_logit[t][e] = gradient * d_out_inverse[i];
+          for (int tap = 0; tap < bias.taps(); ++tap)
+            atomicAdd(row + bias.table_column(query_column[i], b, tap),
+                      value[e] * bias.weight(query_column[i], b, tap));
         }
       }
-      multiply_weights<kDim>(d_logit, unit_rows + sub * stride, lane, d_key);
-      multiply_weights<kDim>(weight, d_out_rows + sub * stride, lane, d_value);
+#pragma unroll
+      for (int t = 0; t < kSub / 8; t += 2) {
+        const int row = (sub + t * 8) * stride;
+        if constexpr (kTensorCores) {
+          multiply_weights<kDim>(d_logit[t], d_logit[t + 1], unit_rows + row, lane, d_key);
+          multiply_weights<kDim>(weight[t], weight[t + 1], d_out_rows + row, lane, d_value);
+        } else {
+          float* stage = stages + own * kAttentionStagedWeights;
+          multiply_weights<kDim>(d_logit[t], d_logit[t + 1], unit_rows + row, lane, stage, d_key);
+          multiply_weights<kDim>(weight[t], weight[t + 1], d_out_rows + row, lane, stage, d_value);
+        }
+      }
     }
   }
 

@@ -6,22 +6,27 @@
 
 namespace transnext {
 
-constexpr int kAttentionTokenThreads = 256;   // of a block that owns a tile of tokens
+constexpr int kAttentionTokenThreads = 256;  // of a block that owns a tile of tokens
+constexpr int kAttentionMostTokens = 128;    // that it owns
+constexpr int kAttentionStateBytes = 64;     // that describe it in shared memory
+constexpr int kAttentionShareBytes = kAttentionTokenThreads * 32;  // of the parameters' gradients
 constexpr int kAttentionPooledThreads = 128;  // of one that owns a tile of pooled keys
 constexpr int kAttentionBiasThreads = 256;
 constexpr int kAttentionSumLanes = 32;
 constexpr int kAttentionSumRows = 8;
-constexpr int kAttentionPoolTile = 64;  // pooled keys in shared memory at a time
+constexpr int kAttentionStagedWeights = 20;  // floats from row to row of a warp's weights
+constexpr int kAttentionPoolTile = 64;       // pooled keys in shared memory at a time
 constexpr int kAttentionPooledQueries =
     32;  // queries in shared memory beside a tile of pooled keys
-// Floats from key to key of their biases: the pairs that a quarter-warp reads are in different banks.
-constexpr int kAttentionBiasTilePitch = kAttentionPooledQueries + 8;
 
 // Byte offsets into the shared memory of a block that owns a tile of tokens.
 struct AttentionTokenShared {
+  int state;  // the block's rectangles
   // T rows: queries and output gradients within reach of the tile's keys, keys and values within
-  // reach of those, pooled keys, values and normalised keys.
+  // reach of those; pooled keys, values and normalised keys, in the place of the values, and at last
+  // the warps' shares of the parameters' gradients.
   int query, d_out, key, value, pool_key, pool_value, pool_unit;
+  int order;  // ints per query
   // floats per query
   int query_inverse, d_out_norm, length_scale, log_sum_exp, delta, total;
   // floats per key, per pooled key
@@ -34,8 +39,9 @@ struct AttentionTokenShared {
   int embedding;               // floats per channel
   int local_bias, token_bias;  // floats per window cell
   int pool_row, pool_column;   // ints per pooled key
-  // The bias table's part: bounds, places of its rows and columns, weights, entries.
-  int bias_bounds, bias_rows, bias_columns, bias_weights, bias_patch;
+  // The bias table's part: state, places of its rows and columns, weights, entries.
+  int bias_state, bias_rows, bias_columns, bias_weights, bias_patch;
+  int bias_capacity;  // entries of the patch, no offset
   int bytes;
 };
 
@@ -43,10 +49,9 @@ struct AttentionBackwardPlan {
   int tile_height, tile_width;  // owned tokens of a block
   int tiles_y, tiles_x;
   AttentionTokenShared shared;
-  int slices, slice;     // of the queries for the pooled side, and queries in each
-  int bias_patch;        // entries of the bias table in shared memory beside a tile of tokens
-  int pooled_bias_rows;  // pooled rows that a tile of pooled keys may touch, or 0: no bias tile
-  int parameters;        // floats of a block's sums for the parameters' gradients
+  int slices, slice;  // of the queries for the pooled side, and queries in each
+  int pooled_patch;   // entries of the bias table in shared memory beside a tile of pooled keys
+  int parameters;     // floats of a block's sums for the parameters' gradients
   // Offsets into the workspace, in floats.
   index_t delta;           // [B, h, N]
   index_t parameter_sums;  // [B tiles, h, parameters]

@@ -51,9 +51,9 @@ __global__ void aggregated_attention_backward_parameter_sums(
   } else if (from_tokens < 0) {
     store(p.d_token_bias, from_local - cells);
   } else {
-    static_cast<C*>(
-        p.d_tokens.data)[head * p.d_tokens.stride[0] + from_tokens / cells * p.d_tokens.stride[1] +
-                         from_tokens % cells * p.d_tokens.stride[2]] = sum;
+    static_cast<C*>(p.d_tokens.data)[head * p.d_tokens.stride[0] +
+                                     from_tokens % channels * p.d_tokens.stride[1] +
+                                     from_tokens / channels * p.d_tokens.stride[2]] = sum;
   }
 }
 

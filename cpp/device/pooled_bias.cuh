@@ -55,90 +55,119 @@ class PooledBias {
 // too where the rectangle reads few enough of them.
 class RectangleBias {
  public:
+  struct State {
+    int row_bounds[2], column_bounds[2];
+    int steps;     // whether neighbouring queries read neighbouring entries
+    int in_patch;  // whether the entries are in the patch
+  };
+
   // What load() fills: rows [rectangle rows, Hp], columns and weights [rectangle columns, Wp, taps],
-  // bounds [4], patch [capacity].
+  // patch [capacity].
   struct Memory {
     int* rows;
     int* columns;
     float* weights;
-    int* bounds;
+    State* state;
     float* patch;
     int capacity;
   };
 
-  __device__ RectangleBias(const AggregatedAttentionInputs& in, index_t head)
-      : bias_(in.pool_bias),
-        pool_height_(static_cast<int>(in.pool_grid.height)),
-        pool_width_(static_cast<int>(in.pool_grid.width)),
-        taps_(in.pool_bias.table() ? static_cast<int>(in.pool_bias.col_map.shape[2]) : 0),
-        dense_(in.pool_bias.dense()),
-        values_(static_cast<const float*>(in.pool_bias.values.data) +
-                head * in.pool_bias.values.stride[0]) {}
+  __device__ RectangleBias(const AggregatedAttentionInputs& in, index_t head, const Memory& memory)
+      : in_(in), bias_(in.pool_bias), head_(head), memory_(memory) {}
 
   // All threads of the block together; they may use the bias after the next barrier.
-  __device__ void load(const PooledBias& global, const Rectangle& rectangle, const Memory& memory) {
-    if (taps_ == 0) return;
+  __device__ void load(const PooledBias& global, const Rectangle& rectangle) const {
+    if (!bias_.table()) return;
     const int thread = static_cast<int>(threadIdx.x);
     const int threads = static_cast<int>(blockDim.x);
-    const int rows = rectangle.height * pool_height_;
-    const int columns = rectangle.width * pool_width_ * taps_;
-    rows_ = memory.rows;
-    columns_ = memory.columns;
-    weights_ = bias_.col_weights.present() ? memory.weights : nullptr;
+    const int rows = rectangle.height * pool_height();
+    const int columns = rectangle.width * pool_width() * taps();
+    const bool weighted = bias_.col_weights.present();
+    State& state = *memory_.state;
+    if (thread == 0) state.steps = 1;
 #pragma unroll 1
     for (int e = thread; e < rows; e += threads)
-      memory.rows[e] = global.table_row(rectangle.top + e / pool_height_, e % pool_height_);
+      memory_.rows[e] = global.table_row(rectangle.top + e / pool_height(), e % pool_height());
 #pragma unroll 1
     for (int e = thread; e < columns; e += threads) {
-      const int j = rectangle.left + e / taps_ / pool_width_;
-      const int b = e / taps_ % pool_width_;
-      memory.columns[e] = global.table_column(j, b, e % taps_);
-      if (weights_ != nullptr) memory.weights[e] = global.weight(j, b, e % taps_);
+      const int j = rectangle.left + e / taps() / pool_width();
+      const int b = e / taps() % pool_width();
+      memory_.columns[e] = global.table_column(j, b, e % taps());
+      if (weighted) memory_.weights[e] = global.weight(j, b, e % taps());
     }
     __syncthreads();
     if (thread < 32) {
-      find_bounds(memory.rows, rows, memory.bounds);
-      find_bounds(memory.columns, columns, memory.bounds + 2);
+      find_bounds(memory_.rows, rows, state.row_bounds);
+      find_bounds(memory_.columns, columns, state.column_bounds);
     }
+    if (taps() > 1 || weighted || !steps(memory_.rows, rows, pool_height()) ||
+        !steps(memory_.columns, columns, pool_width()))
+      state.steps = 0;
     __syncthreads();
-    const int top = memory.bounds[0];
-    const int left = memory.bounds[2];
-    const int height = memory.bounds[1] - top + 1;
-    const int width = memory.bounds[3] - left + 1;
+    const int top = state.row_bounds[0];
+    const int left = state.column_bounds[0];
+    const int height = state.row_bounds[1] - top + 1;
+    const int width = pitch();
     const index_t row_stride = bias_.values.stride[1];
     const index_t column_stride = bias_.values.stride[2];
-    const bool here = static_cast<index_t>(height) * width <= memory.capacity;
+    const bool here = static_cast<index_t>(height) * width <= memory_.capacity;
+    if (thread == 0) state.in_patch = here;
 #pragma unroll 1
     for (int e = thread; e < rows; e += threads)
-      memory.rows[e] =
-          here ? (memory.rows[e] - top) * width : memory.rows[e] * static_cast<int>(row_stride);
+      memory_.rows[e] =
+          here ? (memory_.rows[e] - top) * width : memory_.rows[e] * static_cast<int>(row_stride);
 #pragma unroll 1
     for (int e = thread; e < columns; e += threads)
-      memory.columns[e] =
-          here ? memory.columns[e] - left : memory.columns[e] * static_cast<int>(column_stride);
+      memory_.columns[e] =
+          here ? memory_.columns[e] - left : memory_.columns[e] * static_cast<int>(column_stride);
     if (!here) return;
-    const float* from = values_ + top * row_stride + left * column_stride;
+    const float* from = global.values() + top * row_stride + left * column_stride;
 #pragma unroll 1
-    for (int e = thread; e < height * width; e += threads)
-      memory.patch[e] = from[e / width * row_stride + e % width * column_stride];
-    values_ = memory.patch;
+    for (int y = thread / 32; y < height; y += threads / 32) {
+      const float* row = from + y * row_stride;
+#pragma unroll 1
+      for (int x = thread % 32; x < width; x += 32)
+        memory_.patch[y * width + x] = row[x * column_stride];
+    }
   }
+
+  // Whether the bias is in the patch and neighbouring queries are neighbours there: then the value of
+  // a query and a key is patch[y pitch() + x + place(a, b)], (y, x) being the query's place in the
+  // rectangle.
+  __device__ bool in_steps() const {
+    return bias_.table() && memory_.state->in_patch != 0 && memory_.state->steps != 0;
+  }
+  __device__ int pitch() const {
+    return memory_.state->column_bounds[1] - memory_.state->column_bounds[0] + 1;
+  }
+  __device__ int place(int a, int b) const { return memory_.rows[a] + memory_.columns[b]; }
 
   // Query in row i and column j of the rectangle, number n; pooled key (a, b), number m.
   __device__ float at(int i, int j, index_t n, int a, int b, int m) const {
-    if (taps_ == 0)
-      return dense_ ? values_[n * bias_.values.stride[1] + m * bias_.values.stride[2]] : 0.0f;
-    const float* row = values_ + rows_[i * pool_height_ + a];
-    const int first = (j * pool_width_ + b) * taps_;
-    if (weights_ == nullptr && taps_ == 1) return row[columns_[first]];
+    if (!bias_.table()) return PooledBias(bias_, head_).at(i, j, n, a, b, m);
+    const float* row =
+        static_cast<const float*>(bias_.values.data) + head_ * bias_.values.stride[0];
+    if (memory_.state->in_patch != 0) row = memory_.patch;
+    row += memory_.rows[i * pool_height() + a];
+    const int first = (j * pool_width() + b) * taps();
     float sum = 0.0f;
 #pragma unroll 1
-    for (int tap = first; tap < first + taps_; ++tap)
-      sum += (weights_ == nullptr ? 1.0f : weights_[tap]) * row[columns_[tap]];
+    for (int tap = first; tap < first + taps(); ++tap)
+      sum +=
+          (bias_.col_weights.present() ? memory_.weights[tap] : 1.0f) * row[memory_.columns[tap]];
     return sum;
   }
 
  private:
+  // Whether values [count / keys, keys] grow by one from row to row, of those this thread looks at.
+  __device__ static bool steps(const int* values, int count, int keys) {
+    bool result = true;
+#pragma unroll 1
+    for (int e = keys + static_cast<int>(threadIdx.x); e < count; e += static_cast<int>(blockDim.x))
+      result = result && values[e] == values[e - keys] + 1;
+    return result;
+  }
+
   // The smallest and the largest of `count` values, by one warp.
   __device__ static void find_bounds(const int* values, int count, int* bounds) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -160,13 +189,14 @@ class RectangleBias {
     }
   }
 
+  __device__ int pool_height() const { return static_cast<int>(in_.pool_grid.height); }
+  __device__ int pool_width() const { return static_cast<int>(in_.pool_grid.width); }
+  __device__ int taps() const { return static_cast<int>(bias_.col_map.shape[2]); }
+
+  const AggregatedAttentionInputs& in_;
   const PoolBias& bias_;
-  int pool_height_, pool_width_, taps_;
-  bool dense_;
-  const float* values_;
-  const int* rows_ = nullptr;
-  const int* columns_ = nullptr;
-  const float* weights_ = nullptr;
+  index_t head_;
+  Memory memory_;
 };
 
 }  // namespace transnext::device

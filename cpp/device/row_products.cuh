@@ -8,6 +8,7 @@
 // channels then lie in different banks.
 #pragma once
 
+#include "device/aggregated_attention_backward_shape.h"
 #include "device/attention_shape.h"
 #include "device/eight.cuh"
 #include "device/tensor_core.cuh"
@@ -88,15 +89,15 @@ __device__ inline void multiply_rows(const T* top, const T* bottom, const T* b, 
   }
 }
 
-// sum += weights b: weights [16 x 16] as fragments, b has 16 rows.
+// sum += weights b: weights [16 x 16] as fragments of the first 8 and of the other columns, b has 16
+// rows.
 template <int kDim, class T>
-__device__ inline void multiply_weights(const float (&weights)[2][4], const T* b, int lane,
-                                        float (&sum)[kDim / 8][4]) {
+__device__ inline void multiply_weights(const float (&weights)[4], const float (&others)[4],
+                                        const T* b, int lane, float (&sum)[kDim / 8][4]) {
   constexpr int stride = row_stride<T>(kDim);
   if constexpr (OnTensorCores<T>::value) {
-    const unsigned a[4] = {
-        pack<T>(weights[0][0], weights[0][1]), pack<T>(weights[0][2], weights[0][3]),
-        pack<T>(weights[1][0], weights[1][1]), pack<T>(weights[1][2], weights[1][3])};
+    const unsigned a[4] = {pack<T>(weights[0], weights[1]), pack<T>(weights[2], weights[3]),
+                           pack<T>(others[0], others[1]), pack<T>(others[2], others[3])};
     const T* row = b + lane % 16 * stride;
 #pragma unroll
     for (int t = 0; t < kDim / 8; ++t) {
@@ -112,8 +113,9 @@ __device__ inline void multiply_weights(const float (&weights)[2][4], const T* b
       for (int pair = 0; pair < 4; ++pair) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          const float x = __shfl_sync(0xffffffffu, weights[half][i], lane / 4 * 4 + pair);
-          const float y = __shfl_sync(0xffffffffu, weights[half][2 + i], lane / 4 * 4 + pair);
+          const float (&own)[4] = half == 0 ? weights : others;
+          const float x = __shfl_sync(0xffffffffu, own[i], lane / 4 * 4 + pair);
+          const float y = __shfl_sync(0xffffffffu, own[2 + i], lane / 4 * 4 + pair);
           const T* row = b + (half * 8 + pair * 2 + i) * stride;
 #pragma unroll
           for (int t = 0; t < kDim / 8; ++t) {
@@ -124,6 +126,43 @@ __device__ inline void multiply_weights(const float (&weights)[2][4], const T* b
             sum[t][3] += y * z.y;
           }
         }
+      }
+    }
+  }
+}
+
+// The same of floats, with room for the weights in shared memory, 16 rows of kAttentionStagedWeights: cheaper
+// than the lanes' passing them on.
+template <int kDim>
+__device__ inline void multiply_weights(const float (&weights)[4], const float (&others)[4],
+                                        const float* b, int lane, float* stage,
+                                        float (&sum)[kDim / 8][4]) {
+  constexpr int stride = row_stride<float>(kDim);
+  float* top = stage + lane_row(lane) * kAttentionStagedWeights;
+  float* bottom = top + 8 * kAttentionStagedWeights;
+  const int column = lane_column(lane);
+  __syncwarp();
+  *reinterpret_cast<float2*>(top + column) = float2{weights[0], weights[1]};
+  *reinterpret_cast<float2*>(top + 8 + column) = float2{others[0], others[1]};
+  *reinterpret_cast<float2*>(bottom + column) = float2{weights[2], weights[3]};
+  *reinterpret_cast<float2*>(bottom + 8 + column) = float2{others[2], others[3]};
+  __syncwarp();
+  b += column;
+#pragma unroll 2
+  for (int m = 0; m < 16; m += 4) {
+    const float4 x = *reinterpret_cast<const float4*>(top + m);
+    const float4 y = *reinterpret_cast<const float4*>(bottom + m);
+    const float above[4] = {x.x, x.y, x.z, x.w};
+    const float below[4] = {y.x, y.y, y.z, y.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+#pragma unroll
+      for (int t = 0; t < kDim / 8; ++t) {
+        const float2 z = *reinterpret_cast<const float2*>(b + (m + i) * stride + t * 8);
+        sum[t][0] += above[i] * z.x;
+        sum[t][1] += above[i] * z.y;
+        sum[t][2] += below[i] * z.x;
+        sum[t][3] += below[i] * z.y;
       }
     }
   }

@@ -2,6 +2,7 @@
 // beyond the head dim being zero in the latter.
 #pragma once
 
+#include "device/async_copy.cuh"
 #include "device/math.cuh"
 #include "device/row_products.cuh"
 #include "transnext/tensor.h"
@@ -28,18 +29,6 @@ struct TokenRows {
   }
 
   // Channels 8 chunk to 8 chunk + 7.
-  __device__ Eight<T> read(index_t token, int chunk) const {
-    const T* from = data + token * token_stride + chunk * 8 * channel_stride;
-    if (vectors && chunk * 8 < channels) return *reinterpret_cast<const Eight<T>*>(from);
-    Eight<T> run;
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      run.values[i] = T{};
-      if (chunk * 8 + i < channels) run.values[i] = from[i * channel_stride];
-    }
-    return run;
-  }
-
   __device__ void write(index_t token, int chunk, const float (&values)[8]) const {
     T* to = data + token * token_stride + chunk * 8 * channel_stride;
     if (vectors) {
@@ -53,31 +42,44 @@ struct TokenRows {
   }
 };
 
-// Fills `count` rows by all threads of a block; row i is the token token_of(i), or zero where that is
-// negative.
+// Asks for `count` rows, by all threads of a block; row i is the token token_of(i), or zero where that
+// is negative. Neighbouring threads take neighbouring runs of 16 bytes.
 template <int kDim, class T, class TokenOf>
 __device__ inline void stage_rows(const TokenRows<T>& tokens, int count, TokenOf token_of,
                                   T* rows) {
-  constexpr int chunks = kDim / 8;
+  constexpr int elements = 16 / static_cast<int>(sizeof(T));
+  constexpr int pieces = kDim / elements;
 #pragma unroll 1
-  for (int item = static_cast<int>(threadIdx.x); item < count * chunks;
+  for (int item = static_cast<int>(threadIdx.x); item < count * pieces;
        item += static_cast<int>(blockDim.x)) {
-    const int row = item / chunks;
-    const int chunk = item % chunks;
+    const int row = item / pieces;
+    const int first = item % pieces * elements;
     const index_t token = token_of(row);
-    Eight<T> run;
-    if (token >= 0) {
-      run = tokens.read(token, chunk);
-    } else {
-#pragma unroll
-      for (int i = 0; i < 8; ++i) run.values[i] = T{};
+    T* to = rows + row * row_stride<T>(kDim) + first;
+    if (tokens.vectors) {
+      const bool inside = token >= 0 && first < tokens.channels;
+      copy_async_16(to, inside ? tokens.data + token * tokens.token_stride + first : tokens.data,
+                    inside);
+      continue;
     }
-    *reinterpret_cast<Eight<T>*>(rows + row * row_stride<T>(kDim) + chunk * 8) = run;
+#pragma unroll
+    for (int i = 0; i < elements; ++i) {
+      const bool inside = token >= 0 && first + i < tokens.channels;
+      to[i] = inside
+                  ? tokens.data[token * tokens.token_stride + (first + i) * tokens.channel_stride]
+                  : T{};
+    }
   }
 }
 
+// What this thread asked for is there.
+__device__ inline void finish_copies() {
+  commit_copies();
+  wait_copies<0>();
+}
+
 template <int kDim, class T>
-__device__ inline float row_norm(const T* row) {
+__device__ inline float row_square(const T* row) {
   float sum = 0.0f;
 #pragma unroll
   for (int chunk = 0; chunk < kDim / 8; ++chunk) {
@@ -86,7 +88,12 @@ __device__ inline float row_norm(const T* row) {
 #pragma unroll
     for (int i = 0; i < 8; ++i) sum += x[i] * x[i];
   }
-  return sqrtf(sum);
+  return sum;
+}
+
+template <int kDim, class T>
+__device__ inline float row_norm(const T* row) {
+  return sqrtf(row_square<kDim>(row));
 }
 
 template <int kDim, class T>
@@ -95,9 +102,8 @@ __device__ inline float row_dot(const T* row, const float* vector) {
 #pragma unroll
   for (int chunk = 0; chunk < kDim / 8; ++chunk) {
     float x[8];
-    read_eight(row + chunk * 8, x);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) sum += x[i] * vector[chunk * 8 + i];
+    read_eight(vector + chunk * 8, x);
+    sum = dot_eight(row + chunk * 8, x, sum);
   }
   return sum;
 }

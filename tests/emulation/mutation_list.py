@@ -267,22 +267,49 @@ MUTATIONS = [
         ),
     ),
     *_each(
-        "aggregated_attention_backward_tokens.cuh",
+        "aggregated_attention_backward_window.cuh",
         "attention",
         (
             "const bool seen = first + r < cells() && inside(key_y, key_x);",
             "const bool seen = first + r < cells() && key_y >= 0 && key_y < height();",
             "mask: window cells beyond the image's sides",
         ),
+    ),
+    *_each(
+        "aggregated_attention_backward_tile.cuh",
+        "attention",
         (
-            "    queries_ = own_.grown(after, before, height(), width());",
-            "    queries_ = own_.grown(before, before, height(), width());",
+            "      state.queries = state.owned.grown(after, before, height(), width());",
+            "      state.queries = state.owned.grown(before, before, height(), width());",
             "halo: queries of an even window that see the tile's keys",
         ),
         (
-            "        if (first + key < pooled()) {",
-            "        if (first + key <= pooled()) {",
+            "mine ? owned_before : owned.cells() + i - owned_before",
+            "mine ? owned_before : owned.cells() + i",
+            "index: queries of the halo behind the owned ones",
+        ),
+    ),
+    *_each(
+        "aggregated_attention_backward_tokens_pooled.cuh",
+        "attention",
+        (
+            "probability[e] = first + key + e % 2 < pooled() ? value : 0.0f;",
+            "probability[e] = first + key + e % 2 <= pooled() ? value : 0.0f;",
             "last tile: a pooled key beyond the last, backward",
+        ),
+    ),
+    *_each(
+        "extrapolated_bias.cuh",
+        "attention",
+        (
+            "return n - first + (n / width() - first / width()) * span_;",
+            "return n - first;",
+            "index: the table's columns of queries in two rows of the image",
+        ),
+        (
+            "steps = steps && bias.table_column(j, b, 0) == bias.table_column(0, b, 0) + j;",
+            "steps = steps && bias.table_column(j, b, 0) >= bias.table_column(0, b, 0);",
+            "choice: a table whose columns are not steps apart",
         ),
     ),
     *_each(

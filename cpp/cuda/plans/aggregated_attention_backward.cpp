@@ -38,10 +38,17 @@ int wanted_shared_bytes(int architecture) {
   return architecture < 80 ? most : most / 2 - 1024;
 }
 
-// What the tiles that fit read of stage 1's table at 224 x 224: (8 + 2 + 48)^2, (4 + 2 + 48)(8 + 2 + 48).
-int bias_patch(const Params& p) {
+// Entries that queries in a rectangle read of a table with one for each distance, or 0 where those are
+// too many for shared memory.
+int bias_patch(const Params& p, int rows, int columns) {
+  constexpr index_t kMost = 4096;
   if (!p.in.pool_bias.table()) return 0;
-  return element_bytes(p.in.q.dtype) == 4 ? 3132 : 3364;
+  const auto span = [](index_t queries, index_t size, index_t pool) {
+    return queries + (pool - 1) * ceil_divide(size, pool);
+  };
+  const index_t entries = span(rows, p.in.grid.height, p.in.pool_grid.height) *
+                          span(columns, p.in.grid.width, p.in.pool_grid.width);
+  return static_cast<int>(entries <= kMost ? entries : 0);
 }
 
 AttentionTokenShared token_shared(const Params& p, int tile_height, int tile_width) {
@@ -55,7 +62,9 @@ AttentionTokenShared token_shared(const Params& p, int tile_height, int tile_wid
   const index_t height = p.in.grid.height;
   const index_t width = p.in.grid.width;
   const int own = tile_height * tile_width;
-  const int queries = within(tile_height, reach, height) * within(tile_width, reach, width);
+  const int query_rows = within(tile_height, reach, height);
+  const int query_columns = within(tile_width, reach, width);
+  const int queries = query_rows * query_columns;
   const int keys =
       window > 0 ? within(tile_height, 2 * reach, height) * within(tile_width, 2 * reach, width)
                  : 0;
@@ -67,12 +76,16 @@ AttentionTokenShared token_shared(const Params& p, int tile_height, int tile_wid
     at.bytes = static_cast<int>(std::min(at.bytes + (bytes + 15) / 16 * 16, kTooLarge));
   };
   const auto take_floats = [&](int& offset, index_t count) { take(offset, count * 4); };
+  take(at.state, kAttentionStateBytes);
   take(at.query, queries * row);
   take(at.d_out, queries * row);
   take(at.key, keys * row);
-  take(at.value, keys * row);
+  // The values are done with when the pooled keys come.
+  at.value = at.bytes;
   for (int* offset : {&at.pool_key, &at.pool_value}) take(*offset, kAttentionPoolTile * row);
   take(at.pool_unit, element_bytes(p.in.q.dtype) == 4 ? 0 : kAttentionPoolTile * row);
+  at.bytes = std::max({at.bytes, at.value + keys * row, at.value + kAttentionShareBytes});
+  take_floats(at.order, queries);
   for (int* offset :
        {&at.query_inverse, &at.d_out_norm, &at.length_scale, &at.log_sum_exp, &at.delta, &at.total})
     take_floats(*offset, queries);
@@ -88,52 +101,76 @@ AttentionTokenShared token_shared(const Params& p, int tile_height, int tile_wid
   for (int* offset : {&at.local_bias, &at.token_bias}) take_floats(*offset, cells);
   if (p.in.pool_bias.table()) {
     const int taps = static_cast<int>(p.in.pool_bias.col_map.shape[2]);
-    const int columns = within(tile_width, reach, width) * static_cast<int>(p.in.pool_grid.width);
-    take_floats(at.bias_bounds, 4);
-    take_floats(at.bias_rows,
-                within(tile_height, reach, height) * static_cast<int>(p.in.pool_grid.height));
+    const int columns = query_columns * static_cast<int>(p.in.pool_grid.width);
+    take_floats(at.bias_state, 6);
+    take_floats(at.bias_rows, query_rows * static_cast<int>(p.in.pool_grid.height));
     take_floats(at.bias_columns, columns * taps);
     take_floats(at.bias_weights, p.in.pool_bias.col_weights.present() ? columns * taps : 0);
-    take_floats(at.bias_patch, bias_patch(p));
+    at.bias_capacity = bias_patch(p, query_rows, query_columns);
+    take_floats(at.bias_patch, at.bias_capacity);
   }
   return at;
 }
 
-// The largest rectangle of tokens whose block fits.
+// The rectangle of tokens that makes least work of the grid, of those whose blocks fit.
 void choose_tile(const Params& p, int architecture, AttentionBackwardPlan& plan) {
-  constexpr int kTiles[][2] = {{8, 8}, {4, 8}, {4, 4}, {2, 4}, {2, 2}, {1, 2}, {1, 1}};
+  constexpr index_t kMostSide = 16;
+  const Grid grid = p.in.grid;
+  const index_t reach = std::max<index_t>(p.in.window_size - 1, 0);
+  // Of a block: its queries with those of the halo, 16 at a time, and the keys that those see.
+  const auto work = [&](index_t height, index_t width) {
+    const index_t queries =
+        std::min(height + reach, grid.height) * std::min(width + reach, grid.width);
+    const index_t keys =
+        std::min(height + 2 * reach, grid.height) * std::min(width + 2 * reach, grid.width);
+    return ceil_divide(grid.height, height) * ceil_divide(grid.width, width) *
+           (4 * 16 * ceil_divide(queries, 16) + keys + 4 * height * width);
+  };
   for (const int limit : {wanted_shared_bytes(architecture), most_shared_bytes(architecture)}) {
-    for (const auto& tile : kTiles) {
-      plan.tile_height = static_cast<int>(std::min<index_t>(tile[0], p.in.grid.height));
-      plan.tile_width = static_cast<int>(
-          std::min<index_t>(tile[0] * tile[1] / plan.tile_height, p.in.grid.width));
-      plan.shared = token_shared(p, plan.tile_height, plan.tile_width);
-      if (plan.shared.bytes > limit) continue;
-      plan.tiles_y = static_cast<int>(ceil_divide(p.in.grid.height, plan.tile_height));
-      plan.tiles_x = static_cast<int>(ceil_divide(p.in.grid.width, plan.tile_width));
-      return;
+    index_t least = 0;
+    for (index_t height = 1; height <= std::min(kMostSide, grid.height); ++height) {
+      for (index_t width = 1; width <= std::min(kMostSide, grid.width); ++width) {
+        if (height * width > kAttentionMostTokens) continue;
+        const index_t its_work = work(height, width);
+        if (least > 0 && its_work >= least) continue;
+        const AttentionTokenShared shared =
+            token_shared(p, static_cast<int>(height), static_cast<int>(width));
+        if (shared.bytes > limit) continue;
+        least = its_work;
+        plan.tile_height = static_cast<int>(height);
+        plan.tile_width = static_cast<int>(width);
+        plan.shared = shared;
+      }
     }
+    if (least == 0) continue;
+    plan.tiles_y = static_cast<int>(ceil_divide(grid.height, plan.tile_height));
+    plan.tiles_x = static_cast<int>(ceil_divide(grid.width, plan.tile_width));
+    return;
   }
   throw std::invalid_argument(std::string(kOp) + ": the CUDA kernels take smaller windows than " +
                               std::to_string(p.in.window_size) + " with head dim " +
                               std::to_string(p.in.q.shape[3]) + ", what fits into shared memory");
 }
 
-// The pooled side's block, with a tile of the table's bias where 16-bit rows leave room for it.
+// The pooled side's block, with the part of an extrapolated table that its queries read where that is
+// small.
 unsigned pooled_shared_bytes(const Params& p, AttentionBackwardPlan& plan) {
-  constexpr int kMostPlaces = 8 * 1024;  // bytes
+  constexpr index_t kMostEntries = 1536;
+  const bool tensor_cores = element_bytes(p.in.q.dtype) == 2;
   const int row = row_bytes(padded_channels(p.in.q.shape[3]), element_bytes(p.in.q.dtype));
-  int bytes = (2 * kAttentionPoolTile + 3 * kAttentionPooledQueries) * row;
-  plan.pooled_bias_rows = 0;
-  if (!p.in.pool_bias.table() || element_bytes(p.in.q.dtype) == 4) return bytes;
+  const int bytes =
+      (2 * kAttentionPoolTile + (tensor_cores ? 3 : 2) * kAttentionPooledQueries) * row +
+      (tensor_cores ? 0 : kAttentionPooledThreads / 2 * kAttentionStagedWeights * 4);
+  plan.pooled_patch = 0;
+  if (!p.in.pool_bias.table()) return bytes;
   const Grid pool = p.in.pool_grid;
-  const index_t rows = std::min(pool.height, kAttentionPoolTile / pool.width + 2);
-  const index_t places =
-      kAttentionPooledQueries * (rows + pool.width * p.in.pool_bias.col_map.shape[2]) * 4;
-  if (places > kMostPlaces) return bytes;
-  plan.pooled_bias_rows = static_cast<int>(rows);
-  bytes += kAttentionPoolTile * kAttentionBiasTilePitch * 4 + static_cast<int>(places);
-  return bytes;
+  const index_t keys = std::min<index_t>(kAttentionPoolTile, pool.size());
+  const index_t pool_rows = std::min(pool.height, (keys - 1) / pool.width + 2);
+  const index_t rows = ceil_divide(kAttentionPooledQueries - 1, p.in.grid.width) + 1;
+  const index_t span = (pool.width - 1) * ceil_divide(p.in.grid.width, pool.width);
+  const index_t entries = pool_rows * (kAttentionPooledQueries + rows * span);
+  if (entries <= kMostEntries) plan.pooled_patch = static_cast<int>(entries);
+  return bytes + plan.pooled_patch * 4;
 }
 
 }  // namespace
@@ -154,7 +191,6 @@ Launches launches(const AggregatedAttentionBackwardParams& p, int architecture) 
   Launch launch = {p, {}, nullptr};
   AttentionBackwardPlan& plan = launch.plan;
   choose_tile(p, architecture, plan);
-  plan.bias_patch = bias_patch(p);
   const index_t tiles = index_t{plan.tiles_y} * plan.tiles_x;
   const index_t key_tiles = ceil_divide(pooled, kAttentionPoolTile);
   const index_t pairs = batches * heads;
