@@ -16,6 +16,12 @@
 
 namespace transnext::device {
 
+// Whether a storage type has fewer exponents than float.
+template <class T>
+constexpr bool kIsNarrow = false;
+template <>
+constexpr bool kIsNarrow<Half> = true;
+
 template <class Tile, class T, int kDim>
 struct WindowProducts {
   static constexpr int kWindow = 3;
@@ -116,7 +122,10 @@ struct WindowProducts {
                         query_terms[Queries::query_of(thread, t, 0)].norm,
                         query_terms[Queries::query_of(thread, t, 1)].norm, valid, logits);
 
+    float back[2] = {1.0f, 1.0f};
+    if constexpr (kIsNarrow<T>) fit(t, logits, back, queries);
     multiply_weights(logits, row, thread, queries.out[t]);
+    if constexpr (kIsNarrow<T>) unfit(t, back, queries);
   }
 
  private:
@@ -146,6 +155,37 @@ struct WindowProducts {
       terms.sum = sum;
     }
   }
+
+  // Tokens may make weights larger than a Half can be: those of such a query, and its output, are
+  // divided by a power of two, `back`, for the products.
+  __device__ static void fit(int t, float (&weights)[2][kWindow], float (&back)[2],
+                             Queries& queries) {
+    float most[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float (&w)[kWindow] = weights[half];
+      most[half] = fmaxf(fmaxf(fabsf(w[0]), fabsf(w[1])), fabsf(w[2]));
+    }
+    const bool large = fmaxf(most[0], most[1]) >= bits_to_float(kLargeExponent);
+    if (!__any_sync(0xffffffffu, large)) return;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const unsigned exponent = float_to_bits(Queries::raise(0.0f, most[half])) & 0x7f800000u;
+      if (exponent < kLargeExponent) continue;
+      back[half] = bits_to_float(exponent - kLargeExponent + 0x3f800000u);
+      const float down = 1.0f / back[half];
+#pragma unroll
+      for (int j = 0; j < kWindow; ++j) weights[half][j] *= down;
+      queries.multiply(t, half, down);
+    }
+  }
+  __device__ static void unfit(int t, const float (&back)[2], Queries& queries) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      if (__any_sync(0xffffffffu, back[half] != 1.0f)) queries.multiply(t, half, back[half]);
+    }
+  }
+  static constexpr unsigned kLargeExponent = 141u << 23;  // of 2^14
 
   __device__ static float element(const float4& four, int index) {
     return index == 0 ? four.x : index == 1 ? four.y : four.z;

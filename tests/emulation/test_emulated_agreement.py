@@ -167,6 +167,25 @@ def test_edges_of_attention(attention_kernels: Library, dtype: torch.dtype, chan
         emulate_attention(attention_kernels, edge(dtype=dtype, seed=seed, **changes))
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e-6, 1e5])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_tokens_beyond_the_range_of_the_storage_type(kernels: Library, dtype, size) -> None:
+    """Tokens are float32; products of 16-bit types take them scaled, as two numbers each."""
+    case = edge(dtype=dtype, grid=(9, 11), seed=3)
+    inputs = case.tensors()
+    tokens = inputs["tokens"] * size
+    inputs["v"] = inputs["v"] / max(size / 100, 1)  # results stay in range
+    sizes = {"grid": case.grid, "pool_grid": case.pool_grid, "window_size": case.window_size}
+    with use_runner(EmulatedKernels(kernels, 90, case.seed)):
+        out = ops.aggregated_attention(**{**inputs, "tokens": tokens}, **sizes, backend="cpp")
+    expected = ops.aggregated_attention(
+        **{**inputs, "tokens": tokens}, **sizes, backend="reference"
+    ).double()
+    unit = torch.finfo(dtype).eps
+    # Of the largest of a head's results: its tokens are exact to 2^-16 of the largest one.
+    assert (out.double() - expected).abs().max() <= 8 * unit * expected.abs().max()
+
+
 @storage
 @share("window_qk")
 @given(data=st.data())
