@@ -69,10 +69,9 @@ __device__ inline float2 floats_of(unsigned pair) {
 // `top`, `bottom` are the lane's rows r and r + 8 of 16, `keys` its two columns of 8 and the row of 8
 // that it reads as operand. `vector` is [kDim], or null: then the products alone are made.
 template <int kDim, class T>
-__device__ inline GlobalProducts multiply_global_rows(const TokenRows<T>& a, index_t top,
-                                                      index_t bottom, const TokenRows<T>& b,
-                                                      const index_t (&keys)[3], const float* vector,
-                                                      int lane) {
+__device__ inline GlobalProducts multiply_global_rows(const TokenRows<T>& a, int top, int bottom,
+                                                      const TokenRows<T>& b, const int (&keys)[3],
+                                                      const float* vector, int lane) {
   GlobalProducts made;
   if constexpr (OnTensorCores<T>::value) {
     const int c = lane_column(lane);
@@ -179,27 +178,26 @@ __global__ void __launch_bounds__(kAttentionBiasThreads, kDim <= 32 ? 2 : 1)
     }
     for (int first_j = 0; first_j < width; first_j += 16) {
       int j[2];
-      index_t n[2];
+      int n[2];
       float scaling[2];
       for (int h = 0; h < 2; ++h) {
         j[h] = first_j + 8 * h + lane_row(lane);
         const int x = j[h] < width ? j[h] : width - 1;
-        n[h] = index_t{i} * width + x;
+        n[h] = i * width + x;
         scaling[h] = scale * length_scale(i, x, static_cast<int>(in.window_size), in.grid, pooled);
       }
       for (int first_b = 0; first_b < pool_width; first_b += 8) {
         // Of the lane's two keys, and of the one that it brings as an operand.
         int b[3];
-        index_t m[3];
+        int m[3];
         for (int e = 0; e < 3; ++e) {
           b[e] = first_b + (e < 2 ? lane_column(lane) + e : lane_row(lane));
-          m[e] = index_t{a} * pool_width + (b[e] < pool_width ? b[e] : pool_width - 1);
+          m[e] = a * pool_width + (b[e] < pool_width ? b[e] : pool_width - 1);
         }
         float value[4];
         for (int e = 0; e < 4; ++e)
           value[e] = bias.at(i, j[e / 2] < width ? j[e / 2] : width - 1, n[e / 2], a,
-                             b[e % 2] < pool_width ? b[e % 2] : pool_width - 1,
-                             static_cast<int>(m[e % 2]));
+                             b[e % 2] < pool_width ? b[e % 2] : pool_width - 1, m[e % 2]);
         float gradient[4] = {};
         for (index_t batch = 0; batch < in.q.shape[0]; ++batch) {
           const TokenRows<T> queries(in.q, batch, head);

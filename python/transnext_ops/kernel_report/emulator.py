@@ -26,7 +26,15 @@ from transnext_ops.backends import launches
 from transnext_ops.kernel_report.compilers import compile_kernels
 from transnext_ops.kernel_report.subjects import Subject
 
-_CHECKOUT = Path(__file__).resolve().parents[3]
+# The package's own, or, where it is installed, the one that is worked in.
+_CHECKOUT = next(
+    (
+        folder
+        for folder in (Path(__file__).resolve().parents[3], Path.cwd())
+        if (folder / "cpp" / "device").is_dir()
+    ),
+    Path.cwd(),
+)
 SECTOR = 32  # bytes
 
 
