@@ -177,27 +177,29 @@ __global__ void __launch_bounds__(kAttentionBiasThreads, kDim <= 32 ? 2 : 1)
       __syncwarp();
     }
     for (int first_j = 0; first_j < width; first_j += 16) {
-      int j[2];
+      // The image's columns of the lane's two queries, the last one's for those beyond it.
+      const auto column = [&](int h) { return first_j + 8 * h + lane_row(lane); };
+      const auto column_within = [&](int h) { return column(h) < width ? column(h) : width - 1; };
       int n[2];
       float scaling[2];
       for (int h = 0; h < 2; ++h) {
-        j[h] = first_j + 8 * h + lane_row(lane);
-        const int x = j[h] < width ? j[h] : width - 1;
+        const int x = column_within(h);
         n[h] = i * width + x;
         scaling[h] = scale * length_scale(i, x, static_cast<int>(in.window_size), in.grid, pooled);
       }
       for (int first_b = 0; first_b < pool_width; first_b += 8) {
         // Of the lane's two keys, and of the one that it brings as an operand.
-        int b[3];
+        const auto key = [&](int e) {
+          return first_b + (e < 2 ? lane_column(lane) + e : lane_row(lane));
+        };
+        const auto key_within = [&](int e) {
+          return key(e) < pool_width ? key(e) : pool_width - 1;
+        };
         int m[3];
-        for (int e = 0; e < 3; ++e) {
-          b[e] = first_b + (e < 2 ? lane_column(lane) + e : lane_row(lane));
-          m[e] = a * pool_width + (b[e] < pool_width ? b[e] : pool_width - 1);
-        }
+        for (int e = 0; e < 3; ++e) m[e] = a * pool_width + key_within(e);
         float value[4];
         for (int e = 0; e < 4; ++e)
-          value[e] = bias.at(i, j[e / 2] < width ? j[e / 2] : width - 1, n[e / 2], a,
-                             b[e % 2] < pool_width ? b[e % 2] : pool_width - 1, m[e % 2]);
+          value[e] = bias.at(i, column_within(e / 2), n[e / 2], a, key_within(e % 2), m[e % 2]);
         float gradient[4] = {};
         for (index_t batch = 0; batch < in.q.shape[0]; ++batch) {
           const TokenRows<T> queries(in.q, batch, head);
@@ -227,7 +229,7 @@ __global__ void __launch_bounds__(kAttentionBiasThreads, kDim <= 32 ? 2 : 1)
         }
         if (dense) {
           for (int e = 0; e < 4; ++e) {
-            if (j[e / 2] < width && b[e % 2] < pool_width)
+            if (column(e / 2) < width && key(e % 2) < pool_width)
               d_bias[(head * tokens + n[e / 2]) * pooled + m[e % 2]] = gradient[e];
           }
           continue;
@@ -235,10 +237,10 @@ __global__ void __launch_bounds__(kAttentionBiasThreads, kDim <= 32 ? 2 : 1)
         for (int turn = 0; turn < 32; ++turn) {
           if (turn == lane) {
             for (int e = 0; e < 4; ++e) {
-              if (j[e / 2] >= width || b[e % 2] >= pool_width) continue;
+              if (column(e / 2) >= width || key(e % 2) >= pool_width) continue;
               for (int tap = 0; tap < bias.taps(); ++tap)
-                row[bias.table_column(j[e / 2], b[e % 2], tap)] +=
-                    gradient[e] * bias.weight(j[e / 2], b[e % 2], tap);
+                row[bias.table_column(column(e / 2), key(e % 2), tap)] +=
+                    gradient[e] * bias.weight(column(e / 2), key(e % 2), tap);
             }
           }
           __syncwarp();

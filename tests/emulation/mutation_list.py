@@ -316,8 +316,8 @@ MUTATIONS = [
         "aggregated_attention_backward_bias.cuh",
         "attention",
         (
-            "if (j[e / 2] >= width || b[e % 2] >= pool_width) continue;",
-            "if (j[e / 2] >= width) continue;",
+            "if (column(e / 2) >= width || key(e % 2) >= pool_width) continue;",
+            "if (column(e / 2) >= width) continue;",
             "last tile: pooled columns beyond the last in the table's gradient",
         ),
     ),
