@@ -149,7 +149,6 @@ __global__ void __launch_bounds__(kAttentionBiasThreads, kDim <= 32 ? 2 : 1)
   const int pool_height = static_cast<int>(in.pool_grid.height);
   const int pool_width = static_cast<int>(in.pool_grid.width);
   const int pooled = pool_height * pool_width;
-  const int channels = static_cast<int>(in.q.shape[3]);
   const int head = static_cast<int>(blockIdx.x % heads);
   const int i = static_cast<int>(blockIdx.x / heads % height);
   const int parts = static_cast<int>(gridDim.x) / heads / height;
@@ -162,13 +161,8 @@ __global__ void __launch_bounds__(kAttentionBiasThreads, kDim <= 32 ? 2 : 1)
   float* d_bias = static_cast<float*>(p.d_pool_bias.data);
   float* row = dynamic_shared<float>() + warp * columns;
   __shared__ float embedding[kDim];
-  for (int c = static_cast<int>(threadIdx.x); c < kDim; c += kAttentionBiasThreads) {
-    embedding[c] = 0.0f;
-    if (in.query_embedding.present() && c < channels)
-      embedding[c] = static_cast<const float*>(
-          in.query_embedding
-              .data)[head * in.query_embedding.stride[0] + c * in.query_embedding.stride[1]];
-  }
+  for (int c = static_cast<int>(threadIdx.x); c < kDim; c += kAttentionBiasThreads)
+    embedding[c] = head_parameter(in.query_embedding, head, c);
   __syncthreads();
 
   for (int a = part * warps + warp; a < pool_height; a += parts * warps) {

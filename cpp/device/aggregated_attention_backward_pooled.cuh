@@ -90,13 +90,8 @@ __global__ void __launch_bounds__(kAttentionPooledThreads, kDim <= 32 ? 4 : 1)
   stage_rows<kDim>(TokenRows<T>(in.v_pool, batch, head), keys, key_of, value_rows);
   finish_copies();
 #pragma unroll 1
-  for (int c = thread; c < kDim; c += threads) {
-    embedding[c] = 0.0f;
-    if (in.query_embedding.present() && c < channels)
-      embedding[c] = static_cast<const float*>(
-          in.query_embedding
-              .data)[head * in.query_embedding.stride[0] + c * in.query_embedding.stride[1]];
-  }
+  for (int c = thread; c < kDim; c += threads)
+    embedding[c] = head_parameter(in.query_embedding, head, c);
   __syncthreads();
 #pragma unroll 1
   for (int i = thread; i < keys; i += threads) {

@@ -137,11 +137,11 @@ class TokenTile {
     order_queries();
 #pragma unroll 1
     for (int c = thread(); c < kDim; c += kAttentionTokenThreads)
-      floats(at.embedding)[c] = parameter(in_.query_embedding, c, channels());
+      floats(at.embedding)[c] = head_parameter(in_.query_embedding, head(), c);
 #pragma unroll 1
     for (int j = thread(); j < cells(); j += kAttentionTokenThreads) {
-      floats(at.local_bias)[j] = parameter(in_.local_bias, j, cells());
-      floats(at.token_bias)[j] = parameter(in_.token_bias, j, cells());
+      floats(at.local_bias)[j] = head_parameter(in_.local_bias, head(), j);
+      floats(at.token_bias)[j] = head_parameter(in_.token_bias, head(), j);
     }
 #pragma unroll 1
     for (int i = thread(); i < cells() * kDim; i += kAttentionTokenThreads) {
@@ -173,11 +173,6 @@ class TokenTile {
       const bool mine = in_row && x >= 0 && x < owned.width;
       ints(plan_.shared.order)[mine ? owned_before : owned.cells() + i - owned_before] = i;
     }
-  }
-
-  __device__ float parameter(const View<2>& view, int i, int count) const {
-    if (!view.present() || i >= count) return 0.0f;
-    return static_cast<const float*>(view.data)[head() * view.stride[0] + i * view.stride[1]];
   }
 
   __device__ void find_norms() {

@@ -9,6 +9,12 @@
 
 namespace transnext::device {
 
+// Element i of a head's vector of a [h, size] parameter, zero where it is absent and beyond its end.
+__device__ inline float head_parameter(const View<2>& view, int head, int i) {
+  if (!view.present() || i >= static_cast<int>(view.shape[1])) return 0.0f;
+  return static_cast<const float*>(view.data)[head * view.stride[0] + i * view.stride[1]];
+}
+
 // The tokens of an image and head of a [B, N, h, d] tensor.
 template <class T>
 struct TokenRows {
