@@ -20,6 +20,8 @@ from strategies import AttentionCase, Numbers, TokenCase, compute_dtype
 from tolerances import ARITHMETIC_UNIT, CONDITION_FACTOR, STORAGE_UNIT, assert_agrees
 
 Gradients = dict[str, np.ndarray]
+# Logits whose rounding is not their inputs', and the bias that moves them.
+ROUNDED = {"local_logits": "local_bias", "pool_logits": "pool_bias"}
 
 
 def array(tensor: Tensor | None) -> np.ndarray | None:
@@ -55,16 +57,25 @@ def compare_gradients(
         )  # fmt: skip
 
 
+def movement(generator: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    if name in ROUNDED:
+        return generator.standard_normal(shape)
+    return generator.choice((-1.0, 1.0), shape)
+
+
 def condition_numbers(
     function: Callable[[dict[str, Any]], Gradients], inputs: dict[str, Any], units: dict[str, float]
 ) -> dict[str, float]:
-    """Return how far each result of `function` moves when its float inputs move by their units."""
+    """Return how far each result of `function` moves when its float inputs move by their units.
+
+    An input is rounded once; what is rounded many times moves by as much on the average.
+    """
     exact = function(inputs)
     moved: dict[str, float] = dict.fromkeys(exact, 0.0)
     for seed in range(2):
         generator = np.random.default_rng(seed)
         nearby = {
-            name: value * (1 + units[name] * generator.choice((-1.0, 1.0), value.shape))
+            name: value * (1 + units[name] * movement(generator, name, value.shape))
             if name in units and isinstance(value, np.ndarray)
             else value
             for name, value in inputs.items()
@@ -155,9 +166,12 @@ def check_attention(case: AttentionCase, backend: str) -> None:
 
     def forward(arguments: dict[str, Any]) -> Gradients:
         arguments = {**dict.fromkeys(tensors), **arguments}
-        result, _ = reference.aggregated_attention(
-            **reference_attention(arguments, maps), **keywords
-        )
+        moved = {name: arguments.pop(name) for name in ROUNDED if name in arguments}
+        arguments = reference_attention(arguments, maps)
+        for name, value in moved.items():
+            bias = arguments[ROUNDED[name]]
+            arguments[ROUNDED[name]] = value - size + (0.0 if bias is None else bias)
+        result, _ = reference.aggregated_attention(**arguments, **keywords)
         return {"out": result}
 
     def backward(arguments: dict[str, Any]) -> Gradients:
@@ -173,7 +187,16 @@ def check_attention(case: AttentionCase, backend: str) -> None:
         return {name: value for name, value in result.items() if name in inputs}
 
     units = dict.fromkeys(numbers, ARITHMETIC_UNIT[case.dtype])
-    conditions = condition_numbers(forward, numbers, units)
+    # A logit is rounded after each of its additions, by what its terms are, not by what is left of
+    # them: numbers of that size, whose movements go on to the logits.
+    size = logit_size(numbers, case)
+    logits = {
+        "local_logits": np.full((case.heads, case.window_size**2), size),
+        "pool_logits": np.full((case.heads, case.length, case.pool_length), size),
+    }
+    conditions = condition_numbers(
+        forward, numbers | logits, units | dict.fromkeys(logits, ARITHMETIC_UNIT[case.dtype])
+    )
     assert_agrees(
         "out", out, forward(numbers)["out"], dtype=case.dtype, work=case.work,
         condition=conditions["out"],
@@ -184,7 +207,7 @@ def check_attention(case: AttentionCase, backend: str) -> None:
     expected = backward(numbers)
     # The weights are made again as exp(logit - log-sum-exp), the latter saved in the compute type:
     # the rounding of a logit's terms is the weight's relative error, and need not be the forward's.
-    again = 2 * ARITHMETIC_UNIT[case.dtype] * logit_size(numbers, case)
+    again = 2 * ARITHMETIC_UNIT[case.dtype] * size
     for name, gradient in expected.items():
         conditions[name] += again * float(np.linalg.norm(gradient))
     for name, floor in cancellation_floor(numbers, array(d_out), case).items():

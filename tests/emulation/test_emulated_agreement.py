@@ -159,9 +159,15 @@ def test_global_attention(
         {"grid": (22, 30), "pool_grid": (11, 30), "batch": 1, "heads": 1},  # a large tile
         {"grid": (12, 17), "pool_grid": (12, 17), "window_size": 0, "layout": "packed"},
         {"head_dim": 128, "grid": (5, 5)},
+        # Logits of large terms that cancel; gradients that rounding alone takes out of range.
+        {"grid": (7, 8), "pool_grid": (5, 7), "head_dim": 16, "magnitude": "extreme logits"},
+        {"grid": (5, 9), "pool_grid": (5, 9), "head_dim": 64, "window_size": 0,
+         "layout": "contiguous", "magnitude": "extreme logits", "optional": (False,) * 4},
+        {"grid": (2, 3), "pool_grid": (1, 3), "head_dim": 64, "layout": "contiguous",
+         "magnitude": "zero vectors", "bias": "dense"},
     ],
     ids=str,
-)
+)  # fmt: skip
 def test_edges_of_attention(attention_kernels: Library, dtype: torch.dtype, changes: dict) -> None:
     for seed in range(len(CAPABILITIES)):
         emulate_attention(attention_kernels, edge(dtype=dtype, seed=seed, **changes))
