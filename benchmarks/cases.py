@@ -166,7 +166,7 @@ def model_cases(compiled: bool, peers: bool) -> Iterator[Case]:
         (PUBLISHED, PUBLISHED_BF16, OURS_BF16, PRODUCTS_BF16),
         dtype="bfloat16",
     )
-    both = (PUBLISHED, TUNED, OURS)
+    both = (PUBLISHED, TUNED, OURS, PRODUCTS)
     yield Case("models", "transnext_tiny", "both", 8, square, both, groups=quick)
     for subject in ("transnext_tiny", "transnext_micro", "transnext_base"):
         tuned = (PUBLISHED, TUNED, OURS, PRODUCTS)

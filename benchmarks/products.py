@@ -1,17 +1,16 @@
 """The floor of a model: its matrix products and convolutions alone, each at the best rate found.
 
-What there is to multiply is recorded from a forward pass of the published formulation. For every
-distinct shape each way that PyTorch (and this package) offers is timed, and the fastest kept; the
-step then runs all products of the model in order, every one with its own weights. Element-wise
-work, normalisation, softmax, the 1×9 products of the window and the position bias are left out.
+What there is to multiply is recorded from a forward pass of the published formulation; for a case
+of both directions each product's gradients follow it (`gradient_products`). For every distinct
+shape each way that PyTorch (and this package) offers is timed, and the fastest kept; the step then
+runs all products of the model in order, every one with its own weights. Element-wise work,
+normalisation, softmax, the 1×9 products of the window and the position bias are left out.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,35 +20,14 @@ from torch import Tensor, nn
 import rates
 import transnext_ops as ops
 from cases import Candidate, Case
+from gradient_products import attention_gradients, convolution_gradients, linear_gradients
+from product import Like, Product, Way
 from published.attention import AggregatedAttention, GlobalAttention
 from published.conv_glu import ConvolutionalGLU
 from published.model import PublishedTransNeXt
 from steps import Step, published_arguments
 
-Way = Callable[[], object]
 _SEARCH_SECONDS = 0.06  # spent on each way of each distinct shape
-
-
-@dataclass
-class Product:
-    """One product of the model.
-
-    Attributes
-    ----------
-    kind : {"linear", "convolution", "depthwise", "attention"}
-        ``attention`` are the products with the pooled (stage 4: with all) keys and values.
-    shape : tuple
-        Equal for products that do the same work on other weights.
-    flops : float
-        Two for each multiply-add.
-    ways : dict
-        Functions that compute it.
-    """
-
-    kind: str
-    shape: tuple[object, ...]
-    flops: float
-    ways: dict[str, Way]
 
 
 def build_products(case: Case, candidate: Candidate) -> Step:
@@ -94,13 +72,14 @@ def _run(ways: list[Way]) -> None:
 
 
 def record_products(case: Case, dtype: torch.dtype) -> list[Product]:
-    """Return every product of one forward pass, in order."""
+    """Return every product of a step, in order: of one forward pass, and of its gradients."""
     # A backbone's products do not depend on the size it was built for, so the quickest is taken.
     sizes: dict[str, Any] = {"img_size": case.size[0]}
     if case.dense:
         sizes = {"img_size": 224, "dense": "interpolate"}
     model = PublishedTransNeXt(**published_arguments(case.subject), **sizes).eval()
     products: list[Product] = []
+    backward = case.direction == "both"
     inputs: dict[tuple[object, ...], Tensor] = {}
 
     def like(shape: tuple[int, ...]) -> Tensor:
@@ -111,15 +90,25 @@ def record_products(case: Case, dtype: torch.dtype) -> list[Product]:
 
     def on_linear(module: nn.Linear, arguments: tuple[Tensor, ...], _: object) -> None:
         x = like(tuple(arguments[0].shape))
-        products.append(linear_product(x, module.weight.to(dtype), module.bias.to(dtype)))
+        add_linear(x, module.weight.to(dtype), module.bias.to(dtype))
+
+    def add_linear(x: Tensor, weight: Tensor, bias: Tensor) -> None:
+        products.append(linear_product(x, weight, bias))
+        if backward:
+            products.extend(linear_gradients(x, weight, like))
 
     def on_convolution(module: nn.Conv2d, arguments: tuple[Tensor, ...], _: object) -> None:
         weight, bias, shape = module.weight.to(dtype), module.bias.to(dtype), arguments[0].shape
         if module.kernel_size == (1, 1):  # on tokens it is a Linear
             x = like((shape[0], shape[2] * shape[3], shape[1]))
-            products.append(linear_product(x, weight.flatten(1), bias))
+            add_linear(x, weight.flatten(1), bias)
             return
+        first = not products
         products.append(convolution_product(like(tuple(shape)), weight, bias, module, like))
+        if backward:
+            products.extend(
+                convolution_gradients(like(tuple(shape)), weight, module, like, to_image=not first)
+            )
 
     def on_conv_glu(module: ConvolutionalGLU, arguments: tuple, _: object) -> None:
         # Its depthwise convolution is called without its module.
@@ -131,6 +120,8 @@ def record_products(case: Case, dtype: torch.dtype) -> list[Product]:
         x, pool_grid = arguments[0], arguments[2]
         rows, keys = x.shape[0] * module.heads, pool_grid[0] * pool_grid[1]
         products.extend(attention_products(like, rows, x.shape[1], keys, module.head_dim))
+        if backward:
+            products.extend(attention_gradients(like, rows, x.shape[1], keys, module.head_dim))
 
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and "cpb" not in name:
@@ -170,7 +161,7 @@ def convolution_product(
     weight: Tensor,
     bias: Tensor,
     module: nn.Conv2d,
-    like: Callable[[tuple[int, ...]], Tensor],
+    like: Like,
 ) -> Product:
     """A convolution of ``x [B, C, H, W]``, depthwise or dense."""
     options = {"stride": module.stride, "padding": module.padding, "groups": module.groups}
@@ -194,9 +185,7 @@ def convolution_product(
     return Product(kind, shape, 2.0 * batch * outputs * weight.numel(), ways)
 
 
-def attention_products(
-    like: Callable[[tuple[int, ...]], Tensor], rows: int, length: int, keys: int, dim: int
-) -> list[Product]:
+def attention_products(like: Like, rows: int, length: int, keys: int, dim: int) -> list[Product]:
     """Queries with pooled keys, and weights with pooled values, for ``rows`` images × heads."""
     query, key, value = like((rows, length, dim)), like((rows, dim, keys)), like((rows, keys, dim))
     weights = like((rows, length, keys))

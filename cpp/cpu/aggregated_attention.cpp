@@ -22,6 +22,7 @@
 #include "cpu/kernels.h"
 #include "cpu/math.h"
 #include "cpu/thread_pool.h"
+#include "cpu/token_prefetch.h"
 
 TRANSNEXT_BEGIN_LEVEL
 
@@ -55,33 +56,48 @@ class ForwardTask {
         inverse_norms_(stride_),
         bias_(bias_table, in_.grid, in_.pool_grid, false) {}
 
-  void run(index_t batch, index_t head, index_t first, index_t count) {
-    batch_ = batch;
-    head_ = head;
+  // Computes a slice and has the tokens of the next one brought into cache meanwhile.
+  void run(const HeadSlice& slice, const HeadSlice& next) {
+    batch_ = slice.batch;
+    head_ = slice.head;
+    const index_t first = slice.first;
     if (local_ > 0) {
-      const index_t length = round_up(count + 2 * halo_, kBlock<C>);
-      load_panel<C>(token_major(in_.k, batch, head), sizes_.tokens,
-                    {keys_.data(), stride_, first - halo_}, length, inverse_norms_.data());
-      load_panel<C>(token_major(in_.v, batch, head), sizes_.tokens,
-                    {values_.data(), stride_, first - halo_}, length);
+      const index_t length = round_up(slice.count + 2 * halo_, kBlock<C>);
+      load_panel<C>(token_major(in_.k, batch_, head_), sizes_.tokens,
+                    {keys_.data(), stride_, first - halo_}, 0, length, inverse_norms_.data());
+      load_panel<C>(token_major(in_.v, batch_, head_), sizes_.tokens,
+                    {values_.data(), stride_, first - halo_}, 0, length);
     }
-    for (index_t i = 0; i < count; i += kBlock<C>)
-      block(first, first + i, smaller(kBlock<C>, count - i));
+    prefetch_.start(next, sizes_.tokens);
+    prefetch_.add(in_.q, 0);
+    prefetch_.add(in_.k, halo_);
+    prefetch_.add(in_.v, halo_);
+    prefetch_.spread(kPrefetchSteps * ((slice.count + kBlock<C> - 1) / kBlock<C>));
+    for (index_t i = 0; i < slice.count; i += kBlock<C>)
+      block(first, first + i, smaller(kBlock<C>, slice.count - i));
   }
 
  private:
   static constexpr int n = kLanes<C>;
   static constexpr index_t kWidth = kBlock<C>;
 
+  static constexpr index_t kPrefetchSteps = 4;  // for each block
+
   void block(index_t panel_first, index_t first, index_t count) {
+    const TokenView out = token_major(p_.out, batch_, head_);
     load_queries(first, count);
+    prefetch_stores(out, first, count);
+    prefetch_.advance();
     Vector<C> maximum_logit[2] = {broadcast<C>(lowest()), broadcast<C>(lowest())};
     Vector<C> sum[2] = {};
     const index_t active = local_logits(panel_first, first, count, maximum_logit);
+    prefetch_.advance();
     pooled_part(first, count, maximum_logit, sum);
+    prefetch_.advance();
     local_part(panel_first, first, active, maximum_logit, sum);
+    prefetch_.advance();
 
-    store_block<C>(token_major(p_.out, batch_, head_), first, count, out_.data(), kWidth);
+    store_block<C>(out, first, count, out_.data(), kWidth);
     C log_sum_exp[kWidth];
     for (int v = 0; v < 2; ++v) store(log_sum_exp + v * n, maximum_logit[v] + log(sum[v]));
     C* to = &element<C>(p_.log_sum_exp, batch_, first, head_);
@@ -151,18 +167,37 @@ class ForwardTask {
       if (key > 0 && any_lane<C>((largest[0] > maximum_logit[0]) | (largest[1] > maximum_logit[1])))
         rescale(maximum_logit, largest, sum);
       for (int v = 0; v < 2; ++v) maximum_logit[v] = largest[v];
-      for (index_t m = 0; m < tile; ++m) {
-        for (int v = 0; v < 2; ++v) {
-          C* at = &tile_[m * kWidth + v * n];
-          const Vector<C> weight = exp_bounded<C>(load<Vector<C>>(at) - largest[v]);
-          store(at, weight);
-          sum[v] += weight;
-        }
-      }
+      weigh(tile, largest, sum);
       multiply<C, kKeyTile>(sizes_.channels, tile, kWidth,
                             {pooled_.values(batch_, head_, key), kKeyTile, 1},
                             {tile_.data(), kWidth}, {out_.data(), kWidth},
                             LaneRows<const C>{key > 0 ? out_.data() : nullptr, kWidth});
+    }
+  }
+
+  // The logits of a tile's keys become weights.
+  void weigh(index_t keys, const Vector<C> (&largest)[2], Vector<C> (&sum)[2]) {
+    constexpr int kKeys = 2;  // at a time
+    const Vector<C> base[2] = {largest[0], largest[1]};
+    Vector<C> partial[2] = {sum[0], sum[1]};
+    C* logits = tile_.data();
+    index_t m = 0;
+    for (; m + kKeys <= keys; m += kKeys, logits += kKeys * kWidth)
+      weigh_keys<kKeys>(logits, base, partial);
+    for (; m < keys; ++m, logits += kWidth) weigh_keys<1>(logits, base, partial);
+    sum[0] = partial[0];
+    sum[1] = partial[1];
+  }
+
+  template <int kCount>
+  static void weigh_keys(C* logits, const Vector<C> (&largest)[2], Vector<C> (&sum)[2]) {
+    Vector<C> weights[2 * kCount];
+    for (int i = 0; i < 2 * kCount; ++i)
+      weights[i] = load<Vector<C>>(logits + i * n) - largest[i % 2];
+    exp_bounded<C>(weights);
+    for (int i = 0; i < 2 * kCount; ++i) {
+      store(logits + i * n, weights[i]);
+      sum[i % 2] += weights[i];
     }
   }
 
@@ -230,13 +265,11 @@ class ForwardTask {
   Scratch<C> norms_;        // [block]
   Scratch<C> inverse_norms_;
   BlockBias<C> bias_;
+  TokenPrefetch prefetch_;
   index_t batch_ = 0;
   index_t head_ = 0;
 };
 
-// A task is a stretch of an image for some heads. Heads are interleaved in memory, 96 bytes each at
-// head dim 24, so a task takes all heads of its stretch, one after the other, unless that makes too
-// few tasks: their cache lines are then read from memory once.
 template <class C>
 void forward(const AggregatedAttentionParams& p, int threads) {
   const AttentionSizes<C> sizes(p.in);
@@ -246,24 +279,15 @@ void forward(const AggregatedAttentionParams& p, int threads) {
   // The panels of one head, and q, k, v and out of all of them.
   const index_t token_values = (2 + 4 * sizes.heads) * sizes.channels;
   const index_t length = stretch_tokens<C>(sizes.window, token_values, 2);
-  const index_t stretches = (sizes.tokens + length - 1) / length;
-  const index_t head_parts =
-      head_ranges(sizes.batches * stretches, kTasksPerThread * threads, sizes.heads);
-  parallel_for(sizes.batches * stretches * head_parts, threads, [&](index_t task) {
-    const index_t part = task % head_parts;
-    const index_t batch = task / head_parts / stretches;
-    const index_t first = task / head_parts % stretches * length;
-    const index_t count = smaller(length, sizes.tokens - first);
-    const index_t first_head = sizes.heads * part / head_parts;
-    const index_t end_head = sizes.heads * (part + 1) / head_parts;
-    const index_t heads = end_head - first_head;
-    const index_t reach_begin = larger(first - sizes.window.halo(), 0);
-    const index_t reach_end = smaller(first + count + sizes.window.halo(), sizes.tokens);
-    stream_tokens(p.in.q, batch, first_head, heads, first, first + count);
-    stream_tokens(p.in.k, batch, first_head, heads, reach_begin, reach_end);
-    stream_tokens(p.in.v, batch, first_head, heads, reach_begin, reach_end);
+  const index_t tasks = kTasksPerThread * threads;
+  const AttentionCut cut(sizes.batches, sizes.tokens, sizes.heads, length, tasks, tasks, tasks);
+  parallel_for(cut.tasks(), threads, [&](index_t task) {
+    const HeadSlices slices = cut.task(task);
+    stream_tokens(p.in.q, slices, 0);
+    for (const View<4>* tensor : {&p.in.k, &p.in.v})
+      stream_tokens(*tensor, slices, sizes.window.halo());
     ForwardTask<C> runner(p, sizes, pooled, length_scale, bias_table, length);
-    for (index_t head = first_head; head < end_head; ++head) runner.run(batch, head, first, count);
+    for (index_t i = 0; i < slices.size(); ++i) runner.run(slices.at(i), slices.at(i + 1));
   });
 }
 

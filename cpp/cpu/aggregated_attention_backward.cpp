@@ -36,22 +36,32 @@ TRANSNEXT_BEGIN_LEVEL
 namespace {
 
 using Params = AggregatedAttentionBackwardParams;
-using Plan = AttentionGradientPlan;
 
 // A stretch and one head: the queries around it that look at its keys, its own queries, its keys.
+// Keys follow the queries as closely as their windows allow, while what they need is still in cache.
 template <class C>
 void run_stretch(AttentionStretch<C>& stretch, QueryGradients<C>& queries, index_t tokens,
                  index_t first, index_t count) {
   const index_t end = first + count;
   const index_t halo = stretch.query_halo();
-  if (halo > 0) {
-    queries.run(larger(first - halo, 0), first, false);
-    queries.run(end, smaller(end + halo, tokens), false);
+  index_t written = stretch.key_gradients() ? first : end;
+  const auto write_keys = [&](index_t done) {  // queries before `done` are done
+    for (; written < end && (smaller(written + kBlock<C>, end) + halo <= done || done == tokens);
+         written += kBlock<C>)
+      stretch.write_key_gradients(written, smaller(kBlock<C>, end - written));
+  };
+  stretch.load(first);
+  queries.run(larger(first - halo, 0), first, false);
+  for (index_t i = first; i < end; i += kBlock<C>) {
+    const index_t next = smaller(i + kBlock<C>, end);
+    stretch.load(next);
+    queries.run(i, next, true);
+    write_keys(next);
   }
-  queries.run(first, end, true);
-  if (!stretch.key_gradients()) return;
-  for (index_t i = first; i < end; i += kBlock<C>)
-    stretch.write_key_gradients(i, smaller(kBlock<C>, end - i));
+  const index_t last = smaller(end + halo, tokens);
+  stretch.load(last);
+  queries.run(end, last, false);
+  write_keys(last);
 }
 
 template <class C>
@@ -67,67 +77,56 @@ void backward(const Params& p, int threads) {
   const BiasTable<C> bias_table(p.in, threads);
   const bool table_gradient = p.d_pool_bias.present() && p.in.pool_bias.table();
   const index_t table = table_gradient ? bias_table.rows() * bias_table.stride() : 0;
-  const Plan plan = Plan::make<C>(p, sizes, table, threads);
+  const AttentionCut cut = cut_gradients<C>(p, sizes, table, threads);
 
   ParameterShare<C> share{sizes.width, sizes.window.cells(), table, nullptr};
-  Scratch<C> shares(sizes.heads * plan.parts() * share.size());
+  Scratch<C> shares(sizes.heads * cut.parts() * share.size());
   share.data = shares.data();
   const index_t pooled_size = 2 * sizes.pooled * sizes.width;  // keys, then values
   // With room for a vector that reaches over the last row.
-  Scratch<C> pooled_partials(sizes.batches * sizes.heads * plan.token_parts * pooled_size +
+  Scratch<C> pooled_partials(sizes.batches * sizes.heads * cut.token_parts * pooled_size +
                              kLanes<C>);
   if (p.d_pool_bias.present() && p.in.pool_bias.dense()) {
     for (index_t head = 0; head < sizes.heads; ++head)
       clear(&element<C>(p.d_pool_bias, head, 0, 0), sizes.tokens * sizes.pooled);
   }
 
-  parallel_for(plan.parts() * plan.head_parts, threads, [&](index_t task) {
-    const index_t part = task / plan.head_parts;
-    const index_t head_part = task % plan.head_parts;
-    const index_t image_part = part / plan.token_parts;
-    const index_t token_part = part % plan.token_parts;
-    const index_t first_head = sizes.heads * head_part / plan.head_parts;
-    const index_t end_head = sizes.heads * (head_part + 1) / plan.head_parts;
+  parallel_for(cut.tasks(), threads, [&](index_t task) {
+    const HeadSlices slices = cut.task(task);
     const auto share_of = [&](index_t head) {
       ParameterShare<C> own = share;
-      own.data += (head * plan.parts() + part) * share.size();
+      own.data += (head * cut.parts() + slices.part) * share.size();
       return own;
     };
-    const auto partial_of = [&](index_t batch, index_t head) {
-      const index_t pair = batch * sizes.heads + head;
-      return &pooled_partials[(pair * plan.token_parts + token_part) * pooled_size];
+    const auto partial_of = [&](const HeadSlice& slice) {
+      const index_t pair = slice.batch * sizes.heads + slice.head;
+      return &pooled_partials[(pair * cut.token_parts + slices.token_part) * pooled_size];
     };
-    for (index_t head = first_head; head < end_head; ++head)
+    for (index_t head = slices.first_head; head < slices.end_head(); ++head)
       clear(share_of(head).data, share.size());
-    AttentionStretch<C> stretch(p, sizes, plan.stretch);
+    for (const View<4>* tensor : {&p.in.q, &p.in.k, &p.in.v, &p.d_out, &p.out})
+      stream_tokens(*tensor, slices, 0);
+    AttentionStretch<C> stretch(p, sizes, cut.stretch);
     QueryGradients<C> queries(p, sizes, pooled, length_scale, bias_table, stretch);
-    for (index_t batch = sizes.batches * image_part / plan.image_parts;
-         batch < sizes.batches * (image_part + 1) / plan.image_parts; ++batch) {
-      for (index_t head = first_head; head < end_head; ++head)
-        clear(partial_of(batch, head), pooled_size);
-      for (index_t i = plan.stretches * token_part / plan.token_parts;
-           i < plan.stretches * (token_part + 1) / plan.token_parts; ++i) {
-        const index_t first = i * plan.stretch;
-        const index_t end = smaller(first + plan.stretch, sizes.tokens);
-        for (const View<4>* tensor : {&p.in.q, &p.in.k, &p.in.v, &p.d_out, &p.out})
-          stream_tokens(*tensor, batch, first_head, end_head - first_head, first, end);
-        for (index_t head = first_head; head < end_head; ++head) {
-          C* partial = partial_of(batch, head);
-          stretch.start(batch, head, first, end - first);
-          queries.start(share_of(head), p.d_k_pool.present() ? partial : nullptr,
-                        p.d_v_pool.present() ? partial + sizes.pooled * sizes.width : nullptr);
-          run_stretch(stretch, queries, sizes.tokens, first, end - first);
-        }
-      }
+    for (index_t i = 0; i < slices.size(); ++i) {
+      const HeadSlice slice = slices.at(i);
+      C* partial = partial_of(slice);
+      if (slices.begins_image(i)) clear(partial, pooled_size);
+      stretch.start(slice.batch, slice.head, slice.first);
+      queries.start(share_of(slice.head), p.d_k_pool.present() ? partial : nullptr,
+                    p.d_v_pool.present() ? partial + sizes.pooled * sizes.width : nullptr);
+      queries.ask_for(slices.at(i + 1), slice.count);
+      run_stretch(stretch, queries, sizes.tokens, slice.first, slice.count);
     }
   });
 
   parallel_for(sizes.heads, threads, [&](index_t head) {
-    write_parameter_gradients<C>(p, sizes, plan, bias_table, head, share);
+    write_parameter_gradients<C>(p, sizes, cut.parts(), bias_table, head, share);
   });
   parallel_for(sizes.batches * sizes.heads, threads, [&](index_t pair) {
-    write_pooled_gradients<C>(p, sizes, plan, pooled, pair / sizes.heads, pair % sizes.heads,
-                              &pooled_partials[pair * plan.token_parts * pooled_size], pooled_size);
+    write_pooled_gradients<C>(p, sizes, cut.token_parts, pooled, pair / sizes.heads,
+                              pair % sizes.heads,
+                              &pooled_partials[pair * cut.token_parts * pooled_size], pooled_size);
   });
 }
 

@@ -2,6 +2,7 @@
 // values, the logit length scale and the logarithm of the softmax's sum.
 #pragma once
 
+#include "cpu/attention_slices.h"
 #include "cpu/multiply.h"
 #include "cpu/pool_bias.h"
 #include "cpu/scratch.h"
@@ -88,26 +89,20 @@ class PooledTokens {
   Scratch<C> inverse_norms_;
 };
 
-constexpr index_t kTasksPerThread = 4;  // uneven cores then still finish together
-
-// Into how many ranges of heads to cut so that there are at least `wanted` tasks, `others` of them
-// for each range.
-inline index_t head_ranges(index_t others, index_t wanted, index_t heads) {
-  return smaller(heads, larger(1, (wanted + others - 1) / others));
-}
-
-// Reads the rows of tokens first .. end - 1 of some heads, one byte per cache line, in the order they
-// lie in memory, so that the processor's own prefetching streams them into cache. A head's slices of
-// them, 96 bytes of a row each at head dim 24, are then loaded without waiting for memory; prefetch
-// instructions for the slices gain nothing. Tensors laid out otherwise are left alone.
-inline void stream_tokens(const View<4>& tensor, index_t batch, index_t first_head, index_t heads,
-                          index_t first, index_t end) {
+// Reads what a task's first stretch needs of a tensor, with `reach` tokens more on both sides, one byte
+// per cache line, in the order they lie in memory, so that the processor's own prefetching streams
+// them into cache. A head's slices of them are then loaded without waiting for memory; what follows is
+// prefetched slice by slice (token_prefetch.h). Tensors laid out otherwise are left alone.
+inline void stream_tokens(const View<4>& tensor, const HeadSlices& slices, index_t reach) {
   constexpr index_t kLine = 64;
   if (!tensor.present() || tensor.stride[3] != 1 || tensor.stride[2] != tensor.shape[3]) return;
+  const HeadSlice slice = slices.at(0);
+  const index_t first = larger(slice.first - reach, 0);
+  const index_t end = smaller(slice.end() + reach, slices.tokens);
   const index_t size = element_size(tensor.dtype);
-  const index_t bytes = heads * tensor.shape[3] * size;
+  const index_t bytes = slices.heads * tensor.shape[3] * size;
   const auto* head = static_cast<const volatile char*>(tensor.data) +
-                     (batch * tensor.stride[0] + first_head * tensor.stride[2]) * size;
+                     (slice.batch * tensor.stride[0] + slice.head * tensor.stride[2]) * size;
   for (index_t token = first; token < end; ++token) {
     const volatile char* row = head + token * tensor.stride[1] * size;
     for (index_t at = 0; at < bytes; at += kLine) static_cast<void>(row[at]);

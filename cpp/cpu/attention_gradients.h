@@ -6,38 +6,25 @@
 
 TRANSNEXT_BEGIN_LEVEL
 
-// How the work is cut: tasks are (range of heads, range of images, range of stretches). A part, a
-// range of images and stretches, has its own share of every head's parameter gradients.
-struct AttentionGradientPlan {
-  index_t stretch;      // tokens
-  index_t stretches;    // per image
-  index_t image_parts;  // ranges of images
-  index_t token_parts;  // ranges of stretches
-  index_t head_parts;   // ranges of heads
+// What a stretch keeps of its tokens. More, up to the second-level cache, costs more in pages: each
+// row of a panel would lie in one of its own, more than the first-level TLB holds.
+constexpr index_t kGradientStretchBytes = 320 * 1024;
 
-  // table: entries of a head's gradient of the bias table.
-  template <class C>
-  static AttentionGradientPlan make(const AggregatedAttentionBackwardParams& p,
-                                    const AttentionSizes<C>& sizes, index_t table, int threads) {
-    // Tasks take all heads of their tokens, whose cache lines they share, but not where that would
-    // mean many copies of a large table.
-    constexpr index_t kLargeTable = 32 * 1024;
-    AttentionGradientPlan plan;
-    const index_t channels = 4 * sizes.channels + 2 * sizes.window.cells();
-    plan.stretch = stretch_tokens<C>(sizes.window, channels, 3);
-    plan.stretches = (sizes.tokens + plan.stretch - 1) / plan.stretch;
-    const index_t tasks = kTasksPerThread * threads;
-    const index_t parts = table > kLargeTable ? (tasks + sizes.heads - 1) / sizes.heads : tasks;
-    // A dense bias gradient is summed over images in place, so one task must see all images.
-    const bool over_images = p.d_pool_bias.present() && p.in.pool_bias.dense();
-    plan.image_parts = over_images ? 1 : larger(1, smaller(sizes.batches, parts));
-    plan.token_parts = smaller(plan.stretches, (parts + plan.image_parts - 1) / plan.image_parts);
-    plan.head_parts = head_ranges(plan.parts(), tasks, sizes.heads);
-    return plan;
-  }
-
-  index_t parts() const { return image_parts * token_parts; }
-};
+// How the work is cut. A part has its own share of every head's parameter gradients. table: entries of
+// a head's gradient of the bias table.
+template <class C>
+inline AttentionCut cut_gradients(const AggregatedAttentionBackwardParams& p,
+                                  const AttentionSizes<C>& sizes, index_t table, int threads) {
+  // Not many copies of a large table; tasks then share their tokens' cache lines.
+  constexpr index_t kLargeTable = 32 * 1024;
+  const index_t tasks = kTasksPerThread * threads;
+  const index_t parts = table > kLargeTable ? (tasks + sizes.heads - 1) / sizes.heads : tasks;
+  // A dense bias gradient is summed over images in place, so one task must see all images.
+  const bool over_images = p.d_pool_bias.present() && p.in.pool_bias.dense();
+  const index_t values = 4 * sizes.channels + 2 * sizes.window.cells();
+  const index_t stretch = stretch_tokens<C>(sizes.window, values, 3, kGradientStretchBytes);
+  return {sizes.batches, sizes.tokens, sizes.heads, stretch, over_images ? 1 : tasks, parts, tasks};
+}
 
 // A part's share of the parameter gradients of a head.
 template <class C>
@@ -90,13 +77,12 @@ inline void normalisation_gradient(index_t channels, const C* unit, index_t unit
 // Sums a head's shares in the order of the parts and writes the parameter gradients.
 template <class C>
 inline void write_parameter_gradients(const AggregatedAttentionBackwardParams& p,
-                                      const AttentionSizes<C>& sizes,
-                                      const AttentionGradientPlan& plan,
+                                      const AttentionSizes<C>& sizes, index_t parts,
                                       const BiasTable<C>& bias_table, index_t head,
                                       ParameterShare<C> share) {
   const index_t size = share.size();
-  C* total = share.data + head * plan.parts() * size;
-  for (index_t part = 1; part < plan.parts(); ++part) {
+  C* total = share.data + head * parts * size;
+  for (index_t part = 1; part < parts; ++part) {
     for (index_t i = 0; i < size; ++i) total[i] += total[part * size + i];
   }
   share.data = total;
@@ -127,10 +113,10 @@ inline void write_parameter_gradients(const AggregatedAttentionBackwardParams& p
 // over the token parts and writes d_k_pool and d_v_pool.
 template <class C>
 inline void write_pooled_gradients(const AggregatedAttentionBackwardParams& p,
-                                   const AttentionSizes<C>& sizes,
-                                   const AttentionGradientPlan& plan, const PooledTokens<C>& pooled,
-                                   index_t batch, index_t head, C* partials, index_t partial_size) {
-  for (index_t part = 1; part < plan.token_parts; ++part) {
+                                   const AttentionSizes<C>& sizes, index_t token_parts,
+                                   const PooledTokens<C>& pooled, index_t batch, index_t head,
+                                   C* partials, index_t partial_size) {
+  for (index_t part = 1; part < token_parts; ++part) {
     for (index_t i = 0; i < partial_size; ++i) partials[i] += partials[part * partial_size + i];
   }
   const index_t stride = kBlock<C>;

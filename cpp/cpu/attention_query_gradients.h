@@ -5,6 +5,7 @@
 
 #include "cpu/attention_stretch.h"
 #include "cpu/math.h"
+#include "cpu/token_prefetch.h"
 
 TRANSNEXT_BEGIN_LEVEL
 
@@ -55,24 +56,47 @@ class QueryGradients {
                           : C(0);
   }
 
+  // Has the tokens of the next slice brought into cache meanwhile, from now on until `queries` have
+  // been run.
+  void ask_for(const HeadSlice& next, index_t queries) {
+    const index_t halo = stretch_.query_halo();
+    prefetch_.start(next, sizes_.tokens);
+    for (const View<4>* tensor : {&in_.q, &p_.d_out, &p_.out}) prefetch_.add(*tensor, halo);
+    for (const View<4>* tensor : {&in_.k, &in_.v})
+      prefetch_.add(*tensor, halo + sizes_.window.halo());
+    prefetch_.spread(kPrefetchSteps * (queries + kWidth - 1) / kWidth);
+  }
+
   // Computes what the stretch keeps of the queries begin .. end - 1, and if they are the stretch's
   // own, adds to the shares: the pooled gradients ([P][d] each, of the normalised keys) and the
   // parameters'.
   void run(index_t begin, index_t end, bool owned) {
     for (index_t first = begin; first < end; first += kWidth) {
       const index_t count = smaller(kWidth, end - first);
+      if (owned) {
+        for (const View<4>* gradient : {&p_.d_q, &p_.d_k, &p_.d_v}) {
+          if (gradient->present())
+            prefetch_stores(token_major(*gradient, stretch_.batch(), stretch_.head()), first,
+                            count);
+        }
+      }
       load_queries(first, count);
+      prefetch_.advance();
       const index_t active = local_weights(first, count);
+      prefetch_.advance();
       find_delta(first, count, active);
       local_logit_gradients(first, active);
+      prefetch_.advance();
       if (owned) owned_block(first, count, active);
+      prefetch_.advance();
     }
   }
 
  private:
   static constexpr int n = kLanes<C>;
   static constexpr index_t kWidth = kBlock<C>;
-  static constexpr index_t kKeptKeys = 1024;  // 128 KiB of floats each for a_m and D_m
+  static constexpr index_t kPrefetchSteps = 4;  // for each block
+  static constexpr index_t kKeptKeys = 1024;    // 128 KiB of floats each for a_m and D_m
 
   void load_queries(index_t first, index_t count) {
     load_block<C>(token_major(in_.q, stretch_.batch(), stretch_.head()), first, 0, count,
@@ -342,6 +366,7 @@ class QueryGradients {
   Scratch<C> log_sum_exp_;    // [block]
   Scratch<C> delta_;          // [block]
   BlockBias<C> bias_;
+  TokenPrefetch prefetch_;
   ParameterShare<C> share_{};
   C* d_pool_keys_ = nullptr;
   C* d_pool_values_ = nullptr;

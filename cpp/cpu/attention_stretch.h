@@ -29,18 +29,24 @@ class AttentionStretch {
         cells_(local_),
         gradient_(kBlock<C> * sizes.channels) {}
 
-  // Moves to the tokens first .. first + count - 1 and loads their keys and values.
-  void start(index_t batch, index_t head, index_t first, index_t count) {
+  // Moves to the tokens from `first` on.
+  void start(index_t batch, index_t head, index_t first) {
     batch_ = batch;
     head_ = head;
     query_first_ = first - query_halo_;
     key_first_ = query_first_ - halo_;
+    loaded_ = 0;
+  }
+
+  // Loads the keys and values that queries before `end` look at, as far as they are not there yet.
+  void load(index_t end) {
     if (local_ == 0) return;
-    const index_t length = round_up(count + 2 * (query_halo_ + halo_), kBlock<C>);
-    load_panel<C>(token_major(p_.in.k, batch, head), sizes_.tokens,
-                  {keys_.data(), key_stride_, key_first_}, length, inverse_norms_.data());
-    load_panel<C>(token_major(p_.in.v, batch, head), sizes_.tokens,
-                  {values_.data(), key_stride_, key_first_}, length);
+    const index_t needed = round_up(end + halo_ - key_first_, kBlock<C>) - loaded_;
+    load_panel<C>(token_major(p_.in.k, batch_, head_), sizes_.tokens,
+                  {keys_.data(), key_stride_, key_first_}, loaded_, needed, inverse_norms_.data());
+    load_panel<C>(token_major(p_.in.v, batch_, head_), sizes_.tokens,
+                  {values_.data(), key_stride_, key_first_}, loaded_, needed);
+    loaded_ += larger(needed, 0);
   }
 
   bool key_gradients() const { return p_.d_k.present() || p_.d_v.present(); }
@@ -63,7 +69,7 @@ class AttentionStretch {
   index_t query_stride() const { return query_stride_; }
   index_t key_stride() const { return key_stride_; }
 
-  // d_k and d_v of a block of the stretch's own tokens, when all queries are done.
+  // d_k and d_v of a block of the stretch's own tokens, when all queries that look at them are done.
   void write_key_gradients(index_t first, index_t count) {
     const index_t active =
         active_cells(sizes_.window, first, count, Direction::kToQueries, cells_.data());
@@ -103,6 +109,7 @@ class AttentionStretch {
   index_t head_ = 0;
   index_t query_first_ = 0;  // first token of the panels of queries; negative at an image's start
   index_t key_first_ = 0;
+  index_t loaded_ = 0;  // tokens from key_first_ on
 };
 
 TRANSNEXT_END_LEVEL

@@ -47,7 +47,7 @@ class StretchPanel {
       : stride_(round_up(count + 2 * halo, kBlock<C>) + kBlock<C>),
         memory_(view.channels * stride_),
         panel_{memory_.data(), stride_, first - halo} {
-    load_panel(view, window.grid.size(), panel_, stride_);
+    load_panel(view, window.grid.size(), panel_, 0, stride_);
   }
   const C* at(index_t token) const { return panel_.at(token); }
   index_t stride() const { return stride_; }

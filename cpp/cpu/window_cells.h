@@ -44,9 +44,10 @@ struct Panel {
 constexpr index_t kStretchBytes = 640 * 1024;
 
 template <class C>
-inline index_t stretch_tokens(const Window& window, index_t values, index_t halos) {
+inline index_t stretch_tokens(const Window& window, index_t values, index_t halos,
+                              index_t most_bytes = kStretchBytes) {
   const index_t bytes = larger(1, values) * static_cast<index_t>(sizeof(C));
-  const index_t fitting = kStretchBytes / bytes - halos * window.halo();
+  const index_t fitting = most_bytes / bytes - halos * window.halo();
   const index_t least = larger(2 * window.halo(), 4 * kBlock<C>);
   const index_t tokens = window.grid.size();
   const index_t stretches = tokens / smaller(larger(fitting, least), tokens);
@@ -160,36 +161,47 @@ inline void correlate(index_t channels, const C* a, index_t a_stride, const C* b
   for (; i < active; ++i) correlate_cells<1>(channels, a, a_stride, b, b_stride, cells + i, scores);
 }
 
+// Every loop over the sums is unrolled, or compilers keep them in memory.
 template <int kChannels, bool kAtShift, class C>
-inline void gather_channels(const Cell<C>* cells, index_t active, const C* weights,
-                            index_t weight_stride, const C* values, index_t value_stride,
-                            const C* factor, C* out, index_t out_stride) {
+__attribute__((noinline)) void gather_channels(const Cell<C>* cells, index_t active,
+                                               const C* weights, index_t weight_stride,
+                                               const C* values, index_t value_stride,
+                                               const C* factor, C* out, index_t out_stride) {
   constexpr int n = kLanes<C>;
-  Vector<C> sum[kChannels][2] = {};
-  if (factor != nullptr) {
+  Vector<C> sum[kChannels][2];
+#pragma GCC unroll 16
+  for (int c = 0; c < kChannels; ++c) {
+#pragma GCC unroll 2
     for (int v = 0; v < 2; ++v) {
-      const auto scale = load<Vector<C>>(factor + v * n);
-      for (int c = 0; c < kChannels; ++c)
-        sum[c][v] = load<Vector<C>>(out + c * out_stride + v * n) * scale;
+      sum[c][v] = Vector<C>{};
+      if (factor != nullptr)
+        sum[c][v] = load<Vector<C>>(out + c * out_stride + v * n) * load<Vector<C>>(factor + v * n);
     }
   }
   for (index_t i = 0; i < active; ++i) {
     const Cell<C>& cell = cells[i];
     const C* weight = weights + cell.index * weight_stride + (kAtShift ? cell.shift : 0);
     const C* value = values + cell.shift;
-    for (int v = 0; v < 2; ++v) {
-      const auto w = load<Vector<C>>(weight + v * n);
-      if (cell.complete) {
-        for (int c = 0; c < kChannels; ++c)
-          sum[c][v] += w * load<Vector<C>>(value + c * value_stride + v * n);
-      } else {
-        for (int c = 0; c < kChannels; ++c)
-          sum[c][v] = masked_multiply_add<C>(w, load<Vector<C>>(value + c * value_stride + v * n),
-                                             sum[c][v], cell.valid[v]);
+    const Vector<C> w[2] = {load<Vector<C>>(weight), load<Vector<C>>(weight + n)};
+    if (cell.complete) {
+#pragma GCC unroll 16
+      for (int c = 0; c < kChannels; ++c, value += value_stride) {
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; ++v) sum[c][v] += w[v] * load<Vector<C>>(value + v * n);
+      }
+    } else {
+#pragma GCC unroll 16
+      for (int c = 0; c < kChannels; ++c, value += value_stride) {
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; ++v)
+          sum[c][v] = masked_multiply_add<C>(w[v], load<Vector<C>>(value + v * n), sum[c][v],
+                                             cell.valid[v]);
       }
     }
   }
+#pragma GCC unroll 16
   for (int c = 0; c < kChannels; ++c) {
+#pragma GCC unroll 2
     for (int v = 0; v < 2; ++v) store(out + c * out_stride + v * n, sum[c][v]);
   }
 }
@@ -214,17 +226,18 @@ inline void gather(index_t channels, const Cell<C>* cells, index_t active, const
   }
 }
 
-// Fills a panel with `count` tokens, whole blocks, from panel.first on, zeros for tokens outside 0 ..
-// tokens-1. If inverse_norm is given, tokens are normalised and their inverse norms stored there.
+// Fills a panel from `begin` on with `count` tokens, whole blocks, with zeros for tokens outside 0 ..
+// tokens-1. If inverse_norms are given, tokens are normalised and their inverse norms stored there,
+// the panel's first one's first.
 template <class C>
-inline void load_panel(const TokenView& view, index_t tokens, const Panel<C>& panel, index_t count,
-                       C* inverse_norm = nullptr) {
-  for (index_t i = 0; i < count; i += kBlock<C>) {
+inline void load_panel(const TokenView& view, index_t tokens, const Panel<C>& panel, index_t begin,
+                       index_t count, C* inverse_norms = nullptr) {
+  for (index_t i = begin; i < begin + count; i += kBlock<C>) {
     const index_t first = panel.first + i;
     load_block(view, first, smaller(larger(-first, 0), kBlock<C>),
-               smaller(tokens - first, kBlock<C>), panel.data + i, panel.stride);
-    if (inverse_norm != nullptr)
-      normalise_block(view.channels, panel.data + i, panel.stride, inverse_norm + i);
+               smaller(larger(tokens - first, 0), kBlock<C>), panel.data + i, panel.stride);
+    if (inverse_norms != nullptr)
+      normalise_block(view.channels, panel.data + i, panel.stride, inverse_norms + i);
   }
 }
 

@@ -1,0 +1,95 @@
+// Tokens on their way into the second-level cache while others are computed on.
+//
+// Heads are interleaved in memory: at head dim 24 a row of tokens has 96 bytes of each, which no
+// hardware prefetcher follows. What the next head or stretch of tokens will load is therefore asked
+// for row by row, a few rows at a time between the steps of the work at hand: more at once would fill
+// the core's buffers of outstanding misses, and the work would wait for them. Rows that are to be
+// stored are asked for ahead in the same way, since a store waits for its line too.
+#pragma once
+
+#include "cpu/attention_slices.h"
+#include "cpu/tokens.h"
+
+TRANSNEXT_BEGIN_LEVEL
+
+// Asks for the cache lines of some bytes, to be read (kWrite 0) or stored (kWrite 1).
+template <int kWrite>
+inline void prefetch_lines(const char* begin, index_t bytes) {
+  constexpr unsigned long kLine = 64;
+  const auto first = reinterpret_cast<unsigned long>(begin) / kLine * kLine;
+  const char* const end = begin + bytes;
+  for (auto line = reinterpret_cast<const char*>(first); line < end; line += kLine)
+    __builtin_prefetch(line, kWrite, 2);
+}
+
+// Asks for the lines of tokens first .. first + count - 1 that are about to be stored.
+inline void prefetch_stores(const TokenView& view, index_t first, index_t count) {
+  if (view.channel_stride != 1) return;
+  const index_t size = element_size(view.dtype);
+  const char* row = static_cast<const char*>(view.data) + first * view.token_stride * size;
+  for (index_t i = 0; i < count; ++i, row += view.token_stride * size)
+    prefetch_lines<1>(row, view.channels * size);
+}
+
+class TokenPrefetch {
+ public:
+  // Begins anew, for the tokens of `next` in an image of `tokens`.
+  void start(const HeadSlice& next, index_t tokens) {
+    next_ = next;
+    tokens_ = tokens;
+    ranges_used_ = 0;
+    current_ = 0;
+    rows_ = 0;
+  }
+
+  // Adds a tensor's tokens, with `reach` more on both sides. Tensors without neighbouring channels
+  // are left alone.
+  void add(const View<4>& tensor, index_t reach) {
+    const index_t first = larger(next_.first - reach, 0);
+    const index_t end = smaller(next_.end() + reach, tokens_);
+    if (next_.count == 0 || !tensor.present() || tensor.stride[3] != 1) return;
+    const index_t size = element_size(tensor.dtype);
+    const index_t offset =
+        next_.batch * tensor.stride[0] + next_.head * tensor.stride[2] + first * tensor.stride[1];
+    ranges_[ranges_used_++] = {static_cast<const char*>(tensor.data) + offset * size,
+                               tensor.stride[1] * size, tensor.shape[3] * size, end - first};
+    rows_ += end - first;
+  }
+
+  // To be called before `steps` calls of advance().
+  void spread(index_t steps) { rows_of_step_ = (rows_ + steps - 1) / steps; }
+
+  // Asks for the next share of the rows.
+  void advance() {
+    index_t rows = rows_of_step_;
+    while (rows > 0 && current_ < ranges_used_) {
+      Range& range = ranges_[current_];
+      const index_t now = smaller(rows, range.rows);
+      for (index_t row = 0; row < now; ++row, range.next += range.stride)
+        prefetch_lines<0>(range.next, range.bytes);
+      range.rows -= now;
+      rows -= now;
+      if (range.rows == 0) ++current_;
+    }
+  }
+
+ private:
+  static constexpr int kMost = 5;  // q, k, v, out, d_out
+
+  struct Range {
+    const char* next;
+    index_t stride;  // bytes from row to row
+    index_t bytes;   // of a row
+    index_t rows;
+  };
+
+  HeadSlice next_{};
+  index_t tokens_ = 0;
+  Range ranges_[kMost];
+  int ranges_used_ = 0;
+  int current_ = 0;
+  index_t rows_ = 0;
+  index_t rows_of_step_ = 0;
+};
+
+TRANSNEXT_END_LEVEL
