@@ -1,0 +1,141 @@
+// The softmax over pooled keys on tensor cores, float rounded to TF32: as attention_products.cuh has it
+// for 16-bit types, with these differences.
+//
+// Queries are normalised, with embedding and scale, before they are rounded, so that a logit is off by
+// the rounding of two unit vectors. They stay in registers, and their place in shared memory is free
+// for the pooled keys at once; the softmax's maximum and sum are in shared memory for it. A lane's
+// weights of a product of queries and keys are its operand of one with values as they are: the depth
+// c and c + 4 of the latter are the keys of columns 2 c and 2 c + 1 of the former.
+#pragma once
+
+#include "device/attention_pooled.cuh"
+#include "device/product_output.cuh"
+#include "device/tensor_core.cuh"
+
+namespace transnext::device {
+
+template <class Tile, int kDim>
+class FloatProductQueries : public ProductOutput<kDim> {
+ public:
+  using Output = ProductOutput<kDim>;
+  using Output::first_of;
+  using Output::key_of;
+  using Output::kOut;
+  using Output::kTiles;
+  using Output::out;
+  using Output::over_lanes;
+  using Output::query_of;
+  using Rows = SharedRows<float, kDim>;
+  using Stream = PooledStream<Tile, TensorFloat32, kDim>;
+
+  // This thread's query times `factor`, by way of its row in shared memory.
+  __device__ void load(const Rows& rows, float (&query)[kDim], float factor) {
+    const int thread = thread_index();
+#pragma unroll
+    for (float& value : query) value = bits_to_float(round_to_tensor_float(value * factor));
+    rows.write(thread, query);
+    __syncwarp();
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+      const auto* from = rows.piece(first_of(thread, t) + thread % 16, thread % 32 / 16);
+#pragma unroll
+      for (int c = 0; c < kOut; ++c) ldmatrix_x4(queries_[t][c], from + 2 * c);
+    }
+  }
+
+  // Takes a chunk of pooled keys, 16 at a time.
+  __device__ void take(const Stream& stream, const TileBias<Tile, TensorFloat32>& bias,
+                       RowTerms* row_terms) {
+    constexpr int kRowPieces = Stream::Rows::kRowBytes / kPiece;
+    constexpr int kRowFloats = kRowPieces * Piece<float>::kElements;
+    const int count = stream.count();
+    const auto biases = bias.values();
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+      const int thread = thread_index();
+      RowTerms* terms[2] = {row_terms + query_of(thread, t, 0), row_terms + query_of(thread, t, 1)};
+      const int places[2] = {terms[0]->bias, terms[1]->bias};
+      float maximum[2] = {terms[0]->maximum, terms[1]->maximum};
+      float sum[2] = {0.0f, 0.0f};  // of this lane's keys
+      if (thread % 4 == 0) {
+        sum[0] = terms[0]->sum;
+        sum[1] = terms[1]->sum;
+      }
+      const Piece<float>* keys = stream.keys().piece(key_of(thread % 8), thread % 32 / 8);
+      const float* values = value_of(stream.values(), thread % 4, thread % 32 / 4);
+      const float* later_values = value_of(stream.values(), thread % 4 + 4, thread % 32 / 4);
+      const KeyTerms* key_terms = stream.terms + thread % 4;
+#pragma unroll 1
+      for (int left = count; left > 0; left -= 16) {
+        float logits[2][4];
+#pragma unroll
+        for (int n = 0; n < 2; ++n) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) logits[n][e] = 0.0f;
+          if (8 * n < left) multiply_keys(t, keys + n * 8 * kRowPieces, logits[n]);
+        }
+        const auto logit = [&](int half, const KeyTerms& key, float product) {
+          return product * key.norm + biases(places[half], key.bias);
+        };
+        Output::weigh(t, left - thread % 4, key_terms, logit, maximum, sum, logits);
+#pragma unroll
+        for (int n = 0; n < 2; ++n) {
+          if (8 * n < left) {
+            multiply_values(t, logits[n], values + n * 8 * kRowFloats,
+                            later_values + n * 8 * kRowFloats);
+          }
+        }
+        keys += 16 * kRowPieces;
+        values += 16 * kRowFloats;
+        later_values += 16 * kRowFloats;
+        key_terms += 16;
+      }
+      __syncwarp();  // the lanes have read the terms
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float all = over_lanes(sum[half]);
+        if (thread % 4 != 0) continue;
+        terms[half]->maximum = maximum[half];
+        terms[half]->sum = all;
+      }
+    }
+  }
+
+ private:
+  __device__ static const float* value_of(const typename Stream::Rows& rows, int row, int channel) {
+    return rows.piece(row, channel / 4)->values + channel % 4;
+  }
+
+  // sums += queries keys^T, where the lanes i, i + 8, i + 16 and i + 24 bring key i's pieces.
+  __device__ void multiply_keys(int t, const Piece<float>* keys, float (&sums)[4]) const {
+#pragma unroll
+    for (int c = 0; c + 1 < kOut; c += 2) {
+      unsigned b[4];
+      ldmatrix_x4(b, keys + 2 * c);
+      mma_m16n8k8(sums, queries_[t][c], {b[0], b[1]}, TensorFloat32{});
+      mma_m16n8k8(sums, queries_[t][c + 1], {b[2], b[3]}, TensorFloat32{});
+    }
+    if constexpr (kOut % 2 != 0) {
+      unsigned b[2];
+      ldmatrix_x2(b, keys + 2 * (kOut - 1));
+      mma_m16n8k8(sums, queries_[t][kOut - 1], b, TensorFloat32{});
+    }
+  }
+
+  // out += weights values, of 8 keys.
+  __device__ void multiply_values(int t, const float (&weights)[4], const float* values,
+                                  const float* later_values) {
+    const unsigned a[4] = {round_to_tensor_float(weights[0]), round_to_tensor_float(weights[2]),
+                           round_to_tensor_float(weights[1]), round_to_tensor_float(weights[3])};
+#pragma unroll
+    for (int c = 0; c < kOut; ++c) {
+      mma_m16n8k8(out[t][c], a,
+                  {float_to_bits(values[8 * c]), float_to_bits(later_values[8 * c])},
+                  TensorFloat32{});
+    }
+  }
+
+  unsigned queries_[kTiles][kOut][4];
+};
+
+}  // namespace transnext::device
