@@ -38,6 +38,20 @@ __device__ inline void normalise_query(const float* embedding, float (&query)[kD
   for (int c = 0; c < kDim; ++c) query[c] = query[c] * norm + embedding[c];
 }
 
+// The same in shared memory, piece by piece, which takes few registers.
+template <int kDim>
+__device__ inline void normalise_row(const SharedRows<float, kDim>& rows, int row,
+                                     const float* embedding) {
+  const float norm = rows.inverse_norm(row);
+#pragma unroll 1
+  for (int i = 0; i < kDim / 4; ++i) {
+    Piece<float> piece = *rows.piece(row, i);
+#pragma unroll
+    for (int e = 0; e < 4; ++e) piece.values[e] = piece.values[e] * norm + embedding[4 * i + e];
+    *rows.piece(row, i) = piece;
+  }
+}
+
 // One block's tile: what the parts of its work share.
 template <class T, int kDim, int kWindow, class Tile>
 class ForwardTile {
@@ -130,8 +144,8 @@ class ForwardTile {
       commit_copies();
       wait_copies<0>();
       __syncthreads();
+      normalise_row(rows_, mine(), embedding());
       rows_.read(mine(), query);
-      normalise_query(embedding(), query);
       __syncthreads();
     }
     finish_rows(query, part<RowTerms>(at_.query_terms)[mine()], out);
@@ -282,7 +296,7 @@ class ForwardTile {
                                     float sum, float (&out)[kDim]) const {
     if (place_.inside(mine())) {
       take_any_window<Element>(in_, batch(), head(), place_.row(mine()), place_.column(mine()),
-                         WindowParameters(in_, head()), query, factor, maximum, sum, out);
+                               WindowParameters(in_, head()), query, factor, maximum, sum, out);
     }
     __syncthreads();
     finish_row(maximum, sum, out);

@@ -43,68 +43,56 @@ class FloatProductQueries : public ProductOutput<kDim> {
     }
   }
 
-  // Takes a chunk of pooled keys, 16 at a time.
+  // Takes a chunk of pooled keys, 8 at a time: more would need more registers than are free.
   __device__ void take(const Stream& stream, const TileBias<Tile, TensorFloat32>& bias,
                        RowTerms* row_terms) {
-    constexpr int kRowPieces = Stream::Rows::kRowBytes / kPiece;
-    constexpr int kRowFloats = kRowPieces * Piece<float>::kElements;
     const int count = stream.count();
     const auto biases = bias.values();
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
       const int thread = thread_index();
-      RowTerms* terms[2] = {row_terms + query_of(thread, t, 0), row_terms + query_of(thread, t, 1)};
-      const int places[2] = {terms[0]->bias, terms[1]->bias};
-      float maximum[2] = {terms[0]->maximum, terms[1]->maximum};
-      float sum[2] = {0.0f, 0.0f};  // of this lane's keys
-      if (thread % 4 == 0) {
-        sum[0] = terms[0]->sum;
-        sum[1] = terms[1]->sum;
+      int places[2];
+      float maximum[2];
+      float sum[2];  // of this lane's keys
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const RowTerms terms = row_terms[query_of(thread, t, half)];
+        places[half] = terms.bias;
+        maximum[half] = terms.maximum;
+        sum[half] = thread % 4 == 0 ? terms.sum : 0.0f;
       }
       const Piece<float>* keys = stream.keys().piece(key_of(thread % 8), thread % 32 / 8);
-      const float* values = value_of(stream.values(), thread % 4, thread % 32 / 4);
-      const float* later_values = value_of(stream.values(), thread % 4 + 4, thread % 32 / 4);
+      const float* values = stream.values().piece(thread % 4, 0)->values + thread % 32 / 4;
       const KeyTerms* key_terms = stream.terms + thread % 4;
 #pragma unroll 1
-      for (int left = count; left > 0; left -= 16) {
-        float logits[2][4];
-#pragma unroll
-        for (int n = 0; n < 2; ++n) {
-#pragma unroll
-          for (int e = 0; e < 4; ++e) logits[n][e] = 0.0f;
-          if (8 * n < left) multiply_keys(t, keys + n * 8 * kRowPieces, logits[n]);
-        }
+      for (int left = count; left > 0; left -= 8) {
+        float logits[1][4] = {{0.0f, 0.0f, 0.0f, 0.0f}};
+        multiply_keys(t, keys, logits[0]);
         const auto logit = [&](int half, const KeyTerms& key, float product) {
           return product * key.norm + biases(places[half], key.bias);
         };
-        Output::weigh(t, left - thread % 4, key_terms, logit, maximum, sum, logits);
-#pragma unroll
-        for (int n = 0; n < 2; ++n) {
-          if (8 * n < left) {
-            multiply_values(t, logits[n], values + n * 8 * kRowFloats,
-                            later_values + n * 8 * kRowFloats);
-          }
-        }
-        keys += 16 * kRowPieces;
-        values += 16 * kRowFloats;
-        later_values += 16 * kRowFloats;
-        key_terms += 16;
+        Output::weigh(t, left - thread_index() % 4, key_terms, logit, maximum, sum, logits);
+        multiply_values(t, logits[0], values);
+        keys += 8 * kRowPieces;
+        values += 8 * kRowFloats;
+        key_terms += 8;
       }
       __syncwarp();  // the lanes have read the terms
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const float all = over_lanes(sum[half]);
-        if (thread % 4 != 0) continue;
-        terms[half]->maximum = maximum[half];
-        terms[half]->sum = all;
+        const int writer = thread_index();
+        if (writer % 4 != 0) continue;
+        RowTerms& terms = row_terms[query_of(writer, t, half)];
+        terms.maximum = maximum[half];
+        terms.sum = all;
       }
     }
   }
 
  private:
-  __device__ static const float* value_of(const typename Stream::Rows& rows, int row, int channel) {
-    return rows.piece(row, channel / 4)->values + channel % 4;
-  }
+  static constexpr int kRowPieces = Stream::Rows::kRowBytes / kPiece;
+  static constexpr int kRowFloats = kRowPieces * Piece<float>::kElements;
 
   // sums += queries keys^T, where the lanes i, i + 8, i + 16 and i + 24 bring key i's pieces.
   __device__ void multiply_keys(int t, const Piece<float>* keys, float (&sums)[4]) const {
@@ -123,14 +111,13 @@ class FloatProductQueries : public ProductOutput<kDim> {
   }
 
   // out += weights values, of 8 keys.
-  __device__ void multiply_values(int t, const float (&weights)[4], const float* values,
-                                  const float* later_values) {
+  __device__ void multiply_values(int t, const float (&weights)[4], const float* values) {
     const unsigned a[4] = {round_to_tensor_float(weights[0]), round_to_tensor_float(weights[2]),
                            round_to_tensor_float(weights[1]), round_to_tensor_float(weights[3])};
 #pragma unroll
     for (int c = 0; c < kOut; ++c) {
       mma_m16n8k8(out[t][c], a,
-                  {float_to_bits(values[8 * c]), float_to_bits(later_values[8 * c])},
+                  {float_to_bits(values[8 * c]), float_to_bits(values[4 * kRowFloats + 8 * c])},
                   TensorFloat32{});
     }
   }

@@ -55,9 +55,10 @@ template <class Tile, class T, int kDim>
 class PooledStream {
  public:
   using Element = Stored<T>;
-  // Only tensor cores read several rows at a time.
-  using Rows = SharedRows<Element, kDim,
-                          OnTensorCores<T>::value && exchanges_pieces(kDim, sizeof(Element))>;
+  using ValueRows = SharedRows<Element, kDim, false>;
+  // Only tensor cores read several keys at a time, eight.
+  using Rows =
+      SharedRows<Element, kDim, OnTensorCores<T>::value && exchanges_pieces(kDim, sizeof(Element))>;
 
   KeyTerms* terms;  // [chunk]
 
@@ -109,7 +110,7 @@ class PooledStream {
     return left < chunk_keys() ? left : chunk_keys();
   }
   __device__ Rows keys() const { return {rows_ + buffer() * kBytes}; }
-  __device__ Rows values() const { return {rows_ + (2 + buffer()) * kBytes}; }
+  __device__ ValueRows values() const { return {rows_ + (2 + buffer()) * kBytes}; }
   // The same as rows of one memory.
   __device__ Rows rows() const { return {rows_}; }
   __device__ int first_row() const { return buffer() * Tile::kChunkKeys; }
@@ -132,7 +133,7 @@ class PooledStream {
     load_chunk<Tile>(HeadRows<Element>(in_.k_pool, state_->batch, state_->head), first, rows, end,
                      Rows{rows_ + buffer * kBytes});
     load_chunk<Tile>(HeadRows<Element>(in_.v_pool, state_->batch, state_->head), first, rows, end,
-                     Rows{rows_ + (2 + buffer) * kBytes});
+                     ValueRows{rows_ + (2 + buffer) * kBytes});
     commit_copies();
   }
 

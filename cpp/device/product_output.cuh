@@ -76,15 +76,15 @@ class ProductOutput {
   }
 
  protected:
-  // Products of tile t with 16 keys become logits, by `logit(half, key terms, product)`, and those the
-  // softmax's weights. `key_terms` begin at this lane's first key, `left` are those from there on;
-  // `maximum` and `sum`, the latter of this lane's keys, are those of the halves.
-  template <class Logit>
+  // Products of tile t with 8 kKeyTiles keys become logits, by `logit(half, key terms, product)`, and
+  // those the softmax's weights. `key_terms` begin at this lane's first key, `left` are those from
+  // there on; `maximum` and `sum`, the latter of this lane's keys, are those of the halves.
+  template <class Logit, int kKeyTiles>
   __device__ void weigh(int t, int left, const KeyTerms* key_terms, const Logit& logit,
-                        float (&maximum)[2], float (&sum)[2], float (&logits)[2][4]) {
+                        float (&maximum)[2], float (&sum)[2], float (&logits)[kKeyTiles][4]) {
     float2 highest = {kNoLogit, kNoLogit};
 #pragma unroll
-    for (int n = 0; n < 2; ++n) {
+    for (int n = 0; n < kKeyTiles; ++n) {
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
         const int key = 8 * n + 4 * e;
@@ -111,7 +111,7 @@ class ProductOutput {
       from[half] = softmax_base(most);
     }
 #pragma unroll
-    for (int n = 0; n < 2; ++n) {
+    for (int n = 0; n < kKeyTiles; ++n) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         logits[n][e] = exp_fast(logits[n][e] - from[e / 2]);

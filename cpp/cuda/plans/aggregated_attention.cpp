@@ -47,8 +47,8 @@ AttentionPlan aggregated_attention_plan(DType dtype, index_t batch, index_t head
   const ForwardKind kind{is_float ? 4 : 2, !is_float || plan.tensor_float};
   const auto use = [&](const char* name, const TileSize& tile, bool with_ring) {
     const auto layout = [&](BiasRing ring) {
-      return ForwardLayout(plan.channels, kind, tile, plan.window, has_bias, ring,
-                           pool_grid.height, pool_grid.width);
+      return ForwardLayout(plan.channels, kind, tile, plan.window, has_bias, ring, pool_grid.height,
+                           pool_grid.width);
     };
     BiasRing ring = with_ring ? bias_ring(grid, pool_grid, tile) : BiasRing{};
     if (layout(ring).bytes > most_shared_bytes(architecture)) ring = BiasRing{};

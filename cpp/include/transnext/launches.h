@@ -74,9 +74,9 @@ std::string kernel_name(const char* name, const char* type, const std::string& r
 struct AttentionPlan {
   LaunchPlan launch{};
   bool tensor_float = false;  // the pooled products' operands are rounded to TF32
-  int channels = 0;       // head dim of the kernel, the tensors' rounded up
-  int window = 0;         // window size of the kernel, or kNoWindow, kAnyWindow
-  const char* tile = "";  // of device/attention_shape.h
+  int channels = 0;           // head dim of the kernel, the tensors' rounded up
+  int window = 0;             // window size of the kernel, or kNoWindow, kAnyWindow
+  const char* tile = "";      // of device/attention_shape.h
   BiasRing bias_ring;
 };
 
