@@ -45,9 +45,7 @@ def check_attention_on_tf32(case: AttentionCase, backend: str) -> None:
     # The operator's function of the backend: it returns the log-sum-exp too.
     module = importlib.import_module(f"transnext_ops.backends.{backend}_backend")
     with tf32(True):
-        out, log_sum_exp = module.aggregated_attention(
-            *given[:8], table, *maps, *given[8:], *sizes
-        )
+        out, log_sum_exp = module.aggregated_attention(*given[:8], table, *maps, *given[8:], *sizes)
 
     numbers = {name: array(value) for name, value in zip(names, given, strict=True)}
     numbers["pool_bias"] = array(table)

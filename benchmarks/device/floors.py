@@ -91,9 +91,7 @@ class Work:
         plain = self.other + (0.0 if tensor_cores else self.products)
         return {
             "bytes": self.moved / card.bandwidth,
-            "tensor cores": (
-                self.products / card.products[precision] if tensor_cores else 0.0
-            ),
+            "tensor cores": (self.products / card.products[precision] if tensor_cores else 0.0),
             "float32": plain / card.float32,
             "exp": self.exponentials / card.exponentials,
         }
