@@ -63,19 +63,23 @@ class FloatProductQueries : public ProductOutput<kDim> {
       }
       const Piece<float>* keys = stream.keys().piece(key_of(thread % 8), thread % 32 / 8);
       const float* values = stream.values().piece(thread % 4, 0)->values + thread % 32 / 4;
-      const KeyTerms* key_terms = stream.terms + thread % 4;
 #pragma unroll 1
-      for (int left = count; left > 0; left -= 8) {
+      for (int first = 0; first < count; first += 8) {
         float logits[1][4] = {{0.0f, 0.0f, 0.0f, 0.0f}};
-        multiply_keys(t, keys, logits[0]);
+        multiply_keys(t, keys + first * kRowPieces, logits[0]);
         const auto logit = [&](int half, const KeyTerms& key, float product) {
           return product * key.norm + biases(places[half], key.bias);
         };
-        Output::weigh(t, left - thread_index() % 4, key_terms, logit, maximum, sum, logits);
-        multiply_values(t, logits[0], values);
-        keys += 8 * kRowPieces;
-        values += 8 * kRowFloats;
-        key_terms += 8;
+        const int own = first + thread_index() % 4;
+        const float2 highest = Output::make_logits(count - own, stream.terms + own, logit, logits);
+        const bool exceeds =
+            highest.x > maximum[0] + kMostExcess || highest.y > maximum[1] + kMostExcess;
+        if (__any_sync(0xffffffffu, exceeds)) {
+          Output::raise_maximum(t, 0, highest.x, maximum[0], sum[0]);
+          Output::raise_maximum(t, 1, highest.y, maximum[1], sum[1]);
+        }
+        Output::weigh({softmax_base(maximum[0]), softmax_base(maximum[1])}, sum, logits);
+        multiply_values(t, logits[0], values + first * kRowFloats);
       }
       __syncwarp();  // the lanes have read the terms
 #pragma unroll
@@ -91,6 +95,9 @@ class FloatProductQueries : public ProductOutput<kDim> {
   }
 
  private:
+  // Logits may exceed what is taken off them by so much before that follows: weights of up to exp(8)
+  // do no harm, and few products raise the maximum then.
+  static constexpr float kMostExcess = 8.0f;
   static constexpr int kRowPieces = Stream::Rows::kRowBytes / kPiece;
   static constexpr int kRowFloats = kRowPieces * Piece<float>::kElements;
 

@@ -149,7 +149,12 @@ class ProductQueries : public ProductOutput<kDim> {
           return product * key.norm * (query.norm * query.factor) +
                  (query.factor * key.embedding + biases(query.bias, key.bias));
         };
-        Output::weigh(t, left - thread % 4, key_terms, logit, maximum_[t], sum_[t], logits);
+        const float2 highest = Output::make_logits(left - thread % 4, key_terms, logit, logits);
+        float from[2] = {highest.x, highest.y};
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+          from[half] = Output::raise_maximum(t, half, from[half], maximum_[t][half], sum_[t][half]);
+        Output::weigh(from, sum_[t], logits);
         const unsigned weights[4] = {
             pack<T>(logits[0][0], logits[0][1]), pack<T>(logits[0][2], logits[0][3]),
             pack<T>(logits[1][0], logits[1][1]), pack<T>(logits[1][2], logits[1][3])};

@@ -76,12 +76,11 @@ class ProductOutput {
   }
 
  protected:
-  // Products of tile t with 8 kKeyTiles keys become logits, by `logit(half, key terms, product)`, and
-  // those the softmax's weights. `key_terms` begin at this lane's first key, `left` are those from
-  // there on; `maximum` and `sum`, the latter of this lane's keys, are those of the halves.
+  // Products with 8 kKeyTiles keys become logits, by `logit(half, key terms, product)`. `key_terms`
+  // begin at this lane's first key, `left` are those from there on. Returns the halves' highest.
   template <class Logit, int kKeyTiles>
-  __device__ void weigh(int t, int left, const KeyTerms* key_terms, const Logit& logit,
-                        float (&maximum)[2], float (&sum)[2], float (&logits)[kKeyTiles][4]) {
+  __device__ static float2 make_logits(int left, const KeyTerms* key_terms, const Logit& logit,
+                                       float (&logits)[kKeyTiles][4]) {
     float2 highest = {kNoLogit, kNoLogit};
 #pragma unroll
     for (int n = 0; n < kKeyTiles; ++n) {
@@ -100,16 +99,24 @@ class ProductOutput {
         highest.y = fmaxf(highest.y, logits[n][2 + e]);
       }
     }
-    float from[2] = {highest.x, highest.y};
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float most = raise(maximum[half], from[half]);
-      const float change = rescale(maximum[half], most);
-      maximum[half] = most;
-      sum[half] *= change;
-      multiply(t, half, change);
-      from[half] = softmax_base(most);
-    }
+    return highest;
+  }
+
+  // A half's maximum rises to `highest`, of this lane's logits, and that of the row's other lanes;
+  // what was summed with the one before follows. Returns what weights are taken from.
+  __device__ float raise_maximum(int t, int half, float highest, float& maximum, float& sum) {
+    const float most = raise(maximum, highest);
+    const float change = rescale(maximum, most);
+    maximum = most;
+    sum *= change;
+    multiply(t, half, change);
+    return softmax_base(most);
+  }
+
+  // Logits become the softmax's weights, whose sum over this lane's keys is added to the halves'.
+  template <int kKeyTiles>
+  __device__ static void weigh(const float (&from)[2], float (&sum)[2],
+                               float (&logits)[kKeyTiles][4]) {
 #pragma unroll
     for (int n = 0; n < kKeyTiles; ++n) {
 #pragma unroll
