@@ -150,11 +150,9 @@ class ProductQueries : public ProductOutput<kDim> {
                  (query.factor * key.embedding + biases(query.bias, key.bias));
         };
         const float2 highest = Output::make_logits(left - thread % 4, key_terms, logit, logits);
-        float from[2] = {highest.x, highest.y};
-#pragma unroll
-        for (int half = 0; half < 2; ++half)
-          from[half] = Output::raise_maximum(t, half, from[half], maximum_[t][half], sum_[t][half]);
-        Output::weigh(from, sum_[t], logits);
+        Output::weigh({Output::raise_maximum(t, 0, highest.x, maximum_[t][0], sum_[t][0]),
+                       Output::raise_maximum(t, 1, highest.y, maximum_[t][1], sum_[t][1])},
+                      sum_[t], logits);
         const unsigned weights[4] = {
             pack<T>(logits[0][0], logits[0][1]), pack<T>(logits[0][2], logits[0][3]),
             pack<T>(logits[1][0], logits[1][1]), pack<T>(logits[1][2], logits[1][3])};
