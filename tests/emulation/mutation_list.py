@@ -228,6 +228,11 @@ MUTATIONS = [
             "terms.sum",
             "reduction: the sum of the chunks before, once for each lane",
         ),
+        (
+            "kMostExcess = 8.0f",
+            "kMostExcess = 8e9f",
+            "softmax: a maximum that no later logit raises",
+        ),
     ),
     *_each(
         "attention_window_products.cuh",
