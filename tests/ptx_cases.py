@@ -23,6 +23,7 @@ from agreement import (
     edge,
 )
 from strategies import TokenCase
+from tf32_agreement import check_attention_on_tf32
 
 Check = Callable[[str, torch.dtype], None]  # of a backend, in a storage type
 
@@ -75,6 +76,21 @@ _ORDERED = (
 )
 
 
+# Pooled products on TF32 tensor cores, forward alone: head dims up to 24.
+_ON_TF32 = (
+    edge(head_dim=9, heads=1),
+    edge(bias="dense", batch=1, grid=(5, 9), pool_grid=(5, 9), layout="contiguous"),
+    edge(grid=(1, 9), pool_grid=(1, 9), window_size=4, layout="sliced"),
+    edge(window_size=0, pool_grid=(7, 6)),
+    edge(grid=(9, 60), pool_grid=(3, 20), batch=1, heads=1),
+    edge(grid=(22, 30), pool_grid=(11, 30), batch=1, heads=1),
+)
+
+
+def float32_only(check: Check) -> Check:
+    return lambda backend, dtype: check(backend, dtype) if dtype == torch.float32 else None
+
+
 def ordered(check: Check) -> Check:
     """Ask for deterministic algorithms."""
 
@@ -101,6 +117,7 @@ CASES: dict[str, dict[str, Check]] = {
     "aggregated_attention": {
         **{str(case): on(check_attention, case) for case in _ATTENTION},
         **{f"ordered {case}": ordered(on(check_attention, case)) for case in _ORDERED},
+        **{f"TF32 {case}": float32_only(on(check_attention_on_tf32, case)) for case in _ON_TF32},
     },
     "window_qk": {str(case): on(check_window_qk, case) for case in _WINDOWS},
     "window_av": {str(case): on(check_window_av, case) for case in _WINDOWS},

@@ -189,6 +189,7 @@ def attention_cases(
     *,
     window: st.SearchStrategy[int] = window_sizes,
     dtype: st.SearchStrategy[torch.dtype] = dtypes,
+    head_dim: st.SearchStrategy[int] = head_dims,
 ) -> AttentionCase:
     grid = draw(grids)
     window_size = draw(window)
@@ -200,7 +201,7 @@ def attention_cases(
         batch=draw(batches),
         grid=grid,
         heads=draw(heads),
-        head_dim=draw(head_dims),
+        head_dim=draw(head_dim),
         pool_grid=pool_grid,
         window_size=window_size,
         dtype=draw(dtype),

@@ -36,8 +36,9 @@ class Card:
         Bytes of the memory.
     float32 : float
         Operations outside the tensor cores, two for each multiply-add.
-    tensor : float
-        Operations of float16 or bfloat16 products with float32 sums.
+    products : dict of float
+        Operations of the tensor cores' products, with float32 sums: ``float16`` (bfloat16 too) and
+        ``TF32``.
     exponentials : float
         Of the special-function units: 16 per clock and multiprocessor on each of these cards.
     """
@@ -45,22 +46,29 @@ class Card:
     name: str
     bandwidth: float
     float32: float
-    tensor: float
+    products: dict[str, float]
     exponentials: float
 
 
 def _card(
-    name: str, gigabytes: float, teraflops: float, tensor: float, processors: int, gigahertz: float
+    name: str,
+    gigabytes: float,
+    teraflops: float,
+    products: tuple[float, float],
+    processors: int,
+    gigahertz: float,
 ) -> Card:
+    float16, tf32 = (1e12 * rate for rate in products)
     exponentials = 16 * processors * gigahertz * 1e9
-    return Card(name, gigabytes * 1e9, teraflops * 1e12, tensor * 1e12, exponentials)
+    rates = {"float16": float16, "TF32": tf32}
+    return Card(name, gigabytes * 1e9, teraflops * 1e12, rates, exponentials)
 
 
 # NVIDIA A100 datasheet (80 GB SXM), H100 datasheet (SXM), Ada GPU architecture whitepaper.
 CARDS = (
-    _card("A100", 2039, 19.5, 312, 108, 1.41),
-    _card("H100", 3350, 66.9, 989, 132, 1.98),
-    _card("RTX 4090", 1008, 82.6, 165.2, 128, 2.52),
+    _card("A100", 2039, 19.5, (312, 156), 108, 1.41),
+    _card("H100", 3350, 66.9, (989, 494), 132, 1.98),
+    _card("RTX 4090", 1008, 82.6, (165.2, 82.6), 128, 2.52),
 )
 
 
@@ -73,12 +81,17 @@ class Work:
     other: float = 0.0  # operations that they cannot
     exponentials: float = 0.0  # also of the error function, which costs more than one
 
-    def seconds(self, card: Card, tensor_cores: bool) -> dict[str, float]:
-        """Return the times that bound it, by what they are bound by."""
+    def seconds(self, card: Card, precision: str) -> dict[str, float]:
+        """Return the times that bound it, by what they are bound by.
+
+        ``precision`` is that of the products: ``float32``, which tensor cores do not have, or one
+        of the card's.
+        """
+        tensor_cores = precision in card.products
         plain = self.other + (0.0 if tensor_cores else self.products)
         return {
             "bytes": self.moved / card.bandwidth,
-            "tensor cores": self.products / card.tensor if tensor_cores else 0.0,
+            "tensor cores": (self.products / card.products[precision] if tensor_cores else 0.0),
             "float32": plain / card.float32,
             "exp": self.exponentials / card.exponentials,
         }
@@ -181,12 +194,19 @@ def lines() -> Iterator[str]:
                 for direction in ("forward", "backward"):
                     case = Case("operators", subject, direction, batch, size, (), dtype, stage)
                     work = work_of(sizes_of(case), element, direction == "backward")
-                    cells = " | ".join(_cell(work, card, dtype) for card in CARDS)
-                    yield f"| {case.name} | {cells} |"
+                    yield _line(case.name, work, dtype)
+                    # The one direction that has kernels for it.
+                    if dtype == "float32" and work.products and direction == "forward":
+                        yield _line(f"{case.name}, TF32", work, "TF32")
 
 
-def _cell(work: Work, card: Card, dtype: str) -> str:
-    times = work.seconds(card, tensor_cores=dtype == "float16")
+def _line(name: str, work: Work, precision: str) -> str:
+    cells = " | ".join(_cell(work, card, precision) for card in CARDS)
+    return f"| {name} | {cells} |"
+
+
+def _cell(work: Work, card: Card, precision: str) -> str:
+    times = work.seconds(card, precision)
     bound = max(times, key=lambda name: times[name])
     return f"{1e6 * times[bound]:.0f} µs, {bound}"
 

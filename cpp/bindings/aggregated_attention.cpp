@@ -112,7 +112,7 @@ void aggregated_attention(py::handle q, py::handle k, py::handle v, py::handle k
                           py::handle col_map, py::handle col_weights, py::handle tokens,
                           py::handle token_bias, py::handle out, py::handle log_sum_exp,
                           GridArgument grid, GridArgument pool_grid, index_t window_size,
-                          int threads, std::uintptr_t stream) {
+                          bool allow_tf32, int threads, std::uintptr_t stream) {
   Call call("aggregated_attention");
   AggregatedAttentionParams p;
   p.in = read_inputs(call, {q, k, v, k_pool, v_pool},
@@ -122,6 +122,7 @@ void aggregated_attention(py::handle q, py::handle k, py::handle v, py::handle k
   const index_t* shape = p.in.q.shape;
   p.out = call.activation<4>(out, "out", {shape[0], shape[1], shape[2], shape[3]});
   p.log_sum_exp = call.parameter<3>(log_sum_exp, "log_sum_exp", {shape[0], shape[1], shape[2]});
+  p.allow_tf32 = allow_tf32;
   call.run(threads, stream, p, cpu::aggregated_attention, launches);
 }
 

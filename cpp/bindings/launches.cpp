@@ -80,7 +80,8 @@ bool attention_fits(const std::string& dtype, index_t channels, index_t window, 
   fill(in.pool_bias.col_weights, DType::kFloat32, {side, side, 4});
   try {
     launches(p, architecture);
-    launches(AggregatedAttentionParams{in, p.out, p.log_sum_exp}, architecture);
+    for (const bool allow_tf32 : {false, true})
+      launches(AggregatedAttentionParams{in, p.out, p.log_sum_exp, allow_tf32}, architecture);
   } catch (const std::invalid_argument&) {
     return false;
   }

@@ -1,8 +1,9 @@
-// Aggregated attention, forward, in one pass: T in float, Half, BFloat16; float arithmetic.
+// Aggregated attention, forward, in one pass: T in float, Half, BFloat16; float arithmetic. With
+// TensorFloat32 for T tensors are float, and the pooled products' operands are rounded to TF32.
 //
 // A block makes a tile of queries of one (image, head): the queries into shared memory; pooled keys and
-// values chunk by chunk under an online softmax (attention_pooled.cuh, attention_products.cuh); then
-// the window's, whose keys and values with their halo take the place of the chunks
+// values chunk by chunk under an online softmax (attention_pooled.cuh, attention_products.cuh,
+// attention_float_products.cuh); then the window's, whose keys and values with their halo take the place of the chunks
 // (attention_window.cuh, attention_window_products.cuh); the output through shared memory back in whole
 // rows. log_sum_exp is kept for the backward pass. kWindow is 3, kNoWindow
 // (global attention) or kAnyWindow.
@@ -14,6 +15,7 @@
 // rows once per tile; log_sum_exp 4.
 #pragma once
 
+#include "device/attention_float_products.cuh"
 #include "device/attention_pooled.cuh"
 #include "device/attention_products.cuh"
 #include "device/attention_window.cuh"
@@ -36,17 +38,33 @@ __device__ inline void normalise_query(const float* embedding, float (&query)[kD
   for (int c = 0; c < kDim; ++c) query[c] = query[c] * norm + embedding[c];
 }
 
+// The same in shared memory, piece by piece, which takes few registers.
+template <int kDim>
+__device__ inline void normalise_row(const SharedRows<float, kDim>& rows, int row,
+                                     const float* embedding) {
+  const float norm = rows.inverse_norm(row);
+#pragma unroll 1
+  for (int i = 0; i < kDim / 4; ++i) {
+    Piece<float> piece = *rows.piece(row, i);
+#pragma unroll
+    for (int e = 0; e < 4; ++e) piece.values[e] = piece.values[e] * norm + embedding[4 * i + e];
+    *rows.piece(row, i) = piece;
+  }
+}
+
 // One block's tile: what the parts of its work share.
 template <class T, int kDim, int kWindow, class Tile>
 class ForwardTile {
  public:
-  using Rows = SharedRows<T, kDim>;
+  using Element = Stored<T>;
+  using Rows = SharedRows<Element, kDim>;
 
   __device__ explicit ForwardTile(const AttentionForwardLaunch& launch)
       : launch_(launch),
         in_(launch.p.in),
-        at_(kDim, sizeof(T), Tile::kSize, kWindow, launch.p.in.pool_bias.values.present(),
-            launch.bias_ring, launch.p.in.pool_grid.height, launch.p.in.pool_grid.width),
+        at_(kDim, {sizeof(Element), OnTensorCores<T>::value}, Tile::kSize, kWindow,
+            launch.p.in.pool_bias.values.present(), launch.bias_ring, launch.p.in.pool_grid.height,
+            launch.p.in.pool_grid.width),
         memory_(dynamic_shared<unsigned char>()),
         place_{part<TileState>(at_.state), &launch.p.in.grid},
         rows_{memory_ + at_.queries} {}
@@ -66,7 +84,7 @@ class ForwardTile {
       state->left = static_cast<int>(tile % columns) * Tile::kColumns;
     }
     __syncthreads();
-    load_queries(HeadRows<T>(in_.q, state->batch, state->head), place_, rows_);
+    load_queries(HeadRows<Element>(in_.q, state->batch, state->head), place_, rows_);
     commit_copies();
     for (int c = thread_index(); c < kDim; c += Tile::kQueries)
       embedding()[c] = WindowParameters(in_, state->head).embedding_of(c);
@@ -89,23 +107,48 @@ class ForwardTile {
     for (int c = 0; c < kDim; ++c) out[c] = 0.0f;
     take_pooled(stream, bias, place_, query, row, out);
     __syncthreads();
-    if constexpr (kWindow == kNoWindow) {
-      scale_row(row, out);
-      __syncthreads();
-      finish_row(row.maximum, row.sum, out);
-    } else if constexpr (kWindow > 0) {
-      const SharedWindow<Tile, kDim, kWindow> window{
-          {memory_ + at_.window_keys},     part<float>(at_.window_norms),  part<float>(at_.tokens),
-          part<float>(at_.window_weights), part<float2>(at_.window_terms), embedding(),
-      };
-      window.load(in_, batch(), head(), place_);
-      __syncthreads();
-      window.take(in_, batch(), head(), place_, query, row, out);
-      __syncthreads();
-      finish_row(row.maximum, row.sum, out);
-    } else {
-      finish_any_window(query, row.factor, row.maximum, row.sum, out);
+    finish_rows(query, row, out);
+  }
+
+  // TensorFloat32: pooled keys on tensor cores, the window by the query's own thread.
+  __device__ void attend_by_float_products() const {
+    FloatProductQueries<Tile, kDim> queries;
+    auto* terms = part<RowTerms>(at_.query_terms);
+    {
+      float query[kDim];
+      rows_.read(mine(), query);
+      normalise_query(embedding(), query);
+      const float factor = this->factor();
+      terms[mine()] = {factor, 0, kNoLogit, 0.0f};
+      queries.load(rows_, query, factor);
     }
+    __syncthreads();  // what comes takes the queries' place
+    {
+      auto bias = this->bias();
+      terms[mine()].bias = bias.place_of(mine());
+      auto stream = this->stream(bias);
+      while (stream.advance()) {
+        if (place_.warp_inside(mine())) queries.take(stream, bias, terms);
+      }
+    }
+    __syncthreads();
+    queries.give(part<float>(at_.exchange));
+    __syncwarp();
+    float out[kDim];
+    read_exchange(out);
+    __syncthreads();
+    float query[kDim];
+    if constexpr (kWindow != kNoWindow) {
+      // As they are, once more: they would take too many registers beside the products.
+      load_queries(HeadRows<Element>(in_.q, batch(), head()), place_, rows_);
+      commit_copies();
+      wait_copies<0>();
+      __syncthreads();
+      normalise_row(rows_, mine(), embedding());
+      rows_.read(mine(), query);
+      __syncthreads();
+    }
+    finish_rows(query, part<RowTerms>(at_.query_terms)[mine()], out);
   }
 
   // 16-bit types: pooled keys on tensor cores, then the window by the query's own thread.
@@ -116,15 +159,7 @@ class ForwardTile {
     queries.give(part<float>(at_.exchange));
     __syncthreads();
     float out[kDim];
-    const auto* row = part<float4>(at_.exchange) + mine() * (kDim / 4 + 1);
-#pragma unroll
-    for (int c = 0; c < kDim; c += 4) {
-      const float4 four = row[c / 4];
-      out[c] = four.x;
-      out[c + 1] = four.y;
-      out[c + 2] = four.z;
-      out[c + 3] = four.w;
-    }
+    read_exchange(out);
     float query[kDim];
     rows_.read(mine(), query);
     normalise_query(embedding(), query);
@@ -223,11 +258,45 @@ class ForwardTile {
     queries.settle(terms());
   }
 
+  // What products have left of this thread's query.
+  __device__ void read_exchange(float (&out)[kDim]) const {
+    const auto* row = part<float4>(at_.exchange) + mine() * (kDim / 4 + 1);
+#pragma unroll
+    for (int c = 0; c < kDim; c += 4) {
+      const float4 four = row[c / 4];
+      out[c] = four.x;
+      out[c + 1] = four.y;
+      out[c + 2] = four.z;
+      out[c + 3] = four.w;
+    }
+  }
+
+  // Float: the window, if any, by the query's own thread; then the result.
+  __device__ void finish_rows(const float (&query)[kDim], RowTerms& row, float (&out)[kDim]) const {
+    if constexpr (kWindow == kNoWindow) {
+      scale_row(row, out);
+      __syncthreads();
+      finish_row(row.maximum, row.sum, out);
+    } else if constexpr (kWindow > 0) {
+      const SharedWindow<Tile, kDim, kWindow> window{
+          {memory_ + at_.window_keys},     part<float>(at_.window_norms),  part<float>(at_.tokens),
+          part<float>(at_.window_weights), part<float2>(at_.window_terms), embedding(),
+      };
+      window.load(in_, batch(), head(), place_);
+      __syncthreads();
+      window.take(in_, batch(), head(), place_, query, row, out);
+      __syncthreads();
+      finish_row(row.maximum, row.sum, out);
+    } else {
+      finish_any_window(query, row.factor, row.maximum, row.sum, out);
+    }
+  }
+
   __device__ void finish_any_window(const float (&query)[kDim], float factor, float maximum,
                                     float sum, float (&out)[kDim]) const {
     if (place_.inside(mine())) {
-      take_any_window<T>(in_, batch(), head(), place_.row(mine()), place_.column(mine()),
-                         WindowParameters(in_, head()), query, factor, maximum, sum, out);
+      take_any_window<Element>(in_, batch(), head(), place_.row(mine()), place_.column(mine()),
+                               WindowParameters(in_, head()), query, factor, maximum, sum, out);
     }
     __syncthreads();
     finish_row(maximum, sum, out);
@@ -256,7 +325,7 @@ class ForwardTile {
   // The output's rows from shared memory.
   __device__ void store() const {
     __syncthreads();
-    store_queries(HeadRows<T>(launch_.p.out, batch(), head()), place_, rows_);
+    store_queries(HeadRows<Element>(launch_.p.out, batch(), head()), place_, rows_);
   }
 
   const AttentionForwardLaunch& launch_;
@@ -283,8 +352,10 @@ __global__ void __launch_bounds__(Tile::kQueries,
     aggregated_attention_forward(AttentionForwardLaunch launch) {
   const device::ForwardTile<T, kDim, kWindow, Tile> tile(launch);
   tile.load();
-  if constexpr (sizeof(T) == 4) {
+  if constexpr (!OnTensorCores<T>::value) {
     tile.attend_by_rows();
+  } else if constexpr (RoundsToTensorFloat<T>::value) {
+    tile.attend_by_float_products();
   } else if constexpr (kWindow == kNoWindow) {
     tile.attend_by_pooled_products();
   } else if constexpr (kWindow == kAnyWindow) {

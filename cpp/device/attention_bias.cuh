@@ -93,7 +93,7 @@ class TileBias {
       const int query = i / Tile::kOwnBiasKeys;
       const int key = first + i % Tile::kOwnBiasKeys;
       if (key >= first + count || !place().inside(query)) continue;
-      values_[query * bias_stride(Tile::kSize, sizeof(T)) + i % Tile::kOwnBiasKeys] =
+      values_[query * kStride + i % Tile::kOwnBiasKeys] =
           PooledBias(in_.pool_bias, state_->head)
               .at(place().row(query), place().column(query), place().token(query),
                   key / pool_width(), key % pool_width(), key);
@@ -104,7 +104,7 @@ class TileBias {
   __device__ int place_of(int query) const {
     if (state_->bias == BiasKind::kNone || !place().inside(query)) return 0;
     return state_->bias == BiasKind::kRing ? Tile::row(query) * shape_.width + Tile::column(query)
-                                           : query * bias_stride(Tile::kSize, sizeof(T));
+                                           : query * kStride;
   }
 
   // Reads of a chunk.
@@ -124,6 +124,8 @@ class TileBias {
   }
 
  private:
+  static constexpr int kStride = bias_stride(Tile::kSize, OnTensorCores<T>::value);
+
   __device__ TilePlace<Tile> place() const { return {state_, &in_.grid}; }
   __device__ int pool_height() const { return static_cast<int>(in_.pool_grid.height); }
   __device__ int pool_width() const { return static_cast<int>(in_.pool_grid.width); }

@@ -10,6 +10,7 @@
 #include "device/attention_bias.cuh"
 #include "device/attention_rows.cuh"
 #include "device/math.cuh"
+#include "device/tensor_core.cuh"
 
 namespace transnext::device {
 
@@ -26,6 +27,24 @@ __device__ inline float softmax_base(float maximum) {
   return maximum == kNoLogit ? 0.0f : maximum;
 }
 
+// Rounds a row to TF32 in place, and returns the sum of its squares before that.
+template <class Rows>
+__device__ inline float round_row(const Rows& rows, int row) {
+  const typename Rows::Row pieces(rows, row);
+  float square = 0.0f;
+#pragma unroll
+  for (int i = 0; i < Rows::kPieces; ++i) {
+    Piece<float> piece = pieces[i];
+#pragma unroll
+    for (float& value : piece.values) {
+      square += value * value;
+      value = bits_to_float(round_to_tensor_float(value));
+    }
+    pieces[i] = piece;
+  }
+  return square;
+}
+
 // Chunks of pooled keys, values and biases in shared memory, keys and values of the next one on their
 // way while one is in use:
 //
@@ -35,7 +54,11 @@ __device__ inline float softmax_base(float maximum) {
 template <class Tile, class T, int kDim>
 class PooledStream {
  public:
-  using Rows = SharedRows<T, kDim, false>;
+  using Element = Stored<T>;
+  using ValueRows = SharedRows<Element, kDim, false>;
+  // Only tensor cores read several keys at a time, eight.
+  using Rows =
+      SharedRows<Element, kDim, OnTensorCores<T>::value && exchanges_pieces(kDim, sizeof(Element))>;
 
   KeyTerms* terms;  // [chunk]
 
@@ -60,10 +83,23 @@ class PooledStream {
       wait_copies<0>();
     }
     __syncthreads();
+    if constexpr (kRounds) {
+      // A row for each of the first threads: the chunk's keys, then its values.
 #pragma unroll 1
-    for (int key = thread_index(); key < count(); key += Tile::kQueries) {
-      const float2 pair = keys().inverse_norm_and_dot(key, embedding_);
-      terms[key] = {pair.x, pair.y, terms[key].bias, 0};  // load_chunk's thread is the same
+      for (int row = thread_index(); row < 2 * count(); row += Tile::kQueries) {
+        if (row < count()) {
+          const float norm = inverse_norm(round_row(keys(), row));
+          terms[row] = {norm, 0.0f, terms[row].bias, 0};  // load_chunk's thread is the same
+        } else {
+          round_row(values(), row - count());
+        }
+      }
+    } else {
+#pragma unroll 1
+      for (int key = thread_index(); key < count(); key += Tile::kQueries) {
+        const float2 pair = keys().inverse_norm_and_dot(key, embedding_);
+        terms[key] = {pair.x, pair.y, terms[key].bias, 0};  // load_chunk's thread is the same
+      }
     }
     __syncthreads();
     return true;
@@ -74,7 +110,7 @@ class PooledStream {
     return left < chunk_keys() ? left : chunk_keys();
   }
   __device__ Rows keys() const { return {rows_ + buffer() * kBytes}; }
-  __device__ Rows values() const { return {rows_ + (2 + buffer()) * kBytes}; }
+  __device__ ValueRows values() const { return {rows_ + (2 + buffer()) * kBytes}; }
   // The same as rows of one memory.
   __device__ Rows rows() const { return {rows_}; }
   __device__ int first_row() const { return buffer() * Tile::kChunkKeys; }
@@ -82,6 +118,7 @@ class PooledStream {
 
  private:
   static constexpr int kBytes = Tile::kChunkKeys * Rows::kRowBytes;
+  static constexpr bool kRounds = RoundsToTensorFloat<T>::value;
 
   // These are read or made where they are needed, so that they take no registers.
   __device__ int buffer() const { return (first_ & chunk_keys()) != 0 ? 1 : 0; }
@@ -93,10 +130,10 @@ class PooledStream {
     const int rows = chunk_keys() < 16 ? 16 : chunk_keys();
     const int end = first + chunk_keys() < all() ? first + chunk_keys() : all();
     // The tensors' pointers are made anew for each chunk: kept, they would take many registers.
-    load_chunk<Tile>(HeadRows<T>(in_.k_pool, state_->batch, state_->head), first, rows, end,
+    load_chunk<Tile>(HeadRows<Element>(in_.k_pool, state_->batch, state_->head), first, rows, end,
                      Rows{rows_ + buffer * kBytes});
-    load_chunk<Tile>(HeadRows<T>(in_.v_pool, state_->batch, state_->head), first, rows, end,
-                     Rows{rows_ + (2 + buffer) * kBytes});
+    load_chunk<Tile>(HeadRows<Element>(in_.v_pool, state_->batch, state_->head), first, rows, end,
+                     ValueRows{rows_ + (2 + buffer) * kBytes});
     commit_copies();
   }
 

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "device/attention_pooled.cuh"
+#include "device/product_output.cuh"
 #include "device/tensor_core.cuh"
 
 namespace transnext::device {
@@ -93,14 +94,19 @@ __device__ inline void multiply_values(float (&out)[kPieces][4], const unsigned 
 // The state of a warp's queries. A lane has rows lane / 4 and lane / 4 + 8 of each product, its two
 // `halves`, with columns lane % 4 * 2 and the next.
 template <class Tile, class T, int kDim>
-class ProductQueries {
+class ProductQueries : public ProductOutput<kDim> {
  public:
-  static constexpr int kTiles = 2;       // of 16 queries, for each warp
-  static constexpr int kOut = kDim / 8;  // products for the channels of the output
   static constexpr int kRowPieces = SharedRows<T, kDim>::kRowBytes / kPiece;
+  using Output = ProductOutput<kDim>;
+  using Output::first_of;
+  using Output::give;
+  using Output::key_of;
+  using Output::kOut;
+  using Output::kTiles;
+  using Output::out;
+  using Output::over_lanes;
+  using Output::query_of;
   using Rows = SharedRows<T, kDim>;
-
-  float out[kTiles][kOut][4];
 
   __device__ ProductQueries() {
 #pragma unroll
@@ -110,18 +116,7 @@ class ProductQueries {
         maximum_[t][half] = kNoLogit;
         sum_[t][half] = 0.0f;
       }
-#pragma unroll
-      for (int c = 0; c < kOut; ++c) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) out[t][c][e] = 0.0f;
-      }
     }
-  }
-
-  // The first query of product tile t of a thread's warp, and the thread's own of each half.
-  __device__ static int first_of(int thread, int t) { return (thread / 32 * kTiles + t) * 16; }
-  __device__ static int query_of(int thread, int t, int half) {
-    return first_of(thread, t) + half * 8 + thread % 32 / 4;
   }
 
   // Takes a chunk of pooled keys, 16 at a time: more would need more registers than are free.
@@ -149,7 +144,15 @@ class ProductQueries {
           for (int e = 0; e < 4; ++e) logits[n][e] = 0.0f;
           if (8 * n < left) queries.multiply(logits[n], keys + n * 8 * kRowPieces);
         }
-        weigh(t, left - thread % 4, first, second, key_terms, biases, logits);
+        const auto logit = [&](int half, const KeyTerms& key, float product) {
+          const ProductTerms& query = half == 0 ? first : second;
+          return product * key.norm * (query.norm * query.factor) +
+                 (query.factor * key.embedding + biases(query.bias, key.bias));
+        };
+        const float2 highest = Output::make_logits(left - thread % 4, key_terms, logit, logits);
+        Output::weigh({Output::raise_maximum(t, 0, highest.x, maximum_[t][0], sum_[t][0]),
+                       Output::raise_maximum(t, 1, highest.y, maximum_[t][1], sum_[t][1])},
+                      sum_[t], logits);
         const unsigned weights[4] = {
             pack<T>(logits[0][0], logits[0][1]), pack<T>(logits[0][2], logits[0][3]),
             pack<T>(logits[1][0], logits[1][1]), pack<T>(logits[1][2], logits[1][3])};
@@ -176,43 +179,6 @@ class ProductQueries {
     }
   }
 
-  // A maximum over this lane's logits of one half to that of all logits, and over all lanes.
-  __device__ static float raise(float maximum, float highest) {
-    highest = fmaxf(maximum, highest);
-    highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 1));
-    return fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 2));
-  }
-
-  __device__ static float over_lanes(float sum) {
-    sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-    return sum + __shfl_xor_sync(0xffffffffu, sum, 2);
-  }
-
-  __device__ void multiply(int t, int half, float factor) {
-#pragma unroll
-    for (int c = 0; c < kOut; ++c) {
-      out[t][c][2 * half] *= factor;
-      out[t][c][2 * half + 1] *= factor;
-    }
-  }
-
-  // The output to shared memory, [queries][kDim + 4], where each query's own thread finds it.
-  __device__ void give(float* exchange) const {
-    const int thread = thread_index();
-#pragma unroll
-    for (int t = 0; t < kTiles; ++t) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float* row = exchange + query_of(thread, t, half) * (kDim + 4) + thread % 4 * 2;
-#pragma unroll
-        for (int c = 0; c < kOut; ++c) {
-          *reinterpret_cast<float2*>(row + 8 * c) =
-              float2{out[t][c][2 * half], out[t][c][2 * half + 1]};
-        }
-      }
-    }
-  }
-
   // The output, as it is, into the queries' rows.
   __device__ void give(const Rows& rows) const {
     const int thread = thread_index();
@@ -230,56 +196,6 @@ class ProductQueries {
   }
 
  private:
-  // The key that column or depth `index` of a product stands for.
-  __device__ static int key_of(int index) { return index / 2 + index % 2 * 4; }
-
-  // Products of tile t with 16 keys become logits, and those the softmax's weights; its state
-  // follows. `key_terms` begin at this lane's first key, `left` are those from there on.
-  __device__ void weigh(int t, int left, const ProductTerms& first, const ProductTerms& second,
-                        const KeyTerms* key_terms, const typename TileBias<Tile, T>::Values& biases,
-                        float (&logits)[2][4]) {
-    float2 highest = {kNoLogit, kNoLogit};
-#pragma unroll
-    for (int n = 0; n < 2; ++n) {
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const int key = 8 * n + 4 * e;
-        if (key >= left) {
-          logits[n][e] = kNoLogit;
-          logits[n][2 + e] = kNoLogit;
-          continue;
-        }
-        const KeyTerms terms = key_terms[key];
-        const auto logit = [&](const ProductTerms& query, float product) {
-          return product * terms.norm * (query.norm * query.factor) +
-                 (query.factor * terms.embedding + biases(query.bias, terms.bias));
-        };
-        logits[n][e] = logit(first, logits[n][e]);
-        logits[n][2 + e] = logit(second, logits[n][2 + e]);
-        highest.x = fmaxf(highest.x, logits[n][e]);
-        highest.y = fmaxf(highest.y, logits[n][2 + e]);
-      }
-    }
-    float from[2] = {highest.x, highest.y};
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float most = raise(maximum_[t][half], from[half]);
-      const float change = rescale(maximum_[t][half], most);
-      maximum_[t][half] = most;
-      sum_[t][half] *= change;
-      multiply(t, half, change);
-      from[half] = softmax_base(most);
-    }
-#pragma unroll
-    for (int n = 0; n < 2; ++n) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        logits[n][e] = exp_fast(logits[n][e] - from[e / 2]);
-        sum_[t][e / 2] += logits[n][e];
-      }
-    }
-  }
-
   float maximum_[kTiles][2];
   float sum_[kTiles][2];  // of this lane's keys
 };

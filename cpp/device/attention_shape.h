@@ -75,8 +75,8 @@ TRANSNEXT_INLINE constexpr int round_to_piece(int bytes) {
 
 // Floats from one query's biases to the next where each has its own: then the lanes that read
 // together, 8 queries by 4 keys on tensor cores and 32 queries elsewhere, find different banks.
-TRANSNEXT_INLINE constexpr int bias_stride(TileSize tile, int element_bytes) {
-  return tile.own_bias_keys + (element_bytes == 2 ? 4 : 1);
+TRANSNEXT_INLINE constexpr int bias_stride(TileSize tile, bool tensor_cores) {
+  return tile.own_bias_keys + (tensor_cores ? 4 : 1);
 }
 
 // A rectangle of the bias table that a tile reads while it takes a chunk of pooled keys: rows in a
@@ -91,14 +91,14 @@ struct BiasRing {
   TRANSNEXT_INLINE constexpr int size() const { return rows * width; }
 };
 
-// What the softmax keeps of a query in shared memory: where a thread has a row,
+// What the softmax keeps of a query in shared memory: where its keys and values are float,
 struct alignas(16) RowTerms {
   float factor;   // scale times length scale
   int bias;       // where the query's biases begin
   float maximum;  // of the logits up to now
   float sum;      // of the weights
 };
-// and on tensor cores, where q is multiplied as it is, and the state is in registers at first.
+// and of 16-bit types, where q is multiplied as it is, and the state is in registers at first.
 struct alignas(16) ProductTerms {
   float norm;  // 1 / |q|
   float factor;
@@ -116,6 +116,12 @@ struct alignas(16) KeyTerms {
   float embedding;  // query embedding . k / |k|
   int bias;         // where its biases begin
   int unused;
+};
+
+// What a kernel multiplies, and where.
+struct ForwardKind {
+  int element;        // bytes of an element of the tensors
+  bool tensor_cores;  // the pooled products run there; the window's if elements have 16 bits
 };
 
 // Offsets in bytes, as many as can be known to the compiler. The parts of the pooled keys, of the
@@ -143,18 +149,18 @@ struct ForwardLayout {
 
   int bytes = 0;
 
-  TRANSNEXT_INLINE ForwardLayout(int channels, int element, TileSize tile, int window,
+  TRANSNEXT_INLINE ForwardLayout(int channels, ForwardKind kind, TileSize tile, int window,
                                  bool has_bias, BiasRing ring, index_t pool_height,
                                  index_t pool_width) {
     const int queries_of_tile = tile.queries();
-    const int row = forward_row_bytes(channels, element);
-    const bool products = element == 2;
+    const int row = forward_row_bytes(channels, kind.element);
+    const bool products = kind.element == 2;  // pooled keys' and window's
     int end = 0;
     query_terms = take(end, queries_of_tile * static_cast<int>(sizeof(RowTerms)));
     embedding = take(end, channels * 4);
     state = take(end, 64);
     // From some time on the queries are in registers, and their place is free until the output needs
-    // it: at once where a thread has a row, after the pooled keys on tensor cores with a 3 x 3 window.
+    // it: at once where they are float, after the pooled keys of 16-bit types with a 3 x 3 window.
     queries = end;
     const int after_queries = end + round_to_piece(queries_of_tile * row);
     bytes = after_queries;
@@ -165,7 +171,7 @@ struct ForwardLayout {
     pooled = take(end, 4 * tile.chunk_keys * row);
     key_terms = take(end, tile.chunk_keys * static_cast<int>(sizeof(KeyTerms)));
     // What a ring is to hold may turn out not to fit it.
-    const int own = queries_of_tile * bias_stride(tile, element);
+    const int own = queries_of_tile * bias_stride(tile, kind.tensor_cores);
     bias = take(end, has_bias ? (ring.size() > own ? ring.size() : own) * 4 : 4);
     if (ring.rows > 0) {
       first_rows = take(end, static_cast<int>(pool_height) * 4);
@@ -174,7 +180,7 @@ struct ForwardLayout {
     if (end > bytes) bytes = end;
 
     end = start;
-    if (products && window == kAnyWindow)
+    if (products ? window == kAnyWindow : kind.tensor_cores)
       exchange = take(end, queries_of_tile * (channels + 4) * 4);
     if (end > bytes) bytes = end;
 

@@ -20,11 +20,6 @@ TRANSNEXT_INLINE constexpr int row_stride(int channels) {
   return row_bytes(channels, sizeof(T)) / static_cast<int>(sizeof(T));
 }
 
-template <class T>
-struct OnTensorCores {
-  static constexpr bool value = sizeof(T) == 2;
-};
-
 __device__ inline int lane_row(int lane) {
   return lane / 4;
 }

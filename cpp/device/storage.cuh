@@ -6,6 +6,37 @@
 
 namespace transnext {
 
+// What the tensors of a kernel of T hold.
+template <class T>
+struct StorageOf {
+  using Type = T;
+};
+template <>
+struct StorageOf<TensorFloat32> {
+  using Type = float;
+};
+template <class T>
+using Stored = typename StorageOf<T>::Type;
+
+template <class T>
+struct RoundsToTensorFloat {
+  static constexpr bool value = false;
+};
+template <>
+struct RoundsToTensorFloat<TensorFloat32> {
+  static constexpr bool value = true;
+};
+
+// Whether the products of a kernel of T run on tensor cores.
+template <class T>
+struct OnTensorCores {
+  static constexpr bool value = true;
+};
+template <>
+struct OnTensorCores<float> {
+  static constexpr bool value = false;
+};
+
 __device__ inline float to_float(float x) {
   return x;
 }

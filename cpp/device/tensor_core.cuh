@@ -1,6 +1,7 @@
 // Matrix products of a warp on tensor cores, and the loads that bring their operands.
 //
-//   d[16 x 8] += a[16 x depth] b[depth x 8],  depth 8 or 16, a and b Half or BFloat16, d float
+//   d[16 x 8] += a[16 x depth] b[depth x 8],  depth 8 or 16, a and b Half or BFloat16, d float;
+//                                             depth 8 also of floats rounded to TF32
 //
 // Which lane holds what (PTX ISA, "Matrix fragments for mma.m16n8k8/k16"), with r = lane / 4 and
 // c = 2 (lane % 4); a register holds two neighbours, the first one in its low half:
@@ -16,10 +17,18 @@
 // rows of a matrix stored [column][depth] are a `b` without _trans, of one stored [depth][column]
 // with _trans.
 //
+// A TF32 is a float of whose mantissa the upper 10 bits count, one to a register. With c = lane % 4:
+//
+//   a[0]: (r, c)    a[1]: (r + 8, c)    a[2]: (r, c + 4)    a[3]: (r + 8, c + 4)
+//   b[0]: (c, r)    b[1]: (c + 4, r)    d as above
+//
+// ldmatrix without _trans brings them too: a row of 8 elements of 16 bits is one of 4 floats, and
+// register i of a lane holds (r, c) of matrix i.
+//
 // All 32 lanes of a warp call these together.
 //
 // Compute capability 7.5 has the product of depth 8 on Half alone. Depth 16 is two of them there,
-// and BFloat16 gathers its operands by shuffles and multiplies in float: correct, not fast.
+// and BFloat16 and TF32 gather their operands by shuffles and multiply in float: correct, not fast.
 #pragma once
 
 #include "device/shared_memory.cuh"
@@ -40,6 +49,13 @@ inline void mma_m16n8k8(float (&d)[4], const unsigned (&a)[2], const unsigned (&
 template <class T>
 inline void mma_m16n8k16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], T) {
   emulation::mma<T>(d, a, b, 16);
+}
+inline void mma_m16n8k8(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2],
+                        TensorFloat32) {
+  emulation::mma_tensor_float(d, a, b);
+}
+inline unsigned round_to_tensor_float(float x) {
+  return float_to_tensor_float(x);
 }
 inline void ldmatrix_x1(unsigned (&r)[1], const void* shared_row) {
   emulation::ldmatrix(r, 1, shared_row, false);
@@ -99,6 +115,20 @@ __device__ inline void mma_m16n8k16(float (&d)[4], const unsigned (&a)[4], const
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(d[0]), "f"(d[1]),
         "f"(d[2]), "f"(d[3]));
 }
+__device__ inline void mma_m16n8k8(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2],
+                                   TensorFloat32) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%10, %11, %12, %13};"
+      : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(d[0]), "f"(d[1]),
+        "f"(d[2]), "f"(d[3]));
+}
+__device__ inline unsigned round_to_tensor_float(float x) {
+  unsigned rounded;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(x));
+  return rounded;
+}
 
 #else  // compute capability 7.5
 
@@ -129,6 +159,31 @@ __device__ inline void mma_m16n8k8(float (&d)[4], const unsigned (&a)[2], const 
     d[3] += lower_bfloat16(bottom) * lower_bfloat16(right);
     d[3] += upper_bfloat16(bottom) * upper_bfloat16(right);
   }
+}
+
+__device__ inline void mma_m16n8k8(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2],
+                                   TensorFloat32) {
+  const int lane =
+      static_cast<int>((threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z)) % 32);
+  const auto from = [](unsigned part, int source) {
+    return bits_to_float(__shfl_sync(0xffffffffu, part, source) & 0xffffe000u);
+  };
+#pragma unroll
+  for (int step = 0; step < 8; ++step) {  // of the depth, held by lanes = step mod 4
+    const int row = lane / 4 * 4 + step % 4;
+    const int column = lane % 4 * 8 + step % 4;
+    const float top = from(a[step / 4 * 2], row);
+    const float bottom = from(a[step / 4 * 2 + 1], row);
+    const float left = from(b[step / 4], column);
+    const float right = from(b[step / 4], column + 4);
+    d[0] += top * left;
+    d[1] += top * right;
+    d[2] += bottom * left;
+    d[3] += bottom * right;
+  }
+}
+__device__ inline unsigned round_to_tensor_float(float x) {
+  return float_to_tensor_float(x);
 }
 
 template <class T>

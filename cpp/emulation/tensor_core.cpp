@@ -28,6 +28,24 @@ double element(unsigned pair, int which) {
   return value_of(T{static_cast<unsigned short>(pair >> (16 * which))});
 }
 
+// Adds the products of all lanes' operands to each lane's d.
+template <int kDepth>
+void add_products(const double (&a)[16][kDepth], const double (&b)[kDepth][8],
+                  const Deposit (&in)[kWarp], Deposit (&out)[kWarp]) {
+  for (int lane = 0; lane < kWarp; ++lane) {
+    Operands operands;
+    std::memcpy(&operands, in[lane].bytes, sizeof operands);
+    for (int i = 0; i < 4; ++i) {
+      const int row = lane / 4 + i / 2 * 8;
+      const int column = lane % 4 * 2 + i % 2;
+      double sum = operands.d[i];
+      for (int k = 0; k < kDepth; ++k) sum += a[row][k] * b[k][column];
+      operands.d[i] = static_cast<float>(sum);
+    }
+    std::memcpy(out[lane].bytes, operands.d, sizeof operands.d);
+  }
+}
+
 template <class T, int kDepth>
 void multiply(const Deposit (&in)[kWarp], Deposit (&out)[kWarp], unsigned) {
   double a[16][kDepth];
@@ -43,18 +61,23 @@ void multiply(const Deposit (&in)[kWarp], Deposit (&out)[kWarp], unsigned) {
     for (int i = 0; i < kDepth / 8; ++i)
       for (int j = 0; j < 2; ++j) b[pair + i * 8 + j][group] = element<T>(operands.b[i], j);
   }
+  add_products(a, b, in, out);
+}
+
+void multiply_tensor_floats(const Deposit (&in)[kWarp], Deposit (&out)[kWarp], unsigned) {
+  constexpr int kDepth = 8;
+  const auto value = [](unsigned bits) -> double { return bits_to_float(bits & 0xffffe000u); };
+  double a[16][kDepth];
+  double b[kDepth][8];
   for (int lane = 0; lane < kWarp; ++lane) {
     Operands operands;
     std::memcpy(&operands, in[lane].bytes, sizeof operands);
-    for (int i = 0; i < 4; ++i) {
-      const int row = lane / 4 + i / 2 * 8;
-      const int column = lane % 4 * 2 + i % 2;
-      double sum = operands.d[i];
-      for (int k = 0; k < kDepth; ++k) sum += a[row][k] * b[k][column];
-      operands.d[i] = static_cast<float>(sum);
-    }
-    std::memcpy(out[lane].bytes, operands.d, sizeof operands.d);
+    const int group = lane / 4;
+    const int place = lane % 4;
+    for (int i = 0; i < 4; ++i) a[group + i % 2 * 8][place + i / 2 * 4] = value(operands.a[i]);
+    for (int i = 0; i < 2; ++i) b[place + i * 4][group] = value(operands.b[i]);
   }
+  add_products(a, b, in, out);
 }
 
 template <int kMatrices, bool kTransposed>
@@ -95,6 +118,15 @@ void mma(float (&d)[4], const unsigned* a, const unsigned* b, int depth) {
 
 template void mma<Half>(float (&)[4], const unsigned*, const unsigned*, int);
 template void mma<BFloat16>(float (&)[4], const unsigned*, const unsigned*, int);
+
+void mma_tensor_float(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+  Operands operands{};
+  std::memcpy(operands.d, d, sizeof d);
+  std::memcpy(operands.a, a, sizeof a);
+  std::memcpy(operands.b, b, sizeof b);
+  warp_operation({"mma", 1}, kAllLanes, multiply_tensor_floats, &operands, sizeof operands, d,
+                 sizeof d);
+}
 
 void ldmatrix(unsigned* r, int matrices, const void* shared_row, bool transposed) {
   const Combine combine = matrices == 1   ? (transposed ? load<1, true> : load<1, false>)

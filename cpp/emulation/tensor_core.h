@@ -11,6 +11,9 @@ namespace transnext::emulation {
 template <class T>
 void mma(float (&d)[4], const unsigned* a, const unsigned* b, int depth);
 
+// The same of 8 TF32s, of whose bits the lower 13 are ignored.
+void mma_tensor_float(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]);
+
 void ldmatrix(unsigned* r, int matrices, const void* shared_row, bool transposed);
 
 }  // namespace transnext::emulation

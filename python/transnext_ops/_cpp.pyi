@@ -61,6 +61,7 @@ def aggregated_attention(
     grid: Sequence[int],
     pool_grid: Sequence[int],
     window_size: int,
+    allow_tf32: bool,
     threads: int,
     stream: int,
     /,

@@ -80,7 +80,10 @@ def aggregated_attention(
     Returns
     -------
     Tensor [B, N, h, d]
-        In q's dtype (autocast's, where that is active), contiguous. Arithmetic is float32 at least.
+        In q's dtype (autocast's, where that is active), contiguous. Arithmetic is float32 at least,
+        but for one case: where PyTorch allows TF32 for float32 matrix products
+        (``torch.set_float32_matmul_precision``, ``torch.backends.cuda.matmul``; not by default),
+        the CUDA kernels round float32 operands of the forward's pooled products to it.
 
     Raises
     ------

@@ -56,7 +56,8 @@ def global_attention(
     Returns
     -------
     Tensor [B, N, h, d]
-        In q's dtype (autocast's, where that is active), contiguous.
+        In q's dtype (autocast's, where that is active), contiguous. Arithmetic is as in
+        :func:`~transnext_ops.aggregated_attention`.
 
     Raises
     ------

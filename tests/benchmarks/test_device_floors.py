@@ -30,10 +30,20 @@ def test_attention_counts_every_input_once():
 
 def test_the_largest_time_bounds_a_kernel():
     card = next(card for card in CARDS if card.name == "H100")
-    times = conv_glu_work(STAGE_1, 4, backward=False).seconds(card, tensor_cores=False)
+    times = conv_glu_work(STAGE_1, 4, backward=False).seconds(card, "float32")
     assert times["bytes"] == pytest.approx(3 * 56 * 56 * 384 * 4 / 3350e9)
     assert max(times, key=lambda name: times[name]) == "bytes"
     assert times["tensor cores"] == 0.0
+
+
+def test_tensor_cores_take_the_products_in_the_precisions_that_they_have():
+    card = next(card for card in CARDS if card.name == "A100")
+    work = attention_work(STAGE_1, 4, backward=False, local=True)
+    plain, tf32 = work.seconds(card, "float32"), work.seconds(card, "TF32")
+    assert plain["float32"] == pytest.approx((work.products + work.other) / 19.5e12)
+    assert tf32["tensor cores"] == pytest.approx(work.products / 156e12)
+    assert tf32["float32"] == pytest.approx(work.other / 19.5e12)
+    assert tf32["bytes"] == plain["bytes"]
 
 
 def test_the_kernel_report_derives_the_same_operations():

@@ -203,6 +203,7 @@ def attention_launches(
     dtype: torch.dtype = torch.float32,
     table: bool = True,
     deterministic: bool = False,
+    allow_tf32: bool = False,
 ) -> tuple[Any, Any]:
     """Return what attention with all its inputs launches, forward and backward."""
 
@@ -232,8 +233,9 @@ def attention_launches(
     inputs = [q, k, k, k_pool, k_pool, *parameters, *maps, learned, local]
     sizes = (grid, pool_grid, window)
     forward = record(
-        _cpp.aggregated_attention, [*inputs, q, log_sum_exp], *sizes, architecture=architecture
-    )
+        _cpp.aggregated_attention, [*inputs, q, log_sum_exp], *sizes, allow_tf32,
+        architecture=architecture,
+    )  # fmt: skip
     gradients = [q, k, k, k_pool, k_pool, *parameters, learned, local]
     backward = record(
         _cpp.aggregated_attention_backward, [q, q, log_sum_exp, *inputs, *gradients],
@@ -312,6 +314,40 @@ def test_attention_takes_tiles_that_fit_the_grid(
     assert blocks == 2 * 3 * -(-grid[0] // rows) * -(-grid[1] // columns)
 
 
+@pytest.mark.parametrize("architecture", MOST_SHARED)
+@pytest.mark.parametrize("dtype", STORAGE, ids=str)
+@pytest.mark.parametrize("head_dim", [8, 24, 32])
+@pytest.mark.parametrize("window", [0, 2, 3])
+def test_attention_takes_tf32_where_it_is_allowed_and_there(
+    architecture, dtype, head_dim, window
+) -> None:
+    def storage(allow_tf32: bool) -> str:
+        forward, backward = attention_launches(
+            architecture, dtype=dtype, head_dim=head_dim, window=window, allow_tf32=allow_tf32,
+            grid=(14, 14),
+        )  # fmt: skip
+        assert not any("TensorFloat32" in name for name, *_ in kernels(backward))
+        ((name, _, _, shared),) = kernels(forward)
+        assert shared <= MOST_SHARED[architecture] * 1024
+        return name.partition("<")[2].partition(",")[0]
+
+    there = dtype == torch.float32 and architecture >= 80 and head_dim <= 24
+    assert storage(allow_tf32=False) == STORAGE[dtype]
+    assert storage(allow_tf32=True) == ("TensorFloat32" if there else STORAGE[dtype])
+
+
+def test_attention_on_tf32_takes_no_more_shared_memory_than_float() -> None:
+    for grid, pool_grid in (((56, 56), (7, 7)), ((200, 320), (25, 40))):
+        for architecture in (80, 86, 120):
+            shared = [
+                kernels(attention_launches(
+                    architecture, grid=grid, pool_grid=pool_grid, allow_tf32=allowed
+                )[0])[0][3]
+                for allowed in (False, True)
+            ]  # fmt: skip
+            assert shared[1] <= 1.05 * shared[0]
+
+
 def test_attention_refuses_rows_that_32_bits_cannot_tell_apart() -> None:
     far = torch.empty(24).as_strided((1, 1, 1, 24), (0, 2**31, 24, 1))
     near = torch.empty(1, 1, 1, 24)
@@ -319,7 +355,7 @@ def test_attention_refuses_rows_that_32_bits_cannot_tell_apart() -> None:
     tensors = [far, near, near, near, near, scale, *[None] * 8, near, log_sum_exp]
     message = r"aggregated_attention: q has a stride of 2147483648 elements; .* less than 2\^31"
     with pytest.raises(ValueError, match=message):
-        record(_cpp.aggregated_attention, tensors, (1, 1), (1, 1), 3)
+        record(_cpp.aggregated_attention, tensors, (1, 1), (1, 1), 3, False)
 
 
 def test_attention_takes_smaller_tiles_where_shared_memory_is_smaller() -> None:

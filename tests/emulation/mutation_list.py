@@ -197,7 +197,7 @@ MUTATIONS = [
         ),
     ),
     *_each(
-        "attention_products.cuh",
+        "product_output.cuh",
         "attention",
         (
             "static int key_of(int index) { return index / 2 + index % 2 * 4; }",
@@ -208,6 +208,30 @@ MUTATIONS = [
             "        if (key >= left) {",
             "        if (key > left) {",
             "last tile: a pooled key beyond the last",
+        ),
+    ),
+    *_each(
+        "attention_float_products.cuh",
+        "tf32",
+        (
+            "round_to_tensor_float(weights[2]),\n                           round_to_tensor_float(weights[1])",
+            "round_to_tensor_float(weights[1]),\n                           round_to_tensor_float(weights[2])",
+            "index: the weights of a product's lower rows and later keys",
+        ),
+        (
+            "values[4 * kRowFloats + 8 * c]",
+            "values[8 * c]",
+            "index: the values of a product's later keys",
+        ),
+        (
+            "thread % 4 == 0 ? terms.sum : 0.0f",
+            "terms.sum",
+            "reduction: the sum of the chunks before, once for each lane",
+        ),
+        (
+            "kMostExcess = 8.0f",
+            "kMostExcess = 8e9f",
+            "softmax: a maximum that no later logit raises",
         ),
     ),
     *_each(

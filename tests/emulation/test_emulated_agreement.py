@@ -46,12 +46,15 @@ from strategies import (
     seeds,
     token_cases,
 )
+from tf32_agreement import check_attention_on_tf32
 from transnext_ops import _cpp
 from transnext_ops.backends.launches import use_runner
+from transnext_ops.backends.matmul_precision import tf32
 
 EXAMPLES = int(os.environ.get("TRANSNEXT_EMULATED_EXAMPLES", "2000"))
 SHARES = {
-    "aggregated_attention": 0.3,
+    "aggregated_attention": 0.25,
+    "attention_on_tf32": 0.05,
     "global_attention": 0.1,
     "window_qk": 0.12,
     "window_av": 0.12,
@@ -171,6 +174,73 @@ def test_global_attention(
 def test_edges_of_attention(attention_kernels: Library, dtype: torch.dtype, changes: dict) -> None:
     for seed in range(len(CAPABILITIES)):
         emulate_attention(attention_kernels, edge(dtype=dtype, seed=seed, **changes))
+
+
+def emulate_attention_on_tf32(kernels: Library, case: AttentionCase) -> None:
+    """Check a case of float32 attention planned for a GPU that has TF32."""
+    capability = (80, 90, 120)[case.seed % 3]
+    runner = EmulatedKernels(kernels, capability, case.seed)
+    with use_runner(runner):
+        check_attention_on_tf32(case, "cpp")
+    assert all("TensorFloat32" in kernel for kernel in runner.kernels)
+
+
+@share("attention_on_tf32", parts=1)
+@given(
+    case=attention_cases(
+        window=st.sampled_from((3, 0, 1, 2, 4, 7)), dtype=st.just(torch.float32),
+        head_dim=st.sampled_from((24, 8, 16, 9)),
+    )
+)  # fmt: skip
+def test_attention_on_tf32(kernels: Library, case: AttentionCase) -> None:
+    emulate_attention_on_tf32(kernels, case)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"grid": (1, 1), "pool_grid": (1, 1), "window_size": 5},
+        {"grid": (9, 1), "pool_grid": (4, 1), "batch": 0},
+        {"magnitude": "extreme logits"},
+        {"magnitude": "zero vectors", "layout": "sliced"},
+        {"magnitude": "tiny", "layout": "contiguous"},
+        {"grid": (19, 35), "pool_grid": (9, 11), "bias": "interpolated"},  # several of any tile
+        {"grid": (12, 64), "pool_grid": (3, 16)},  # wide tiles, the table's rows in a ring
+        {"grid": (22, 30), "pool_grid": (11, 30), "batch": 1, "heads": 1},  # a large tile
+        {"grid": (12, 17), "pool_grid": (12, 17), "window_size": 0, "layout": "packed"},
+        {"grid": (5, 6), "pool_grid": (5, 6), "bias": "none", "optional": (False,) * 4},
+    ],
+    ids=str,
+)
+def test_edges_of_attention_on_tf32(kernels: Library, changes: dict) -> None:
+    for seed in range(3):
+        emulate_attention_on_tf32(kernels, edge(seed=seed, **changes))
+
+
+def test_whether_tf32_is_allowed_is_asked_at_every_call(kernels: Library) -> None:
+    case = edge(batch=1, heads=1)
+    inputs = {name: x for name, x in case.tensors().items() if name != "pool_bias"}
+    sizes: dict[str, Any] = {"grid": case.grid, "pool_grid": case.pool_grid, "window_size": 3}
+
+    def kernel(capability: int = 80, dtype: torch.dtype = torch.float32) -> str:
+        runner = EmulatedKernels(kernels, capability)
+        given = {
+            name: x.to(dtype) if name in ("q", "k", "v", "k_pool", "v_pool") else x
+            for name, x in inputs.items()
+        }
+        with use_runner(runner):
+            ops.aggregated_attention(**given, **sizes, backend="cpp")
+        (name,) = runner.kernels
+        return name.partition("<")[2].partition(",")[0]
+
+    assert kernel() == "float"  # as PyTorch comes
+    with tf32(True):
+        assert kernel() == "TensorFloat32"
+        assert kernel(capability=75) == "float"
+        assert kernel(dtype=torch.float16) == "Half"
+    with tf32(False):
+        assert kernel() == "float"
+    assert kernel() == "float"
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e-6, 1e5])

@@ -64,6 +64,47 @@ def product_through_shared_memory(run: Run) -> None:
         check_product(run, "product_by_ldmatrix", dtype, 16)
 
 
+def tensor_float(values: np.ndarray) -> np.ndarray:
+    """Return the nearest floats with a mantissa of 10 bits, ties away from zero."""
+    fraction, exponent = np.frexp(values.astype(np.float64))
+    nearest = np.trunc(fraction * 2.0**11 + np.copysign(0.5, fraction))
+    return np.ldexp(nearest / 2.0**11, exponent)
+
+
+def cut_to_tensor_float(values: np.ndarray) -> np.ndarray:
+    return (values.view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32).astype(np.float64)
+
+
+def products_of_tensor_floats(run: Run) -> None:
+    generator = np.random.default_rng(8)
+    shapes = ((16, 8), (8, 8), (16, 8))
+    a, b, d = (generator.standard_normal(shape).astype(np.float32) for shape in shapes)
+    for kernel in ("tensor_float_product_by_fragments", "tensor_float_product_by_ldmatrix"):
+        for rounded, value in ((1, tensor_float), (0, cut_to_tensor_float)):
+            out = d.copy()
+            run(kernel, 32, 768, [a, b, out], [rounded])
+            np.testing.assert_allclose(out, d + value(a) @ value(b), rtol=0, atol=1e-6)
+
+
+def rounding_to_tensor_float(run: Run) -> None:
+    generator = np.random.default_rng(9)
+    drawn = generator.integers(0, 2**32, 4096, dtype=np.uint32).view(np.float32)
+    halfway = (generator.integers(0, 2**19, 512, dtype=np.uint32) << 13 | 0x1000).view(np.float32)
+    below = (halfway.view(np.uint32) - 1).view(np.float32)
+    special = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, -np.nan, 1e-40], np.float32)
+    values = np.concatenate([drawn, halfway, below, special])
+    out = np.zeros(values.size, np.uint32)
+    run("round_to_tensor_floats", 64, 0, [values, out], [values.size])
+    got = out.view(np.float32)
+    assert (out[~np.isnan(values)] & 0x1FFF == 0).all()
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(values))
+    finite = np.isfinite(values) & (np.abs(values) > 2 * np.finfo(np.float32).tiny)
+    with np.errstate(over="ignore"):
+        expected = tensor_float(values[finite]).astype(np.float32)
+    np.testing.assert_array_equal(got[finite], expected)
+    np.testing.assert_array_equal(np.isinf(got), np.isinf(values) | (np.abs(values) >= 3.4028e38))
+
+
 def load_of_matrices(run: Run) -> None:
     matrices = np.arange(4 * 8 * 8, dtype=np.uint16).reshape(4, 8, 8)
     out = np.zeros((32, 14), np.uint32)
@@ -95,6 +136,8 @@ CASES: list[Any] = [
     product_of_depth_8,
     product_of_depth_16,
     product_through_shared_memory,
+    products_of_tensor_floats,
+    rounding_to_tensor_float,
     load_of_matrices,
     copies_in_groups,
 ]

@@ -60,6 +60,64 @@ __global__ void product_by_ldmatrix(ProductParams p) {
   for (int i = 0; i < 4; ++i) p.d[(lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2] = d[i];
 }
 
+struct TensorFloatParams {
+  const float* a;  // [16, 8]
+  const float* b;  // [8, 8], by depth and column
+  float* d;        // [16, 8], added to
+  int rounded;     // operands to TF32 before: else their lower bits are left to the product
+};
+
+__device__ inline unsigned tensor_float_operand(float x, int rounded) {
+  return rounded != 0 ? device::round_to_tensor_float(x) : float_to_bits(x);
+}
+
+// Operands by the fragment tables. One warp.
+__global__ void tensor_float_product_by_fragments(TensorFloatParams p) {
+  const int row = threadIdx.x / 4;
+  const int column = threadIdx.x % 4;
+  const auto a = [&](int r, int c) { return tensor_float_operand(p.a[r * 8 + c], p.rounded); };
+  const auto b = [&](int r, int c) { return tensor_float_operand(p.b[r * 8 + c], p.rounded); };
+  float d[4];
+  for (int i = 0; i < 4; ++i) d[i] = p.d[(row + i / 2 * 8) * 8 + 2 * column + i % 2];
+  device::mma_m16n8k8(
+      d, {a(row, column), a(row + 8, column), a(row, column + 4), a(row + 8, column + 4)},
+      {b(column, row), b(column + 4, row)}, TensorFloat32{});
+  for (int i = 0; i < 4; ++i) p.d[(row + i / 2 * 8) * 8 + 2 * column + i % 2] = d[i];
+}
+
+// The same with rounded operands through shared memory and ldmatrix, b by column and depth there. One
+// warp, 768 shared bytes.
+__global__ void tensor_float_product_by_ldmatrix(TensorFloatParams p) {
+  float* a = device::dynamic_shared<float>();  // [16, 8]
+  float* b = a + 16 * 8;                       // [8 columns, 8]
+  const int lane = threadIdx.x;
+  for (int i = lane; i < 16 * 8; i += 32)
+    a[i] = bits_to_float(tensor_float_operand(p.a[i], p.rounded));
+  for (int i = lane; i < 8 * 8; i += 32)
+    b[i % 8 * 8 + i / 8] = bits_to_float(tensor_float_operand(p.b[i], p.rounded));
+  __syncthreads();
+  unsigned a_registers[4];
+  unsigned b_registers[2];
+  device::ldmatrix_x4(a_registers, a + lane % 16 * 8 + lane / 16 * 4);
+  device::ldmatrix_x2(b_registers, b + lane % 8 * 8 + lane / 8 % 2 * 4);
+  float d[4];
+  for (int i = 0; i < 4; ++i) d[i] = p.d[(lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2];
+  device::mma_m16n8k8(d, a_registers, b_registers, TensorFloat32{});
+  for (int i = 0; i < 4; ++i) p.d[(lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2] = d[i];
+}
+
+struct RoundingParams {
+  const float* in;
+  unsigned* out;
+  int size;
+};
+
+// One block of any size.
+__global__ void round_to_tensor_floats(RoundingParams p) {
+  for (int i = threadIdx.x; i < p.size; i += blockDim.x)
+    p.out[i] = device::round_to_tensor_float(p.in[i]);
+}
+
 struct MatrixParams {
   const unsigned short* in;  // [32, 8]: four matrices
   unsigned* out;             // [32 lanes, 14]: x1, x2, x4, then the same transposed

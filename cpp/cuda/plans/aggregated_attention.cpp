@@ -35,17 +35,20 @@ void check_strides(const char* name, const View<4>& view) {
 
 AttentionPlan aggregated_attention_plan(DType dtype, index_t batch, index_t heads, index_t channels,
                                         Grid grid, Grid pool_grid, index_t window_size,
-                                        bool has_bias, bool ring_bias, int architecture) {
+                                        bool has_bias, bool ring_bias, bool allow_tf32,
+                                        int architecture) {
   AttentionPlan plan;
   plan.channels = padded_channels(channels);
   plan.window = window_size == 0                          ? kNoWindow
                 : window_size == 3 && plan.channels == 24 ? 3
                                                           : kAnyWindow;
-  const int element = dtype == DType::kFloat32 ? 4 : 2;
+  const bool is_float = dtype == DType::kFloat32;
+  plan.tensor_float = allow_tf32 && is_float && plan.channels == 24 && architecture >= 80;
+  const ForwardKind kind{is_float ? 4 : 2, !is_float || plan.tensor_float};
   const auto use = [&](const char* name, const TileSize& tile, bool with_ring) {
     const auto layout = [&](BiasRing ring) {
-      return ForwardLayout(plan.channels, element, tile, plan.window, has_bias, ring,
-                           pool_grid.height, pool_grid.width);
+      return ForwardLayout(plan.channels, kind, tile, plan.window, has_bias, ring, pool_grid.height,
+                           pool_grid.width);
     };
     BiasRing ring = with_ring ? bias_ring(grid, pool_grid, tile) : BiasRing{};
     if (layout(ring).bytes > most_shared_bytes(architecture)) ring = BiasRing{};
@@ -83,13 +86,15 @@ Launches launches(const AggregatedAttentionParams& p, int architecture) {
   const AttentionPlan plan = aggregated_attention_plan(
       in.q.dtype, in.q.shape[0], in.q.shape[2], in.q.shape[3], in.grid, in.pool_grid,
       in.window_size, in.pool_bias.values.present(),
-      in.pool_bias.table() && !in.pool_bias.col_weights.present(), architecture);
+      in.pool_bias.table() && !in.pool_bias.col_weights.present(), p.allow_tf32, architecture);
   Launches result;
   result.source = "device/aggregated_attention_forward.cuh";
   const std::string rest =
       std::to_string(plan.channels) + ", " + std::to_string(plan.window) + ", " + plan.tile;
-  result.add(kernel_name("aggregated_attention_forward", in.q.dtype, rest), plan.launch,
-             AttentionForwardLaunch{p, plan.bias_ring});
+  const char* name = "aggregated_attention_forward";
+  result.add(plan.tensor_float ? kernel_name(name, "TensorFloat32", rest)
+                               : kernel_name(name, in.q.dtype, rest),
+             plan.launch, AttentionForwardLaunch{p, plan.bias_ring});
   return result;
 }
 

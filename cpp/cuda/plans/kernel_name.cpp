@@ -23,8 +23,11 @@ const char* storage_name(const char* name, DType dtype) {
 }  // namespace
 
 std::string kernel_name(const char* name, DType dtype, const std::string& rest) {
-  return std::string(name) + "<" + storage_name(name, dtype) + (rest.empty() ? "" : ", ") + rest +
-         ">";
+  return kernel_name(name, storage_name(name, dtype), rest);
+}
+
+std::string kernel_name(const char* name, const char* type, const std::string& rest) {
+  return std::string(name) + "<" + type + (rest.empty() ? "" : ", ") + rest + ">";
 }
 
 }  // namespace transnext

@@ -67,4 +67,13 @@ TRANSNEXT_INLINE Half float_to_half(float x) {
   return {static_cast<unsigned short>(((bits >> 16) & 0x8000u) | result)};
 }
 
+// A float's nearest TF32, ties away from zero as cvt.rna.tf32 has them, with the 13 bits that tensor
+// cores ignore zero.
+TRANSNEXT_INLINE unsigned float_to_tensor_float(float x) {
+  const unsigned bits = float_to_bits(x);
+  if ((bits & 0x7fffffffu) > 0x7f800000u)
+    return 0x7fffffffu;  // rounding could turn a NaN into zero
+  return (bits + 0x1000u) & 0xffffe000u;
+}
+
 }  // namespace transnext

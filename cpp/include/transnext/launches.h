@@ -68,20 +68,24 @@ struct Launches {
 // "name<T>", T the storage type of a kernel's tensors, or "name<T, rest>". Throws
 // std::invalid_argument, naming the operator, for a type that the kernels do not take.
 std::string kernel_name(const char* name, DType dtype, const std::string& rest = {});
+std::string kernel_name(const char* name, const char* type, const std::string& rest);
 
 // How the fused attention is launched.
 struct AttentionPlan {
   LaunchPlan launch{};
-  int channels = 0;       // head dim of the kernel, the tensors' rounded up
-  int window = 0;         // window size of the kernel, or kNoWindow, kAnyWindow
-  const char* tile = "";  // of device/attention_shape.h
+  bool tensor_float = false;  // the pooled products' operands are rounded to TF32
+  int channels = 0;           // head dim of the kernel, the tensors' rounded up
+  int window = 0;             // window size of the kernel, or kNoWindow, kAnyWindow
+  const char* tile = "";      // of device/attention_shape.h
   BiasRing bias_ring;
 };
 
-// `architecture` is a compute capability, major * 10 + minor.
+// `architecture` is a compute capability, major * 10 + minor. TF32 is used where it is allowed and
+// there is a kernel for it: for float32 with head dims up to 24 from 8.0 on.
 AttentionPlan aggregated_attention_plan(DType dtype, index_t batch, index_t heads, index_t channels,
                                         Grid grid, Grid pool_grid, index_t window_size,
-                                        bool has_bias, bool ring_bias, int architecture);
+                                        bool has_bias, bool ring_bias, bool allow_tf32,
+                                        int architecture);
 
 Launches launches(const AggregatedAttentionParams& params, int architecture);
 Launches launches(const AggregatedAttentionBackwardParams& params, int architecture);

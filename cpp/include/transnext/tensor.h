@@ -26,6 +26,10 @@ struct BFloat16 {
   unsigned short bits;
 };
 
+// Says of a kernel that its tensors hold float, and that tensor cores multiply them, rounded to TF32:
+// 10 bits of mantissa.
+struct TensorFloat32 {};
+
 struct Grid {
   index_t height;
   index_t width;

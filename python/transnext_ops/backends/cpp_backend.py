@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import to_dlpack
 
+from transnext_ops.backends.matmul_precision import tf32_allowed
 from transnext_ops.backends.registry import ACTIVATION_DTYPES, Call
 
 _import_failure: str | None = None
@@ -207,7 +208,7 @@ def aggregated_attention(
         _table_contiguous(pool_bias, row_map), row_map, col_map, col_weights, tokens, token_bias,
         out, log_sum_exp,
     )  # fmt: skip
-    _run(_cpp.aggregated_attention, tensors, grid, pool_grid, window_size)
+    _run(_cpp.aggregated_attention, tensors, grid, pool_grid, window_size, tf32_allowed())
     return out, log_sum_exp
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import transnext_ops as ops
 from transnext_ops.backends import cpp_backend
+from transnext_ops.backends.matmul_precision import tf32
 
 SIZES = {"224": (224, 224), "800x1280": (800, 1280)}  # image heights and widths
 
@@ -140,9 +141,13 @@ def _attention(s: _Stage, name: str, window: int) -> Iterator[Subject]:
         token_bias = _normal(s.heads, cells)
         return (q, k, v, k_pool, v_pool, scale, embedding, local[0], *maps, local[1], token_bias)
 
-    def forward(dtype: torch.dtype) -> object:
+    def forward(dtype: torch.dtype, allow_tf32: bool = False) -> object:
         arguments: Any = (*inputs(dtype), *sizes)
-        return cpp_backend.aggregated_attention(*arguments)
+        with tf32(allow_tf32):
+            return cpp_backend.aggregated_attention(*arguments)
+
+    def forward_on_tf32(dtype: torch.dtype) -> object:
+        return forward(dtype, allow_tf32=True)
 
     def backward(dtype: torch.dtype) -> object:
         given = inputs(dtype)
@@ -161,6 +166,10 @@ def _attention(s: _Stage, name: str, window: int) -> Iterator[Subject]:
     products = 4.0 * _HEAD_DIM * s.pool_length
     outputs = s.length * s.width
     yield Subject(name, s.size, forward, queries * (products + plain), outputs)
+    yield Subject(
+        f"{name} TF32", s.size, forward_on_tf32, queries * (products + plain), outputs,
+        (torch.float32,),
+    )  # fmt: skip
     operations = queries * (2.5 * products + plain_backward)
     yield Subject(f"{name}_backward", s.size, backward, operations, outputs)
 
