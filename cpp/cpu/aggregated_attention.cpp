@@ -52,7 +52,7 @@ class ForwardTask {
         positional_(local_ * kBlock<C>),
         cells_(local_),
         share_(kBlock<C>),
-        norms_(kBlock<C>),
+        embedding_(sizes.channels),
         inverse_norms_(stride_),
         bias_(bias_table, in_.grid, in_.pool_grid, false) {}
 
@@ -68,6 +68,9 @@ class ForwardTask {
       load_panel<C>(token_major(in_.v, batch_, head_), sizes_.tokens,
                     {values_.data(), stride_, first - halo_}, 0, length);
     }
+    for (index_t c = 0; c < sizes_.channels; ++c)
+      embedding_[c] =
+          in_.query_embedding.present() ? element<const C>(in_.query_embedding, head_, c) : C(0);
     prefetch_.start(next, sizes_.tokens);
     prefetch_.add(in_.q, 0);
     prefetch_.add(in_.k, halo_);
@@ -109,26 +112,25 @@ class ForwardTask {
   // maximum) defined.
   static constexpr C lowest() { return sizeof(C) == 8 ? C(-1.7e308) : C(-3.4e38f); }
 
-  void load_queries(index_t first, index_t count) {
+  TRANSNEXT_PHASE void load_queries(index_t first, index_t count) {
     load_block<C>(token_major(in_.q, batch_, head_), first, 0, count, unit_query_.data(), kWidth);
-    normalise_block(sizes_.channels, unit_query_.data(), kWidth, norms_.data());
     const C scale = element<const C>(in_.scale, head_);
     const C* lengths = length_scale_.at(first);
-    const Vector<C> scaling[2] = {scale * load<Vector<C>>(lengths),
-                                  scale * load<Vector<C>>(lengths + n)};
-    for (index_t c = 0; c < sizes_.channels; ++c) {
-      const C embedding =
-          in_.query_embedding.present() ? element<const C>(in_.query_embedding, head_, c) : C(0);
-      for (int v = 0; v < 2; ++v) {
-        const auto unit = load<Vector<C>>(&unit_query_[c * kWidth + v * n]);
-        store(&query_[c * kWidth + v * n], (unit + embedding) * scaling[v]);
+    for (int v = 0; v < 2; ++v) {
+      C* unit = unit_query_.data() + v * n;
+      const Vector<C> inverse = inverse_norm(sizes_.channels, unit, kWidth);
+      const Vector<C> scaling = scale * load<Vector<C>>(lengths + v * n);
+      for (index_t c = 0; c < sizes_.channels; ++c) {
+        const Vector<C> direction = load<Vector<C>>(unit + c * kWidth) * inverse;
+        store(unit + c * kWidth, direction);
+        store(&query_[c * kWidth + v * n], (direction + embedding_[c]) * scaling);
       }
     }
   }
 
   // Fills logits_ and raises the maximum. Returns the number of cells in cells_.
-  index_t local_logits(index_t panel_first, index_t first, index_t count,
-                       Vector<C> (&maximum_logit)[2]) {
+  TRANSNEXT_PHASE index_t local_logits(index_t panel_first, index_t first, index_t count,
+                                       Vector<C> (&maximum_logit)[2]) {
     const index_t active =
         active_cells(sizes_.window, first, count, Direction::kToCells, cells_.data());
     if (active == 0) return 0;
@@ -149,8 +151,8 @@ class ForwardTask {
     return active;
   }
 
-  void pooled_part(index_t first, index_t count, Vector<C> (&maximum_logit)[2],
-                   Vector<C> (&sum)[2]) {
+  TRANSNEXT_PHASE void pooled_part(index_t first, index_t count, Vector<C> (&maximum_logit)[2],
+                                   Vector<C> (&sum)[2]) {
     bias_.start(head_, first, count);
     for (index_t key = 0; key < sizes_.pooled; key += kKeyTile) {
       const index_t tile = smaller(kKeyTile, sizes_.pooled - key);
@@ -212,15 +214,10 @@ class ForwardTask {
 
   // Divides the pooled sum by the softmax's denominator and adds the local values, weighted by a_j
   // + q . tokens_j + token_bias_j.
-  void local_part(index_t panel_first, index_t first, index_t active,
-                  const Vector<C> (&maximum_logit)[2], Vector<C> (&sum)[2]) {
+  TRANSNEXT_PHASE void local_part(index_t panel_first, index_t first, index_t active,
+                                  const Vector<C> (&maximum_logit)[2], Vector<C> (&sum)[2]) {
     for (index_t i = 0; i < active; ++i) {
-      C* logit = &logits_[cells_[i].index * kWidth];
-      for (int v = 0; v < 2; ++v) {
-        const Vector<C> weight = exp_bounded<C>(load<Vector<C>>(logit + v * n) - maximum_logit[v]);
-        store(logit + v * n, weight);
-        sum[v] += weight;
-      }
+      weigh_keys<1>(&logits_[cells_[i].index * kWidth], maximum_logit, sum);
     }
     for (int v = 0; v < 2; ++v) store(&share_[v * n], C(1) / sum[v]);
     if (in_.tokens.present() && active > 0) {
@@ -262,7 +259,7 @@ class ForwardTask {
   Scratch<C> positional_;   // [L][block] q . tokens_j
   Scratch<Cell<C>> cells_;  // [L]
   Scratch<C> share_;        // [block] 1 / sum of the softmax
-  Scratch<C> norms_;        // [block]
+  Scratch<C> embedding_;    // [d]
   Scratch<C> inverse_norms_;
   BlockBias<C> bias_;
   TokenPrefetch prefetch_;

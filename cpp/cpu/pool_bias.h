@@ -188,21 +188,35 @@ class BlockBias {
   }
 
   void fill_runs(C* logits, index_t first_key, index_t keys) const {
-    const C* table = table_.head(head_);
     const Run* run = &runs_[0];
     const Run* const end = run + runs_in_block_;
     for (int v = 0; v < 2; ++v) {
       const Run* const first = run;
-      while (run < end && run->vector == v) ++run;
+      index_t lanes = 0;
+      for (; run < end && run->vector == v; ++run) lanes += run->length;
+      const index_t runs = lanes == n ? run - first : 0;
       C* to = logits + v * n;
-      for_each_key(first_key, keys, [&](index_t key, index_t a, index_t b) {
-        const C* columns = table + table_.first_column(b);
-        Vector<C> bias{};
-        for (const Run* r = first; r < run; ++r)
-          bias = r->lanes != 0 ? load<Vector<C>>(columns + r->rows[a]) : bias;
-        store(to + key * kBlock<C>, bias);
-      });
+      if (runs == 1) fill_vector<1>(first, run, to, first_key, keys);
+      if (runs == 2) fill_vector<2>(first, run, to, first_key, keys);
+      if (runs != 1 && runs != 2) fill_vector<0>(first, run, to, first_key, keys);
     }
+  }
+
+  // A vector of queries. kRuns is the number of its runs where they have all its lanes, or 0; lanes of
+  // no run get 0.
+  template <int kRuns>
+  void fill_vector(const Run* runs, const Run* end, C* to, index_t first_key, index_t keys) const {
+    const C* table = table_.head(head_);
+    if constexpr (kRuns > 0) end = runs + kRuns;
+    for_each_key(first_key, keys, [&](index_t key, index_t a, index_t b) {
+      const C* columns = table + table_.first_column(b);
+      Vector<C> bias{};
+      const Run* run = runs;
+      if constexpr (kRuns > 0) bias = load<Vector<C>>(columns + run++->rows[a]);
+      for (; run < end; ++run)
+        bias = run->lanes != 0 ? load<Vector<C>>(columns + run->rows[a]) : bias;
+      store(to + key * kBlock<C>, bias);
+    });
   }
 
   void fill_taps(C* logits, index_t first_key, index_t keys) const {

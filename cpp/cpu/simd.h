@@ -9,6 +9,10 @@
 #include "cpu/level.h"
 #include "transnext/tensor.h"
 
+// For the phases of a kernel: each compiled by itself. Inlined into one another they compete for
+// registers, and the whole is up to a tenth slower, a little differently after every change.
+#define TRANSNEXT_PHASE __attribute__((noinline))
+
 TRANSNEXT_BEGIN_LEVEL
 
 #if defined(__AVX512F__)

@@ -154,29 +154,34 @@ inline TokenView row_tokens(C* rows, index_t width, index_t channels) {
 template <class C>
 constexpr C kNormEpsilon = C(1e-12);
 
+// Of a vector of tokens in the lanes.
+template <class C>
+inline Vector<C> inverse_norm(index_t channels, const C* panel, index_t stride) {
+  Vector<C> even{};
+  Vector<C> odd{};
+  index_t c = 0;
+  for (; c + 2 <= channels; c += 2) {
+    const auto x = load<Vector<C>>(panel + c * stride);
+    const auto y = load<Vector<C>>(panel + (c + 1) * stride);
+    even += x * x;
+    odd += y * y;
+  }
+  if (c < channels) {
+    const auto x = load<Vector<C>>(panel + c * stride);
+    even += x * x;
+  }
+  return C(1) / maximum(square_root<C>(even + odd), broadcast<C>(kNormEpsilon<C>));
+}
+
 // Normalises a block of tokens in the lanes.
 template <class C>
-inline void normalise_block(index_t channels, C* panel, index_t stride, C* inverse_norm) {
+inline void normalise_block(index_t channels, C* panel, index_t stride, C* inverse_norms) {
   for (int v = 0; v < 2; ++v) {
     C* block = panel + v * kLanes<C>;
-    Vector<C> even{};
-    Vector<C> odd{};
-    index_t c = 0;
-    for (; c + 2 <= channels; c += 2) {
-      const auto x = load<Vector<C>>(block + c * stride);
-      const auto y = load<Vector<C>>(block + (c + 1) * stride);
-      even += x * x;
-      odd += y * y;
-    }
-    if (c < channels) {
-      const auto x = load<Vector<C>>(block + c * stride);
-      even += x * x;
-    }
-    const Vector<C> norm = square_root<C>(even + odd);
-    const Vector<C> inverse = C(1) / maximum(norm, broadcast<C>(kNormEpsilon<C>));
-    for (c = 0; c < channels; ++c)
+    const Vector<C> inverse = inverse_norm(channels, block, stride);
+    for (index_t c = 0; c < channels; ++c)
       store(block + c * stride, load<Vector<C>>(block + c * stride) * inverse);
-    store(inverse_norm + v * kLanes<C>, inverse);
+    store(inverse_norms + v * kLanes<C>, inverse);
   }
 }
 

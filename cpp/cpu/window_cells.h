@@ -163,10 +163,9 @@ inline void correlate(index_t channels, const C* a, index_t a_stride, const C* b
 
 // Every loop over the sums is unrolled, or compilers keep them in memory.
 template <int kChannels, bool kAtShift, class C>
-__attribute__((noinline)) void gather_channels(const Cell<C>* cells, index_t active,
-                                               const C* weights, index_t weight_stride,
-                                               const C* values, index_t value_stride,
-                                               const C* factor, C* out, index_t out_stride) {
+TRANSNEXT_PHASE void gather_channels(const Cell<C>* cells, index_t active, const C* weights,
+                                     index_t weight_stride, const C* values, index_t value_stride,
+                                     const C* factor, C* out, index_t out_stride) {
   constexpr int n = kLanes<C>;
   Vector<C> sum[kChannels][2];
 #pragma GCC unroll 16
