@@ -19,6 +19,7 @@ LAYOUTS = ("contiguous", "sliced", "transposed")
 @pytest.fixture(autouse=True)
 def two_threads_and_convolutions_of_any_size(monkeypatch):
     monkeypatch.setattr(linear_module, "_FEWEST_ROWS", 1)
+    monkeypatch.setenv("TRANSNEXT_MODELS_LINEAR", "convolution")
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
     yield
@@ -73,6 +74,33 @@ def test_it_is_a_convolution_where_that_is_meant_and_gives_the_same_bits_again()
         assert "Convolution" not in str(linear(x, weight, None).grad_fn.next_functions)
     with torch.no_grad():
         assert linear(x, weight, None).grad_fn is None
+
+
+def is_convolution(y: torch.Tensor) -> bool:
+    return "Convolution" in str(y.grad_fn.next_functions[0][0].next_functions)
+
+
+@pytest.mark.parametrize(
+    ("capability", "chosen", "expected"),
+    [
+        ("AVX2", "", True),
+        ("AVX512", "", True),
+        ("DEFAULT", "", False),
+        ("NEON", "convolution", True),
+        ("AVX512", "linear", False),
+    ],
+)
+def test_the_way_by_the_processor_and_by_the_environment(monkeypatch, capability, chosen, expected):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setenv("TRANSNEXT_MODELS_LINEAR", chosen)
+    x, weight = torch.randn(2, 300, 24), nn.Parameter(torch.randn(48, 24))
+    assert is_convolution(linear(x, weight, None)) == expected
+
+
+def test_an_unknown_way_is_an_error(monkeypatch):
+    monkeypatch.setenv("TRANSNEXT_MODELS_LINEAR", "fast")
+    with pytest.raises(ValueError, match="TRANSNEXT_MODELS_LINEAR: got 'fast', needs"):
+        linear(torch.randn(2, 300, 24), nn.Parameter(torch.randn(48, 24)), None)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

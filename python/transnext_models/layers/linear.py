@@ -3,10 +3,14 @@
 A Linear is a 1x1 convolution of the channels-last map that the tokens are, without a copy. PyTorch
 hands float32 Linears to its BLAS, and such convolutions, forward and backward, to oneDNN, which
 adds the bias in the product: ``aten::addmm`` first writes it to the whole result, and its gradient
-is a pass of its own. docs/performance.md has the measurements.
+is a pass of its own. docs/performance.md has the measurements. They are of x86 processors with AVX;
+others keep the ordinary Linear, unless the environment's ``TRANSNEXT_MODELS_LINEAR`` says otherwise
+(``convolution`` or ``linear``). Nothing is timed at run time, so that results do not depend on it.
 """
 
 from __future__ import annotations
+
+import os
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +26,8 @@ _FEWEST_ROWS = 256  # below, the views around the convolution cost more than it 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``x [B, N, depth]``, ``weight [columns, depth]``, ``bias [columns]`` to ``[B, N, columns]``.
 
-    ``torch.backends.mkldnn.flags(enabled=False)`` forces :func:`torch.nn.functional.linear`.
+    ``TRANSNEXT_MODELS_LINEAR=linear`` or ``torch.backends.mkldnn.flags(enabled=False)`` forces
+    :func:`torch.nn.functional.linear`.
     """
     if not _convolution_is_faster(x, weight):
         return F.linear(x, weight, bias)
@@ -55,4 +60,17 @@ def _convolution_is_faster(x: Tensor, weight: Tensor) -> bool:
         and torch.get_num_threads() > 1  # on one, PyTorch keeps such convolutions from oneDNN
         and torch.backends.mkldnn.is_available()
         and bool(torch.backends.mkldnn.enabled)
+        and _processor_is_one_for_convolutions()
     )
+
+
+def _processor_is_one_for_convolutions() -> bool:
+    """Whether this processor is one where convolutions won, or the environment says so."""
+    chosen = os.environ.get("TRANSNEXT_MODELS_LINEAR", "")
+    if chosen not in ("", "convolution", "linear"):
+        raise ValueError(
+            f"TRANSNEXT_MODELS_LINEAR: got {chosen!r}, needs 'convolution', 'linear' or nothing"
+        )
+    if chosen:
+        return chosen == "convolution"
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX")
