@@ -68,14 +68,12 @@ class ForwardTask {
       load_panel<C>(token_major(in_.v, batch_, head_), sizes_.tokens,
                     {values_.data(), stride_, first - halo_}, 0, length);
     }
-    for (index_t c = 0; c < sizes_.channels; ++c)
-      embedding_[c] =
-          in_.query_embedding.present() ? element<const C>(in_.query_embedding, head_, c) : C(0);
+    load_embedding(in_, head_, embedding_);
     prefetch_.start(next, sizes_.tokens);
     prefetch_.add(in_.q, 0);
     prefetch_.add(in_.k, halo_);
     prefetch_.add(in_.v, halo_);
-    prefetch_.spread(kPrefetchSteps * ((slice.count + kBlock<C> - 1) / kBlock<C>));
+    prefetch_.spread((slice.count + kBlock<C> - 1) / kBlock<C>);
     for (index_t i = 0; i < slice.count; i += kBlock<C>)
       block(first, first + i, smaller(kBlock<C>, slice.count - i));
   }
@@ -83,8 +81,6 @@ class ForwardTask {
  private:
   static constexpr int n = kLanes<C>;
   static constexpr index_t kWidth = kBlock<C>;
-
-  static constexpr index_t kPrefetchSteps = 4;  // for each block
 
   void block(index_t panel_first, index_t first, index_t count) {
     const TokenView out = token_major(p_.out, batch_, head_);

@@ -12,6 +12,13 @@
 
 TRANSNEXT_BEGIN_LEVEL
 
+// The query embedding of a head, zeros without one.
+template <class C>
+inline void load_embedding(const AggregatedAttentionInputs& in, index_t head, Scratch<C>& to) {
+  for (index_t c = 0; c < to.size(); ++c)
+    to[c] = in.query_embedding.present() ? element<const C>(in.query_embedding, head, c) : C(0);
+}
+
 constexpr index_t kKeyTile =
     64;  // pooled keys whose logits are held at a time: [64][block], 4 KiB of floats
 

@@ -50,10 +50,7 @@ class QueryGradients {
     share_ = share;
     d_pool_keys_ = d_pool_keys;
     d_pool_values_ = d_pool_values;
-    for (index_t c = 0; c < sizes_.channels; ++c)
-      embedding_[c] = in_.query_embedding.present()
-                          ? element<const C>(in_.query_embedding, stretch_.head(), c)
-                          : C(0);
+    load_embedding(in_, stretch_.head(), embedding_);
   }
 
   // Has the tokens of the next slice brought into cache meanwhile, from now on until `queries` have
@@ -64,7 +61,7 @@ class QueryGradients {
     for (const View<4>* tensor : {&in_.q, &p_.d_out, &p_.out}) prefetch_.add(*tensor, halo);
     for (const View<4>* tensor : {&in_.k, &in_.v})
       prefetch_.add(*tensor, halo + sizes_.window.halo());
-    prefetch_.spread(kPrefetchSteps * (queries + kWidth - 1) / kWidth);
+    prefetch_.spread((queries + kWidth - 1) / kWidth);
   }
 
   // Computes what the stretch keeps of the queries begin .. end - 1, and if they are the stretch's
@@ -95,8 +92,7 @@ class QueryGradients {
  private:
   static constexpr int n = kLanes<C>;
   static constexpr index_t kWidth = kBlock<C>;
-  static constexpr index_t kPrefetchSteps = 4;  // for each block
-  static constexpr index_t kKeptKeys = 1024;    // 128 KiB of floats each for a_m and D_m
+  static constexpr index_t kKeptKeys = 1024;  // 128 KiB of floats each for a_m and D_m
 
   void load_queries(index_t first, index_t count) {
     load_block<C>(token_major(in_.q, stretch_.batch(), stretch_.head()), first, 0, count,

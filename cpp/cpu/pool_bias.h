@@ -196,9 +196,13 @@ class BlockBias {
       for (; run < end && run->vector == v; ++run) lanes += run->length;
       const index_t runs = lanes == n ? run - first : 0;
       C* to = logits + v * n;
-      if (runs == 1) fill_vector<1>(first, run, to, first_key, keys);
-      if (runs == 2) fill_vector<2>(first, run, to, first_key, keys);
-      if (runs != 1 && runs != 2) fill_vector<0>(first, run, to, first_key, keys);
+      if (runs == 1) {
+        fill_vector<1>(first, run, to, first_key, keys);
+      } else if (runs == 2) {
+        fill_vector<2>(first, run, to, first_key, keys);
+      } else {
+        fill_vector<0>(first, run, to, first_key, keys);
+      }
     }
   }
 

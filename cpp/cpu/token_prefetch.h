@@ -56,8 +56,11 @@ class TokenPrefetch {
     rows_ += end - first;
   }
 
-  // To be called before `steps` calls of advance().
-  void spread(index_t steps) { rows_of_step_ = (rows_ + steps - 1) / steps; }
+  // Spreads the rows over the calls of advance() of so many blocks, kStepsOfBlock each.
+  void spread(index_t blocks) {
+    const index_t steps = kStepsOfBlock * blocks;
+    rows_of_step_ = (rows_ + steps - 1) / steps;
+  }
 
   // Asks for the next share of the rows.
   void advance() {
@@ -75,6 +78,7 @@ class TokenPrefetch {
 
  private:
   static constexpr int kMost = 5;  // q, k, v, out, d_out
+  static constexpr index_t kStepsOfBlock = 4;
 
   struct Range {
     const char* next;
