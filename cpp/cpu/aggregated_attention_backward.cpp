@@ -72,7 +72,6 @@ void clear(C* values, index_t count) {
 template <class C>
 void backward(const Params& p, int threads) {
   const AttentionSizes<C> sizes(p.in);
-  const PooledTokens<C> pooled(p.in, sizes, threads);
   const LengthScale<C> length_scale(sizes);
   const BiasTable<C> bias_table(p.in, threads);
   const bool table_gradient = p.d_pool_bias.present() && p.in.pool_bias.table();
@@ -104,10 +103,13 @@ void backward(const Params& p, int threads) {
     };
     for (index_t head = slices.first_head; head < slices.end_head(); ++head)
       clear(share_of(head).data, share.size());
-    for (const View<4>* tensor : {&p.in.q, &p.in.k, &p.in.v, &p.d_out, &p.out})
-      stream_tokens(*tensor, slices, 0);
+    if (task < threads) {
+      for (const View<4>* tensor : {&p.in.q, &p.in.k, &p.in.v, &p.d_out, &p.out})
+        stream_tokens(*tensor, slices.at(0), sizes.tokens, 0);
+    }
+    const HeadSlice following = cut.likely_next(task, threads);
     AttentionStretch<C> stretch(p, sizes, cut.stretch);
-    QueryGradients<C> queries(p, sizes, pooled, length_scale, bias_table, stretch);
+    QueryGradients<C> queries(p, sizes, length_scale, bias_table, stretch);
     for (index_t i = 0; i < slices.size(); ++i) {
       const HeadSlice slice = slices.at(i);
       C* partial = partial_of(slice);
@@ -115,18 +117,20 @@ void backward(const Params& p, int threads) {
       stretch.start(slice.batch, slice.head, slice.first);
       queries.start(share_of(slice.head), p.d_k_pool.present() ? partial : nullptr,
                     p.d_v_pool.present() ? partial + sizes.pooled * sizes.width : nullptr);
-      queries.ask_for(slices.at(i + 1), slice.count);
+      queries.ask_for(slices.at_or(i + 1, following), slice.count);
       run_stretch(stretch, queries, sizes.tokens, slice.first, slice.count);
+      if (cut.token_parts == 1 && slices.ends_image(i))
+        write_pooled_gradients<C>(p, sizes, 1, slice.batch, slice.head, partial);
     }
   });
 
   parallel_for(sizes.heads, threads, [&](index_t head) {
     write_parameter_gradients<C>(p, sizes, cut.parts(), bias_table, head, share);
   });
+  if (cut.token_parts == 1) return;
   parallel_for(sizes.batches * sizes.heads, threads, [&](index_t pair) {
-    write_pooled_gradients<C>(p, sizes, cut.token_parts, pooled, pair / sizes.heads,
-                              pair % sizes.heads,
-                              &pooled_partials[pair * cut.token_parts * pooled_size], pooled_size);
+    write_pooled_gradients<C>(p, sizes, cut.token_parts, pair / sizes.heads, pair % sizes.heads,
+                              &pooled_partials[pair * cut.token_parts * pooled_size]);
   });
 }
 

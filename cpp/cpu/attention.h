@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/attention_slices.h"
+#include "cpu/math.h"
 #include "cpu/multiply.h"
 #include "cpu/pool_bias.h"
 #include "cpu/scratch.h"
@@ -33,6 +34,8 @@ struct AttentionSizes {
         pooled(in.pool_grid.size()),
         window{in.grid, in.window_size} {}
 
+  index_t key_tiles() const { return (pooled + kKeyTile - 1) / kKeyTile; }
+
   index_t batches;
   index_t tokens;  // N
   index_t heads;
@@ -42,77 +45,96 @@ struct AttentionSizes {
   Window window;
 };
 
-// Pooled keys (normalised) and values of every image and head in the compute type, as panels of
-// kKeyTile keys [B, h][tile][d][kKeyTile]: they are read once per block of queries, so they are
-// converted and normalised once per call. A tile serves both products: a(key, channel) has row
-// stride 1, a(channel, key) row stride kKeyTile.
+// The logits of a block, [keys][block], become weights exp(logit - base), base at least the logit.
+// Calls use(where in the logits, 0 or 1 for the block's vectors, weight) for every vector of them.
+template <class C, class Use>
+inline void weigh(C* logits, index_t keys, const Vector<C> (&base)[2], Use&& use) {
+  constexpr int n = kLanes<C>;
+  index_t at = 0;
+  const auto some = [&](auto& weights) {
+    constexpr int kCount = sizeof(weights) / sizeof(Vector<C>);
+    for (int i = 0; i < kCount; ++i)
+      weights[i] = load<Vector<C>>(logits + at + i * n) - base[i % 2];
+    exp_bounded<C>(weights);
+    for (int i = 0; i < kCount; ++i) {
+      store(logits + at + i * n, weights[i]);
+      use(at + i * n, i % 2, weights[i]);
+    }
+    at += kCount * n;
+  };
+  Vector<C> two_keys[4];
+  Vector<C> one_key[2];
+  for (; keys >= 2; keys -= 2) some(two_keys);
+  if (keys > 0) some(one_key);
+}
+
+template <class C>
+inline void weigh(C* logits, index_t keys, const Vector<C> (&base)[2]) {
+  weigh(logits, keys, base, [](index_t, int, Vector<C>) {});
+}
+
+// The pooled keys (normalised) and values of one image and head in the compute type, as panels of
+// kKeyTile keys [tile][d][kKeyTile]: they are read once per block of queries, so they are converted
+// and normalised once per slice. A tile serves both products: a(key, channel) has row stride 1,
+// a(channel, key) row stride kKeyTile.
 template <class C>
 class PooledTokens {
  public:
-  PooledTokens(const AggregatedAttentionInputs& in, const AttentionSizes<C>& sizes, int threads)
+  explicit PooledTokens(const AttentionSizes<C>& sizes)
       : channels_(sizes.channels),
-        heads_(sizes.heads),
-        padded_(round_up(sizes.pooled, kKeyTile)),
-        keys_(sizes.batches * heads_ * padded_ * channels_),
-        values_(sizes.batches * heads_ * padded_ * channels_),
-        inverse_norms_(sizes.batches * heads_ * padded_) {
-    parallel_for(sizes.batches * heads_, threads, [&](index_t pair) {
-      const index_t batch = pair / heads_;
-      const index_t head = pair % heads_;
-      const TokenView key_tokens = token_major(in.k_pool, batch, head);
-      const TokenView value_tokens = token_major(in.v_pool, batch, head);
-      for (index_t first = 0; first < sizes.pooled; first += kBlock<C>) {
-        const index_t count = smaller(kBlock<C>, sizes.pooled - first);
-        C* keys = &keys_[at(batch, head, first)];
-        load_block(key_tokens, first, 0, count, keys, kKeyTile);
-        normalise_block(channels_, keys, kKeyTile, &inverse_norms_[pair * padded_ + first]);
-        load_block(value_tokens, first, 0, count, &values_[at(batch, head, first)], kKeyTile);
-      }
-    });
+        pooled_(sizes.pooled),
+        keys_(sizes.key_tiles() * kKeyTile * channels_),
+        values_(sizes.key_tiles() * kKeyTile * channels_),
+        inverse_norms_(kBlock<C>) {}
+
+  void load(const AggregatedAttentionInputs& in, index_t batch, index_t head) {
+    if (batch == batch_ && head == head_) return;
+    batch_ = batch;
+    head_ = head;
+    const TokenView key_tokens = token_major(in.k_pool, batch, head);
+    const TokenView value_tokens = token_major(in.v_pool, batch, head);
+    for (index_t first = 0; first < pooled_; first += kBlock<C>) {
+      const index_t count = smaller(kBlock<C>, pooled_ - first);
+      C* keys = &keys_[at(first)];
+      load_block(key_tokens, first, 0, count, keys, kKeyTile);
+      normalise_block(channels_, keys, kKeyTile, inverse_norms_.data());
+      load_block(value_tokens, first, 0, count, &values_[at(first)], kKeyTile);
+    }
   }
 
   // The panel of `key` and those after it in its tile.
-  const C* keys(index_t batch, index_t head, index_t key) const {
-    return keys_.data() + at(batch, head, key);
-  }
-  const C* values(index_t batch, index_t head, index_t key) const {
-    return values_.data() + at(batch, head, key);
-  }
-  const C* inverse_norms(index_t batch, index_t head, index_t key) const {
-    return inverse_norms_.data() + (batch * heads_ + head) * padded_ + key;
-  }
+  const C* keys(index_t key) const { return keys_.data() + at(key); }
+  const C* values(index_t key) const { return values_.data() + at(key); }
 
  private:
-  index_t at(index_t batch, index_t head, index_t key) const {
-    const index_t tile = (batch * heads_ + head) * padded_ + key / kKeyTile * kKeyTile;
-    return tile * channels_ + key % kKeyTile;
-  }
+  index_t at(index_t key) const { return key / kKeyTile * kKeyTile * channels_ + key % kKeyTile; }
 
   index_t channels_;
-  index_t heads_;
-  index_t padded_;  // P, whole tiles
+  index_t pooled_;  // P
   Scratch<C> keys_;
   Scratch<C> values_;
-  Scratch<C> inverse_norms_;
+  Scratch<C> inverse_norms_;  // [block]
+  index_t batch_ = -1;        // of the tokens loaded
+  index_t head_ = -1;
 };
 
-// Reads what a task's first stretch needs of a tensor, with `reach` tokens more on both sides, one byte
-// per cache line, in the order they lie in memory, so that the processor's own prefetching streams
-// them into cache. A head's slices of them are then loaded without waiting for memory; what follows is
-// prefetched slice by slice (token_prefetch.h). Tensors laid out otherwise are left alone.
-inline void stream_tokens(const View<4>& tensor, const HeadSlices& slices, index_t reach) {
+// Reads what a thread's first slice needs of a tensor, with `reach` tokens more on both sides, one byte
+// per cache line, one after another, so that the core's misses overlap. What follows is prefetched
+// slice by slice (token_prefetch.h). Tensors laid out otherwise are left alone.
+inline void stream_tokens(const View<4>& tensor, const HeadSlice& slice, index_t tokens,
+                          index_t reach) {
   constexpr index_t kLine = 64;
-  if (!tensor.present() || tensor.stride[3] != 1 || tensor.stride[2] != tensor.shape[3]) return;
-  const HeadSlice slice = slices.at(0);
+  if (!tensor.present() || tensor.stride[3] != 1) return;
   const index_t first = larger(slice.first - reach, 0);
-  const index_t end = smaller(slice.end() + reach, slices.tokens);
+  const index_t end = smaller(slice.end() + reach, tokens);
   const index_t size = element_size(tensor.dtype);
-  const index_t bytes = slices.heads * tensor.shape[3] * size;
+  const index_t bytes = tensor.shape[3] * size;
   const auto* head = static_cast<const volatile char*>(tensor.data) +
                      (slice.batch * tensor.stride[0] + slice.head * tensor.stride[2]) * size;
   for (index_t token = first; token < end; ++token) {
     const volatile char* row = head + token * tensor.stride[1] * size;
     for (index_t at = 0; at < bytes; at += kLine) static_cast<void>(row[at]);
+    static_cast<void>(row[bytes - 1]);
   }
 }
 

@@ -23,7 +23,13 @@ inline AttentionCut cut_gradients(const AggregatedAttentionBackwardParams& p,
   const bool over_images = p.d_pool_bias.present() && p.in.pool_bias.dense();
   const index_t values = 4 * sizes.channels + 2 * sizes.window.cells();
   const index_t stretch = stretch_tokens<C>(sizes.window, values, 3, kGradientStretchBytes);
-  return {sizes.batches, sizes.tokens, sizes.heads, stretch, over_images ? 1 : tasks, parts, tasks};
+  return {sizes.batches,
+          sizes.tokens,
+          sizes.heads,
+          stretch,
+          over_images ? 1 : tasks,
+          parts,
+          wanted_tasks(tasks, sizes.heads)};
 }
 
 // A part's share of the parameter gradients of a head.
@@ -47,7 +53,7 @@ struct ParameterShare {
 
 // The gradient of a block of tokens through their normalisation, in place: gradient is [d][block].
 template <class C>
-inline void normalisation_gradient(index_t channels, const C* unit, index_t unit_stride,
+inline void normalisation_gradient(index_t channels, const C* tokens, index_t token_stride,
                                    const C* inverse_norms, C* gradient) {
   constexpr index_t n = kLanes<C>;
   for (int v = 0; v < 2; ++v) {
@@ -56,7 +62,7 @@ inline void normalisation_gradient(index_t channels, const C* unit, index_t unit
     Vector<C> odd{};
     const auto product = [&](index_t c) {
       return load<Vector<C>>(gradient + c * kBlock<C> + v * n) *
-             load<Vector<C>>(unit + c * unit_stride + v * n);
+             load<Vector<C>>(tokens + c * token_stride + v * n);
     };
     index_t c = 0;
     for (; c + 2 <= channels; c += 2) {
@@ -64,13 +70,28 @@ inline void normalisation_gradient(index_t channels, const C* unit, index_t unit
       odd += product(c + 1);
     }
     if (c < channels) even += product(c);
-    const Vector<C> direction = (even + odd) * direction_only<C>(inverse_norm);
+    const Vector<C> direction =
+        (even + odd) * direction_only<C>(inverse_norm) * inverse_norm * inverse_norm;
     for (c = 0; c < channels; ++c) {
       C* at = gradient + c * kBlock<C> + v * n;
       store(at,
-            (load<Vector<C>>(at) - load<Vector<C>>(unit + c * unit_stride + v * n) * direction) *
+            (load<Vector<C>>(at) - load<Vector<C>>(tokens + c * token_stride + v * n) * direction) *
                 inverse_norm);
     }
+  }
+}
+
+// total[i] += total[size + i] + total[2 size + i] + .., in this order.
+template <class C>
+inline void sum_parts(C* total, index_t size, index_t parts) {
+  index_t i = 0;
+  for (; i + kLanes<C> <= size; i += kLanes<C>) {
+    auto sum = load<Vector<C>>(total + i);
+    for (index_t part = 1; part < parts; ++part) sum += load<Vector<C>>(total + part * size + i);
+    store(total + i, sum);
+  }
+  for (; i < size; ++i) {
+    for (index_t part = 1; part < parts; ++part) total[i] += total[part * size + i];
   }
 }
 
@@ -81,11 +102,8 @@ inline void write_parameter_gradients(const AggregatedAttentionBackwardParams& p
                                       const BiasTable<C>& bias_table, index_t head,
                                       ParameterShare<C> share) {
   const index_t size = share.size();
-  C* total = share.data + head * parts * size;
-  for (index_t part = 1; part < parts; ++part) {
-    for (index_t i = 0; i < size; ++i) total[i] += total[part * size + i];
-  }
-  share.data = total;
+  share.data += head * parts * size;
+  sum_parts(share.data, size, parts);
   const auto sum_at = [](const C* lanes, index_t i) {
     return sum_lanes<C>(load<Vector<C>>(lanes + i * kLanes<C>));
   };
@@ -114,13 +132,12 @@ inline void write_parameter_gradients(const AggregatedAttentionBackwardParams& p
 template <class C>
 inline void write_pooled_gradients(const AggregatedAttentionBackwardParams& p,
                                    const AttentionSizes<C>& sizes, index_t token_parts,
-                                   const PooledTokens<C>& pooled, index_t batch, index_t head,
-                                   C* partials, index_t partial_size) {
-  for (index_t part = 1; part < token_parts; ++part) {
-    for (index_t i = 0; i < partial_size; ++i) partials[i] += partials[part * partial_size + i];
-  }
+                                   index_t batch, index_t head, C* partials) {
+  sum_parts(partials, 2 * sizes.pooled * sizes.width, token_parts);
   const index_t stride = kBlock<C>;
   Scratch<C> block(sizes.channels * stride);
+  Scratch<C> tokens(sizes.channels * stride);
+  Scratch<C> inverse_norms(stride);
   const auto keys = row_tokens(partials, sizes.width, sizes.channels);
   const auto values =
       row_tokens(partials + sizes.pooled * sizes.width, sizes.width, sizes.channels);
@@ -132,8 +149,10 @@ inline void write_pooled_gradients(const AggregatedAttentionBackwardParams& p,
     }
     if (p.d_k_pool.present()) {
       load_block<C>(keys, first, 0, count, block.data(), stride);
-      normalisation_gradient(sizes.channels, pooled.keys(batch, head, first), kKeyTile,
-                             pooled.inverse_norms(batch, head, first), block.data());
+      load_block<C>(token_major(p.in.k_pool, batch, head), first, 0, count, tokens.data(), stride);
+      find_inverse_norms(sizes.channels, tokens.data(), stride, inverse_norms.data());
+      normalisation_gradient(sizes.channels, tokens.data(), stride, inverse_norms.data(),
+                             block.data());
       store_block<C>(token_major(p.d_k_pool, batch, head), first, count, block.data(), stride);
     }
   }

@@ -13,36 +13,36 @@ template <class C>
 class QueryGradients {
  public:
   QueryGradients(const AggregatedAttentionBackwardParams& p, const AttentionSizes<C>& sizes,
-                 const PooledTokens<C>& pooled, const LengthScale<C>& length_scale,
-                 const BiasTable<C>& bias_table, AttentionStretch<C>& stretch)
+                 const LengthScale<C>& length_scale, const BiasTable<C>& bias_table,
+                 AttentionStretch<C>& stretch)
       : p_(p),
         in_(p.in),
         sizes_(sizes),
-        pooled_(pooled),
+        pooled_(sizes),
         length_scale_(length_scale),
         stretch_(stretch),
         local_(sizes.window.cells()),
         exact_delta_(element_size(in_.q.dtype) == 2),
         kept_keys_(exact_delta_ && sizes.pooled <= kKeptKeys ? sizes.pooled : kKeyTile),
         query_rows_(kBlock<C> * sizes.width + kLanes<C>),
-        unit_rows_(kBlock<C> * sizes.width + kLanes<C>),
         d_out_rows_(kBlock<C> * sizes.width + kLanes<C>),
-        unit_query_(kBlock<C> * sizes.channels),
+        raw_query_(kBlock<C> * sizes.channels),
         d_query_(kBlock<C> * sizes.channels),
         embedding_(sizes.channels),
         probabilities_(local_ * kBlock<C>),
         d_weights_(local_ * kBlock<C>),
         positional_(local_ * kBlock<C>),
+        scaled_(local_ * kBlock<C>),
         cells_(local_),
         tiles_(kept_keys_ * kBlock<C>),
         d_tiles_(kept_keys_ * kBlock<C>),
         scaling_(kBlock<C>),
-        query_norms_(kBlock<C>),
+        inverse_norms_(kBlock<C>),
         log_sum_exp_(kBlock<C>),
         delta_(kBlock<C>),
         bias_(bias_table, in_.grid, in_.pool_grid, p.d_pool_bias.present()) {
     // The padding of rows is never written otherwise.
-    for (Scratch<C>* rows : {&query_rows_, &unit_rows_, &d_out_rows_}) rows->zero();
+    for (Scratch<C>* rows : {&query_rows_, &d_out_rows_}) rows->zero();
   }
 
   // Call when the stretch has moved. The pooled gradients may be null.
@@ -50,6 +50,7 @@ class QueryGradients {
     share_ = share;
     d_pool_keys_ = d_pool_keys;
     d_pool_values_ = d_pool_values;
+    pooled_.load(in_, stretch_.batch(), stretch_.head());
     load_embedding(in_, stretch_.head(), embedding_);
   }
 
@@ -61,7 +62,10 @@ class QueryGradients {
     for (const View<4>* tensor : {&in_.q, &p_.d_out, &p_.out}) prefetch_.add(*tensor, halo);
     for (const View<4>* tensor : {&in_.k, &in_.v})
       prefetch_.add(*tensor, halo + sizes_.window.halo());
-    prefetch_.spread((queries + kWidth - 1) / kWidth);
+    for (const View<4>* gradient : {&p_.d_q, &p_.d_k, &p_.d_v}) prefetch_.add(*gradient, 0);
+    for (const View<4>* tensor : {&in_.k_pool, &in_.v_pool, &p_.d_k_pool, &p_.d_v_pool})
+      prefetch_.add_pooled(*tensor);
+    prefetch_.spread((queries + kWidth - 1) / kWidth, 4 + 6 * sizes_.key_tiles());
   }
 
   // Computes what the stretch keeps of the queries begin .. end - 1, and if they are the stretch's
@@ -70,13 +74,6 @@ class QueryGradients {
   void run(index_t begin, index_t end, bool owned) {
     for (index_t first = begin; first < end; first += kWidth) {
       const index_t count = smaller(kWidth, end - first);
-      if (owned) {
-        for (const View<4>* gradient : {&p_.d_q, &p_.d_k, &p_.d_v}) {
-          if (gradient->present())
-            prefetch_stores(token_major(*gradient, stretch_.batch(), stretch_.head()), first,
-                            count);
-        }
-      }
       load_queries(first, count);
       prefetch_.advance();
       const index_t active = local_weights(first, count);
@@ -94,10 +91,13 @@ class QueryGradients {
   static constexpr index_t kWidth = kBlock<C>;
   static constexpr index_t kKeptKeys = 1024;  // 128 KiB of floats each for a_m and D_m
 
+  // Of the vectors with queries.
+  static index_t lanes_of(index_t count) { return count > n ? kWidth : n; }
+
   void load_queries(index_t first, index_t count) {
     load_block<C>(token_major(in_.q, stretch_.batch(), stretch_.head()), first, 0, count,
-                  unit_query_.data(), kWidth);
-    normalise_block(sizes_.channels, unit_query_.data(), kWidth, query_norms_.data());
+                  raw_query_.data(), kWidth);
+    find_inverse_norms(sizes_.channels, raw_query_.data(), kWidth, inverse_norms_.data());
     const C scale = element<const C>(in_.scale, stretch_.head());
     const C* log_sum_exp =
         &element<const C>(p_.log_sum_exp, stretch_.batch(), first, stretch_.head());
@@ -107,11 +107,12 @@ class QueryGradients {
                                         : static_cast<C>(__builtin_huge_val());
     for (int v = 0; v < 2; ++v) {
       const auto scaling = scale * load<Vector<C>>(length_scale_.at(first) + v * n);
+      const auto inverse_norm = load<Vector<C>>(&inverse_norms_[v * n]);
       store(&scaling_[v * n], scaling);
       for (index_t c = 0; c < sizes_.channels; ++c) {
-        const auto unit = load<Vector<C>>(&unit_query_[c * kWidth + v * n]);
+        const auto raw = load<Vector<C>>(&raw_query_[c * kWidth + v * n]);
         store(stretch_.query(first) + c * stretch_.query_stride() + v * n,
-              (unit + embedding_[c]) * scaling);
+              (raw * inverse_norm + embedding_[c]) * scaling);
       }
     }
     load_block<C>(token_major(p_.d_out, stretch_.batch(), stretch_.head()), first, 0, count,
@@ -130,27 +131,26 @@ class QueryGradients {
     correlate(sizes_.channels, stretch_.d_out(first), stretch_.query_stride(),
               stretch_.values(first), stretch_.key_stride(), cells_.data(), active,
               d_weights_.data());
+    local_probabilities(first, active);
     if (in_.tokens.present()) {
       multiply<C>(local_, sizes_.channels, kWidth,
                   {&element<const C>(in_.tokens, stretch_.head(), 0, 0), in_.tokens.stride[2],
                    in_.tokens.stride[1]},
-                  {unit_query_.data(), kWidth}, {positional_.data(), kWidth}, false);
+                  {raw_query_.data(), kWidth}, {positional_.data(), kWidth}, false);
     } else {
       positional_.zero();
     }
     for (index_t i = 0; i < active; ++i) {
       const index_t j = cells_[i].index;
-      const C local_bias =
-          in_.local_bias.present() ? element<const C>(in_.local_bias, stretch_.head(), j) : C(0);
       const C token_bias =
           in_.token_bias.present() ? element<const C>(in_.token_bias, stretch_.head(), j) : C(0);
       for (int v = 0; v < 2; ++v) {
         const index_t lane = j * kWidth + v * n;
         const Mask<C> valid = cells_[i].valid[v];
-        const auto logit = load<Vector<C>>(&probabilities_[lane]) + local_bias;
-        const auto probability =
-            masked<C>(exp<C>(logit - load<Vector<C>>(&log_sum_exp_[v * n])), valid);
-        const auto positional = load<Vector<C>>(&positional_[lane]) + token_bias;
+        const auto probability = masked<C>(load<Vector<C>>(&probabilities_[lane]), valid);
+        const auto positional =
+            load<Vector<C>>(&positional_[lane]) * load<Vector<C>>(&inverse_norms_[v * n]) +
+            token_bias;
         store(&probabilities_[lane], probability);
         store(&positional_[lane], positional);
         store(&d_weights_[lane], masked<C>(load<Vector<C>>(&d_weights_[lane]), valid));
@@ -158,6 +158,24 @@ class QueryGradients {
       }
     }
     return active;
+  }
+
+  // Products of queries and keys become probabilities, in masked lanes anything.
+  void local_probabilities(index_t first, index_t active) {
+    for (index_t i = 0; i < active; ++i) {
+      const index_t j = cells_[i].index;
+      const C bias =
+          in_.local_bias.present() ? element<const C>(in_.local_bias, stretch_.head(), j) : C(0);
+      const C* inverse_norms = stretch_.key_inverse_norms(first) + cells_[i].shift;
+      for (int v = 0; v < 2; ++v) {
+        C* at = &probabilities_[j * kWidth + v * n];
+        store(at, load<Vector<C>>(at) * load<Vector<C>>(inverse_norms + v * n) + bias);
+      }
+    }
+    const Vector<C> base[2] = {load<Vector<C>>(&log_sum_exp_[0]),
+                               load<Vector<C>>(&log_sum_exp_[n])};
+    if (active == local_) return weigh(probabilities_.data(), local_, base);
+    for (index_t i = 0; i < active; ++i) weigh(&probabilities_[cells_[i].index * kWidth], 1, base);
   }
 
   void find_delta(index_t first, index_t count, index_t active) {
@@ -169,7 +187,7 @@ class QueryGradients {
                      &d_weights_[cells_[i].index * kWidth], delta);
       for (index_t key = 0; key < sizes_.pooled; key += kKeyTile) {
         const index_t keys = smaller(kKeyTile, sizes_.pooled - key);
-        pooled_tile(first, key, keys);
+        pooled_tile(first, count, key, keys);
         for (index_t m = 0; m < keys; ++m)
           add_products(tile(key) + m * kWidth, d_tile(key) + m * kWidth, delta);
       }
@@ -200,6 +218,8 @@ class QueryGradients {
             load<Vector<C>>(&probabilities_[lane]) *
             (load<Vector<C>>(&d_weights_[lane]) - load<Vector<C>>(&delta_[v * n]));
         store(stretch_.d_logits(first, j) + v * n, gradient);
+        store(&scaled_[lane], gradient * load<Vector<C>>(stretch_.key_inverse_norms(first) +
+                                                         cells_[i].shift + v * n));
       }
     }
   }
@@ -209,70 +229,98 @@ class QueryGradients {
   C* tile(index_t key) { return &tiles_[key < kept_keys_ ? key * kWidth : 0]; }
   C* d_tile(index_t key) { return &d_tiles_[key < kept_keys_ ? key * kWidth : 0]; }
 
-  // tile(key) = probabilities a_m, d_tile(key) = their gradients D_m.
-  void pooled_tile(index_t first, index_t key, index_t keys) {
+  // tile(key) = probabilities a_m, d_tile(key) = their gradients D_m or, where delta is known before,
+  // those of the logits.
+  void pooled_tile(index_t first, index_t count, index_t key, index_t keys) {
+    const index_t lanes = lanes_of(count);
     C* probabilities = tile(key);
     if (bias_.present()) bias_.fill(probabilities, key, keys);
-    multiply<C, 1>(keys, sizes_.channels, kWidth,
-                   {pooled_.keys(stretch_.batch(), stretch_.head(), key), 1, kKeyTile},
+    multiply<C, 1>(keys, sizes_.channels, lanes, {pooled_.keys(key), 1, kKeyTile},
                    {stretch_.query(first), stretch_.query_stride()}, {probabilities, kWidth},
                    LaneRows<const C>{bias_.present() ? probabilities : nullptr, kWidth});
-    multiply<C, 1>(keys, sizes_.channels, kWidth,
-                   {pooled_.values(stretch_.batch(), stretch_.head(), key), 1, kKeyTile},
+    prefetch_.advance();
+    multiply<C, 1>(keys, sizes_.channels, lanes, {pooled_.values(key), 1, kKeyTile},
                    {stretch_.d_out(first), stretch_.query_stride()}, {d_tile(key), kWidth},
                    LaneRows<const C>{nullptr, 0});
-    const Vector<C> log_sum_exp[2] = {load<Vector<C>>(&log_sum_exp_[0]),
-                                      load<Vector<C>>(&log_sum_exp_[n])};
-    for (index_t m = 0; m < keys; ++m) {
-      for (int v = 0; v < 2; ++v) {
-        C* logit = probabilities + m * kWidth + v * n;
-        store(logit, exp_bounded<C>(load<Vector<C>>(logit) - log_sum_exp[v]));
+    prefetch_.advance();
+    if (lanes < kWidth) {
+      for (index_t at = n; at < keys * kWidth; at += kWidth) {
+        store(probabilities + at, Vector<C>{});
+        store(d_tile(key) + at, Vector<C>{});
       }
     }
+    const Vector<C> log_sum_exp[2] = {load<Vector<C>>(&log_sum_exp_[0]),
+                                      load<Vector<C>>(&log_sum_exp_[n])};
+    const Vector<C> delta[2] = {load<Vector<C>>(&delta_[0]), load<Vector<C>>(&delta_[n])};
+    C* gradients = d_tile(key);
+    if (exact_delta_) return weigh(probabilities, keys, log_sum_exp);
+    weigh(probabilities, keys, log_sum_exp, [&](index_t at, int v, Vector<C> probability) {
+      store(gradients + at, probability * (load<Vector<C>>(gradients + at) - delta[v]));
+    });
   }
 
   // Everything that a query gives to others than its window: d_q, pooled and parameter gradients.
   void owned_block(index_t first, index_t count, index_t active) {
     const index_t width = sizes_.width;
-    gather<false>(sizes_.channels, cells_.data(), active, stretch_.d_logits(first, 0),
-                  stretch_.query_stride(), stretch_.keys(first), stretch_.key_stride(),
-                  static_cast<const C*>(nullptr), d_query_.data(), kWidth);
+    gather<false>(sizes_.channels, cells_.data(), active, scaled_.data(), kWidth,
+                  stretch_.keys(first), stretch_.key_stride(), static_cast<const C*>(nullptr),
+                  d_query_.data(), kWidth);
     if (d_pool_keys_ != nullptr)
       store_block<C>(row_tokens(query_rows_.data(), width, sizes_.channels), 0, kWidth,
                      stretch_.query(first), stretch_.query_stride());
+    LaneRows<const C> d_out_rows{};
     if (d_pool_values_ != nullptr)
-      store_block<C>(row_tokens(d_out_rows_.data(), width, sizes_.channels), 0, kWidth,
-                     stretch_.d_out(first), stretch_.query_stride());
+      d_out_rows =
+          token_rows(p_.d_out, first, stretch_.d_out(first), stretch_.query_stride(), d_out_rows_);
     const Vector<C> delta[2] = {load<Vector<C>>(&delta_[0]), load<Vector<C>>(&delta_[n])};
     for (index_t key = 0; key < sizes_.pooled; key += kKeyTile) {
       const index_t keys = smaller(kKeyTile, sizes_.pooled - key);
-      if (!exact_delta_ || kept_keys_ < sizes_.pooled) pooled_tile(first, key, keys);
+      if (!exact_delta_ || kept_keys_ < sizes_.pooled) pooled_tile(first, count, key, keys);
+      prefetch_.advance();
       if (d_pool_values_ != nullptr) {
-        multiply<C, kWidth>(keys, kWidth, width, {tile(key), kWidth, 1},
-                            {d_out_rows_.data(), width}, {d_pool_values_ + key * width, width},
+        multiply<C, kWidth>(keys, count, width, {tile(key), kWidth, 1}, d_out_rows,
+                            {d_pool_values_ + key * width, width},
                             LaneRows<const C>{d_pool_values_ + key * width, width});
       }
+      prefetch_.advance();
       C* gradients = d_tile(key);
-      for (index_t m = 0; m < keys; ++m) {
-        for (int v = 0; v < 2; ++v) {
-          const index_t at = m * kWidth + v * n;
-          store(gradients + at,
-                load<Vector<C>>(tile(key) + at) * (load<Vector<C>>(gradients + at) - delta[v]));
+      if (exact_delta_) {
+        for (index_t m = 0; m < keys; ++m) {
+          for (int v = 0; v < 2; ++v) {
+            const index_t at = m * kWidth + v * n;
+            store(gradients + at,
+                  load<Vector<C>>(tile(key) + at) * (load<Vector<C>>(gradients + at) - delta[v]));
+          }
         }
       }
-      multiply<C, kKeyTile>(sizes_.channels, keys, kWidth,
-                            {pooled_.keys(stretch_.batch(), stretch_.head(), key), kKeyTile, 1},
-                            {gradients, kWidth}, {d_query_.data(), kWidth},
-                            LaneRows<const C>{d_query_.data(), kWidth});
+      multiply<C, kKeyTile>(sizes_.channels, keys, lanes_of(count),
+                            {pooled_.keys(key), kKeyTile, 1}, {gradients, kWidth},
+                            {d_query_.data(), kWidth}, LaneRows<const C>{d_query_.data(), kWidth});
+      prefetch_.advance();
       if (d_pool_keys_ != nullptr) {
-        multiply<C, kWidth>(keys, kWidth, width, {gradients, kWidth, 1},
-                            {query_rows_.data(), width}, {d_pool_keys_ + key * width, width},
+        multiply<C, kWidth>(keys, count, width, {gradients, kWidth, 1}, {query_rows_.data(), width},
+                            {d_pool_keys_ + key * width, width},
                             LaneRows<const C>{d_pool_keys_ + key * width, width});
       }
+      prefetch_.advance();
       if (p_.d_pool_bias.present()) bias_.add_gradient(gradients, key, keys, d_pool_bias());
     }
-    parameter_gradients(first, active);
+    parameter_gradients(first, count, active);
+    prefetch_.advance();
     if (p_.d_q.present()) query_gradient(first, count, active);
+  }
+
+  // A block's tokens as rows, channels in the lanes: in place where they are of the compute type and
+  // whole half vectors side by side, else copied from their panel.
+  LaneRows<const C> token_rows(const View<4>& tensor, index_t first, const C* panel, index_t stride,
+                               Scratch<C>& copy) {
+    const TokenView view = token_major(tensor, stretch_.batch(), stretch_.head());
+    if (element_size(view.dtype) == static_cast<index_t>(sizeof(C)) && view.channel_stride == 1 &&
+        view.channels == sizes_.width)
+      return {static_cast<const C*>(view.data) + first * view.token_stride, view.token_stride};
+    store_block<C>(row_tokens(copy.data(), sizes_.width, sizes_.channels), 0, kWidth, panel,
+                   stride);
+    return {copy.data(), sizes_.width};
   }
 
   C* d_pool_bias() {
@@ -280,22 +328,27 @@ class QueryGradients {
                                  : share_.pool_bias();
   }
 
-  void parameter_gradients(index_t first, index_t active) {
+  void parameter_gradients(index_t first, index_t count, index_t active) {
     const Vector<C> scaling[2] = {load<Vector<C>>(&scaling_[0]), load<Vector<C>>(&scaling_[n])};
-    Vector<C> along[2] = {};
+    Vector<C> along_query[2] = {};
+    Vector<C> along_embedding[2] = {};
     for (index_t c = 0; c < sizes_.channels; ++c) {
       auto d_embedding = load<Vector<C>>(share_.query_embedding() + c * n);
       for (int v = 0; v < 2; ++v) {
         const auto gradient = load<Vector<C>>(&d_query_[c * kWidth + v * n]);
-        const auto unit = load<Vector<C>>(&unit_query_[c * kWidth + v * n]);
         d_embedding += gradient * scaling[v];
-        along[v] += gradient * (unit + embedding_[c]);
+        along_query[v] += gradient * load<Vector<C>>(&raw_query_[c * kWidth + v * n]);
+        along_embedding[v] += gradient * embedding_[c];
       }
       store(share_.query_embedding() + c * n, d_embedding);
     }
-    const C* lengths = length_scale_.at(first);
-    store(share_.scale(), load<Vector<C>>(share_.scale()) + along[0] * load<Vector<C>>(lengths) +
-                              along[1] * load<Vector<C>>(lengths + n));
+    auto d_scale = load<Vector<C>>(share_.scale());
+    for (int v = 0; v < 2; ++v) {
+      const auto along =
+          along_query[v] * load<Vector<C>>(&inverse_norms_[v * n]) + along_embedding[v];
+      d_scale += along * load<Vector<C>>(length_scale_.at(first) + v * n);
+    }
+    store(share_.scale(), d_scale);
     for (index_t i = 0; i < active; ++i) {
       const index_t j = cells_[i].index;
       for (int v = 0; v < 2; ++v) {
@@ -307,10 +360,12 @@ class QueryGradients {
       }
     }
     if (p_.d_tokens.present() && active > 0) {
-      store_block<C>(row_tokens(unit_rows_.data(), sizes_.width, sizes_.channels), 0, kWidth,
-                     unit_query_.data(), kWidth);
-      multiply<C, kWidth>(local_, kWidth, sizes_.width, {d_weights_.data(), kWidth, 1},
-                          {unit_rows_.data(), sizes_.width}, {share_.tokens(), sizes_.width},
+      for (index_t lane = 0; lane < local_ * kWidth; lane += n)
+        store(&scaled_[lane],
+              load<Vector<C>>(&d_weights_[lane]) * load<Vector<C>>(&inverse_norms_[lane % kWidth]));
+      multiply<C, kWidth>(local_, count, sizes_.width, {scaled_.data(), kWidth, 1},
+                          token_rows(in_.q, first, raw_query_.data(), kWidth, query_rows_),
+                          {share_.tokens(), sizes_.width},
                           LaneRows<const C>{share_.tokens(), sizes_.width});
     }
   }
@@ -330,7 +385,7 @@ class QueryGradients {
                    in_.tokens.stride[2]},
                   {d_weights_.data(), kWidth}, {d_query_.data(), kWidth}, true);
     }
-    normalisation_gradient(sizes_.channels, unit_query_.data(), kWidth, query_norms_.data(),
+    normalisation_gradient(sizes_.channels, raw_query_.data(), kWidth, inverse_norms_.data(),
                            d_query_.data());
     store_block<C>(token_major(p_.d_q, stretch_.batch(), stretch_.head()), first, count,
                    d_query_.data(), kWidth);
@@ -339,26 +394,26 @@ class QueryGradients {
   const AggregatedAttentionBackwardParams& p_;
   const AggregatedAttentionInputs& in_;
   const AttentionSizes<C>& sizes_;
-  const PooledTokens<C>& pooled_;
+  PooledTokens<C> pooled_;
   const LengthScale<C>& length_scale_;
   AttentionStretch<C>& stretch_;
   index_t local_;  // L
   bool exact_delta_;
   index_t kept_keys_;         // whose a_m and D_m are kept for a block of queries
-  Scratch<C> query_rows_;     // [block][d] qh
-  Scratch<C> unit_rows_;      // [block][d] qn
+  Scratch<C> query_rows_;     // [block][d] qh, then q
   Scratch<C> d_out_rows_;     // [block][d]
-  Scratch<C> unit_query_;     // [d][block] qn
+  Scratch<C> raw_query_;      // [d][block] q
   Scratch<C> d_query_;        // [d][block] d_qh, d_qn, d_q in turn
   Scratch<C> embedding_;      // [d]
   Scratch<C> probabilities_;  // [L][block] a_j
   Scratch<C> d_weights_;      // [L][block] D_j
   Scratch<C> positional_;     // [L][block] t_j
+  Scratch<C> scaled_;         // [L][block] d_l_j over the key's norm, then D_j over the query's
   Scratch<Cell<C>> cells_;    // [L]
   Scratch<C> tiles_;          // [kept keys][block] a_m
   Scratch<C> d_tiles_;        // [kept keys][block] D_m, then d_p_m
   Scratch<C> scaling_;        // [block] scale s(n)
-  Scratch<C> query_norms_;    // [block] inverse norms
+  Scratch<C> inverse_norms_;  // [block]
   Scratch<C> log_sum_exp_;    // [block]
   Scratch<C> delta_;          // [block]
   BlockBias<C> bias_;

@@ -12,6 +12,13 @@ TRANSNEXT_BEGIN_LEVEL
 
 constexpr index_t kTasksPerThread = 4;  // uneven cores then still finish together
 
+// Tasks that the parts of a work should be cut into by heads. Twice as many as parts where half of
+// the heads still fill several cache lines of a token: a thread that comes late then costs less.
+inline index_t wanted_tasks(index_t parts, index_t heads) {
+  constexpr index_t kManyHeads = 6;
+  return heads >= kManyHeads ? 2 * parts : parts;
+}
+
 // A stretch of tokens of one image and head; none if count is 0.
 struct HeadSlice {
   index_t batch, head;
@@ -38,8 +45,14 @@ struct HeadSlices {
     return {first_batch + i / heads / stretches, first_head + i % heads, first,
             smaller(stretch, tokens - first)};
   }
+  // Slice i, or `following` beyond the last.
+  HeadSlice at_or(index_t i, const HeadSlice& following) const {
+    return i < size() ? at(i) : following;
+  }
   // Whether slice i is the first of its image and head.
   bool begins_image(index_t i) const { return i / heads % stretches == 0; }
+  // Whether slice i is the last of its image and head in this task.
+  bool ends_image(index_t i) const { return i / heads % stretches == stretches - 1; }
 };
 
 // Tasks are (range of images, range of stretches, range of heads); a part is a range of images and
@@ -65,6 +78,11 @@ struct AttentionCut {
 
   index_t parts() const { return image_parts * token_parts; }
   index_t tasks() const { return parts() * head_parts; }
+
+  // What a thread that has taken a task will most likely do next: threads come for tasks in turns.
+  HeadSlice likely_next(index_t task, int threads) const {
+    return task + threads < tasks() ? this->task(task + threads).at(0) : HeadSlice{};
+  }
 
   HeadSlices task(index_t task) const {
     HeadSlices slices{};

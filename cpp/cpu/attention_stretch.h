@@ -15,7 +15,7 @@ class AttentionStretch {
       : p_(p),
         sizes_(sizes),
         local_(sizes.window.cells()),
-        halo_(local_ > 0 ? sizes.window.halo() : 0),
+        halo_(local_ > 0 ? round_up(sizes.window.halo(), kLanes<C>) : 0),
         query_halo_(key_gradients() ? halo_ : 0),
         query_stride_(round_up(longest + 2 * query_halo_, kBlock<C>) + kBlock<C>),
         key_stride_(local_ > 0 ? query_stride_ + round_up(2 * halo_, kBlock<C>) + kBlock<C> : 0),
@@ -64,7 +64,10 @@ class AttentionStretch {
   C* weights(index_t first, index_t j) {  // w_j
     return &weights_[j * query_stride_ + (first - query_first_)];
   }
-  const C* keys(index_t first) const { return keys_.data() + (first - key_first_); }  // normalised
+  const C* keys(index_t first) const { return keys_.data() + (first - key_first_); }
+  const C* key_inverse_norms(index_t first) const {
+    return inverse_norms_.data() + (first - key_first_);
+  }
   const C* values(index_t first) const { return values_.data() + (first - key_first_); }
   index_t query_stride() const { return query_stride_; }
   index_t key_stride() const { return key_stride_; }
@@ -83,8 +86,8 @@ class AttentionStretch {
     if (!p_.d_k.present()) return;
     gather<true>(sizes_.channels, cells_.data(), active, d_logits(first, 0), query_stride_,
                  query(first), query_stride_, nothing, gradient, kBlock<C>);
-    normalisation_gradient(sizes_.channels, keys(first), key_stride_,
-                           &inverse_norms_[first - key_first_], gradient);
+    normalisation_gradient(sizes_.channels, keys(first), key_stride_, key_inverse_norms(first),
+                           gradient);
     store_block<C>(token_major(p_.d_k, batch_, head_), first, count, gradient, kBlock<C>);
   }
 
@@ -92,11 +95,11 @@ class AttentionStretch {
   const AggregatedAttentionBackwardParams& p_;
   const AttentionSizes<C>& sizes_;
   index_t local_;  // L
-  index_t halo_;   // a window's reach, in tokens
+  index_t halo_;   // a window's reach in tokens, whole vectors
   index_t query_halo_;
   index_t query_stride_;      // tokens in the panels of queries
   index_t key_stride_;        // tokens in the panels of keys
-  Scratch<C> keys_;           // [d][key_stride] normalised
+  Scratch<C> keys_;           // [d][key_stride]
   Scratch<C> values_;         // [d][key_stride]
   Scratch<C> inverse_norms_;  // [key_stride]
   Scratch<C> query_;          // [d][query_stride] qh

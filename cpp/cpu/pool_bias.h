@@ -158,6 +158,8 @@ class BlockBias {
   };
 
   void find_runs() {
+    Mask<C> numbers;  // of the lanes
+    for (int l = 0; l < n; ++l) numbers[l] = l;
     runs_in_block_ = 0;
     index_t lane = 0;
     while (lane < count_) {
@@ -169,9 +171,8 @@ class BlockBias {
       index_t* rows =
           &(table_.consecutive() ? rows_ : run_rows_)[runs_in_block_ * pool_grid_.height];
       run.vector = static_cast<int>(lane / n);
-      MaskLane<C> lanes[n];
-      for (int l = 0; l < n; ++l) lanes[l] = l >= start && l < start + length ? -1 : 0;
-      run.lanes = load<Mask<C>>(lanes);
+      run.lanes = (numbers >= static_cast<MaskLane<C>>(start)) &
+                  (numbers < static_cast<MaskLane<C>>(start + length));
       run.row = i;
       run.column = j;
       run.start = start;
@@ -211,15 +212,27 @@ class BlockBias {
   template <int kRuns>
   void fill_vector(const Run* runs, const Run* end, C* to, index_t first_key, index_t keys) const {
     const C* table = table_.head(head_);
-    if constexpr (kRuns > 0) end = runs + kRuns;
-    for_each_key(first_key, keys, [&](index_t key, index_t a, index_t b) {
-      const C* columns = table + table_.first_column(b);
-      Vector<C> bias{};
-      const Run* run = runs;
-      if constexpr (kRuns > 0) bias = load<Vector<C>>(columns + run++->rows[a]);
-      for (; run < end; ++run)
-        bias = run->lanes != 0 ? load<Vector<C>>(columns + run->rows[a]) : bias;
-      store(to + key * kBlock<C>, bias);
+    for_each_key_row(first_key, keys, [&](index_t a, index_t b, index_t b_end) {
+      if constexpr (kRuns == 0) {
+        for (; b < b_end; ++b, to += kBlock<C>) {
+          Vector<C> bias{};
+          for (const Run* run = runs; run < end; ++run) {
+            const auto of_run = load<Vector<C>>(table + run->rows[a] + table_.first_column(b));
+            bias = run->lanes != 0 ? of_run : bias;
+          }
+          store(to, bias);
+        }
+      } else {
+        const C* first = table + runs[0].rows[a];
+        const C* second = table + runs[kRuns - 1].rows[a];
+        const Mask<C> lanes = runs[kRuns - 1].lanes;
+        for (; b < b_end; ++b, to += kBlock<C>) {
+          auto bias = load<Vector<C>>(first + table_.first_column(b));
+          if constexpr (kRuns == 2)
+            bias = lanes != 0 ? load<Vector<C>>(second + table_.first_column(b)) : bias;
+          store(to, bias);
+        }
+      }
     });
   }
 
@@ -242,21 +255,28 @@ class BlockBias {
     }
   }
 
-  // Neighbouring pooled columns read and write overlapping parts of the table. A load that overlaps
-  // the store just before waits for it, so they are taken in an order of few such neighbours.
+  // Neighbouring pooled columns read and write overlapping parts of the table, and a load that
+  // overlaps a store just before waits for it. So all rows of a column are taken after one another, and
+  // columns in an order of few such neighbours.
   void add_run_gradients(const C* d_logits, index_t first_key, index_t keys, C* d_table) const {
     constexpr index_t kApart = 4;
+    const index_t width = pool_grid_.width;
+    const index_t end_key = first_key + keys;
+    const index_t begin[2] = {first_key / width, first_key % width};  // row and column
+    const index_t finish[2] = {end_key / width, end_key % width};
     for (index_t r = 0; r < runs_in_block_; ++r) {
       const Run& run = runs_[r];
-      for (index_t phase = 0; phase < smaller(kApart, keys); ++phase) {
-        index_t a = (first_key + phase) / pool_grid_.width;
-        index_t b = (first_key + phase) % pool_grid_.width;
-        for (index_t key = phase; key < keys; key += kApart) {
-          C* at = d_table + run.rows[a] + table_.first_column(b);
-          const auto gradient = load<Vector<C>>(d_logits + key * kBlock<C> + run.vector * n);
-          store(at, load<Vector<C>>(at) + masked<C>(gradient, run.lanes));
-          // Without a division for each key.
-          for (b += kApart; b >= pool_grid_.width; b -= pool_grid_.width) ++a;
+      const Mask<C> lanes = run.lanes;
+      for (index_t phase = 0; phase < kApart; ++phase) {
+        for (index_t b = phase; b < width; b += kApart) {
+          C* to = d_table + table_.first_column(b);
+          const index_t end = finish[0] + (b < finish[1]);
+          index_t a = begin[0] + (b < begin[1]);
+          const C* from = d_logits + (a * width + b - first_key) * kBlock<C> + run.vector * n;
+          for (; a < end; ++a, from += width * kBlock<C>) {
+            C* at = to + run.rows[a];
+            store(at, load<Vector<C>>(at) + masked<C>(load<Vector<C>>(from), lanes));
+          }
         }
       }
     }
@@ -346,6 +366,18 @@ class BlockBias {
         b = 0;
         ++a;
       }
+    }
+  }
+
+  // visit(row of pooled cells, its first column, the column after its last) in the order of the keys.
+  template <class Visit>
+  void for_each_key_row(index_t first_key, index_t keys, Visit&& visit) const {
+    index_t a = first_key / pool_grid_.width;
+    index_t b = first_key % pool_grid_.width;
+    for (; keys > 0; ++a, b = 0) {
+      const index_t end = smaller(pool_grid_.width, b + keys);
+      visit(a, b, end);
+      keys -= end - b;
     }
   }
 

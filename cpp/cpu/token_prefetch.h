@@ -1,10 +1,10 @@
 // Tokens on their way into the second-level cache while others are computed on.
 //
 // Heads are interleaved in memory: at head dim 24 a row of tokens has 96 bytes of each, which no
-// hardware prefetcher follows. What the next head or stretch of tokens will load is therefore asked
-// for row by row, a few rows at a time between the steps of the work at hand: more at once would fill
-// the core's buffers of outstanding misses, and the work would wait for them. Rows that are to be
-// stored are asked for ahead in the same way, since a store waits for its line too.
+// hardware prefetcher follows. What the next slice will load is therefore asked for row by row, a few
+// rows at a time between the steps of the work at hand, and so are the rows that it will store, since
+// a store waits for its line too. More at once than the core has buffers for outstanding misses, about
+// 20, would be dropped, or the work would wait for them.
 #pragma once
 
 #include "cpu/attention_slices.h"
@@ -12,23 +12,13 @@
 
 TRANSNEXT_BEGIN_LEVEL
 
-// Asks for the cache lines of some bytes, to be read (kWrite 0) or stored (kWrite 1).
-template <int kWrite>
+// Asks for the cache lines of some bytes.
 inline void prefetch_lines(const char* begin, index_t bytes) {
   constexpr unsigned long kLine = 64;
   const auto first = reinterpret_cast<unsigned long>(begin) / kLine * kLine;
   const char* const end = begin + bytes;
   for (auto line = reinterpret_cast<const char*>(first); line < end; line += kLine)
-    __builtin_prefetch(line, kWrite, 2);
-}
-
-// Asks for the lines of tokens first .. first + count - 1 that are about to be stored.
-inline void prefetch_stores(const TokenView& view, index_t first, index_t count) {
-  if (view.channel_stride != 1) return;
-  const index_t size = element_size(view.dtype);
-  const char* row = static_cast<const char*>(view.data) + first * view.token_stride * size;
-  for (index_t i = 0; i < count; ++i, row += view.token_stride * size)
-    prefetch_lines<1>(row, view.channels * size);
+    __builtin_prefetch(line, 0, 2);
 }
 
 class TokenPrefetch {
@@ -45,20 +35,18 @@ class TokenPrefetch {
   // Adds a tensor's tokens, with `reach` more on both sides. Tensors without neighbouring channels
   // are left alone.
   void add(const View<4>& tensor, index_t reach) {
-    const index_t first = larger(next_.first - reach, 0);
-    const index_t end = smaller(next_.end() + reach, tokens_);
-    if (next_.count == 0 || !tensor.present() || tensor.stride[3] != 1) return;
-    const index_t size = element_size(tensor.dtype);
-    const index_t offset =
-        next_.batch * tensor.stride[0] + next_.head * tensor.stride[2] + first * tensor.stride[1];
-    ranges_[ranges_used_++] = {static_cast<const char*>(tensor.data) + offset * size,
-                               tensor.stride[1] * size, tensor.shape[3] * size, end - first};
-    rows_ += end - first;
+    add_rows(tensor, larger(next_.first - reach, 0), smaller(next_.end() + reach, tokens_));
   }
 
-  // Spreads the rows over the calls of advance() of so many blocks, kStepsOfBlock each.
-  void spread(index_t blocks) {
-    const index_t steps = kStepsOfBlock * blocks;
+  // Adds all pooled tokens, unless they are more than the slice's own: loading them is then little
+  // beside computing with them.
+  void add_pooled(const View<4>& tensor) {
+    if (tensor.shape[1] <= next_.count) add_rows(tensor, 0, tensor.shape[1]);
+  }
+
+  // Spreads the rows over the calls of advance() of so many blocks.
+  void spread(index_t blocks, index_t steps_of_block) {
+    const index_t steps = steps_of_block * blocks;
     rows_of_step_ = (rows_ + steps - 1) / steps;
   }
 
@@ -69,7 +57,7 @@ class TokenPrefetch {
       Range& range = ranges_[current_];
       const index_t now = smaller(rows, range.rows);
       for (index_t row = 0; row < now; ++row, range.next += range.stride)
-        prefetch_lines<0>(range.next, range.bytes);
+        prefetch_lines(range.next, range.bytes);
       range.rows -= now;
       rows -= now;
       if (range.rows == 0) ++current_;
@@ -77,8 +65,7 @@ class TokenPrefetch {
   }
 
  private:
-  static constexpr int kMost = 5;  // q, k, v, out, d_out
-  static constexpr index_t kStepsOfBlock = 4;
+  static constexpr int kMost = 12;  // q, k, v, out, pooled k and v, and their gradients
 
   struct Range {
     const char* next;
@@ -86,6 +73,16 @@ class TokenPrefetch {
     index_t bytes;   // of a row
     index_t rows;
   };
+
+  void add_rows(const View<4>& tensor, index_t first, index_t end) {
+    if (next_.count == 0 || !tensor.present() || tensor.stride[3] != 1) return;
+    const index_t size = element_size(tensor.dtype);
+    const index_t offset =
+        next_.batch * tensor.stride[0] + next_.head * tensor.stride[2] + first * tensor.stride[1];
+    ranges_[ranges_used_++] = {static_cast<const char*>(tensor.data) + offset * size,
+                               tensor.stride[1] * size, tensor.shape[3] * size, end - first};
+    rows_ += end - first;
+  }
 
   HeadSlice next_{};
   index_t tokens_ = 0;

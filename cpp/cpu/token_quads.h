@@ -14,15 +14,12 @@ TRANSNEXT_BEGIN_LEVEL
 
 constexpr int kQuad = 4;
 
-// Four elements of a row in each quarter: of `tokens`, kQuad rows further on, and so on.
+// Four elements of a row in each quarter.
 template <class T>
-inline __m512 load_quarters(const T* tokens, index_t row) {
-  const T* second = tokens + kQuad * row;
-  const T* third = second + kQuad * row;
-  const T* fourth = third + kQuad * row;
+inline __m512 load_quarters(const T* first, const T* second, const T* third, const T* fourth) {
   if constexpr (sizeof(T) == 4) {
     // Broadcasts that keep the other quarters: unlike insertions, no shuffles.
-    __m512 quarters = _mm512_castps128_ps512(load<__m128>(tokens));
+    __m512 quarters = _mm512_castps128_ps512(load<__m128>(first));
     quarters = _mm512_mask_broadcast_f32x4(quarters, 0x00f0, load<__m128>(second));
     quarters = _mm512_mask_broadcast_f32x4(quarters, 0x0f00, load<__m128>(third));
     return _mm512_mask_broadcast_f32x4(quarters, 0xf000, load<__m128>(fourth));
@@ -31,7 +28,7 @@ inline __m512 load_quarters(const T* tokens, index_t row) {
       return _mm_unpacklo_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(low)),
                                 _mm_loadl_epi64(reinterpret_cast<const __m128i*>(high)));
     };
-    const __m256i bits = _mm256_inserti128_si256(_mm256_castsi128_si256(pair(tokens, second)),
+    const __m256i bits = _mm256_inserti128_si256(_mm256_castsi128_si256(pair(first, second)),
                                                  pair(third, fourth), 1);
     if constexpr (std::is_same_v<T, BFloat16>)
       return reinterpret_cast<__m512>(to_float(reinterpret_cast<HalfBits>(bits)));
@@ -69,17 +66,38 @@ inline void load_quads(const T* tokens, index_t row, index_t channels, float* pa
                        index_t stride) {
   for (index_t c = 0; c < channels; c += kQuad, tokens += kQuad, panel += kQuad * stride) {
     Vector<float> quad[kQuad];
-    for (int t = 0; t < kQuad; ++t)
-      quad[t] = reinterpret_cast<Vector<float>>(load_quarters(tokens + t * row, row));
+    for (int t = 0; t < kQuad; ++t) {
+      const T* first = tokens + t * row;
+      quad[t] = reinterpret_cast<Vector<float>>(load_quarters(
+          first, first + kQuad * row, first + 2 * kQuad * row, first + 3 * kQuad * row));
+    }
     transpose_quarters(quad);
     for (int t = 0; t < kQuad; ++t) store(panel + t * stride, quad[t]);
   }
 }
 
-// The reverse.
+// The same for the rows begin .. end - 1, with zeros for the others, which are not read.
+template <class T>
+inline void load_some_quads(const T* tokens, index_t row, index_t begin, index_t end,
+                            index_t channels, float* panel, index_t stride) {
+  const T nothing[kQuad] = {};
+  for (index_t c = 0; c < channels; c += kQuad, panel += kQuad * stride) {
+    const auto at = [&](index_t lane) {
+      return lane >= begin && lane < end ? tokens + lane * row + c : nothing;
+    };
+    Vector<float> quad[kQuad];
+    for (int t = 0; t < kQuad; ++t)
+      quad[t] = reinterpret_cast<Vector<float>>(
+          load_quarters(at(t), at(t + kQuad), at(t + 2 * kQuad), at(t + 3 * kQuad)));
+    transpose_quarters(quad);
+    for (int t = 0; t < kQuad; ++t) store(panel + t * stride, quad[t]);
+  }
+}
+
+// The reverse, for the first `count` rows.
 template <class T>
 inline void store_quads(const float* panel, index_t stride, index_t channels, T* tokens,
-                        index_t row) {
+                        index_t row, index_t count = 4 * kQuad) {
   for (index_t c = 0; c < channels; c += kQuad, tokens += kQuad, panel += kQuad * stride) {
     Vector<float> quad[kQuad];
     for (int t = 0; t < kQuad; ++t) quad[t] = load<Vector<float>>(panel + t * stride);
@@ -87,7 +105,7 @@ inline void store_quads(const float* panel, index_t stride, index_t channels, T*
     for (int t = 0; t < kQuad; ++t) {
       T elements[16];
       store_vector<float>(elements, quad[t]);
-      for (int quarter = 0; quarter < 4; ++quarter)
+      for (int quarter = 0; quarter < 4 && quarter * kQuad + t < count; ++quarter)
         __builtin_memcpy(tokens + (quarter * kQuad + t) * row, elements + quarter * kQuad,
                          kQuad * sizeof(T));
     }

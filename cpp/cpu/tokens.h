@@ -40,7 +40,7 @@ inline TokenView head_major(const View<4>& tensor, index_t batch, index_t head) 
           tensor.stride[2], tensor.stride[3], tensor.shape[3]};
 }
 
-// Whether whole vectors of these tokens can go by quads (token_quads.h).
+// Whether vectors of these tokens can go by quads (token_quads.h).
 template <class C>
 inline bool in_quads(const TokenView& view) {
 #if defined(__AVX512F__)
@@ -59,9 +59,14 @@ inline void load_block_as(const T* tokens, const TokenView& view, index_t begin,
   for (index_t v = 0; v < 2; ++v) {
 #if defined(__AVX512F__)
     if constexpr (sizeof(C) == 4) {
-      if (in_quads<C>(view) && begin <= v * n && (v + 1) * n <= end) {
-        load_quads(tokens + v * n * view.token_stride, view.token_stride, view.channels,
-                   panel + v * n, stride);
+      if (in_quads<C>(view)) {
+        const T* from = tokens + v * n * view.token_stride;
+        if (begin <= v * n && (v + 1) * n <= end) {
+          load_quads(from, view.token_stride, view.channels, panel + v * n, stride);
+        } else {
+          load_some_quads(from, view.token_stride, begin - v * n, end - v * n, view.channels,
+                          panel + v * n, stride);
+        }
         continue;
       }
     }
@@ -110,9 +115,13 @@ inline void store_block_as(T* tokens, const TokenView& view, index_t count, cons
   for (index_t v = 0; v * n < count && v < 2; ++v) {
 #if defined(__AVX512F__)
     if constexpr (sizeof(C) == 4) {
-      if (in_quads<C>(view) && (v + 1) * n <= count) {
-        store_quads(panel + v * n, stride, view.channels, tokens + v * n * view.token_stride,
-                    view.token_stride);
+      if (in_quads<C>(view)) {
+        T* to = tokens + v * n * view.token_stride;
+        if ((v + 1) * n <= count) {
+          store_quads(panel + v * n, stride, view.channels, to, view.token_stride);
+        } else {
+          store_quads(panel + v * n, stride, view.channels, to, view.token_stride, count - v * n);
+        }
         continue;
       }
     }
@@ -173,15 +182,23 @@ inline Vector<C> inverse_norm(index_t channels, const C* panel, index_t stride) 
   return C(1) / maximum(square_root<C>(even + odd), broadcast<C>(kNormEpsilon<C>));
 }
 
+// Of a block of tokens in the lanes.
+template <class C>
+inline void find_inverse_norms(index_t channels, const C* panel, index_t stride, C* inverse_norms) {
+  for (int v = 0; v < 2; ++v)
+    store(inverse_norms + v * kLanes<C>, inverse_norm(channels, panel + v * kLanes<C>, stride));
+}
+
 // Normalises a block of tokens in the lanes.
 template <class C>
 inline void normalise_block(index_t channels, C* panel, index_t stride, C* inverse_norms) {
+  find_inverse_norms(channels, panel, stride, inverse_norms);
   for (int v = 0; v < 2; ++v) {
-    C* block = panel + v * kLanes<C>;
-    const Vector<C> inverse = inverse_norm(channels, block, stride);
-    for (index_t c = 0; c < channels; ++c)
-      store(block + c * stride, load<Vector<C>>(block + c * stride) * inverse);
-    store(inverse_norms + v * kLanes<C>, inverse);
+    const auto inverse = load<Vector<C>>(inverse_norms + v * kLanes<C>);
+    for (index_t c = 0; c < channels; ++c) {
+      C* at = panel + c * stride + v * kLanes<C>;
+      store(at, load<Vector<C>>(at) * inverse);
+    }
   }
 }
 

@@ -74,28 +74,31 @@ inline index_t active_cells(const Window& window, index_t first, index_t count, 
                             Cell<C>* cells) {
   constexpr int n = kLanes<C>;
   using Int = MaskLane<C>;
-  Int rows[2 * n];
-  Int columns[2 * n];
-  index_t row = first / window.grid.width;
-  index_t column = first % window.grid.width;
-  for (index_t i = 0; i < 2 * n; ++i) {
-    // A lane beyond the block is in no row of the image.
-    rows[i] = static_cast<Int>(i < count ? row : -1 - window.size);
-    columns[i] = static_cast<Int>(column);
-    if (++column == window.grid.width) {
-      column = 0;
-      ++row;
+  Mask<C> rows[2];
+  Mask<C> columns[2];
+  const Int width = static_cast<Int>(window.grid.width);
+  for (int v = 0; v < 2; ++v) {
+    Mask<C> lane;
+    for (int i = 0; i < n; ++i) lane[i] = static_cast<Int>(v * n + i);
+    rows[v] = Mask<C>{} + static_cast<Int>(first / window.grid.width);
+    columns[v] = lane + static_cast<Int>(first % window.grid.width);
+    for (Mask<C> over = columns[v] >= width; any_lane<C>(over); over = columns[v] >= width) {
+      columns[v] -= over & width;
+      rows[v] -= over;
     }
+    // A lane beyond the block is in no row of the image.
+    rows[v] = lane < static_cast<Int>(smaller(count, 2 * n))
+                  ? rows[v]
+                  : Mask<C>{} - static_cast<Int>(1 + window.size);
   }
   const int sign = static_cast<int>(direction);
   const Int height = static_cast<Int>(window.grid.height);
-  const Int width = static_cast<Int>(window.grid.width);
   index_t active = 0;
   for (index_t y = 0; y < window.size; ++y) {
     const index_t dy = sign * (y - window.radius());
     Mask<C> row_valid[2];
     for (int v = 0; v < 2; ++v) {
-      const Mask<C> at = load<Mask<C>>(rows + v * n) + static_cast<Int>(dy);
+      const Mask<C> at = rows[v] + static_cast<Int>(dy);
       row_valid[v] = (at >= 0) & (at < height);
     }
     if (!any_lane<C>(row_valid[0] | row_valid[1])) continue;
@@ -103,7 +106,7 @@ inline index_t active_cells(const Window& window, index_t first, index_t count, 
       const index_t dx = sign * (x - window.radius());
       Cell<C>& cell = cells[active];
       for (int v = 0; v < 2; ++v) {
-        const Mask<C> at = load<Mask<C>>(columns + v * n) + static_cast<Int>(dx);
+        const Mask<C> at = columns[v] + static_cast<Int>(dx);
         cell.valid[v] = row_valid[v] & (at >= 0) & (at < width);
       }
       if (!any_lane<C>(cell.valid[0] | cell.valid[1])) continue;
@@ -156,6 +159,11 @@ template <class C>
 inline void correlate(index_t channels, const C* a, index_t a_stride, const C* b, index_t b_stride,
                       const Cell<C>* cells, index_t active, C* scores) {
   index_t i = 0;
+#if defined(__AVX512F__) || defined(__aarch64__)
+  // 32 registers have room for the sums of all cells of a window, so that `a` is loaded once.
+  for (; i + 9 <= active; i += 9)
+    correlate_cells<9>(channels, a, a_stride, b, b_stride, cells + i, scores);
+#endif
   for (; i + 3 <= active; i += 3)
     correlate_cells<3>(channels, a, a_stride, b, b_stride, cells + i, scores);
   for (; i < active; ++i) correlate_cells<1>(channels, a, a_stride, b, b_stride, cells + i, scores);
@@ -226,8 +234,7 @@ inline void gather(index_t channels, const Cell<C>* cells, index_t active, const
 }
 
 // Fills a panel from `begin` on with `count` tokens, whole blocks, with zeros for tokens outside 0 ..
-// tokens-1. If inverse_norms are given, tokens are normalised and their inverse norms stored there,
-// the panel's first one's first.
+// tokens-1. If inverse_norms are given, the tokens' are stored there, the panel's first one's first.
 template <class C>
 inline void load_panel(const TokenView& view, index_t tokens, const Panel<C>& panel, index_t begin,
                        index_t count, C* inverse_norms = nullptr) {
@@ -236,7 +243,7 @@ inline void load_panel(const TokenView& view, index_t tokens, const Panel<C>& pa
     load_block(view, first, smaller(larger(-first, 0), kBlock<C>),
                smaller(larger(tokens - first, 0), kBlock<C>), panel.data + i, panel.stride);
     if (inverse_norms != nullptr)
-      normalise_block(view.channels, panel.data + i, panel.stride, inverse_norms + i);
+      find_inverse_norms(view.channels, panel.data + i, panel.stride, inverse_norms + i);
   }
 }
 
