@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from transnext_ops import eager
 from transnext_ops._checks import Grid, check_grid, check_window_size
 from transnext_ops.backends import registry
 from transnext_ops.position_bias import PositionBias, bias_arguments
@@ -292,7 +293,8 @@ def patch_embed(
     )
     if height < 1 or width < 1:
         raise ValueError(f"x: got {tuple(x.shape)}, needs a map as large as the kernel")
-    return torch.ops.transnext.patch_embed(
+    return eager.call(
+        "patch_embed",
         x, weights.convolution.data, weights.bias, weights.norm.weight, weights.norm.bias,
         (height, width), columns, kernel_size, stride, weights.channels_last,
         weights.norm.epsilon, "cpp",
@@ -353,7 +355,8 @@ def attention_branch(
         )
     pool_projections = None if weights.pool_projections is None else weights.pool_projections.data
     pool_norm = (None, None, 0.0) if weights.pool_norm is None else weights.pool_norm
-    return torch.ops.transnext.attention_branch(
+    return eager.call(
+        "attention_branch",
         x, weights.norm.weight, weights.norm.bias, weights.projections.data,
         weights.projections_bias, pool_norm[0], pool_norm[1], pool_projections, weights.scale,
         weights.query_embedding, weights.local_bias, bias, row_map, col_map, col_weights,
@@ -395,7 +398,8 @@ def convolutional_glu(
     """
     grid = check_grid("grid", grid)
     _check_branch_input(x, grid, weights.values, features)
-    return torch.ops.transnext.convolutional_glu(
+    return eager.call(
+        "convolutional_glu",
         x, weights.norm.weight, weights.norm.bias, weights.values.data, weights.gates.data,
         weights.fc1_bias, weights.conv_weight, weights.conv_bias, weights.fc2.data,
         weights.fc2_bias, grid, weights.norm.epsilon, "cpp",

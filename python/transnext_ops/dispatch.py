@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from transnext_ops import eager
 from transnext_ops.backends import registry, torch_backend
 
 
@@ -58,5 +59,5 @@ def run(
     name = registry.choose(requested, op, first.device, first.dtype, head_dim, window_size)
     if name == "torch":
         return getattr(torch_backend, op)(*arguments)
-    result = getattr(torch.ops.transnext, op)(*arguments, name)
+    result = eager.call(op, *arguments, name)
     return result[0] if isinstance(result, (tuple, list)) else result

@@ -17,12 +17,31 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from transnext_ops import axis_maps
 from transnext_ops._checks import Grid, check_grid, check_parameter
 from transnext_ops.backends import torch_backend
 from transnext_ops.cupy_arrays import accepts_cupy
 from transnext_ops.dispatch import run
+
+_ranges = WeakIdKeyDictionary()  # map: (its version, least, most)
+
+
+def _range(index: Tensor) -> tuple[int, int]:
+    """Return the least and the largest entry of a map.
+
+    Each map is looked at once: a training step makes a new table for the same maps, and on a GPU
+    looking waits for the device.
+    """
+    if torch.compiler.is_compiling() or index.is_inference():
+        return int(index.min()), int(index.max())
+    version, *found = _ranges.get(index, (None,))
+    if version != index._version:
+        least, most = torch.aminmax(index)
+        found = [int(least), int(most)]
+        _ranges[index] = (index._version, *found)
+    return found[0], found[1]
 
 
 class PositionBias:
@@ -81,10 +100,11 @@ class PositionBias:
             index = getattr(self, name)
             if index.dtype != torch.int32:
                 raise TypeError(f"{name}: got {index.dtype}, needs torch.int32")
-            if index.numel() == 0 or index.min() < 0 or index.max() >= size:
+            least, most = _range(index) if index.numel() else (-1, -1)
+            if least < 0 or most >= size:
                 raise ValueError(
                     f"{name}: needs at least one entry, all from 0 to {size - 1}, got "
-                    + (f"{int(index.min())} to {int(index.max())}" if index.numel() else "none")
+                    + (f"{least} to {most}" if index.numel() else "none")
                 )
         if self.col_weights is None and self.col_map.shape[2] != 1:
             raise ValueError(

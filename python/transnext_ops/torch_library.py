@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from transnext_ops import eager
 from transnext_ops.backends.registry import KERNEL_BACKENDS, backend_module
 from transnext_ops.dispatch import autocast_activations
 
@@ -94,7 +95,9 @@ def _kernel_runner(op: str) -> Callable[..., Any]:
 
 for _name, _schema in {**_SCHEMAS, **_BRANCH_SCHEMAS}.items():
     _library.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _library.impl(_name, _kernel_runner(_name), "CompositeExplicitAutograd")
+    _kernel = _kernel_runner(_name)
+    _library.impl(_name, _kernel, "CompositeExplicitAutograd")
+    eager.register_kernel(_name, _kernel)
 
 
 # Fake versions: shapes and dtypes of the outputs, all contiguous --------------------------------
@@ -228,8 +231,8 @@ def _attention_backward(ctx, d_out, d_log_sum_exp):
         return (None,) * 18
     out, log_sum_exp, *tensors = ctx.saved_tensors
     needs = list(_differentiable_attention_inputs(ctx.needs_input_grad[:14]))
-    gradients = torch.ops.transnext.aggregated_attention_backward(
-        d_out, out, log_sum_exp, *tensors,
+    gradients = eager.call(
+        "aggregated_attention_backward", d_out, out, log_sum_exp, *tensors,
         ctx.grid, ctx.pool_grid, ctx.window_size, needs, ctx.backend,
     )  # fmt: skip
     spread = _spread(gradients, needs)
@@ -243,8 +246,14 @@ def _window_qk_setup(ctx, inputs, output):
 
 def _window_qk_backward(ctx, d_attn):
     needs = list(ctx.needs_input_grad[:3])
-    gradients = torch.ops.transnext.window_qk_backward(
-        d_attn, *ctx.saved_tensors, ctx.grid, ctx.window_size, needs, ctx.backend
+    gradients = eager.call(
+        "window_qk_backward",
+        d_attn,
+        *ctx.saved_tensors,
+        ctx.grid,
+        ctx.window_size,
+        needs,
+        ctx.backend,
     )
     return (*_spread(gradients, needs), None, None, None)
 
@@ -256,8 +265,14 @@ def _window_av_setup(ctx, inputs, output):
 
 def _window_av_backward(ctx, d_out):
     needs = list(ctx.needs_input_grad[:2])
-    gradients = torch.ops.transnext.window_av_backward(
-        d_out, *ctx.saved_tensors, ctx.grid, ctx.window_size, needs, ctx.backend
+    gradients = eager.call(
+        "window_av_backward",
+        d_out,
+        *ctx.saved_tensors,
+        ctx.grid,
+        ctx.window_size,
+        needs,
+        ctx.backend,
     )
     return (*_spread(gradients, needs), None, None, None)
 
@@ -269,8 +284,8 @@ def _table_setup(ctx, inputs, output):
 
 def _table_backward(ctx, d_table):
     needs = list(ctx.needs_input_grad[2:6])
-    gradients = torch.ops.transnext.position_bias_table_backward(
-        d_table, *ctx.saved_tensors, needs, ctx.backend
+    gradients = eager.call(
+        "position_bias_table_backward", d_table, *ctx.saved_tensors, needs, ctx.backend
     )
     return (None, None, *_spread(gradients, needs), None)
 
@@ -282,8 +297,8 @@ def _conv_glu_setup(ctx, inputs, output):
 
 def _conv_glu_backward(ctx, d_out):
     needs = list(ctx.needs_input_grad[:3])
-    gradients = torch.ops.transnext.conv_glu_backward(
-        d_out, *ctx.saved_tensors, ctx.grid, needs, ctx.backend
+    gradients = eager.call(
+        "conv_glu_backward", d_out, *ctx.saved_tensors, ctx.grid, needs, ctx.backend
     )
     return (*_spread(gradients, needs), None, None)
 
@@ -295,16 +310,20 @@ def _gelu_pool_setup(ctx, inputs, output):
 
 def _gelu_pool_backward(ctx, d_out):
     (x,) = ctx.saved_tensors
-    d_x = torch.ops.transnext.gelu_pool_backward(d_out, x, ctx.grid, ctx.pool_grid, ctx.backend)
+    d_x = eager.call("gelu_pool_backward", d_out, x, ctx.grid, ctx.pool_grid, ctx.backend)
     return d_x, None, None, None
 
 
-_register_autograd("aggregated_attention", _attention_setup, _attention_backward)
-_register_autograd("window_qk", _window_qk_setup, _window_qk_backward)
-_register_autograd("window_av", _window_av_setup, _window_av_backward)
-_register_autograd("position_bias_table", _table_setup, _table_backward)
-_register_autograd("conv_glu", _conv_glu_setup, _conv_glu_backward)
-_register_autograd("gelu_pool", _gelu_pool_setup, _gelu_pool_backward)
+for _name, _setup, _backward in (
+    ("aggregated_attention", _attention_setup, _attention_backward),
+    ("window_qk", _window_qk_setup, _window_qk_backward),
+    ("window_av", _window_av_setup, _window_av_backward),
+    ("position_bias_table", _table_setup, _table_backward),
+    ("conv_glu", _conv_glu_setup, _conv_glu_backward),
+    ("gelu_pool", _gelu_pool_setup, _gelu_pool_backward),
+):
+    _register_autograd(_name, _setup, _backward)
+    eager.register_autograd(_name, _setup, _backward)
 
 
 def _refuse_double_backward(ctx, *gradients):

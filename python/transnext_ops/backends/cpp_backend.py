@@ -208,7 +208,10 @@ def aggregated_attention(
         _table_contiguous(pool_bias, row_map), row_map, col_map, col_weights, tokens, token_bias,
         out, log_sum_exp,
     )  # fmt: skip
-    _run(_cpp.aggregated_attention, tensors, grid, pool_grid, window_size, tf32_allowed())
+    # Only CUDA kernels have a choice, and looking at the setting takes longer than a small kernel.
+    on_cuda = q.is_cuda or launches.chosen_runner() is not None
+    tf32 = on_cuda and tf32_allowed()
+    _run(_cpp.aggregated_attention, tensors, grid, pool_grid, window_size, tf32)
     return out, log_sum_exp
 
 

@@ -1,0 +1,133 @@
+"""Operators called past PyTorch's dispatcher, where nothing but autograd looks at the call.
+
+A custom operator written in Python passes through the dispatcher twice forward and twice
+backward, each time with its arguments converted: half of what an attention's forward and backward
+cost beside the kernels (``docs/performance.md``). A plain eager call needs nothing of that.
+Whatever looks at operators (compilers, tracers, modes, function transforms, tensor subclasses, the
+profiler) gets those of ``torch.ops.transnext``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+_PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+_PLAIN_DEVICES = ("cpu", "cuda")
+
+_kernels: dict[str, Callable[..., Any]] = {}
+_functions: dict[str, type[torch.autograd.Function]] = {}
+
+
+def register_kernel(op: str, kernel: Callable[..., Any]) -> None:
+    """Name an operator's implementation: its arguments with a backend last, without autograd."""
+    _kernels[op] = kernel
+
+
+def register_autograd(
+    op: str,
+    setup_context: Callable[..., None],
+    backward: Callable[..., tuple[Any, ...]],
+) -> None:
+    """Give an operator the autograd formula that ``torch.library.register_autograd`` takes."""
+    kernel = _kernels[op]
+
+    def forward(ctx: Any, *inputs: Any) -> Any:
+        output = kernel(*inputs)
+        setup_context(ctx, inputs, output)
+        return output
+
+    name = "".join(word.capitalize() for word in op.split("_"))
+    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    _functions[op] = type(name, (torch.autograd.Function,), members)
+
+
+def call(op: str, *arguments: Any) -> Any:
+    """Call an operator of ``torch.ops.transnext``, directly where the result is the same.
+
+    Raises
+    ------
+    NotImplementedError
+        A derivative is asked for that the operator has not: a forward-mode one, or one of
+        ``torch.func``. PyTorch would give no tangent, or an error about its own classes.
+    """
+    if torch.compiler.is_compiling():
+        return getattr(torch.ops.transnext, op)(*arguments)
+    if _is_plain(arguments):
+        if not (torch.is_grad_enabled() and _needs_gradient(arguments)):
+            return _kernels[op](*arguments)
+        if op in _functions:
+            return _functions[op].apply(*arguments)
+    elif _is_transformed(arguments):
+        raise NotImplementedError(
+            f"transnext_ops backend {arguments[-1]!r} has no forward-mode derivatives and takes no "
+            "part in torch.func's transforms for gradients; use backend 'torch', which does"
+        )
+    return getattr(torch.ops.transnext, op)(*arguments)
+
+
+def _needs_gradient(arguments: Sequence[Any]) -> bool:
+    return any(isinstance(value, Tensor) and value.requires_grad for value in arguments)
+
+
+def _is_plain(arguments: Sequence[Any]) -> bool:
+    if torch.jit.is_tracing() or _observed():
+        return False
+    first = None  # the tensors of a call are on one device
+    for value in arguments:
+        if isinstance(value, Tensor):
+            if type(value) not in _PLAIN_TYPES:
+                return False
+            first = value if first is None else first
+    return first is not None and first.device.type in _PLAIN_DEVICES
+
+
+def _is_transformed(arguments: Sequence[Any]) -> bool:
+    """Whether a tangent belongs to one of the tensors, or ``torch.func.grad`` tracks one."""
+    tensors = [value for value in arguments if isinstance(value, Tensor)]
+    if getattr(forward_ad, "_current_level", -1) >= 0:
+        return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
+    functorch = torch._C._functorch
+    if functorch.peek_interpreter_stack() is None or not torch.is_grad_enabled():
+        return False
+    return _needs_gradient(tensors) and any(
+        level.key() == functorch.TransformType.Grad for level in functorch.get_interpreter_stack()
+    )
+
+
+def _no_observers_known() -> bool:
+    return True
+
+
+def _find_observers() -> Callable[[], bool]:
+    """Return a function that tells whether anything beside autograd sees operators now.
+
+    PyTorch has no public name for these states; where a version lacks one of them, every call
+    counts as seen.
+    """
+    try:
+        dispatch_modes = torch._C._len_torch_dispatch_stack
+        function_modes = torch._C._len_torch_function_stack
+        transforms = torch._C._functorch.peek_interpreter_stack
+        profiled = torch.autograd._profiler_enabled
+        forward_ad._current_level  # noqa: B018  raises if it is missing
+    except AttributeError:
+        return _no_observers_known
+
+    def observed() -> bool:
+        return (
+            dispatch_modes() > 0
+            or function_modes() > 0
+            or transforms() is not None
+            or forward_ad._current_level >= 0
+            or profiled()
+        )
+
+    return observed
+
+
+_observed = _find_observers()
