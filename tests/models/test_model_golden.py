@@ -95,8 +95,19 @@ def test_gradients_of_every_parameter_and_of_the_image(gradient_case, dtype, bac
         if name in zero:
             assert np.abs(gradient).max() <= TOLERANCES[dtype] * largest, name
             continue
+        scale = max(np.abs(gradient).max(), _weight_gradient(name, gradients))
         norm = case.arrays["grad_norms"][row]
         first = case.arrays["grad_first16"][row][: gradient.size]
-        assert abs(np.linalg.norm(gradient) - norm) <= TOLERANCES[dtype] * norm, name
+        assert abs(np.linalg.norm(gradient) - norm) <= TOLERANCES[dtype] * max(norm, scale), name
         difference = np.abs(gradient[: first.size] - first).max()
-        assert difference <= TOLERANCES[dtype] * np.abs(gradient).max(), name
+        assert difference <= TOLERANCES[dtype] * scale, name
+
+
+def _weight_gradient(name, gradients) -> float:
+    """The largest gradient of a bias's weight, 0 for what is no bias.
+
+    Both are sums of the same numbers, which cancel in the bias: its float32 rounding is that of
+    the numbers, and depends on levels and threads.
+    """
+    weight = gradients.get(name.removesuffix("bias") + "weight") if name.endswith("bias") else None
+    return 0.0 if weight is None else float(weight.abs().max())
