@@ -32,9 +32,10 @@ class Candidate:
     ----------
     name : str
         As the tables show it.
-    code : {"published", "ours", "peer", "products"}
-        The published formulation, the packages under test, a timm model, or the model's matrix
-        products and convolutions alone at the best rate found for each.
+    code : {"published", "ours", "peer", "products", "floor"}
+        The published formulation, the packages under test, a timm model, the model's matrix
+        products and convolutions alone at the best rate found for each, or what an operator's
+        arithmetic or bytes take at the best rate.
     dtype : {"float32", "bfloat16"}
         bfloat16 is autocast.
     tuned_allocator : bool
@@ -99,6 +100,7 @@ TUNED = Candidate("published, tuned allocator", "published", tuned_allocator=Tru
 COMPILED = Candidate("published, torch.compile", "published", compiled=True)
 OURS = Candidate("ours", "ours")
 PRODUCTS = Candidate("products alone", "products", tuned_allocator=True)
+FLOOR = Candidate("floor", "floor")
 PUBLISHED_BF16 = Candidate("published bfloat16", "published", dtype="bfloat16")
 OURS_BF16 = Candidate("ours bfloat16", "ours", dtype="bfloat16")
 PRODUCTS_BF16 = Candidate("products alone bfloat16", "products", "bfloat16", tuned_allocator=True)
@@ -120,7 +122,7 @@ def operator_cases() -> Iterator[Case]:
                         direction,
                         batch,
                         size,
-                        (PUBLISHED, OURS),
+                        (PUBLISHED, OURS, FLOOR),
                         stage=stage,
                         groups=frozenset({"quick"} if size == (224, 224) and stage != 1 else ()),
                     )
@@ -133,7 +135,7 @@ def operator_cases() -> Iterator[Case]:
                     direction,
                     8,
                     (224, 224),
-                    (PUBLISHED, PUBLISHED_BF16, OURS_BF16),
+                    (PUBLISHED, PUBLISHED_BF16, OURS_BF16, FLOOR),
                     dtype="bfloat16",
                     stage=stage,
                 )

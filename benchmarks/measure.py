@@ -87,7 +87,8 @@ def _in_turns(case: Case, workers: list[Worker], turns: int, budget: float) -> l
     return [_result(case, worker, values) for worker, values in seconds.items()]
 
 
-def _result(case: Case, worker: Worker, values: list[float]) -> Result:
+def _result(case: Case, worker: Worker, runs: list[float]) -> Result:
+    values = [seconds * worker.built.share for seconds in runs]
     low = high = values[0]
     if len(values) > 1:
         low, _, high = statistics.quantiles(values, n=4, method="inclusive")

@@ -25,10 +25,12 @@ def median_seconds(function: Callable[[], object], budget: float = 0.2) -> float
     return statistics.median(times)
 
 
-@functools.cache
-def flops_per_second() -> float:
-    """Return the float32 peak: the best rate of large products in cache-friendly shapes."""
-    best = 0.0
+def best_product() -> tuple[Callable[[], object], float]:
+    """Return the product that reaches the float32 peak, and its flops.
+
+    The best rate of large products in cache-friendly shapes, by the BLAS or by oneDNN.
+    """
+    found: list[tuple[float, Callable[[], object], float]] = []
     with torch.inference_mode():
         for rows, inner, outer in ((2048, 1024, 1024), (4096, 512, 512), (3136, 288, 1152)):
             x, weight = torch.randn(rows, inner), torch.randn(inner, outer)
@@ -36,24 +38,22 @@ def flops_per_second() -> float:
             side = math.isqrt(rows) if math.isqrt(rows) ** 2 == rows else 64
             image = x.view(1, rows // side, side, inner).permute(0, 3, 1, 2)
             kernel = weight.t()[:, :, None, None].contiguous(memory_format=torch.channels_last)
+            flops = 2.0 * rows * inner * outer
             for way in (
                 functools.partial(torch.mm, x, weight, out=out),
                 functools.partial(F.conv2d, image, kernel),
             ):
-                best = max(best, 2.0 * rows * inner * outer / median_seconds(way))
-    return best
+                found.append((flops / median_seconds(way), way, flops))
+    _, way, flops = max(found, key=lambda entry: entry[0])
+    return way, flops
 
 
-@functools.cache
-def _copy_rate(exponent: int) -> float:
-    source = torch.ones(2**exponent // 8)
-    target = torch.empty_like(source)
-    return 2 * 4 * source.numel() / median_seconds(functools.partial(target.copy_, source), 0.1)
-
-
-def bytes_per_second(moved: float) -> float:
-    """Return the rate of a copy that reads and writes about ``moved`` bytes together.
+def copy(moved: float) -> tuple[Callable[[], object], float]:
+    """Return a copy that reads and writes about ``moved`` bytes together, and its bytes.
 
     A copy that fits a cache runs at that cache's rate, so the size matters.
     """
-    return _copy_rate(max(14, min(30, round(math.log2(max(moved, 1.0))))))
+    size = 2 ** max(14, min(30, round(math.log2(max(moved, 1.0)))))
+    source = torch.ones(size // 8)
+    target = torch.empty_like(source)
+    return functools.partial(target.copy_, source), float(size)

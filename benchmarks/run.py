@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from cases import OURS, OURS_BF16, PUBLISHED, Case, all_cases
+from cases import FLOOR, OURS, OURS_BF16, PUBLISHED, Case, all_cases
 
 
 def arguments() -> argparse.Namespace:
@@ -52,7 +52,7 @@ def selected(options: argparse.Namespace) -> list[Case]:
         and (not options.quick or "quick" in case.groups)
     ]
     if options.ours_only:
-        kept = (PUBLISHED, OURS, OURS_BF16)
+        kept = (PUBLISHED, OURS, OURS_BF16, FLOOR)
         cases = [
             dataclasses.replace(case, candidates=tuple(c for c in case.candidates if c in kept))
             for case in cases
@@ -77,7 +77,6 @@ def main() -> None:
     # Imported here, so that the processes that workers are forked from do not load them.
     import report
     from measure import Result, measure
-    from work import operator_floor
 
     torch.set_num_threads(options.threads)
     turns = options.turns or (5 if options.quick else 11)
@@ -89,15 +88,10 @@ def main() -> None:
     for place, case in enumerate(cases):
         print(f"[{place + 1}/{len(cases)}] {case.name}", file=sys.stderr, flush=True)
         measured = measure(case, turns, budget, options.threads)
-        if case.what == "operators":
-            floor = operator_floor(case)
-            measured = [dataclasses.replace(result, floor=floor) for result in measured]
-        else:
-            floors = [r.median for r in measured if r.candidate.code == "products"]
-            measured = [
-                dataclasses.replace(result, floor=floors[0] if floors else None)
-                for result in measured
-            ]
+        floors = [r.median for r in measured if r.candidate.code in ("products", "floor")]
+        measured = [
+            dataclasses.replace(result, floor=floors[0] if floors else None) for result in measured
+        ]
         results += measured
         # After every case, so that a long run that is stopped keeps what it has.
         paths |= dict.fromkeys(report.write_csv(measured, options.results, here, when))

@@ -28,11 +28,14 @@ class Step:
         Of the model's parameters, which peak memory is counted above.
     note : str
         What the tables are to say of this candidate.
+    share : float
+        How much of a run's time counts.
     """
 
     run: Callable[[], object]
     parameter_bytes: int = 0
     note: str = ""
+    share: float = 1.0
 
 
 def load_libraries() -> None:
@@ -46,6 +49,10 @@ def load_libraries() -> None:
 
 def build(case: Case, candidate: Candidate) -> Step:
     """Return the step of a candidate."""
+    if candidate.code == "floor":
+        from work import floor_step
+
+        return floor_step(case)
     if case.what == "operators":
         from operator_steps import build_operator
 

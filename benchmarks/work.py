@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import torch
+
 import rates
 from cases import Case
 from operator_steps import BIAS_HIDDEN, HEAD_DIM, WINDOW_SIZE, shapes
+from steps import Step
 
 EXP_FLOPS = 20  # also of erf
 _BYTES = {"float32": 4, "bfloat16": 2}
@@ -56,10 +59,24 @@ def operator_work(case: Case) -> tuple[float, float]:
     return float(flops), float(moved * _BYTES[case.dtype])
 
 
-def operator_floor(case: Case) -> float:
-    """Return the seconds below which an operator cannot be: arithmetic or bytes."""
+def floor_step(case: Case) -> Step:
+    """Return the step whose time is the one below which an operator cannot be.
+
+    A share of a large product with the operator's flops, or of a copy with its bytes, whichever
+    takes longer. Run in turns with the other candidates, it sees the processor as they do.
+    """
     flops, moved = operator_work(case)
-    return max(flops / rates.flops_per_second(), moved / rates.bytes_per_second(moved))
+    (product, product_flops), (copy, copy_bytes) = rates.best_product(), rates.copy(moved)
+    computing = flops / product_flops, product
+    moving = moved / copy_bytes, copy
+    share, run = max(computing, moving, key=lambda way: way[0] * rates.median_seconds(way[1]))
+
+    def step() -> None:
+        with torch.inference_mode():
+            run()
+
+    kind = "arithmetic" if run is product else "bytes"
+    return Step(step, note=kind, share=share)
 
 
 def _distances(size: int, pooled: int) -> int:

@@ -36,11 +36,14 @@ class Built:
         Most bytes resident while building, above the process before it and the parameters.
     note : str
         What the candidate has to say about itself.
+    share : float
+        How much of a run's time counts.
     """
 
     seconds: float
     peak: int | None
     note: str
+    share: float
 
 
 class WorkerError(RuntimeError):
@@ -67,7 +70,7 @@ def _serve(connection: Connection, case: Case, candidate: Candidate, threads: in
                 return None
             return max(0, peak - before - step.parameter_bytes)
 
-        connection.send(Built(seconds, above(peak), step.note))
+        connection.send(Built(seconds, above(peak), step.note, step.share))
         memory.resident()  # gives back what building left free
         memory.reset_peak()
         while (count := connection.recv()) is not None:

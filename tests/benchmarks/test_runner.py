@@ -14,11 +14,12 @@ import torch
 
 import cases
 import inside_model
+import rates
 from measure import Result
 from operator_steps import build_operator
 from products import linear_product
 from targets import targets
-from work import operator_work
+from work import floor_step, operator_work
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,8 +42,10 @@ OPERATORS = [
 
 @pytest.mark.parametrize("case", OPERATORS, ids=lambda case: f"{case.subject} {case.dtype}")
 def test_operator_steps_do_the_same_work(case):
-    """Both candidates run; the package's q, k, v come apart, so gradients differ in number."""
+    """All candidates run; the package's q, k, v come apart, so gradients differ in number."""
     for candidate in case.candidates:
+        if candidate == cases.FLOOR:
+            continue
         gradients = build_operator(small(case), candidate).run()
         assert all(bool(gradient.isfinite().all()) for gradient in gradients)
 
@@ -50,11 +53,27 @@ def test_operator_steps_do_the_same_work(case):
 def test_conv_glu_candidates_agree_on_the_same_numbers():
     case = small(next(c for c in OPERATORS if c.subject == "conv_glu"))
     gradients = []
-    for candidate in case.candidates:
+    for candidate in (cases.PUBLISHED, cases.OURS):
         torch.manual_seed(0)  # inputs and the output's gradient are drawn in the same order
         gradients.append(build_operator(case, candidate).run())
     for published, ours in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, published, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("subject", ["aggregated_attention", "window_av"])
+def test_floor_is_a_share_of_what_takes_longest(subject, monkeypatch):
+    """A processor without arithmetic's cost is bound by bytes, and the other way round."""
+    case = small(next(c for c in OPERATORS if c.subject == subject))
+    flops, moved = operator_work(case)
+    ways = {"product": (object, 2.0 * flops), "copy": (list, 4.0 * moved)}
+    monkeypatch.setattr(rates, "best_product", lambda: ways["product"])
+    monkeypatch.setattr(rates, "copy", lambda moved: ways["copy"])
+    for slow, note, share in (("product", "arithmetic", 0.5), ("copy", "bytes", 0.25)):
+        cost = {way[0]: 9.0 if name == slow else 1.0 for name, way in ways.items()}
+        monkeypatch.setattr(rates, "median_seconds", cost.__getitem__)
+        step = floor_step(case)
+        step.run()
+        assert (step.note, step.share) == (note, share)
 
 
 def test_every_way_of_a_linear_gives_the_same():
