@@ -31,7 +31,7 @@ def best_product() -> tuple[Callable[[], object], float]:
     The best rate of large products in cache-friendly shapes, by the BLAS or by oneDNN.
     """
     found: list[tuple[float, Callable[[], object], float]] = []
-    with torch.inference_mode():
+    with torch.no_grad():
         for rows, inner, outer in ((2048, 1024, 1024), (4096, 512, 512), (3136, 288, 1152)):
             x, weight = torch.randn(rows, inner), torch.randn(inner, outer)
             out = torch.empty(rows, outer)

@@ -69,14 +69,14 @@ def floor_step(case: Case) -> Step:
     (product, product_flops), (copy, copy_bytes) = rates.best_product(), rates.copy(moved)
     computing = flops / product_flops, product
     moving = moved / copy_bytes, copy
-    share, run = max(computing, moving, key=lambda way: way[0] * rates.median_seconds(way[1]))
+    with torch.no_grad():
+        share, run = max(computing, moving, key=lambda way: way[0] * rates.median_seconds(way[1]))
 
     def step() -> None:
-        with torch.inference_mode():
+        with torch.no_grad():
             run()
 
-    kind = "arithmetic" if run is product else "bytes"
-    return Step(step, note=kind, share=share)
+    return Step(step, note="arithmetic" if run is product else "bytes", share=share)
 
 
 def _distances(size: int, pooled: int) -> int:
