@@ -91,15 +91,17 @@ def _is_transformed(arguments: Sequence[Any]) -> bool:
     tensors = [value for value in arguments if isinstance(value, Tensor)]
     if getattr(forward_ad, "_current_level", -1) >= 0:
         return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
-    functorch = torch._C._functorch
-    if functorch.peek_interpreter_stack() is None or not torch.is_grad_enabled():
+    if not (torch.is_grad_enabled() and _needs_gradient(tensors)):
         return False
-    return _needs_gradient(tensors) and any(
-        level.key() == functorch.TransformType.Grad for level in functorch.get_interpreter_stack()
-    )
+    functorch = torch._C._functorch
+    try:
+        levels = functorch.get_interpreter_stack() or ()
+        return any(level.key() == functorch.TransformType.Grad for level in levels)
+    except AttributeError:  # a version that names them otherwise; PyTorch says what it cannot do
+        return False
 
 
-def _no_observers_known() -> bool:
+def _assume_observed() -> bool:
     return True
 
 
@@ -116,7 +118,7 @@ def _find_observers() -> Callable[[], bool]:
         profiled = torch.autograd._profiler_enabled
         forward_ad._current_level  # noqa: B018  raises if it is missing
     except AttributeError:
-        return _no_observers_known
+        return _assume_observed
 
     def observed() -> bool:
         return (
