@@ -8,6 +8,7 @@ That every instance in cpp/device/kernels has run is checked last.
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import functools
 import os
@@ -95,6 +96,10 @@ class _Nvcc:
             module, entries = self._module(self._file(launches.source, name))
             plan = (grid, block, shared_bytes)
             self.execution.launch(module, name, entries[spelled(name)], plan, params, tensors)
+
+
+# While the emulator is still there: the interpreter may take it apart before its modules.
+atexit.register(_Nvcc._module.cache_clear)
 
 
 def demangled(entry: str) -> str:

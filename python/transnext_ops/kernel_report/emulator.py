@@ -6,6 +6,7 @@ the checkout by default.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import functools
 import importlib
@@ -182,6 +183,10 @@ class _Counting:
 def _module(compiler: str, kernel: str, architecture: int) -> tuple[Any, str]:
     made = compile_kernels(compiler, (kernel,), architecture)
     return load().Module(made.ptx), made.kernels[0].entry
+
+
+# While the emulator is still there: the interpreter may take it apart before its modules.
+atexit.register(_module.cache_clear)
 
 
 def memory_of(storage: torch.UntypedStorage) -> np.ndarray:
