@@ -84,8 +84,7 @@ class PooledTokens {
       : channels_(sizes.channels),
         pooled_(sizes.pooled),
         keys_(sizes.key_tiles() * kKeyTile * channels_),
-        values_(sizes.key_tiles() * kKeyTile * channels_),
-        inverse_norms_(kBlock<C>) {}
+        values_(sizes.key_tiles() * kKeyTile * channels_) {}
 
   void load(const AggregatedAttentionInputs& in, index_t batch, index_t head) {
     if (batch == batch_ && head == head_) return;
@@ -97,7 +96,7 @@ class PooledTokens {
       const index_t count = smaller(kBlock<C>, pooled_ - first);
       C* keys = &keys_[at(first)];
       load_block(key_tokens, first, 0, count, keys, kKeyTile);
-      normalise_block(channels_, keys, kKeyTile, inverse_norms_.data());
+      normalise_block(channels_, keys, kKeyTile);
       load_block(value_tokens, first, 0, count, &values_[at(first)], kKeyTile);
     }
   }
@@ -113,8 +112,7 @@ class PooledTokens {
   index_t pooled_;  // P
   Scratch<C> keys_;
   Scratch<C> values_;
-  Scratch<C> inverse_norms_;  // [block]
-  index_t batch_ = -1;        // of the tokens loaded
+  index_t batch_ = -1;  // of the tokens loaded
   index_t head_ = -1;
 };
 
@@ -127,12 +125,12 @@ inline void stream_tokens(const View<4>& tensor, const HeadSlice& slice, index_t
   if (!tensor.present() || tensor.stride[3] != 1) return;
   const index_t first = larger(slice.first - reach, 0);
   const index_t end = smaller(slice.end() + reach, tokens);
-  const index_t size = element_size(tensor.dtype);
-  const index_t bytes = tensor.shape[3] * size;
-  const auto* head = static_cast<const volatile char*>(tensor.data) +
-                     (slice.batch * tensor.stride[0] + slice.head * tensor.stride[2]) * size;
+  const TokenView view = token_major(tensor, slice.batch, slice.head);
+  const index_t size = element_size(view.dtype);
+  const index_t bytes = view.channels * size;
   for (index_t token = first; token < end; ++token) {
-    const volatile char* row = head + token * tensor.stride[1] * size;
+    const volatile char* row =
+        static_cast<const char*>(view.data) + token * view.token_stride * size;
     for (index_t at = 0; at < bytes; at += kLine) static_cast<void>(row[at]);
     static_cast<void>(row[bytes - 1]);
   }

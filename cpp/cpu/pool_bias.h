@@ -158,8 +158,7 @@ class BlockBias {
   };
 
   void find_runs() {
-    Mask<C> numbers;  // of the lanes
-    for (int l = 0; l < n; ++l) numbers[l] = l;
+    const Mask<C> numbers = lane_numbers<C>();
     runs_in_block_ = 0;
     index_t lane = 0;
     while (lane < count_) {

@@ -71,6 +71,14 @@ inline Vector<C> broadcast(C value) {
   return value - Vector<C>{};
 }
 
+// 0, 1, 2 .. in the lanes.
+template <class C>
+inline Mask<C> lane_numbers() {
+  Mask<C> numbers;
+  for (int lane = 0; lane < kLanes<C>; ++lane) numbers[lane] = lane;
+  return numbers;
+}
+
 // b where either is NaN, as the x86 instructions have it. GCC 12 does not see the instruction in the
 // comparison. Masked where it warns of the undefined operand inside the unmasked form.
 #if defined(__AVX512F__)

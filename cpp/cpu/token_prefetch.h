@@ -76,11 +76,11 @@ class TokenPrefetch {
 
   void add_rows(const View<4>& tensor, index_t first, index_t end) {
     if (next_.count == 0 || !tensor.present() || tensor.stride[3] != 1) return;
-    const index_t size = element_size(tensor.dtype);
-    const index_t offset =
-        next_.batch * tensor.stride[0] + next_.head * tensor.stride[2] + first * tensor.stride[1];
-    ranges_[ranges_used_++] = {static_cast<const char*>(tensor.data) + offset * size,
-                               tensor.stride[1] * size, tensor.shape[3] * size, end - first};
+    const TokenView view = token_major(tensor, next_.batch, next_.head);
+    const index_t size = element_size(view.dtype);
+    const index_t stride = view.token_stride * size;
+    ranges_[ranges_used_++] = {static_cast<const char*>(view.data) + first * stride, stride,
+                               view.channels * size, end - first};
     rows_ += end - first;
   }
 

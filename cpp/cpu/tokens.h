@@ -191,14 +191,12 @@ inline void find_inverse_norms(index_t channels, const C* panel, index_t stride,
 
 // Normalises a block of tokens in the lanes.
 template <class C>
-inline void normalise_block(index_t channels, C* panel, index_t stride, C* inverse_norms) {
-  find_inverse_norms(channels, panel, stride, inverse_norms);
+inline void normalise_block(index_t channels, C* panel, index_t stride) {
   for (int v = 0; v < 2; ++v) {
-    const auto inverse = load<Vector<C>>(inverse_norms + v * kLanes<C>);
-    for (index_t c = 0; c < channels; ++c) {
-      C* at = panel + c * stride + v * kLanes<C>;
-      store(at, load<Vector<C>>(at) * inverse);
-    }
+    C* block = panel + v * kLanes<C>;
+    const Vector<C> inverse = inverse_norm(channels, block, stride);
+    for (index_t c = 0; c < channels; ++c)
+      store(block + c * stride, load<Vector<C>>(block + c * stride) * inverse);
   }
 }
 

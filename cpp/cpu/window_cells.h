@@ -78,8 +78,7 @@ inline index_t active_cells(const Window& window, index_t first, index_t count, 
   Mask<C> columns[2];
   const Int width = static_cast<Int>(window.grid.width);
   for (int v = 0; v < 2; ++v) {
-    Mask<C> lane;
-    for (int i = 0; i < n; ++i) lane[i] = static_cast<Int>(v * n + i);
+    const Mask<C> lane = lane_numbers<C>() + static_cast<Int>(v * n);
     rows[v] = Mask<C>{} + static_cast<Int>(first / window.grid.width);
     columns[v] = lane + static_cast<Int>(first % window.grid.width);
     for (Mask<C> over = columns[v] >= width; any_lane<C>(over); over = columns[v] >= width) {

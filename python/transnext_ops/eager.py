@@ -58,7 +58,7 @@ def call(op: str, *arguments: Any) -> Any:
     if torch.compiler.is_compiling():
         return getattr(torch.ops.transnext, op)(*arguments)
     if _is_plain(arguments):
-        if not (torch.is_grad_enabled() and _needs_gradient(arguments)):
+        if not _records_gradient(arguments):
             return _kernels[op](*arguments)
         if op in _functions:
             return _functions[op].apply(*arguments)
@@ -70,8 +70,10 @@ def call(op: str, *arguments: Any) -> Any:
     return getattr(torch.ops.transnext, op)(*arguments)
 
 
-def _needs_gradient(arguments: Sequence[Any]) -> bool:
-    return any(isinstance(value, Tensor) and value.requires_grad for value in arguments)
+def _records_gradient(arguments: Sequence[Any]) -> bool:
+    return torch.is_grad_enabled() and any(
+        isinstance(value, Tensor) and value.requires_grad for value in arguments
+    )
 
 
 def _is_plain(arguments: Sequence[Any]) -> bool:
@@ -91,7 +93,7 @@ def _is_transformed(arguments: Sequence[Any]) -> bool:
     tensors = [value for value in arguments if isinstance(value, Tensor)]
     if getattr(forward_ad, "_current_level", -1) >= 0:
         return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
-    if not (torch.is_grad_enabled() and _needs_gradient(tensors)):
+    if not _records_gradient(tensors):
         return False
     functorch = torch._C._functorch
     try:

@@ -36,12 +36,11 @@ def _range(index: Tensor) -> tuple[int, int]:
     """
     if torch.compiler.is_compiling() or index.is_inference():
         return int(index.min()), int(index.max())
-    version, *found = _ranges.get(index, (None,))
-    if version != index._version:
+    known = _ranges.get(index)
+    if known is None or known[0] != index._version:
         least, most = torch.aminmax(index)
-        found = [int(least), int(most)]
-        _ranges[index] = (index._version, *found)
-    return found[0], found[1]
+        known = _ranges[index] = (index._version, int(least), int(most))
+    return known[1], known[2]
 
 
 class PositionBias:

@@ -247,14 +247,9 @@ def _window_qk_setup(ctx, inputs, output):
 def _window_qk_backward(ctx, d_attn):
     needs = list(ctx.needs_input_grad[:3])
     gradients = eager.call(
-        "window_qk_backward",
-        d_attn,
-        *ctx.saved_tensors,
-        ctx.grid,
-        ctx.window_size,
-        needs,
-        ctx.backend,
-    )
+        "window_qk_backward", d_attn, *ctx.saved_tensors,
+        ctx.grid, ctx.window_size, needs, ctx.backend,
+    )  # fmt: skip
     return (*_spread(gradients, needs), None, None, None)
 
 
@@ -266,14 +261,9 @@ def _window_av_setup(ctx, inputs, output):
 def _window_av_backward(ctx, d_out):
     needs = list(ctx.needs_input_grad[:2])
     gradients = eager.call(
-        "window_av_backward",
-        d_out,
-        *ctx.saved_tensors,
-        ctx.grid,
-        ctx.window_size,
-        needs,
-        ctx.backend,
-    )
+        "window_av_backward", d_out, *ctx.saved_tensors,
+        ctx.grid, ctx.window_size, needs, ctx.backend,
+    )  # fmt: skip
     return (*_spread(gradients, needs), None, None, None)
 
 
