@@ -5,6 +5,7 @@
     python benchmarks/run.py --only conv_glu        # cases whose name has all these words
     python benchmarks/run.py --list                 # names of the cases
     python benchmarks/run.py --device cuda          # every backend on a GPU, CUDA events
+    python benchmarks/run.py --device cuda --graphs # the kernels without their launches
 
 Every candidate runs in a process of its own and they take turns, so that what else the machine does
 hits all alike. Rows go to ``benchmarks/results/<what>-<dtype>-<machine>.csv`` with a picture; the
@@ -39,6 +40,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--ours-only", action="store_true", help="no candidate but published, ours")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--device", help="measure on this torch device instead, as cuda or cuda:1")
+    parser.add_argument(
+        "--candidates", nargs="+", default=[],
+        help="with --device: the baseline, and candidates whose name has one of these",
+    )  # fmt: skip
+    parser.add_argument(
+        "--graphs", action="store_true", help="with --device: replays of CUDA graphs, no launches"
+    )
     return parser.parse_args()
 
 
@@ -68,8 +76,13 @@ def main() -> None:
         from device import command
 
         turns = options.turns or 11
-        command.run(options.device, options.only, turns, options.results, options.list)
+        how = command.Options(
+            options.only, options.candidates, turns, options.graphs, options.results
+        )
+        command.run(options.device, how, options.list)
         return
+    if options.candidates or options.graphs:
+        raise SystemExit("--candidates, --graphs: for --device only")
     cases = selected(options)
     if options.list:
         print("\n".join(case.name for case in cases))

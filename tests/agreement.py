@@ -25,7 +25,7 @@ ROUNDED = {"local_logits": "local_bias", "pool_logits": "pool_bias"}
 
 
 def array(tensor: Tensor | None) -> np.ndarray | None:
-    return None if tensor is None else tensor.detach().double().numpy()
+    return None if tensor is None else tensor.detach().double().cpu().numpy()
 
 
 def leaves(tensors: dict[str, Any]) -> dict[str, Tensor]:
@@ -151,7 +151,7 @@ def check_attention(case: AttentionCase, backend: str) -> None:
         call["pool_bias"] = ops.PositionBias(
             call["pool_bias"], bias.row_map, bias.col_map, bias.col_weights
         )
-        maps = (bias.row_map.numpy(), bias.col_map.numpy(), array(bias.col_weights))
+        maps = (bias.row_map.cpu().numpy(), bias.col_map.cpu().numpy(), array(bias.col_weights))
     if case.window_size == 0:
         out = ops.global_attention(
             call["q"], call["k_pool"], call["v_pool"], grid=case.grid, scale=call["scale"],

@@ -8,6 +8,8 @@ batches, head dims 8 to 128, extreme logits, zero vectors.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +39,9 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 class Numbers:
-    """A seeded source of tensors in a given layout."""
+    """A seeded source of tensors in a given layout, on the device of :func:`numbers_on`."""
+
+    _device = torch.device("cpu")
 
     def __init__(self, seed: int) -> None:
         self.generator = np.random.default_rng(seed)
@@ -46,7 +50,10 @@ class Numbers:
         return self.generator.standard_normal(shape)
 
     def parameter(self, *shape: int, dtype: torch.dtype, scale: float = 1.0) -> Tensor:
-        return torch.from_numpy(self.normal(*shape) * scale).to(compute_dtype(dtype))
+        return self.tensor(self.normal(*shape) * scale, compute_dtype(dtype))
+
+    def tensor(self, values: np.ndarray, dtype: torch.dtype) -> Tensor:
+        return torch.from_numpy(values).to(dtype).to(self._device)
 
     def activation(
         self,
@@ -61,7 +68,20 @@ class Numbers:
         values = self.normal(*shape) * scale
         if zeros:
             values[:, :: max(1, shape[1] // 3)] = 0
-        return with_layout(torch.from_numpy(values).to(dtype), layout)
+        return with_layout(self.tensor(values, dtype), layout)
+
+
+@contextmanager
+def numbers_on(device: torch.device) -> Iterator[None]:
+    """Make the numbers of a ``with`` block on a device: the same ones, rounded on the processor.
+
+    Not torch's default device, which is a mode: a call of an operator would see it.
+    """
+    before, Numbers._device = Numbers._device, device
+    try:
+        yield
+    finally:
+        Numbers._device = before
 
 
 def with_layout(values: Tensor, layout: str) -> Tensor:
@@ -71,19 +91,17 @@ def with_layout(values: Tensor, layout: str) -> Tensor:
     if layout == "transposed":  # dimensions 1 and 2 swapped in memory: head-major for token-major
         return values.transpose(1, 2).contiguous().transpose(1, 2)
     if layout == "packed":  # one of three slices of a packed Linear output
-        packed = torch.full(
-            (*values.shape[:2], 3, *values.shape[2:]), float("nan"), dtype=values.dtype
-        )
+        packed = _nan(values, (*values.shape[:2], 3, *values.shape[2:]))
         packed[:, :, 1] = values
         return packed[:, :, 1]
     if layout == "sliced":  # every second element of every axis, at an odd offset
         shape = tuple(2 * size + 1 for size in values.shape)
-        storage = torch.full(shape, float("nan"), dtype=values.dtype)
+        storage = _nan(values, shape)
         view = storage[tuple(slice(1, None, 2) for _ in shape)]
         view.copy_(values)
         return view
     if layout == "strided":  # every second element of the last axis, from the first on
-        storage = torch.full((*values.shape, 2), float("nan"), dtype=values.dtype)
+        storage = _nan(values, (*values.shape, 2))
         storage[..., 0] = values
         return storage[..., 0]
     if layout == "expanded":  # one batch entry seen by the whole batch: stride 0
@@ -91,6 +109,10 @@ def with_layout(values: Tensor, layout: str) -> Tensor:
             return values
         return values[:1].expand(values.shape)
     raise ValueError(layout)
+
+
+def _nan(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return like.new_full(shape, float("nan"))
 
 
 @dataclass(frozen=True)
@@ -142,7 +164,7 @@ class AttentionCase:
         if self.magnitude == "extreme logits":
             head_scale = head_scale * 5e3
         compute = compute_dtype(self.dtype)
-        named["scale"] = torch.from_numpy(head_scale).to(compute)
+        named["scale"] = numbers.tensor(head_scale, compute)
         window_length = self.window_size**2
         window = (self.heads, window_length)
         optional_shapes = {

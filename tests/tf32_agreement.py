@@ -76,7 +76,7 @@ def check_attention_on_tf32(case: AttentionCase, backend: str) -> None:
 
 
 def _index(indices: torch.Tensor) -> np.ndarray:
-    return indices.numpy()
+    return indices.cpu().numpy()
 
 
 def _logit_error(numbers: dict[str, np.ndarray], case: AttentionCase) -> np.ndarray:

@@ -22,6 +22,12 @@ from published import attention, conv_glu, window
 
 BACKENDS = ("torch", "cpp", "cupy")
 Function = Callable[..., Tensor]
+Wanted = Callable[[str], bool]
+
+
+def everything(name: str) -> bool:
+    """Want every candidate."""
+    return True
 
 
 @dataclass
@@ -38,22 +44,33 @@ class Contest:
         Names whose result must agree with the baseline's.
     missing : dict
         By name: why a candidate cannot run here.
+    wanted : function
+        Whether a candidate of this name may enter; the baseline may in any case.
     """
 
     leaves: list[Tensor]
+    wanted: Wanted = everything
     functions: dict[str, Function] = field(default_factory=dict)
     comparable: set[str] = field(default_factory=set)
     missing: dict[str, str] = field(default_factory=dict)
 
     def add(self, name: str, function: Function, comparable: bool = True) -> None:
         """Enter a candidate."""
+        if not self.may_enter(name):
+            return
         self.functions[name] = function
         if comparable:
             self.comparable.add(name)
 
+    def may_enter(self, name: str) -> bool:
+        """Whether a candidate of this name is the baseline or wanted."""
+        return not self.functions or self.wanted(name)
+
     def add_backends(self, op: str, call: Callable[..., Tensor]) -> None:
         """Enter every backend that can run ``call(*leaves, backend=name)`` here."""
         for name in BACKENDS:
+            if not self.may_enter(f"{op} {name}"):
+                continue
             with_backend = _with_backend(call, name)
             try:
                 with torch.no_grad():
@@ -68,8 +85,14 @@ def _with_backend(call: Callable[..., Tensor], name: str) -> Function:
     return lambda *leaves: call(*leaves, backend=name)
 
 
-def contest(subject: str, s: Shapes, dtype: torch.dtype, device: torch.device) -> Contest:
-    """Return the candidates of an operator at a stage's sizes."""
+def contest(
+    subject: str,
+    s: Shapes,
+    dtype: torch.dtype,
+    device: torch.device,
+    wanted: Wanted = everything,
+) -> Contest:
+    """Return the candidates of an operator at a stage's sizes: the baseline and those wanted."""
     return {
         "aggregated_attention": _aggregated_attention,
         "pixel_focused_attention": _pixel_focused_attention,
@@ -78,19 +101,21 @@ def contest(subject: str, s: Shapes, dtype: torch.dtype, device: torch.device) -
         "window_av": _window_av,
         "conv_glu": _conv_glu,
         "gelu_pool": _gelu_pool,
-    }[subject](s, dtype, device)
+    }[subject](s, dtype, device, wanted)
 
 
 def _leaf(tensor: Tensor) -> Tensor:
     return tensor.detach().requires_grad_()
 
 
-def _aggregated_attention(s: Shapes, dtype: torch.dtype, device: torch.device) -> Contest:
+def _aggregated_attention(
+    s: Shapes, dtype: torch.dtype, device: torch.device, wanted: Wanted
+) -> Contest:
     inputs = attention_inputs(s, dtype, device)
     outside = window.padding_mask(s.grid, WINDOW_SIZE, device)
     length_scale = window.length_scale(outside, s.pool_length)
     dense = inputs.pool_bias.dense()
-    fight = Contest([_leaf(inputs.q), _leaf(inputs.kv), _leaf(inputs.kv_pool)])
+    fight = Contest([_leaf(inputs.q), _leaf(inputs.kv), _leaf(inputs.kv_pool)], wanted)
 
     def published(q: Tensor, kv: Tensor, kv_pool: Tensor) -> Tensor:
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
@@ -136,10 +161,12 @@ def _replaced(inputs: AttentionInputs, q: Tensor, kv: Tensor, kv_pool: Tensor) -
     return type(inputs)(q, kv, kv_pool, *list(vars(inputs).values())[3:]).heads_apart()
 
 
-def _pixel_focused_attention(s: Shapes, dtype: torch.dtype, device: torch.device) -> Contest:
+def _pixel_focused_attention(
+    s: Shapes, dtype: torch.dtype, device: torch.device, wanted: Wanted
+) -> Contest:
     """Without tokens it is one softmax over a masked set of keys, which FlexAttention can take."""
     inputs = attention_inputs(s, dtype, device)
-    fight = Contest([_leaf(inputs.q), _leaf(inputs.kv), _leaf(inputs.kv_pool)])
+    fight = Contest([_leaf(inputs.q), _leaf(inputs.kv), _leaf(inputs.kv_pool)], wanted)
     dense = inputs.pool_bias.dense()
 
     def ours(q: Tensor, kv: Tensor, kv_pool: Tensor, backend: str) -> Tensor:
@@ -155,6 +182,8 @@ def _pixel_focused_attention(s: Shapes, dtype: torch.dtype, device: torch.device
         ).flatten(2)
 
     fight.add_backends("transnext_ops", ours)
+    if not fight.may_enter("FlexAttention"):
+        return fight
     if device.type != "cuda":
         fight.missing["FlexAttention"] = "it is measured on CUDA devices"
         return fight
@@ -204,14 +233,16 @@ def flex_attention(
     return run
 
 
-def _global_attention(s: Shapes, dtype: torch.dtype, device: torch.device) -> Contest:
+def _global_attention(
+    s: Shapes, dtype: torch.dtype, device: torch.device, wanted: Wanted
+) -> Contest:
     """Every key is a pooled one here; SDPA takes the same product with a dense bias."""
     generator = torch.Generator().manual_seed(0)
     packed = torch.randn(s.batch, s.length, 3 * s.width, generator=generator).to(device, dtype)
     scale = torch.rand(s.heads, generator=generator).to(device) + 1
     embedding = (torch.randn(s.heads, HEAD_DIM, generator=generator) * 0.02).to(device)
     bias = torch.randn(s.heads, s.length, s.length, generator=generator).to(device)
-    fight = Contest([_leaf(packed)])
+    fight = Contest([_leaf(packed)], wanted)
 
     def apart(packed: Tensor) -> list[Tensor]:
         return [part.unflatten(-1, (-1, HEAD_DIM)) for part in packed.chunk(3, dim=-1)]
@@ -255,6 +286,8 @@ def _global_attention(s: Shapes, dtype: torch.dtype, device: torch.device) -> Co
 
 def _add_natten(fight: Contest, name: str, grid: tuple[int, int]) -> None:
     """Enter NATTEN's unfused product, which shifts windows at the border: other numbers there."""
+    if not fight.may_enter("NATTEN"):
+        return
     if importlib.util.find_spec("natten") is None:
         fight.missing["NATTEN"] = "the package natten is not installed"
         return
@@ -271,12 +304,12 @@ def _add_natten(fight: Contest, name: str, grid: tuple[int, int]) -> None:
     fight.add("NATTEN", run, comparable=False)
 
 
-def _window_qk(s: Shapes, dtype: torch.dtype, device: torch.device) -> Contest:
+def _window_qk(s: Shapes, dtype: torch.dtype, device: torch.device, wanted: Wanted) -> Contest:
     generator = torch.Generator().manual_seed(0)
     shape = (s.batch, s.heads, s.length, HEAD_DIM)
     q, k = (torch.randn(shape, generator=generator).to(device, dtype) for _ in range(2))
     bias = torch.randn(s.heads, WINDOW_SIZE**2, generator=generator).to(device)
-    fight = Contest([_leaf(q), _leaf(k)])
+    fight = Contest([_leaf(q), _leaf(k)], wanted)
     sizes = {"grid": s.grid, "window_size": WINDOW_SIZE}
     fight.add("published", lambda q, k: window.window_qk(q, k, bias.to(dtype), **sizes))
     fight.add_backends(
@@ -286,11 +319,11 @@ def _window_qk(s: Shapes, dtype: torch.dtype, device: torch.device) -> Contest:
     return fight
 
 
-def _window_av(s: Shapes, dtype: torch.dtype, device: torch.device) -> Contest:
+def _window_av(s: Shapes, dtype: torch.dtype, device: torch.device, wanted: Wanted) -> Contest:
     generator = torch.Generator().manual_seed(0)
     attn = torch.rand(s.batch, s.heads, s.length, WINDOW_SIZE**2, generator=generator)
     v = torch.randn(s.batch, s.heads, s.length, HEAD_DIM, generator=generator)
-    fight = Contest([_leaf(attn.to(device, dtype)), _leaf(v.to(device, dtype))])
+    fight = Contest([_leaf(attn.to(device, dtype)), _leaf(v.to(device, dtype))], wanted)
     sizes = {"grid": s.grid, "window_size": WINDOW_SIZE}
     fight.add("published", lambda attn, v: window.window_av(attn, v, **sizes))
     fight.add_backends(
@@ -300,12 +333,12 @@ def _window_av(s: Shapes, dtype: torch.dtype, device: torch.device) -> Contest:
     return fight
 
 
-def _conv_glu(s: Shapes, dtype: torch.dtype, device: torch.device) -> Contest:
+def _conv_glu(s: Shapes, dtype: torch.dtype, device: torch.device, wanted: Wanted) -> Contest:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(s.batch, s.length, 2 * s.hidden, generator=generator).to(device, dtype)
     weight = torch.randn(s.hidden, 1, 3, 3, generator=generator).to(device) / 3
     bias = torch.randn(s.hidden, generator=generator).to(device)
-    fight = Contest([_leaf(x), _leaf(weight), _leaf(bias)])
+    fight = Contest([_leaf(x), _leaf(weight), _leaf(bias)], wanted)
 
     def published(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return conv_glu.conv_glu(x, weight.to(dtype), bias.to(dtype), grid=s.grid)
@@ -319,10 +352,10 @@ def _conv_glu(s: Shapes, dtype: torch.dtype, device: torch.device) -> Contest:
     return fight
 
 
-def _gelu_pool(s: Shapes, dtype: torch.dtype, device: torch.device) -> Contest:
+def _gelu_pool(s: Shapes, dtype: torch.dtype, device: torch.device, wanted: Wanted) -> Contest:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(s.batch, s.length, s.width, generator=generator).to(device, dtype)
-    fight = Contest([_leaf(x)])
+    fight = Contest([_leaf(x)], wanted)
 
     def published(x: Tensor) -> Tensor:
         image = x.permute(0, 2, 1).reshape(s.batch, s.width, *s.grid)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -15,17 +16,43 @@ from device.race import run_case
 from measure import Result
 
 
-def run(name: str, words: list[str], turns: int, folder: Path, list_only: bool) -> None:
-    """Measure the cases whose name has all ``words`` on the device ``name``.
+@dataclass(frozen=True)
+class Options:
+    """What to measure, and how.
+
+    Attributes
+    ----------
+    words : list of str
+        The cases whose name has all of them.
+    candidates : list of str
+        The candidates whose name has one of them, beside the baseline; empty for all.
+    graphs : bool
+        Time replays of CUDA graphs.
+    """
+
+    words: list[str]
+    candidates: list[str]
+    turns: int
+    graphs: bool
+    folder: Path
+
+    def wants(self, candidate: str) -> bool:
+        """Whether a candidate of this name is asked for."""
+        return not self.candidates or any(word in candidate for word in self.candidates)
+
+
+def run(name: str, options: Options, list_only: bool) -> None:
+    """Measure cases on the device ``name``.
 
     Raises
     ------
     SystemExit
         There is no such device here, or no case has these words.
     """
-    cases = [case for case in device_cases() if all(word in case.name for word in words)]
+    cases = [case for case in device_cases() if all(word in case.name for word in options.words)]
     if not cases:
-        raise SystemExit(f"--only: no case has {' '.join(words)!r} in its name; see --list")
+        words = " ".join(options.words)
+        raise SystemExit(f"--only: no case has {words!r} in its name; see --list")
     if list_only:
         print("\n".join(case.name for case in cases))
         return
@@ -35,17 +62,19 @@ def run(name: str, words: list[str], turns: int, folder: Path, list_only: bool) 
         raise SystemExit(f"--device: got {name!r}, needs a torch device: {error}") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SystemExit(f"--device: got {name!r}, but torch sees no CUDA device")
-    clock = Clock(device)
-    where = report.Machine.of_device(clock.name())
+    if options.graphs and device.type != "cuda":
+        raise SystemExit(f"--graphs: needs a CUDA device, got --device {name}")
+    clock = Clock(device, options.graphs)
+    where = report.Machine.of_device(clock.name() + (" graphs" if options.graphs else ""))
     when = datetime.now(timezone.utc).isoformat(timespec="seconds")
     results: list[Result] = []
     paths: dict[Path, None] = {}
     for place, case in enumerate(cases):
         print(f"[{place + 1}/{len(cases)}] {case.name}", file=sys.stderr, flush=True)
-        measured = list(run_case(case, clock, turns))
+        measured = list(run_case(case, clock, options.turns, options.wants))
         results += measured
         if measured:  # after every case, so that a long run that is stopped keeps what it has
-            paths |= dict.fromkeys(report.write_csv(measured, folder, where, when))
+            paths |= dict.fromkeys(report.write_csv(measured, options.folder, where, when))
         if device.type == "cuda":
             torch.cuda.empty_cache()
     report.print_paths(list(paths))

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 import transnext_ops as ops
 from cases import Case
-from device.candidates import BACKENDS
+from device.candidates import BACKENDS, Wanted
 from published.model import PublishedTransNeXt
 from steps import published_arguments
 from transnext_models import create_model
 
 
 def steps(
-    case: Case, device: torch.device, tell: Callable[[Case, str, str], None]
+    case: Case, device: torch.device, wanted: Wanted, tell: Callable[[Case, str, str], None]
 ) -> dict[str, Callable[[], object]]:
     """Return a step for every candidate that can run here; the others are told.
 
@@ -31,6 +31,8 @@ def steps(
         expected = published.eval()(images[:2])
     for backend in BACKENDS:
         name = f"transnext_models {backend}"
+        if not wanted(name):
+            continue
         try:
             model = create_model(case.subject, img_size=side, backend=backend).to(device)
             model.load_state_dict(published.state_dict())

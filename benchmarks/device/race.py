@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cases import Candidate, Case
 from device import models
-from device.candidates import Contest, contest
+from device.candidates import Contest, Wanted, contest, everything
 from device.cases import GLOBAL_HEADS
 from device.clock import Clock
 from measure import Result
@@ -31,14 +31,17 @@ def sizes_of(case: Case) -> Shapes:
     return Shapes(case.batch, (height, width), (height, width), (7, 7), GLOBAL_HEADS, hidden)
 
 
-def run_case(case: Case, clock: Clock, turns: int) -> Iterator[Result]:
-    """Yield a result for every candidate; one that fails or is wrong says so on stderr instead."""
+def run_case(case: Case, clock: Clock, turns: int, wanted: Wanted = everything) -> Iterator[Result]:
+    """Yield a result for every candidate; one that fails or is wrong says so on stderr instead.
+
+    Of the candidates only those with a ``wanted`` name enter, and the baseline.
+    """
     dtype = getattr(torch, case.dtype)
     if case.what == "models":
-        steps = models.steps(case, clock.device, _tell)
+        steps = models.steps(case, clock.device, wanted, _tell)
     else:
         sizes = sizes_of(case)
-        fight = contest(case.subject, sizes, dtype, clock.device)
+        fight = contest(case.subject, sizes, dtype, clock.device, wanted)
         for name, reason in fight.missing.items():
             _tell(case, name, reason)
         steps = _checked_steps(case, fight, _truth(case, fight, sizes, clock.device))
@@ -50,7 +53,7 @@ def run_case(case: Case, clock: Clock, turns: int) -> Iterator[Result]:
         peak = clock.peak_bytes(steps[name])
         yield Result(
             case,
-            Candidate(name, "device", case.dtype),
+            Candidate(name, "graph" if clock.graphs else "device", case.dtype),
             low,
             median,
             high,
@@ -64,7 +67,7 @@ def run_case(case: Case, clock: Clock, turns: int) -> Iterator[Result]:
 
 def _truth(case: Case, fight: Contest, sizes: Shapes, device: torch.device) -> list[Tensor]:
     """Return what the baseline makes of the same numbers in float32: output, then gradients."""
-    exact = contest(case.subject, sizes, torch.float32, device)
+    exact = contest(case.subject, sizes, torch.float32, device, lambda name: False)
     leaves = [leaf.detach().float().requires_grad_() for leaf in fight.leaves]
     out = next(iter(exact.functions.values()))(*leaves)
     return [out, *_gradients(out, leaves)]
@@ -129,17 +132,18 @@ def _step(
 def _in_turns(
     case: Case, steps: dict[str, Callable[[], object]], clock: Clock, turns: int
 ) -> dict[str, list[float]]:
-    repetitions = {}
+    repetitions, timed = {}, {}
     for name, step in list(steps.items()):
         try:
-            clock.seconds(step)  # warm: compiles, allocates
-            repetitions[name] = max(1, round(_SHORTEST / max(clock.seconds(step), 1e-9)))
+            timed[name] = clock.prepared(step)
+            clock.seconds(timed[name])  # warm: compiles, allocates
+            repetitions[name] = max(1, round(_SHORTEST / max(clock.seconds(timed[name]), 1e-9)))
         except Exception as error:
             _tell(case, name, f"{type(error).__name__}: {error}")
     seconds: dict[str, list[float]] = {name: [] for name in repetitions}
     for _ in range(turns):
         for name, count in repetitions.items():
-            seconds[name].append(clock.seconds(steps[name], count))
+            seconds[name].append(clock.seconds(timed[name], count))
     return seconds
 
 

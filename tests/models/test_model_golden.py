@@ -18,6 +18,15 @@ from transnext_models import TransNeXt, create_model
 
 TOLERANCES = {torch.float64: FLOAT64_TOLERANCE, torch.float32: FLOAT32_TOLERANCE}
 DTYPES = pytest.mark.parametrize("dtype", list(TOLERANCES), ids=["float64", "float32"])
+DEVICES = pytest.mark.parametrize(
+    "device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+)
+
+
+@pytest.fixture(autouse=True)
+def _exact_convolutions(monkeypatch):
+    """cuDNN's float32 convolutions are TF32's by default."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
 def _build(name: str) -> tuple[GoldenCase, TransNeXt]:
@@ -52,46 +61,48 @@ def gradient_case():
     return _build("tiny_64_grads")
 
 
+@DEVICES
 @DTYPES
-def test_maps_and_logits(forward_case, dtype):
+def test_maps_and_logits(forward_case, dtype, device):
     case, model = forward_case
-    model = model.to(dtype)
-    images = torch.from_numpy(case.images()).to(dtype)
+    model = model.to(device, dtype)
+    images = torch.from_numpy(case.images()).to(device, dtype)
     errors = {}
     with torch.no_grad():
         if case.kind == "det":
             maps = model(images)
         else:
             last, maps = model.forward_intermediates(images)
-            errors["logits"] = case.relative_error("logits", model.forward_head(last).numpy())
+            errors["logits"] = case.relative_error("logits", model.forward_head(last).cpu().numpy())
             maps = [x.flatten(2).transpose(1, 2) for x in maps]
     errors |= {
-        name: case.relative_error(name, x.numpy())
+        name: case.relative_error(name, x.cpu().numpy())
         for name, x in zip(case.map_names, maps, strict=True)
     }
     assert max(errors.values()) <= TOLERANCES[dtype], errors
 
 
 @pytest.mark.parametrize("backend", ["auto", "torch", "reference"])
+@DEVICES
 @DTYPES
-def test_gradients_of_every_parameter_and_of_the_image(gradient_case, dtype, backend):
+def test_gradients_of_every_parameter_and_of_the_image(gradient_case, dtype, backend, device):
     if backend == "reference" and dtype == torch.float32:
         pytest.skip("the reference computes in float64 whatever it is given")
     case, model = gradient_case
-    model = model.to(dtype)
+    model = model.to(device, dtype)
     model.zero_grad()
-    images = torch.from_numpy(case.images()).to(dtype).requires_grad_()
+    images = torch.from_numpy(case.images()).to(device, dtype).requires_grad_()
     with ops.use_backend(backend):
         logits = model(images)
-        (logits * torch.from_numpy(golden_loss_weights()).to(dtype)).sum().backward()
-    assert case.relative_error("logits", logits.detach().numpy()) <= TOLERANCES[dtype]
+        (logits * torch.from_numpy(golden_loss_weights()).to(logits)).sum().backward()
+    assert case.relative_error("logits", logits.detach().cpu().numpy()) <= TOLERANCES[dtype]
 
     gradients = {name: x.grad for name, x in model.named_parameters()} | {"__input__": images.grad}
     assert sorted(gradients) == sorted(case.gradient_keys)
     zero = set(case.zero_gradient_keys)
     largest = case.arrays["grad_norms"].max()
     for row, name in enumerate(case.gradient_keys):
-        gradient = gradients[name].double().numpy().ravel()
+        gradient = gradients[name].double().cpu().numpy().ravel()
         if name in zero:
             assert np.abs(gradient).max() <= TOLERANCES[dtype] * largest, name
             continue
