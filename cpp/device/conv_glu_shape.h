@@ -1,4 +1,4 @@
-// Tiles of the conv_glu kernels, shared by the kernels and their launch plan.
+// Strips of the conv_glu kernels, shared by the kernels and their launch plan.
 #pragma once
 
 #include "transnext/tensor.h"
@@ -7,17 +7,20 @@ namespace transnext {
 
 constexpr int kConvGluLanes = 32;
 constexpr int kConvGluRun = 2;      // forward: channels of a thread; backward: one
-constexpr int kConvGluColumns = 4;  // columns of a thread
-constexpr int kConvGluStrips = 4;   // threads beside each other in a block, at most
+constexpr int kConvGluColumns = 4;  // columns of a strip
+constexpr int kConvGluStrips = 4;   // warps of a block, at most
 constexpr int kConvGluBlocks = 5;   // of a multiprocessor, at least, forward: 96 registers
 constexpr int kConvGluBackwardBlocks = 4;
 constexpr int kConvGluTerms = 10;  // nine weights' gradients and the bias's
 
-// Rows of a tile: bands of equal height, at most kConvGluRows. The halo, two rows forward and four
+// Rows of a strip: bands of equal height, at most kConvGluRows. The halo, two rows forward and four
 // backward, is small beside that.
 constexpr int kConvGluRows = 16;
 TRANSNEXT_INLINE index_t conv_glu_bands(index_t height) {
   return (height + kConvGluRows - 1) / kConvGluRows;
+}
+TRANSNEXT_INLINE index_t conv_glu_strips_across(index_t width) {
+  return (width + kConvGluColumns - 1) / kConvGluColumns;
 }
 
 }  // namespace transnext

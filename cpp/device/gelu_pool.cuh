@@ -4,10 +4,11 @@
 //   d_x[b, n, c] = GELU'(x[b, n, c]) * sum over bins p with n in them of d_out[b, p, c] / |bin p|
 //
 // Threads along x lie along channels, two each, so that every access of x, out, d_out and d_x is one
-// run of consecutive elements. Forward: a block makes some channels of one bin; its rows of threads
-// share the cells and their sums meet in shared memory in the order of the rows. Backward: one
-// thread per pair of channels gathers from the bins its token lies in (one, or up to four where bins
-// overlap), so there are no atomics and both directions are deterministic.
+// run of consecutive elements; four of them are on their way at a time. Forward: a block makes some
+// channels of one bin; its rows of threads share the cells and their sums meet in shared memory in
+// the order of the rows. Backward: a block takes a run of tokens of one image row, whose gradients it
+// gathers from the bins they lie in (one, or up to four where bins overlap), so there are no atomics
+// and both directions are deterministic.
 //
 // Bytes per element of x: forward sizeof(T) read, backward 2 sizeof(T), d_out coming from cache;
 // 20 flops forward, 29 backward. At 3 TB/s, float32 needs 1.3 ps per element forward: bound by
@@ -17,6 +18,7 @@
 #include "device/gelu_pool_shape.h"
 #include "device/math.cuh"
 #include "device/runs.cuh"
+#include "device/small_divisor.cuh"
 #include "transnext/gelu_pool.h"
 
 namespace transnext {
@@ -37,12 +39,13 @@ __global__ void __launch_bounds__(kGeluPoolLanes* kGeluPoolRows, kGeluPoolBlocks
   const index_t tiles = p.x.shape[0] * p.pool_grid.size() * channel_tiles;
 
   for (index_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-    const index_t channel = tile % channel_tiles * tile_channels + threadIdx.x * kRun;
+    const index_t all_bins = tile / channel_tiles;
+    const index_t channel = (tile - all_bins * channel_tiles) * tile_channels + threadIdx.x * kRun;
     const index_t count = channels - channel;
-    const index_t bin = tile / channel_tiles % p.pool_grid.size();
-    const index_t batch = tile / channel_tiles / p.pool_grid.size();
+    const index_t batch = all_bins / p.pool_grid.size();
+    const index_t bin = all_bins - batch * p.pool_grid.size();
     const index_t a = bin / p.pool_grid.width;
-    const index_t b = bin % p.pool_grid.width;
+    const index_t b = bin - a * p.pool_grid.width;
     const index_t top = bin_begin(a, p.pool_grid.height, p.grid.height);
     const index_t left = bin_begin(b, p.pool_grid.width, p.grid.width);
     const int width = static_cast<int>(bin_end(b, p.pool_grid.width, p.grid.width) - left);
@@ -50,13 +53,29 @@ __global__ void __launch_bounds__(kGeluPoolLanes* kGeluPoolRows, kGeluPoolBlocks
 
     float sum[kRun] = {};
     if (count > 0) {
-      const T* image = x + batch * p.x.stride[0] + channel * p.x.stride[2];
-#pragma unroll 4
-      for (int cell = threadIdx.y; cell < height * width; cell += blockDim.y) {
-        const index_t token = (top + cell / width) * p.grid.width + left + cell % width;
-        float values[kRun];
-        device::load_run(image + token * p.x.stride[1], p.x.stride[2], count, runs, values);
-        for (int i = 0; i < kRun; ++i) sum[i] += device::gelu(values[i]);
+      const int cells = height * width;
+      const int step = static_cast<int>(blockDim.y);
+      int cell = static_cast<int>(threadIdx.y);
+      int column = cell % width;
+      const T* from = x + batch * p.x.stride[0] + channel * p.x.stride[2] +
+                      ((top + cell / width) * p.grid.width + left + column) * p.x.stride[1];
+      const index_t to_next_row = (p.grid.width - width) * p.x.stride[1];
+      while (cell < cells) {
+        device::RawRun<T, kRun> runs_of[kGeluPoolAtOnce];  // zeros add GELU(0) = 0
+#pragma unroll
+        for (int k = 0; k < kGeluPoolAtOnce; ++k) {
+          if (cell < cells) runs_of[k].load(from, p.x.stride[2], count, runs);
+          cell += step;
+          from += step * p.x.stride[1];
+          for (column += step; column >= width; column -= width) from += to_next_row;
+        }
+#pragma unroll
+        for (int k = 0; k < kGeluPoolAtOnce; ++k) {
+          float values[kRun];
+          runs_of[k].read(values);
+#pragma unroll
+          for (int i = 0; i < kRun; ++i) sum[i] += device::gelu(values[i]);
+        }
       }
     }
     const unsigned thread = threadIdx.y * blockDim.x + threadIdx.x;
@@ -76,12 +95,43 @@ __global__ void __launch_bounds__(kGeluPoolLanes* kGeluPoolRows, kGeluPoolBlocks
   }
 }
 
-// Block (lanes <= kGeluPoolLanes, kGeluPoolRows). Grid: tiles of (image, kGeluPoolRows tokens,
-// channels of the lanes), channels fastest.
+namespace device {
+
+// sum over bins p with a token in them of d_out[p] / |bin p|, of any two grids.
+template <class T, int kRun>
+__device__ inline void gather_from_bins(const GeluPoolBackwardParams& p, index_t row,
+                                        index_t column, const T* gradients, index_t count,
+                                        bool runs, float (&sum)[kRun]) {
+  const index_t last_a = bin_end(row, p.grid.height, p.pool_grid.height);
+  const index_t last_b = bin_end(column, p.grid.width, p.pool_grid.width);
+#pragma unroll 1
+  for (index_t a = bin_begin(row, p.grid.height, p.pool_grid.height); a < last_a; ++a) {
+    const index_t height = bin_end(a, p.pool_grid.height, p.grid.height) -
+                           bin_begin(a, p.pool_grid.height, p.grid.height);
+#pragma unroll 1
+    for (index_t b = bin_begin(column, p.grid.width, p.pool_grid.width); b < last_b; ++b) {
+      const index_t width = bin_end(b, p.pool_grid.width, p.grid.width) -
+                            bin_begin(b, p.pool_grid.width, p.grid.width);
+      const index_t bin = a * p.pool_grid.width + b;
+      const float share = 1.0f / static_cast<float>(height * width);
+      RawRun<T, kRun> raw;
+      raw.load(gradients + bin * p.d_out.stride[1], p.d_out.stride[2], count, runs);
+      float gradient[kRun];
+      raw.read(gradient);
+      for (int i = 0; i < kRun; ++i) sum[i] += gradient[i] * share;
+    }
+  }
+}
+
+}  // namespace device
+
+// Block (lanes <= kGeluPoolLanes, kGeluPoolRows). Grid: tiles of (image, image row, kGeluPoolColumns
+// tokens of it, channels of the lanes), channels fastest.
 template <class T>
 __global__ void __launch_bounds__(kGeluPoolLanes* kGeluPoolRows, kGeluPoolBlocks)
     gelu_pool_backward(GeluPoolBackwardParams p) {
   constexpr int kRun = kGeluPoolRun;
+  constexpr int kAtOnce = kGeluPoolAtOnce;
   const T* x = static_cast<const T*>(p.x.data);          // [B, N, C]
   const T* d_out = static_cast<const T*>(p.d_out.data);  // [B, P, C]
   T* d_x = static_cast<T*>(p.d_x.data);                  // [B, N, C]
@@ -90,45 +140,75 @@ __global__ void __launch_bounds__(kGeluPoolLanes* kGeluPoolRows, kGeluPoolBlocks
   const index_t channels = p.x.shape[2];
   const index_t tile_channels = index_t{blockDim.x} * kRun;
   const index_t channel_tiles = (channels + tile_channels - 1) / tile_channels;
-  const index_t token_tiles = (p.grid.size() + kGeluPoolRows - 1) / kGeluPoolRows;
-  const index_t tiles = p.x.shape[0] * token_tiles * channel_tiles;
+  const index_t tiles =
+      p.x.shape[0] * p.grid.height * gelu_pool_pieces(p.grid.width) * channel_tiles;
+  const auto width = static_cast<unsigned>(p.grid.width);
+  const auto pieces = static_cast<unsigned>(gelu_pool_pieces(p.grid.width));
+  // Where the grids divide, each token lies in one bin, all bins have as many tokens.
+  const auto bin_height = static_cast<unsigned>(p.grid.height / p.pool_grid.height);
+  const auto bin_width = static_cast<unsigned>(p.grid.width / p.pool_grid.width);
+  const bool even = bin_height * p.pool_grid.height == p.grid.height &&
+                    bin_width * p.pool_grid.width == p.grid.width && bin_width < 1u << 16;
+  const unsigned bin_rows = even ? bin_height : 1;
+  const unsigned bin_columns = even ? bin_width : 1;
+  const device::SmallDivisor by_bin_columns(static_cast<int>(bin_columns));
+  const float share = 1.0f / static_cast<float>(bin_rows * bin_columns);
 
   for (index_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-    const index_t channel = tile % channel_tiles * tile_channels + threadIdx.x * kRun;
+    const index_t pieces_before = tile / channel_tiles;
+    const index_t channel =
+        (tile - pieces_before * channel_tiles) * tile_channels + threadIdx.x * kRun;
     const index_t count = channels - channel;
-    const index_t token = tile / channel_tiles % token_tiles * kGeluPoolRows + threadIdx.y;
-    const index_t batch = tile / channel_tiles / token_tiles;
-    if (count <= 0 || token >= p.grid.size()) continue;
-    const index_t row = token / p.grid.width;
-    const index_t column = token % p.grid.width;
+    if (count <= 0) continue;
+    const index_t rows_before = pieces_before / pieces;
+    const auto first =
+        static_cast<unsigned>(pieces_before - rows_before * pieces) * kGeluPoolColumns;
+    const unsigned end = first + kGeluPoolColumns < width ? first + kGeluPoolColumns : width;
+    const index_t batch = rows_before / p.grid.height;
+    const auto row = static_cast<unsigned>(rows_before - batch * p.grid.height);
     const T* gradients = d_out + batch * p.d_out.stride[0] + channel * p.d_out.stride[2];
-    float values[kRun];
-    device::load_run(x + batch * p.x.stride[0] + token * p.x.stride[1] + channel * p.x.stride[2],
-                     p.x.stride[2], count, runs, values);
+    // The bin of the piece's first token, and how far into it that is.
+    const unsigned bin = first / bin_columns;
+    const auto into_bin = static_cast<int>(first - bin * bin_columns);
+    const T* bins = gradients + (row / bin_rows * p.pool_grid.width + bin) * p.d_out.stride[1];
+    unsigned column = first + threadIdx.y;
+    const index_t token = index_t{row} * width + column;
+    const T* from = x + batch * p.x.stride[0] + token * p.x.stride[1] + channel * p.x.stride[2];
+    T* to = d_x + batch * p.d_x.stride[0] + token * p.d_x.stride[1] + channel * p.d_x.stride[2];
 
-    float sum[kRun] = {};
-    const index_t last_a = bin_end(row, p.grid.height, p.pool_grid.height);
-    const index_t last_b = bin_end(column, p.grid.width, p.pool_grid.width);
-#pragma unroll 1
-    for (index_t a = bin_begin(row, p.grid.height, p.pool_grid.height); a < last_a; ++a) {
-      const index_t height = bin_end(a, p.pool_grid.height, p.grid.height) -
-                             bin_begin(a, p.pool_grid.height, p.grid.height);
-#pragma unroll 1
-      for (index_t b = bin_begin(column, p.grid.width, p.pool_grid.width); b < last_b; ++b) {
-        const index_t width = bin_end(b, p.pool_grid.width, p.grid.width) -
-                              bin_begin(b, p.pool_grid.width, p.grid.width);
-        const index_t bin = a * p.pool_grid.width + b;
-        const float share = 1.0f / static_cast<float>(height * width);
-        float gradient[kRun];
-        device::load_run(gradients + bin * p.d_out.stride[1], p.d_out.stride[2], count, runs,
-                         gradient);
-        for (int i = 0; i < kRun; ++i) sum[i] += gradient[i] * share;
+    for (; column < end; column += kAtOnce * kGeluPoolRows) {
+      device::RawRun<T, kRun> values_of[kAtOnce];
+      device::RawRun<T, kRun> gradients_of[kAtOnce];
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        const unsigned here = column + static_cast<unsigned>(k) * kGeluPoolRows;
+        if (here < end) {
+          values_of[k].load(from, p.x.stride[2], count, runs);
+          const int b = by_bin_columns.quotient(into_bin + static_cast<int>(here - first));
+          if (even)
+            gradients_of[k].load(bins + b * p.d_out.stride[1], p.d_out.stride[2], count, runs);
+        }
+        from += kGeluPoolRows * p.x.stride[1];
+      }
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        const unsigned here = column + static_cast<unsigned>(k) * kGeluPoolRows;
+        float values[kRun];
+        float sum[kRun] = {};
+        values_of[k].read(values);
+        if (even) {
+          gradients_of[k].read(sum);
+#pragma unroll
+          for (int i = 0; i < kRun; ++i) sum[i] *= share;
+        } else if (here < end) {
+          device::gather_from_bins(p, row, here, gradients, count, runs, sum);
+        }
+#pragma unroll
+        for (int i = 0; i < kRun; ++i) sum[i] *= device::gelu_slope(values[i]);
+        if (here < end) device::store_run(to, p.d_x.stride[2], count, runs, sum);
+        to += kGeluPoolRows * p.d_x.stride[1];
       }
     }
-    for (int i = 0; i < kRun; ++i) sum[i] *= device::gelu_slope(values[i]);
-    device::store_run(
-        d_x + batch * p.d_x.stride[0] + token * p.d_x.stride[1] + channel * p.d_x.stride[2],
-        p.d_x.stride[2], count, runs, sum);
   }
 }
 

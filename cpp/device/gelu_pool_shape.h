@@ -1,11 +1,20 @@
 // Thread block of the gelu_pool kernels, shared by the kernels and their launch plan.
 #pragma once
 
+#include "transnext/tensor.h"
+
 namespace transnext {
 
 constexpr unsigned kGeluPoolRun = 2;     // channels of a thread
 constexpr unsigned kGeluPoolLanes = 48;  // threads along channels, at most
 constexpr unsigned kGeluPoolBlocks = 2;  // of a multiprocessor, at least: 80 registers
-constexpr unsigned kGeluPoolRows = 8;    // forward: threads that share a bin; backward: tokens
+constexpr unsigned kGeluPoolRows = 8;    // threads of a channel: forward they share a bin, at most
+constexpr int kGeluPoolAtOnce = 4;       // tokens of a thread on their way at a time
+constexpr unsigned kGeluPoolColumns = 128;  // backward: tokens of a block, at most
+
+// Backward: parts of an image row that blocks take.
+TRANSNEXT_INLINE index_t gelu_pool_pieces(index_t width) {
+  return (width + kGeluPoolColumns - 1) / kGeluPoolColumns;
+}
 
 }  // namespace transnext

@@ -21,19 +21,73 @@ __device__ inline bool has_runs(const View<kRank>& view) {
   return aligned;
 }
 
-// `count` elements (or n, if that is less) lie at `from`; the others are zero.
-template <int n, class T>
-__device__ inline void load_run(const T* from, index_t stride, index_t count, bool runs,
-                                float (&to)[n]) {
-  if (runs) {
-    const Run<T, n> run = *reinterpret_cast<const Run<T, n>*>(from);
+// A run as it lies in memory: a thread that converts right behind each of several loads waits for one
+// after the other. Elements of 16 bits are kept two to a register, which compilers would not do.
+template <class T, int n>
+class RawRun {
+ public:
+  // `count` elements (or n, if that is less) lie at `from`; the others are zero, as all are at first.
+  __device__ void load(const T* from, index_t stride, index_t count, bool runs) {
+    if (runs) {
+      words_ = *reinterpret_cast<const Words*>(from);
+      return;
+    }
+    Run<T, n> run{};
 #pragma unroll
-    for (int i = 0; i < n; ++i) to[i] = to_float(run.values[i]);
-  } else {
-#pragma unroll
-    for (int i = 0; i < n; ++i) to[i] = i < count ? to_float(from[i * stride]) : 0.0f;
+    for (int i = 0; i < n; ++i) {
+      if (i < count) run.values[i] = from[i * stride];
+    }
+    words_ = __builtin_bit_cast(Words, run);
   }
-}
+
+  __device__ void read(float (&to)[n]) const {
+#pragma unroll
+    for (int i = 0; i < n; ++i) to[i] = element(i, T{});
+  }
+
+ private:
+  static constexpr int kInWord = 4 / static_cast<int>(sizeof(T));
+  struct alignas(n * sizeof(T)) Words {
+    unsigned values[n / kInWord] = {};
+  };
+
+  __device__ float element(int i, float) const { return bits_to_float(words_.values[i]); }
+  __device__ float element(int i, Half) const {
+    const unsigned word = words_.values[i / 2];
+    return to_float(Half{static_cast<unsigned short>(i % 2 == 0 ? word & 0xffffu : word >> 16)});
+  }
+  __device__ float element(int i, BFloat16) const {
+    const unsigned word = words_.values[i / 2];
+    return bits_to_float(i % 2 == 0 ? word << 16 : word & 0xffff0000u);
+  }
+
+  Words words_;
+};
+
+template <int bytes>
+struct BitsOf;
+template <>
+struct BitsOf<2> {
+  using Type = unsigned short;
+};
+template <>
+struct BitsOf<4> {
+  using Type = unsigned;
+};
+
+// A single element likewise, in a register of its own.
+template <class T>
+class RawElement {
+ public:
+  __device__ void load(const T* from) { bits_ = *reinterpret_cast<const Bits*>(from); }
+  __device__ float read() const {
+    return to_float(__builtin_bit_cast(T, static_cast<Bits>(bits_)));
+  }
+
+ private:
+  using Bits = typename BitsOf<sizeof(T)>::Type;
+  unsigned bits_ = 0;
+};
 
 template <int n, class T>
 __device__ inline void store_run(T* to, index_t stride, index_t count, bool runs,

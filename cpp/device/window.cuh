@@ -20,6 +20,7 @@
 #include "device/partial_sums.cuh"
 #include "device/runs.cuh"
 #include "device/shared_memory.cuh"
+#include "device/small_divisor.cuh"
 #include "device/window_shape.h"
 #include "transnext/window_products.h"
 
@@ -28,19 +29,6 @@ namespace transnext {
 namespace device {
 
 using WindowRun = Run<float, kWindowRun>;
-
-// Quotients of small numbers: exact while the dividend is below 2^21, since the rounded product then
-// stays nearer to (dividend + 1/2) / divisor than an integer is.
-struct SmallDivisor {
-  int divisor;
-  float inverse;
-
-  __device__ explicit SmallDivisor(int value)
-      : divisor(value), inverse(1.0f / static_cast<float>(value)) {}
-  __device__ int quotient(int dividend) const {
-    return static_cast<int>((static_cast<float>(dividend) + 0.5f) * inverse);
-  }
-};
 
 __device__ inline index_t window_tiles_down(const WindowProductParams& p) {
   return (p.grid.height + p.tile.rows - 1) / p.tile.rows;
@@ -89,21 +77,33 @@ __device__ inline void load_tokens(const WindowProductParams& p, const View<4>& 
   const SmallDivisor tokens_per_row(columns);
   const int width = static_cast<int>(p.grid.width);
   const int depth = static_cast<int>(tensor.shape[3]);
-  for (int i = threadIdx.x; i < rows * columns * runs_per_token.divisor; i += kWindowThreads) {
-    const int token = runs_per_token.quotient(i);
-    const int channel = (i - token * runs_per_token.divisor) * kWindowRun;
-    const int y = tokens_per_row.quotient(token);
-    const int x = token - y * columns;
-    const int count = depth - first_channel - channel;
-    float values[kWindowRun] = {};
-    if (inside(p.grid, top + y, left + x) && count > 0) {
-      const T* from = token_of<const T>(tensor, place, index_t{top + y} * width + left + x);
-      load_run(from + (first_channel + channel) * tensor.stride[3], tensor.stride[3], count, runs,
-               values);
+  const int all = rows * columns * runs_per_token.divisor;
+#pragma unroll 1
+  for (int first = threadIdx.x; first < all; first += kWindowAtOnce * kWindowThreads) {
+    RawRun<T, kWindowRun> raw[kWindowAtOnce];
+    int places[kWindowAtOnce];
+#pragma unroll
+    for (int k = 0; k < kWindowAtOnce; ++k) {
+      const int i = first + k * kWindowThreads;
+      const int token = runs_per_token.quotient(i);
+      const int channel = (i - token * runs_per_token.divisor) * kWindowRun;
+      const int y = tokens_per_row.quotient(token);
+      const int x = token - y * columns;
+      const int count = depth - first_channel - channel;
+      places[k] = (y * pitch + x) * p.tile.token_stride + channel;
+      if (i < all && inside(p.grid, top + y, left + x) && count > 0) {
+        const T* from = token_of<const T>(tensor, place, index_t{top + y} * width + left + x);
+        raw[k].load(from + (first_channel + channel) * tensor.stride[3], tensor.stride[3], count,
+                    runs);
+      }
     }
-    WindowRun run;
-    for (int k = 0; k < kWindowRun; ++k) run.values[k] = values[k];
-    *reinterpret_cast<WindowRun*>(shared + (y * pitch + x) * p.tile.token_stride + channel) = run;
+#pragma unroll
+    for (int k = 0; k < kWindowAtOnce; ++k) {
+      if (first + k * kWindowThreads >= all) break;
+      WindowRun run;
+      raw[k].read(run.values);
+      *reinterpret_cast<WindowRun*>(shared + places[k]) = run;
+    }
   }
 }
 
@@ -119,21 +119,32 @@ __device__ inline void load_cells(const WindowProductParams& p, const WindowPlac
   const SmallDivisor cells_per_query(band_rows * band_columns);
   const SmallDivisor cells_per_row(band_columns);
   const SmallDivisor queries_per_row(columns);
-  for (int i = threadIdx.x; i < rows * columns * cells_per_query.divisor; i += kWindowThreads) {
-    const int query = cells_per_query.quotient(i);
-    const int cell = i - query * cells_per_query.divisor;
-    const int y = queries_per_row.quotient(query);
-    const int x = query - y * columns;
-    const int cell_row = cells_per_row.quotient(cell);
-    const int dy = first_row + cell_row;
-    const int dx = first_column + cell - cell_row * band_columns;
-    float value = 0.0f;
-    if (inside(p.grid, top + y, left + x) &&
-        inside(p.grid, top + y + dy - window / 2, left + x + dx - window / 2)) {
-      const T* from = token_of<const T>(p.cells, place, index_t{top + y} * width + left + x);
-      value = to_float(from[(index_t{dy} * window + dx) * p.cells.stride[3]]);
+  const int all = rows * columns * cells_per_query.divisor;
+#pragma unroll 1
+  for (int first = threadIdx.x; first < all; first += kWindowAtOnce * kWindowThreads) {
+    RawElement<T> raw[kWindowAtOnce];
+    int places[kWindowAtOnce];
+#pragma unroll
+    for (int k = 0; k < kWindowAtOnce; ++k) {
+      const int i = first + k * kWindowThreads;
+      const int query = cells_per_query.quotient(i);
+      const int cell = i - query * cells_per_query.divisor;
+      const int y = queries_per_row.quotient(query);
+      const int x = query - y * columns;
+      const int cell_row = cells_per_row.quotient(cell);
+      const int dy = first_row + cell_row;
+      const int dx = first_column + cell - cell_row * band_columns;
+      places[k] = (y * pitch + x) * cells_per_query.divisor + cell;
+      if (i < all && inside(p.grid, top + y, left + x) &&
+          inside(p.grid, top + y + dy - window / 2, left + x + dx - window / 2)) {
+        const T* from = token_of<const T>(p.cells, place, index_t{top + y} * width + left + x);
+        raw[k].load(from + (index_t{dy} * window + dx) * p.cells.stride[3]);
+      }
     }
-    shared[(y * pitch + x) * cells_per_query.divisor + cell] = value;
+#pragma unroll
+    for (int k = 0; k < kWindowAtOnce; ++k) {
+      if (first + k * kWindowThreads < all) shared[places[k]] = raw[k].read();
+    }
   }
 }
 

@@ -35,7 +35,7 @@ def test_gelu_pool_plans_cover_every_output(sizes: tuple) -> None:
     assert threads[2] == 1
     assert shared == 0
     blocks, threads, shared = _cpp.gelu_pool_backward_plan(batch, channels, grid)
-    assert blocks == (batch * math.ceil(math.prod(grid) / 8) * tiles, 1, 1)
+    assert blocks == (batch * grid[0] * math.ceil(grid[1] / 128) * tiles, 1, 1)
     assert threads == (lanes, 8, 1)
     assert shared == 0
 
@@ -90,20 +90,21 @@ CONV_SIZES = [(2, 70, (56, 56)), (1, 1, (1, 1)), (3, 64, (17, 7)), (40, 32, (64,
 @pytest.mark.parametrize("sizes", CONV_SIZES, ids=str)
 def test_conv_glu_plans_cover_every_output(sizes: tuple) -> None:
     batch, hidden, grid = sizes
-    length, strips = math.prod(grid), min(4, math.ceil(grid[1] / 4))
-    tiles = batch * math.ceil(grid[0] / 16) * math.ceil(grid[1] / (4 * strips))
+    length, strips = math.prod(grid), batch * math.ceil(grid[0] / 16) * math.ceil(grid[1] / 4)
+    warps = min(4, strips)
+    groups = math.ceil(strips / warps)
     x, out = torch.empty(batch, length, 2 * hidden), torch.empty(batch, length, hidden)
     weight, bias = torch.empty(hidden, 1, 3, 3), torch.empty(hidden)
     forward = record(_cpp.conv_glu, [x, weight, bias, out], grid)
-    blocks = tiles * math.ceil(hidden / 64)
-    assert kernels(forward) == [("conv_glu_forward<float>", blocks, (32, strips), 0)]
+    blocks = groups * math.ceil(hidden / 64)
+    assert kernels(forward) == [("conv_glu_forward<float>", blocks, (32, warps), 0)]
     assert forward.workspace == 0
 
     inputs = [out, x, weight, bias]
     backward = record(_cpp.conv_glu_backward, [*inputs, x, weight, bias], grid)
-    workers = min(tiles, 512)
+    workers = min(groups, 512)
     blocks = workers * math.ceil(hidden / 32)
-    gradients = ("conv_glu_backward<float>", blocks, (32, strips), 0)
+    gradients = ("conv_glu_backward<float>", blocks, (32, warps), 0)
     assert kernels(backward) == [
         gradients,
         ("sum_partials<float>", math.ceil(9 * hidden / 32), (32, 8), 0),
@@ -114,6 +115,16 @@ def test_conv_glu_plans_cover_every_output(sizes: tuple) -> None:
     backward = record(_cpp.conv_glu_backward, [*inputs, x, None, None], grid)
     assert kernels(backward) == [gradients]
     assert backward.workspace == 0
+
+
+def test_conv_glu_refuses_strides_that_its_kernels_do_not_count() -> None:
+    weight, out = torch.empty(3, 1, 3, 3), torch.empty(1, 2, 3, dtype=torch.float16)
+    memory = torch.empty(2**29 + 6, dtype=torch.float16)  # a gigabyte that nobody touches
+    x = memory.as_strided((1, 2, 6), (2**29 + 6, 2**29, 1))
+    with pytest.raises(
+        ValueError, match="x has a stride of 536870912 elements from token to token"
+    ):
+        record(_cpp.conv_glu, [x, weight, None, out], (1, 2))
 
 
 def test_empty_batches_give_zero_gradients_of_parameters() -> None:

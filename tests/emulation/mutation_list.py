@@ -26,9 +26,14 @@ MUTATIONS = [
         "gelu_pool.cuh",
         "gelu_pool or tokens",
         (
-            "token = (top + cell / width) * p.grid.width + left + cell % width",
-            "token = (top + cell / width) * p.grid.width + left + cell / width",
+            "int column = cell % width;",
+            "int column = cell / width;",
             "index: the column of a bin's cell",
+        ),
+        (
+            "for (column += step; column >= width; column -= width) from += to_next_row;",
+            "for (column += step; column > width; column -= width) from += to_next_row;",
+            "index: where a row of a bin ends",
         ),
         (
             "partial[thread].values[i] = sum[i];\n    __syncthreads();",
@@ -41,8 +46,8 @@ MUTATIONS = [
             "last tile: channels beyond the last are written",
         ),
         (
-            "if (count <= 0 || token >= p.grid.size()) continue;",
-            "if (count <= 0) continue;",
+            "if (here < end) device::store_run(to,",
+            "device::store_run(to,",
             "last tile: tokens beyond the last",
         ),
         (
@@ -55,13 +60,13 @@ MUTATIONS = [
         "conv_glu.cuh",
         "conv_glu or tokens",
         (
-            "if (device::inside(p.grid, row, left + j - 1))",
-            "if (row >= 0 && row < static_cast<int>(p.grid.height))",
+            "      if (row_inside && column >= 0 && column < width)\n        values",
+            "      if (row_inside)\n        values",
             "halo: columns outside the image are read",
         ),
         (
-            "for (int row = strip.top - 1; row <= strip.bottom; ++row) {",
-            "for (int row = strip.top - 1; row < strip.bottom; ++row) {",
+            "\n  for (int row = strip.top - 1; row <= strip.bottom; ++row) {",
+            "\n  for (int row = strip.top - 1; row < strip.bottom; ++row) {",
             "halo: the row below a band",
         ),
         (
@@ -75,18 +80,18 @@ MUTATIONS = [
             "barrier: weights are read before they are there",
         ),
         (
-            "for (int tap = 0; tap < 9; ++tap) d_a[tap / 3][j] += weight[tap][0] * d_u[j + 2 - tap % 3];",
-            "for (int tap = 0; tap < 9; ++tap) d_a[tap / 3][j] += weight[tap][0] * d_u[j + tap % 3];",
+            "for (int tap = 0; tap < 9; ++tap) d_a[tap / 3][j] += weight_[tap] * d_u[j + 2 - tap % 3];",
+            "for (int tap = 0; tap < 9; ++tap) d_a[tap / 3][j] += weight_[tap] * d_u[j + tap % 3];",
             "index: the gradient's convolution is not mirrored",
         ),
         (
-            "partial[threadIdx.y][9][threadIdx.x] = d_bias;\n  __syncthreads();",
-            "partial[threadIdx.y][9][threadIdx.x] = d_bias;",
+            "partial[threadIdx.y][9][threadIdx.x] = mine.d_bias;\n  __syncthreads();",
+            "partial[threadIdx.y][9][threadIdx.x] = mine.d_bias;",
             "barrier: before the strips' sums meet",
         ),
         (
-            "if (row >= strip.top && row < strip.bottom) {",
-            "if (row >= strip.top && row <= strip.bottom) {",
+            "const bool own = row >= strip.top && row < strip.bottom;",
+            "const bool own = row >= strip.top && row <= strip.bottom;",
             "halo: the row below a band counts twice in the weights' gradient",
         ),
     ),
@@ -94,13 +99,13 @@ MUTATIONS = [
         "window.cuh",
         "window",
         (
-            "if (inside(p.grid, top + y, left + x) && count > 0) {",
-            "if (count > 0) {",
+            "if (i < all && inside(p.grid, top + y, left + x) && count > 0) {",
+            "if (i < all && count > 0) {",
             "halo: tokens outside the image are read",
         ),
         (
-            "        inside(p.grid, top + y + dy - window / 2, left + x + dx - window / 2)) {",
-            "        true) {",
+            "          inside(p.grid, top + y + dy - window / 2, left + x + dx - window / 2)) {",
+            "          true) {",
             "mask: cells outside the image count",
         ),
         (

@@ -1,6 +1,8 @@
 #include "transnext/conv_glu.h"
 
 #include <algorithm>
+#include <stdexcept>
+#include <string>
 
 #include "cuda/plans/partial_sums.h"
 #include "cuda/plans/tiles.h"
@@ -14,36 +16,51 @@ namespace {
 // few enough that writing and adding the rows is little beside the tensors.
 constexpr index_t kMostWorkers = 512;
 
-// Strips of columns beside each other in a block: no more than the image has.
-unsigned strips(Grid grid) {
-  return static_cast<unsigned>(
-      std::clamp<index_t>(ceil_divide(grid.width, kConvGluColumns), 1, kConvGluStrips));
+index_t strips(index_t batch, Grid grid) {
+  return batch * conv_glu_bands(grid.height) * conv_glu_strips_across(grid.width);
 }
 
-index_t tiles(index_t batch, Grid grid) {
-  return batch * conv_glu_bands(grid.height) *
-         ceil_divide(grid.width, index_t{strips(grid)} * kConvGluColumns);
+// Warps of a block, each on strips of its own.
+unsigned warps(index_t batch, Grid grid) {
+  return static_cast<unsigned>(std::clamp<index_t>(strips(batch, grid), 1, kConvGluStrips));
+}
+
+index_t blocks_of_strips(index_t batch, Grid grid) {
+  return ceil_divide(strips(batch, grid), warps(batch, grid));
 }
 
 index_t workers(index_t batch, Grid grid) {
-  return std::min(tiles(batch, grid), kMostWorkers);
+  return std::min(blocks_of_strips(batch, grid), kMostWorkers);
+}
+
+// The kernels count the bytes from column to column in int.
+void check_stride(const char* name, const View<3>& view) {
+  constexpr index_t kMost = 0x7fffffff / 4;
+  if (view.present() && (view.stride[1] > kMost || view.stride[1] < -kMost))
+    throw std::invalid_argument(
+        std::string("conv_glu: ") + name + " has a stride of " + std::to_string(view.stride[1]) +
+        " elements from token to token; the CUDA kernels take up to " + std::to_string(kMost));
 }
 
 }  // namespace
 
 LaunchPlan conv_glu_plan(index_t batch, index_t hidden, Grid grid) {
   const index_t groups = ceil_divide(hidden, kConvGluLanes * kConvGluRun);
-  return {{blocks_for(tiles(batch, grid) * groups), 1, 1}, {kConvGluLanes, strips(grid), 1}, 0};
+  return {{blocks_for(blocks_of_strips(batch, grid) * groups), 1, 1},
+          {kConvGluLanes, warps(batch, grid), 1},
+          0};
 }
 
 LaunchPlan conv_glu_backward_plan(index_t batch, index_t hidden, Grid grid) {
   const index_t groups = ceil_divide(hidden, kConvGluLanes);
   return {{one_block_each("conv_glu_backward", workers(batch, grid) * groups), 1, 1},
-          {kConvGluLanes, strips(grid), 1},
+          {kConvGluLanes, warps(batch, grid), 1},
           0};
 }
 
 Launches launches(const ConvGluParams& p, int) {
+  check_stride("x", p.x);
+  check_stride("out", p.out);
   Launches result;
   result.source = "device/conv_glu.cuh";
   result.add(kernel_name("conv_glu_forward", p.x.dtype),
@@ -52,6 +69,9 @@ Launches launches(const ConvGluParams& p, int) {
 }
 
 Launches launches(const ConvGluBackwardParams& p, int) {
+  check_stride("d_out", p.d_out);
+  check_stride("x", p.x);
+  check_stride("d_x", p.d_x);
   const index_t batch = p.d_out.shape[0];
   const index_t hidden = p.d_out.shape[2];
   const index_t rows = workers(batch, p.grid);
