@@ -42,14 +42,16 @@ struct ConvGluStrip {
   int top;
   int bottom;
 
-  // Strips are numbered columns first, then bands, then images.
-  __device__ ConvGluStrip(index_t number, Grid grid) {
+  // Strips are numbered columns first, then bands, then images; there are less than 2^32, since each
+  // has 64 tokens or a side of the image.
+  __device__ ConvGluStrip(unsigned number, Grid grid) {
     const auto height = static_cast<unsigned>(grid.height);
     const auto across = static_cast<unsigned>(conv_glu_strips_across(grid.width));
     const auto bands = static_cast<unsigned>(conv_glu_bands(grid.height));
-    batch = number / (across * bands);
-    const auto rest = static_cast<unsigned>(number - batch * (across * bands));
+    const unsigned image = number / (across * bands);
+    const unsigned rest = number - image * (across * bands);
     const unsigned band = rest / across;
+    batch = image;
     left = static_cast<int>(rest - band * across) * kConvGluColumns;
     // Bands of equal height, the first ones higher by the rows that are left over.
     const unsigned rows = height / bands;
@@ -289,10 +291,9 @@ class ConvGluChannel {
     ask_values(strip.top - 1);
     next_row_of_a();
     ask_values(strip.top);
+    ask_gradients(strip.top - 1);
     for (int row = strip.top - 1; row <= strip.bottom; ++row) {
-      ask_gradients(row);
       next_row_of_a();
-      if (row < strip.bottom) ask_values(row + 2);
       float d_u[kColumns + 2];  // D at first, of columns left - 1 to left + 4
       float g[kColumns + 2];
 #pragma unroll
@@ -314,6 +315,11 @@ class ConvGluChannel {
           to_gate += p_.d_x.stride[1];
         }
         d_u[j] *= g[j] * normal.gelu_slope(u);
+      }
+      // Registers are free for the next rows from here on.
+      if (row < strip.bottom) {
+        ask_values(row + 2);
+        ask_gradients(row + 1);
       }
       if (own) {
 #pragma unroll
@@ -366,7 +372,7 @@ __global__ void __launch_bounds__(kConvGluLanes* kConvGluStrips, kConvGluBlocks)
   for (index_t work = blockIdx.x; work < blocks * groups; work += gridDim.x) {
     const index_t block = work / groups;
     const index_t first_channel = (work - block * groups) * kChannels;
-    const index_t number = block * blockDim.y + threadIdx.y;
+    const auto number = static_cast<unsigned>(block * blockDim.y + threadIdx.y);
     __syncthreads();  // nobody reads the weights before any more
     weights.load(p.weight, first_channel, hidden - first_channel);
     __syncthreads();
@@ -391,16 +397,17 @@ __global__ void __launch_bounds__(kConvGluLanes* kConvGluStrips, kConvGluBackwar
   __shared__ device::ConvGluWeights<kConvGluLanes> weights;
   const index_t hidden = p.d_out.shape[2];
   const index_t groups = (hidden + kConvGluLanes - 1) / kConvGluLanes;
-  const index_t channel = blockIdx.x % groups * kConvGluLanes + threadIdx.x;
-  const index_t worker = blockIdx.x / groups;
-  const index_t workers = gridDim.x / groups;
-  const index_t strips = device::conv_glu_strips(p.x.shape[0], p.grid);
+  const int channel = static_cast<int>(blockIdx.x % groups * kConvGluLanes + threadIdx.x);
+  const auto worker = static_cast<unsigned>(blockIdx.x / groups);
+  const auto workers = static_cast<unsigned>(gridDim.x / groups);
+  const auto strips = static_cast<unsigned>(device::conv_glu_strips(p.x.shape[0], p.grid));
 
-  weights.load(p.weight, channel - threadIdx.x, hidden - (channel - threadIdx.x));
+  const int first_channel = channel - static_cast<int>(threadIdx.x);
+  weights.load(p.weight, first_channel, hidden - first_channel);
   __syncthreads();
-  device::ConvGluChannel<T> mine(p, channel < hidden ? static_cast<int>(channel) : 0, weights);
+  device::ConvGluChannel<T> mine(p, channel < hidden ? channel : 0, weights);
   if (channel < hidden) {
-    for (index_t number = worker * blockDim.y + threadIdx.y; number < strips;
+    for (unsigned number = worker * blockDim.y + threadIdx.y; number < strips;
          number += workers * blockDim.y)
       mine.take(device::ConvGluStrip(number, p.grid));
   }

@@ -6,7 +6,7 @@
 // Threads along x lie along channels, two each, so that every access of x, out, d_out and d_x is one
 // run of consecutive elements; four of them are on their way at a time. Forward: a block makes some
 // channels of one bin; its rows of threads share the cells and their sums meet in shared memory in
-// the order of the rows. Backward: a block takes a run of tokens of one image row, whose gradients it
+// the order of the rows; where bins are small, the rows take bins of their own. Backward: a block takes a run of tokens of one image row, whose gradients it
 // gathers from the bins they lie in (one, or up to four where bins overlap), so there are no atomics
 // and both directions are deterministic.
 //
@@ -23,8 +23,8 @@
 
 namespace transnext {
 
-// Block (lanes <= kGeluPoolLanes, rows <= kGeluPoolRows). Grid: tiles of (image, bin, channels of
-// the lanes), channels fastest.
+// Block (lanes <= kGeluPoolLanes, threads of a bin, bins), the latter two together at most
+// kGeluPoolRows. Grid: tiles of (bins of all images, channels of the lanes), channels fastest.
 template <class T>
 __global__ void __launch_bounds__(kGeluPoolLanes* kGeluPoolRows, kGeluPoolBlocks)
     gelu_pool_forward(GeluPoolParams p) {
@@ -36,14 +36,16 @@ __global__ void __launch_bounds__(kGeluPoolLanes* kGeluPoolRows, kGeluPoolBlocks
   const index_t channels = p.x.shape[2];
   const index_t tile_channels = index_t{blockDim.x} * kRun;
   const index_t channel_tiles = (channels + tile_channels - 1) / tile_channels;
-  const index_t tiles = p.x.shape[0] * p.pool_grid.size() * channel_tiles;
+  const index_t bins = p.x.shape[0] * p.pool_grid.size();
+  const index_t tiles = (bins + blockDim.z - 1) / blockDim.z * channel_tiles;
 
   for (index_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-    const index_t all_bins = tile / channel_tiles;
-    const index_t channel = (tile - all_bins * channel_tiles) * tile_channels + threadIdx.x * kRun;
-    const index_t count = channels - channel;
-    const index_t batch = all_bins / p.pool_grid.size();
-    const index_t bin = all_bins - batch * p.pool_grid.size();
+    const index_t bin_tile = tile / channel_tiles;
+    const index_t channel = (tile - bin_tile * channel_tiles) * tile_channels + threadIdx.x * kRun;
+    const index_t number = bin_tile * blockDim.z + threadIdx.z;
+    const index_t count = number < bins ? channels - channel : 0;
+    const index_t batch = number / p.pool_grid.size();
+    const index_t bin = number - batch * p.pool_grid.size();
     const index_t a = bin / p.pool_grid.width;
     const index_t b = bin - a * p.pool_grid.width;
     const index_t top = bin_begin(a, p.pool_grid.height, p.grid.height);
@@ -78,20 +80,26 @@ __global__ void __launch_bounds__(kGeluPoolLanes* kGeluPoolRows, kGeluPoolBlocks
         }
       }
     }
-    const unsigned thread = threadIdx.y * blockDim.x + threadIdx.x;
-    for (int i = 0; i < kRun; ++i) partial[thread].values[i] = sum[i];
-    __syncthreads();
-    if (threadIdx.y == 0 && count > 0) {
-      for (unsigned row = 1; row < blockDim.y; ++row) {
-        const device::Run<float, kRun> other = partial[row * blockDim.x + threadIdx.x];
-        for (int i = 0; i < kRun; ++i) sum[i] += other.values[i];
+    if (blockDim.y > 1) {
+      device::Run<float, kRun>* mine =
+          partial + (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
+      for (int i = 0; i < kRun; ++i) mine->values[i] = sum[i];
+      __syncthreads();
+      if (threadIdx.y == 0) {
+        for (unsigned row = 1; row < blockDim.y; ++row) {
+          const device::Run<float, kRun> other = mine[row * blockDim.x];
+          for (int i = 0; i < kRun; ++i) sum[i] += other.values[i];
+        }
       }
-      for (int i = 0; i < kRun; ++i) sum[i] /= static_cast<float>(height * width);
+      __syncthreads();  // before the next tile overwrites the partial sums
+    }
+    if (threadIdx.y == 0 && count > 0) {
+      const float share = 1.0f / static_cast<float>(height * width);
+      for (int i = 0; i < kRun; ++i) sum[i] *= share;
       device::store_run(
           out + batch * p.out.stride[0] + bin * p.out.stride[1] + channel * p.out.stride[2],
           p.out.stride[2], count, runs, sum);
     }
-    __syncthreads();  // before the next tile overwrites the partial sums
   }
 }
 

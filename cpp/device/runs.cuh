@@ -80,12 +80,14 @@ template <class T>
 class RawElement {
  public:
   __device__ void load(const T* from) { bits_ = *reinterpret_cast<const Bits*>(from); }
-  __device__ float read() const {
-    return to_float(__builtin_bit_cast(T, static_cast<Bits>(bits_)));
-  }
+  __device__ float read() const { return value(T{}); }
 
  private:
   using Bits = typename BitsOf<sizeof(T)>::Type;
+  __device__ float value(float) const { return bits_to_float(bits_); }
+  __device__ float value(BFloat16) const { return bits_to_float(bits_ << 16); }
+  __device__ float value(Half) const { return to_float(Half{static_cast<unsigned short>(bits_)}); }
+
   unsigned bits_ = 0;
 };
 

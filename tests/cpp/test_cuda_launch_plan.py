@@ -29,10 +29,10 @@ def test_gelu_pool_plans_cover_every_output(sizes: tuple) -> None:
     tiles = math.ceil(channels / 96)  # of two channels for each of 48 lanes
     lanes = math.ceil(math.ceil(channels / 2) / tiles)
     blocks, threads, shared = _cpp.gelu_pool_plan(batch, channels, grid, pool_grid)
-    assert blocks == (batch * math.prod(pool_grid) * tiles, 1, 1)
     assert threads[0] == lanes
     assert threads[1] in (1, 2, 4, 8)
-    assert threads[2] == 1
+    assert threads[1] * threads[2] == 8
+    assert blocks == (math.ceil(batch * math.prod(pool_grid) / threads[2]) * tiles, 1, 1)
     assert shared == 0
     blocks, threads, shared = _cpp.gelu_pool_backward_plan(batch, channels, grid)
     assert blocks == (batch * grid[0] * math.ceil(grid[1] / 128) * tiles, 1, 1)
@@ -42,7 +42,8 @@ def test_gelu_pool_plans_cover_every_output(sizes: tuple) -> None:
 
 def test_threads_of_a_bin_are_no_more_than_its_cells_need() -> None:
     assert _cpp.gelu_pool_plan(1, 64, (56, 56), (7, 7))[1] == (32, 8, 1)
-    assert _cpp.gelu_pool_plan(1, 64, (4, 4), (4, 4))[1] == (32, 4, 1)
+    assert _cpp.gelu_pool_plan(1, 64, (28, 28), (7, 7))[1] == (32, 4, 2)
+    assert _cpp.gelu_pool_plan(1, 64, (14, 14), (7, 7))[1] == (32, 1, 8)
 
 
 def test_empty_tensors_need_no_blocks() -> None:

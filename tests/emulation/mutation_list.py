@@ -36,8 +36,8 @@ MUTATIONS = [
             "index: where a row of a bin ends",
         ),
         (
-            "partial[thread].values[i] = sum[i];\n    __syncthreads();",
-            "partial[thread].values[i] = sum[i];",
+            "mine->values[i] = sum[i];\n      __syncthreads();",
+            "mine->values[i] = sum[i];",
             "barrier: before the rows' sums meet",
         ),
         (

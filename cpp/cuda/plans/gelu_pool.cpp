@@ -24,13 +24,17 @@ struct ChannelTiles {
 }  // namespace
 
 LaunchPlan gelu_pool_plan(index_t batch, index_t channels, Grid grid, Grid pool_grid) {
-  // As many rows of threads as share a bin's cells: a power of two, at most kGeluPoolRows.
-  const index_t cells = (ceil_divide(grid.height, pool_grid.height) + 1) *
-                        (ceil_divide(grid.width, pool_grid.width) + 1);
-  unsigned rows = 1;
-  while (rows < kGeluPoolRows && rows < cells) rows *= 2;
+  // Threads share a bin's cells where each has some to itself: a power of two of them. A block's other
+  // rows take bins of their own.
+  const index_t cells =
+      ceil_divide(grid.height, pool_grid.height) * ceil_divide(grid.width, pool_grid.width);
+  unsigned sharing = 1;
+  while (sharing < kGeluPoolRows && 2 * sharing * kGeluPoolAtOnce <= cells) sharing *= 2;
+  const unsigned bins = kGeluPoolRows / sharing;
   const ChannelTiles tiles(channels);
-  return {{blocks_for(batch * pool_grid.size() * tiles.count), 1, 1}, {tiles.lanes, rows, 1}, 0};
+  return {{blocks_for(ceil_divide(batch * pool_grid.size(), bins) * tiles.count), 1, 1},
+          {tiles.lanes, sharing, bins},
+          0};
 }
 
 LaunchPlan gelu_pool_backward_plan(index_t batch, index_t channels, Grid grid) {
