@@ -98,7 +98,7 @@ class Execution:
 
 def fill_new_tensors_with_nan(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     """Let nothing pass that a kernel did not write: new memory holds NaN. Return its addresses."""
-    new_empty, empty = Tensor.new_empty, torch.empty
+    new_empty, empty, empty_like = Tensor.new_empty, torch.empty, torch.empty_like
     made: set[int] = set()
 
     def filled(tensor: Tensor) -> Tensor:
@@ -107,4 +107,5 @@ def fill_new_tensors_with_nan(monkeypatch: pytest.MonkeyPatch) -> set[int]:
 
     monkeypatch.setattr(Tensor, "new_empty", lambda self, *a, **k: filled(new_empty(self, *a, **k)))
     monkeypatch.setattr(torch, "empty", lambda *a, **k: filled(empty(*a, **k)))
+    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: filled(empty_like(*a, **k)))
     return made

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cases import OPERATORS, TINY_STAGES, Case
+from operator_steps import HEAD_DIM, Shapes, shapes
 
 DTYPES = ("float32", "float16", "bfloat16")
 SUBJECTS = (
@@ -30,3 +31,12 @@ def device_cases() -> Iterator[Case]:
         for subject in MODELS:
             for direction in ("forward", "both"):
                 yield Case("models", subject, direction, 64, (224, 224), (), dtype)
+
+
+def sizes_of(case: Case) -> Shapes:
+    """Return the sizes of an operator's case; global attention's are those of the last stage."""
+    if case.subject != "global_attention":
+        return shapes(case)
+    height, width = (side // 32 for side in case.size)
+    hidden = 8 * GLOBAL_HEADS * HEAD_DIM // 3
+    return Shapes(case.batch, (height, width), (height, width), (7, 7), GLOBAL_HEADS, hidden)

@@ -19,7 +19,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cases import Case
-from device.race import sizes_of
+from device.cases import sizes_of
 from operator_steps import BIAS_HIDDEN, HEAD_DIM, WINDOW_SIZE, Shapes
 
 _CELLS = WINDOW_SIZE**2
@@ -64,10 +64,11 @@ def _card(
     return Card(name, gigabytes * 1e9, teraflops * 1e12, rates, exponentials)
 
 
-# NVIDIA A100 datasheet (80 GB SXM), H100 datasheet (SXM), Ada GPU architecture whitepaper.
+# NVIDIA's A100 (80 GB SXM), H100 (SXM) and H200 (SXM) datasheets, Ada GPU architecture whitepaper.
 CARDS = (
     _card("A100", 2039, 19.5, (312, 156), 108, 1.41),
     _card("H100", 3350, 66.9, (989, 494), 132, 1.98),
+    _card("H200", 4800, 66.9, (989, 494), 132, 1.98),
     _card("RTX 4090", 1008, 82.6, (165.2, 82.6), 128, 2.52),
 )
 
@@ -176,8 +177,24 @@ WORK = {
     "conv_glu": conv_glu_work,
     "gelu_pool": gelu_pool_work,
     "window_qk": window_work,
+    "window_av": window_work,
     "position_bias": position_bias_work,
 }
+
+
+def floor_seconds(case: Case, device_name: str) -> float | None:
+    """Return the seconds that an operator's kernels take at least on a card of this name.
+
+    Forward and backward one after the other for both; None for a card or a case without figures.
+    """
+    card = next((card for card in CARDS if card.name in device_name), None)
+    if card is None or case.subject not in WORK:
+        return None
+    sizes, element = sizes_of(case), 4 if case.dtype == "float32" else 2
+    precision = "float32" if case.dtype == "float32" else "float16"
+    directions = (False,) if case.direction == "forward" else (False, True)
+    works = [WORK[case.subject](sizes, element, backward) for backward in directions]
+    return sum(max(work.seconds(card, precision).values()) for work in works)
 
 
 def lines() -> Iterator[str]:
@@ -186,6 +203,8 @@ def lines() -> Iterator[str]:
     yield f"| kernel | {names} |"
     yield "| --- |" + " --- |" * len(CARDS)
     for subject, work_of in WORK.items():
+        if subject == "window_av":
+            continue  # as window_qk
         stage = 3 if subject == "global_attention" else 0
         for batch, size in ((64, (224, 224)), (2, (800, 1280))):
             for dtype, element in (("float16", 2), ("float32", 4)):

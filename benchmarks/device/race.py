@@ -12,23 +12,15 @@ from torch import Tensor
 from cases import Candidate, Case
 from device import models
 from device.candidates import Contest, Wanted, contest, everything
-from device.cases import GLOBAL_HEADS
+from device.cases import sizes_of
 from device.clock import Clock
+from device.floors import floor_seconds
 from measure import Result
-from operator_steps import HEAD_DIM, Shapes, shapes
+from operator_steps import Shapes
 
 # Most of ||result - truth|| / ||truth||; gradients may have twice that.
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 _SHORTEST = 0.005  # seconds of one turn at least
-
-
-def sizes_of(case: Case) -> Shapes:
-    """Return the sizes of an operator's case; global attention's are those of the last stage."""
-    if case.subject != "global_attention":
-        return shapes(case)
-    height, width = (side // 32 for side in case.size)
-    hidden = 8 * GLOBAL_HEADS * HEAD_DIM // 3
-    return Shapes(case.batch, (height, width), (height, width), (7, 7), GLOBAL_HEADS, hidden)
 
 
 def run_case(case: Case, clock: Clock, turns: int, wanted: Wanted = everything) -> Iterator[Result]:
@@ -62,6 +54,7 @@ def run_case(case: Case, clock: Clock, turns: int, wanted: Wanted = everything) 
             0.0,
             None,
             "",
+            floor_seconds(case, clock.name()),
         )
 
 

@@ -39,19 +39,50 @@ std::string shape_text(const Sizes* begin, const Sizes* end) {
   return text + "]";
 }
 
-// The tensor in a capsule, or nullptr if it is none.
-const dlpack::Tensor* tensor_of(py::handle capsule) {
-  if (PyCapsule_IsValid(capsule.ptr(), "dltensor")) {
-    return &static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"))
-                ->tensor;
+// The interface by which tensors of a Python type are read without a capsule, or nullptr. Types are
+// few and live as long as the process, so the last one is remembered.
+const dlpack::ExchangeInterface* interface_of(PyTypeObject* type) {
+  static PyTypeObject* last_type = nullptr;
+  static const dlpack::ExchangeInterface* last = nullptr;
+  if (type == last_type) return last;
+  PyObject* capsule =
+      PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), dlpack::kExchangeAttribute);
+  if (capsule == nullptr) {
+    PyErr_Clear();
+    return nullptr;
   }
-  if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned")) {
+  const dlpack::ExchangeInterface* found = nullptr;
+  if (PyCapsule_IsValid(capsule, dlpack::kExchangeName))
+    found = static_cast<const dlpack::ExchangeInterface*>(
+        PyCapsule_GetPointer(capsule, dlpack::kExchangeName));
+  Py_DECREF(capsule);
+  while (found != nullptr && found->major_version != 1) found = found->previous;
+  if (found == nullptr || found->tensor_from_object == nullptr) return nullptr;
+  Py_INCREF(type);  // so that no other type takes its place in memory
+  Py_XDECREF(last_type);
+  last_type = type;
+  return last = found;
+}
+
+// The tensor that an argument is or, if it is a capsule, holds; false if there is none.
+bool read_tensor(py::handle argument, dlpack::Tensor* tensor) {
+  if (PyCapsule_IsValid(argument.ptr(), "dltensor")) {
+    *tensor = static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(argument.ptr(), "dltensor"))
+                  ->tensor;
+    return true;
+  }
+  if (PyCapsule_IsValid(argument.ptr(), "dltensor_versioned")) {
     auto* managed = static_cast<dlpack::ManagedTensorVersioned*>(
-        PyCapsule_GetPointer(capsule.ptr(), "dltensor_versioned"));
+        PyCapsule_GetPointer(argument.ptr(), "dltensor_versioned"));
     // A change of the major version changes the layout.
-    return managed->major_version == 1 ? &managed->tensor : nullptr;
+    if (managed->major_version != 1) return false;
+    *tensor = managed->tensor;
+    return true;
   }
-  return nullptr;
+  const dlpack::ExchangeInterface* interface = interface_of(Py_TYPE(argument.ptr()));
+  if (interface == nullptr) return false;
+  if (interface->tensor_from_object(argument.ptr(), tensor) != 0) throw py::error_already_set();
+  return true;
 }
 
 // Stands for the data of tensors without elements, which may have none: an absent view is another
@@ -106,8 +137,8 @@ void Call::check_dtype(const char* name, DType got, Kind kind) {
   if (got != needed) fail(std::string(name) + " is " + name_of(got) + ", needs " + name_of(needed));
 }
 
-PackedWeight Call::packed(py::handle capsule, const char* name, index_t columns, index_t depth) {
-  const auto view = this->view<1>(capsule, name, {kAny}, Kind::kFloating);
+PackedWeight Call::packed(py::handle argument, const char* name, index_t columns, index_t depth) {
+  const auto view = this->view<1>(argument, name, {kAny}, Kind::kFloating);
   if (view.dtype == DType::kFloat16) fail(std::string(name) + " is float16, needs another type");
   const index_t size = packed_weight_size(view.dtype, columns, depth);
   if (view.shape[0] != size || view.stride[0] != 1) {
@@ -131,21 +162,22 @@ LayerNormParams Call::norm(py::handle weight, py::handle bias, index_t depth, do
   return norm;
 }
 
-void Call::read(py::handle capsule, const char* name, std::initializer_list<index_t> expected,
+void Call::read(py::handle argument, const char* name, std::initializer_list<index_t> expected,
                 Kind kind, int rank, void** data, DType* dtype, index_t* shape, index_t* stride) {
-  const dlpack::Tensor* tensor = tensor_of(capsule);
-  if (tensor == nullptr) {
-    throw py::type_error(std::string(op_) + ": " + name + " is " + Py_TYPE(capsule.ptr())->tp_name +
-                         ", needs a DLPack capsule");
+  dlpack::Tensor tensor;
+  if (!read_tensor(argument, &tensor)) {
+    throw py::type_error(std::string(op_) + ": " + name + " is " +
+                         Py_TYPE(argument.ptr())->tp_name +
+                         ", needs a DLPack capsule or a tensor that has DLPack's C interface");
   }
-  if (!read_dtype(tensor->dtype, dtype)) {
-    fail(std::string(name) + " has element type (code " + std::to_string(tensor->dtype.code) +
-         ", " + std::to_string(tensor->dtype.bits) +
+  if (!read_dtype(tensor.dtype, dtype)) {
+    fail(std::string(name) + " has element type (code " + std::to_string(tensor.dtype.code) + ", " +
+         std::to_string(tensor.dtype.bits) +
          " bits), needs float16, bfloat16, float32, float64 or int32");
   }
   check_dtype(name, *dtype, kind);
 
-  const dlpack::Device device = tensor->device;
+  const dlpack::Device device = tensor.device;
   if (device.type != dlpack::kCpu && device.type != dlpack::kCuda) {
     fail(std::string(name) + " is on DLPack device type " + std::to_string(device.type) +
          ", needs CPU (1) or CUDA (2)");
@@ -158,24 +190,23 @@ void Call::read(py::handle capsule, const char* name, std::initializer_list<inde
     fail(std::string(name) + " is on another device than the first tensor");
   }
 
-  bool matches = tensor->rank == rank && static_cast<int>(expected.size()) == rank;
+  bool matches = tensor.rank == rank && static_cast<int>(expected.size()) == rank;
   for (int i = 0; matches && i < rank; ++i) {
     const index_t size = expected.begin()[i];
-    matches = size == kAny || size == tensor->shape[i];
+    matches = size == kAny || size == tensor.shape[i];
   }
   if (!matches) {
-    fail(std::string(name) + " has shape " +
-         shape_text(tensor->shape, tensor->shape + tensor->rank) + ", needs " +
-         shape_text(expected.begin(), expected.end()));
+    fail(std::string(name) + " has shape " + shape_text(tensor.shape, tensor.shape + tensor.rank) +
+         ", needs " + shape_text(expected.begin(), expected.end()));
   }
 
   index_t elements = 1;
   for (int i = rank - 1; i >= 0; --i) {
-    shape[i] = tensor->shape[i];
-    stride[i] = tensor->strides != nullptr ? tensor->strides[i] : elements;
+    shape[i] = tensor.shape[i];
+    stride[i] = tensor.strides != nullptr ? tensor.strides[i] : elements;
     elements *= shape[i];
   }
-  *data = elements == 0 ? &no_elements : static_cast<char*>(tensor->data) + tensor->byte_offset;
+  *data = elements == 0 ? &no_elements : static_cast<char*>(tensor.data) + tensor.byte_offset;
 }
 
 }  // namespace transnext::bindings

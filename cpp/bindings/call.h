@@ -1,8 +1,8 @@
-// The arguments of one operator call from Python: DLPack capsules in, checked views out, and the
-// run itself.
+// The arguments of one operator call from Python: tensors in, as they are where their type has DLPack's
+// C interface, else as DLPack capsules; checked views out, and the run itself.
 //
-// A capsule is only borrowed: it is neither renamed nor its deleter called. Python holds it during
-// the call and frees the tensor with it afterwards, so nothing can leak or be freed twice here.
+// Both are only borrowed: a capsule is neither renamed nor its deleter called. Python holds them during
+// the call and frees the tensor afterwards, so nothing can leak or be freed twice here.
 #pragma once
 
 #include <initializer_list>
@@ -35,40 +35,41 @@ class Call {
 
   // Storage type T: the first activation says which, all others must have the same.
   template <int kRank>
-  View<kRank> activation(py::handle capsule, const char* name,
+  View<kRank> activation(py::handle argument, const char* name,
                          std::initializer_list<index_t> shape) {
-    return view<kRank>(capsule, name, shape, Kind::kActivation);
+    return view<kRank>(argument, name, shape, Kind::kActivation);
   }
   // Compute type C(T): float64 if T is float64, else float32.
   template <int kRank>
-  View<kRank> parameter(py::handle capsule, const char* name,
+  View<kRank> parameter(py::handle argument, const char* name,
                         std::initializer_list<index_t> shape) {
-    return view<kRank>(capsule, name, shape, Kind::kParameter);
+    return view<kRank>(argument, name, shape, Kind::kParameter);
   }
   template <int kRank>
-  View<kRank> int32(py::handle capsule, const char* name, std::initializer_list<index_t> shape) {
-    return view<kRank>(capsule, name, shape, Kind::kInt32);
+  View<kRank> int32(py::handle argument, const char* name, std::initializer_list<index_t> shape) {
+    return view<kRank>(argument, name, shape, Kind::kInt32);
   }
   // Any floating-point type that goes with the parameters' C(T): float64 with float64, the others
   // with float32.
   template <int kRank>
-  View<kRank> floating(py::handle capsule, const char* name, std::initializer_list<index_t> shape) {
-    return view<kRank>(capsule, name, shape, Kind::kFloating);
+  View<kRank> floating(py::handle argument, const char* name,
+                       std::initializer_list<index_t> shape) {
+    return view<kRank>(argument, name, shape, Kind::kFloating);
   }
   // A packed weight of [columns, depth]; the first one says what C(T) is.
-  PackedWeight packed(py::handle capsule, const char* name, index_t columns, index_t depth);
+  PackedWeight packed(py::handle argument, const char* name, index_t columns, index_t depth);
   // A LayerNorm's parameters; absent if the weight is None.
   LayerNormParams norm(py::handle weight, py::handle bias, index_t depth, double epsilon);
   // The same for arguments that may be None, which gives an absent view.
   template <int kRank>
-  View<kRank> optional_activation(py::handle capsule, const char* name,
+  View<kRank> optional_activation(py::handle argument, const char* name,
                                   std::initializer_list<index_t> shape) {
-    return capsule.is_none() ? View<kRank>{} : activation<kRank>(capsule, name, shape);
+    return argument.is_none() ? View<kRank>{} : activation<kRank>(argument, name, shape);
   }
   template <int kRank>
-  View<kRank> optional_parameter(py::handle capsule, const char* name,
+  View<kRank> optional_parameter(py::handle argument, const char* name,
                                  std::initializer_list<index_t> shape) {
-    return capsule.is_none() ? View<kRank>{} : parameter<kRank>(capsule, name, shape);
+    return argument.is_none() ? View<kRank>{} : parameter<kRank>(argument, name, shape);
   }
 
   Grid grid(const GridArgument& grid, const char* name) const;
@@ -100,14 +101,14 @@ class Call {
   enum class Kind { kActivation, kParameter, kFloating, kInt32 };
 
   template <int kRank>
-  View<kRank> view(py::handle capsule, const char* name, std::initializer_list<index_t> shape,
+  View<kRank> view(py::handle argument, const char* name, std::initializer_list<index_t> shape,
                    Kind kind) {
     View<kRank> result;
-    read(capsule, name, shape, kind, kRank, &result.data, &result.dtype, result.shape,
+    read(argument, name, shape, kind, kRank, &result.data, &result.dtype, result.shape,
          result.stride);
     return result;
   }
-  void read(py::handle capsule, const char* name, std::initializer_list<index_t> expected,
+  void read(py::handle argument, const char* name, std::initializer_list<index_t> expected,
             Kind kind, int rank, void** data, DType* dtype, index_t* shape, index_t* stride);
   void check_dtype(const char* name, DType got, Kind kind);
 

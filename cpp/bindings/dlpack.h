@@ -1,6 +1,6 @@
 // The part of the DLPack binary interface that this library reads: how a tensor looks inside a
-// capsule. Layouts as DLPack fixes them for version 0.x ("dltensor") and 1.x
-// ("dltensor_versioned").
+// capsule, and how a tensor's type says so without one. Layouts as DLPack fixes them for version
+// 0.x ("dltensor") and 1.x ("dltensor_versioned", ExchangeInterface).
 #pragma once
 
 #include <cstdint>
@@ -45,5 +45,22 @@ struct ManagedTensorVersioned {
   std::uint64_t flags;
   Tensor tensor;
 };
+
+// What the attribute __dlpack_c_exchange_api__ of a tensor's Python type holds, a capsule of that name
+// (kExchangeName). Functions that this library does not call are left without their types.
+struct ExchangeInterface {
+  std::uint32_t major_version;
+  std::uint32_t minor_version;
+  ExchangeInterface* previous;
+  void (*allocate)();
+  void (*managed_from_object)();
+  void (*managed_to_object)();
+  // Fills in a tensor whose memory, sizes and strides stay those of the Python object; 0 if all went
+  // well, else a Python exception is set. May be null.
+  int (*tensor_from_object)(void* object, Tensor* tensor);
+};
+
+constexpr char kExchangeAttribute[] = "__dlpack_c_exchange_api__";
+constexpr char kExchangeName[] = "dlpack_exchange_api";
 
 }  // namespace transnext::dlpack

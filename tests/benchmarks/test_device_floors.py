@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from device.floors import CARDS, WORK, attention_work, conv_glu_work, lines
+from device.cases import device_cases
+from device.floors import (
+    CARDS,
+    WORK,
+    attention_work,
+    conv_glu_work,
+    floor_seconds,
+    lines,
+)
 from operator_steps import Shapes
 
 STAGE_1 = Shapes(1, (56, 56), (7, 7), (56, 56), 3, 384)
@@ -58,3 +66,18 @@ def test_the_kernel_report_derives_the_same_operations():
             if "attention" in operator:  # an operation for each exponential, none inside another
                 operations += work.exponentials
             assert found[f"{name}_backward" if backward else name] == operations, operator
+
+
+def test_a_card_is_known_by_its_name():
+    name = "conv_glu stage 1 224x224 batch 64 float16"
+    forward, both = (
+        next(case for case in device_cases() if case.name == f"{name} {direction}")
+        for direction in ("forward", "both")
+    )
+    seconds = floor_seconds(forward, "NVIDIA H200")
+    assert seconds == pytest.approx(64 * 3 * 56 * 56 * 384 * 2 / 4800e9)
+    assert floor_seconds(both, "NVIDIA H200") == pytest.approx(seconds * (1 + 5 / 3))
+    assert floor_seconds(forward, "NVIDIA H100 80GB HBM3") > seconds
+    assert floor_seconds(forward, "NVIDIA Example 100") is None
+    model = next(case for case in device_cases() if case.what == "models")
+    assert floor_seconds(model, "NVIDIA H200") is None

@@ -13,10 +13,10 @@ import torch
 import report
 from device import race
 from device.candidates import contest, flex_attention
-from device.cases import SUBJECTS, device_cases
+from device.cases import SUBJECTS, device_cases, sizes_of
 from device.clock import Clock
 from device.inputs import attention_inputs
-from device.race import relative_error, run_case, sizes_of
+from device.race import relative_error, run_case
 from measure import Result
 
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils.dlpack import to_dlpack
 
-from transnext_ops.backends import cpp_backend
+from transnext_ops.backends import cpp_backend, dlpack
 from transnext_ops.backends.registry import Call
 
 _cpp = pytest.importorskip("transnext_ops._cpp")
@@ -46,6 +46,31 @@ def test_capsules_of_both_dlpack_generations_are_read() -> None:
     assert "dltensor_versioned" in repr(versioned)
     _cpp.gelu_pool(versioned, out.__dlpack__(), GRID, POOL)
     assert torch.equal(out, cpp_backend.gelu_pool(x, GRID, POOL))
+
+
+@pytest.mark.skipif(not dlpack.IN_PLACE, reason="this PyTorch has no DLPack C interface")
+def test_tensors_are_read_without_capsules() -> None:
+    wide = torch.randn(2, 12, 11)
+    x, out = torch.nn.Parameter(wide[:, :, 1::2]), torch.empty(2, 2, 5)
+    for _ in range(3):  # types by turns: one is remembered
+        _cpp.gelu_pool(x, out, GRID, POOL)
+        expected = torch.empty(2, 2, 5)
+        _cpp.gelu_pool(to_dlpack(x), to_dlpack(expected), GRID, POOL)
+        assert torch.equal(out, expected)
+
+
+def test_an_older_pytorch_passes_capsules(monkeypatch) -> None:
+    x = torch.randn(2, 12, 5)
+    expected = cpp_backend.gelu_pool(x, GRID, POOL)
+    monkeypatch.setattr(dlpack, "IN_PLACE", False)
+    assert "capsule" in repr(dlpack.exchanged((x,))[0])
+    assert torch.equal(cpp_backend.gelu_pool(x, GRID, POOL), expected)
+
+
+def test_tensors_without_memory_are_refused() -> None:
+    x, out = torch.empty(1, 12, 5, device="meta"), torch.empty(1, 2, 5)
+    with pytest.raises((BufferError, RuntimeError, ValueError)):
+        _cpp.gelu_pool(x, out, GRID, POOL)
 
 
 def test_a_capsule_stays_its_owners() -> None:

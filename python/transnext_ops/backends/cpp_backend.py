@@ -1,7 +1,7 @@
 """The compiled library: vectorised, threaded CPU kernels, and CUDA kernels if built with them.
 
-Every function allocates its outputs here and passes tensors as DLPack capsules to
-``transnext_ops._cpp``, which reads strided views in place, follows ``torch.get_num_threads()`` on
+Every function allocates its outputs here and passes tensors to ``transnext_ops._cpp`` as DLPack has
+it (:mod:`.dlpack`), which reads strided views in place, follows ``torch.get_num_threads()`` on
 the CPU and torch's current stream on CUDA, and releases the GIL. Arguments are those of the
 operators' backend functions: checked, parameters already in the compute type (float64 for float64,
 else float32).
@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.dlpack import to_dlpack
 
+from transnext_ops.backends.dlpack import exchanged
 from transnext_ops.backends.matmul_precision import tf32_allowed
 from transnext_ops.backends.registry import ACTIVATION_DTYPES, Call
 
@@ -164,14 +164,18 @@ def _run(operator: Callable[..., None], tensors: Sequence[Tensor | None], *sizes
     if runner is not None:
         launches.run(runner, operator, tensors, sizes)
         return
-    capsules = [None if tensor is None else to_dlpack(tensor) for tensor in tensors]
-    operator(*capsules, *sizes, torch.get_num_threads(), 0)
+    operator(*exchanged(tensors), *sizes, torch.get_num_threads(), 0)
+
+
+def empty_like(tensor: Tensor) -> Tensor:
+    """Allocate a contiguous tensor of the same kind: in half the time of ``new_empty``."""
+    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
 
 
 def _empty_gradients(inputs: Sequence[Tensor | None], needs: Sequence[bool]) -> list[Tensor | None]:
     """Allocate a contiguous gradient for every input that is there and needs one."""
     return [
-        tensor.new_empty(tensor.shape) if needed and tensor is not None else None
+        empty_like(tensor) if needed and tensor is not None else None
         for tensor, needed in zip(inputs, needs, strict=True)
     ]
 
@@ -201,7 +205,7 @@ def aggregated_attention(
     window_size: int,
 ) -> tuple[Tensor, Tensor]:
     """Return aggregated attention ``[B, N, h, d]`` and its log-sum-exp ``[B, N, h]``."""
-    out = q.new_empty(q.shape)
+    out = empty_like(q)
     log_sum_exp = scale.new_empty(q.shape[:3])
     tensors = (
         q, k, v, k_pool, v_pool, scale, query_embedding, local_bias,
@@ -276,7 +280,7 @@ def window_qk_backward(
 
 def window_av(attn: Tensor, v: Tensor, grid: Grid, window_size: int) -> Tensor:
     """Return the window's weighted sum of values ``[B, h, N, d]``."""
-    out = v.new_empty(v.shape)
+    out = empty_like(v)
     _run(_cpp.window_av, (attn, v, out), grid, window_size)
     return out
 
@@ -352,7 +356,7 @@ def gelu_pool(x: Tensor, grid: Grid, pool_grid: Grid) -> Tensor:
 
 def gelu_pool_backward(d_out: Tensor, x: Tensor, grid: Grid, pool_grid: Grid) -> Tensor:
     """Return the gradient of :func:`gelu_pool` with respect to x, ``[B, N, C]``."""
-    d_x = x.new_empty(x.shape)
+    d_x = empty_like(x)
     _run(_cpp.gelu_pool_backward, (d_out, x, d_x), grid, pool_grid)
     return d_x
 
@@ -362,8 +366,8 @@ def pack_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
     columns, depth = weight.shape
     name = str(dtype).removeprefix("torch.")
     packed = weight.new_empty(_cpp.packed_weight_size(name, columns, depth), dtype=dtype)
-    capsules = to_dlpack(weight), to_dlpack(packed)
-    _cpp.pack_weight(*capsules, (columns, depth), torch.get_num_threads(), 0)
+    source, target = exchanged((weight, packed))
+    _cpp.pack_weight(source, target, (columns, depth), torch.get_num_threads(), 0)
     return packed
 
 
@@ -396,7 +400,7 @@ def attention_branch(
     features: torch.dtype,
 ) -> Tensor:
     """Return ``x + proj(attention(LayerNorm(x)))``, ``[B, N, C]``."""
-    out = x.new_empty(x.shape)
+    out = empty_like(x)
     tensors = (
         x, norm_weight, norm_bias, projections, projections_bias, pool_norm_weight, pool_norm_bias,
         pool_projections, scale, query_embedding, local_bias, _table_contiguous(pool_bias, row_map),
@@ -422,7 +426,7 @@ def convolutional_glu(
     epsilon: float,
 ) -> Tensor:
     """Return ``x + fc2(GELU(dwconv(a)) * g)``, ``[B, N, C]``."""
-    out = x.new_empty(x.shape)
+    out = empty_like(x)
     tensors = (
         x, norm_weight, norm_bias, value_weight, gate_weight, fc1_bias, conv_weight, conv_bias,
         fc2_weight, fc2_bias, out,

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.dlpack import to_dlpack
 
 from transnext_ops import _cpp
+from transnext_ops.backends.dlpack import exchanged
 
 
 class Runner(Protocol):
@@ -61,9 +61,8 @@ def run(
     """Record what a compiled operator launches for these tensors and have `runner` run it."""
     first = tensors[0]
     assert first is not None
-    capsules = [None if tensor is None else to_dlpack(tensor) for tensor in tensors]
     architecture = runner.architecture(first.device)
-    launches = _cpp.record_launches(operator, (*capsules, *sizes, 1, 0), architecture)
+    launches = _cpp.record_launches(operator, (*exchanged(tensors), *sizes, 1, 0), architecture)
     if launches.workspace > 0:
         workspace = torch.empty(launches.workspace, dtype=torch.float32, device=first.device)
         launches.place_workspace(workspace.data_ptr())
