@@ -11,8 +11,8 @@
 // Per query and head, d channels, L cells, P pooled keys: 4 d P operations of pooled products and 6 d L
 // for window and tokens, both on tensor cores for 16-bit T, about 10 d to normalise; L + P
 // exponentials. Bytes: q, k, v and out once, 4 d sizeof(T), the halo's share of k and v (33 % of a
-// wide tile) and each pooled row once per tile again, from the second-level cache; the bias table's
-// rows once per tile; log_sum_exp 4.
+// wide tile), each pooled row and what a tile reads of the bias once per tile again, from the
+// second-level cache; log_sum_exp 4.
 #pragma once
 
 #include "device/attention_float_products.cuh"
@@ -63,8 +63,7 @@ class ForwardTile {
       : launch_(launch),
         in_(launch.p.in),
         at_(kDim, {sizeof(Element), OnTensorCores<T>::value}, Tile::kSize, kWindow,
-            launch.p.in.pool_bias.values.present(), launch.bias_ring, launch.p.in.pool_grid.height,
-            launch.p.in.pool_grid.width),
+            launch.p.in.pool_bias.values.present()),
         memory_(dynamic_shared<unsigned char>()),
         place_{part<TileState>(at_.state), &launch.p.in.grid},
         rows_{memory_ + at_.queries} {}
@@ -82,12 +81,14 @@ class ForwardTile {
       state->batch = static_cast<int>(tile / columns / rows);
       state->top = static_cast<int>(tile / columns % rows) * Tile::kRows;
       state->left = static_cast<int>(tile % columns) * Tile::kColumns;
+      state->bias = TileBias<Tile, T>::kind_of(in_.pool_bias, launch_.bias_in_place);
     }
     __syncthreads();
     load_queries(HeadRows<Element>(in_.q, state->batch, state->head), place_, rows_);
     commit_copies();
     for (int c = thread_index(); c < kDim; c += Tile::kQueries)
       embedding()[c] = WindowParameters(in_, state->head).embedding_of(c);
+    bias().check_maps();
     wait_copies<0>();
     __syncthreads();
   }
@@ -98,7 +99,7 @@ class ForwardTile {
     rows_.read(mine(), query);
     normalise_query(embedding(), query);
     __syncthreads();  // what comes takes the queries' place
-    auto bias = this->bias();
+    const auto bias = this->bias();
     RowTerms& row = part<RowTerms>(at_.query_terms)[mine()];
     row = {factor(), bias.place_of(mine()), kNoLogit, 0.0f};
     auto stream = this->stream(bias);
@@ -119,19 +120,19 @@ class ForwardTile {
       rows_.read(mine(), query);
       normalise_query(embedding(), query);
       const float factor = this->factor();
-      terms[mine()] = {factor, 0, kNoLogit, 0.0f};
+      terms[mine()] = {factor, bias().place_of(mine()), kLeastMaximum, 0.0f};
       queries.load(rows_, query, factor);
     }
     __syncthreads();  // what comes takes the queries' place
     {
-      auto bias = this->bias();
-      terms[mine()].bias = bias.place_of(mine());
+      const auto bias = this->bias();
       auto stream = this->stream(bias);
       while (stream.advance()) {
         if (place_.warp_inside(mine())) queries.take(stream, bias, terms);
       }
     }
     __syncthreads();
+    terms[mine()].maximum *= kLn2;
     queries.give(part<float>(at_.exchange));
     __syncwarp();
     float out[kDim];
@@ -228,11 +229,9 @@ class ForwardTile {
   __device__ ProductTerms* terms() const { return part<ProductTerms>(at_.query_terms); }
 
   __device__ TileBias<Tile, T> bias() const {
-    return TileBias<Tile, T>(in_, part<TileState>(at_.state), launch_.bias_ring,
-                             part<int>(launch_.bias_ring.first_rows),
-                             part<int>(launch_.bias_ring.first_columns), part<float>(at_.bias));
+    return TileBias<Tile, T>(in_, part<TileState>(at_.state), part<float>(at_.bias));
   }
-  __device__ PooledStream<Tile, T, kDim> stream(TileBias<Tile, T>& bias) const {
+  __device__ PooledStream<Tile, T, kDim> stream(const TileBias<Tile, T>& bias) const {
     return PooledStream<Tile, T, kDim>(in_, place_.state, bias, memory_ + at_.pooled,
                                        part<KeyTerms>(at_.key_terms), embedding());
   }
@@ -247,10 +246,9 @@ class ForwardTile {
   }
 
   __device__ void take_pooled_products(ProductQueries<Tile, T, kDim>& queries) const {
-    auto bias = this->bias();
-    const float norm = rows_.inverse_norm(mine());
-    const float factor = this->factor();
-    terms()[mine()] = ProductTerms{norm, factor, {bias.place_of(mine())}, 0.0f};
+    const auto bias = this->bias();
+    terms()[mine()] =
+        ProductTerms{rows_.inverse_norm(mine()), factor(), {bias.place_of(mine())}, 0.0f};
     auto stream = this->stream(bias);
     while (stream.advance()) {
       if (place_.warp_inside(mine())) queries.take(stream, bias, rows_, terms());

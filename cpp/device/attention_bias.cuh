@@ -1,20 +1,16 @@
-// The bias of the pooled logits in the fused attention kernels, in shared memory for a tile and a
-// chunk of pooled keys.
+// The bias of the pooled logits in the fused attention kernels, for a tile and a chunk of pooled keys.
 //
-// Extrapolation's table has one entry for each distance, so that over a tile
+// A dense bias, and over a tile extrapolation's table, which has one entry for each distance, are
 //
-//   bias(i, j, a, b) = table[first_row[a] + i - top, first_column[b] + j - left],
+//   bias(n, m) = values[place(n) + place(m)],
 //
-// which the kernel checks for its tile. It then keeps the table rows that a chunk needs in a ring:
-// they are read along their columns, and the next chunk finds most of them there. Of any other bias
-// (dense, interpolated, maps of another kind) each query's and key's value is computed, for fewer keys
-// at a time.
-//
-// Either way a value's place is the sum of its query's and its key's, less the ring's size where the
-// ring ends.
+// so they are read where they are: of the lanes that read together 8 queries are neighbours in the
+// table or 4 keys in a dense bias, and a tile's entries of a chunk stay in the first-level cache. That
+// a table's maps grow by one from row to row and from column to column, the kernel checks for its
+// tile. Of any other bias (interpolated, maps of another kind) each query's and key's value is
+// computed into shared memory, for fewer keys at a time.
 #pragma once
 
-#include "device/async_copy.cuh"
 #include "device/attention_rows.cuh"
 #include "device/pooled_bias.cuh"
 #include "transnext/aggregated_attention.h"
@@ -24,49 +20,26 @@ namespace transnext::device {
 template <class Tile, class T>
 class TileBias {
  public:
-  // `first_rows`, `first_columns` and `values` are the layout's places. All threads of the block call
-  // this together.
-  __device__ TileBias(const AggregatedAttentionInputs& in, TileState* state, BiasRing shape,
-                      int* first_rows, int* first_columns, float* values)
-      : in_(in),
-        state_(state),
-        shape_(shape),
-        first_rows_(first_rows),
-        first_columns_(first_columns),
-        values_(values) {
-    const PoolBias& bias = in.pool_bias;
-    if (thread_index() == 0) {
-      state->bias = !bias.values.present() ? BiasKind::kNone
-                    : shape.rows == 0      ? BiasKind::kOwn
-                                           : BiasKind::kRing;
-      state->low[1] = state->high[1] = 0;
-      if (!bias.values.present()) values[0] = 0.0f;
-    }
-    __syncthreads();
-    if (shape.rows == 0) return;
-    find_first(bias.row_map.data, bias.row_map.stride, pool_height(), state->top,
-               place().rows_inside(), first_rows);
-    find_first(bias.col_map.data, bias.col_map.stride, pool_width(), state->left,
-               place().columns_inside(), first_columns);
-    __syncthreads();
-    check_order(first_rows, pool_height());
-    check_order(first_columns, pool_width());
-    const int lowest_column = lower(first_columns[0], first_columns[pool_width() - 1]);
-    const int width = higher(first_columns[0], first_columns[pool_width() - 1]) - lowest_column +
-                      place().columns_inside();
-    if (thread_index() == 0) {
-      state->lowest_column = lowest_column;
-      state->width = width;
-    }
-    if (width > shape.width) state->bias = BiasKind::kOwn;
-    const int keys = pool_height() * pool_width();
-#pragma unroll 1
-    for (int first = thread_index() * Tile::kChunkKeys; first < keys;
-         first += Tile::kQueries * Tile::kChunkKeys) {
-      const int2 rows = rows_of(first, higher_key(first, keys));
-      if (rows.y - rows.x > shape.rows) state->bias = BiasKind::kOwn;
-    }
-    __syncthreads();
+  // `values` is the layout's place.
+  __device__ TileBias(const AggregatedAttentionInputs& in, TileState* state, float* values)
+      : in_(in), state_(state), values_(values) {}
+
+  // Where the biases are, as far as one thread can know; it writes that for the block.
+  __device__ static BiasKind kind_of(const PoolBias& bias, bool in_place) {
+    return !bias.values.present() ? BiasKind::kNone
+           : in_place             ? BiasKind::kInPlace
+                                  : BiasKind::kOwn;
+  }
+
+  // Computes biases after all if a table's maps are of another kind. All threads of the block call
+  // this together, between two barriers.
+  __device__ void check_maps() const {
+    if (state_->bias != BiasKind::kInPlace || !in_.pool_bias.table()) return;
+    const View<2>& rows = in_.pool_bias.row_map;
+    const View<3>& columns = in_.pool_bias.col_map;
+    if (!steps(rows.data, rows.stride, pool_height(), state_->top, place().rows_inside()) ||
+        !steps(columns.data, columns.stride, pool_width(), state_->left, place().columns_inside()))
+      state_->bias = BiasKind::kOwn;
   }
 
   // Pooled keys whose biases fit beside each other.
@@ -74,53 +47,36 @@ class TileBias {
     return state_->bias == BiasKind::kOwn ? Tile::kOwnBiasKeys : Tile::kChunkKeys;
   }
 
-  // Asks for the biases of the keys from `first` on, of which `count` are in the chunk, and says in
-  // `terms` where each key's begin. The block must have left the chunk before, and wait for its copies
-  // and synchronise before it reads.
-  __device__ void load_chunk(int first, int count, int buffer, KeyTerms* terms) {
+  // Says in `terms` where the biases of the keys from `first` on are, of which `count` are in the
+  // chunk, and for `padded` keys somewhere; computes them if need be. The block must have left the
+  // chunk before, and synchronise before it reads.
+  __device__ void load_chunk(int first, int count, int padded, KeyTerms* terms) const {
     const BiasKind kind = state_->bias;
-    if (kind == BiasKind::kRing) {
-      load_ring(first, count, buffer, terms);
-      return;
-    }
 #pragma unroll 1
-    for (int key = thread_index(); key < count; key += Tile::kQueries)
-      terms[key].bias = kind == BiasKind::kOwn ? key : 0;
-    if (kind == BiasKind::kNone) return;
-    // Neighbouring threads take neighbouring keys, which a dense bias holds side by side.
-#pragma unroll 1
-    for (int i = thread_index(); i < Tile::kQueries * Tile::kOwnBiasKeys; i += Tile::kQueries) {
-      const int query = i / Tile::kOwnBiasKeys;
-      const int key = first + i % Tile::kOwnBiasKeys;
-      if (key >= first + count || !place().inside(query)) continue;
-      values_[query * kStride + i % Tile::kOwnBiasKeys] =
-          PooledBias(in_.pool_bias, state_->head)
-              .at(place().row(query), place().column(query), place().token(query),
-                  key / pool_width(), key % pool_width(), key);
+    for (int key = thread_index(); key < padded; key += Tile::kQueries) {
+      const int last = key < count ? key : count - 1;
+      terms[key].bias = kind == BiasKind::kNone  ? 0
+                        : kind == BiasKind::kOwn ? last
+                                                 : place_of_key(first + last);
     }
+    if (kind == BiasKind::kNone && thread_index() == 0) values_[0] = 0.0f;
+    if (kind == BiasKind::kOwn) compute(first, count);
   }
 
-  // Where a query's biases begin; those of queries outside the image are another's.
+  // A query's part of its biases' places; those of queries outside the image are another's.
   __device__ int place_of(int query) const {
     if (state_->bias == BiasKind::kNone || !place().inside(query)) return 0;
-    return state_->bias == BiasKind::kRing ? Tile::row(query) * shape_.width + Tile::column(query)
-                                           : query * kStride;
+    if (state_->bias == BiasKind::kOwn) return query * kStride;
+    const View<3>& values = in_.pool_bias.values;
+    if (in_.pool_bias.dense()) return place().token(query) * static_cast<int>(values.stride[1]);
+    return Tile::row(query) * static_cast<int>(values.stride[1]) +
+           Tile::column(query) * static_cast<int>(values.stride[2]);
   }
 
-  // Reads of a chunk.
-  struct Values {
-    const float* values;
-    unsigned size;  // of the ring
-
-    __device__ float operator()(int query_place, int key_place) const {
-      const unsigned place = static_cast<unsigned>(query_place + key_place);
-      const unsigned wrapped = place - size;  // beyond every place where the ring does not end
-      return values[wrapped < place ? wrapped : place];
-    }
-  };
-  __device__ Values values() const {
-    return {values_,
-            state_->bias == BiasKind::kRing ? static_cast<unsigned>(shape_.size()) : 0x80000000u};
+  // What places count from: in global or in shared memory.
+  __device__ const float* values() const {
+    return state_->bias == BiasKind::kInPlace ? PooledBias(in_.pool_bias, state_->head).values()
+                                              : values_;
   }
 
  private:
@@ -130,81 +86,51 @@ class TileBias {
   __device__ int pool_height() const { return static_cast<int>(in_.pool_grid.height); }
   __device__ int pool_width() const { return static_cast<int>(in_.pool_grid.width); }
 
-  __device__ static int lower(int a, int b) { return a < b ? a : b; }
-  __device__ static int higher(int a, int b) { return a > b ? a : b; }
-  __device__ static int higher_key(int first, int keys) {
-    return first + Tile::kChunkKeys < keys ? first + Tile::kChunkKeys : keys;
-  }
-
-  // The table rows of keys first to end - 1: from x to y - 1.
-  __device__ int2 rows_of(int first, int end) const {
-    const int a = first_rows_[first / pool_width()];
-    const int b = first_rows_[(end - 1) / pool_width()];
-    return {lower(a, b), higher(a, b) + place().rows_inside()};
-  }
-
-  __device__ void load_ring(int first, int count, int buffer, KeyTerms* terms) {
-#pragma unroll 1
-    for (int key = thread_index(); key < count; key += Tile::kQueries) {
-      const int row = (first + key) / pool_width();
-      const int column = (first + key) % pool_width();
-      terms[key].bias = ring_row(first_rows_[row]) * shape_.width + first_columns_[column] -
-                        state_->lowest_column;
-    }
-    const int2 rows = rows_of(first, first + count);
-    const View<3>& table = in_.pool_bias.values;
-    const auto* entries = static_cast<const float*>(table.data) + state_->head * table.stride[0] +
-                          state_->lowest_column * table.stride[2];
-    const int here_low = state_->low[1 - buffer];  // from the chunk before
-    const int here_high = state_->high[1 - buffer];
-#pragma unroll 1
-    for (int row = rows.x + thread_index() / 32; row < rows.y; row += Tile::kQueries / 32) {
-      if (row >= here_low && row < here_high) continue;
-      float* to = values_ + ring_row(row) * shape_.width;
-      const float* from = entries + row * table.stride[1];
-#pragma unroll 1
-      for (int column = thread_index() % 32; column < state_->width; column += 32)
-        copy_async_4(to + column, from + column * table.stride[2], true);
-    }
-    commit_copies();
-    if (thread_index() == 0) {
-      state_->low[buffer] = rows.x;
-      state_->high[buffer] = rows.y;
-    }
-  }
-
-  __device__ int ring_row(int row) const {
-    return static_cast<int>(static_cast<unsigned>(row) % static_cast<unsigned>(shape_.rows));
-  }
-
-  // first[x] = map[begin][x] for x < count; no ring unless map[begin + step][x] is first[x] + step.
-  __device__ void find_first(const void* map, const index_t* stride, int count, int begin,
-                             int steps, int* first) const {
+  // Whether map[begin + step][x] is map[begin][x] + step, of those this thread looks at.
+  __device__ static bool steps(const void* map, const index_t* stride, int count, int begin,
+                               int rows) {
     const int* from = static_cast<const int*>(map) + begin * stride[0];
+    bool result = true;
 #pragma unroll 1
-    for (int i = thread_index(); i < count * steps; i += Tile::kQueries) {
-      const int x = i % count;
-      const int step = i / count;
-      const int base = from[x * stride[1]];
-      if (step == 0) first[x] = base;
-      if (from[step * stride[0] + x * stride[1]] != base + step) state_->bias = BiasKind::kOwn;
+    for (int step = thread_index() / 32; step < rows; step += Tile::kQueries / 32) {
+#pragma unroll 1
+      for (int x = thread_index() % 32; x < count; x += 32) {
+        const int* base = from + x * static_cast<int>(stride[1]);
+        result = result && base[step * static_cast<int>(stride[0])] == *base + step;
+      }
     }
+    return result;
   }
 
-  // No ring unless they rise or fall throughout, so that the ends of a stretch bound it.
-  __device__ void check_order(const int* first, int count) const {
-    const bool falls = first[count - 1] < first[0];
+  __device__ int place_of_key(int key) const {
+    const View<3>& values = in_.pool_bias.values;
+    const int column_stride = static_cast<int>(values.stride[2]);
+    if (in_.pool_bias.dense()) return key * column_stride;
+    const PooledBias bias(in_.pool_bias, state_->head);
+    const int row = key / pool_width();
+    return bias.table_row(state_->top, row) * static_cast<int>(values.stride[1]) +
+           bias.table_column(state_->left, key - row * pool_width(), 0) * column_stride;
+  }
+
+  // Neighbouring threads take neighbouring keys, each thread one.
+  __device__ void compute(int first, int count) const {
+    const int key = thread_index() % Tile::kOwnBiasKeys;
+    if (key >= count) return;
+    const int m = first + key;
+    const int row = m / pool_width();
+    const int column = m - row * pool_width();
+    const PooledBias bias(in_.pool_bias, state_->head);
 #pragma unroll 1
-    for (int x = thread_index(); x < count - 1; x += Tile::kQueries) {
-      if (falls ? first[x + 1] > first[x] : first[x + 1] < first[x]) state_->bias = BiasKind::kOwn;
+    for (int query = thread_index() / Tile::kOwnBiasKeys; query < Tile::kQueries;
+         query += Tile::kQueries / Tile::kOwnBiasKeys) {
+      if (!place().inside(query)) continue;
+      values_[query * kStride + key] =
+          bias.at(place().row(query), place().column(query), place().token(query), row, column, m);
     }
   }
 
   const AggregatedAttentionInputs& in_;
   TileState* state_;
-  BiasRing shape_;
-  int* first_rows_;
-  int* first_columns_;
   float* values_;
 };
 

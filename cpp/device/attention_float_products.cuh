@@ -47,17 +47,16 @@ class FloatProductQueries : public ProductOutput<kDim> {
   __device__ void take(const Stream& stream, const TileBias<Tile, TensorFloat32>& bias,
                        RowTerms* row_terms) {
     const int count = stream.count();
-    const auto biases = bias.values();
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
       const int thread = thread_index();
-      int places[2];
+      const float* biases[2];
       float maximum[2];
       float sum[2];  // of this lane's keys
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const RowTerms terms = row_terms[query_of(thread, t, half)];
-        places[half] = terms.bias;
+        biases[half] = bias.values() + terms.bias;
         maximum[half] = terms.maximum;
         sum[half] = thread % 4 == 0 ? terms.sum : 0.0f;
       }
@@ -68,17 +67,11 @@ class FloatProductQueries : public ProductOutput<kDim> {
         float logits[1][4] = {{0.0f, 0.0f, 0.0f, 0.0f}};
         multiply_keys(t, keys + first * kRowPieces, logits[0]);
         const auto logit = [&](int half, const KeyTerms& key, float product) {
-          return product * key.norm + biases(places[half], key.bias);
+          return product * key.norm + biases[half][key.bias];
         };
-        const int own = first + thread_index() % 4;
-        const float2 highest = Output::make_logits(count - own, stream.terms + own, logit, logits);
-        const bool exceeds =
-            highest.x > maximum[0] + kMostExcess || highest.y > maximum[1] + kMostExcess;
-        if (__any_sync(0xffffffffu, exceeds)) {
-          Output::raise_maximum(t, 0, highest.x, maximum[0], sum[0]);
-          Output::raise_maximum(t, 1, highest.y, maximum[1], sum[1]);
-        }
-        Output::weigh({softmax_base(maximum[0]), softmax_base(maximum[1])}, sum, logits);
+        const float2 highest = Output::make_logits(
+            count - first, stream.terms + first + thread_index() % 4, logit, logits);
+        Output::weigh(t, highest, maximum, sum, logits);
         multiply_values(t, logits[0], values + first * kRowFloats);
       }
       __syncwarp();  // the lanes have read the terms
@@ -95,9 +88,6 @@ class FloatProductQueries : public ProductOutput<kDim> {
   }
 
  private:
-  // Logits may exceed what is taken off them by so much before that follows: weights of up to exp(8)
-  // do no harm, and few products raise the maximum then.
-  static constexpr float kMostExcess = 8.0f;
   static constexpr int kRowPieces = Stream::Rows::kRowBytes / kPiece;
   static constexpr int kRowFloats = kRowPieces * Piece<float>::kElements;
 

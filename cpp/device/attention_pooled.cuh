@@ -27,6 +27,9 @@ __device__ inline float softmax_base(float maximum) {
   return maximum == kNoLogit ? 0.0f : maximum;
 }
 
+// A maximum, as a power of two, of no logits: finite, so that what is taken off it is a number.
+constexpr float kLeastMaximum = -1e30f;
+
 // Rounds a row to TF32 in place, and returns the sum of its squares before that.
 template <class Rows>
 __device__ inline float round_row(const Rows& rows, int row) {
@@ -63,7 +66,7 @@ class PooledStream {
   KeyTerms* terms;  // [chunk]
 
   __device__ PooledStream(const AggregatedAttentionInputs& in, const TileState* state,
-                          TileBias<Tile, T>& bias, unsigned char* rows, KeyTerms* key_terms,
+                          const TileBias<Tile, T>& bias, unsigned char* rows, KeyTerms* key_terms,
                           const float* embedding)
       : terms(key_terms), in_(in), state_(state), bias_(bias), rows_(rows), embedding_(embedding) {
     first_ = -chunk_keys();
@@ -74,8 +77,8 @@ class PooledStream {
   __device__ bool advance() {
     first_ += chunk_keys();
     if (first_ >= all()) return false;
-    __syncthreads();  // the block has left the chunk before
-    bias_.load_chunk(first_, count(), buffer(), terms);
+    if (first_ > 0) __syncthreads();  // the block has left the chunk before
+    bias_.load_chunk(first_, count(), padded(count()), terms);
     if (first_ + chunk_keys() < all()) {
       ask(first_ + chunk_keys(), 1 - buffer());
       wait_copies<1>();
@@ -86,17 +89,17 @@ class PooledStream {
     if constexpr (kRounds) {
       // A row for each of the first threads: the chunk's keys, then its values.
 #pragma unroll 1
-      for (int row = thread_index(); row < 2 * count(); row += Tile::kQueries) {
-        if (row < count()) {
+      for (int row = thread_index(); row < 2 * padded(count()); row += Tile::kQueries) {
+        if (row < padded(count())) {
           const float norm = inverse_norm(round_row(keys(), row));
           terms[row] = {norm, 0.0f, terms[row].bias, 0};  // load_chunk's thread is the same
         } else {
-          round_row(values(), row - count());
+          round_row(values(), row - padded(count()));
         }
       }
     } else {
 #pragma unroll 1
-      for (int key = thread_index(); key < count(); key += Tile::kQueries) {
+      for (int key = thread_index(); key < padded(count()); key += Tile::kQueries) {
         const float2 pair = keys().inverse_norm_and_dot(key, embedding_);
         terms[key] = {pair.x, pair.y, terms[key].bias, 0};  // load_chunk's thread is the same
       }
@@ -124,22 +127,22 @@ class PooledStream {
   __device__ int buffer() const { return (first_ & chunk_keys()) != 0 ? 1 : 0; }
   __device__ int chunk_keys() const { return bias_.chunk_keys(); }
   __device__ int all() const { return static_cast<int>(in_.k_pool.shape[1]); }
+  // Tensor cores take 16 rows together, those beyond the chunk's end zeros.
+  __device__ static int padded(int keys) { return (keys + 15) / 16 * 16; }
 
   __device__ void ask(int first, int buffer) {
-    // Tensor cores take 16 rows together, those beyond the chunk's end zeros.
-    const int rows = chunk_keys() < 16 ? 16 : chunk_keys();
     const int end = first + chunk_keys() < all() ? first + chunk_keys() : all();
+    const int rows = padded(end - first);
     // The tensors' pointers are made anew for each chunk: kept, they would take many registers.
-    load_chunk<Tile>(HeadRows<Element>(in_.k_pool, state_->batch, state_->head), first, rows, end,
-                     Rows{rows_ + buffer * kBytes});
-    load_chunk<Tile>(HeadRows<Element>(in_.v_pool, state_->batch, state_->head), first, rows, end,
-                     ValueRows{rows_ + (2 + buffer) * kBytes});
+    load_chunk<Tile>(HeadRows<Element>(in_.k_pool, state_->batch, state_->head),
+                     HeadRows<Element>(in_.v_pool, state_->batch, state_->head), first, rows, end,
+                     Rows{rows_ + buffer * kBytes}, ValueRows{rows_ + (2 + buffer) * kBytes});
     commit_copies();
   }
 
   const AggregatedAttentionInputs& in_;
   const TileState* state_;
-  TileBias<Tile, T>& bias_;
+  const TileBias<Tile, T>& bias_;
   unsigned char* rows_;     // keys and values, two chunks each
   const float* embedding_;  // [kDim]
   int first_;
@@ -155,7 +158,7 @@ __device__ inline void take_pooled(PooledStream<Tile, float, kDim>& stream,
   while (stream.advance()) {
     if (!place.warp_inside(thread_index())) continue;
     const auto rows = stream.rows();
-    const auto biases = bias.values();
+    const float* biases = bias.values() + row.bias;
     const int end = stream.first_row() + stream.count();
 #pragma unroll 1
     for (int group = stream.first_row(); group < end; group += kGroup) {
@@ -167,7 +170,7 @@ __device__ inline void take_pooled(PooledStream<Tile, float, kDim>& stream,
         float logit = kNoLogit;
         if (key < end) {
           const KeyTerms terms = stream.terms[key % Tile::kChunkKeys];
-          logit = rows.dot(key, query) * (row.factor * terms.norm) + biases(row.bias, terms.bias);
+          logit = rows.dot(key, query) * (row.factor * terms.norm) + biases[terms.bias];
         }
         logits[i] = logit;
         highest = fmaxf(highest, logit);

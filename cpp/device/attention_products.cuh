@@ -2,8 +2,7 @@
 // product 16 queries and 8 keys.
 //
 // Queries and keys are multiplied as they are, so that products are exact; norms, embedding and scale
-// follow in float. The 8 keys of a product are taken in the order 0 4 1 5 2 6 3 7: then the lanes of a
-// warp find their entries of the bias in different banks where the image is 8 times the pooled grid.
+// follow in float.
 #pragma once
 
 #include "device/attention_pooled.cuh"
@@ -113,7 +112,7 @@ class ProductQueries : public ProductOutput<kDim> {
     for (int t = 0; t < kTiles; ++t) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        maximum_[t][half] = kNoLogit;
+        maximum_[t][half] = kLeastMaximum;
         sum_[t][half] = 0.0f;
       }
     }
@@ -123,7 +122,6 @@ class ProductQueries : public ProductOutput<kDim> {
   __device__ void take(const PooledStream<Tile, T, kDim>& stream, const TileBias<Tile, T>& bias,
                        const Rows& rows, const ProductTerms* query_terms) {
     const int count = stream.count();
-    const auto biases = bias.values();
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
       const int thread = thread_index();
@@ -134,6 +132,7 @@ class ProductQueries : public ProductOutput<kDim> {
       const Piece<T>* values = values_of(stream.values(), row + thread / 8 % 2 * 8, thread);
       const ProductTerms first = query_terms[query_of(thread, t, 0)];
       const ProductTerms second = query_terms[query_of(thread, t, 1)];
+      const float* biases[2] = {bias.values() + first.bias, bias.values() + second.bias};
       const KeyTerms* key_terms = stream.terms + thread % 4;
 #pragma unroll 1
       for (int left = count; left > 0; left -= 16) {
@@ -142,17 +141,15 @@ class ProductQueries : public ProductOutput<kDim> {
         for (int n = 0; n < 2; ++n) {
 #pragma unroll
           for (int e = 0; e < 4; ++e) logits[n][e] = 0.0f;
-          if (8 * n < left) queries.multiply(logits[n], keys + n * 8 * kRowPieces);
+          queries.multiply(logits[n], keys + n * 8 * kRowPieces);
         }
         const auto logit = [&](int half, const KeyTerms& key, float product) {
           const ProductTerms& query = half == 0 ? first : second;
-          return product * key.norm * (query.norm * query.factor) +
-                 (query.factor * key.embedding + biases(query.bias, key.bias));
+          return (product * query.norm + key.embedding) * (key.norm * query.factor) +
+                 biases[half][key.bias];
         };
-        const float2 highest = Output::make_logits(left - thread % 4, key_terms, logit, logits);
-        Output::weigh({Output::raise_maximum(t, 0, highest.x, maximum_[t][0], sum_[t][0]),
-                       Output::raise_maximum(t, 1, highest.y, maximum_[t][1], sum_[t][1])},
-                      sum_[t], logits);
+        const float2 highest = Output::make_logits(left, key_terms, logit, logits);
+        Output::weigh(t, highest, maximum_[t], sum_[t], logits);
         const unsigned weights[4] = {
             pack<T>(logits[0][0], logits[0][1]), pack<T>(logits[0][2], logits[0][3]),
             pack<T>(logits[1][0], logits[1][1]), pack<T>(logits[1][2], logits[1][3])};
@@ -173,7 +170,7 @@ class ProductQueries : public ProductOutput<kDim> {
       for (int half = 0; half < 2; ++half) {
         const float all = over_lanes(sum_[t][half]);
         if (thread % 4 != 0) continue;
-        query_terms[query_of(thread, t, half)].maximum = maximum_[t][half];
+        query_terms[query_of(thread, t, half)].maximum = maximum_[t][half] * kLn2;
         query_terms[query_of(thread, t, half)].sum = all;
       }
     }

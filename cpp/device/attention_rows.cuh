@@ -43,16 +43,14 @@ struct HeadRows {
   // Asks for a piece of row `index`; zeros beyond the channels, or everywhere if not `valid`.
   __device__ void load(Piece<T>* to, int index, int piece, bool valid) const {
     const int first = piece * Piece<T>::kElements;
-    const T* from = row(valid ? index : 0);
     if (pieces) {
-      const bool inside = valid && first < channels;
-      copy_async_16(to, inside ? from + first : from, inside);
+      copy_async_16(to, row(index) + first, valid && first < channels);
       return;
     }
 #pragma unroll 1
     for (int i = 0; i < Piece<T>::kElements; ++i) {
       const bool inside = valid && first + i < channels;
-      to->values[i] = inside ? from[static_cast<index_t>(first + i) * channel_stride] : T{};
+      to->values[i] = inside ? row(index)[static_cast<index_t>(first + i) * channel_stride] : T{};
     }
   }
 
@@ -135,7 +133,7 @@ struct SharedRows {
     return sum;
   }
 
-  // 1 / max(|row|, 1e-12), and that times from . row, in one pass over the row's pieces.
+  // 1 / max(|row|, 1e-12) and from . row, in one pass over the row's pieces.
   __device__ float2 inverse_norm_and_dot(int row, const float* from) const {
     const Row pieces(*this, row);
     float square = 0.0f;
@@ -150,8 +148,7 @@ struct SharedRows {
         sum += from[i * Piece<T>::kElements + e] * value;
       }
     }
-    const float norm = device::inverse_norm(square);
-    return {norm, sum * norm};
+    return {device::inverse_norm(square), sum};
   }
 
   // to += factor * row
@@ -185,8 +182,8 @@ struct SharedRows {
 
 enum class BiasKind : int {
   kNone,
-  kOwn,   // each query has its own
-  kRing,  // a part of the table that all queries read
+  kOwn,      // each query's, computed into shared memory
+  kInPlace,  // read from the tensor
 };
 
 // What a block works on, in its shared memory: read where it is needed, so that it takes no registers
@@ -196,12 +193,18 @@ struct TileState {
   int head;
   int top;
   int left;
-  // Of the bias (attention_bias.cuh):
-  BiasKind bias;      // where a chunk's biases are
-  int lowest_column;  // first table column in the ring
-  int width;          // table columns in the ring
-  int low[2];         // table rows in the ring, of even and odd chunks
-  int high[2];
+  BiasKind bias;  // where a chunk's biases are (attention_bias.cuh)
+};
+
+// Where a tile is, in registers.
+struct TileCorner {
+  int top, left, height, width;  // the latter the image's
+
+  __device__ bool inside(int row, int column) const {
+    return static_cast<unsigned>(row) < static_cast<unsigned>(height) &&
+           static_cast<unsigned>(column) < static_cast<unsigned>(width);
+  }
+  __device__ int token(int row, int column) const { return row * width + column; }
 };
 
 // The queries of a tile of one (image, head), and which thread has which.
@@ -210,6 +213,7 @@ struct TilePlace {
   const TileState* state;
   const Grid* grid;  // in the kernel's parameters
 
+  __device__ TileCorner corner() const { return {state->top, state->left, height(), width()}; }
   __device__ int height() const { return static_cast<int>(grid->height); }
   __device__ int width() const { return static_cast<int>(grid->width); }
   __device__ int row(int query) const { return state->top + Tile::row(query); }
@@ -233,12 +237,15 @@ template <class Tile, class T, int kDim>
 __device__ inline void load_queries(const HeadRows<T>& from, const TilePlace<Tile>& place,
                                     const SharedRows<T, kDim>& to) {
   constexpr int kPieces = SharedRows<T, kDim>::kPieces;
+  const TileCorner corner = place.corner();
 #pragma unroll 1
   for (unsigned i = thread_index(); i < static_cast<unsigned>(Tile::kQueries * kPieces);
        i += Tile::kQueries) {
     const int query = static_cast<int>(i / kPieces);
     const int piece = static_cast<int>(i % kPieces);
-    from.load(to.piece(query, piece), place.token(query), piece, place.inside(query));
+    const int row = corner.top + Tile::row(query);
+    const int column = corner.left + Tile::column(query);
+    from.load(to.piece(query, piece), corner.token(row, column), piece, corner.inside(row, column));
   }
 }
 
@@ -246,45 +253,49 @@ template <class Tile, class T, int kDim>
 __device__ inline void store_queries(const HeadRows<T>& to, const TilePlace<Tile>& place,
                                      const SharedRows<T, kDim>& from) {
   constexpr int kPieces = SharedRows<T, kDim>::kPieces;
+  const TileCorner corner = place.corner();
 #pragma unroll 1
   for (unsigned i = thread_index(); i < static_cast<unsigned>(Tile::kQueries * kPieces);
        i += Tile::kQueries) {
     const int query = static_cast<int>(i / kPieces);
     const int piece = static_cast<int>(i % kPieces);
-    if (place.inside(query)) to.store(*from.piece(query, piece), place.token(query), piece);
+    const int row = corner.top + Tile::row(query);
+    const int column = corner.left + Tile::column(query);
+    if (corner.inside(row, column))
+      to.store(*from.piece(query, piece), corner.token(row, column), piece);
   }
 }
 
-// Asks for `rows` rows of pooled tokens from `first` on; zeros from `end` on.
-template <class Tile, class T, class Rows>
-__device__ inline void load_chunk(const HeadRows<T>& from, int first, int rows, int end,
-                                  const Rows& to) {
-  constexpr int kPieces = Rows::kPieces;
+// Asks for `rows` pooled keys and values from `first` on; zeros from `end` on.
+template <class Tile, class T, class KeyRows, class ValueRows>
+__device__ inline void load_chunk(const HeadRows<T>& keys, const HeadRows<T>& values, int first,
+                                  int rows, int end, const KeyRows& to_keys,
+                                  const ValueRows& to_values) {
+  constexpr int kPieces = KeyRows::kPieces;
 #pragma unroll 1
   for (unsigned i = thread_index(); i < static_cast<unsigned>(rows * kPieces);
        i += Tile::kQueries) {
     const int key = static_cast<int>(i / kPieces);
     const int piece = static_cast<int>(i % kPieces);
-    from.load(to.piece(key, piece), first + key, piece, first + key < end);
+    keys.load(to_keys.piece(key, piece), first + key, piece, first + key < end);
+    values.load(to_values.piece(key, piece), first + key, piece, first + key < end);
   }
 }
 
-// Asks for the rows of a tile's image cells and of those around it, zeros outside the image.
-template <class Tile, int kWindow, class T, int kDim>
-__device__ inline void load_halo(const HeadRows<T>& from, const TilePlace<Tile>& place,
-                                 const SharedRows<T, kDim>& to) {
-  constexpr int kPieces = SharedRows<T, kDim>::kPieces;
-  constexpr int kWidth = Tile::kColumns + kWindow - 1;
-  constexpr int kCells = kWidth * (Tile::kRows + kWindow - 1);
+// Calls `load(cell, piece, token, valid)` for this thread's pieces of a tile's image cells and of
+// those around it, which are valid in the image.
+template <class Tile, int kWindow, int kPieces, class Load>
+__device__ inline void for_halo(const TilePlace<Tile>& place, const Load& load) {
+  constexpr unsigned kWidth = Tile::kColumns + kWindow - 1;
+  constexpr unsigned kCells = kWidth * (Tile::kRows + kWindow - 1);
+  const TileCorner corner = place.corner();
 #pragma unroll 1
-  for (unsigned i = thread_index(); i < static_cast<unsigned>(kCells * kPieces);
-       i += Tile::kQueries) {
-    const int cell = static_cast<int>(i / kPieces);
-    const int piece = static_cast<int>(i % kPieces);
-    const int row = place.state->top - kWindow / 2 + cell / kWidth;
-    const int column = place.state->left - kWindow / 2 + cell % kWidth;
-    from.load(to.piece(cell, piece), row * place.width() + column, piece,
-              inside(*place.grid, row, column));
+  for (unsigned i = thread_index(); i < kCells * kPieces; i += Tile::kQueries) {
+    const unsigned cell = i / kPieces;
+    const int row = corner.top - kWindow / 2 + static_cast<int>(cell / kWidth);
+    const int column = corner.left - kWindow / 2 + static_cast<int>(cell % kWidth);
+    load(static_cast<int>(cell), static_cast<int>(i % kPieces), corner.token(row, column),
+         corner.inside(row, column));
   }
 }
 

@@ -41,10 +41,10 @@ struct QueryTile {
   }
 };
 
-// Large for many pooled keys, whose biases neighbouring queries share; wide for large grids; small
-// for grids that would leave most of a wide one idle.
-struct LargeTile : QueryTile<24, 32, 32, 16> {};
-struct WideTile : QueryTile<8, 32, 32, 16> {};
+// Wide for large grids; medium for those that would leave most of a wide one idle, and for global
+// attention; small for grids of one such tile.
+struct WideTile : QueryTile<8, 32, 64, 8> {};
+struct MediumTile : QueryTile<8, 16, 32, 8> {};
 struct SmallTile : QueryTile<8, 8, 16, 8> {};
 
 // Windows that kernels are made for beside that of 3 x 3.
@@ -79,22 +79,10 @@ TRANSNEXT_INLINE constexpr int bias_stride(TileSize tile, bool tensor_cores) {
   return tile.own_bias_keys + (tensor_cores ? 4 : 1);
 }
 
-// A rectangle of the bias table that a tile reads while it takes a chunk of pooled keys: rows in a
-// ring, since the next chunk's are mostly the same.
-struct BiasRing {
-  int rows = 0;   // 0: no ring
-  int width = 0;  // floats of a row
-  // Places in bytes: the layout's, which only the launch plan can know.
-  int first_rows = 0;     // [Hp] ints
-  int first_columns = 0;  // [Wp] ints
-
-  TRANSNEXT_INLINE constexpr int size() const { return rows * width; }
-};
-
 // What the softmax keeps of a query in shared memory: where its keys and values are float,
 struct alignas(16) RowTerms {
   float factor;   // scale times length scale
-  int bias;       // where the query's biases begin
+  int bias;       // the query's part of its biases' places
   float maximum;  // of the logits up to now
   float sum;      // of the weights
 };
@@ -103,7 +91,7 @@ struct alignas(16) ProductTerms {
   float norm;  // 1 / |q|
   float factor;
   union {
-    int bias;       // while pooled keys are taken
+    int bias;       // the query's part of its biases' places, while pooled keys are taken
     float maximum;  // then
   };
   float sum;
@@ -113,8 +101,8 @@ static_assert(sizeof(RowTerms) == sizeof(ProductTerms));
 // What it needs of a pooled key.
 struct alignas(16) KeyTerms {
   float norm;       // 1 / |k|
-  float embedding;  // query embedding . k / |k|
-  int bias;         // where its biases begin
+  float embedding;  // query embedding . k
+  int bias;         // its part of its biases' places
   int unused;
 };
 
@@ -132,11 +120,9 @@ struct ForwardLayout {
   int state = 0;        // a TileState
   int queries = 0;      // [queries] rows of T: q, at last the output
 
-  int pooled = 0;         // [2][2][chunk] rows of T: keys, values
-  int key_terms = 0;      // [chunk] KeyTerms
-  int bias = 0;           // ring: [rows][width] floats; else [queries][bias_stride] floats
-  int first_rows = 0;     // [Hp] ints
-  int first_columns = 0;  // [Wp] ints
+  int pooled = 0;     // [2][2][chunk] rows of T: keys, values
+  int key_terms = 0;  // [chunk] KeyTerms
+  int bias = 0;       // [queries][bias_stride] floats
 
   int exchange = 0;  // [queries][kDim + 4] floats
 
@@ -150,8 +136,7 @@ struct ForwardLayout {
   int bytes = 0;
 
   TRANSNEXT_INLINE ForwardLayout(int channels, ForwardKind kind, TileSize tile, int window,
-                                 bool has_bias, BiasRing ring, index_t pool_height,
-                                 index_t pool_width) {
+                                 bool has_bias) {
     const int queries_of_tile = tile.queries();
     const int row = forward_row_bytes(channels, kind.element);
     const bool products = kind.element == 2;  // pooled keys' and window's
@@ -170,13 +155,7 @@ struct ForwardLayout {
 
     pooled = take(end, 4 * tile.chunk_keys * row);
     key_terms = take(end, tile.chunk_keys * static_cast<int>(sizeof(KeyTerms)));
-    // What a ring is to hold may turn out not to fit it.
-    const int own = queries_of_tile * bias_stride(tile, kind.tensor_cores);
-    bias = take(end, has_bias ? (ring.size() > own ? ring.size() : own) * 4 : 4);
-    if (ring.rows > 0) {
-      first_rows = take(end, static_cast<int>(pool_height) * 4);
-      first_columns = take(end, static_cast<int>(pool_width) * 4);
-    }
+    bias = take(end, has_bias ? queries_of_tile * bias_stride(tile, kind.tensor_cores) * 4 : 4);
     if (end > bytes) bytes = end;
 
     end = start;

@@ -87,7 +87,7 @@ struct SharedWindow {
   // Brings keys and parameters into shared memory. The block must synchronise before and after.
   __device__ void load(const AggregatedAttentionInputs& in, int batch, int head,
                        const TilePlace<Tile>& place) const {
-    load_halo<Tile, kWindow>(HeadRows<float>(in.k, batch, head), place, rows);
+    load_halo(in.k, batch, head, place);
     commit_copies();
 #pragma unroll 1
     for (int i = thread_index(); i < kDim * kCells; i += Tile::kQueries) {
@@ -145,7 +145,7 @@ struct SharedWindow {
       weight(j) = own;
     }
     __syncthreads();
-    load_halo<Tile, kWindow>(HeadRows<float>(in.v, batch, head), place, rows);
+    load_halo(in.v, batch, head, place);
     commit_copies();
     wait_copies<0>();
     __syncthreads();
@@ -156,6 +156,14 @@ struct SharedWindow {
   }
 
  private:
+  __device__ void load_halo(const View<4>& view, int batch, int head,
+                            const TilePlace<Tile>& place) const {
+    const HeadRows<float> from(view, batch, head);
+    for_halo<Tile, kWindow, Rows::kPieces>(place, [&](int cell, int piece, int token, bool valid) {
+      from.load(rows.piece(cell, piece), token, piece, valid);
+    });
+  }
+
   // Of this thread's query: where cell j of its window is in the halo, whether that is in the image,
   // and its weight.
   __device__ static int cell_of(int j) {

@@ -35,7 +35,7 @@ struct WindowProducts {
 
   Rows keys;             // [kHalo]
   Rows values;           // [kHalo]
-  float2* key_terms;     // [kHalo]: 1 / |k|, embedding . k / |k|
+  float2* key_terms;     // [kHalo]: 1 / |k|, embedding . k
   Rows tokens;           // [kTokenRows], and what their rounding to T left as kTokenRows more
   float4* biases;        // [4]: local bias of a window row; at last the power of two of the tokens
   float4* token_biases;  // [4]
@@ -44,8 +44,12 @@ struct WindowProducts {
   // Brings everything into shared memory. The block must synchronise before and after.
   __device__ void load(const AggregatedAttentionInputs& in, int batch, int head,
                        const TilePlace<Tile>& place) const {
-    load_halo<Tile, kWindow>(HeadRows<T>(in.k, batch, head), place, keys);
-    load_halo<Tile, kWindow>(HeadRows<T>(in.v, batch, head), place, values);
+    const HeadRows<T> from_keys(in.k, batch, head);
+    const HeadRows<T> from_values(in.v, batch, head);
+    for_halo<Tile, kWindow, Rows::kPieces>(place, [&](int cell, int piece, int token, bool valid) {
+      from_keys.load(keys.piece(cell, piece), token, piece, valid);
+      from_values.load(values.piece(cell, piece), token, piece, valid);
+    });
     commit_copies();
     const WindowParameters parameters(in, head);
     if (thread_index() < 4) {
@@ -106,7 +110,7 @@ struct WindowProducts {
       valid[0][j] = in_image && y < kWindow;
       valid[1][j] = in_image && y > 0;
       const auto logit = [&](const ProductTerms& query, float product, float bias) {
-        return product * key.x * (query.norm * query.factor) + (query.factor * key.y + bias);
+        return (product * query.norm + key.y) * (key.x * query.factor) + bias;
       };
       logits[0][j] = valid[0][j] ? logit(first, logits[0][j], element(first_biases, j)) : kNoLogit;
       logits[1][j] =

@@ -1,8 +1,10 @@
 // What the softmax over pooled keys keeps of a warp's queries where products run on tensor cores: a
 // warp takes 2 x 16 queries, a product 16 queries and 8 keys.
 //
-// The 8 keys of a product are taken in the order 0 4 1 5 2 6 3 7: then the lanes of a warp find their
-// entries of the bias in different banks where the image is 8 times the pooled grid.
+// The 8 keys of a product are taken in the order 0 4 1 5 2 6 3 7: then the lanes that read together
+// read neighbouring entries of a dense bias.
+//
+// Maxima are kept as powers of two, so that a weight takes one multiply-add and one exponential.
 #pragma once
 
 #include "device/attention_pooled.cuh"
@@ -76,55 +78,71 @@ class ProductOutput {
   }
 
  protected:
+  // Logits may exceed what is taken off them by so many powers of two before that follows: weights
+  // that large do no harm, and few products raise the maximum then.
+  static constexpr float kMostExcess = 8.0f;
+
   // Products with 8 kKeyTiles keys become logits, by `logit(half, key terms, product)`. `key_terms`
-  // begin at this lane's first key, `left` are those from there on. Returns the halves' highest.
+  // begin at this lane's first key, `left` keys are left. Returns the halves' highest.
   template <class Logit, int kKeyTiles>
   __device__ static float2 make_logits(int left, const KeyTerms* key_terms, const Logit& logit,
                                        float (&logits)[kKeyTiles][4]) {
-    float2 highest = {kNoLogit, kNoLogit};
 #pragma unroll
     for (int n = 0; n < kKeyTiles; ++n) {
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
-        const int key = 8 * n + 4 * e;
-        if (key >= left) {
-          logits[n][e] = kNoLogit;
-          logits[n][2 + e] = kNoLogit;
-          continue;
-        }
-        const KeyTerms terms = key_terms[key];
+        const KeyTerms terms = key_terms[8 * n + 4 * e];
         logits[n][e] = logit(0, terms, logits[n][e]);
         logits[n][2 + e] = logit(1, terms, logits[n][2 + e]);
-        highest.x = fmaxf(highest.x, logits[n][e]);
-        highest.y = fmaxf(highest.y, logits[n][2 + e]);
       }
+    }
+    if (left < 8 * kKeyTiles) {
+      const int own = left - thread_index() % 4;
+#pragma unroll
+      for (int n = 0; n < kKeyTiles; ++n) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          if (8 * n + 4 * (e % 2) >= own) logits[n][e] = kNoLogit;
+        }
+      }
+    }
+    float2 highest = {kNoLogit, kNoLogit};
+#pragma unroll
+    for (int n = 0; n < kKeyTiles; ++n) {
+      highest.x = fmaxf(highest.x, fmaxf(logits[n][0], logits[n][1]));
+      highest.y = fmaxf(highest.y, fmaxf(logits[n][2], logits[n][3]));
     }
     return highest;
   }
 
-  // A half's maximum rises to `highest`, of this lane's logits, and that of the row's other lanes;
-  // what was summed with the one before follows. Returns what weights are taken from.
-  __device__ float raise_maximum(int t, int half, float highest, float& maximum, float& sum) {
-    const float most = raise(maximum, highest);
-    const float change = rescale(maximum, most);
-    maximum = most;
-    sum *= change;
-    multiply(t, half, change);
-    return softmax_base(most);
-  }
-
-  // Logits become the softmax's weights, whose sum over this lane's keys is added to the halves'.
+  // Logits become the softmax's weights, whose sum over this lane's keys is added to the halves'. The
+  // maxima rise first where `highest`, of this lane's logits, exceeds them, and what was summed with
+  // the ones before follows.
   template <int kKeyTiles>
-  __device__ static void weigh(const float (&from)[2], float (&sum)[2],
-                               float (&logits)[kKeyTiles][4]) {
+  __device__ void weigh(int t, float2 highest, float (&maximum)[2], float (&sum)[2],
+                        float (&logits)[kKeyTiles][4]) {
+    if (__any_sync(0xffffffffu, highest.x * kLog2E - maximum[0] > kMostExcess ||
+                                    highest.y * kLog2E - maximum[1] > kMostExcess)) {
+      raise_maximum(t, 0, highest.x, maximum[0], sum[0]);
+      raise_maximum(t, 1, highest.y, maximum[1], sum[1]);
+    }
 #pragma unroll
     for (int n = 0; n < kKeyTiles; ++n) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        logits[n][e] = exp_fast(logits[n][e] - from[e / 2]);
+        logits[n][e] = exp2_fast(logits[n][e] * kLog2E - maximum[e / 2]);
         sum[e / 2] += logits[n][e];
       }
     }
+  }
+
+ private:
+  __device__ void raise_maximum(int t, int half, float highest, float& maximum, float& sum) {
+    const float most = raise(maximum, highest * kLog2E);
+    const float change = exp2_fast(maximum - most);
+    maximum = most;
+    sum *= change;
+    multiply(t, half, change);
   }
 };
 

@@ -297,31 +297,31 @@ def test_attention_plans_cover_every_query_and_fit(
         assert backward.workspace >= queries
         for _, blocks, threads, shared in kernels(forward) + kernels(backward):
             assert blocks > 0
-            assert math.prod(threads) in (64, 128, 256, 768)
+            assert math.prod(threads) in (64, 128, 256)
             assert shared <= kibibytes * 1024
 
 
 @pytest.mark.parametrize(
-    ("architecture", "grid", "pool_grid", "table", "tile"),
+    ("architecture", "grid", "pool_grid", "window", "dtype", "tile"),
     [
-        (80, (200, 320), (25, 40), True, "LargeTile"),
-        (90, (200, 320), (25, 40), True, "LargeTile"),
-        (86, (200, 320), (25, 40), True, "WideTile"),  # its shared memory is too small
-        (80, (200, 320), (25, 40), False, "WideTile"),  # no part of a table to share
-        (80, (56, 56), (7, 7), True, "WideTile"),  # few pooled keys
-        (80, (50, 80), (25, 40), True, "WideTile"),  # large ones would be half idle
-        (80, (14, 14), (7, 7), True, "SmallTile"),
+        (80, (200, 320), (25, 40), 3, torch.float16, "WideTile"),
+        (86, (56, 56), (7, 7), 3, torch.float32, "WideTile"),
+        (80, (50, 80), (25, 40), 3, torch.float16, "WideTile"),
+        (80, (14, 14), (7, 7), 3, torch.float16, "MediumTile"),  # wide ones would be half idle
+        (80, (14, 14), (7, 7), 3, torch.float32, "SmallTile"),  # whose shared memory is less
+        (80, (7, 7), (7, 7), 0, torch.float16, "SmallTile"),
+        (80, (25, 40), (25, 40), 0, torch.float32, "MediumTile"),
     ],
 )
 def test_attention_takes_tiles_that_fit_the_grid(
-    architecture, grid, pool_grid, table, tile
+    architecture, grid, pool_grid, window, dtype, tile
 ) -> None:
     forward, _ = attention_launches(
-        architecture, grid=grid, pool_grid=pool_grid, table=table, dtype=torch.float16
+        architecture, grid=grid, pool_grid=pool_grid, window=window, dtype=dtype
     )
     ((name, blocks, threads, _),) = kernels(forward)
-    assert name == f"aggregated_attention_forward<Half, 24, 3, {tile}>"
-    rows, columns = {"LargeTile": (24, 32), "WideTile": (8, 32), "SmallTile": (8, 8)}[tile]
+    assert name == f"aggregated_attention_forward<{STORAGE[dtype]}, 24, {window}, {tile}>"
+    rows, columns = {"WideTile": (8, 32), "MediumTile": (8, 16), "SmallTile": (8, 8)}[tile]
     assert math.prod(threads) == rows * columns
     assert blocks == 2 * 3 * -(-grid[0] // rows) * -(-grid[1] // columns)
 

@@ -210,9 +210,23 @@ MUTATIONS = [
             "index: the order of the keys of a tensor-core product",
         ),
         (
-            "        if (key >= left) {",
-            "        if (key > left) {",
+            "if (8 * n + 4 * (e % 2) >= own)",
+            "if (8 * n + 4 * (e % 2) > own)",
             "last tile: a pooled key beyond the last",
+        ),
+        (
+            "    sum *= change;\n",
+            "",
+            "softmax: a sum that does not follow its maximum",
+        ),
+    ),
+    *_each(
+        "product_output.cuh",
+        "tf32",
+        (
+            "kMostExcess = 8.0f",
+            "kMostExcess = 8e9f",
+            "softmax: a maximum that no later logit raises",
         ),
     ),
     *_each(
@@ -232,11 +246,6 @@ MUTATIONS = [
             "thread % 4 == 0 ? terms.sum : 0.0f",
             "terms.sum",
             "reduction: the sum of the chunks before, once for each lane",
-        ),
-        (
-            "kMostExcess = 8.0f",
-            "kMostExcess = 8e9f",
-            "softmax: a maximum that no later logit raises",
         ),
     ),
     *_each(
@@ -262,14 +271,14 @@ MUTATIONS = [
         "attention_bias.cuh",
         "attention",
         (
-            "const int column = (first + key) % pool_width();",
-            "const int column = (first + key) / pool_width();",
-            "bias map: the columns of a ring",
+            "bias.table_column(state_->left, key - row * pool_width(), 0)",
+            "bias.table_column(state_->left, key / pool_width(), 0)",
+            "bias map: the columns of a table",
         ),
         (
-            "return values[wrapped < place ? wrapped : place];",
-            "return values[wrapped < place ? wrapped + 1 : place];",
-            "bias map: the end of a ring",
+            "base[step * static_cast<int>(stride[0])] == *base + step",
+            "base[step * static_cast<int>(stride[0])] <= *base + step",
+            "bias map: a table whose maps do not grow by one",
         ),
     ),
     *_each(

@@ -157,7 +157,7 @@ def test_global_attention(
         {"magnitude": "extreme logits"},
         {"magnitude": "zero vectors", "layout": "sliced"},
         {"grid": (19, 35), "pool_grid": (9, 11), "bias": "interpolated"},  # several of any tile
-        {"grid": (12, 64), "pool_grid": (3, 16)},  # wide tiles, the table's rows in a ring
+        {"grid": (12, 64), "pool_grid": (3, 16)},  # wide tiles, the table read in place
         {"grid": (9, 60), "pool_grid": (3, 4), "batch": 1},
         {"grid": (22, 30), "pool_grid": (11, 30), "batch": 1, "heads": 1},  # a large tile
         {"grid": (12, 17), "pool_grid": (12, 17), "window_size": 0, "layout": "packed"},
@@ -205,7 +205,7 @@ def test_attention_on_tf32(kernels: Library, case: AttentionCase) -> None:
         {"magnitude": "zero vectors", "layout": "sliced"},
         {"magnitude": "tiny", "layout": "contiguous"},
         {"grid": (19, 35), "pool_grid": (9, 11), "bias": "interpolated"},  # several of any tile
-        {"grid": (12, 64), "pool_grid": (3, 16)},  # wide tiles, the table's rows in a ring
+        {"grid": (12, 64), "pool_grid": (3, 16)},  # wide tiles, the table read in place
         {"grid": (22, 30), "pool_grid": (11, 30), "batch": 1, "heads": 1},  # a large tile
         {"grid": (12, 17), "pool_grid": (12, 17), "window_size": 0, "layout": "packed"},
         {"grid": (5, 6), "pool_grid": (5, 6), "bias": "none", "optional": (False,) * 4},

@@ -1,5 +1,6 @@
 #include "transnext/aggregated_attention.h"
 
+#include <cstdlib>
 #include <stdexcept>
 #include <string>
 
@@ -10,9 +11,6 @@
 namespace transnext {
 
 namespace {
-
-// Of these many pooled keys on the bias table is most of what a wide tile reads.
-constexpr index_t kManyPooledKeys = 256;
 
 // Queries that tiles of a size have room for.
 index_t room(const TileSize& tile, Grid grid) {
@@ -31,12 +29,21 @@ void check_strides(const char* name, const View<4>& view) {
   }
 }
 
+// Whether places in a head's bias are sums of a query's and a key's, as far as the host can know, and
+// fit an int.
+bool may_be_in_place(const PoolBias& bias) {
+  const View<3>& values = bias.values;
+  const index_t entries = std::abs(values.stride[1]) * (values.shape[1] - 1) +
+                          std::abs(values.stride[2]) * (values.shape[2] - 1);
+  const bool sums = bias.dense() || (bias.table() && !bias.col_weights.present());
+  return sums && entries <= 0x7fffffff;
+}
+
 }  // namespace
 
 AttentionPlan aggregated_attention_plan(DType dtype, index_t batch, index_t heads, index_t channels,
-                                        Grid grid, Grid pool_grid, index_t window_size,
-                                        bool has_bias, bool ring_bias, bool allow_tf32,
-                                        int architecture) {
+                                        Grid grid, index_t window_size, bool has_bias,
+                                        bool allow_tf32, int architecture) {
   AttentionPlan plan;
   plan.channels = padded_channels(channels);
   plan.window = window_size == 0                          ? kNoWindow
@@ -45,33 +52,24 @@ AttentionPlan aggregated_attention_plan(DType dtype, index_t batch, index_t head
   const bool is_float = dtype == DType::kFloat32;
   plan.tensor_float = allow_tf32 && is_float && plan.channels == 24 && architecture >= 80;
   const ForwardKind kind{is_float ? 4 : 2, !is_float || plan.tensor_float};
-  const auto use = [&](const char* name, const TileSize& tile, bool with_ring) {
-    const auto layout = [&](BiasRing ring) {
-      return ForwardLayout(plan.channels, kind, tile, plan.window, has_bias, ring, pool_grid.height,
-                           pool_grid.width);
-    };
-    BiasRing ring = with_ring ? bias_ring(grid, pool_grid, tile) : BiasRing{};
-    if (layout(ring).bytes > most_shared_bytes(architecture)) ring = BiasRing{};
-    const ForwardLayout at = layout(ring);
-    ring.first_rows = at.first_rows;
-    ring.first_columns = at.first_columns;
+  const auto use = [&](const char* name, const TileSize& tile) {
+    const ForwardLayout at(plan.channels, kind, tile, plan.window, has_bias);
     const index_t tiles = batch * heads * (room(tile, grid) / tile.queries());
     plan.tile = name;
-    plan.bias_ring = ring;
     plan.launch = {{one_block_each("aggregated_attention", tiles), 1, 1},
                    {static_cast<unsigned>(tile.queries()), 1, 1},
                    static_cast<unsigned>(at.bytes)};
   };
-  // Large and wide tiles where they leave few of their threads idle.
-  if (plan.window == 3 && ring_bias && pool_grid.size() >= kManyPooledKeys &&
-      5 * room(LargeTile::kSize, grid) <= 6 * room(WideTile::kSize, grid)) {
-    use("LargeTile", LargeTile::kSize, true);
-    if (plan.bias_ring.rows > 0) return plan;
-  }
-  if (plan.window == 3 && 3 * room(WideTile::kSize, grid) <= 4 * room(SmallTile::kSize, grid)) {
-    use("WideTile", WideTile::kSize, ring_bias);
+  // Larger tiles where they leave few of their threads idle, and where there are kernels with them.
+  const index_t small_room = room(SmallTile::kSize, grid);
+  const bool has_medium =
+      plan.window == kNoWindow ? plan.channels == 24 : plan.window == 3 && kind.element == 2;
+  if (plan.window == 3 && 3 * room(WideTile::kSize, grid) <= 4 * small_room) {
+    use("WideTile", WideTile::kSize);
+  } else if (has_medium && 3 * room(MediumTile::kSize, grid) <= 4 * small_room) {
+    use("MediumTile", MediumTile::kSize);
   } else {
-    use("SmallTile", SmallTile::kSize, ring_bias);
+    use("SmallTile", SmallTile::kSize);
   }
   return plan;
 }
@@ -84,9 +82,8 @@ Launches launches(const AggregatedAttentionParams& p, int architecture) {
   check_strides("k_pool", in.k_pool);
   check_strides("v_pool", in.v_pool);
   const AttentionPlan plan = aggregated_attention_plan(
-      in.q.dtype, in.q.shape[0], in.q.shape[2], in.q.shape[3], in.grid, in.pool_grid,
-      in.window_size, in.pool_bias.values.present(),
-      in.pool_bias.table() && !in.pool_bias.col_weights.present(), p.allow_tf32, architecture);
+      in.q.dtype, in.q.shape[0], in.q.shape[2], in.q.shape[3], in.grid, in.window_size,
+      in.pool_bias.values.present(), p.allow_tf32, architecture);
   Launches result;
   result.source = "device/aggregated_attention_forward.cuh";
   const std::string rest =
@@ -94,7 +91,7 @@ Launches launches(const AggregatedAttentionParams& p, int architecture) {
   const char* name = "aggregated_attention_forward";
   result.add(plan.tensor_float ? kernel_name(name, "TensorFloat32", rest)
                                : kernel_name(name, in.q.dtype, rest),
-             plan.launch, AttentionForwardLaunch{p, plan.bias_ring});
+             plan.launch, AttentionForwardLaunch{p, may_be_in_place(in.pool_bias)});
   return result;
 }
 

@@ -8,7 +8,7 @@ namespace transnext {
 
 struct AttentionForwardLaunch {
   AggregatedAttentionParams p;
-  BiasRing bias_ring;
+  bool bias_in_place;  // the pooled logits' bias may be read from its tensor: see PoolBias
 };
 
 }  // namespace transnext

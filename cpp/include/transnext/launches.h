@@ -9,7 +9,6 @@
 #include <utility>
 #include <vector>
 
-#include "device/attention_shape.h"
 #include "transnext/aggregated_attention.h"
 #include "transnext/conv_glu.h"
 #include "transnext/gelu_pool.h"
@@ -77,15 +76,13 @@ struct AttentionPlan {
   int channels = 0;           // head dim of the kernel, the tensors' rounded up
   int window = 0;             // window size of the kernel, or kNoWindow, kAnyWindow
   const char* tile = "";      // of device/attention_shape.h
-  BiasRing bias_ring;
 };
 
 // `architecture` is a compute capability, major * 10 + minor. TF32 is used where it is allowed and
 // there is a kernel for it: for float32 with head dims up to 24 from 8.0 on.
 AttentionPlan aggregated_attention_plan(DType dtype, index_t batch, index_t heads, index_t channels,
-                                        Grid grid, Grid pool_grid, index_t window_size,
-                                        bool has_bias, bool ring_bias, bool allow_tf32,
-                                        int architecture);
+                                        Grid grid, index_t window_size, bool has_bias,
+                                        bool allow_tf32, int architecture);
 
 Launches launches(const AggregatedAttentionParams& params, int architecture);
 Launches launches(const AggregatedAttentionBackwardParams& params, int architecture);
