@@ -82,6 +82,7 @@ class ForwardTile {
       state->top = static_cast<int>(tile / columns % rows) * Tile::kRows;
       state->left = static_cast<int>(tile % columns) * Tile::kColumns;
       state->bias = TileBias<Tile, T>::kind_of(in_.pool_bias, launch_.bias_in_place);
+      state->token_scale = 1.0f;
     }
     __syncthreads();
     load_queries(HeadRows<Element>(in_.q, state->batch, state->head), place_, rows_);
@@ -89,6 +90,14 @@ class ForwardTile {
     for (int c = thread_index(); c < kDim; c += Tile::kQueries)
       embedding()[c] = WindowParameters(in_, state->head).embedding_of(c);
     bias().check_maps();
+    if constexpr (kWindow > 0 && sizeof(Element) == 2) {
+      // The last warp has the least to do here.
+      if (in_.tokens.present() && thread_index() >= Tile::kQueries - 32) {
+        const float scale =
+            WindowProducts<Tile, T, kDim>::find_scale(WindowParameters(in_, state->head));
+        if (thread_index() % 32 == 0) state->token_scale = scale;
+      }
+    }
     wait_copies<0>();
     __syncthreads();
   }
@@ -165,25 +174,16 @@ class ForwardTile {
     rows_.read(mine(), query);
     normalise_query(embedding(), query);
     const ProductTerms own = terms()[mine()];
-    finish_any_window(query, own.factor, own.maximum, own.sum, out);
+    finish_any_window(query, own.factor, own.softmax.maximum * kLn2, own.softmax.sum, out);
   }
 
   // 16-bit types: no window, pooled keys on tensor cores.
   __device__ void attend_by_pooled_products() const {
     ProductQueries<Tile, T, kDim> queries;
     take_pooled_products(queries);
-    __syncwarp();
-    const int thread = mine();
-#pragma unroll
-    for (int t = 0; t < queries.kTiles; ++t) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half)
-        queries.multiply(t, half, 1.0f / terms()[queries.query_of(thread, t, half)].sum);
-    }
+    queries.finish(terms());
     __syncthreads();
-    queries.give(rows_);
-    store_log_sum_exp(mine(), terms()[mine()].maximum, terms()[mine()].sum);
-    store();
+    give(queries);
   }
 
   // 16-bit types: pooled keys and window on tensor cores.
@@ -212,9 +212,7 @@ class ForwardTile {
         window.take(in_, place_, t, operands[t], terms(), queries);
     }
     __syncthreads();
-    queries.give(rows_);
-    store_log_sum_exp(mine(), terms()[mine()].maximum, terms()[mine()].sum);
-    store();
+    give(queries);
   }
 
  private:
@@ -248,12 +246,20 @@ class ForwardTile {
   __device__ void take_pooled_products(ProductQueries<Tile, T, kDim>& queries) const {
     const auto bias = this->bias();
     terms()[mine()] =
-        ProductTerms{rows_.inverse_norm(mine()), factor(), {bias.place_of(mine())}, 0.0f};
+        ProductTerms{rows_.inverse_norm(mine()), factor(), {bias.values() + bias.place_of(mine())}};
     auto stream = this->stream(bias);
     while (stream.advance()) {
-      if (place_.warp_inside(mine())) queries.take(stream, bias, rows_, terms());
+      if (place_.warp_inside(mine())) queries.take(stream, rows_, terms());
     }
     queries.settle(terms());
+  }
+
+  // The results of 16-bit types, whose queries the block has left.
+  __device__ void give(const ProductQueries<Tile, T, kDim>& queries) const {
+    queries.give(rows_);
+    const SoftmaxTerms softmax = terms()[mine()].softmax;
+    store_log_sum_exp(mine(), (softmax.maximum + log2_fast(softmax.sum)) * kLn2);
+    store();
   }
 
   // What products have left of this thread's query.
@@ -308,16 +314,16 @@ class ForwardTile {
 
   __device__ void finish_row(float maximum, float sum, const float (&out)[kDim]) const {
     rows_.write(mine(), out);
-    store_log_sum_exp(mine(), maximum, sum);
+    store_log_sum_exp(mine(), maximum + logf(sum));
     store();
   }
 
-  __device__ void store_log_sum_exp(int query, float maximum, float sum) const {
+  __device__ void store_log_sum_exp(int query, float value) const {
     if (!place_.inside(query)) return;
     const View<3>& target = launch_.p.log_sum_exp;
     static_cast<float*>(
         target.data)[batch() * target.stride[0] + place_.token(query) * target.stride[1] +
-                     head() * target.stride[2]] = maximum + logf(sum);
+                     head() * target.stride[2]] = value;
   }
 
   // The output's rows from shared memory.
@@ -337,7 +343,13 @@ class ForwardTile {
 // Threads of a multiprocessor that registers have to suffice for: a third of its threads where the
 // kernel is one of the published models'.
 __host__ __device__ constexpr int least_threads(int channels, int window) {
-  return channels == 24 && window != kAnyWindow ? 768 : 256;
+#if defined(__CUDA_ARCH__) && \
+    (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200)
+  constexpr int kThird = 512;
+#else
+  constexpr int kThird = 768;  // in whole blocks of 256
+#endif
+  return channels == 24 && window != kAnyWindow ? kThird : 256;
 }
 
 }  // namespace device

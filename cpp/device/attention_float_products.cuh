@@ -71,7 +71,8 @@ class FloatProductQueries : public ProductOutput<kDim> {
         };
         const float2 highest = Output::make_logits(
             count - first, stream.terms + first + thread_index() % 4, logit, logits);
-        Output::weigh(t, highest, maximum, sum, logits);
+        Output::follow(t, highest, maximum, sum);
+        Output::weigh(maximum, sum, logits);
         multiply_values(t, logits[0], values + first * kRowFloats);
       }
       __syncwarp();  // the lanes have read the terms

@@ -119,21 +119,20 @@ class ProductQueries : public ProductOutput<kDim> {
   }
 
   // Takes a chunk of pooled keys, 16 at a time: more would need more registers than are free.
-  __device__ void take(const PooledStream<Tile, T, kDim>& stream, const TileBias<Tile, T>& bias,
-                       const Rows& rows, const ProductTerms* query_terms) {
+  __device__ void take(const PooledStream<Tile, T, kDim>& stream, const Rows& rows,
+                       const ProductTerms* query_terms) {
     const int count = stream.count();
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
       const int thread = thread_index();
-      QueryOperand<T, kDim> queries;
-      queries.load(rows, first_of(thread, t));
       const int row = key_of(thread % 8);
       const Piece<T>* keys = QueryOperand<T, kDim>::keys_of(stream.keys(), row, thread);
       const Piece<T>* values = values_of(stream.values(), row + thread / 8 % 2 * 8, thread);
       const ProductTerms first = query_terms[query_of(thread, t, 0)];
       const ProductTerms second = query_terms[query_of(thread, t, 1)];
-      const float* biases[2] = {bias.values() + first.bias, bias.values() + second.bias};
       const KeyTerms* key_terms = stream.terms + thread % 4;
+      QueryOperand<T, kDim> queries;
+      queries.load(rows, first_of(thread, t));
 #pragma unroll 1
       for (int left = count; left > 0; left -= 16) {
         float logits[2][4];
@@ -146,10 +145,11 @@ class ProductQueries : public ProductOutput<kDim> {
         const auto logit = [&](int half, const KeyTerms& key, float product) {
           const ProductTerms& query = half == 0 ? first : second;
           return (product * query.norm + key.embedding) * (key.norm * query.factor) +
-                 biases[half][key.bias];
+                 query.biases[key.bias];
         };
         const float2 highest = Output::make_logits(left, key_terms, logit, logits);
-        Output::weigh(t, highest, maximum_[t], sum_[t], logits);
+        Output::follow(t, highest, maximum_[t], sum_[t]);
+        Output::weigh(maximum_[t], sum_[t], logits);
         const unsigned weights[4] = {
             pack<T>(logits[0][0], logits[0][1]), pack<T>(logits[0][2], logits[0][3]),
             pack<T>(logits[1][0], logits[1][1]), pack<T>(logits[1][2], logits[1][3])};
@@ -161,8 +161,9 @@ class ProductQueries : public ProductOutput<kDim> {
     }
   }
 
-  // The softmax of the pooled keys is over: its state to shared memory.
+  // The softmax of the pooled keys is over: its state to shared memory, for this warp.
   __device__ void settle(ProductTerms* query_terms) const {
+    __syncwarp();  // the lanes have read the terms
     const int thread = thread_index();
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
@@ -170,8 +171,54 @@ class ProductQueries : public ProductOutput<kDim> {
       for (int half = 0; half < 2; ++half) {
         const float all = over_lanes(sum_[t][half]);
         if (thread % 4 != 0) continue;
-        query_terms[query_of(thread, t, half)].maximum = maximum_[t][half] * kLn2;
-        query_terms[query_of(thread, t, half)].sum = all;
+        query_terms[query_of(thread, t, half)].softmax = {maximum_[t][half], all};
+      }
+    }
+    __syncwarp();
+  }
+
+  // Takes the last logits of the softmax over tile t's queries, kLast of each half: they become its
+  // weights, and out and the state are brought to them.
+  template <int kLast>
+  __device__ void finish(int t, float (&logits)[2][kLast], ProductTerms* query_terms) {
+    const int thread = thread_index();
+    float maximum[2];
+    float sum[2];  // of this lane's keys
+    float highest[2] = {kNoLogit, kNoLogit};
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const SoftmaxTerms state = query_terms[query_of(thread, t, half)].softmax;
+      maximum[half] = state.maximum;
+      sum[half] = thread % 4 == 0 ? state.sum : 0.0f;
+#pragma unroll
+      for (const float logit : logits[half]) highest[half] = fmaxf(highest[half], logit);
+    }
+    Output::follow(t, {highest[0], highest[1]}, maximum, sum);
+    __syncwarp();  // the lanes have read the state
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (float& logit : logits[half]) {
+        logit = exp2_fast(logit * kLog2E - maximum[half]);
+        sum[half] += logit;
+      }
+      const float all = over_lanes(sum[half]);
+      const float inverse = reciprocal_fast(all);
+      Output::multiply(t, half, inverse);
+#pragma unroll
+      for (float& weight : logits[half]) weight *= inverse;
+      if (thread % 4 == 0) query_terms[query_of(thread, t, half)].softmax = {maximum[half], all};
+    }
+  }
+
+  // The same where there are no more logits.
+  __device__ void finish(const ProductTerms* query_terms) {
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float sum = query_terms[query_of(thread_index(), t, half)].softmax.sum;
+        Output::multiply(t, half, reciprocal_fast(sum));
       }
     }
   }
@@ -193,8 +240,8 @@ class ProductQueries : public ProductOutput<kDim> {
   }
 
  private:
-  float maximum_[kTiles][2];
-  float sum_[kTiles][2];  // of this lane's keys
+  float maximum_[kTiles][2];  // as powers of two
+  float sum_[kTiles][2];      // of this lane's keys
 };
 
 }  // namespace transnext::device

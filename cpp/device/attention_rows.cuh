@@ -194,6 +194,8 @@ struct TileState {
   int top;
   int left;
   BiasKind bias;  // where a chunk's biases are (attention_bias.cuh)
+  float
+      token_scale;  // power of two that a window's tokens are scaled by (attention_window_products.cuh)
 };
 
 // Where a tile is, in registers.

@@ -87,14 +87,17 @@ struct alignas(16) RowTerms {
   float sum;      // of the weights
 };
 // and of 16-bit types, where q is multiplied as it is, and the state is in registers at first.
+struct SoftmaxTerms {
+  float maximum;  // as a power of two
+  float sum;
+};
 struct alignas(16) ProductTerms {
   float norm;  // 1 / |q|
   float factor;
   union {
-    int bias;       // the query's part of its biases' places, while pooled keys are taken
-    float maximum;  // then
+    const float* biases;   // while pooled keys are taken
+    SoftmaxTerms softmax;  // then
   };
-  float sum;
 };
 static_assert(sizeof(RowTerms) == sizeof(ProductTerms));
 

@@ -33,12 +33,12 @@ struct WindowProducts {
   using Queries = ProductQueries<Tile, T, kDim>;
   using Operand = QueryOperand<T, kDim>;
 
-  Rows keys;             // [kHalo]
-  Rows values;           // [kHalo]
-  float2* key_terms;     // [kHalo]: 1 / |k|, embedding . k
-  Rows tokens;           // [kTokenRows], and what their rounding to T left as kTokenRows more
-  float4* biases;        // [4]: local bias of a window row; at last the power of two of the tokens
-  float4* token_biases;  // [4]
+  Rows keys;               // [kHalo]
+  Rows values;             // [kHalo]
+  float2* key_terms;       // [kHalo]: 1 / |k|, embedding . k
+  Rows tokens;             // [kTokenRows], and what their rounding to T left as kTokenRows more
+  float4* biases;          // [4]: local bias of a window row
+  float4* token_biases;    // [4]
   const float* embedding;  // [kDim]
 
   // Brings everything into shared memory. The block must synchronise before and after.
@@ -62,15 +62,10 @@ struct WindowProducts {
         bias[column] = parameters.bias_of(row * kWindow + column);
         token_bias[column] = parameters.token_bias_of(row * kWindow + column);
       }
-      biases[row] = float4{bias[0], bias[1], bias[2], 1.0f};
+      biases[row] = float4{bias[0], bias[1], bias[2], 0.0f};
       token_biases[row] = float4{token_bias[0], token_bias[1], token_bias[2], 0.0f};
     }
-    __syncthreads();
-    if (in.tokens.present()) {
-      if (thread_index() < 32) find_scale(parameters);
-      __syncthreads();
-      load_tokens(parameters);
-    }
+    if (in.tokens.present()) load_tokens(parameters, place.state->token_scale);
     wait_copies<0>();
     __syncthreads();
 #pragma unroll 1
@@ -78,8 +73,7 @@ struct WindowProducts {
       key_terms[cell] = keys.inverse_norm_and_dot(cell, embedding);
   }
 
-  // Ends the softmax of tile t's queries: their out becomes the result, and their terms' maximum and
-  // sum are brought to all logits.
+  // Ends the softmax of tile t's queries: their out becomes the result.
   __device__ void take(const AggregatedAttentionInputs& in, const TilePlace<Tile>& place, int t,
                        const Operand& operand, ProductTerms* query_terms, Queries& queries) const {
     const int thread = thread_index();
@@ -88,17 +82,12 @@ struct WindowProducts {
     const int y = lane % 4;
     const int top = Tile::row(Queries::first_of(thread, t));
     const int left = Tile::column(Queries::first_of(thread, t));
-    // Of a product's key i, which lanes i, i + 8, i + 16 and i + 24 bring.
-    const int row = (top + lane % 8 / 2) * kWidth + left + lane % 2;
-
     float logits[2][kWindow];
-    multiply_keys(operand, Operand::keys_of(keys, row, thread), x, logits);
+    multiply_keys(operand, Operand::keys_of(keys, cell_of(t, thread % 2), thread), x, logits);
 
     const int image_row = place.state->top + top + y - 1;
     const int image_column = place.state->left + left + x - 1;
     const float2* terms = key_terms + (top + y) * kWidth + left + x;
-    bool valid[2][kWindow];
-    float2 highest = {kNoLogit, kNoLogit};
     const ProductTerms first = query_terms[Queries::query_of(thread, t, 0)];
     const ProductTerms second = query_terms[Queries::query_of(thread, t, 1)];
     const float4 first_biases = biases[y];
@@ -107,88 +96,78 @@ struct WindowProducts {
     for (int j = 0; j < kWindow; ++j) {
       const float2 key = terms[j];
       const bool in_image = inside(*place.grid, image_row, image_column + j);
-      valid[0][j] = in_image && y < kWindow;
-      valid[1][j] = in_image && y > 0;
+      const bool valid[2] = {in_image && y < kWindow, in_image && y > 0};
       const auto logit = [&](const ProductTerms& query, float product, float bias) {
         return (product * query.norm + key.y) * (key.x * query.factor) + bias;
       };
-      logits[0][j] = valid[0][j] ? logit(first, logits[0][j], element(first_biases, j)) : kNoLogit;
-      logits[1][j] =
-          valid[1][j] ? logit(second, logits[1][j], element(second_biases, j)) : kNoLogit;
-      highest.x = fmaxf(highest.x, logits[0][j]);
-      highest.y = fmaxf(highest.y, logits[1][j]);
+      logits[0][j] = valid[0] ? logit(first, logits[0][j], element(first_biases, j)) : kNoLogit;
+      logits[1][j] = valid[1] ? logit(second, logits[1][j], element(second_biases, j)) : kNoLogit;
     }
 
-    finish(t, 0, highest.x, query_terms, logits[0], queries);
-    finish(t, 1, highest.y, query_terms, logits[1], queries);
+    queries.finish(t, logits, query_terms);
     if (in.tokens.present() || in.token_bias.present())
-      add_token_weights(in.tokens.present(), operand,
-                        query_terms[Queries::query_of(thread, t, 0)].norm,
-                        query_terms[Queries::query_of(thread, t, 1)].norm, valid, logits);
+      add_token_weights(in.tokens.present(), place.state->token_scale, operand, t, query_terms,
+                        logits);
 
-    float back[2] = {1.0f, 1.0f};
-    if constexpr (kIsNarrow<T>) fit(t, logits, back, queries);
-    multiply_weights(logits, row, thread, queries.out[t]);
-    if constexpr (kIsNarrow<T>) unfit(t, back, queries);
+    const bool large = kIsNarrow<T> && any_large(logits);
+    if (large) fit(t, logits, query_terms, queries);
+    multiply_weights(logits, t, queries.out[t]);
+    if (large) unfit(t, query_terms, queries);
+  }
+
+  // The scale of the tokens (load_tokens), by a warp.
+  __device__ static float find_scale(const WindowParameters& parameters) {
+    constexpr int kCells = kWindow * kWindow;
+    float most = 0.0f;
+#pragma unroll 1
+    for (int i = thread_index() % 32; i < kDim * kCells; i += 32)
+      most = fmaxf(most, fabsf(parameters.token(i % kCells, i / kCells)));
+    const unsigned exponent = float_to_bits(warp_max(most)) & 0x7f800000u;
+    return exponent > 0 && exponent < 0x7f000000u ? bits_to_float(exponent) : 1.0f;
   }
 
  private:
-  // Logits of one half become the softmax's weights, and out is brought to it.
-  __device__ static void finish(int t, int half, float highest, ProductTerms* query_terms,
-                                float (&logits)[kWindow], Queries& queries) {
+  // In the halo, column `column` of the row of tile t's keys that this thread's key is in: lanes i,
+  // i + 8, i + 16 and i + 24 bring key i of a product.
+  __device__ static int cell_of(int t, int column) {
     const int thread = thread_index();
-    ProductTerms& terms = query_terms[Queries::query_of(thread, t, half)];
-    const float before = terms.maximum;
-    const float most = Queries::raise(before, highest);
-    const float from = softmax_base(most);
-    float sum = 0.0f;
-#pragma unroll
-    for (int j = 0; j < kWindow; ++j) {
-      logits[j] = exp_fast(logits[j] - from);
-      sum += logits[j];
-    }
-    const float change = rescale(before, most);
-    sum = Queries::over_lanes(sum) + change * terms.sum;
-    const float inverse = 1.0f / sum;
-    queries.multiply(t, half, change * inverse);
-#pragma unroll
-    for (int j = 0; j < kWindow; ++j) logits[j] *= inverse;
-    __syncwarp();
-    if (thread % 4 == 0) {
-      terms.maximum = most;
-      terms.sum = sum;
-    }
+    const int first = Queries::first_of(thread, t);
+    return (Tile::row(first) + thread % 8 / 2) * kWidth + Tile::column(first) + column;
   }
 
   // Tokens may make weights larger than a Half can be: those of such a query, and its output, are
-  // divided by a power of two, `back`, for the products.
-  __device__ static void fit(int t, float (&weights)[2][kWindow], float (&back)[2],
+  // divided by a power of two for the products, which takes the place of its factor.
+  __device__ static bool any_large(const float (&weights)[2][kWindow]) {
+    const float most = fmaxf(largest(weights[0]), largest(weights[1]));
+    return __any_sync(0xffffffffu, most >= bits_to_float(kLargeExponent)) != 0;
+  }
+  __device__ static void fit(int t, float (&weights)[2][kWindow], ProductTerms* query_terms,
                              Queries& queries) {
-    float most[2];
+    const int thread = thread_index();
+    __syncwarp();  // the lanes have read the factors
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float (&w)[kWindow] = weights[half];
-      most[half] = fmaxf(fmaxf(fabsf(w[0]), fabsf(w[1])), fabsf(w[2]));
-    }
-    const bool large = fmaxf(most[0], most[1]) >= bits_to_float(kLargeExponent);
-    if (!__any_sync(0xffffffffu, large)) return;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const unsigned exponent = float_to_bits(Queries::raise(0.0f, most[half])) & 0x7f800000u;
-      if (exponent < kLargeExponent) continue;
-      back[half] = bits_to_float(exponent - kLargeExponent + 0x3f800000u);
-      const float down = 1.0f / back[half];
+      unsigned exponent = float_to_bits(Queries::raise(0.0f, largest(weights[half]))) & 0x7f800000u;
+      if (exponent < kLargeExponent) exponent = kLargeExponent;
+      const float down = bits_to_float(kLargeExponent + kExponentOfOne - exponent);
 #pragma unroll
       for (int j = 0; j < kWindow; ++j) weights[half][j] *= down;
       queries.multiply(t, half, down);
+      if (thread % 4 == 0)
+        query_terms[Queries::query_of(thread, t, half)].factor =
+            bits_to_float(exponent + kExponentOfOne - kLargeExponent);
     }
+    __syncwarp();
   }
-  __device__ static void unfit(int t, const float (&back)[2], Queries& queries) {
+  __device__ static void unfit(int t, const ProductTerms* query_terms, Queries& queries) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      if (__any_sync(0xffffffffu, back[half] != 1.0f)) queries.multiply(t, half, back[half]);
-    }
+    for (int half = 0; half < 2; ++half)
+      queries.multiply(t, half, query_terms[Queries::query_of(thread_index(), t, half)].factor);
   }
+  __device__ static float largest(const float (&weights)[kWindow]) {
+    return fmaxf(fmaxf(fabsf(weights[0]), fabsf(weights[1])), fabsf(weights[2]));
+  }
+  static constexpr unsigned kExponentOfOne = 127u << 23;
   static constexpr unsigned kLargeExponent = 141u << 23;  // of 2^14
 
   __device__ static float element(const float4& four, int index) {
@@ -199,19 +178,8 @@ struct WindowProducts {
   // row y and column x, column 2 y of the second one that of column 2; the others are zero. They are
   // scaled by a power of two to below 2 and kept as two numbers of T, so that they are exact to 2^-16
   // (BFloat16) or 2^-22 (Half) of the largest one.
-  __device__ void find_scale(const WindowParameters& parameters) const {
-    constexpr int kCells = kWindow * kWindow;
-    float most = 0.0f;
-#pragma unroll 1
-    for (int i = thread_index(); i < kDim * kCells; i += 32)
-      most = fmaxf(most, fabsf(parameters.token(i % kCells, i / kCells)));
-    const unsigned exponent = float_to_bits(warp_max(most)) & 0x7f800000u;
-    const bool scaled = exponent > 0 && exponent < 0x7f000000u;
-    if (thread_index() == 0) biases[0].w = scaled ? bits_to_float(exponent) : 1.0f;
-  }
-
-  __device__ void load_tokens(const WindowParameters& parameters) const {
-    const float up = 1.0f / biases[0].w;
+  __device__ void load_tokens(const WindowParameters& parameters, float scale) const {
+    const float up = 1.0f / scale;
 #pragma unroll 1
     for (int i = thread_index(); i < kTokenRows * kDim; i += Tile::kQueries) {
       const int column = i / kDim;
@@ -230,13 +198,15 @@ struct WindowProducts {
     }
   }
 
-  __device__ void add_token_weights(bool has_tokens, const Operand& operand, float first_norm,
-                                    float second_norm, const bool (&valid)[2][kWindow],
+  // Outside the image too: values are zero there.
+  __device__ void add_token_weights(bool has_tokens, float scale, const Operand& operand, int t,
+                                    const ProductTerms* query_terms,
                                     float (&weights)[2][kWindow]) const {
     const int lane = thread_index() % 32;
     const int y = lane % 4;
     const Piece<T>* columns = Operand::keys_of(tokens, lane % 8, lane);
-    const float scale = biases[0].w;
+    const float norms[2] = {query_terms[Queries::query_of(thread_index(), t, 0)].norm * scale,
+                            query_terms[Queries::query_of(thread_index(), t, 1)].norm * scale};
     // The second half's window row is the column of the lane before.
     const int before = (lane + 31) % 32;
     const float4 first_biases = token_biases[y];
@@ -252,37 +222,49 @@ struct WindowProducts {
       for (int j = 2 * n; j < kWindow && j < 2 * n + 2; ++j) {
         const float first = products[j % 2];
         const float second = __shfl_sync(0xffffffffu, products[2 + j % 2], before);
-        if (valid[0][j]) weights[0][j] += first_norm * scale * first + element(first_biases, j);
-        if (valid[1][j]) weights[1][j] += second_norm * scale * second + element(second_biases, j);
+        if (y < kWindow) weights[0][j] += norms[0] * first + element(first_biases, j);
+        if (y > 0) weights[1][j] += norms[1] * second + element(second_biases, j);
       }
     }
   }
 
-  // Products with the patch's keys, of whose columns each lane chooses those from x on. One product
-  // after the other: together they would need more registers than are free.
+  // Products with the patch's keys, of whose columns each lane chooses those from x on, by the bits of
+  // x.
   __device__ void multiply_keys(const Operand& operand, const Piece<T>* keys, int x,
                                 float (&chosen)[2][kWindow]) const {
+    // Columns that are 4 apart: those of product n and of product n + 2.
+    float pairs[kKeyTiles][4] = {};
+    float columns[2][kWindow + 3];
 #pragma unroll
-    for (int j = 0; j < kWindow; ++j) chosen[0][j] = chosen[1][j] = 0.0f;
-#pragma unroll 1
-    for (int n = 0; n < kKeyTiles; ++n) {
-      float products[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-      operand.multiply(products, keys + n * 2 * kRowPieces);
+    for (int n = 0; n < kKeyTiles; n += 2) operand.multiply(pairs[n], keys + n * 2 * kRowPieces);
+    choose(0, (x & 4) != 0, pairs[0], pairs[2], columns);
+    choose(4, (x & 4) != 0, pairs[2], pairs[4], columns);
+    __syncwarp();  // all products together would need more registers than are free
 #pragma unroll
-      for (int e = 0; e < 2; ++e) {
+    for (int n = 1; n < kKeyTiles; n += 2) operand.multiply(pairs[n], keys + n * 2 * kRowPieces);
+    choose(2, (x & 4) != 0, pairs[1], pairs[3], columns);
 #pragma unroll
-        for (int j = 0; j < kWindow; ++j) {
-          const bool mine = 2 * n + e == x + j;
-          chosen[0][j] = mine ? products[e] : chosen[0][j];
-          chosen[1][j] = mine ? products[2 + e] : chosen[1][j];
-        }
-      }
+    for (int half = 0; half < 2; ++half) {
+      const float (&c)[kWindow + 3] = columns[half];
+      const bool two = (x & 2) != 0;
+      const float four[kWindow + 1] = {two ? c[2] : c[0], two ? c[3] : c[1], two ? c[4] : c[2],
+                                       two ? c[5] : c[3]};
+#pragma unroll
+      for (int j = 0; j < kWindow; ++j) chosen[half][j] = (x & 1) != 0 ? four[j + 1] : four[j];
     }
+  }
+
+  // The columns from `first` on are those of one product or of a later one.
+  __device__ static void choose(int first, bool later, const float (&here)[4],
+                                const float (&there)[4], float (&columns)[2][kWindow + 3]) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) columns[e / 2][first + e % 2] = later ? there[e] : here[e];
   }
 
   // out += weights values, with weights of zero for the columns of keys beside x to x + 2.
-  __device__ void multiply_weights(const float (&weights)[2][kWindow], int row, int thread,
+  __device__ void multiply_weights(const float (&weights)[2][kWindow], int t,
                                    float (&out)[kDim / 8][4]) const {
+    const int thread = thread_index();
     const int x = thread % 32 / 4;
     const bool odd = (x & 1) != 0;
     unsigned pairs[2][2];  // the window's columns as those of two neighbouring products
@@ -296,13 +278,13 @@ struct WindowProducts {
       const int i = n - x / 2;
       return i == 0 ? pairs[half][0] : i == 1 ? pairs[half][1] : 0u;
     };
-    const int later = thread / 8 % 2;  // this lane's key is of the second product of two
-#pragma unroll 1
+    // Of two products: lanes 8 to 15 and 24 to 31 bring the second one's keys.
+    const Piece<T>* from = values_of(values, cell_of(t, thread % 2 + thread / 8 % 2 * 2), thread);
+#pragma unroll
     for (int n = 0; n < kKeyTiles; n += 2) {
       const unsigned a[4] = {pair(n, 0), pair(n, 1), pair(n + 1, 0), pair(n + 1, 1)};
-      // Beyond the last product all weights are zero.
-      const int cell = row + 2 * (n + 1 < kKeyTiles ? n + later : n);
-      multiply_values(out, a, values_of(values, cell, thread));
+      if (n + 1 == kKeyTiles) from -= thread / 8 % 2 * 2 * kRowPieces;  // there is no second one
+      multiply_values(out, a, from + 2 * n * kRowPieces);
     }
   }
 };

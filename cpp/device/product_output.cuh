@@ -106,26 +106,29 @@ class ProductOutput {
         }
       }
     }
-    float2 highest = {kNoLogit, kNoLogit};
+    float2 highest = {fmaxf(logits[0][0], logits[0][1]), fmaxf(logits[0][2], logits[0][3])};
 #pragma unroll
-    for (int n = 0; n < kKeyTiles; ++n) {
+    for (int n = 1; n < kKeyTiles; ++n) {
       highest.x = fmaxf(highest.x, fmaxf(logits[n][0], logits[n][1]));
       highest.y = fmaxf(highest.y, fmaxf(logits[n][2], logits[n][3]));
     }
     return highest;
   }
 
-  // Logits become the softmax's weights, whose sum over this lane's keys is added to the halves'. The
-  // maxima rise first where `highest`, of this lane's logits, exceeds them, and what was summed with
-  // the ones before follows.
+  // Where `highest`, of this lane's logits, exceeds the maxima, they rise, and what was summed with the
+  // ones before follows.
+  __device__ void follow(int t, float2 highest, float (&maximum)[2], float (&sum)[2]) {
+    if (!__any_sync(0xffffffffu, highest.x * kLog2E - maximum[0] > kMostExcess ||
+                                     highest.y * kLog2E - maximum[1] > kMostExcess))
+      return;
+    raise_maximum(t, 0, highest.x, maximum[0], sum[0]);
+    raise_maximum(t, 1, highest.y, maximum[1], sum[1]);
+  }
+
+  // Logits become the softmax's weights, whose sum over this lane's keys is added to the halves'.
   template <int kKeyTiles>
-  __device__ void weigh(int t, float2 highest, float (&maximum)[2], float (&sum)[2],
-                        float (&logits)[kKeyTiles][4]) {
-    if (__any_sync(0xffffffffu, highest.x * kLog2E - maximum[0] > kMostExcess ||
-                                    highest.y * kLog2E - maximum[1] > kMostExcess)) {
-      raise_maximum(t, 0, highest.x, maximum[0], sum[0]);
-      raise_maximum(t, 1, highest.y, maximum[1], sum[1]);
-    }
+  __device__ static void weigh(const float (&maximum)[2], float (&sum)[2],
+                               float (&logits)[kKeyTiles][4]) {
 #pragma unroll
     for (int n = 0; n < kKeyTiles; ++n) {
 #pragma unroll

@@ -252,13 +252,13 @@ MUTATIONS = [
         "attention_window_products.cuh",
         "attention",
         (
-            "valid[1][j] = in_image && y > 0;",
-            "valid[1][j] = in_image;",
+            "{in_image && y < kWindow, in_image && y > 0}",
+            "{in_image && y < kWindow, in_image}",
             "mask: keys above the windows of a patch's second row",
         ),
         (
-            "2 * n + e == x + j;",
-            "2 * n + e == x + j + n / 4;",
+            "choose(4, (x & 4) != 0, pairs[2], pairs[4], columns);",
+            "choose(4, (x & 4) != 0, pairs[2], pairs[3], columns);",
             "index: the columns of a patch's keys",
         ),
         (
