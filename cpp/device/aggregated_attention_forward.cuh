@@ -182,7 +182,7 @@ class ForwardTile {
     ProductQueries<Tile, T, kDim> queries;
     take_pooled_products(queries);
     queries.finish(terms());
-    __syncthreads();
+    __syncwarp();  // a warp's queries are its own
     give(queries);
   }
 
@@ -326,9 +326,9 @@ class ForwardTile {
                      head() * target.stride[2]] = value;
   }
 
-  // The output's rows from shared memory.
+  // The output's rows of this warp's queries from shared memory.
   __device__ void store() const {
-    __syncthreads();
+    __syncwarp();
     store_queries(HeadRows<Element>(launch_.p.out, batch(), head()), place_, rows_);
   }
 

@@ -90,14 +90,14 @@ class TileBias {
   __device__ static bool steps(const void* map, const index_t* stride, int count, int begin,
                                int rows) {
     const int* from = static_cast<const int*>(map) + begin * stride[0];
+    const auto keys = static_cast<unsigned>(count);
     bool result = true;
 #pragma unroll 1
-    for (int step = thread_index() / 32; step < rows; step += Tile::kQueries / 32) {
-#pragma unroll 1
-      for (int x = thread_index() % 32; x < count; x += 32) {
-        const int* base = from + x * static_cast<int>(stride[1]);
-        result = result && base[step * static_cast<int>(stride[0])] == *base + step;
-      }
+    for (unsigned i = thread_index(); i < keys * static_cast<unsigned>(rows); i += Tile::kQueries) {
+      const unsigned step = i / keys;
+      const int* base = from + static_cast<int>(i - step * keys) * static_cast<int>(stride[1]);
+      const int entry = base[static_cast<int>(step) * static_cast<int>(stride[0])];
+      result = result && entry == *base + static_cast<int>(step);
     }
     return result;
   }

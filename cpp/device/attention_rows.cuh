@@ -251,15 +251,16 @@ __device__ inline void load_queries(const HeadRows<T>& from, const TilePlace<Til
   }
 }
 
+// A warp's own queries, so that it need not wait for the block.
 template <class Tile, class T, int kDim>
 __device__ inline void store_queries(const HeadRows<T>& to, const TilePlace<Tile>& place,
                                      const SharedRows<T, kDim>& from) {
   constexpr int kPieces = SharedRows<T, kDim>::kPieces;
   const TileCorner corner = place.corner();
+  const int first = thread_index() / 32 * 32;
 #pragma unroll 1
-  for (unsigned i = thread_index(); i < static_cast<unsigned>(Tile::kQueries * kPieces);
-       i += Tile::kQueries) {
-    const int query = static_cast<int>(i / kPieces);
+  for (unsigned i = thread_index() % 32; i < 32 * kPieces; i += 32) {
+    const int query = first + static_cast<int>(i / kPieces);
     const int piece = static_cast<int>(i % kPieces);
     const int row = corner.top + Tile::row(query);
     const int column = corner.left + Tile::column(query);

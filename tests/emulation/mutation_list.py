@@ -276,8 +276,8 @@ MUTATIONS = [
             "bias map: the columns of a table",
         ),
         (
-            "base[step * static_cast<int>(stride[0])] == *base + step",
-            "base[step * static_cast<int>(stride[0])] <= *base + step",
+            "result && entry == *base + static_cast<int>(step);",
+            "result && entry <= *base + static_cast<int>(step);",
             "bias map: a table whose maps do not grow by one",
         ),
     ),
