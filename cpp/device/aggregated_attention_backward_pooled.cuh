@@ -55,13 +55,12 @@ __global__ void __launch_bounds__(kAttentionPooledThreads, kDim <= 32 ? 4 : 1)
   // [tile] qh |d_out| / largest; of float, qh in place of q.
   T* unit_rows = kTensorCores ? d_out_rows + tile * stride : query_rows;
   float* stages = reinterpret_cast<float*>(d_out_rows + (kTensorCores ? 2 : 1) * tile * stride);
-  float* patch_memory = stages + (kTensorCores ? 0 : threads / 2 * kAttentionStagedWeights);
   alignas(16) __shared__ float embedding[kDim];
   __shared__ float key_inverse[keys], key_embedding[keys];
-  // Of the tile's queries, in pairs, as lanes read them; places in the patch and in the table.
+  // Of the tile's queries, in pairs, as lanes read them; places in the bias and in its gradient.
   __shared__ float2 query_inverse[tile / 2], scaling[tile / 2], log_sum_exps[tile / 2];
   __shared__ float2 deltas[tile / 2], d_out_inverse[tile / 2];
-  __shared__ int2 patch_place[tile / 2], table_place[tile / 2];
+  __shared__ int2 bias_place[tile / 2], table_place[tile / 2];
   __shared__ float d_out_norm[tile];
   __shared__ int query_row[tile], query_column[tile];
 
@@ -106,11 +105,13 @@ __global__ void __launch_bounds__(kAttentionPooledThreads, kDim <= 32 ? 4 : 1)
   const int columns = static_cast<int>(p.d_pool_bias.shape[2]);
   if (atomics) table += head * p.d_pool_bias.shape[1] * columns;
   const bool steps = grows_by_steps(bias, in, first_query / width, (end_query - 1) / width + 1);
-  const QueriesPatch patch(in, bias, first_key, first_key + key_count, tile, patch_memory,
-                           launch.plan.pooled_patch, steps);
+  // Whether the bias is a value at a place that is the sum of the query's and the key's.
+  const bool places =
+      steps || (in.pool_bias.dense() && tokens * in.pool_bias.values.stride[1] < index_t{1} << 31);
 
   // The lane's two keys.
-  int key[2], key_patch_place[2] = {}, key_table_place[2] = {};
+  int key[2], key_table_place[2] = {};
+  const float* key_biases[2] = {};  // where they are that queries' places count from
   float inverse[2], embedded[2];
   for (int h = 0; h < 2; ++h) {
     const int i = own + 8 * h + lane_row(lane);
@@ -121,7 +122,7 @@ __global__ void __launch_bounds__(kAttentionPooledThreads, kDim <= 32 ? 4 : 1)
     inverse[h] = key_inverse[i];
     embedded[h] = key_embedding[i];
     if (steps) key_table_place[h] = bias.table_row(0, a) * columns + bias.table_column(0, b, 0);
-    if (patch.used()) key_patch_place[h] = patch.key_place(a, b);
+    if (places) key_biases[h] = bias.key_entries(a, b, present);
   }
   const float scale = static_cast<const float*>(in.scale.data)[head * in.scale.stride[0]];
   const float* log_sum_exp = static_cast<const float*>(p.log_sum_exp.data) +
@@ -141,25 +142,34 @@ __global__ void __launch_bounds__(kAttentionPooledThreads, kDim <= 32 ? 4 : 1)
     stage_rows<kDim>(TokenRows<T>(p.d_out, batch, head), tile, query_of, d_out_rows);
     finish_copies();
     __syncthreads();
-    if (patch.used()) patch.load(first, first + count);
-#pragma unroll 1
-    for (int i = thread; i < tile; i += threads) {
+    {
+      // Four lanes to a query: each has a part of its rows.
+      static_assert(threads == 4 * tile, "a thread for each");
+      const int i = thread / 4;
       const int n = i < count ? first + i : first;
       const int y = n / width;
       const int x = n - y * width;
-      query_row[i] = y;
-      query_column[i] = x;
-      const float norm = row_norm<kDim>(d_out_rows + i * stride);
-      d_out_norm[i] = norm;
-      element(query_inverse, i) = inverse_norm(row_square<kDim>(query_rows + i * stride));
-      element(scaling, i) =
-          scale * length_scale(y, x, static_cast<int>(in.window_size), in.grid, pooled);
-      // No weights for what is not there.
-      element(log_sum_exps, i) = i < count ? log_sum_exp[n * p.log_sum_exp.stride[1]] : 3e38f;
-      element(deltas, i) = delta[n];
-      element(d_out_inverse, i) = norm > 0.0f ? 1.0f / norm : 0.0f;
-      if (patch.used()) element(patch_place, i) = patch.query_place(n, first);
-      element(table_place, i) = y * columns + x;
+      const float query_square = part_square<kDim>(query_rows + i * stride, lane % 4);
+      const float d_out_square = part_square<kDim>(d_out_rows + i * stride, lane % 4);
+      const float norm = sqrtf(sum_of_four(d_out_square));
+      const float inverse = inverse_norm(sum_of_four(query_square));
+      if (lane % 4 == 0) {
+        d_out_norm[i] = norm;
+        element(d_out_inverse, i) = norm > 0.0f ? 1.0f / norm : 0.0f;
+        element(query_inverse, i) = inverse;
+      } else if (lane % 4 == 1) {
+        element(scaling, i) =
+            scale * length_scale(y, x, static_cast<int>(in.window_size), in.grid, pooled);
+      } else if (lane % 4 == 2) {
+        // No weights for what is not there.
+        element(log_sum_exps, i) = i < count ? log_sum_exp[n * p.log_sum_exp.stride[1]] : 3e38f;
+        element(deltas, i) = delta[n];
+      } else {
+        query_row[i] = y;
+        query_column[i] = x;
+        if (places) element(bias_place, i) = bias.query_place(y, x, n);
+        element(table_place, i) = y * columns + x;
+      }
     }
     __syncthreads();
     if constexpr (kTensorCores) {
@@ -193,6 +203,17 @@ __global__ void __launch_bounds__(kAttentionPooledThreads, kDim <= 32 ? 4 : 1)
 #pragma unroll 1
     for (int sub = 0; sub < count; sub += kSub) {
       float weight[kSub / 8][4] = {}, d_logit[kSub / 8][4] = {};
+      // Asked for before the products, so that they are on their way meanwhile.
+      float biases[kSub / 8][4] = {};
+      if (places) {
+#pragma unroll
+        for (int t = 0; t < kSub / 8; ++t) {
+          const int2 place = bias_place[(sub + t * 8 + lane_column(lane)) / 2];
+#pragma unroll
+          for (int e = 0; e < 4; ++e)
+            biases[t][e] = key_biases[e / 2][e % 2 == 0 ? place.x : place.y];
+        }
+      }
       multiply_rows<kDim>(key_rows + (own + lane_row(lane)) * stride,
                           key_rows + (own + 8 + lane_row(lane)) * stride, query_rows + sub * stride,
                           lane, weight);
@@ -204,13 +225,8 @@ __global__ void __launch_bounds__(kAttentionPooledThreads, kDim <= 32 ? 4 : 1)
         const int pair = (sub + t * 8 + lane_column(lane)) / 2;
         const float sums[2] = {log_sum_exps[pair].x, log_sum_exps[pair].y};
         const float delta_of[2] = {deltas[pair].x, deltas[pair].y};
-        float value[4];
-        if (patch.used()) {
-          const int2 place = patch_place[pair];
-#pragma unroll
-          for (int e = 0; e < 4; ++e)
-            value[e] = patch_memory[key_patch_place[e / 2] + (e % 2 == 0 ? place.x : place.y)];
-        } else {
+        float (&value)[4] = biases[t];
+        if (!places) {
 #pragma unroll
           for (int e = 0; e < 4; ++e) {
             const int i = 2 * pair + e % 2;

@@ -50,7 +50,6 @@ struct AttentionBackwardPlan {
   int tiles_y, tiles_x;
   AttentionTokenShared shared;
   int slices, slice;  // of the queries for the pooled side, and queries in each
-  int pooled_patch;   // entries of the bias table in shared memory beside a tile of pooled keys
   int parameters;     // floats of a block's sums for the parameters' gradients
   // Offsets into the workspace, in floats.
   index_t delta;           // [B, h, N]

@@ -100,12 +100,6 @@ class TokenTile {
 
   __device__ int owned_query(int own) const { return ints(plan_.shared.order)[own]; }
 
-  // The sum of a value over the four lanes of a token.
-  static __device__ float sum_of_four(float value) {
-    value += __shfl_xor_sync(0xffffffffu, value, 1);
-    return value + __shfl_xor_sync(0xffffffffu, value, 2);
-  }
-
   __device__ void load() {
     const Rectangle queries = this->queries();
     const Rectangle keys = halo_keys();

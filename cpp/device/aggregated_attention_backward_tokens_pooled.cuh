@@ -14,9 +14,9 @@ class TokenPooled : public TokenTile<T, kDim> {
  protected:
   using Tile = TokenTile<T, kDim>;
   using Tile::kStride, Tile::kChunks, Tile::kWarps, Tile::kSumsAlong, Tile::thread, Tile::smaller,
-      Tile::sum_of_four, Tile::pooled, Tile::floats, Tile::ints, Tile::rows, Tile::row, Tile::token,
-      Tile::in_, Tile::plan_, Tile::head, Tile::batch, Tile::scale, Tile::bias, Tile::owned,
-      Tile::queries, Tile::find_key_norms;
+      Tile::pooled, Tile::floats, Tile::ints, Tile::rows, Tile::row, Tile::token, Tile::in_,
+      Tile::plan_, Tile::head, Tile::batch, Tile::scale, Tile::bias, Tile::owned, Tile::queries,
+      Tile::find_key_norms;
   using Tile::Tile;
 
   // Of 8 pooled keys, as many as a warp has registers for their weights.
@@ -59,8 +59,9 @@ class TokenPooled : public TokenTile<T, kDim> {
     for (int i = thread(); i < kAttentionPoolTile; i += kAttentionTokenThreads) {
       const int key = smaller(first + i, pooled() - 1);
       const int row = key / columns;
-      ints(at.pool_row)[i] = bias().in_steps() ? bias().place(row, key - row * columns) : row;
-      ints(at.pool_column)[i] = key - row * columns;
+      const int column = key - row * columns;
+      ints(at.pool_row)[i] = bias().by_places() ? bias().key_place(row, column, key) : row;
+      ints(at.pool_column)[i] = column;
     }
     __syncthreads();
     find_key_norms(at.pool_key, kAttentionPoolTile, at.pool_inverse, at.pool_embedding);
@@ -83,17 +84,25 @@ class TokenPooled : public TokenTile<T, kDim> {
 
   // One of a lane's two queries of a tile of 16.
   struct Query {
-    int index;  // among the block's queries
-    int place;  // of its bias
+    int index;            // among the block's queries
+    int place;            // of its biases in the patch
+    const float* biases;  // where they are that keys' places count from
     float inverse, scaling, log_sum_exp;
   };
   __device__ Query query_at(int index) const {
     const AttentionTokenShared& at = plan_.shared;
     const int width = queries().width;
     const int y = index / width;
-    const int pitch = this->bias().in_steps() ? this->bias().pitch() : 0;
-    return {index, y * pitch + index - y * width, floats(at.query_inverse)[index],
-            scale() * floats(at.length_scale)[index], floats(at.log_sum_exp)[index]};
+    const int x = index - y * width;
+    const RectangleBias bias = this->bias();
+    return {index,
+            bias.in_steps() ? y * bias.pitch() + x : 0,
+            bias.by_places()
+                ? bias.query_entries(y, x, token(queries().top + y, queries().left + x))
+                : nullptr,
+            floats(at.query_inverse)[index],
+            scale() * floats(at.length_scale)[index],
+            floats(at.log_sum_exp)[index]};
   }
 
   // a_m, D_m and (qn + embedding) . kpn(m) of 16 queries and the 16 pooled keys from `sub` of the tile
@@ -107,6 +116,13 @@ class TokenPooled : public TokenTile<T, kDim> {
 #pragma unroll
       for (int e = 0; e < 4; ++e) probability[t][e] = d_weight[t][e] = 0.0f;
     }
+    // Asked for before the products of tensor cores, so that they are on their way meanwhile.
+    float biases[2][4];
+    constexpr bool kEarly = OnTensorCores<T>::value;
+    if constexpr (kEarly) {
+#pragma unroll
+      for (int t = 0; t < 2; ++t) read_entries(query, sub + t * 8 + lane_column(lane), biases[t]);
+    }
     multiply_rows<kDim>(row(at.query, query[0].index), row(at.query, query[1].index),
                         row(at.pool_key, sub), lane, probability);
     multiply_rows<kDim>(row(at.d_out, query[0].index), row(at.d_out, query[1].index),
@@ -114,12 +130,11 @@ class TokenPooled : public TokenTile<T, kDim> {
 #pragma unroll
     for (int t = 0; t < 2; ++t) {
       const int key = sub + t * 8 + lane_column(lane);
-      float bias[4];
-      if (this->bias().in_steps())
-        read_biases(query, key, bias);
-      else
-        find_biases(query, first, key, bias);
-      finish_weights(query, first, key, bias, probability[t], cosine[t]);
+      if (query[0].biases == nullptr)
+        find_biases(query, first, key, biases[t]);
+      else if constexpr (!kEarly)
+        read_entries(query, key, biases[t]);
+      finish_weights(query, first, key, biases[t], probability[t], cosine[t]);
     }
   }
 
@@ -147,6 +162,14 @@ class TokenPooled : public TokenTile<T, kDim> {
 #pragma unroll
     for (int e = 0; e < 4; ++e)
       bias[e] = floats(at.bias_patch)[query[e / 2].place + (e % 2 == 0 ? place.x : place.y)];
+  }
+
+  // from wherever queries and keys have places,
+  __device__ void read_entries(const Query (&query)[2], int key, float (&bias)[4]) const {
+    if (query[0].biases == nullptr) return;
+    const int2 place = *reinterpret_cast<const int2*>(ints(plan_.shared.pool_row) + key);
+#pragma unroll
+    for (int e = 0; e < 4; ++e) bias[e] = query[e / 2].biases[e % 2 == 0 ? place.x : place.y];
   }
 
   // or of any kind.

@@ -12,10 +12,10 @@ class TokenWindow : public TokenPooled<T, kDim> {
   using Tile = TokenTile<T, kDim>;
   using TokenPooled<T, kDim>::TokenPooled;
   using Tile::kChunks, Tile::kLaneChunks, Tile::kSumsAlong, Tile::thread, Tile::smaller,
-      Tile::sum_of_four, Tile::height, Tile::width, Tile::window, Tile::cells, Tile::floats,
-      Tile::row, Tile::token, Tile::owned_query, Tile::p_, Tile::in_, Tile::plan_, Tile::workspace_,
-      Tile::heads, Tile::head, Tile::batch, Tile::scale, Tile::owned, Tile::queries,
-      Tile::halo_keys, Tile::inside;
+      Tile::height, Tile::width, Tile::window, Tile::cells, Tile::floats, Tile::row, Tile::token,
+      Tile::owned_query, Tile::p_, Tile::in_, Tile::plan_, Tile::workspace_, Tile::heads,
+      Tile::head, Tile::batch, Tile::scale, Tile::owned, Tile::queries, Tile::halo_keys,
+      Tile::inside;
 
   // a_j, D_j, w_j of every query: a thread makes three cells of one.
   __device__ void local_weights() {

@@ -124,6 +124,12 @@ __device__ inline float warp_sum(float value) {
   return value;
 }
 
+// The sum over the four neighbouring lanes that share a row, in each of them.
+__device__ inline float sum_of_four(float value) {
+  value += __shfl_xor_sync(0xffffffffu, value, 1);
+  return value + __shfl_xor_sync(0xffffffffu, value, 2);
+}
+
 __device__ inline float warp_max(float value) {
   for (int distance = 16; distance > 0; distance /= 2)
     value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, distance));

@@ -27,6 +27,20 @@ class PooledBias {
   }
 
   __device__ const float* values() const { return values_; }
+
+  // Of a dense bias, and of a table whose maps grow by one from row to row and from column to column of
+  // the image: the value of a query and a key is key_entries(a, b, m)[query_place(i, j, n)].
+  __device__ const float* key_entries(int a, int b, int m) const {
+    if (bias_.dense()) return values_ + m * bias_.values.stride[2];
+    return values_ + table_row(0, a) * bias_.values.stride[1] +
+           table_column(0, b, 0) * bias_.values.stride[2];
+  }
+  __device__ int query_place(int i, int j, int n) const {
+    const int row_step = static_cast<int>(bias_.values.stride[1]);
+    if (bias_.dense()) return n * row_step;
+    return i * row_step + j * static_cast<int>(bias_.values.stride[2]);
+  }
+
   __device__ int taps() const { return static_cast<int>(bias_.col_map.shape[2]); }
   __device__ int table_row(int i, int a) const {
     return static_cast<const int*>(
@@ -141,6 +155,21 @@ class RectangleBias {
     return memory_.state->column_bounds[1] - memory_.state->column_bounds[0] + 1;
   }
   __device__ int place(int a, int b) const { return memory_.rows[a] + memory_.columns[b]; }
+
+  // Whether the value of a query and a key is query_entries(y, x, n)[key_place(a, b, m)].
+  __device__ bool by_places() const {
+    return bias_.dense() || (bias_.table() && memory_.state->steps != 0);
+  }
+  // Query in row y and column x of the rectangle, number n.
+  __device__ const float* query_entries(int y, int x, index_t n) const {
+    const PooledBias global(bias_, head_);
+    if (!bias_.table()) return global.values() + n * bias_.values.stride[1];
+    if (memory_.state->in_patch != 0) return memory_.patch + y * pitch() + x;
+    return global.values() + y * bias_.values.stride[1] + x * bias_.values.stride[2];
+  }
+  __device__ int key_place(int a, int b, int m) const {
+    return bias_.table() ? place(a, b) : m * static_cast<int>(bias_.values.stride[2]);
+  }
 
   // Query in row i and column j of the rectangle, number n; pooled key (a, b), number m.
   __device__ float at(int i, int j, index_t n, int a, int b, int m) const {

@@ -97,6 +97,21 @@ __device__ inline float row_square(const T* row) {
   return sum;
 }
 
+// The part of a row's square that one of four threads adds up.
+template <int kDim, class T>
+__device__ inline float part_square(const T* row, int part) {
+  float sum = 0.0f;
+#pragma unroll
+  for (int first = 0; first < kDim / 8; first += 4) {
+    if (first + part >= kDim / 8) continue;
+    float x[8];
+    read_eight(row + (first + part) * 8, x);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sum += x[i] * x[i];
+  }
+  return sum;
+}
+
 template <int kDim, class T>
 __device__ inline float row_norm(const T* row) {
   return sqrtf(row_square<kDim>(row));

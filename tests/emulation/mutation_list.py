@@ -289,6 +289,11 @@ MUTATIONS = [
             "[offset(bias_.col_weights, j, 0 * b, tap)]",
             "bias map: the weights of an interpolated bias",
         ),
+        (
+            "return i * row_step + j *",
+            "return i * row_step + 0 * j *",
+            "index: a query's column in a table that grows by steps",
+        ),
     ),
     *_each(
         "attention_window.cuh",
@@ -340,13 +345,8 @@ MUTATIONS = [
         "extrapolated_bias.cuh",
         "attention",
         (
-            "return n - first + (n / width() - first / width()) * span_;",
-            "return n - first;",
-            "index: the table's columns of queries in two rows of the image",
-        ),
-        (
-            "steps = steps && bias.table_column(j, b, 0) == bias.table_column(0, b, 0) + j;",
-            "steps = steps && bias.table_column(j, b, 0) >= bias.table_column(0, b, 0);",
+            "steps &= bias.table_column(j, b, 0) == first + j;",
+            "steps &= bias.table_column(j, b, 0) >= first;",
             "choice: a table whose columns are not steps apart",
         ),
     ),

@@ -152,25 +152,11 @@ void choose_tile(const Params& p, int architecture, AttentionBackwardPlan& plan)
                               std::to_string(p.in.q.shape[3]) + ", what fits into shared memory");
 }
 
-// The pooled side's block, with the part of an extrapolated table that its queries read where that is
-// small.
-unsigned pooled_shared_bytes(const Params& p, AttentionBackwardPlan& plan) {
-  constexpr index_t kMostEntries = 1536;
+unsigned pooled_shared_bytes(const Params& p) {
   const bool tensor_cores = element_bytes(p.in.q.dtype) == 2;
   const int row = row_bytes(padded_channels(p.in.q.shape[3]), element_bytes(p.in.q.dtype));
-  const int bytes =
-      (2 * kAttentionPoolTile + (tensor_cores ? 3 : 2) * kAttentionPooledQueries) * row +
-      (tensor_cores ? 0 : kAttentionPooledThreads / 2 * kAttentionStagedWeights * 4);
-  plan.pooled_patch = 0;
-  if (!p.in.pool_bias.table()) return bytes;
-  const Grid pool = p.in.pool_grid;
-  const index_t keys = std::min<index_t>(kAttentionPoolTile, pool.size());
-  const index_t pool_rows = std::min(pool.height, (keys - 1) / pool.width + 2);
-  const index_t rows = ceil_divide(kAttentionPooledQueries - 1, p.in.grid.width) + 1;
-  const index_t span = (pool.width - 1) * ceil_divide(p.in.grid.width, pool.width);
-  const index_t entries = pool_rows * (kAttentionPooledQueries + rows * span);
-  if (entries <= kMostEntries) plan.pooled_patch = static_cast<int>(entries);
-  return bytes + plan.pooled_patch * 4;
+  return (2 * kAttentionPoolTile + (tensor_cores ? 3 : 2) * kAttentionPooledQueries) * row +
+         (tensor_cores ? 0 : kAttentionPooledThreads / 2 * kAttentionStagedWeights * 4);
 }
 
 }  // namespace
@@ -215,7 +201,6 @@ Launches launches(const AggregatedAttentionBackwardParams& p, int architecture) 
   };
   take(plan.delta, pairs * tokens);
   take(plan.parameter_sums, pairs * tiles * plan.parameters);
-  const unsigned pooled_bytes = pooled_shared_bytes(p, plan);
   const bool pooled_side = pooled_gradients || plan.table_atomics;
   take(plan.pooled_sums, pooled_side ? plan.slices * pairs * pooled * 2 * channels : 0);
   const bool ordered_rows = table_gradient && !plan.table_atomics;
@@ -251,7 +236,7 @@ Launches launches(const AggregatedAttentionBackwardParams& p, int architecture) 
     result.add_with_workspace(kernel("_pooled", p),
                               {{blocks(pairs * plan.slices * key_tiles), 1, 1},
                                {kAttentionPooledThreads, 1, 1},
-                               pooled_bytes},
+                               pooled_shared_bytes(p)},
                               launch);
   if (pooled_gradients)
     result.add_with_workspace(
