@@ -84,6 +84,7 @@ __global__ void aggregated_attention_backward_pooled_sums(
     const int c = lane + 32 * i;
     if (c >= channels) continue;
     float d_value = 0.0f;
+#pragma unroll 4
     for (int slice = 0; slice < launch.plan.slices; ++slice) {
       gradient[i] += sums[slice * rows * 2 * channels + c];
       d_value += sums[slice * rows * 2 * channels + channels + c];

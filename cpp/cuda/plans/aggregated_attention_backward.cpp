@@ -18,8 +18,9 @@ using Launch = AggregatedAttentionBackwardLaunch;
 
 constexpr const char* kOp = "aggregated_attention_backward";
 
-// Blocks of the pooled side where that many have enough to do.
-constexpr index_t kPooledBlocks = 1024;
+// Blocks of the pooled side where that many have enough to do, queries that are enough.
+constexpr index_t kPooledBlocks = 2048;
+constexpr index_t kLeastSliceQueries = 256;
 
 int element_bytes(DType dtype) {
   return dtype == DType::kFloat32 ? 4 : 2;
@@ -182,10 +183,9 @@ Launches launches(const AggregatedAttentionBackwardParams& p, int architecture) 
   const index_t pairs = batches * heads;
   plan.table_atomics = table_gradient && !p.deterministic;
 
-  // A slice's sums are written and read once, 16 P d bytes; a query's rows are eight times d
-  // elements. So many slices cost a sixteenth of those.
-  const index_t bearable =
-      tokens * element_bytes(p.in.q.dtype) / (32 * std::max<index_t>(pooled, 1));
+  // More blocks than a device takes at a time leave less of it idle at the end. A slice is long enough
+  // that a block's prologue and its sums are a small part of its work.
+  const index_t bearable = tokens / kLeastSliceQueries;
   const index_t wanted = ceil_divide(kPooledBlocks, std::max<index_t>(pairs * key_tiles, 1));
   const index_t slice = ceil_divide(tokens, std::max<index_t>(std::min(wanted, bearable), 1));
   plan.slice =
