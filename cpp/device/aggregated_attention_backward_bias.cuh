@@ -16,6 +16,7 @@
 #include "device/math.cuh"
 #include "device/pooled_bias.cuh"
 #include "device/rectangle.cuh"
+#include "device/row_fragments.cuh"
 #include "device/token_rows.cuh"
 
 namespace transnext {
@@ -58,12 +59,6 @@ __device__ inline void global_four(const TokenRows<float>& rows, index_t token, 
   }
 #pragma unroll
   for (int i = 0; i < 4; ++i) to[i] = global_element(rows, token, c + i);
-}
-
-template <class T>
-__device__ inline float2 floats_of(unsigned pair) {
-  return {to_float(T{static_cast<unsigned short>(pair)}),
-          to_float(T{static_cast<unsigned short>(pair >> 16)})};
 }
 
 // `top`, `bottom` are the lane's rows r and r + 8 of 16, `keys` its two columns of 8 and the row of 8
@@ -201,8 +196,9 @@ __global__ void __launch_bounds__(kAttentionBiasThreads, kDim <= 32 ? 2 : 1)
           const float* log_sum_exp = static_cast<const float*>(p.log_sum_exp.data) +
                                      batch * p.log_sum_exp.stride[0] +
                                      head * p.log_sum_exp.stride[2];
-          const float* delta =
-              launch.workspace + launch.plan.delta + (batch * heads + head) * tokens;
+          const float4* terms =
+              reinterpret_cast<const float4*>(launch.workspace + launch.plan.query_terms) +
+              (batch * heads + head) * tokens;
           const GlobalProducts made =
               multiply_global_rows<kDim>(queries, n[0], n[1], keys, m, embedding, lane);
           const GlobalProducts weights =
@@ -218,7 +214,7 @@ __global__ void __launch_bounds__(kAttentionBiasThreads, kDim <= 32 ? 2 : 1)
                 (made.product[e] * query_norm[e / 2] + made.along[e % 2]) * key_norm[e % 2];
             const float logit = scaling[e / 2] * cosine + value[e];
             gradient[e] += exp_fast(logit - log_sum_exp[n[e / 2] * p.log_sum_exp.stride[1]]) *
-                           (weights.product[e] - delta[n[e / 2]]);
+                           (weights.product[e] - terms[n[e / 2]].w);
           }
         }
         if (dense) {

@@ -16,8 +16,18 @@ constexpr int kAttentionSumLanes = 32;
 constexpr int kAttentionSumRows = 8;
 constexpr int kAttentionStagedWeights = 20;  // floats from row to row of a warp's weights
 constexpr int kAttentionPoolTile = 64;       // pooled keys in shared memory at a time
-constexpr int kAttentionPooledQueries =
-    32;  // queries in shared memory beside a tile of pooled keys
+
+// Queries in shared memory beside a tile of pooled keys, and how many such tiles of them: the next one
+// is on its way while a block works on one, where there is room.
+TRANSNEXT_INLINE constexpr bool attention_pooled_waits(int channels, int element_bytes) {
+  return channels * element_bytes > 64;
+}
+TRANSNEXT_INLINE constexpr int attention_pooled_queries(int channels, int element_bytes) {
+  return attention_pooled_waits(channels, element_bytes) ? 32 : 64;
+}
+TRANSNEXT_INLINE constexpr int attention_pooled_buffers(int channels, int element_bytes) {
+  return attention_pooled_waits(channels, element_bytes) ? 1 : 2;
+}
 
 // Byte offsets into the shared memory of a block that owns a tile of tokens.
 struct AttentionTokenShared {
@@ -52,7 +62,8 @@ struct AttentionBackwardPlan {
   int slices, slice;  // of the queries for the pooled side, and queries in each
   int parameters;     // floats of a block's sums for the parameters' gradients
   // Offsets into the workspace, in floats.
-  index_t delta;           // [B, h, N]
+  // [B, h, N, 4]: log(keys) scale / |q|, log(keys) scale, log_sum_exp / ln 2, delta.
+  index_t query_terms;
   index_t parameter_sums;  // [B tiles, h, parameters]
   index_t pooled_sums;     // [slices, B, h, P, 2, d]
   index_t row_sums;        // [h, H, Hp, S]

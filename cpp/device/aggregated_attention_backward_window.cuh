@@ -98,7 +98,7 @@ class TokenWindow : public TokenPooled<T, kDim> {
     }
   }
 
-  // d_l_j in place of a_j; the owned queries' delta for the pooled side.
+  // d_l_j in place of a_j; the owned queries' terms for the pooled side.
   __device__ void local_logit_gradients() {
     const Rectangle owned = this->owned();
     const int count = this->queries().cells() * cells();
@@ -107,10 +107,16 @@ class TokenWindow : public TokenPooled<T, kDim> {
     for (int item = thread(); item < count; item += kAttentionTokenThreads)
       floats(at.probability)[item] *= floats(at.d_weight)[item] - floats(at.delta)[item / cells()];
     const index_t tokens = in_.grid.size();
-    float* delta = workspace_ + plan_.delta + (index_t{batch()} * heads() + head()) * tokens;
+    float4* terms = reinterpret_cast<float4*>(workspace_ + plan_.query_terms) +
+                    (index_t{batch()} * heads() + head()) * tokens;
 #pragma unroll 1
-    for (int own = thread(); own < owned.cells(); own += kAttentionTokenThreads)
-      delta[token(owned.row(own), owned.column(own))] = floats(at.delta)[owned_query(own)];
+    for (int own = thread(); own < owned.cells(); own += kAttentionTokenThreads) {
+      const int i = owned_query(own);
+      const float scaling = scale() * floats(at.length_scale)[i];
+      terms[token(owned.row(own), owned.column(own))] =
+          float4{scaling * floats(at.query_inverse)[i], scaling, floats(at.log_sum_exp)[i] * kLog2E,
+                 floats(at.delta)[i]};
+    }
   }
 
   // Gradient of a vector through its normalisation: gradient is of x inverse. Four lanes share x.

@@ -65,6 +65,17 @@ __device__ inline float inverse_root_fast(float x) {
 #endif
 }
 
+// The same, with zero for what is below the smallest normal float.
+__device__ inline float exp2_flushed(float x) {
+#if defined(__CUDA_ARCH__)
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+#else
+  return exp2f(x);
+#endif
+}
+
 // e^x with a relative error of about |x| 2^-24: softmax terms, densities.
 __device__ inline float exp_fast(float x) {
   return exp2_fast(x * kLog2E);

@@ -154,10 +154,12 @@ void choose_tile(const Params& p, int architecture, AttentionBackwardPlan& plan)
 }
 
 unsigned pooled_shared_bytes(const Params& p) {
-  const bool tensor_cores = element_bytes(p.in.q.dtype) == 2;
-  const int row = row_bytes(padded_channels(p.in.q.shape[3]), element_bytes(p.in.q.dtype));
-  return (2 * kAttentionPoolTile + (tensor_cores ? 3 : 2) * kAttentionPooledQueries) * row +
-         (tensor_cores ? 0 : kAttentionPooledThreads / 2 * kAttentionStagedWeights * 4);
+  const int bytes = element_bytes(p.in.q.dtype);
+  const int dim = padded_channels(p.in.q.shape[3]);
+  const int queries = attention_pooled_queries(dim, bytes) * attention_pooled_buffers(dim, bytes);
+  constexpr int kTermBytes = 16 + 16;
+  return 2 * (kAttentionPoolTile + queries) * row_bytes(dim, bytes) + queries * kTermBytes +
+         (bytes == 2 ? 0 : kAttentionPooledThreads / 2 * kAttentionStagedWeights * 4);
 }
 
 }  // namespace
@@ -188,8 +190,8 @@ Launches launches(const AggregatedAttentionBackwardParams& p, int architecture) 
   const index_t bearable = tokens / kLeastSliceQueries;
   const index_t wanted = ceil_divide(kPooledBlocks, std::max<index_t>(pairs * key_tiles, 1));
   const index_t slice = ceil_divide(tokens, std::max<index_t>(std::min(wanted, bearable), 1));
-  plan.slice =
-      static_cast<int>(ceil_divide(slice, kAttentionPooledQueries) * kAttentionPooledQueries);
+  const int tile = attention_pooled_queries(padded_channels(channels), element_bytes(p.in.q.dtype));
+  plan.slice = static_cast<int>(ceil_divide(slice, tile) * tile);
   plan.slices = static_cast<int>(ceil_divide(tokens, plan.slice));
   if (p.d_scale.present() || p.d_query_embedding.present() || p.d_local_bias.present() ||
       p.d_token_bias.present() || p.d_tokens.present())
@@ -199,7 +201,7 @@ Launches launches(const AggregatedAttentionBackwardParams& p, int architecture) 
     offset = result.workspace;
     result.workspace += count;
   };
-  take(plan.delta, pairs * tokens);
+  take(plan.query_terms, pairs * tokens * 4);
   take(plan.parameter_sums, pairs * tiles * plan.parameters);
   const bool pooled_side = pooled_gradients || plan.table_atomics;
   take(plan.pooled_sums, pooled_side ? plan.slices * pairs * pooled * 2 * channels : 0);
