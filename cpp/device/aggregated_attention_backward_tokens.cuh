@@ -22,40 +22,55 @@
 // (queries of the halo / owned - 1).
 #pragma once
 
-#include "device/aggregated_attention_backward_window.cuh"
+#include "device/aggregated_attention_backward_window_products.cuh"
 
 namespace transnext {
 
 namespace device {
 
 template <class T, int kDim>
-class BackwardTokens : TokenWindow<T, kDim> {
+class BackwardTokens : TokenWindowProducts<T, kDim> {
   using Tile = TokenTile<T, kDim>;
 
  public:
   __device__ BackwardTokens(const AggregatedAttentionBackwardLaunch& launch, unsigned block)
-      : TokenWindow<T, kDim>(launch, block) {}
+      : TokenWindowProducts<T, kDim>(launch, block) {}
 
-  __device__ void run() {
+  // Inlined: the members would be in local memory otherwise, and the parameters copied there.
+  __device__ __forceinline__ void run() {
     this->load();
     this->bias().load(PooledBias(in_.pool_bias, this->head()), this->queries());
     __syncthreads();
     this->find_norms();
     __syncthreads();
-    this->local_weights();
-    __syncthreads();
-    this->sum_local_delta();
+    if (products()) {
+      if constexpr (kProducts) this->patch_weights();
+    } else {
+      this->local_weights();
+      __syncthreads();
+      this->sum_local_delta();
+    }
     this->pooled_keys();
     __syncthreads();
     this->local_logit_gradients();
     __syncthreads();
-    this->query_gradients();
-    this->key_gradients();
+    if (products()) {
+      if constexpr (kProducts) {
+        this->patch_query_gradients();
+        this->patch_key_gradients();
+      }
+    } else {
+      this->query_gradients();
+      this->key_gradients();
+    }
     __syncthreads();
     parameter_sums();
   }
 
  private:
+  static constexpr bool kProducts = OnTensorCores<T>::value && kDim <= 32;
+  __device__ bool products() const { return kProducts && this->window() == 3; }
+
   using Tile::kChunks, Tile::kWarps, Tile::thread, Tile::channels, Tile::cells, Tile::floats,
       Tile::ints, Tile::row, Tile::owned_query, Tile::p_, Tile::in_, Tile::plan_, Tile::workspace_,
       Tile::head, Tile::bias, Tile::owned, Tile::queries;

@@ -34,6 +34,17 @@ struct TokenRows {
               reinterpret_cast<unsigned long long>(data) % 16 == 0;
   }
 
+  // Channels c and c + 1 of a row of 16 bit elements, c being even.
+  __device__ void write_two(index_t token, int c, float first, float second) const {
+    T* to = data + token * token_stride + c * channel_stride;
+    if (vectors) {
+      if (c < channels) *reinterpret_cast<unsigned*>(to) = pack<T>(first, second);
+      return;
+    }
+    if (c < channels) from_float(first, to[0]);
+    if (c + 1 < channels) from_float(second, to[channel_stride]);
+  }
+
   // Channels 8 chunk to 8 chunk + 7.
   __device__ void write(index_t token, int chunk, const float (&values)[8]) const {
     T* to = data + token * token_stride + chunk * 8 * channel_stride;
