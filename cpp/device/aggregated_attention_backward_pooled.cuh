@@ -54,13 +54,12 @@ class BackwardPooled {
     load_keys();
     const int first_query = state().first_query;
     const int end_query = state().end_query;
+    const int top = first_query / width();
     const bool steps =
-        grows_by_steps(bias(), in_, first_query / width(), (end_query - 1) / width() + 1);
+        grows_by_steps(bias(), in_, {top, 0, (end_query - 1) / width() + 1 - top, width()});
     if (thread() == 0) {
       state().steps = steps;
-      state().known_places =
-          steps ||
-          (in_.pool_bias.dense() && tokens() * in_.pool_bias.values.stride[1] < index_t{1} << 31);
+      state().known_places = steps || has_dense_places(in_);
     }
     __syncthreads();
     find_keys();
@@ -183,7 +182,7 @@ class BackwardPooled {
       const int b = m - a * pool_width();
       if (state().steps)
         table_places_[h] = bias().table_row(0, a) * columns() + bias().table_column(0, b, 0);
-      if (state().known_places) biases_[h] = bias().key_entries(a, b, m);
+      if (state().known_places) biases_[h] = bias().values() + bias().key_place(a, b, m);
     }
   }
   __device__ int key(int h) const {

@@ -36,8 +36,8 @@ struct AttentionTokenShared {
   // reach of those; pooled keys, values and normalised keys, in the place of the values, and at last
   // the warps' shares of the parameters' gradients.
   int query, d_out, key, value, pool_key, pool_value, pool_unit;
-  int order;  // ints per query
-  // floats per query
+  int order, place;  // ints per query: the owned ones first; of its biases
+  // floats per query; log_sum_exp to base 2
   int query_inverse, d_out_norm, length_scale, log_sum_exp, delta, total;
   // floats per key, per pooled key
   int key_inverse, key_embedding, pool_inverse, pool_embedding;
@@ -48,10 +48,7 @@ struct AttentionTokenShared {
   int tokens;                  // floats [L][channels]
   int embedding;               // floats per channel
   int local_bias, token_bias;  // floats per window cell
-  int pool_row, pool_column;   // ints per pooled key
-  // The bias table's part: state, places of its rows and columns, weights, entries.
-  int bias_state, bias_rows, bias_columns, bias_weights, bias_patch;
-  int bias_capacity;  // entries of the patch, no offset
+  int pool_row, pool_column;  // ints per pooled key; the former its biases' place, where it has one
   int bytes;
 };
 

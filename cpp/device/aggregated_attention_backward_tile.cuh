@@ -5,8 +5,8 @@
 #pragma once
 
 #include "device/aggregated_attention_backward_shape.h"
+#include "device/extrapolated_bias.cuh"
 #include "device/math.cuh"
-#include "device/pooled_bias.cuh"
 #include "device/rectangle.cuh"
 #include "device/token_rows.cuh"
 
@@ -23,6 +23,7 @@ class TokenTile {
     Rectangle owned, queries, keys;
     unsigned batch, head;
     float scale;
+    bool known_places;  // a bias is at the sum of its query's and its key's place
   };
 
   __device__ TokenTile(const Launch& launch, unsigned block)
@@ -33,7 +34,7 @@ class TokenTile {
         memory_(dynamic_shared<unsigned char>()) {
     static_assert(sizeof(State) <= kAttentionStateBytes, "the plan's room for it");
     if (thread() == 0) {
-      State& state = *reinterpret_cast<State*>(memory_ + plan_.shared.state);
+      State& state = this->state();
       const unsigned tiles =
           static_cast<unsigned>(plan_.tiles_y) * static_cast<unsigned>(plan_.tiles_x);
       state.head = block % heads();
@@ -61,8 +62,8 @@ class TokenTile {
   // of them, which is rounded where tensor cores make it.
   static constexpr bool kSumsAlong = OnTensorCores<T>::value;
 
-  __device__ const State& state() const {
-    return *reinterpret_cast<const State*>(memory_ + plan_.shared.state);
+  __device__ State& state() const {
+    return *reinterpret_cast<State*>(memory_ + plan_.shared.state);
   }
   __device__ Rectangle owned() const { return state().owned; }
   __device__ Rectangle queries() const { return state().queries; }
@@ -70,15 +71,9 @@ class TokenTile {
   __device__ unsigned batch() const { return state().batch; }
   __device__ unsigned head() const { return state().head; }
   __device__ float scale() const { return state().scale; }
+  __device__ bool known_places() const { return state().known_places; }
   __device__ unsigned heads() const { return static_cast<unsigned>(in_.q.shape[2]); }
-  __device__ RectangleBias bias() const {
-    const AttentionTokenShared& at = plan_.shared;
-    return {in_,
-            head(),
-            {ints(at.bias_rows), ints(at.bias_columns), floats(at.bias_weights),
-             reinterpret_cast<RectangleBias::State*>(memory_ + at.bias_state),
-             floats(at.bias_patch), at.bias_capacity}};
-  }
+  __device__ PooledBias bias() const { return {in_.pool_bias, head()}; }
 
   // Not members: the kernel's parameters and thread numbers cost no registers.
   __device__ int channels() const { return static_cast<int>(in_.q.shape[3]); }
@@ -117,7 +112,9 @@ class TokenTile {
       stage_rows<kDim>(TokenRows<T>(in_.v, batch(), head()), keys.cells(), key_token,
                        rows(at.value));
     }
-    finish_copies();
+    commit_copies();
+    const bool known = grows_by_steps(bias(), in_, queries) || has_dense_places(in_);
+    if (thread() == 0) state().known_places = known;
     const float* log_sum_exp = static_cast<const float*>(p_.log_sum_exp.data) +
                                batch() * p_.log_sum_exp.stride[0] +
                                head() * p_.log_sum_exp.stride[2];
@@ -125,8 +122,9 @@ class TokenTile {
     for (int i = thread(); i < queries.cells(); i += kAttentionTokenThreads) {
       const int y = queries.row(i);
       const int x = queries.column(i);
-      floats(at.log_sum_exp)[i] = log_sum_exp[token(y, x) * p_.log_sum_exp.stride[1]];
+      floats(at.log_sum_exp)[i] = log_sum_exp[token(y, x) * p_.log_sum_exp.stride[1]] * kLog2E;
       floats(at.length_scale)[i] = length_scale(y, x, window(), in_.grid, pooled());
+      if (known) ints(at.place)[i] = bias().query_place(y, x, token(y, x));
     }
     order_queries();
 #pragma unroll 1
@@ -148,6 +146,7 @@ class TokenTile {
                              j * in_.tokens.stride[2]];
       floats(at.tokens)[j * kDim + c] = value;
     }
+    wait_copies<0>();
   }
 
   // The queries' numbers, the owned ones first.

@@ -39,7 +39,6 @@ class BackwardTokens : TokenWindowProducts<T, kDim> {
   // Inlined: the members would be in local memory otherwise, and the parameters copied there.
   __device__ __forceinline__ void run() {
     this->load();
-    this->bias().load(PooledBias(in_.pool_bias, this->head()), this->queries());
     __syncthreads();
     this->find_norms();
     __syncthreads();

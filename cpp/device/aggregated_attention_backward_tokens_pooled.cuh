@@ -5,6 +5,8 @@
 #pragma once
 
 #include "device/aggregated_attention_backward_tile.cuh"
+#include "device/row_fragments.cuh"
+#include "device/thread_index.cuh"
 #include "device/weighted_rows.cuh"
 
 namespace transnext::device {
@@ -15,16 +17,19 @@ class TokenPooled : public TokenTile<T, kDim> {
   using Tile = TokenTile<T, kDim>;
   using Tile::kStride, Tile::kChunks, Tile::kWarps, Tile::kSumsAlong, Tile::thread, Tile::smaller,
       Tile::pooled, Tile::floats, Tile::ints, Tile::rows, Tile::row, Tile::token, Tile::in_,
-      Tile::plan_, Tile::head, Tile::batch, Tile::scale, Tile::bias, Tile::owned, Tile::queries,
-      Tile::find_key_norms;
+      Tile::plan_, Tile::head, Tile::batch, Tile::scale, Tile::bias, Tile::owned, Tile::queries;
   using Tile::Tile;
 
+  static constexpr bool kTensorCores = OnTensorCores<T>::value;
+  // Channels of a warp's queries in registers.
+  static constexpr int kKept = kTensorCores && kDim <= 32 ? kDim : 0;
+
   // Of 8 pooled keys, as many as a warp has registers for their weights.
-  static constexpr int kTiles = OnTensorCores<T>::value ? 8 : 7;
+  static constexpr int kTiles = 7;
 
   // delta of every query, and sum_m d_l_m kpn(m) of the owned ones with its product with qn + embedding.
   __device__ void pooled_keys() {
-    if (pooled() <= 8 * kTiles && this->bias().in_steps()) {
+    if (pooled() <= 8 * kTiles && this->known_places()) {
       load_pooled(0);
       take_all();
       return;
@@ -54,62 +59,80 @@ class TokenPooled : public TokenTile<T, kDim> {
     stage_rows<kDim>(TokenRows<T>(in_.v_pool, batch(), head()), kAttentionPoolTile, token_of,
                      rows(at.pool_value));
     finish_copies();
-    const int columns = static_cast<int>(in_.pool_grid.width);
-#pragma unroll 1
-    for (int i = thread(); i < kAttentionPoolTile; i += kAttentionTokenThreads) {
-      const int key = smaller(first + i, pooled() - 1);
-      const int row = key / columns;
-      const int column = key - row * columns;
-      ints(at.pool_row)[i] = bias().by_places() ? bias().key_place(row, column, key) : row;
-      ints(at.pool_column)[i] = column;
-    }
     __syncthreads();
-    find_key_norms(at.pool_key, kAttentionPoolTile, at.pool_inverse, at.pool_embedding);
+    static_assert(kAttentionTokenThreads == 4 * kAttentionPoolTile, "four threads for each key");
+    finish_key(first, thread() / 4, thread() % 4);
     __syncthreads();
-    if constexpr (OnTensorCores<T>::value) {  // float has the range for keys as they are
-#pragma unroll 1
-      for (int item = thread(); item < kAttentionPoolTile * kChunks;
-           item += kAttentionTokenThreads) {
-        const int i = item / kChunks;
-        const int chunk = item % kChunks;
-        float x[8];
-        read_eight(row(at.pool_key, i) + chunk * 8, x);
+  }
+
+  // What is made of a pooled key, by four threads.
+  __device__ void finish_key(int first, int i, int part) {
+    const AttentionTokenShared& at = plan_.shared;
+    const T* key_row = row(at.pool_key, i);
+    float square = 0.0f, along = 0.0f;
 #pragma unroll
-        for (int c = 0; c < 8; ++c) x[c] *= floats(at.pool_inverse)[i];
+    for (int chunk = part; chunk < kChunks; chunk += 4) {
+      float x[8], embedding[8];
+      read_eight(key_row + chunk * 8, x);
+      read_eight(floats(at.embedding) + chunk * 8, embedding);
+#pragma unroll
+      for (int c = 0; c < 8; ++c) {
+        square += x[c] * x[c];
+        along += x[c] * embedding[c];
+      }
+    }
+    const float inverse = inverse_norm(sum_of_four(square));
+    along = sum_of_four(along) * inverse;
+    if constexpr (kTensorCores) {  // float has the range for keys as they are
+#pragma unroll
+      for (int chunk = part; chunk < kChunks; chunk += 4) {
+        float x[8];
+        read_eight(key_row + chunk * 8, x);
+#pragma unroll
+        for (int c = 0; c < 8; ++c) x[c] *= inverse;
         write_eight(x, rows(at.pool_unit) + i * kStride + chunk * 8);
       }
-      __syncthreads();
+    }
+    if (part == 0) {
+      floats(at.pool_inverse)[i] = inverse;
+      floats(at.pool_embedding)[i] = along;
+    } else if (part == 1) {
+      const int columns = static_cast<int>(in_.pool_grid.width);
+      const int key = smaller(first + i, pooled() - 1);
+      const int pool_row = key / columns;
+      const int column = key - pool_row * columns;
+      ints(at.pool_row)[i] =
+          this->known_places() ? bias().key_place(pool_row, column, key) : pool_row;
+      ints(at.pool_column)[i] = column;
     }
   }
 
   // One of a lane's two queries of a tile of 16.
   struct Query {
-    int index;            // among the block's queries
-    int place;            // of its biases in the patch
-    const float* biases;  // where they are that keys' places count from
-    float inverse, scaling, log_sum_exp;
+    int index;  // among the block's queries
+    float inverse, scaling;
   };
   __device__ Query query_at(int index) const {
     const AttentionTokenShared& at = plan_.shared;
-    const int width = queries().width;
-    const int y = index / width;
-    const int x = index - y * width;
-    const RectangleBias bias = this->bias();
-    return {index,
-            bias.in_steps() ? y * bias.pitch() + x : 0,
-            bias.by_places()
-                ? bias.query_entries(y, x, token(queries().top + y, queries().left + x))
-                : nullptr,
-            floats(at.query_inverse)[index],
-            scale() * floats(at.length_scale)[index],
-            floats(at.log_sum_exp)[index]};
+    return {index, floats(at.query_inverse)[index], scale() * floats(at.length_scale)[index]};
+  }
+
+  // The rows of a lane's two queries as operands, where they are kept.
+  struct Operands {
+    LeftRows<T, kKept> query, d_out;
+  };
+  __device__ Operands operands(int first, int second) const {
+    const AttentionTokenShared& at = plan_.shared;
+    const int lane = thread() % 32;
+    return {LeftRows<T, kKept>(row(at.query, first), row(at.query, second), lane),
+            LeftRows<T, kKept>(row(at.d_out, first), row(at.d_out, second), lane)};
   }
 
   // a_m, D_m and (qn + embedding) . kpn(m) of 16 queries and the 16 pooled keys from `sub` of the tile
   // on.
-  __device__ void pooled_weights(const Query (&query)[2], int first, int sub, int lane,
-                                 float (&probability)[2][4], float (&d_weight)[2][4],
-                                 float (&cosine)[2][4]) const {
+  __device__ void pooled_weights(const Query (&query)[2], const Operands& operands, int first,
+                                 int sub, int lane, float (&probability)[2][4],
+                                 float (&d_weight)[2][4], float (&cosine)[2][4]) const {
     const AttentionTokenShared& at = plan_.shared;
 #pragma unroll
     for (int t = 0; t < 2; ++t) {
@@ -118,22 +141,30 @@ class TokenPooled : public TokenTile<T, kDim> {
     }
     // Asked for before the products of tensor cores, so that they are on their way meanwhile.
     float biases[2][4];
-    constexpr bool kEarly = OnTensorCores<T>::value;
-    if constexpr (kEarly) {
+    const bool places = this->known_places();
+    if constexpr (kTensorCores) {
 #pragma unroll
-      for (int t = 0; t < 2; ++t) read_entries(query, sub + t * 8 + lane_column(lane), biases[t]);
+      for (int t = 0; t < 2; ++t) {
+        if (places) read_biases(query, sub + t * 8 + lane_column(lane), biases[t]);
+      }
     }
-    multiply_rows<kDim>(row(at.query, query[0].index), row(at.query, query[1].index),
-                        row(at.pool_key, sub), lane, probability);
-    multiply_rows<kDim>(row(at.d_out, query[0].index), row(at.d_out, query[1].index),
-                        row(at.pool_value, sub), lane, d_weight);
+    if constexpr (kKept > 0) {
+      const RightRowsPlace<T, kDim> right(lane);
+      multiply_rows(operands.query, right.load(row(at.pool_key, sub)), probability);
+      multiply_rows(operands.d_out, right.load(row(at.pool_value, sub)), d_weight);
+    } else {
+      multiply_rows<kDim>(row(at.query, query[0].index), row(at.query, query[1].index),
+                          row(at.pool_key, sub), lane, probability);
+      multiply_rows<kDim>(row(at.d_out, query[0].index), row(at.d_out, query[1].index),
+                          row(at.pool_value, sub), lane, d_weight);
+    }
 #pragma unroll
     for (int t = 0; t < 2; ++t) {
       const int key = sub + t * 8 + lane_column(lane);
-      if (query[0].biases == nullptr)
+      if (!places)
         find_biases(query, first, key, biases[t]);
-      else if constexpr (!kEarly)
-        read_entries(query, key, biases[t]);
+      else if constexpr (!kTensorCores)
+        read_biases(query, key, biases[t]);
       finish_weights(query, first, key, biases[t], probability[t], cosine[t]);
     }
   }
@@ -150,40 +181,37 @@ class TokenPooled : public TokenTile<T, kDim> {
       const Query& q = query[e / 2];
       cosine[e] = probability[e] * q.inverse * (e % 2 == 0 ? inverse.x : inverse.y) +
                   (e % 2 == 0 ? embedding.x : embedding.y);
-      const float value = exp_fast(q.scaling * cosine[e] + bias[e] - q.log_sum_exp);
+      const float value = exp2_flushed((q.scaling * cosine[e] + bias[e]) * kLog2E -
+                                       floats(at.log_sum_exp)[q.index]);
       probability[e] = first + key + e % 2 < pooled() ? value : 0.0f;
     }
   }
 
-  // The bias of a lane's queries and the keys `key` and `key` + 1 of the tile: from the patch,
+  // The bias of a lane's queries and the keys `key` and `key` + 1 of the tile, by their places,
   __device__ void read_biases(const Query (&query)[2], int key, float (&bias)[4]) const {
-    const AttentionTokenShared& at = plan_.shared;
-    const int2 place = *reinterpret_cast<const int2*>(ints(at.pool_row) + key);
-#pragma unroll
-    for (int e = 0; e < 4; ++e)
-      bias[e] = floats(at.bias_patch)[query[e / 2].place + (e % 2 == 0 ? place.x : place.y)];
-  }
-
-  // from wherever queries and keys have places,
-  __device__ void read_entries(const Query (&query)[2], int key, float (&bias)[4]) const {
-    if (query[0].biases == nullptr) return;
+    const float* values = this->bias().values();
     const int2 place = *reinterpret_cast<const int2*>(ints(plan_.shared.pool_row) + key);
 #pragma unroll
-    for (int e = 0; e < 4; ++e) bias[e] = query[e / 2].biases[e % 2 == 0 ? place.x : place.y];
+    for (int e = 0; e < 4; ++e)
+      bias[e] =
+          values[ints(plan_.shared.place)[query[e / 2].index] + (e % 2 == 0 ? place.x : place.y)];
   }
 
-  // or of any kind.
+  // or of any kind, one after the other: this is no path to hurry on.
   __device__ void find_biases(const Query (&query)[2], int first, int key, float (&bias)[4]) const {
     const AttentionTokenShared& at = plan_.shared;
     const Rectangle queries = this->queries();
-    const RectangleBias general = this->bias();
+    const PooledBias general = this->bias();
+#pragma unroll 1
+    for (int j = 0; j < 4; ++j) {
+      const int own = key + j % 2;
+      const int index = j / 2 == 0 ? query[0].index : query[1].index;
+      const int y = queries.row(index);
+      const int x = queries.column(index);
+      const float value = general.at(y, x, token(y, x), ints(at.pool_row)[own],
+                                     ints(at.pool_column)[own], smaller(first + own, pooled() - 1));
 #pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      const int own = key + e % 2;
-      const int y = queries.row(query[e / 2].index);
-      const int x = queries.column(query[e / 2].index);
-      bias[e] = general.at(y - queries.top, x - queries.left, token(y, x), ints(at.pool_row)[own],
-                           ints(at.pool_column)[own], smaller(first + own, pooled() - 1));
+      for (int e = 0; e < 4; ++e) bias[e] = e == j ? value : bias[e];
     }
   }
 
@@ -239,19 +267,26 @@ class TokenPooled : public TokenTile<T, kDim> {
   // All pooled keys at once: their weights stay in registers from delta to the gradients.
   __device__ void take_all() {
     const AttentionTokenShared& at = plan_.shared;
-    const int lane = thread() % 32;
     const int own = owned().cells();
     const int count = queries().cells();
 #pragma unroll 1
     for (int tile = thread() / 32 * 16; tile < count; tile += kWarps * 16) {
+      const int lane = thread_index() % 32;  // anew: what follows from it would be kept
       const int index[2] = {ordered(tile, 0, lane), ordered(tile, 1, lane)};
       float probability[kTiles][4] = {}, d_weight[kTiles][4] = {};
-      multiply_rows<kDim>(row(at.d_out, index[0]), row(at.d_out, index[1]), rows(at.pool_value),
-                          lane, d_weight);
-      multiply_rows<kDim>(row(at.query, index[0]), row(at.query, index[1]), rows(at.pool_key), lane,
-                          probability);
+      // Float has registers for the biases of 16 queries before D_m only.
+      if constexpr (kSumsAlong) multiply_all(at.d_out, index, at.pool_value, lane, d_weight);
+      multiply_all(at.query, index, at.pool_key, lane, probability);
       float delta[2] = {}, total[2] = {}, along[2] = {}, cosines[2] = {};
       find_weights(index, lane, d_weight, probability, delta, total, along, cosines);
+      if constexpr (!kSumsAlong) {
+        multiply_all(at.d_out, index, at.pool_value, lane, d_weight);
+#pragma unroll
+        for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) delta[e / 2] += probability[t][e] * d_weight[t][e];
+        }
+      }
 #pragma unroll
       for (int h = 0; h < 2; ++h)
         delta[h] = share(floats(at.delta)[index[h]] + sum_of_four(delta[h]),
@@ -280,7 +315,27 @@ class TokenPooled : public TokenTile<T, kDim> {
     }
   }
 
-  // a_m in place of the products with the pooled keys, and its sums, given D_m.
+  // The products of 16 queries' rows with those of all pooled keys.
+  __device__ void multiply_all(int left, const int (&index)[2], int right, int lane,
+                               float (&product)[kTiles][4]) const {
+    const T* top = row(left, index[0]);
+    const T* bottom = row(left, index[1]);
+    if constexpr (kKept > 0) {
+      const LeftRows<T, kKept> operand(top, bottom, thread_index() % 32);
+      const RightRowsPlace<T, kKept> place(lane);
+#pragma unroll
+      for (int t = 0; t < kTiles; t += 2) {
+        const RightRows<T, kKept> two = place.load(row(right, t * 8));
+#pragma unroll
+        for (int i = 0; i < 2 && t + i < kTiles; ++i)
+          multiply_rows(operand, two.of[i], product[t + i]);
+      }
+    } else {
+      multiply_rows<kDim>(top, bottom, rows(right), lane, product);
+    }
+  }
+
+  // a_m in place of the products with the pooled keys, and its sums, those with D_m where it is given.
   __device__ void find_weights(const int (&index)[2], int lane, const float (&d_weight)[kTiles][4],
                                float (&probability)[kTiles][4], float (&delta)[2],
                                float (&total)[2], float (&along)[2], float (&cosines)[2]) const {
@@ -293,10 +348,10 @@ class TokenPooled : public TokenTile<T, kDim> {
       finish_weights(query, 0, key, bias, probability[t], cosine);
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        const float weighted = probability[t][e] * d_weight[t][e];
-        delta[e / 2] += weighted;
         total[e / 2] += probability[t][e];
         if constexpr (kSumsAlong) {
+          const float weighted = probability[t][e] * d_weight[t][e];
+          delta[e / 2] += weighted;
           along[e / 2] += weighted * cosine[e];
           cosines[e / 2] += probability[t][e] * cosine[e];
         }
@@ -324,11 +379,12 @@ class TokenPooled : public TokenTile<T, kDim> {
 #pragma unroll 1
     for (int tile = thread() / 32 * 16; tile < queries().cells(); tile += kWarps * 16) {
       const Query query[2] = {query_at(ordered(tile, 0, lane)), query_at(ordered(tile, 1, lane))};
+      const Operands operands = this->operands(query[0].index, query[1].index);
       float sum[2] = {}, total[2] = {};
 #pragma unroll 1
       for (int sub = 0; sub < keys; sub += 16) {
         float probability[2][4], d_weight[2][4], cosine[2][4];
-        pooled_weights(query, first, sub, lane, probability, d_weight, cosine);
+        pooled_weights(query, operands, first, sub, lane, probability, d_weight, cosine);
 #pragma unroll
         for (int t = 0; t < 2; ++t) {
 #pragma unroll
@@ -355,22 +411,24 @@ class TokenPooled : public TokenTile<T, kDim> {
     static_assert(kAttentionMostTokens <= kWarps * 16, "a warp for 16 owned tokens");
     const int lane = thread() % 32;
     const int tile = thread() / 32 * 16;
-    const bool busy = tile < owned().cells();
-    const int begin = busy ? tile : 0;
+    const int begin = tile < owned().cells() ? tile : 0;
     const Query query[2] = {query_at(ordered(begin, 0, lane)), query_at(ordered(begin, 1, lane))};
-    const Factors factor = factors({query[0].index, query[1].index});
-    const float delta[2] = {floats(plan_.shared.delta)[query[0].index],
-                            floats(plan_.shared.delta)[query[1].index]};
+    const Operands operands = this->operands(query[0].index, query[1].index);
     float along[2] = {};
     WeightedRows<T, kDim> sums;
 #pragma unroll 1
     for (int first = 0; first < pooled(); first += kAttentionPoolTile) {
       load_pooled(first);
+      if (tile >= owned().cells()) continue;
       const int keys = smaller(kAttentionPoolTile, pooled() - first);
+      // Not before: kept, they would take registers that are needed.
+      const Factors factor = factors({query[0].index, query[1].index});
+      const float delta[2] = {floats(plan_.shared.delta)[query[0].index],
+                              floats(plan_.shared.delta)[query[1].index]};
 #pragma unroll 1
-      for (int sub = 0; busy && sub < keys; sub += 16) {
+      for (int sub = 0; sub < keys; sub += 16) {
         float probability[2][4], d_weight[2][4], cosine[2][4];
-        pooled_weights(query, first, sub, lane, probability, d_weight, cosine);
+        pooled_weights(query, operands, first, sub, lane, probability, d_weight, cosine);
 #pragma unroll
         for (int t = 0; t < 2; ++t) {
 #pragma unroll
@@ -384,10 +442,10 @@ class TokenPooled : public TokenTile<T, kDim> {
         sums.add(probability[0], probability[1], gradient_rows(sub), lane);
       }
     }
-    if (!busy) return;
+    if (tile >= owned().cells()) return;
 #pragma unroll
     for (int h = 0; h < 2; ++h) along[h] = sum_of_four(along[h]);
-    store(tile, lane, along, factor, sums);
+    store(tile, thread_index() % 32, along, factors({query[0].index, query[1].index}), sums);
   }
 };
 

@@ -5,13 +5,19 @@
 #pragma once
 
 #include "device/pooled_bias.cuh"
+#include "device/rectangle.cuh"
 
 namespace transnext::device {
 
-// Whether it is such a table for the image rows from `top` to `bottom` and all columns. All threads of
-// the block call this together.
+// Whether a dense bias has a value at the sum of its query's and its key's place (PooledBias).
+__device__ inline bool has_dense_places(const AggregatedAttentionInputs& in) {
+  return in.pool_bias.dense() && in.grid.size() * in.pool_bias.values.stride[1] < index_t{1} << 31;
+}
+
+// Whether it is such a table for the queries of a rectangle. All threads of the block call this
+// together.
 __device__ inline bool grows_by_steps(const PooledBias& bias, const AggregatedAttentionInputs& in,
-                                      int top, int bottom) {
+                                      const Rectangle& queries) {
   if (!in.pool_bias.table()) return false;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
@@ -22,13 +28,14 @@ __device__ inline bool grows_by_steps(const PooledBias& bias, const AggregatedAt
   for (int a = lane; a < static_cast<int>(in.pool_grid.height); a += 32) {
     const int first = bias.table_row(0, a);
 #pragma unroll 4
-    for (int i = top + warp; i < bottom; i += warps) steps &= bias.table_row(i, a) == first + i;
+    for (int i = queries.top + warp; i < queries.top + queries.height; i += warps)
+      steps &= bias.table_row(i, a) == first + i;
   }
 #pragma unroll 1
   for (int b = lane; b < static_cast<int>(in.pool_grid.width); b += 32) {
     const int first = bias.table_column(0, b, 0);
 #pragma unroll 4
-    for (int j = warp; j < static_cast<int>(in.grid.width); j += warps)
+    for (int j = queries.left + warp; j < queries.left + queries.width; j += warps)
       steps &= bias.table_column(j, b, 0) == first + j;
   }
   return __syncthreads_and(steps) != 0;

@@ -319,6 +319,20 @@ MUTATIONS = [
         ),
     ),
     *_each(
+        "aggregated_attention_backward_window_products.cuh",
+        "attention",
+        (
+            "const bool seen = here && inside(key_y, left - 1 + x() + j);",
+            "const bool seen = here;",
+            "mask: cells beyond the image's sides in the window's products",
+        ),
+        (
+            "(lane() + 31) % 32",
+            "lane()",
+            "index: the window row of a patch's second row of queries",
+        ),
+    ),
+    *_each(
         "aggregated_attention_backward_tile.cuh",
         "attention",
         (

@@ -39,19 +39,6 @@ int wanted_shared_bytes(int architecture) {
   return architecture < 80 ? most : most / 2 - 1024;
 }
 
-// Entries that queries in a rectangle read of a table with one for each distance, or 0 where those are
-// too many for shared memory.
-int bias_patch(const Params& p, int rows, int columns) {
-  constexpr index_t kMost = 4096;
-  if (!p.in.pool_bias.table()) return 0;
-  const auto span = [](index_t queries, index_t size, index_t pool) {
-    return queries + (pool - 1) * ceil_divide(size, pool);
-  };
-  const index_t entries = span(rows, p.in.grid.height, p.in.pool_grid.height) *
-                          span(columns, p.in.grid.width, p.in.pool_grid.width);
-  return static_cast<int>(entries <= kMost ? entries : 0);
-}
-
 AttentionTokenShared token_shared(const Params& p, int tile_height, int tile_width) {
   const int dim = padded_channels(p.in.q.shape[3]);
   const int row = row_bytes(dim, element_bytes(p.in.q.dtype));
@@ -86,7 +73,7 @@ AttentionTokenShared token_shared(const Params& p, int tile_height, int tile_wid
   for (int* offset : {&at.pool_key, &at.pool_value}) take(*offset, kAttentionPoolTile * row);
   take(at.pool_unit, element_bytes(p.in.q.dtype) == 4 ? 0 : kAttentionPoolTile * row);
   at.bytes = std::max({at.bytes, at.value + keys * row, at.value + kAttentionShareBytes});
-  take_floats(at.order, queries);
+  for (int* offset : {&at.order, &at.place}) take_floats(*offset, queries);
   for (int* offset :
        {&at.query_inverse, &at.d_out_norm, &at.length_scale, &at.log_sum_exp, &at.delta, &at.total})
     take_floats(*offset, queries);
@@ -100,16 +87,6 @@ AttentionTokenShared token_shared(const Params& p, int tile_height, int tile_wid
   take_floats(at.tokens, cells * dim);
   take_floats(at.embedding, dim);
   for (int* offset : {&at.local_bias, &at.token_bias}) take_floats(*offset, cells);
-  if (p.in.pool_bias.table()) {
-    const int taps = static_cast<int>(p.in.pool_bias.col_map.shape[2]);
-    const int columns = query_columns * static_cast<int>(p.in.pool_grid.width);
-    take_floats(at.bias_state, 6);
-    take_floats(at.bias_rows, query_rows * static_cast<int>(p.in.pool_grid.height));
-    take_floats(at.bias_columns, columns * taps);
-    take_floats(at.bias_weights, p.in.pool_bias.col_weights.present() ? columns * taps : 0);
-    at.bias_capacity = bias_patch(p, query_rows, query_columns);
-    take_floats(at.bias_patch, at.bias_capacity);
-  }
   return at;
 }
 
