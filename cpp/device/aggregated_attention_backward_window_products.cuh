@@ -370,7 +370,7 @@ class TokenWindowProducts : public TokenWindow<T, kDim> {
       const int c = 8 * i + lane_column(lane());
       float2* shared_gradient = reinterpret_cast<float2*>(floats(at.gradient) + own * kDim + c);
       const float2 embedding = *reinterpret_cast<const float2*>(floats(at.embedding) + c);
-      const float2 from_pooled = *shared_gradient;
+      const float2 from_pooled = valid ? *shared_gradient : float2{0.0f, 0.0f};
       const float2 query = floats_of<T>(two_elements(row(at.query, index) + c));
       const float of_window[2] = {local[i][2 * h], local[i][2 * h + 1]};
       along += of_window[0] * (query.x * inverse + embedding.x) +
