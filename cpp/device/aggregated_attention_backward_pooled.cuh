@@ -152,10 +152,9 @@ class BackwardPooled {
     const int first_key = state().first_key;
     const int count = key_count();
     const auto key_of = [=](int i) { return index_t{i < count ? first_key + i : -1}; };
-    stage_rows<kDim>(TokenRows<T>(in_.k_pool, state().batch, state().head), kKeys, key_of,
-                     key_rows());
-    stage_rows<kDim>(TokenRows<T>(in_.v_pool, state().batch, state().head), kKeys, key_of,
-                     value_rows());
+    stage_rows<kDim>(TokenRows<T>(in_.k_pool, state().batch, state().head),
+                     TokenRows<T>(in_.v_pool, state().batch, state().head), kKeys, key_of,
+                     key_rows(), value_rows());
     finish_copies();
 #pragma unroll 1
     for (int c = thread(); c < kDim; c += kThreads)
@@ -195,10 +194,9 @@ class BackwardPooled {
     const int end = state().end_query;
     const int begin = buffer * kTile;
     const auto query_of = [=](int i) { return index_t{first + i < end ? first + i : -1}; };
-    stage_rows<kDim>(TokenRows<T>(in_.q, state().batch, state().head), kTile, query_of,
-                     query_rows() + begin * kStride);
-    stage_rows<kDim>(TokenRows<T>(p_.d_out, state().batch, state().head), kTile, query_of,
-                     d_out_rows() + begin * kStride);
+    stage_rows<kDim>(TokenRows<T>(in_.q, state().batch, state().head),
+                     TokenRows<T>(p_.d_out, state().batch, state().head), kTile, query_of,
+                     query_rows() + begin * kStride, d_out_rows() + begin * kStride);
     const float4* from =
         reinterpret_cast<const float4*>(launch_.workspace + launch_.plan.query_terms) +
         (index_t{state().batch} * heads() + state().head) * tokens();

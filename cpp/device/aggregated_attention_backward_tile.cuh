@@ -99,18 +99,19 @@ class TokenTile {
     const Rectangle queries = this->queries();
     const Rectangle keys = halo_keys();
     const auto query_token = [=](int i) -> index_t {
-      return token(queries.row(i), queries.column(i));
+      const Rectangle::Place place = queries.place(i);
+      return token(place.row, place.column);
     };
-    const auto key_token = [=](int i) -> index_t { return token(keys.row(i), keys.column(i)); };
+    const auto key_token = [=](int i) -> index_t {
+      const Rectangle::Place place = keys.place(i);
+      return token(place.row, place.column);
+    };
     const AttentionTokenShared& at = plan_.shared;
-    stage_rows<kDim>(TokenRows<T>(in_.q, batch(), head()), queries.cells(), query_token,
-                     rows(at.query));
-    stage_rows<kDim>(TokenRows<T>(p_.d_out, batch(), head()), queries.cells(), query_token,
-                     rows(at.d_out));
+    stage_rows<kDim>(TokenRows<T>(in_.q, batch(), head()), TokenRows<T>(p_.d_out, batch(), head()),
+                     queries.cells(), query_token, rows(at.query), rows(at.d_out));
     if (window() > 0) {
-      stage_rows<kDim>(TokenRows<T>(in_.k, batch(), head()), keys.cells(), key_token, rows(at.key));
-      stage_rows<kDim>(TokenRows<T>(in_.v, batch(), head()), keys.cells(), key_token,
-                       rows(at.value));
+      stage_rows<kDim>(TokenRows<T>(in_.k, batch(), head()), TokenRows<T>(in_.v, batch(), head()),
+                       keys.cells(), key_token, rows(at.key), rows(at.value));
     }
     commit_copies();
     const bool known = grows_by_steps(bias(), in_, queries) || has_dense_places(in_);
@@ -120,8 +121,9 @@ class TokenTile {
                                head() * p_.log_sum_exp.stride[2];
 #pragma unroll 1
     for (int i = thread(); i < queries.cells(); i += kAttentionTokenThreads) {
-      const int y = queries.row(i);
-      const int x = queries.column(i);
+      const Rectangle::Place place = queries.place(i);
+      const int y = place.row;
+      const int x = place.column;
       floats(at.log_sum_exp)[i] = log_sum_exp[token(y, x) * p_.log_sum_exp.stride[1]] * kLog2E;
       floats(at.length_scale)[i] = length_scale(y, x, window(), in_.grid, pooled());
       if (known) ints(at.place)[i] = bias().query_place(y, x, token(y, x));

@@ -54,10 +54,9 @@ class TokenPooled : public TokenTile<T, kDim> {
     const int count = smaller(kAttentionPoolTile, pooled() - first);
     const auto token_of = [=](int i) { return index_t{i < count ? first + i : -1}; };
     __syncthreads();
-    stage_rows<kDim>(TokenRows<T>(in_.k_pool, batch(), head()), kAttentionPoolTile, token_of,
-                     rows(at.pool_key));
-    stage_rows<kDim>(TokenRows<T>(in_.v_pool, batch(), head()), kAttentionPoolTile, token_of,
-                     rows(at.pool_value));
+    stage_rows<kDim>(TokenRows<T>(in_.k_pool, batch(), head()),
+                     TokenRows<T>(in_.v_pool, batch(), head()), kAttentionPoolTile, token_of,
+                     rows(at.pool_key), rows(at.pool_value));
     finish_copies();
     __syncthreads();
     static_assert(kAttentionTokenThreads == 4 * kAttentionPoolTile, "four threads for each key");

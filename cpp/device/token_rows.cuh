@@ -89,6 +89,33 @@ __device__ inline void stage_rows(const TokenRows<T>& tokens, int count, TokenOf
   }
 }
 
+// The same of two tensors at once: what row a piece is of is found for both.
+template <int kDim, class T, class TokenOf>
+__device__ inline void stage_rows(const TokenRows<T>& first, const TokenRows<T>& second, int count,
+                                  TokenOf token_of, T* first_rows, T* second_rows) {
+  if (!first.vectors || !second.vectors) {
+    stage_rows<kDim>(first, count, token_of, first_rows);
+    stage_rows<kDim>(second, count, token_of, second_rows);
+    return;
+  }
+  constexpr int elements = 16 / static_cast<int>(sizeof(T));
+  constexpr int pieces = kDim / elements;
+#pragma unroll 1
+  for (int item = static_cast<int>(threadIdx.x); item < count * pieces;
+       item += static_cast<int>(blockDim.x)) {
+    const int row = item / pieces;
+    const int channel = item % pieces * elements;
+    const index_t token = token_of(row);
+    const bool inside = token >= 0 && channel < first.channels;
+    const int to = row * row_stride<T>(kDim) + channel;
+    copy_async_16(first_rows + to,
+                  inside ? first.data + token * first.token_stride + channel : first.data, inside);
+    copy_async_16(second_rows + to,
+                  inside ? second.data + token * second.token_stride + channel : second.data,
+                  inside);
+  }
+}
+
 // What this thread asked for is there.
 __device__ inline void finish_copies() {
   commit_copies();
