@@ -253,7 +253,7 @@ class BackwardPooled {
         const float4 of_query = terms()[query + e % 2];
         const float logit =
             weight[t][e] * inverse_[h] * of_query.x + (of_query.y * embedded_[h] + biases[t][e]);
-        weight[t][e] = exp2_flushed(logit * kLog2E - of_query.z);
+        weight[t][e] = exp2_fast(logit * kLog2E - of_query.z);
         const float gradient = weight[t][e] * (d_logit[t][e] - of_query.w);
         along_[h] += gradient * of_query.y;
         d_logit[t][e] = gradient * of_query.x;

@@ -70,7 +70,7 @@ class TokenWindow : public TokenPooled<T, kDim> {
           const float value = scaling * (logit[r] * inverse * floats(at.key_inverse)[key[r]] +
                                          floats(at.key_embedding)[key[r]]) +
                               floats(at.local_bias)[cell[r]];
-          probability = exp2_flushed(value * kLog2E - floats(at.log_sum_exp)[i]);
+          probability = exp2_fast(value * kLog2E - floats(at.log_sum_exp)[i]);
           weight = probability + positional[r] * inverse + floats(at.token_bias)[cell[r]];
         } else {
           d_weight[r] = 0.0f;

@@ -337,7 +337,7 @@ class TokenWindowProducts : public TokenWindow<T, kDim> {
         const bool seen = here && inside(key_y, left - 1 + x() + j);
         const float value = scaling * (logit[h][j] * inverse * key_inverse[j] + key_embedding[j]) +
                             floats(at.local_bias)[cell];
-        const float probability = seen ? exp2_flushed(value * kLog2E - log_sum_exp) : 0.0f;
+        const float probability = seen ? exp2_fast(value * kLog2E - log_sum_exp) : 0.0f;
         const float gradient = seen ? d_weight[h][j] : 0.0f;
         sum += probability * gradient;
         total += probability;

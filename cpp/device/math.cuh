@@ -5,7 +5,6 @@ namespace transnext::device {
 
 constexpr float kLog2E = 1.44269504f;
 constexpr float kLn2 = 0.69314718f;
-constexpr float kLn2 = 0.69314718f;
 constexpr float kInverseSqrtTwoPi = 0.39894228f;
 constexpr float kSmallestNormal = 1.17549435e-38f;
 
@@ -18,17 +17,6 @@ __device__ inline float exp2_fast(float x) {
 #else
   const float result = exp2f(x);
   return result < kSmallestNormal ? 0.0f : result;
-#endif
-}
-
-// The logarithm to base 2, off by at most 2^-22 of it or of one.
-__device__ inline float log2_fast(float x) {
-#if defined(__CUDA_ARCH__)
-  float result;
-  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-  return result;
-#else
-  return log2f(x);
 #endif
 }
 
@@ -62,17 +50,6 @@ __device__ inline float inverse_root_fast(float x) {
   return result;
 #else
   return 1.0f / sqrtf(x);
-#endif
-}
-
-// The same, with zero for what is below the smallest normal float.
-__device__ inline float exp2_flushed(float x) {
-#if defined(__CUDA_ARCH__)
-  float result;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-  return result;
-#else
-  return exp2f(x);
 #endif
 }
 

@@ -95,14 +95,16 @@ void choose_tile(const Params& p, int architecture, AttentionBackwardPlan& plan)
   constexpr index_t kMostSide = 16;
   const Grid grid = p.in.grid;
   const index_t reach = std::max<index_t>(p.in.window_size - 1, 0);
-  // Of a block: its queries with those of the halo, 16 at a time, and the keys that those see.
+  // Of a block: its queries with those of the halo, 16 at a time, the keys that those see, and all
+  // pooled keys, which it brings whatever its queries are.
   const auto work = [&](index_t height, index_t width) {
     const index_t queries =
         std::min(height + reach, grid.height) * std::min(width + reach, grid.width);
     const index_t keys =
         std::min(height + 2 * reach, grid.height) * std::min(width + 2 * reach, grid.width);
     return ceil_divide(grid.height, height) * ceil_divide(grid.width, width) *
-           (4 * 16 * ceil_divide(queries, 16) + keys + 4 * height * width);
+           (4 * 16 * ceil_divide(queries, 16) + keys + 4 * height * width +
+            2 * p.in.k_pool.shape[1]);
   };
   for (const int limit : {wanted_shared_bytes(architecture), most_shared_bytes(architecture)}) {
     index_t least = 0;
