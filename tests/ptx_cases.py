@@ -60,6 +60,8 @@ _ATTENTION = (
     edge(grid=(1, 1), pool_grid=(1, 1), window_size=5, bias="none", optional=(False,) * 4),
     edge(grid=(1, 9), pool_grid=(1, 9), window_size=4, layout="sliced"),
     edge(window_size=0, pool_grid=(7, 6)),
+    edge(window_size=0, grid=(8, 15), pool_grid=(8, 15), batch=1, heads=1),
+    edge(grid=(8, 15), batch=1, heads=1),
     edge(head_dim=8, heads=1, batch=1),
     edge(window_size=0, head_dim=32, heads=1, batch=1, grid=(4, 4), pool_grid=(4, 4)),
     edge(window_size=0, head_dim=48, heads=1, batch=1, grid=(4, 4), pool_grid=(4, 4)),
@@ -82,6 +84,7 @@ _ON_TF32 = (
     edge(bias="dense", batch=1, grid=(5, 9), pool_grid=(5, 9), layout="contiguous"),
     edge(grid=(1, 9), pool_grid=(1, 9), window_size=4, layout="sliced"),
     edge(window_size=0, pool_grid=(7, 6)),
+    edge(window_size=0, grid=(8, 15), pool_grid=(8, 15), batch=1, heads=1),
     edge(grid=(9, 60), pool_grid=(3, 20), batch=1, heads=1),
     edge(grid=(22, 30), pool_grid=(11, 30), batch=1, heads=1),
 )
