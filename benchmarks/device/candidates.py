@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import transnext_ops as ops
-from device.inputs import AttentionInputs, attention_inputs
+from device.inputs import AttentionInputs, Numbers, attention_inputs
 from operator_steps import HEAD_DIM, WINDOW_SIZE, Shapes
 from published import attention, conv_glu, window
 
@@ -237,11 +237,11 @@ def _global_attention(
     s: Shapes, dtype: torch.dtype, device: torch.device, wanted: Wanted
 ) -> Contest:
     """Every key is a pooled one here; SDPA takes the same product with a dense bias."""
-    generator = torch.Generator().manual_seed(0)
-    packed = torch.randn(s.batch, s.length, 3 * s.width, generator=generator).to(device, dtype)
-    scale = torch.rand(s.heads, generator=generator).to(device) + 1
-    embedding = (torch.randn(s.heads, HEAD_DIM, generator=generator) * 0.02).to(device)
-    bias = torch.randn(s.heads, s.length, s.length, generator=generator).to(device)
+    numbers = Numbers(device)
+    packed = numbers.normal(s.batch, s.length, 3 * s.width).to(dtype)
+    scale = numbers.uniform(s.heads) + 1
+    embedding = numbers.normal(s.heads, HEAD_DIM) * 0.02
+    bias = numbers.normal(s.heads, s.length, s.length)
     fight = Contest([_leaf(packed)], wanted)
 
     def apart(packed: Tensor) -> list[Tensor]:
@@ -305,10 +305,10 @@ def _add_natten(fight: Contest, name: str, grid: tuple[int, int]) -> None:
 
 
 def _window_qk(s: Shapes, dtype: torch.dtype, device: torch.device, wanted: Wanted) -> Contest:
-    generator = torch.Generator().manual_seed(0)
+    numbers = Numbers(device)
     shape = (s.batch, s.heads, s.length, HEAD_DIM)
-    q, k = (torch.randn(shape, generator=generator).to(device, dtype) for _ in range(2))
-    bias = torch.randn(s.heads, WINDOW_SIZE**2, generator=generator).to(device)
+    q, k = (numbers.normal(*shape).to(dtype) for _ in range(2))
+    bias = numbers.normal(s.heads, WINDOW_SIZE**2)
     fight = Contest([_leaf(q), _leaf(k)], wanted)
     sizes = {"grid": s.grid, "window_size": WINDOW_SIZE}
     fight.add("published", lambda q, k: window.window_qk(q, k, bias.to(dtype), **sizes))
@@ -320,10 +320,10 @@ def _window_qk(s: Shapes, dtype: torch.dtype, device: torch.device, wanted: Want
 
 
 def _window_av(s: Shapes, dtype: torch.dtype, device: torch.device, wanted: Wanted) -> Contest:
-    generator = torch.Generator().manual_seed(0)
-    attn = torch.rand(s.batch, s.heads, s.length, WINDOW_SIZE**2, generator=generator)
-    v = torch.randn(s.batch, s.heads, s.length, HEAD_DIM, generator=generator)
-    fight = Contest([_leaf(attn.to(device, dtype)), _leaf(v.to(device, dtype))], wanted)
+    numbers = Numbers(device)
+    attn = numbers.uniform(s.batch, s.heads, s.length, WINDOW_SIZE**2)
+    v = numbers.normal(s.batch, s.heads, s.length, HEAD_DIM)
+    fight = Contest([_leaf(attn.to(dtype)), _leaf(v.to(dtype))], wanted)
     sizes = {"grid": s.grid, "window_size": WINDOW_SIZE}
     fight.add("published", lambda attn, v: window.window_av(attn, v, **sizes))
     fight.add_backends(
@@ -334,10 +334,10 @@ def _window_av(s: Shapes, dtype: torch.dtype, device: torch.device, wanted: Want
 
 
 def _conv_glu(s: Shapes, dtype: torch.dtype, device: torch.device, wanted: Wanted) -> Contest:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(s.batch, s.length, 2 * s.hidden, generator=generator).to(device, dtype)
-    weight = torch.randn(s.hidden, 1, 3, 3, generator=generator).to(device) / 3
-    bias = torch.randn(s.hidden, generator=generator).to(device)
+    numbers = Numbers(device)
+    x = numbers.normal(s.batch, s.length, 2 * s.hidden).to(dtype)
+    weight = numbers.normal(s.hidden, 1, 3, 3) / 3
+    bias = numbers.normal(s.hidden)
     fight = Contest([_leaf(x), _leaf(weight), _leaf(bias)], wanted)
 
     def published(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -353,8 +353,8 @@ def _conv_glu(s: Shapes, dtype: torch.dtype, device: torch.device, wanted: Wante
 
 
 def _gelu_pool(s: Shapes, dtype: torch.dtype, device: torch.device, wanted: Wanted) -> Contest:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(s.batch, s.length, s.width, generator=generator).to(device, dtype)
+    numbers = Numbers(device)
+    x = numbers.normal(s.batch, s.length, s.width).to(dtype)
     fight = Contest([_leaf(x)], wanted)
 
     def published(x: Tensor) -> Tensor:

@@ -44,13 +44,25 @@ class AttentionInputs:
         return views
 
 
+class Numbers:
+    """A source of the same numbers at every call of the program, made on the device."""
+
+    def __init__(self, device: torch.device, seed: int = 0) -> None:
+        self._device = device
+        self._generator = torch.Generator(device).manual_seed(seed)
+
+    def normal(self, *shape: int, spread: float = 1.0) -> Tensor:
+        """Return normal numbers of that standard deviation."""
+        return torch.randn(shape, generator=self._generator, device=self._device) * spread
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Return numbers from 0 to 1."""
+        return torch.rand(shape, generator=self._generator, device=self._device)
+
+
 def attention_inputs(s: Shapes, dtype: torch.dtype, device: torch.device) -> AttentionInputs:
     """Return tensors as a network makes them: activations of ``dtype``, parameters in float32."""
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(*shape: int, spread: float = 1.0) -> Tensor:
-        return (torch.randn(*shape, generator=generator) * spread).to(device)
-
+    normal = Numbers(device).normal
     mlp = (
         normal(BIAS_HIDDEN, 2),
         normal(BIAS_HIDDEN),

@@ -15,6 +15,7 @@ from device.candidates import Contest, Wanted, contest, everything
 from device.cases import sizes_of
 from device.clock import Clock
 from device.floors import floor_seconds
+from device.inputs import Numbers
 from measure import Result
 from operator_steps import Shapes
 
@@ -67,9 +68,8 @@ def _truth(case: Case, fight: Contest, sizes: Shapes, device: torch.device) -> l
 
 
 def _gradients(out: Tensor, leaves: list[Tensor]) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(1)
     # Cells outside the image have the logit -inf, which no gradient may reach.
-    d_out = torch.randn(out.shape, generator=generator).to(out.device, out.dtype)
+    d_out = Numbers(out.device, seed=1).normal(*out.shape).to(out.dtype)
     d_out = torch.where(out.isfinite(), d_out, 0)
     return list(torch.autograd.grad(out, leaves, d_out))
 
