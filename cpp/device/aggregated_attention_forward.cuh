@@ -89,7 +89,7 @@ class ForwardTile {
     commit_copies();
     for (int c = thread_index(); c < kDim; c += Tile::kQueries)
       embedding()[c] = WindowParameters(in_, state->head).embedding_of(c);
-    bias().check_maps();
+    bias().check_maps(launch_.bias_in_place);
     if constexpr (kWindow > 0 && sizeof(Element) == 2) {
       // The last warp has the least to do here.
       if (in_.tokens.present() && thread_index() >= Tile::kQueries - 32) {

@@ -32,9 +32,9 @@ class TileBias {
   }
 
   // Computes biases after all if a table's maps are of another kind. All threads of the block call
-  // this together, between two barriers.
-  __device__ void check_maps() const {
-    if (state_->bias != BiasKind::kInPlace || !in_.pool_bias.table()) return;
+  // this together, between two barriers, where some may write the kind and so none may read it.
+  __device__ void check_maps(bool in_place) const {
+    if (!in_place || !in_.pool_bias.table()) return;
     const View<2>& rows = in_.pool_bias.row_map;
     const View<3>& columns = in_.pool_bias.col_map;
     if (!steps(rows.data, rows.stride, pool_height(), state_->top, place().rows_inside()) ||
