@@ -23,6 +23,20 @@
 
 namespace transnext {
 
+namespace device {
+
+// Cells of a bin along one axis.
+struct Bin {
+  index_t begin;
+  int size;
+
+  __device__ Bin(index_t index, index_t bins, index_t cells)
+      : begin(quotient(index * cells, bins)),
+        size(static_cast<int>(quotient((index + 1) * cells + bins - 1, bins) - begin)) {}
+};
+
+}  // namespace device
+
 // Block (lanes <= kGeluPoolLanes, threads of a bin, bins), the latter two together at most
 // kGeluPoolRows. Grid: tiles of (bins of all images, channels of the lanes), channels fastest.
 template <class T>
@@ -35,32 +49,32 @@ __global__ void __launch_bounds__(kGeluPoolLanes* kGeluPoolRows, kGeluPoolBlocks
   const bool runs = device::has_runs<T, kRun>(p.x) && device::has_runs<T, kRun>(p.out);
   const index_t channels = p.x.shape[2];
   const index_t tile_channels = index_t{blockDim.x} * kRun;
-  const index_t channel_tiles = (channels + tile_channels - 1) / tile_channels;
+  const index_t channel_tiles = device::quotient(channels + tile_channels - 1, tile_channels);
   const index_t bins = p.x.shape[0] * p.pool_grid.size();
-  const index_t tiles = (bins + blockDim.z - 1) / blockDim.z * channel_tiles;
+  const index_t tiles = device::quotient(bins + blockDim.z - 1, blockDim.z) * channel_tiles;
 
   for (index_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-    const index_t bin_tile = tile / channel_tiles;
+    const index_t bin_tile = device::quotient(tile, channel_tiles);
     const index_t channel = (tile - bin_tile * channel_tiles) * tile_channels + threadIdx.x * kRun;
     const index_t number = bin_tile * blockDim.z + threadIdx.z;
     const index_t count = number < bins ? channels - channel : 0;
-    const index_t batch = number / p.pool_grid.size();
+    const index_t batch = device::quotient(number, p.pool_grid.size());
     const index_t bin = number - batch * p.pool_grid.size();
-    const index_t a = bin / p.pool_grid.width;
+    const index_t a = device::quotient(bin, p.pool_grid.width);
     const index_t b = bin - a * p.pool_grid.width;
-    const index_t top = bin_begin(a, p.pool_grid.height, p.grid.height);
-    const index_t left = bin_begin(b, p.pool_grid.width, p.grid.width);
-    const int width = static_cast<int>(bin_end(b, p.pool_grid.width, p.grid.width) - left);
-    const int height = static_cast<int>(bin_end(a, p.pool_grid.height, p.grid.height) - top);
+    const device::Bin rows(a, p.pool_grid.height, p.grid.height);
+    const device::Bin columns(b, p.pool_grid.width, p.grid.width);
+    const int width = columns.size;
 
     float sum[kRun] = {};
     if (count > 0) {
-      const int cells = height * width;
+      const int cells = rows.size * width;
       const int step = static_cast<int>(blockDim.y);
       int cell = static_cast<int>(threadIdx.y);
       int column = cell % width;
-      const T* from = x + batch * p.x.stride[0] + channel * p.x.stride[2] +
-                      ((top + cell / width) * p.grid.width + left + column) * p.x.stride[1];
+      const T* from =
+          x + batch * p.x.stride[0] + channel * p.x.stride[2] +
+          ((rows.begin + cell / width) * p.grid.width + columns.begin + column) * p.x.stride[1];
       const index_t to_next_row = (p.grid.width - width) * p.x.stride[1];
       while (cell < cells) {
         device::RawRun<T, kRun> runs_of[kGeluPoolAtOnce];  // zeros add GELU(0) = 0
@@ -94,7 +108,7 @@ __global__ void __launch_bounds__(kGeluPoolLanes* kGeluPoolRows, kGeluPoolBlocks
       __syncthreads();  // before the next tile overwrites the partial sums
     }
     if (threadIdx.y == 0 && count > 0) {
-      const float share = 1.0f / static_cast<float>(height * width);
+      const float share = 1.0f / static_cast<float>(rows.size * width);
       for (int i = 0; i < kRun; ++i) sum[i] *= share;
       device::store_run(
           out + batch * p.out.stride[0] + bin * p.out.stride[1] + channel * p.out.stride[2],
@@ -147,14 +161,15 @@ __global__ void __launch_bounds__(kGeluPoolLanes* kGeluPoolRows, kGeluPoolBlocks
                     device::has_runs<T, kRun>(p.d_x);
   const index_t channels = p.x.shape[2];
   const index_t tile_channels = index_t{blockDim.x} * kRun;
-  const index_t channel_tiles = (channels + tile_channels - 1) / tile_channels;
+  const index_t channel_tiles = device::quotient(channels + tile_channels - 1, tile_channels);
   const index_t tiles =
       p.x.shape[0] * p.grid.height * gelu_pool_pieces(p.grid.width) * channel_tiles;
   const auto width = static_cast<unsigned>(p.grid.width);
   const auto pieces = static_cast<unsigned>(gelu_pool_pieces(p.grid.width));
   // Where the grids divide, each token lies in one bin, all bins have as many tokens.
-  const auto bin_height = static_cast<unsigned>(p.grid.height / p.pool_grid.height);
-  const auto bin_width = static_cast<unsigned>(p.grid.width / p.pool_grid.width);
+  const auto bin_height =
+      static_cast<unsigned>(device::quotient(p.grid.height, p.pool_grid.height));
+  const auto bin_width = static_cast<unsigned>(device::quotient(p.grid.width, p.pool_grid.width));
   const bool even = bin_height * p.pool_grid.height == p.grid.height &&
                     bin_width * p.pool_grid.width == p.grid.width && bin_width < 1u << 16;
   const unsigned bin_rows = even ? bin_height : 1;
@@ -163,16 +178,16 @@ __global__ void __launch_bounds__(kGeluPoolLanes* kGeluPoolRows, kGeluPoolBlocks
   const float share = 1.0f / static_cast<float>(bin_rows * bin_columns);
 
   for (index_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-    const index_t pieces_before = tile / channel_tiles;
+    const index_t pieces_before = device::quotient(tile, channel_tiles);
     const index_t channel =
         (tile - pieces_before * channel_tiles) * tile_channels + threadIdx.x * kRun;
     const index_t count = channels - channel;
     if (count <= 0) continue;
-    const index_t rows_before = pieces_before / pieces;
+    const index_t rows_before = device::quotient(pieces_before, pieces);
     const auto first =
         static_cast<unsigned>(pieces_before - rows_before * pieces) * kGeluPoolColumns;
     const unsigned end = first + kGeluPoolColumns < width ? first + kGeluPoolColumns : width;
-    const index_t batch = rows_before / p.grid.height;
+    const index_t batch = device::quotient(rows_before, p.grid.height);
     const auto row = static_cast<unsigned>(rows_before - batch * p.grid.height);
     const T* gradients = d_out + batch * p.d_out.stride[0] + channel * p.d_out.stride[2];
     // The bin of the piece's first token, and how far into it that is.

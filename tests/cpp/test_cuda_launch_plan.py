@@ -44,6 +44,9 @@ def test_threads_of_a_bin_are_no_more_than_its_cells_need() -> None:
     assert _cpp.gelu_pool_plan(1, 64, (56, 56), (7, 7))[1] == (32, 8, 1)
     assert _cpp.gelu_pool_plan(1, 64, (28, 28), (7, 7))[1] == (32, 4, 2)
     assert _cpp.gelu_pool_plan(1, 64, (14, 14), (7, 7))[1] == (32, 1, 8)
+    # Large batches have bins enough for all blocks.
+    assert _cpp.gelu_pool_plan(64, 64, (56, 56), (7, 7))[1] == (32, 4, 2)
+    assert _cpp.gelu_pool_plan(1024, 64, (56, 56), (7, 7))[1] == (32, 1, 8)
 
 
 def test_empty_tensors_need_no_blocks() -> None:

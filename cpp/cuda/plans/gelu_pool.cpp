@@ -7,6 +7,9 @@
 namespace transnext {
 namespace {
 
+// Some for each multiprocessor of the largest GPUs.
+constexpr index_t kEnoughBlocks = 1024;
+
 // Tiles of equally many channels, a run per lane and as few tiles as the lanes allow.
 struct ChannelTiles {
   index_t count;
@@ -24,14 +27,17 @@ struct ChannelTiles {
 }  // namespace
 
 LaunchPlan gelu_pool_plan(index_t batch, index_t channels, Grid grid, Grid pool_grid) {
-  // Threads share a bin's cells where each has some to itself: a power of two of them. A block's other
-  // rows take bins of their own.
+  // Threads share a bin's cells, a power of two of them, where there are few bins, and each has some
+  // cells to itself. A block's other rows take bins of their own.
   const index_t cells =
       ceil_divide(grid.height, pool_grid.height) * ceil_divide(grid.width, pool_grid.width);
-  unsigned sharing = 1;
-  while (sharing < kGeluPoolRows && 2 * sharing * kGeluPoolAtOnce <= cells) sharing *= 2;
-  const unsigned bins = kGeluPoolRows / sharing;
   const ChannelTiles tiles(channels);
+  const index_t all_bins = batch * pool_grid.size() * tiles.count;
+  unsigned sharing = 1;
+  while (sharing < kGeluPoolRows && 2 * sharing * kGeluPoolAtOnce <= cells &&
+         all_bins * sharing < kEnoughBlocks * kGeluPoolRows)
+    sharing *= 2;
+  const unsigned bins = kGeluPoolRows / sharing;
   return {{blocks_for(ceil_divide(batch * pool_grid.size(), bins) * tiles.count), 1, 1},
           {tiles.lanes, sharing, bins},
           0};
