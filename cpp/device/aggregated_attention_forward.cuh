@@ -20,6 +20,7 @@
 #include "device/attention_products.cuh"
 #include "device/attention_window.cuh"
 #include "device/attention_window_products.cuh"
+#include "device/multiprocessor.cuh"
 #include "device/rectangle.cuh"
 #include "transnext/attention_launch.h"
 
@@ -343,12 +344,7 @@ class ForwardTile {
 // Threads of a multiprocessor that registers have to suffice for: a third of its threads where the
 // kernel is one of the published models'.
 __host__ __device__ constexpr int least_threads(int channels, int window) {
-#if defined(__CUDA_ARCH__) && \
-    (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200)
-  constexpr int kThird = 512;
-#else
-  constexpr int kThird = 768;  // in whole blocks of 256
-#endif
+  constexpr int kThird = multiprocessor_threads() == 1536 ? 512 : 768;  // in whole blocks of 256
   return channels == 24 && window != kAnyWindow ? kThird : 256;
 }
 

@@ -27,6 +27,7 @@
 
 #include "device/conv_glu_shape.h"
 #include "device/math.cuh"
+#include "device/multiprocessor.cuh"
 #include "device/partial_sums.cuh"
 #include "device/runs.cuh"
 #include "transnext/conv_glu.h"
@@ -208,6 +209,15 @@ __device__ inline void conv_glu_strip_forward(const ConvGluParams& p, const Conv
   }
 }
 
+template <class T>
+struct GradientsAhead {
+  static constexpr bool value = true;
+};
+template <>
+struct GradientsAhead<BFloat16> {  // whose conversions take more registers
+  static constexpr bool value = false;
+};
+
 // A thread's channel of the backward pass, over all strips of its warp.
 template <class T>
 class ConvGluChannel {
@@ -291,8 +301,9 @@ class ConvGluChannel {
     ask_values(strip.top - 1);
     next_row_of_a();
     ask_values(strip.top);
-    ask_gradients(strip.top - 1);
+    if (kAhead) ask_gradients(strip.top - 1);
     for (int row = strip.top - 1; row <= strip.bottom; ++row) {
+      if (!kAhead) ask_gradients(row);
       next_row_of_a();
       float d_u[kColumns + 2];  // D at first, of columns left - 1 to left + 4
       float g[kColumns + 2];
@@ -316,11 +327,8 @@ class ConvGluChannel {
         }
         d_u[j] *= g[j] * normal.gelu_slope(u);
       }
-      // Registers are free for the next rows from here on.
-      if (row < strip.bottom) {
-        ask_values(row + 2);
-        ask_gradients(row + 1);
-      }
+      // Registers are free for the next rows from here on, and, after the weights' gradients, more.
+      if (kAhead && row < strip.bottom) ask_gradients(row + 1);
       if (own) {
 #pragma unroll
         for (int j = 0; j < kColumns; ++j) {
@@ -330,6 +338,7 @@ class ConvGluChannel {
             d_weight[tap] += d_u[j + 1] * a[tap / 3][j + 1 + tap % 3];
         }
       }
+      if (row < strip.bottom) ask_values(row + 2);
       T* to_value = d_value;
 #pragma unroll
       for (int j = 0; j < kColumns; ++j, to_value += p_.d_x.stride[1]) {
@@ -347,6 +356,8 @@ class ConvGluChannel {
 
  private:
   static constexpr int kColumns = kConvGluColumns;
+  // Whether registers suffice for g and D of the next row too.
+  static constexpr bool kAhead = GradientsAhead<T>::value;
 
   const ConvGluBackwardParams& p_;
   int channel_;
@@ -391,7 +402,8 @@ __global__ void __launch_bounds__(kConvGluLanes* kConvGluStrips, kConvGluBlocks)
 // workers-th group of strips and leaves workspace[worker, kConvGluTerms, hidden], if a parameter's
 // gradient is wanted.
 template <class T>
-__global__ void __launch_bounds__(kConvGluLanes* kConvGluStrips, kConvGluBackwardBlocks)
+__global__ void __launch_bounds__(kConvGluLanes* kConvGluStrips,
+                                  device::multiprocessor_threads() / kConvGluBackwardShare)
     conv_glu_backward(ConvGluBackwardParams p) {
   __shared__ float partial[kConvGluStrips][kConvGluTerms][kConvGluLanes];
   __shared__ device::ConvGluWeights<kConvGluLanes> weights;

@@ -153,7 +153,7 @@ template <class T>
 __global__ void __launch_bounds__(kGeluPoolLanes* kGeluPoolRows, kGeluPoolBlocks)
     gelu_pool_backward(GeluPoolBackwardParams p) {
   constexpr int kRun = kGeluPoolRun;
-  constexpr int kAtOnce = kGeluPoolAtOnce;
+  constexpr int kAtOnce = kGeluPoolPairAtOnce;
   const T* x = static_cast<const T*>(p.x.data);          // [B, N, C]
   const T* d_out = static_cast<const T*>(p.d_out.data);  // [B, P, C]
   T* d_x = static_cast<T*>(p.d_x.data);                  // [B, N, C]

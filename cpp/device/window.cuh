@@ -119,32 +119,21 @@ __device__ inline void load_cells(const WindowProductParams& p, const WindowPlac
   const SmallDivisor cells_per_query(band_rows * band_columns);
   const SmallDivisor cells_per_row(band_columns);
   const SmallDivisor queries_per_row(columns);
-  const int all = rows * columns * cells_per_query.divisor;
-#pragma unroll 1
-  for (int first = threadIdx.x; first < all; first += kWindowAtOnce * kWindowThreads) {
-    RawElement<T> raw[kWindowAtOnce];
-    int places[kWindowAtOnce];
-#pragma unroll
-    for (int k = 0; k < kWindowAtOnce; ++k) {
-      const int i = first + k * kWindowThreads;
-      const int query = cells_per_query.quotient(i);
-      const int cell = i - query * cells_per_query.divisor;
-      const int y = queries_per_row.quotient(query);
-      const int x = query - y * columns;
-      const int cell_row = cells_per_row.quotient(cell);
-      const int dy = first_row + cell_row;
-      const int dx = first_column + cell - cell_row * band_columns;
-      places[k] = (y * pitch + x) * cells_per_query.divisor + cell;
-      if (i < all && inside(p.grid, top + y, left + x) &&
-          inside(p.grid, top + y + dy - window / 2, left + x + dx - window / 2)) {
-        const T* from = token_of<const T>(p.cells, place, index_t{top + y} * width + left + x);
-        raw[k].load(from + (index_t{dy} * window + dx) * p.cells.stride[3]);
-      }
+  for (int i = threadIdx.x; i < rows * columns * cells_per_query.divisor; i += kWindowThreads) {
+    const int query = cells_per_query.quotient(i);
+    const int cell = i - query * cells_per_query.divisor;
+    const int y = queries_per_row.quotient(query);
+    const int x = query - y * columns;
+    const int cell_row = cells_per_row.quotient(cell);
+    const int dy = first_row + cell_row;
+    const int dx = first_column + cell - cell_row * band_columns;
+    RawElement<T> value;
+    if (inside(p.grid, top + y, left + x) &&
+        inside(p.grid, top + y + dy - window / 2, left + x + dx - window / 2)) {
+      const T* from = token_of<const T>(p.cells, place, index_t{top + y} * width + left + x);
+      value.load(from + (index_t{dy} * window + dx) * p.cells.stride[3]);
     }
-#pragma unroll
-    for (int k = 0; k < kWindowAtOnce; ++k) {
-      if (first + k * kWindowThreads < all) shared[places[k]] = raw[k].read();
-    }
+    shared[(y * pitch + x) * cells_per_query.divisor + cell] = value.read();
   }
 }
 
