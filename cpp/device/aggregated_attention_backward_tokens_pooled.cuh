@@ -5,6 +5,7 @@
 #pragma once
 
 #include "device/aggregated_attention_backward_tile.cuh"
+#include "device/multiprocessor.cuh"
 #include "device/row_fragments.cuh"
 #include "device/thread_index.cuh"
 #include "device/weighted_rows.cuh"
@@ -180,8 +181,8 @@ class TokenPooled : public TokenTile<T, kDim> {
       const Query& q = query[e / 2];
       cosine[e] = probability[e] * q.inverse * (e % 2 == 0 ? inverse.x : inverse.y) +
                   (e % 2 == 0 ? embedding.x : embedding.y);
-      const float value = exp2_fast((q.scaling * cosine[e] + bias[e]) * kLog2E -
-                                       floats(at.log_sum_exp)[q.index]);
+      const float value =
+          exp2_fast((q.scaling * cosine[e] + bias[e]) * kLog2E - floats(at.log_sum_exp)[q.index]);
       probability[e] = first + key + e % 2 < pooled() ? value : 0.0f;
     }
   }
@@ -266,15 +267,15 @@ class TokenPooled : public TokenTile<T, kDim> {
   // All pooled keys at once: their weights stay in registers from delta to the gradients.
   __device__ void take_all() {
     const AttentionTokenShared& at = plan_.shared;
-    const int own = owned().cells();
-    const int count = queries().cells();
 #pragma unroll 1
-    for (int tile = thread() / 32 * 16; tile < count; tile += kWarps * 16) {
+    for (int tile = thread() / 32 * 16; tile < queries().cells(); tile += kWarps * 16) {
       const int lane = thread_index() % 32;  // anew: what follows from it would be kept
       const int index[2] = {ordered(tile, 0, lane), ordered(tile, 1, lane)};
       float probability[kTiles][4] = {}, d_weight[kTiles][4] = {};
       // Float has registers for the biases of 16 queries before D_m only.
       if constexpr (kSumsAlong) multiply_all(at.d_out, index, at.pool_value, lane, d_weight);
+      // There compilers would take both products at once, and more registers than there are.
+      if constexpr (multiprocessor_threads() == 1536) __syncwarp();
       multiply_all(at.query, index, at.pool_key, lane, probability);
       float delta[2] = {}, total[2] = {}, along[2] = {}, cosines[2] = {};
       find_weights(index, lane, d_weight, probability, delta, total, along, cosines);
@@ -294,10 +295,11 @@ class TokenPooled : public TokenTile<T, kDim> {
       if (lane % 4 == 0) {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-          if (tile + 8 * h + lane_row(lane) < count) floats(at.delta)[index[h]] = delta[h];
+          if (tile + 8 * h + lane_row(lane) < queries().cells())
+            floats(at.delta)[index[h]] = delta[h];
         }
       }
-      if (tile >= own) continue;
+      if (tile >= owned().cells()) continue;
       const Factors factor = factors(index);
 #pragma unroll
       for (int t = 0; t < kTiles; ++t)
