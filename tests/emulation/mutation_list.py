@@ -104,8 +104,8 @@ MUTATIONS = [
             "halo: tokens outside the image are read",
         ),
         (
-            "          inside(p.grid, top + y + dy - window / 2, left + x + dx - window / 2)) {",
-            "          true) {",
+            "        inside(p.grid, top + y + dy - window / 2, left + x + dx - window / 2)) {",
+            "        true) {",
             "mask: cells outside the image count",
         ),
         (
