@@ -4,11 +4,12 @@
 //   d_x[b, n, c] = GELU'(x[b, n, c]) * sum over bins p with n in them of d_out[b, p, c] / |bin p|
 //
 // Threads along x lie along channels, two each, so that every access of x, out, d_out and d_x is one
-// run of consecutive elements; four of them are on their way at a time. Forward: a block makes some
-// channels of one bin; its rows of threads share the cells and their sums meet in shared memory in
-// the order of the rows; where bins are small, the rows take bins of their own. Backward: a block takes a run of tokens of one image row, whose gradients it
-// gathers from the bins they lie in (one, or up to four where bins overlap), so there are no atomics
-// and both directions are deterministic.
+// run of consecutive elements; several of them are on their way at a time. Forward: a block makes
+// some channels of one bin; its rows of threads share the cells and their sums meet in shared memory
+// in the order of the rows; where bins are small or many, rows take bins of their own. Backward: a
+// block takes a run of tokens of one image row, whose gradients it gathers from the bins they lie in
+// (one, or up to four where bins overlap), so there are no atomics and both directions are
+// deterministic.
 //
 // Bytes per element of x: forward sizeof(T) read, backward 2 sizeof(T), d_out coming from cache;
 // 20 flops forward, 29 backward. At 3 TB/s, float32 needs 1.3 ps per element forward: bound by

@@ -131,6 +131,15 @@ def test_conv_glu_refuses_strides_that_its_kernels_do_not_count() -> None:
         record(_cpp.conv_glu, [x, weight, None, out], (1, 2))
 
 
+def test_conv_glu_refuses_more_strips_than_its_kernels_number() -> None:
+    one = torch.empty(1, dtype=torch.float16)
+    x, out = (one.as_strided((2**31, 1, channels), (0, 0, 0)) for channels in (6, 3))
+    with pytest.raises(
+        ValueError, match="fewer than 2147483648 strips of 16x4 tokens, got 2147483648"
+    ):
+        record(_cpp.conv_glu, [x, torch.empty(3, 1, 3, 3), None, out], (1, 1))
+
+
 def test_empty_batches_give_zero_gradients_of_parameters() -> None:
     x, weight, bias = torch.empty(0, 4, 6), torch.empty(3, 1, 3, 3), torch.empty(3)
     tensors = [x[..., :3], x, weight, bias, x, weight, bias]

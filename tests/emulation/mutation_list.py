@@ -57,7 +57,7 @@ MUTATIONS = [
         ),
     ),
     *_each(
-        "conv_glu.cuh",
+        "conv_glu_forward.cuh",
         "conv_glu or tokens",
         (
             "      if (row_inside && column >= 0 && column < width)\n        values",
@@ -70,15 +70,23 @@ MUTATIONS = [
             "halo: the row below a band",
         ),
         (
-            "          channel < count\n              ? static_cast<const float*>(",
-            "          channel <= count\n              ? static_cast<const float*>(",
-            "last tile: a weight beyond the last channel is read",
-        ),
-        (
             "    weights.load(p.weight, first_channel, hidden - first_channel);\n    __syncthreads();",
             "    weights.load(p.weight, first_channel, hidden - first_channel);",
             "barrier: weights are read before they are there",
         ),
+    ),
+    *_each(
+        "conv_glu_strip.cuh",
+        "conv_glu or tokens",
+        (
+            "          channel < count\n              ? static_cast<const float*>(",
+            "          channel <= count\n              ? static_cast<const float*>(",
+            "last tile: a weight beyond the last channel is read",
+        ),
+    ),
+    *_each(
+        "conv_glu_backward.cuh",
+        "conv_glu or tokens",
         (
             "for (int tap = 0; tap < 9; ++tap) d_a[tap / 3][j] += weight_[tap] * d_u[j + 2 - tap % 3];",
             "for (int tap = 0; tap < 9; ++tap) d_a[tap / 3][j] += weight_[tap] * d_u[j + tap % 3];",

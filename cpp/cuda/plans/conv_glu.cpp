@@ -16,8 +16,16 @@ namespace {
 // few enough that writing and adding the rows is little beside the tensors.
 constexpr index_t kMostWorkers = 512;
 
+// The kernels number strips in 32 bits.
 index_t strips(index_t batch, Grid grid) {
-  return batch * conv_glu_bands(grid.height) * conv_glu_strips_across(grid.width);
+  constexpr index_t kMost = index_t{1} << 31;
+  const index_t count = batch * conv_glu_bands(grid.height) * conv_glu_strips_across(grid.width);
+  if (count >= kMost)
+    throw std::invalid_argument(
+        "conv_glu: the CUDA kernels take fewer than " + std::to_string(kMost) + " strips of " +
+        std::to_string(kConvGluRows) + "x" + std::to_string(kConvGluColumns) + " tokens, got " +
+        std::to_string(count) + "; split the batch");
+  return count;
 }
 
 // Warps of a block, each on strips of its own.
