@@ -184,11 +184,12 @@ def gpu(monkeypatch) -> Iterator[Callable[[str], None]]:
 @pytest.mark.parametrize(
     ("capability", "head_dim", "window", "dtype", "largest"),
     [
-        ("7.5", 128, 3, torch.float16, 1),
-        ("7.5", 24, 6, torch.float32, 5),
-        ("8.6", 24, 7, torch.float32, 6),
-        ("8.6", 24, 1000, torch.float16, 7),
-        ("8.0", 64, 9, torch.bfloat16, 7),
+        ("7.5", 128, 3, torch.float16, 2),
+        ("7.5", 128, 1, torch.float32, 0),
+        ("7.5", 24, 7, torch.float32, 6),
+        ("8.6", 24, 8, torch.float32, 7),
+        ("8.6", 24, 1000, torch.float16, 8),
+        ("8.0", 64, 9, torch.bfloat16, 8),
     ],
 )
 def test_explain_backend_says_what_shared_memory_is_too_small_for(
