@@ -61,7 +61,7 @@ MUTATIONS = [
         "conv_glu or tokens",
         (
             "      if (row_inside && column >= 0 && column < width)\n        values",
-            "      if (row_inside)\n        values",
+            "      if (row_inside && column >= 0 && column <= width)\n        values",
             "halo: columns outside the image are read",
         ),
         (
