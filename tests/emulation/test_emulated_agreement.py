@@ -263,6 +263,27 @@ def test_tokens_beyond_the_range_of_the_storage_type(kernels: Library, dtype, si
 
 
 @storage
+@pytest.mark.parametrize("pool_grid", [(3, 2), (9, 8)], ids=str)
+def test_a_table_whose_maps_do_not_grow_by_one(attention_kernels: Library, dtype, pool_grid):
+    """Two rows of the image share the table's row, as no extrapolation has it."""
+    case = edge(dtype=dtype, grid=(9, 11), pool_grid=pool_grid, batch=1, heads=1)
+    inputs = case.tensors()
+    bias = inputs.pop("pool_bias")
+    other = ops.PositionBias(bias.table, bias.row_map // 2, bias.col_map, bias.col_weights)
+    sizes = {"grid": case.grid, "pool_grid": case.pool_grid, "window_size": case.window_size}
+    results = []
+    for backend in ("cpp", "reference"):
+        q = inputs["q"].detach().requires_grad_()
+        with use_runner(EmulatedKernels(attention_kernels, 90, case.seed)):
+            given = {**inputs, "q": q, "pool_bias": other}
+            out = ops.aggregated_attention(**given, **sizes, backend=backend)
+            results.append((out.detach(), *torch.autograd.grad(out, q, torch.ones_like(out))))
+    unit = max(torch.finfo(dtype).eps, 1e-5)
+    for actual, expected in zip(*results, strict=True):
+        assert (actual - expected).abs().max() <= 16 * unit * expected.abs().max()
+
+
+@storage
 @share("window_qk")
 @given(data=st.data())
 def test_window_qk(kernels: Library, dtype: torch.dtype, data: st.DataObject) -> None:
