@@ -240,7 +240,7 @@ def _global_attention(
     numbers = Numbers(device)
     packed = numbers.normal(s.batch, s.length, 3 * s.width).to(dtype)
     scale = numbers.uniform(s.heads) + 1
-    embedding = numbers.normal(s.heads, HEAD_DIM) * 0.02
+    embedding = numbers.normal(s.heads, HEAD_DIM, spread=0.02)
     bias = numbers.normal(s.heads, s.length, s.length)
     fight = Contest([_leaf(packed)], wanted)
 

@@ -1,6 +1,7 @@
 // Where tokens lie: rectangles of the image, and how many keys a query sees.
 #pragma once
 
+#include "device/small_divisor.cuh"
 #include "transnext/tensor.h"
 
 namespace transnext::device {
@@ -11,14 +12,12 @@ struct Rectangle {
   __device__ int cells() const { return height * width; }
   __device__ int index(int y, int x) const { return (y - top) * width + x - left; }
   __device__ int row(int index) const { return top + index / width; }
-  // Row and column of a small index, below 2^20, without a division for each: the quotient is at least
-  // 0.5 / width away from where rounding could change it.
+  // Row and column of an index below 2^21, without a division for each.
   struct Place {
     int row, column;
   };
   __device__ Place place(int index) const {
-    const int down =
-        static_cast<int>((static_cast<float>(index) + 0.5f) * (1.0f / static_cast<float>(width)));
+    const int down = SmallDivisor(width).quotient(index);
     return {top + down, left + index - down * width};
   }
   __device__ int column(int index) const { return left + index % width; }

@@ -34,6 +34,13 @@ struct TokenRows {
               reinterpret_cast<unsigned long long>(data) % 16 == 0;
   }
 
+  // Asks for the 16 bytes from a channel on, zeros without a token and beyond the last channel; for
+  // `vectors`.
+  __device__ void ask(index_t token, int channel, T* to) const {
+    const bool inside = token >= 0 && channel < channels;
+    copy_async_16(to, inside ? data + token * token_stride + channel : data, inside);
+  }
+
   // Channels c and c + 1 of a row of 16 bit elements, c being even.
   __device__ void write_two(index_t token, int c, float first, float second) const {
     T* to = data + token * token_stride + c * channel_stride;
@@ -74,9 +81,7 @@ __device__ inline void stage_rows(const TokenRows<T>& tokens, int count, TokenOf
     const index_t token = token_of(row);
     T* to = rows + row * row_stride<T>(kDim) + first;
     if (tokens.vectors) {
-      const bool inside = token >= 0 && first < tokens.channels;
-      copy_async_16(to, inside ? tokens.data + token * tokens.token_stride + first : tokens.data,
-                    inside);
+      tokens.ask(token, first, to);
       continue;
     }
 #pragma unroll
@@ -106,13 +111,9 @@ __device__ inline void stage_rows(const TokenRows<T>& first, const TokenRows<T>&
     const int row = item / pieces;
     const int channel = item % pieces * elements;
     const index_t token = token_of(row);
-    const bool inside = token >= 0 && channel < first.channels;
     const int to = row * row_stride<T>(kDim) + channel;
-    copy_async_16(first_rows + to,
-                  inside ? first.data + token * first.token_stride + channel : first.data, inside);
-    copy_async_16(second_rows + to,
-                  inside ? second.data + token * second.token_stride + channel : second.data,
-                  inside);
+    first.ask(token, channel, first_rows + to);
+    second.ask(token, channel, second_rows + to);
   }
 }
 

@@ -42,17 +42,6 @@ DTYPES = cpp_backend.CUDA_DTYPES
 storage = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).rpartition(".")[2])
 
 
-@pytest.fixture(params=["cpp", "cupy"])
-def backend(request) -> str:
-    """A backend that has CUDA kernels here, or the reason why not."""
-    try:
-        with ops.use_backend(request.param):
-            ops.gelu_pool(torch.zeros(1, 1, 8, device="cuda"), grid=(1, 1), pool_grid=(1, 1))
-    except ops.BackendError as error:
-        pytest.skip(str(error))
-    return request.param
-
-
 RUNNABLE = [
     pytest.param(check, id=f"{op}-{i}")
     for op in cpp_backend.CUDA_OPERATORS

@@ -18,13 +18,6 @@ OPERATORS = sorted(operator_calls())
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-@pytest.fixture(params=["cpp", "cupy"])
-def backend(request) -> str:
-    if request.param not in ops.available_backends():
-        pytest.skip(ops.explain_backend("gelu_pool"))
-    return request.param
-
-
 def step(name: str, backend: str, dtype: torch.dtype = torch.float32) -> Callable[[], list[Tensor]]:
     """Return a function that calls an operator forward and backward: output, then gradients."""
     function, tensors, keywords = operator_calls(dtype)[name]

@@ -11,18 +11,9 @@ from torch import Tensor
 
 pytest.importorskip("transnext_ops._cpp")
 
-import transnext_ops as ops
 from small_model import images, small_model
 
-BACKENDS = ("cpp", "cupy")
 UNITS = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request) -> str:
-    if request.param not in ops.available_backends():
-        pytest.skip(ops.explain_backend("gelu_pool"))
-    return request.param
 
 
 @pytest.fixture(autouse=True)
