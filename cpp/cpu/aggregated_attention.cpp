@@ -159,7 +159,7 @@ class ForwardTask {
                                 block.cells.data());
     if (block.active > 0) {
       correlate(sizes_.channels, block.query.data(), kWidth, in_panel(keys_, block), stride_,
-                block.cells.data(), block.active, block.logits.data());
+                block.cells.data(), block.active, block.count, block.logits.data());
     }
     const C* inverse_norms = in_panel(key_inverse_norms_, block);
     for (index_t i = 0; i < block.active; ++i) {
@@ -170,7 +170,8 @@ class ForwardTask {
         C* at = &block.logits[cell.index * kWidth + v * n];
         const Vector<C> logit =
             load<Vector<C>>(at) * load<Vector<C>>(inverse_norms + cell.shift + v * n) + bias;
-        const Vector<C> valid = cell.valid[v] != 0 ? logit : broadcast<C>(-__builtin_huge_val());
+        const Vector<C> valid =
+            select<C>(cell.valid[v], logit, broadcast<C>(-__builtin_huge_val()));
         store(at, valid);
         largest[v] = maximum(largest[v], valid);
       }
@@ -187,8 +188,8 @@ class ForwardTask {
   }
 
   TRANSNEXT_PHASE void pooled_part(QueryBlock<C>& block) {
-    // A vector without queries holds whatever was there.
-    const index_t lanes = block.count > n ? kWidth : n;
+    // Lanes that no product needs hold whatever was there.
+    const index_t lanes = lanes_in_use<C>(block.count);
     bias_.start(head_, block.first, block.count);
     for (index_t key = 0; key < sizes_.pooled; key += kKeyTile) {
       const index_t tile = smaller(kKeyTile, sizes_.pooled - key);
@@ -204,7 +205,8 @@ class ForwardTask {
           largest[v] = maximum(load<Vector<C>>(&tile_[m * kWidth + v * n]), largest[v]);
       }
       // What was summed up to here, relative to the maximum up to here.
-      if (key > 0 && any_lane<C>((largest[0] > block.maximum[0]) | (largest[1] > block.maximum[1])))
+      if (key > 0 && any_lane<C>(lanes_of<C>((largest[0] > block.maximum[0]) |
+                                             (largest[1] > block.maximum[1]))))
         rescale(block, largest);
       for (int v = 0; v < 2; ++v) block.maximum[v] = largest[v];
       weigh_and_sum(tile_.data(), tile, block);
@@ -265,7 +267,7 @@ class ForwardTask {
       }
     }
     prefetch_.advance();
-    gather<false>(sizes_.channels, block.cells.data(), block.active, logits, kWidth,
+    gather<false>(sizes_.channels, block.cells.data(), block.active, block.count, logits, kWidth,
                   in_panel(values_, block), stride_, share_.data(), block.out.data(), kWidth);
   }
 

@@ -23,6 +23,13 @@ inline void load_embedding(const AggregatedAttentionInputs& in, index_t head, Sc
 constexpr index_t kKeyTile =
     64;  // pooled keys whose logits are held at a time: [64][block], 4 KiB of floats
 
+// How many lanes of a block products need: whole vectors but for the last half.
+template <class C>
+inline index_t lanes_in_use(index_t count) {
+  constexpr index_t n = kLanes<C>;
+  return count > n ? 2 * n : count > n / 2 ? n : n / 2;
+}
+
 template <class C>
 struct AttentionSizes {
   explicit AttentionSizes(const AggregatedAttentionInputs& in)

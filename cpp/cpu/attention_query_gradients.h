@@ -32,6 +32,7 @@ class QueryGradients {
         probabilities_(local_ * kBlock<C>),
         d_weights_(local_ * kBlock<C>),
         positional_(local_ * kBlock<C>),
+        positional_part_(kBlock<C>),
         scaled_(local_ * kBlock<C>),
         cells_(local_),
         tiles_(kept_keys_ * kBlock<C>),
@@ -91,9 +92,6 @@ class QueryGradients {
   static constexpr index_t kWidth = kBlock<C>;
   static constexpr index_t kKeptKeys = 1024;  // 128 KiB of floats each for a_m and D_m
 
-  // Of the vectors with queries.
-  static index_t lanes_of(index_t count) { return count > n ? kWidth : n; }
-
   void load_queries(index_t first, index_t count) {
     load_block<C>(token_major(in_.q, stretch_.batch(), stretch_.head()), first, 0, count,
                   raw_query_.data(), kWidth);
@@ -119,17 +117,17 @@ class QueryGradients {
                   stretch_.d_out(first), stretch_.query_stride());
   }
 
-  // For the block's cells: probabilities a_j, gradients D_j of the weights, positional terms t_j
-  // and weights w_j.
+  // For the block's cells: probabilities a_j, gradients D_j of the weights, weights w_j, and the sum of
+  // the positional terms t_j times D_j.
   index_t local_weights(index_t first, index_t count) {
     const index_t active =
         active_cells(sizes_.window, first, count, Direction::kToCells, cells_.data());
     if (active == 0) return 0;
     d_weights_.zero();
     correlate(sizes_.channels, stretch_.query(first), stretch_.query_stride(), stretch_.keys(first),
-              stretch_.key_stride(), cells_.data(), active, probabilities_.data());
+              stretch_.key_stride(), cells_.data(), active, count, probabilities_.data());
     correlate(sizes_.channels, stretch_.d_out(first), stretch_.query_stride(),
-              stretch_.values(first), stretch_.key_stride(), cells_.data(), active,
+              stretch_.values(first), stretch_.key_stride(), cells_.data(), active, count,
               d_weights_.data());
     local_probabilities(first, active);
     if (in_.tokens.present()) {
@@ -140,23 +138,29 @@ class QueryGradients {
     } else {
       positional_.zero();
     }
+    const Vector<C> inverse_norms[2] = {load<Vector<C>>(&inverse_norms_[0]),
+                                        load<Vector<C>>(&inverse_norms_[n])};
+    Vector<C> positional_part[2] = {};
     for (index_t i = 0; i < active; ++i) {
       const index_t j = cells_[i].index;
       const C token_bias =
           in_.token_bias.present() ? element<const C>(in_.token_bias, stretch_.head(), j) : C(0);
       for (int v = 0; v < 2; ++v) {
         const index_t lane = j * kWidth + v * n;
-        const Mask<C> valid = cells_[i].valid[v];
-        const auto probability = masked<C>(load<Vector<C>>(&probabilities_[lane]), valid);
-        const auto positional =
-            load<Vector<C>>(&positional_[lane]) * load<Vector<C>>(&inverse_norms_[v * n]) +
-            token_bias;
+        const auto valid = [&](Vector<C> x) {
+          return select<C>(cells_[i].valid[v], x, Vector<C>{});
+        };
+        const Vector<C> probability = valid(load<Vector<C>>(&probabilities_[lane]));
+        const Vector<C> d_weight = valid(load<Vector<C>>(&d_weights_[lane]));
+        const Vector<C> positional =
+            valid(load<Vector<C>>(&positional_[lane]) * inverse_norms[v] + token_bias);
+        positional_part[v] += positional * d_weight;
         store(&probabilities_[lane], probability);
-        store(&positional_[lane], positional);
-        store(&d_weights_[lane], masked<C>(load<Vector<C>>(&d_weights_[lane]), valid));
-        store(stretch_.weights(first, j) + v * n, masked<C>(probability + positional, valid));
+        store(&d_weights_[lane], d_weight);
+        store(stretch_.weights(first, j) + v * n, probability + positional);
       }
     }
+    for (int v = 0; v < 2; ++v) store(&positional_part_[v * n], positional_part[v]);
     return active;
   }
 
@@ -194,10 +198,8 @@ class QueryGradients {
     } else {
       load_block<C>(token_major(p_.out, stretch_.batch(), stretch_.head()), first, 0, count,
                     d_query_.data(), kWidth);
-      for (index_t i = 0; i < active; ++i)
-        add_products(&positional_[cells_[i].index * kWidth], &d_weights_[cells_[i].index * kWidth],
-                     delta);
-      for (int v = 0; v < 2; ++v) delta[v] = -delta[v];
+      for (int v = 0; v < 2 && active > 0; ++v)
+        delta[v] = -load<Vector<C>>(&positional_part_[v * n]);
       for (index_t c = 0; c < sizes_.channels; ++c)
         add_products(&d_query_[c * kWidth], stretch_.d_out(first) + c * stretch_.query_stride(),
                      delta);
@@ -232,7 +234,7 @@ class QueryGradients {
   // tile(key) = probabilities a_m, d_tile(key) = their gradients D_m or, where delta is known before,
   // those of the logits.
   void pooled_tile(index_t first, index_t count, index_t key, index_t keys) {
-    const index_t lanes = lanes_of(count);
+    const index_t lanes = lanes_in_use<C>(count);
     C* probabilities = tile(key);
     if (bias_.present()) bias_.fill(probabilities, key, keys);
     multiply<C, 1>(keys, sizes_.channels, lanes, {pooled_.keys(key), 1, kKeyTile},
@@ -243,10 +245,10 @@ class QueryGradients {
                    {stretch_.d_out(first), stretch_.query_stride()}, {d_tile(key), kWidth},
                    LaneRows<const C>{nullptr, 0});
     prefetch_.advance();
-    if (lanes < kWidth) {
-      for (index_t at = n; at < keys * kWidth; at += kWidth) {
-        store(probabilities + at, Vector<C>{});
-        store(d_tile(key) + at, Vector<C>{});
+    for (index_t lane = lanes; lane < kWidth; lane += n / 2) {
+      for (index_t at = lane; at < keys * kWidth; at += kWidth) {
+        store(probabilities + at, HalfVector<C>{});
+        store(d_tile(key) + at, HalfVector<C>{});
       }
     }
     const Vector<C> log_sum_exp[2] = {load<Vector<C>>(&log_sum_exp_[0]),
@@ -262,7 +264,7 @@ class QueryGradients {
   // Everything that a query gives to others than its window: d_q, pooled and parameter gradients.
   void owned_block(index_t first, index_t count, index_t active) {
     const index_t width = sizes_.width;
-    gather<false>(sizes_.channels, cells_.data(), active, scaled_.data(), kWidth,
+    gather<false>(sizes_.channels, cells_.data(), active, count, scaled_.data(), kWidth,
                   stretch_.keys(first), stretch_.key_stride(), static_cast<const C*>(nullptr),
                   d_query_.data(), kWidth);
     if (d_pool_keys_ != nullptr)
@@ -293,7 +295,7 @@ class QueryGradients {
           }
         }
       }
-      multiply<C, kKeyTile>(sizes_.channels, keys, lanes_of(count),
+      multiply<C, kKeyTile>(sizes_.channels, keys, lanes_in_use<C>(count),
                             {pooled_.keys(key), kKeyTile, 1}, {gradients, kWidth},
                             {d_query_.data(), kWidth}, LaneRows<const C>{d_query_.data(), kWidth});
       prefetch_.advance();
@@ -351,13 +353,14 @@ class QueryGradients {
     store(share_.scale(), d_scale);
     for (index_t i = 0; i < active; ++i) {
       const index_t j = cells_[i].index;
-      for (int v = 0; v < 2; ++v) {
-        C* d_local = share_.local_bias() + j * n;
-        C* d_token = share_.token_bias() + j * n;
-        store(d_local,
-              load<Vector<C>>(d_local) + load<Vector<C>>(stretch_.d_logits(first, j) + v * n));
-        store(d_token, load<Vector<C>>(d_token) + load<Vector<C>>(&d_weights_[j * kWidth + v * n]));
-      }
+      C* d_local = share_.local_bias() + j * n;
+      C* d_token = share_.token_bias() + j * n;
+      const C* d_logits = stretch_.d_logits(first, j);
+      const C* d_weights = &d_weights_[j * kWidth];
+      store(d_local,
+            load<Vector<C>>(d_local) + (load<Vector<C>>(d_logits) + load<Vector<C>>(d_logits + n)));
+      store(d_token, load<Vector<C>>(d_token) +
+                         (load<Vector<C>>(d_weights) + load<Vector<C>>(d_weights + n)));
     }
     if (p_.d_tokens.present() && active > 0) {
       for (index_t lane = 0; lane < local_ * kWidth; lane += n)
@@ -399,23 +402,24 @@ class QueryGradients {
   AttentionStretch<C>& stretch_;
   index_t local_;  // L
   bool exact_delta_;
-  index_t kept_keys_;         // whose a_m and D_m are kept for a block of queries
-  Scratch<C> query_rows_;     // [block][d] qh, then q
-  Scratch<C> d_out_rows_;     // [block][d]
-  Scratch<C> raw_query_;      // [d][block] q
-  Scratch<C> d_query_;        // [d][block] d_qh, d_qn, d_q in turn
-  Scratch<C> embedding_;      // [d]
-  Scratch<C> probabilities_;  // [L][block] a_j
-  Scratch<C> d_weights_;      // [L][block] D_j
-  Scratch<C> positional_;     // [L][block] t_j
-  Scratch<C> scaled_;         // [L][block] d_l_j over the key's norm, then D_j over the query's
-  Scratch<Cell<C>> cells_;    // [L]
-  Scratch<C> tiles_;          // [kept keys][block] a_m
-  Scratch<C> d_tiles_;        // [kept keys][block] D_m, then d_p_m
-  Scratch<C> scaling_;        // [block] scale s(n)
-  Scratch<C> inverse_norms_;  // [block]
-  Scratch<C> log_sum_exp_;    // [block]
-  Scratch<C> delta_;          // [block]
+  index_t kept_keys_;           // whose a_m and D_m are kept for a block of queries
+  Scratch<C> query_rows_;       // [block][d] qh, then q
+  Scratch<C> d_out_rows_;       // [block][d]
+  Scratch<C> raw_query_;        // [d][block] q
+  Scratch<C> d_query_;          // [d][block] d_qh, d_qn, d_q in turn
+  Scratch<C> embedding_;        // [d]
+  Scratch<C> probabilities_;    // [L][block] a_j
+  Scratch<C> d_weights_;        // [L][block] D_j
+  Scratch<C> positional_;       // [L][block] q . tokens_j, q not normalised
+  Scratch<C> positional_part_;  // [block] sum of t_j D_j
+  Scratch<C> scaled_;           // [L][block] d_l_j over the key's norm, then D_j over the query's
+  Scratch<Cell<C>> cells_;      // [L]
+  Scratch<C> tiles_;            // [kept keys][block] a_m
+  Scratch<C> d_tiles_;          // [kept keys][block] D_m, then d_p_m
+  Scratch<C> scaling_;          // [block] scale s(n)
+  Scratch<C> inverse_norms_;    // [block]
+  Scratch<C> log_sum_exp_;      // [block]
+  Scratch<C> delta_;            // [block]
   BlockBias<C> bias_;
   TokenPrefetch prefetch_;
   ParameterShare<C> share_{};

@@ -79,12 +79,12 @@ class AttentionStretch {
     C* gradient = gradient_.data();
     const C* nothing = nullptr;
     if (p_.d_v.present()) {
-      gather<true>(sizes_.channels, cells_.data(), active, weights(first, 0), query_stride_,
+      gather<true>(sizes_.channels, cells_.data(), active, count, weights(first, 0), query_stride_,
                    d_out(first), query_stride_, nothing, gradient, kBlock<C>);
       store_block<C>(token_major(p_.d_v, batch_, head_), first, count, gradient, kBlock<C>);
     }
     if (!p_.d_k.present()) return;
-    gather<true>(sizes_.channels, cells_.data(), active, d_logits(first, 0), query_stride_,
+    gather<true>(sizes_.channels, cells_.data(), active, count, d_logits(first, 0), query_stride_,
                  query(first), query_stride_, nothing, gradient, kBlock<C>);
     normalisation_gradient(sizes_.channels, keys(first), key_stride_, key_inverse_norms(first),
                            gradient);

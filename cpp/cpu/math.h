@@ -5,36 +5,29 @@
 
 TRANSNEXT_BEGIN_LEVEL
 
-// exp(x) = 2^n exp(r), n = round(x / ln 2), |r| <= ln(2) / 2, exp(r) by a polynomial: for float the
-// minimax one of degree 6 (3.1e-9 relative), for double the Taylor series up to where its next term
-// is below a quarter of an ulp.
+// exp(x) = 2^n p(r), n = round(x / ln 2). For double, r = x - n ln 2 with ln 2 split so that n * high
+// is exact, and p the Taylor series of exp(r) up to where its next term is below a quarter of an ulp.
+// For float, r = x / ln 2 - n and p the minimax polynomial of 2^r of degree 5 (9e-8 relative): ln 2
+// is not split, since the arguments are differences of logits, whose own rounding weighs as much.
 //
 // n is found by adding 1.5 * 2^(mantissa bits) + the exponent's bias: the sum's low bits are then
-// the exponent field of 2^n. ln 2 is split so that n * high is exact.
+// the exponent field of 2^n.
 template <class C>
 struct ExpConstants;
 template <>
 struct ExpConstants<float> {
   static constexpr float kRound = 12582912.0f + 127.0f;
-  static constexpr float kLog2High = 0.693145751953125f;
-  static constexpr float kLog2Low = 1.4286068203094172321e-6f;
   static constexpr float kLowest = -87.0f;  // results below 2^-126 become 0
-  static constexpr float kHighest = 88.0f;  // larger arguments count as this one
+  static constexpr float kHighest = 88.0f;
   static constexpr int kMantissaBits = 23;
-  static constexpr int kTerms = 7;
-  static constexpr float kSeries[kTerms] = {1.0f,
-                                            1.0f,
-                                            0.4999999403953552f,
-                                            0.1666652113199234f,
-                                            0.04166838899254799f,
-                                            0.008368716575205326f,
-                                            0.001381459878757596f};
+  static constexpr int kTerms = 6;
+  static constexpr float kSeries[kTerms] = {1.0f,          0.693147004f,   0.240222409f,
+                                            0.0555073433f, 0.00967155490f, 0.00132646726f};
+  static Vector<float> rest(Vector<float> x, Vector<float> n) { return x * 1.44269504f - n; }
 };
 template <>
 struct ExpConstants<double> {
   static constexpr double kRound = 6755399441055744.0 + 1023.0;
-  static constexpr double kLog2High = 0.693147180369123816490;
-  static constexpr double kLog2Low = 1.90821492927058770002e-10;
   static constexpr double kLowest = -708.0;
   static constexpr double kHighest = 709.0;
   static constexpr int kMantissaBits = 52;
@@ -53,20 +46,21 @@ struct ExpConstants<double> {
                                              1.0 / 39916800,
                                              1.0 / 479001600,
                                              1.0 / 6227020800.0};
+  static Vector<double> rest(Vector<double> x, Vector<double> n) {
+    return (x - n * 0.693147180369123816490) - n * 1.90821492927058770002e-10;
+  }
 };
 
-// For arguments up to kHighest; anything for larger ones. Otherwise as exp. kCount vectors at a time:
-// each step is a chain of dependent multiply-adds, and processors look too few instructions ahead to
+// Relative error below 2e-7 + 8e-8 |x| (float), 3e-16 (double) for arguments from kLowest to kHighest;
+// exactly 0 below (also for -infinity), anything above; NaN for NaN. kCount vectors at a time: each
+// step is a chain of dependent multiply-adds, and processors look too few instructions ahead to
 // overlap the chains of several vectors that follow one another.
 template <class C, int kCount>
 inline void exp_bounded(Vector<C> (&x)[kCount]) {
   using K = ExpConstants<C>;
   Vector<C> shifted[kCount], r[kCount], series[kCount];
   for (int v = 0; v < kCount; ++v) shifted[v] = x[v] * C(1.4426950408889634074) + K::kRound;
-  for (int v = 0; v < kCount; ++v) {
-    const Vector<C> n = shifted[v] - K::kRound;
-    r[v] = (x[v] - n * K::kLog2High) - n * K::kLog2Low;
-  }
+  for (int v = 0; v < kCount; ++v) r[v] = K::rest(x[v], shifted[v] - K::kRound);
   for (int v = 0; v < kCount; ++v)
     series[v] = K::kSeries[K::kTerms - 1] * r[v] + K::kSeries[K::kTerms - 2];
 #pragma GCC unroll 16
@@ -85,14 +79,6 @@ inline Vector<C> exp_bounded(Vector<C> x) {
   Vector<C> only[1] = {x};
   exp_bounded<C>(only);
   return only[0];
-}
-
-// Relative error below 1.5e-7 (float), 3e-16 (double) for arguments from kLowest to kHighest;
-// exactly 0 below (also for -infinity); NaN for NaN.
-template <class C>
-inline Vector<C> exp(Vector<C> x) {
-  return exp_bounded<C>(x > ExpConstants<C>::kHighest ? broadcast<C>(ExpConstants<C>::kHighest)
-                                                      : x);
 }
 
 // GELU(x) = x Phi(x) and its derivative Phi(x) + x phi(x), Phi and phi the normal distribution and
@@ -163,7 +149,7 @@ inline void normal_density(const Vector<float> (&x)[kCount], Vector<float> (&den
 template <int kCount>
 inline void normal_density(const Vector<double> (&x)[kCount], Vector<double> (&density)[kCount]) {
   for (int v = 0; v < kCount; ++v)
-    density[v] = 0.39894228040143267794 * exp<double>(-0.5 * (x[v] * x[v]));
+    density[v] = 0.39894228040143267794 * exp_bounded<double>(-0.5 * (x[v] * x[v]));
 }
 
 template <int kCount>
@@ -188,7 +174,8 @@ inline void normal_distribution(const Vector<double> (&x)[kCount],
   }
   polynomial<double>(kFit, normal);
   for (int v = 0; v < kCount; ++v) {
-    const Vector<double> tail = exp<double>(-0.5 * (a[v] * a[v])) * normal[v] / (1.0 + a[v]);
+    const Vector<double> tail =
+        exp_bounded<double>(-0.5 * (a[v] * a[v])) * normal[v] / (1.0 + a[v]);
     normal[v] = x[v] < 0.0 ? tail : 1.0 - tail;
   }
 }

@@ -37,55 +37,74 @@ struct LaneRows {
   index_t stride;
 };
 
-// kRowStride: a's row stride where it is known when compiled, else 0.
-template <int kRows, int kVectors, int kRowStride, class V, class C>
-inline void multiply_tile(index_t depth, const Scalars<C>& a, const C* b, index_t b_stride,
-                          const LaneRows<const C>& start, const LaneRows<C>& out) {
-  constexpr index_t n = static_cast<index_t>(sizeof(V) / sizeof(C));
+// Columns are kVectors whole vectors and, if kHalf, half a one. kRowStride: a's row stride where it is
+// known when compiled, else 0. Inlined always: compilers make functions of tall tiles, called with
+// their sums in memory.
+template <int kRows, int kVectors, bool kHalf, int kRowStride, class C>
+__attribute__((always_inline)) inline void multiply_tile(index_t depth, const Scalars<C>& a,
+                                                         const C* b, index_t b_stride,
+                                                         const LaneRows<const C>& start,
+                                                         const LaneRows<C>& out) {
+  constexpr index_t n = kLanes<C>;
   const index_t row_stride = kRowStride > 0 ? kRowStride : a.row_stride;
-  V sum[kRows][kVectors] = {};
-  if (start.data != nullptr) {
-    for (int row = 0; row < kRows; ++row) {
-      for (int v = 0; v < kVectors; ++v)
-        sum[row][v] = load<V>(start.data + row * start.stride + v * n);
+  Vector<C> sum[kRows][kVectors > 0 ? kVectors : 1] = {};
+  HalfVector<C> half[kRows] = {};
+  if (const C* from = start.data; from != nullptr) {
+#pragma GCC unroll 8
+    for (int row = 0; row < kRows; ++row, from += start.stride) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) sum[row][v] = load<Vector<C>>(from + v * n);
+      if constexpr (kHalf) half[row] = load<HalfVector<C>>(from + kVectors * n);
     }
   }
   const C* left = a.data;
   for (index_t k = 0; k < depth; ++k, left += a.depth_stride, b += b_stride) {
-    V right[kVectors];
-    for (int v = 0; v < kVectors; ++v) right[v] = load<V>(b + v * n);
+    Vector<C> right[kVectors > 0 ? kVectors : 1];
+    HalfVector<C> right_half{};
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) right[v] = load<Vector<C>>(b + v * n);
+    if constexpr (kHalf) right_half = load<HalfVector<C>>(b + kVectors * n);
+#pragma GCC unroll 8
     for (int row = 0; row < kRows; ++row) {
       const C scalar = left[row * row_stride];
+#pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) sum[row][v] += scalar * right[v];
+      if constexpr (kHalf) half[row] += scalar * right_half;
     }
   }
-  for (int row = 0; row < kRows; ++row) {
-    for (int v = 0; v < kVectors; ++v) store(out.data + row * out.stride + v * n, sum[row][v]);
+  C* to = out.data;
+#pragma GCC unroll 8
+  for (int row = 0; row < kRows; ++row, to += out.stride) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) store(to + v * n, sum[row][v]);
+    if constexpr (kHalf) store(to + kVectors * n, half[row]);
   }
 }
 
 // Calls multiply_tile with `rows` as a constant.
-template <int kRows, int kVectors, int kRowStride, class V, class C>
-inline void multiply_rows(index_t rows, index_t depth, const Scalars<C>& a, const C* b,
-                          index_t b_stride, const LaneRows<const C>& start,
-                          const LaneRows<C>& out) {
+template <int kRows, int kVectors, bool kHalf, int kRowStride, class C>
+__attribute__((always_inline)) inline void multiply_rows(index_t rows, index_t depth,
+                                                         const Scalars<C>& a, const C* b,
+                                                         index_t b_stride,
+                                                         const LaneRows<const C>& start,
+                                                         const LaneRows<C>& out) {
   if constexpr (kRows > 1) {
     if (rows < kRows)
-      return multiply_rows<kRows - 1, kVectors, kRowStride, V>(rows, depth, a, b, b_stride, start,
-                                                               out);
+      return multiply_rows<kRows - 1, kVectors, kHalf, kRowStride>(rows, depth, a, b, b_stride,
+                                                                   start, out);
   }
-  multiply_tile<kRows, kVectors, kRowStride, V>(depth, a, b, b_stride, start, out);
+  multiply_tile<kRows, kVectors, kHalf, kRowStride>(depth, a, b, b_stride, start, out);
 }
 
-template <int kVectors, int kRowStride, class V, class C>
-inline void multiply_columns(index_t rows, index_t depth, const Scalars<C>& a, const C* b,
-                             index_t b_stride, const LaneRows<const C>& start,
-                             const LaneRows<C>& out) {
+template <int kVectors, bool kHalf, int kRowStride, class C>
+TRANSNEXT_PHASE void multiply_columns(index_t rows, index_t depth, const Scalars<C>& a, const C* b,
+                                      index_t b_stride, const LaneRows<const C>& start,
+                                      const LaneRows<C>& out) {
   const index_t row_stride = kRowStride > 0 ? kRowStride : a.row_stride;
   for (index_t row = 0, tiles = (rows + kTileRows - 1) / kTileRows; tiles > 0; --tiles) {
     const index_t height = (rows - row + tiles - 1) / tiles;
     const C* from = start.data != nullptr ? start.data + row * start.stride : nullptr;
-    multiply_rows<kTileRows, kVectors, kRowStride, V, C>(
+    multiply_rows<kTileRows, kVectors, kHalf, kRowStride, C>(
         height, depth, {a.data + row * row_stride, a.row_stride, a.depth_stride}, b, b_stride,
         {from, start.stride}, {out.data + row * out.stride, out.stride});
     row += height;
@@ -105,20 +124,23 @@ inline void multiply(index_t rows, index_t depth, index_t width, const Scalars<C
     return moved;
   };
   index_t column = 0;
-  for (; column + 2 * n <= width; column += 2 * n)
-    multiply_columns<2, kRowStride, Vector<C>>(rows, depth, a, b.data + column, b.stride,
-                                               columns_from(start, column),
-                                               columns_from(out, column));
-  if (column + n <= width) {
-    multiply_columns<1, kRowStride, Vector<C>>(rows, depth, a, b.data + column, b.stride,
-                                               columns_from(start, column),
-                                               columns_from(out, column));
-    column += n;
-  }
-  if (column < width)
-    multiply_columns<1, kRowStride, HalfVector<C>>(rows, depth, a, b.data + column, b.stride,
+  const auto columns = [&](auto vectors, auto half) {
+    multiply_columns<vectors, half, kRowStride, C>(rows, depth, a, b.data + column, b.stride,
                                                    columns_from(start, column),
                                                    columns_from(out, column));
+  };
+  constexpr std::integral_constant<int, 0> kNone{};
+  constexpr std::integral_constant<int, 1> kOne{};
+  constexpr std::integral_constant<int, 2> kTwo{};
+  for (; column + 2 * n <= width; column += 2 * n) columns(kTwo, std::false_type());
+  const index_t rest = width - column;
+  if (rest > n) {
+    columns(kOne, std::true_type());
+  } else if (rest == n) {
+    columns(kOne, std::false_type());
+  } else if (rest > 0) {
+    columns(kNone, std::true_type());
+  }
 }
 
 template <class C>

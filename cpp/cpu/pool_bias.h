@@ -160,10 +160,9 @@ class BlockBias {
   void find_runs() {
     const Mask<C> numbers = lane_numbers<C>();
     runs_in_block_ = 0;
-    index_t lane = 0;
-    while (lane < count_) {
-      const index_t i = (first_ + lane) / grid_.width;
-      const index_t j = (first_ + lane) % grid_.width;
+    index_t i = first_ / grid_.width;
+    index_t j = first_ % grid_.width;
+    for (index_t lane = 0; lane < count_;) {
       const index_t start = lane % n;
       const index_t length = smaller(smaller(grid_.width - j, n - start), count_ - lane);
       Run& run = runs_[runs_in_block_];
@@ -184,6 +183,11 @@ class BlockBias {
       run.rows = rows;
       ++runs_in_block_;
       lane += length;
+      j += length;
+      if (j == grid_.width) {
+        j = 0;
+        ++i;
+      }
     }
   }
 

@@ -6,6 +6,8 @@
 #include <immintrin.h>
 #endif
 
+#include <type_traits>
+
 #include "cpu/level.h"
 #include "transnext/tensor.h"
 
@@ -54,16 +56,35 @@ using MaskLane = typename Simd<C>::MaskLane;
 template <class C>
 constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(C));
 
+template <class V>
+using LaneOf = std::remove_reference_t<decltype((*static_cast<V*>(nullptr))[0])>;
+
+// A vector's place among lanes of its own type, at any address. Written as such, and not as bytes,
+// which could be anything's, it leaves what compilers know of a kernel's pointers and sizes alone:
+// they need not be read again after every store.
+template <class V>
+struct Lanes {
+  typedef V Unaligned __attribute__((aligned(alignof(LaneOf<V>))));
+};
+
 template <class V, class Lane>
 inline V load(const Lane* source) {
-  V vector;
-  __builtin_memcpy(&vector, source, sizeof(V));
-  return vector;
+  if constexpr (std::is_same_v<LaneOf<V>, Lane>) {
+    return *reinterpret_cast<const typename Lanes<V>::Unaligned*>(source);
+  } else {  // 16-bit storage
+    V vector;
+    __builtin_memcpy(&vector, source, sizeof(V));
+    return vector;
+  }
 }
 
 template <class V, class Lane>
 inline void store(Lane* target, V vector) {
-  __builtin_memcpy(target, &vector, sizeof(V));
+  if constexpr (std::is_same_v<LaneOf<V>, Lane>) {
+    *reinterpret_cast<typename Lanes<V>::Unaligned*>(target) = vector;
+  } else {
+    __builtin_memcpy(target, &vector, sizeof(V));
+  }
 }
 
 template <class C>
@@ -144,25 +165,78 @@ inline C sum_lanes(Vector<C> vector) {
   return sum;
 }
 
-// Whether any (all) lanes of a mask are set.
-template <class C>
-inline bool any_lane(Mask<C> mask) {
+// The set lanes of a mask as compactly as this level can have them: a bit each, or the mask itself.
 #if defined(__AVX512DQ__)
-  if constexpr (sizeof(C) == 4) return _mm512_movepi32_mask(reinterpret_cast<__m512i>(mask)) != 0;
-  if constexpr (sizeof(C) == 8) return _mm512_movepi64_mask(reinterpret_cast<__m512i>(mask)) != 0;
-#elif defined(__AVX2__)
-  return _mm256_movemask_epi8(reinterpret_cast<__m256i>(mask)) != 0;
-#else
-  MaskLane<C> any = 0;
-  for (int lane = 0; lane < kLanes<C>; ++lane) any |= mask[lane];
-  return any != 0;
-#endif
+template <class C>
+using LaneSet = unsigned;
+
+template <class C>
+inline LaneSet<C> lanes_of(Mask<C> mask) {
+  if constexpr (sizeof(C) == 4) return _mm512_movepi32_mask(reinterpret_cast<__m512i>(mask));
+  if constexpr (sizeof(C) == 8) return _mm512_movepi64_mask(reinterpret_cast<__m512i>(mask));
+}
+
+// The lanes where 0 <= value < extent.
+template <class C>
+inline LaneSet<C> lanes_within(Mask<C> value, MaskLane<C> extent) {
+  const auto values = reinterpret_cast<__m512i>(value);
+  if constexpr (sizeof(C) == 4) return _mm512_cmplt_epu32_mask(values, _mm512_set1_epi32(extent));
+  if constexpr (sizeof(C) == 8) return _mm512_cmplt_epu64_mask(values, _mm512_set1_epi64(extent));
 }
 
 template <class C>
-inline bool all_lanes(Mask<C> mask) {
-  return !any_lane<C>(~mask);
+inline bool any_lane(LaneSet<C> lanes) {
+  return lanes != 0;
 }
+template <class C>
+inline bool all_lanes(LaneSet<C> lanes) {
+  return lanes == (1u << kLanes<C>)-1;
+}
+
+// a in the lanes, b in the others.
+template <class C>
+inline Vector<C> select(LaneSet<C> lanes, Vector<C> a, Vector<C> b) {
+  if constexpr (sizeof(C) == 4)
+    return reinterpret_cast<Vector<C>>(_mm512_mask_blend_ps(
+        static_cast<__mmask16>(lanes), reinterpret_cast<__m512>(b), reinterpret_cast<__m512>(a)));
+  if constexpr (sizeof(C) == 8)
+    return reinterpret_cast<Vector<C>>(_mm512_mask_blend_pd(
+        static_cast<__mmask8>(lanes), reinterpret_cast<__m512d>(b), reinterpret_cast<__m512d>(a)));
+}
+#else
+template <class C>
+using LaneSet = Mask<C>;
+
+template <class C>
+inline LaneSet<C> lanes_of(Mask<C> mask) {
+  return mask;
+}
+
+template <class C>
+inline LaneSet<C> lanes_within(Mask<C> value, MaskLane<C> extent) {
+  return (value >= 0) & (value < extent);
+}
+
+template <class C>
+inline bool any_lane(LaneSet<C> lanes) {
+#if defined(__AVX2__)
+  return _mm256_movemask_epi8(reinterpret_cast<__m256i>(lanes)) != 0;
+#else
+  MaskLane<C> any = 0;
+  for (int lane = 0; lane < kLanes<C>; ++lane) any |= lanes[lane];
+  return any != 0;
+#endif
+}
+template <class C>
+inline bool all_lanes(LaneSet<C> lanes) {
+  return !any_lane<C>(~lanes);
+}
+
+template <class C>
+inline Vector<C> select(LaneSet<C> lanes, Vector<C> a, Vector<C> b) {
+  return lanes != 0 ? a : b;
+}
+#endif
 
 template <class C>
 inline Vector<C> square_root(Vector<C> vector) {

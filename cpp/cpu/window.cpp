@@ -81,7 +81,7 @@ void window_correlate(const View<4>& a, const View<4>& b, const View<2>& bias,
           const index_t tokens = smaller(kBlock<C>, first + count - i);
           const index_t active = active_cells(window, i, tokens, Direction::kToCells, cells.data());
           correlate(channels, left.at(i), left.stride(), right.at(i), right.stride(), cells.data(),
-                    active, products.data());
+                    active, tokens, products.data());
           fill(block, outside);
           for (index_t cell = 0; cell < active; ++cell) {
             const index_t j = cells[cell].index;
@@ -92,7 +92,7 @@ void window_correlate(const View<4>& a, const View<4>& b, const View<2>& bias,
             for (int v = 0; v < 2; ++v) {
               const index_t at = j * kBlock<C> + v * kLanes<C>;
               const auto score = load<Vector<C>>(&products[at]) + shift;
-              store(&block[at], cells[cell].valid[v] != 0 ? score : broadcast<C>(outside));
+              store(&block[at], select<C>(cells[cell].valid[v], score, broadcast<C>(outside)));
             }
           }
           store_block<C>(head_major(scores, batch, head), i, tokens, block.data(), kBlock<C>);
@@ -116,8 +116,9 @@ void window_gather(const View<4>& weights, const View<4>& values, const View<4>&
         for (index_t i = first; i < first + count; i += kBlock<C>) {
           const index_t tokens = smaller(kBlock<C>, first + count - i);
           const index_t active = active_cells(window, i, tokens, Direction::kToCells, cells.data());
-          gather<false>(channels, cells.data(), active, weight.at(i), weight.stride(), value.at(i),
-                        value.stride(), static_cast<const C*>(nullptr), block.data(), kBlock<C>);
+          gather<false>(channels, cells.data(), active, tokens, weight.at(i), weight.stride(),
+                        value.at(i), value.stride(), static_cast<const C*>(nullptr), block.data(),
+                        kBlock<C>);
           store_block<C>(head_major(out, batch, head), i, tokens, block.data(), kBlock<C>);
         }
       });
@@ -128,24 +129,25 @@ template <class C>
 void window_scatter(const View<4>& weights, const View<4>& values, const View<4>& out,
                     const Window& window, int threads) {
   const index_t channels = values.shape[3];
-  for_each_stretch<C>(
-      values, window, channels + window.cells(), threads,
-      [&](index_t batch, index_t head, index_t first, index_t count) {
-        const StretchPanel<C> weight(head_major(weights, batch, head), window, first, count,
-                                     window.halo());
-        const StretchPanel<C> value(head_major(values, batch, head), window, first, count,
-                                    window.halo());
-        Scratch<Cell<C>> cells(window.cells());
-        Scratch<C> block(channels * kBlock<C>);
-        for (index_t i = first; i < first + count; i += kBlock<C>) {
-          const index_t tokens = smaller(kBlock<C>, first + count - i);
-          const index_t active =
-              active_cells(window, i, tokens, Direction::kToQueries, cells.data());
-          gather<true>(channels, cells.data(), active, weight.at(i), weight.stride(), value.at(i),
-                       value.stride(), static_cast<const C*>(nullptr), block.data(), kBlock<C>);
-          store_block<C>(head_major(out, batch, head), i, tokens, block.data(), kBlock<C>);
-        }
-      });
+  for_each_stretch<C>(values, window, channels + window.cells(), threads,
+                      [&](index_t batch, index_t head, index_t first, index_t count) {
+                        const StretchPanel<C> weight(head_major(weights, batch, head), window,
+                                                     first, count, window.halo());
+                        const StretchPanel<C> value(head_major(values, batch, head), window, first,
+                                                    count, window.halo());
+                        Scratch<Cell<C>> cells(window.cells());
+                        Scratch<C> block(channels * kBlock<C>);
+                        for (index_t i = first; i < first + count; i += kBlock<C>) {
+                          const index_t tokens = smaller(kBlock<C>, first + count - i);
+                          const index_t active =
+                              active_cells(window, i, tokens, Direction::kToQueries, cells.data());
+                          gather<true>(channels, cells.data(), active, tokens, weight.at(i),
+                                       weight.stride(), value.at(i), value.stride(),
+                                       static_cast<const C*>(nullptr), block.data(), kBlock<C>);
+                          store_block<C>(head_major(out, batch, head), i, tokens, block.data(),
+                                         kBlock<C>);
+                        }
+                      });
 }
 
 // d_bias[head, j] = sum of d_attn over images and queries whose cell j lies inside: per image, then
@@ -168,8 +170,10 @@ void bias_gradient(const View<4>& d_attn, const View<2>& d_bias, const Window& w
       const index_t active = active_cells(window, first, count, Direction::kToCells, cells.data());
       for (index_t i = 0; i < active; ++i) {
         const C* gradient = &block[cells[i].index * kBlock<C>];
-        const auto sum = masked<C>(load<Vector<C>>(gradient), cells[i].valid[0]) +
-                         masked<C>(load<Vector<C>>(gradient + kLanes<C>), cells[i].valid[1]);
+        Vector<C> sum{};
+        for (int v = 0; v < 2; ++v)
+          sum +=
+              select<C>(cells[i].valid[v], load<Vector<C>>(gradient + v * kLanes<C>), Vector<C>{});
         partial[pair * window.cells() + cells[i].index] += sum_lanes<C>(sum);
       }
     }

@@ -60,7 +60,7 @@ struct Cell {
   index_t index;  // j
   index_t shift;  // of the token the block's first token meets, relative to it
   bool complete;  // no lane is masked
-  Mask<C> valid[2];
+  LaneSet<C> valid[2];
 };
 
 // From queries to the cells they look at, or from a cell's token back to the queries that look at
@@ -81,7 +81,8 @@ inline index_t active_cells(const Window& window, index_t first, index_t count, 
     const Mask<C> lane = lane_numbers<C>() + static_cast<Int>(v * n);
     rows[v] = Mask<C>{} + static_cast<Int>(first / window.grid.width);
     columns[v] = lane + static_cast<Int>(first % window.grid.width);
-    for (Mask<C> over = columns[v] >= width; any_lane<C>(over); over = columns[v] >= width) {
+    for (Mask<C> over = columns[v] >= width; any_lane<C>(lanes_of<C>(over));
+         over = columns[v] >= width) {
       columns[v] -= over & width;
       rows[v] -= over;
     }
@@ -95,19 +96,15 @@ inline index_t active_cells(const Window& window, index_t first, index_t count, 
   index_t active = 0;
   for (index_t y = 0; y < window.size; ++y) {
     const index_t dy = sign * (y - window.radius());
-    Mask<C> row_valid[2];
-    for (int v = 0; v < 2; ++v) {
-      const Mask<C> at = rows[v] + static_cast<Int>(dy);
-      row_valid[v] = (at >= 0) & (at < height);
-    }
+    LaneSet<C> row_valid[2];
+    for (int v = 0; v < 2; ++v)
+      row_valid[v] = lanes_within<C>(rows[v] + static_cast<Int>(dy), height);
     if (!any_lane<C>(row_valid[0] | row_valid[1])) continue;
     for (index_t x = 0; x < window.size; ++x) {
       const index_t dx = sign * (x - window.radius());
       Cell<C>& cell = cells[active];
-      for (int v = 0; v < 2; ++v) {
-        const Mask<C> at = columns[v] + static_cast<Int>(dx);
-        cell.valid[v] = row_valid[v] & (at >= 0) & (at < width);
-      }
+      for (int v = 0; v < 2; ++v)
+        cell.valid[v] = row_valid[v] & lanes_within<C>(columns[v] + static_cast<Int>(dx), width);
       if (!any_lane<C>(cell.valid[0] | cell.valid[1])) continue;
       cell.index = y * window.size + x;
       cell.shift = dy * window.grid.width + dx;
@@ -121,17 +118,18 @@ inline index_t active_cells(const Window& window, index_t first, index_t count, 
 // sum + weight * value in the valid lanes, sum in the others, whatever weight and value are there.
 template <class C>
 inline Vector<C> masked_multiply_add(Vector<C> weight, Vector<C> value, Vector<C> sum,
-                                     Mask<C> valid) {
+                                     LaneSet<C> valid) {
 #if defined(__AVX512DQ__)
   if constexpr (sizeof(C) == 4)
-    return reinterpret_cast<Vector<C>>(_mm512_mask3_fmadd_ps(
-        reinterpret_cast<__m512>(weight), reinterpret_cast<__m512>(value),
-        reinterpret_cast<__m512>(sum), _mm512_movepi32_mask(reinterpret_cast<__m512i>(valid))));
+    return reinterpret_cast<Vector<C>>(
+        _mm512_mask3_fmadd_ps(reinterpret_cast<__m512>(weight), reinterpret_cast<__m512>(value),
+                              reinterpret_cast<__m512>(sum), static_cast<__mmask16>(valid)));
 #endif
-  return sum + masked<C>(weight, valid) * masked<C>(value, valid);
+  return sum + select<C>(valid, weight, Vector<C>{}) * select<C>(valid, value, Vector<C>{});
 }
 
-template <int kCells, class C>
+// The block's first kVectors vectors; the other one's scores become 0.
+template <int kCells, int kVectors, class C>
 inline void correlate_cells(index_t channels, const C* a, index_t a_stride, const C* b,
                             index_t b_stride, const Cell<C>* cells, C* scores) {
   constexpr int n = kLanes<C>;
@@ -139,37 +137,55 @@ inline void correlate_cells(index_t channels, const C* a, index_t a_stride, cons
   index_t shift[kCells];
   for (int i = 0; i < kCells; ++i) shift[i] = cells[i].shift;
   for (index_t c = 0; c < channels; ++c, a += a_stride, b += b_stride) {
-    const auto left0 = load<Vector<C>>(a);
-    const auto left1 = load<Vector<C>>(a + n);
+    Vector<C> left[kVectors];
+    for (int v = 0; v < kVectors; ++v) left[v] = load<Vector<C>>(a + v * n);
     for (int i = 0; i < kCells; ++i) {
-      sum[i][0] += left0 * load<Vector<C>>(b + shift[i]);
-      sum[i][1] += left1 * load<Vector<C>>(b + shift[i] + n);
+      for (int v = 0; v < kVectors; ++v)
+        sum[i][v] += left[v] * load<Vector<C>>(b + shift[i] + v * n);
     }
   }
   for (int i = 0; i < kCells; ++i) {
-    store(scores + cells[i].index * kBlock<C>, sum[i][0]);
-    store(scores + cells[i].index * kBlock<C> + n, sum[i][1]);
+    for (int v = 0; v < 2; ++v) store(scores + cells[i].index * kBlock<C> + v * n, sum[i][v]);
   }
 }
 
-// scores[j][lane] = sum over c of a[c][lane] b[c][lane + shift_j] for the active cells, with
-// arbitrary numbers in masked lanes. `a` and `b` point at the block's first token.
-template <class C>
-inline void correlate(index_t channels, const C* a, index_t a_stride, const C* b, index_t b_stride,
-                      const Cell<C>* cells, index_t active, C* scores) {
+template <int kVectors, class C>
+inline void correlate_vectors(index_t channels, const C* a, index_t a_stride, const C* b,
+                              index_t b_stride, const Cell<C>* cells, index_t active, C* scores) {
   index_t i = 0;
 #if defined(__AVX512F__) || defined(__aarch64__)
   // 32 registers have room for the sums of all cells of a window, so that `a` is loaded once.
   for (; i + 9 <= active; i += 9)
-    correlate_cells<9>(channels, a, a_stride, b, b_stride, cells + i, scores);
+    correlate_cells<9, kVectors>(channels, a, a_stride, b, b_stride, cells + i, scores);
 #endif
   for (; i + 3 <= active; i += 3)
-    correlate_cells<3>(channels, a, a_stride, b, b_stride, cells + i, scores);
-  for (; i < active; ++i) correlate_cells<1>(channels, a, a_stride, b, b_stride, cells + i, scores);
+    correlate_cells<3, kVectors>(channels, a, a_stride, b, b_stride, cells + i, scores);
+  for (; i < active; ++i)
+    correlate_cells<1, kVectors>(channels, a, a_stride, b, b_stride, cells + i, scores);
 }
 
-// Every loop over the sums is unrolled, or compilers keep them in memory.
-template <int kChannels, bool kAtShift, class C>
+// scores[j][lane] = sum over c of a[c][lane] b[c][lane + shift_j] for the active cells of a block of
+// `count` tokens, with arbitrary numbers in masked lanes. `a` and `b` point at the block's first token.
+template <class C>
+inline void correlate(index_t channels, const C* a, index_t a_stride, const C* b, index_t b_stride,
+                      const Cell<C>* cells, index_t active, index_t count, C* scores) {
+  if (count > kLanes<C>) {
+    correlate_vectors<2>(channels, a, a_stride, b, b_stride, cells, active, scores);
+  } else {
+    correlate_vectors<1>(channels, a, a_stride, b, b_stride, cells, active, scores);
+  }
+}
+
+// Channels whose sums over a window are in registers at a time.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr index_t kGatheredChannels = 12;
+#else
+constexpr index_t kGatheredChannels = kTileRows;
+#endif
+
+// The block's first kVectors vectors; the other one becomes 0. Every loop over the sums is unrolled,
+// or compilers keep them in memory.
+template <int kChannels, int kVectors, bool kAtShift, class C>
 TRANSNEXT_PHASE void gather_channels(const Cell<C>* cells, index_t active, const C* weights,
                                      index_t weight_stride, const C* values, index_t value_stride,
                                      const C* factor, C* out, index_t out_stride) {
@@ -180,7 +196,7 @@ TRANSNEXT_PHASE void gather_channels(const Cell<C>* cells, index_t active, const
 #pragma GCC unroll 2
     for (int v = 0; v < 2; ++v) {
       sum[c][v] = Vector<C>{};
-      if (factor != nullptr)
+      if (factor != nullptr && v < kVectors)
         sum[c][v] = load<Vector<C>>(out + c * out_stride + v * n) * load<Vector<C>>(factor + v * n);
     }
   }
@@ -188,18 +204,19 @@ TRANSNEXT_PHASE void gather_channels(const Cell<C>* cells, index_t active, const
     const Cell<C>& cell = cells[i];
     const C* weight = weights + cell.index * weight_stride + (kAtShift ? cell.shift : 0);
     const C* value = values + cell.shift;
-    const Vector<C> w[2] = {load<Vector<C>>(weight), load<Vector<C>>(weight + n)};
+    Vector<C> w[kVectors];
+    for (int v = 0; v < kVectors; ++v) w[v] = load<Vector<C>>(weight + v * n);
     if (cell.complete) {
 #pragma GCC unroll 16
       for (int c = 0; c < kChannels; ++c, value += value_stride) {
 #pragma GCC unroll 2
-        for (int v = 0; v < 2; ++v) sum[c][v] += w[v] * load<Vector<C>>(value + v * n);
+        for (int v = 0; v < kVectors; ++v) sum[c][v] += w[v] * load<Vector<C>>(value + v * n);
       }
     } else {
 #pragma GCC unroll 16
       for (int c = 0; c < kChannels; ++c, value += value_stride) {
 #pragma GCC unroll 2
-        for (int v = 0; v < 2; ++v)
+        for (int v = 0; v < kVectors; ++v)
           sum[c][v] = masked_multiply_add<C>(w[v], load<Vector<C>>(value + v * n), sum[c][v],
                                              cell.valid[v]);
       }
@@ -212,23 +229,37 @@ TRANSNEXT_PHASE void gather_channels(const Cell<C>* cells, index_t active, const
   }
 }
 
-// out[c][lane] = out[c][lane] factor[lane] + sum over active cells j of weights[j][lane (+ shift_j
-// if kAtShift)] values[c][lane + shift_j]; no factor is a factor of 0. Without kAtShift the weights
-// are the block's own (queries summing over their cells), with it they belong to the shifted token
-// (a cell's token summing over the queries that look at it).
-template <bool kAtShift, class C>
-inline void gather(index_t channels, const Cell<C>* cells, index_t active, const C* weights,
-                   index_t weight_stride, const C* values, index_t value_stride, const C* factor,
-                   C* out, index_t out_stride) {
+template <int kVectors, bool kAtShift, class C>
+inline void gather_vectors(index_t channels, const Cell<C>* cells, index_t active, const C* weights,
+                           index_t weight_stride, const C* values, index_t value_stride,
+                           const C* factor, C* out, index_t out_stride) {
   index_t c = 0;
-  for (; c + kTileRows <= channels; c += kTileRows) {
-    gather_channels<kTileRows, kAtShift>(cells, active, weights, weight_stride,
-                                         values + c * value_stride, value_stride, factor,
-                                         out + c * out_stride, out_stride);
+  for (; c + kGatheredChannels <= channels; c += kGatheredChannels) {
+    gather_channels<kGatheredChannels, kVectors, kAtShift>(
+        cells, active, weights, weight_stride, values + c * value_stride, value_stride, factor,
+        out + c * out_stride, out_stride);
   }
   for (; c < channels; ++c) {
-    gather_channels<1, kAtShift>(cells, active, weights, weight_stride, values + c * value_stride,
-                                 value_stride, factor, out + c * out_stride, out_stride);
+    gather_channels<1, kVectors, kAtShift>(cells, active, weights, weight_stride,
+                                           values + c * value_stride, value_stride, factor,
+                                           out + c * out_stride, out_stride);
+  }
+}
+
+// out[c][lane] = out[c][lane] factor[lane] + sum over active cells j of weights[j][lane (+ shift_j
+// if kAtShift)] values[c][lane + shift_j] for a block of `count` tokens; no factor is a factor of 0.
+// Without kAtShift the weights are the block's own (queries summing over their cells), with it they
+// belong to the shifted token (a cell's token summing over the queries that look at it).
+template <bool kAtShift, class C>
+inline void gather(index_t channels, const Cell<C>* cells, index_t active, index_t count,
+                   const C* weights, index_t weight_stride, const C* values, index_t value_stride,
+                   const C* factor, C* out, index_t out_stride) {
+  if (count > kLanes<C>) {
+    gather_vectors<2, kAtShift>(channels, cells, active, weights, weight_stride, values,
+                                value_stride, factor, out, out_stride);
+  } else {
+    gather_vectors<1, kAtShift>(channels, cells, active, weights, weight_stride, values,
+                                value_stride, factor, out, out_stride);
   }
 }
 
