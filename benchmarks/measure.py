@@ -11,6 +11,7 @@ from cases import Candidate, Case
 from workers import Worker, WorkerError
 
 _SHORTEST = 0.02  # seconds of one turn at least; shorter steps are repeated within it
+_WARM = 0.1  # seconds of a step below which what other processes left in the caches counts
 _LONG = 10.0  # seconds from which on a first step needs no warm-up and counts as a measurement
 
 
@@ -83,7 +84,8 @@ def _in_turns(case: Case, workers: list[Worker], turns: int, budget: float) -> l
     round_seconds = sum(first[worker] * counts[worker] for worker in again)
     for _ in range(max(3, min(turns, int(budget / max(round_seconds, 1e-9))))):
         for worker in again:
-            seconds[worker].append(worker.run(counts[worker]))
+            warm_up = 1 if first[worker] < _WARM else 0
+            seconds[worker].append(worker.run(counts[worker], warm_up))
     return [_result(case, worker, values) for worker, values in seconds.items()]
 
 

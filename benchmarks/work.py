@@ -16,18 +16,13 @@ _BYTES = {"float32": 4, "bfloat16": 2}
 def operator_work(case: Case) -> tuple[float, float]:
     """Return flops and bytes of an operator's case.
 
-    A backward pass computes the logits again and two products for each of the forward's; it reads
-    the inputs and the output's gradient and writes every input's gradient.
+    A backward pass reads the inputs and the output's gradient and writes every input's gradient.
     """
     s = shapes(case)
     cells, d, queries = WINDOW_SIZE**2, HEAD_DIM, s.batch * s.length * s.heads
     tokens, pooled = s.batch * s.length * s.width, s.batch * s.pool_length * s.width
     if case.subject == "aggregated_attention":
-        logits = 2 * d * (cells + s.pool_length)
-        exp = EXP_FLOPS * (cells + s.pool_length)
-        normalise = 10 * d  # query and key: squares, sums, scaling
-        forward = queries * (2 * logits + 2 * d * cells + exp + normalise)
-        backward = queries * (5 * logits + 4 * d * cells + exp + 2 * normalise)
+        forward, backward = (queries * flops for flops in _attention_flops(cells, s.pool_length))
         read, written = 3 * tokens + 2 * pooled, tokens
     elif case.subject == "conv_glu":
         outputs = s.batch * s.length * s.hidden
@@ -57,6 +52,40 @@ def operator_work(case: Case) -> tuple[float, float]:
     }[case.direction]
     flops = {"forward": forward, "backward": backward, "both": forward + backward}[case.direction]
     return float(flops), float(moved * _BYTES[case.dtype])
+
+
+def _attention_flops(cells: int, pooled: int) -> tuple[int, int]:
+    """Return the flops of aggregated attention per query and head, forward and backward.
+
+    Two for a multiply-add, one for any other operation. The backward computes the weights again:
+    nothing is kept per query and key.
+    """
+    d, keys = HEAD_DIM, cells + pooled
+    # Norms of query and key; the query scaled and embedded, the logits of the cells scaled.
+    normalised = 2 * d + 2 * d + 3 * d + cells
+    logits = normalised + 2 * d * keys + keys  # and biases
+    positional = 2 * d * cells + 2 * cells  # scaled by the query's norm, biased
+    forward = (
+        logits
+        + (3 + EXP_FLOPS) * keys  # maximum, difference, sum
+        + positional
+        + 2 * cells + d  # divided by the sum: weights of cells, pooled output
+        + 2 * d * keys  # values
+    )  # fmt: skip
+    backward = (
+        logits
+        + (1 + EXP_FLOPS) * keys
+        + positional + cells
+        + 2 * d * keys  # gradients of the weights
+        + 2 * d + 2 * cells  # their weighted mean, from the output
+        + 2 * keys  # gradients of the logits
+        + 3 * 2 * d * keys + 2 * d * cells  # of queries, keys and values; of queries by the tokens
+        + 2 * d * cells + cells  # of the tokens, by the scaled query
+        + keys + cells  # of the biases
+        + d + 2 * d + 4 * d  # of the scaled query, the embedding, the scale
+        + 2 * 5 * d  # through the normalisations
+    )  # fmt: skip
+    return forward, backward
 
 
 def floor_step(case: Case) -> Step:

@@ -51,7 +51,8 @@ class WorkerError(RuntimeError):
 
 
 def _serve(connection: Connection, case: Case, candidate: Candidate, threads: int) -> None:
-    """Run in the child: build the candidate, then run as many steps as each message asks for."""
+    """Run in the child: build the candidate, then run as many steps as each message asks for, the
+    first ones untimed."""
     try:
         import torch
 
@@ -73,10 +74,13 @@ def _serve(connection: Connection, case: Case, candidate: Candidate, threads: in
         connection.send(Built(seconds, above(peak), step.note, step.share))
         memory.resident()  # gives back what building left free
         memory.reset_peak()
-        while (count := connection.recv()) is not None:
+        while (message := connection.recv()) is not None:
+            warm_up, count = message
             if count == 0:
                 connection.send(above(memory.peak()))
                 continue
+            for _ in range(warm_up):
+                step.run()
             start = time.perf_counter()
             for _ in range(count):
                 step.run()
@@ -118,16 +122,16 @@ class Worker:
             raise answer
         return answer
 
-    def run(self, count: int = 1) -> float:
-        """Run ``count`` steps; return the seconds of one."""
-        self._connection.send(count)
+    def run(self, count: int = 1, warm_up: int = 0) -> float:
+        """Run ``warm_up`` steps and then ``count``; return the seconds of one of the latter."""
+        self._connection.send((warm_up, count))
         seconds = self._receive()
         time.sleep(_SETTLE)
         return seconds
 
     def peak(self) -> int | None:
         """Most bytes resident over all steps, above the process before building and parameters."""
-        self._connection.send(0)
+        self._connection.send((0, 0))
         return self._receive()
 
     def close(self) -> None:

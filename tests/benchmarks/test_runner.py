@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import cases
 import inside_model
@@ -105,6 +106,18 @@ def test_work_of_window_products():
     queries = 8 * 56 * 56 * 3
     assert flops == queries * 2 * 24 * 9
     assert moved == 4 * queries * (24 + 24 + 9)
+
+
+@pytest.mark.parametrize("direction", ["forward", "both"])
+def test_work_of_attention_is_its_products_and_a_little(direction):
+    """Against PyTorch's own count of the published formulation's products."""
+    case = next(c for c in OPERATORS if c.subject == "aggregated_attention")
+    case = small(dataclasses.replace(case, direction=direction))
+    step = build_operator(case, cases.PUBLISHED)
+    with FlopCounterMode(display=False) as products:
+        step.run()
+    flops, _ = operator_work(case)
+    assert 1 < flops / products.get_total_flops() < 1.6
 
 
 def result(case: cases.Case, candidate: cases.Candidate, seconds: float, peak: int) -> Result:
