@@ -78,14 +78,14 @@ def _in_turns(case: Case, workers: list[Worker], turns: int, budget: float) -> l
         except WorkerError as error:
             _tell(case, worker.candidate, error)
     counts = {worker: max(1, math.ceil(_SHORTEST / seconds)) for worker, seconds in first.items()}
+    warm_ups = {worker: 1 if seconds < _WARM else 0 for worker, seconds in first.items()}
     seconds = {worker: [value] if value >= _LONG else [] for worker, value in first.items()}
     # What is too long for several turns within the budget stays with that one measurement.
     again = [worker for worker, value in first.items() if value < max(_LONG, budget / 3)]
     round_seconds = sum(first[worker] * counts[worker] for worker in again)
     for _ in range(max(3, min(turns, int(budget / max(round_seconds, 1e-9))))):
         for worker in again:
-            warm_up = 1 if first[worker] < _WARM else 0
-            seconds[worker].append(worker.run(counts[worker], warm_up))
+            seconds[worker].append(worker.run(counts[worker], warm_ups[worker]))
     return [_result(case, worker, values) for worker, values in seconds.items()]
 
 

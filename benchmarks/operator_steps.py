@@ -154,11 +154,9 @@ def _attention(s: Shapes, published: bool) -> tuple[Call, list[Tensor]]:
         *_mlp(s), grid=s.grid, pool_grid=s.pool_grid, pretrain_grid=s.pretrain_grid
     )
 
-    def bias_of(table: Tensor) -> ops.PositionBias:
-        # Maps that position_bias made are not looked at again.
-        return ops.PositionBias(table, bias.row_map, bias.col_map, bias.col_weights, _trusted=True)
-
     def run(q, k, v, k_pool, v_pool, table, scale, embedding, local, tokens, token_bias):
+        # As position_bias makes it: its maps are not looked at again.
+        maps = bias.row_map, bias.col_map, bias.col_weights
         return ops.aggregated_attention(
             q,
             k,
@@ -171,7 +169,7 @@ def _attention(s: Shapes, published: bool) -> tuple[Call, list[Tensor]]:
             scale=scale,
             query_embedding=embedding,
             local_bias=local,
-            pool_bias=bias_of(table),
+            pool_bias=ops.PositionBias(table, *maps, _trusted=True),
             tokens=tokens,
             token_bias=token_bias,
         )

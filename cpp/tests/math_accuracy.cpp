@@ -1,5 +1,5 @@
-// Measures exp_bounded and gelu of cpu/math.h, as one instruction set compiles them, against libm in a wider
-// type and fails if an error exceeds the bound stated there.
+// Measures exp_bounded and gelu of cpu/math.h, as one instruction set compiles them, against libm in a
+// wider type and fails if an error exceeds the bound stated there.
 //
 //   math_accuracy [step]     every step-th float32 (default 61; 1: all of them) and 2 million doubles
 #include <cmath>
