@@ -6,9 +6,12 @@
 #pragma once
 
 #include <initializer_list>
+#include <memory>
+#include <stdexcept>
 #include <string>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include <pybind11/pybind11.h>
 
@@ -21,11 +24,21 @@ namespace transnext::bindings {
 
 namespace py = pybind11;
 
-// A size that a check leaves open.
+// Sizes that a check leaves open: any but 0, and a batch, which may be empty.
 constexpr index_t kAny = -1;
+constexpr index_t kAnyBatch = -2;
 
 // Kernels hold a few numbers per window cell; more cells than this are a mistake.
 constexpr index_t kLargestWindow = 4096;
+
+// No size of a tensor's is larger, and products of two of them do not overflow.
+constexpr index_t kLargestSize = index_t{1} << 31;
+
+// A tensor that cannot be read where it is, but a copy of it can: its elements are not aligned, it
+// stands for the negative of its memory, or for zeros without memory.
+struct UnreadableTensor : std::invalid_argument {
+  using std::invalid_argument::invalid_argument;
+};
 
 using GridArgument = std::pair<index_t, index_t>;
 
@@ -48,6 +61,16 @@ class Call {
   template <int kRank>
   View<kRank> int32(py::handle argument, const char* name, std::initializer_list<index_t> shape) {
     return view<kRank>(argument, name, shape, Kind::kInt32);
+  }
+  // An int32 map of indices below `limit`. Whoever holds the tensor may write to it while the call
+  // runs, so on the CPU the entries are copied, the copy is checked, and the kernel reads the copy.
+  // On a GPU they cannot be looked at here: kernels bound what they read (device/pooled_bias.cuh).
+  template <int kRank>
+  View<kRank> map(py::handle argument, const char* name, std::initializer_list<index_t> shape,
+                  index_t limit) {
+    View<kRank> result = int32<kRank>(argument, name, shape);
+    if (on_cpu()) take_map(name, kRank, limit, &result.data, result.shape, result.stride);
+    return result;
   }
   // Any floating-point type that goes with the parameters' C(T): float64 with float64, the others
   // with float32.
@@ -73,6 +96,8 @@ class Call {
   }
 
   Grid grid(const GridArgument& grid, const char* name) const;
+  // The product of sizes, which must have one.
+  index_t product(std::initializer_list<index_t> sizes) const;
   // The floating-point type that torch calls so.
   DType dtype(const std::string& dtype, const char* name) const;
   // Throws ValueError "<op>: <message>".
@@ -111,8 +136,11 @@ class Call {
   void read(py::handle argument, const char* name, std::initializer_list<index_t> expected,
             Kind kind, int rank, void** data, DType* dtype, index_t* shape, index_t* stride);
   void check_dtype(const char* name, DType got, Kind kind);
+  void take_map(const char* name, int rank, index_t limit, void** data, const index_t* shape,
+                index_t* stride);
 
   const char* op_;
+  std::vector<std::unique_ptr<int[]>> maps_;  // copies that kernels read
   bool has_device_ = false;
   bool has_dtype_ = false;
   dlpack::Device device_{dlpack::kCpu, 0};

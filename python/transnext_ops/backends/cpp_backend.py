@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transnext_ops.backends.dlpack import exchanged
+from transnext_ops.backends.dlpack import exchanged, readable
 from transnext_ops.backends.matmul_precision import tf32_allowed
 from transnext_ops.backends.registry import ACTIVATION_DTYPES, Call
 
@@ -164,7 +164,11 @@ def _run(operator: Callable[..., None], tensors: Sequence[Tensor | None], *sizes
     if runner is not None:
         launches.run(runner, operator, tensors, sizes)
         return
-    operator(*exchanged(tensors), *sizes, torch.get_num_threads(), 0)
+    threads = torch.get_num_threads()
+    try:
+        operator(*exchanged(tensors), *sizes, threads, 0)
+    except _cpp.UnreadableTensor:
+        operator(*exchanged(readable(tensors)), *sizes, threads, 0)
 
 
 def empty_like(tensor: Tensor) -> Tensor:
@@ -366,8 +370,7 @@ def pack_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
     columns, depth = weight.shape
     name = str(dtype).removeprefix("torch.")
     packed = weight.new_empty(_cpp.packed_weight_size(name, columns, depth), dtype=dtype)
-    source, target = exchanged((weight, packed))
-    _cpp.pack_weight(source, target, (columns, depth), torch.get_num_threads(), 0)
+    _run(_cpp.pack_weight, (weight, packed), (columns, depth))
     return packed
 
 
