@@ -240,7 +240,7 @@ void Call::read(py::handle argument, const char* name, std::initializer_list<ind
   if (!matches) {
     fail(std::string(name) + " has shape " + shape_text(tensor.shape, tensor.shape + tensor.rank) +
          ", needs " + shape_text(expected.begin(), expected.end()) +
-         (empty ? ", none of them 0 but the batch" : ""));
+         (empty ? ", none of them 0 but a batch" : ""));
   }
 
   // The stride of a dimension of size 1 means nothing: it becomes what it is in compact memory. Of the

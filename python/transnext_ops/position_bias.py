@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from transnext_ops import axis_maps
-from transnext_ops._checks import Grid, check_grid, check_parameter
+from transnext_ops._checks import Grid, check_grid, check_not_empty, check_parameter
 from transnext_ops.backends import torch_backend
 from transnext_ops.cupy_arrays import accepts_cupy
 from transnext_ops.dispatch import run
@@ -95,6 +95,7 @@ class PositionBias:
                 )
         if not self.table.is_floating_point():
             raise TypeError(f"table: got {self.table.dtype}, needs a floating-point tensor")
+        check_not_empty("table", self.table, "[h, R, S]")
         for name, size in (("row_map", self.table.shape[1]), ("col_map", self.table.shape[2])):
             index = getattr(self, name)
             if index.dtype != torch.int32:
@@ -237,6 +238,7 @@ def _check_mlp(
             raise TypeError(f"{name}: got {type(weight).__name__}, needs a torch.Tensor")
         if weight.dim() != 2:
             raise ValueError(f"{name}: got {weight.dim()} dimensions, needs 2")
+        check_not_empty(name, weight, "[E, 2]" if name == "fc1_weight" else "[h, E]")
     hidden, heads = fc1_weight.shape[0], fc2_weight.shape[0]
 
     def parameter(name: str, tensor: Tensor, layout: str, sizes: tuple[int, ...]) -> Tensor:

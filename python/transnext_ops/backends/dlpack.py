@@ -2,7 +2,7 @@
 
 Recent versions of PyTorch offer DLPack's C interface (``Tensor.__dlpack_c_exchange_api__``), by
 which the library reads a tensor in place; for others each tensor is put into a DLPack capsule.
-Either hands out memory, sizes and strides alone. Three kinds of tensor are more, or less, than that:
+Either hands out memory, sizes and strides alone. Three kinds of tensor are more than that, or less:
 views that stand for the negative of their memory (``x.is_neg()``), tensors that stand for zeros and
 have no memory, and those whose elements are not aligned. The library refuses to read them
 (``_cpp.UnreadableTensor``) and gets copies, so that no call pays for looking. Conjugate views are

@@ -168,12 +168,18 @@ def conv_glu(x: Tensor, weight: Tensor, bias: Tensor | None, grid: tuple[int, in
     return (F.gelu(image.flatten(2).transpose(1, 2)) * gate).to(x.dtype)
 
 
+def _average(x: Tensor, bins: int) -> Tensor:
+    """Average the bins of adaptive pooling on axis 1: [n, size, m] to [n, bins, m]."""
+    size = x.shape[1]
+    if type(size) is int and type(bins) is int and size % bins == 0:
+        return x.unflatten(1, (bins, size // bins)).mean(2)
+    # A matrix product rather than adaptive_avg_pool2d, whose CUDA backward is not deterministic and
+    # which does not export here. It takes 0 times what is outside a bin: a NaN is seen there too.
+    return pooling_matrix(size, bins, x.dtype, x.device) @ x
+
+
 def gelu_pool(x: Tensor, grid: tuple[int, int], pool_grid: tuple[int, int]) -> Tensor:
-    # As two matrix products rather than adaptive_avg_pool2d, whose CUDA backward is not
-    # deterministic and whose non-dividing case does not export.
-    compute = compute_dtype(x.dtype)
-    image = F.gelu(x.to(compute)).unflatten(1, grid)  # [B, H, W, C]
-    rows = pooling_matrix(grid[0], pool_grid[0], compute, x.device)  # [Hp, H]
-    cols = pooling_matrix(grid[1], pool_grid[1], compute, x.device)  # [Wp, W]
-    image = (rows @ image.flatten(2)).unflatten(2, image.shape[2:])  # [B, Hp, W, C]
-    return (cols @ image).flatten(1, 2).to(x.dtype)
+    image = F.gelu(x.to(compute_dtype(x.dtype))).unflatten(1, grid)  # [B, H, W, C]
+    rows = _average(image.flatten(2), pool_grid[0])  # [B, Hp, W * C]
+    rows = rows.unflatten(2, image.shape[2:]).flatten(0, 1)  # [B * Hp, W, C]
+    return _average(rows, pool_grid[1]).unflatten(0, (-1, pool_grid[0])).flatten(1, 2).to(x.dtype)
