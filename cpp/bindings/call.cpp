@@ -1,5 +1,7 @@
 #include "bindings/call.h"
 
+#include <utility>
+
 namespace transnext::bindings {
 namespace {
 
@@ -124,13 +126,26 @@ void Call::fail(const std::string& message) const {
   throw py::value_error(std::string(op_) + ": " + message);
 }
 
-Grid Call::grid(const GridArgument& grid, const char* name) const {
-  if (grid.first < 1 || grid.second < 1 || grid.first > kLargestSize ||
-      grid.second > kLargestSize) {
-    fail(std::string(name) + " is (" + std::to_string(grid.first) + ", " +
-         std::to_string(grid.second) + "), needs two positive sizes");
+Grid Call::grid(GridArgument grid, const char* name) const {
+  const Py_ssize_t count = PySequence_Check(grid.ptr()) != 0 ? PySequence_Size(grid.ptr()) : -1;
+  if (count != 2) {
+    PyErr_Clear();
+    throw py::type_error(
+        std::string(op_) + ": " + name + " needs two whole numbers, got " +
+        (count < 0 ? Py_TYPE(grid.ptr())->tp_name : std::to_string(count) + " values"));
   }
-  return {grid.first, grid.second};
+  index_t sizes[2];
+  for (int i = 0; i < 2; ++i) {
+    const auto size = py::reinterpret_steal<py::object>(PySequence_GetItem(grid.ptr(), i));
+    if (!size) throw py::error_already_set();
+    sizes[i] = PyLong_AsLongLong(size.ptr());
+    if (sizes[i] == -1 && PyErr_Occurred() != nullptr) throw py::error_already_set();
+  }
+  if (sizes[0] < 1 || sizes[1] < 1 || sizes[0] > kLargestSize || sizes[1] > kLargestSize) {
+    fail(std::string(name) + " is (" + std::to_string(sizes[0]) + ", " + std::to_string(sizes[1]) +
+         "), needs two positive sizes");
+  }
+  return {sizes[0], sizes[1]};
 }
 
 index_t Call::product(std::initializer_list<index_t> sizes) const {
@@ -181,7 +196,8 @@ PackedWeight Call::packed(py::handle argument, const char* name, index_t columns
     fail(std::string(name) + " would be [" + std::to_string(columns) + ", " +
          std::to_string(depth) + "], beyond any memory");
   const index_t size = packed_weight_size(view.dtype, columns, depth);
-  if (view.shape[0] != size || view.stride[0] != 1) {
+  if (view.stride[0] != 1) fail(std::string(name) + " must be contiguous");
+  if (view.shape[0] != size) {
     fail(std::string(name) + " has " + std::to_string(view.shape[0]) + " elements, needs " +
          std::to_string(size) + ", those of a packed [" + std::to_string(columns) + ", " +
          std::to_string(depth) + "]");

@@ -10,7 +10,6 @@
 #include <stdexcept>
 #include <string>
 #include <type_traits>
-#include <utility>
 #include <vector>
 
 #include <pybind11/pybind11.h>
@@ -40,7 +39,9 @@ struct UnreadableTensor : std::invalid_argument {
   using std::invalid_argument::invalid_argument;
 };
 
-using GridArgument = std::pair<index_t, index_t>;
+// Two sizes, taken apart by Call::grid: pybind11 would print all arguments, tensors included, into its
+// error.
+using GridArgument = py::handle;
 
 class Call {
  public:
@@ -95,7 +96,7 @@ class Call {
     return argument.is_none() ? View<kRank>{} : parameter<kRank>(argument, name, shape);
   }
 
-  Grid grid(const GridArgument& grid, const char* name) const;
+  Grid grid(GridArgument grid, const char* name) const;
   // The product of sizes, which must have one.
   index_t product(std::initializer_list<index_t> sizes) const;
   // The floating-point type that torch calls so.

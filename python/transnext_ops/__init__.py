@@ -10,6 +10,10 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
+# Now and not at the first call: the compiled library prepares for forks when it is loaded, and a
+# child forked while another thread imports a module would wait for that thread for ever.
+import transnext_ops.backends.cpp_backend
+import transnext_ops.backends.reference_backend
 import transnext_ops.torch_library  # noqa: F401  registers torch.ops.transnext
 from transnext_ops.aggregated_attention import aggregated_attention, pixel_focused_attention
 from transnext_ops.backends.registry import (

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transnext_ops.backends.dlpack import exchanged, readable
+from transnext_ops.backends.dlpack import check_memory, exchanged, readable
 from transnext_ops.backends.matmul_precision import tf32_allowed
 from transnext_ops.backends.registry import ACTIVATION_DTYPES, Call
 
@@ -159,7 +159,8 @@ _compiled = _CompiledKernels()
 def _run(operator: Callable[..., None], tensors: Sequence[Tensor | None], *sizes: Any) -> None:
     """Run a compiled operator on tensors (inputs, then outputs; the first is there) and sizes."""
     first = tensors[0]
-    assert first is not None
+    if first is None:  # as a custom operator called directly lets through
+        raise TypeError(f"{operator.__name__}: got None for its first tensor, needs a torch.Tensor")
     runner = launches.chosen_runner() or (_compiled if first.device.type == "cuda" else None)
     if runner is not None:
         launches.run(runner, operator, tensors, sizes)
@@ -186,7 +187,10 @@ def _empty_gradients(inputs: Sequence[Tensor | None], needs: Sequence[bool]) -> 
 
 def _table_contiguous(pool_bias: Tensor | None, row_map: Tensor | None) -> Tensor | None:
     """Return the pooled bias as the kernels take it: a dense one as it is, a table contiguous."""
-    return pool_bias if pool_bias is None or row_map is None else pool_bias.contiguous()
+    if pool_bias is None or row_map is None or pool_bias.is_contiguous():
+        return pool_bias
+    check_memory(pool_bias)
+    return pool_bias.contiguous()
 
 
 def aggregated_attention(

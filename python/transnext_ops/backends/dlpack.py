@@ -36,8 +36,18 @@ def readable(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
     return [None if tensor is None else _readable(tensor.resolve_neg()) for tensor in tensors]
 
 
+def check_memory(tensor: Tensor) -> None:
+    """Raise ValueError if the memory of a tensor's elements was freed under it."""
+    if tensor.numel() > 0 and tensor.data_ptr() == 0 and not tensor._is_zerotensor():
+        raise ValueError(
+            f"got a tensor of shape {list(tensor.shape)} whose storage was resized to nothing, "
+            "needs its memory"
+        )
+
+
 def _readable(tensor: Tensor) -> Tensor:
     if tensor.numel() == 0:
         return tensor
+    check_memory(tensor)
     address = tensor.data_ptr()
     return tensor if address != 0 and address % tensor.element_size() == 0 else tensor.clone()

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from transnext_ops.backends.dlpack import check_memory
 from transnext_ops.backends.registry import ACTIVATION_DTYPES, Call
 
 
@@ -30,6 +31,7 @@ def _array(tensor: Tensor | None) -> Any:
         return None
     if tensor.is_complex():
         raise TypeError(f"got a tensor of {tensor.dtype}, needs real numbers")
+    check_memory(tensor)
     dtype = torch.float64 if tensor.is_floating_point() else tensor.dtype
     # copy_ reads whatever a tensor is: views that stand for the negative of their memory, too.
     return torch.empty(tensor.shape, dtype=dtype, device="cpu").copy_(tensor.detach()).numpy()
