@@ -7,6 +7,7 @@ without a copy and handed to :mod:`transnext_ops`, which does everything between
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -55,6 +56,11 @@ def _softplus(temperature: Tensor) -> Tensor:
     return F.softplus(temperature)
 
 
+def _without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """A bias that autocast rounded would differ from the one that the operator computes."""
+    return nullcontext() if is_proxy(x) else torch.autocast(x.device.type, enabled=False)
+
+
 class _Attention(DerivesFromWeights):
     """What all three share: temperature, position bias, output projection.
 
@@ -94,8 +100,7 @@ class _Attention(DerivesFromWeights):
         options = {name: getattr(grids, name) for name in StageGrids._fields}
         if is_proxy(grids) or not plain_linear(fc1) or not plain_linear(fc2) or observed():
             coordinates = bias_coordinates(self.temperature, **options)
-            # A bias that autocast rounds would differ from the one that the operator computes.
-            with torch.autocast(self.temperature.device.type, enabled=False):
+            with _without_autocast(coordinates):
                 values = fc2(F.relu(fc1(coordinates)))
             return bias_from_values(values, **options)
         weights = [fc1.weight, fc1.bias, fc2.weight, fc2.bias]
