@@ -80,14 +80,8 @@ const TensorType* tensor_type(PyTypeObject* type) {
   return &last;
 }
 
-// What an argument is, or, if it is a capsule, holds.
-struct Exchanged {
-  dlpack::Tensor tensor;
-  bool negative = false;  // its values are the negatives of what is in its memory
-};
-
 // False if there is no tensor.
-bool read_tensor(py::handle argument, Exchanged* result) {
+bool read_tensor(py::handle argument, BorrowedTensor* result) {
   if (PyCapsule_IsValid(argument.ptr(), "dltensor")) {
     result->tensor =
         static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(argument.ptr(), "dltensor"))
@@ -121,6 +115,15 @@ bool read_tensor(py::handle argument, Exchanged* result) {
 char no_elements;
 
 }  // namespace
+
+BorrowedTensor borrowed_tensor(py::handle argument, const char* op, const char* name) {
+  BorrowedTensor borrowed;
+  if (!read_tensor(argument, &borrowed)) {
+    throw py::type_error(std::string(op) + ": " + name + " is " + Py_TYPE(argument.ptr())->tp_name +
+                         ", needs a DLPack capsule or a tensor that has DLPack's C interface");
+  }
+  return borrowed;
+}
 
 void Call::fail(const std::string& message) const {
   throw py::value_error(std::string(op_) + ": " + message);
@@ -220,13 +223,8 @@ LayerNormParams Call::norm(py::handle weight, py::handle bias, index_t depth, do
 
 void Call::read(py::handle argument, const char* name, std::initializer_list<index_t> expected,
                 Kind kind, int rank, void** data, DType* dtype, index_t* shape, index_t* stride) {
-  Exchanged exchanged;
-  const dlpack::Tensor& tensor = exchanged.tensor;
-  if (!read_tensor(argument, &exchanged)) {
-    throw py::type_error(std::string(op_) + ": " + name + " is " +
-                         Py_TYPE(argument.ptr())->tp_name +
-                         ", needs a DLPack capsule or a tensor that has DLPack's C interface");
-  }
+  const BorrowedTensor borrowed = borrowed_tensor(argument, op_, name);
+  const dlpack::Tensor& tensor = borrowed.tensor;
   if (!read_dtype(tensor.dtype, dtype)) {
     fail(std::string(name) + " has element type (code " + std::to_string(tensor.dtype.code) + ", " +
          std::to_string(tensor.dtype.bits) +
@@ -286,7 +284,7 @@ void Call::read(py::handle argument, const char* name, std::initializer_list<ind
   }
   *data = static_cast<char*>(tensor.data) + tensor.byte_offset;
   const auto address = reinterpret_cast<std::uintptr_t>(*data);
-  const char* reason = exchanged.negative       ? " is the negative of its memory"
+  const char* reason = borrowed.negative        ? " is the negative of its memory"
                        : tensor.data == nullptr ? " has no memory"
                        : address % static_cast<std::uintptr_t>(size) != 0
                            ? " is not aligned to its elements' size"

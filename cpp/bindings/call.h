@@ -43,6 +43,14 @@ struct UnreadableTensor : std::invalid_argument {
 // error.
 using GridArgument = py::handle;
 
+struct BorrowedTensor {
+  dlpack::Tensor tensor;
+  bool negative = false;  // its values are the negatives of what is in its memory
+};
+
+// The tensor that an argument is, or that a capsule holds; TypeError "<op>: <name> ..." if it is none.
+BorrowedTensor borrowed_tensor(py::handle argument, const char* op, const char* name);
+
 class Call {
  public:
   explicit Call(const char* op) : op_(op) {}

@@ -124,6 +124,7 @@ def pretrained_config(variant: Variant, checkpoint: Checkpoint) -> dict[str, Any
         "input_size": (variant.in_chans, side, side),
         "min_input_size": (variant.in_chans, 32, 32),
         "fixed_input_size": False,
+        "pool_size": (-(-side // 32), -(-side // 32)),  # of the map that is pooled
         "interpolation": checkpoint.interpolation,
         "crop_pct": checkpoint.crop_pct,
         "crop_mode": checkpoint.crop_mode,

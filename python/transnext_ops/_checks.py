@@ -26,6 +26,8 @@ def check_grid(name: str, grid: object) -> Grid:
         if isinstance(value, (bool, float)) or not hasattr(value, "__index__"):
             raise TypeError(f"{name}: got {grid!r}, needs a tuple (height, width) of ints")
     height, width = grid
+    if torch.jit.is_tracing():  # where sizes are tensors; a trace fixes them
+        height, width = int(height), int(width)
     if height < 1 or width < 1:
         raise ValueError(f"{name}: got {height}x{width}, needs a height and width of at least 1")
     return height, width
@@ -55,7 +57,7 @@ def check_activation(name: str, tensor: object, layout: str) -> Tensor:
         raise ValueError(
             f"{name}: got {tensor.dim()} dimensions {_sizes(tensor)}, needs {dimensions}: {layout}"
         )
-    if tensor.numel() == 0:
+    if not torch.jit.is_tracing() and tensor.numel() == 0:  # a trace would record the question
         check_not_empty(name, tensor, layout, first=1)
     return tensor
 

@@ -15,8 +15,8 @@ def _fresh_compiler():
     torch.compiler.reset()
 
 
-def bias_cache_is_empty(model) -> bool:
-    return all(len(block.attn.bias_cache) == 0 for s in model.stages() for block in s.blocks)
+def derived_is_empty(model) -> bool:
+    return all(len(block.attn.derived) == 0 for s in model.stages() for block in s.blocks)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_compiles_to_one_graph_in_evaluation(options):
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     with torch.no_grad():
         actual = compiled(x)
-        assert bias_cache_is_empty(model)
+        assert derived_is_empty(model)
         torch.testing.assert_close(actual, model(x))
         # Changed weights are seen by the graph that is there already.
         model.block1[0].attn.cpb_fc2.bias.add_(1.0)
@@ -54,7 +54,7 @@ def test_exports_for_any_batch():
     model = small_model(depths=(1, 1, 1, 1))
     batch = torch.export.Dim("batch", min=1, max=64)
     program = torch.export.export(model, (images(),), dynamic_shapes={"x": {0: batch}})
-    assert bias_cache_is_empty(model)
+    assert derived_is_empty(model)
     for count in (1, 2, 5):
         x = images(batch=count, seed=count)
         torch.testing.assert_close(program.module()(x), model(x))
