@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from .console import Debug, command, note, print_rows
+from .weights import WeightsKey, weights_remarks
 
 
 class DType(str, Enum):
@@ -44,6 +45,7 @@ def register(app: typer.Typer) -> None:
 def convert(
     source: Source,
     target: Target,
+    weights_key: WeightsKey = None,
     dtype: Store = None,
     force: Force = False,
     debug: Debug = False,
@@ -59,7 +61,10 @@ def convert(
     from ..hub import resolve_weights
 
     stored = getattr(torch, dtype.value) if dtype is not None else None
-    done = convert_file(resolve_weights(source), target, dtype=stored, overwrite=force)
+    with weights_remarks():
+        done = convert_file(
+            resolve_weights(source), target, key=weights_key, dtype=stored, overwrite=force
+        )
     tensors = done.weights.state_dict.values()
     rows = [
         ("written", f"{done.path} ({done.path.stat().st_size / 1e6:.1f} MB)"),
