@@ -197,3 +197,4 @@ _INSTRUCTIONS: dict[bytes, tuple[str, Callable[[_Decoder], Any] | None]] = {
     known.code.encode("latin-1"): (known.name, _ARGUMENTS.get(known.name))
     for known in pickletools.opcodes
 }
+INSTRUCTION_NAMES = tuple(name for name, _ in _INSTRUCTIONS.values())

@@ -23,8 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .limits import pickle_allowance
-from .pickle_code import ByteReader, instructions
+from .pickle_code import ByteReader
 from .pickle_machine import Machine
 from .pickle_values import Allowance, Call, Name, Omitted, PersistentId, PickleDataError
 
@@ -37,6 +36,9 @@ __all__ = [
     "PickleDataError",
     "read_pickle",
 ]
+
+
+_ALLOWANCE = 64 << 20
 
 
 def read_pickle(
@@ -56,7 +58,7 @@ def read_pickle(
     called
         Told each function that unpickling would call (data, a `Name` unless the pickle is odd).
     allowance
-        What the pickle may cost, with others if they share it; None is that of a small file.
+        What the pickle may cost, with others if they share it; None is 64 MiB.
 
     Returns
     -------
@@ -71,15 +73,11 @@ def read_pickle(
         If the pickle is cut short, malformed, uses an instruction that has no meaning as data, or
         makes more objects than allowed.
     """
-    machine = Machine(persistent, called, allowance or Allowance(pickle_allowance(0)))
+    machine = Machine(persistent, called, allowance or Allowance(_ALLOWANCE))
     try:
-        for name, argument in instructions(file):
-            if name == "STOP":
-                return machine.pop()
-            machine.step(name, argument)
+        return machine.run(file)
     except PickleDataError:
         raise
     # The decoder and the stack operations below report a malformed pickle through these.
     except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
         raise PickleDataError(f"not a well-formed pickle ({error})") from error
-    raise AssertionError("instructions end with STOP or an error")

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from .pickle_code import INSTRUCTION_NAMES, ByteReader, instructions
 from .pickle_values import Allowance, Call, Name, PickleDataError
 
 
@@ -25,6 +26,7 @@ _HASHED_INTEGERS = 1 << 60
 # Bytes that an instruction may cost at most, measured on CPython: an empty set is the largest, with
 # its place on the stack. An entry of a dictionary costs what the table has grown by.
 _STEP = 64
+_PAID_AT_ONCE = 256
 _OBJECT = 128
 _SET = 256
 _ENTRY = 192
@@ -52,13 +54,15 @@ class Machine:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
-    def step(self, name: str, argument: Any) -> None:
-        """Carry out one instruction."""
-        self.spend(_STEP)
-        handler = _HANDLERS.get(name)
-        if handler is None:
-            raise PickleDataError(f"the pickle instruction {name} is not data")
-        handler(self, argument)
+    def run(self, file: ByteReader) -> Any:
+        """Carry out the instructions in `file` up to STOP, and return what is on the stack."""
+        for count, (name, argument) in enumerate(instructions(file), start=1):
+            if count % _PAID_AT_ONCE == 0:
+                self.spend(_PAID_AT_ONCE * _STEP)
+            if name == "STOP":
+                return self.pop()
+            _HANDLERS[name](self, argument)
+        raise AssertionError("instructions end with STOP or an error")
 
     def push(self, value: Any, cost: int = 0) -> None:
         if cost:
@@ -259,7 +263,16 @@ _LITERALS = (
     *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
 )
 
+
+def _no_data(name: str) -> Callable[[Machine, Any], None]:
+    def refuse(machine: Machine, argument: Any) -> None:
+        raise PickleDataError(f"the pickle instruction {name} is not data")
+
+    return refuse
+
+
 _HANDLERS: dict[str, Callable[[Machine, Any], None]] = {
+    **{name: _no_data(name) for name in INSTRUCTION_NAMES},
     **dict.fromkeys(_LITERALS, Machine.push_literal),
     "NONE": lambda m, _: m.push(None),
     "NEWTRUE": lambda m, _: m.push(True),

@@ -14,6 +14,7 @@ from .tensors import TensorDataError
 _CHUNK = 1 << 20
 _BYTE_ORDERS = {b"little": "little", b"big": "big"}
 _LONGEST_BYTE_ORDER = 16
+_ENCRYPTED = 1
 
 
 class ZipRecords:
@@ -76,6 +77,8 @@ class ZipRecords:
                 "a TorchScript archive, which is a program, not weights; "
                 "save its state_dict() instead",
             )
+        if any(info.flag_bits & _ENCRYPTED for info in entries.values()):
+            raise file_error(path, "an encrypted zip archive; torch.save does not encrypt")
         if any(info.compress_type != zipfile.ZIP_STORED for info in entries.values()):
             raise file_error(
                 path,
