@@ -31,6 +31,11 @@ class StandInHub:
         Answer every request with this HTTP status, if set.
     corrupt, stop_after
         Send other bytes of the same number; close the connection after so many.
+    stall
+        Go silent: before any answer (``HEAD``), before a file (``GET``), in the middle of one
+        (``middle``), or send a byte now and then (``drip``).
+    pace
+        Seconds between pieces of 50 kB; None sends a file at once.
     """
 
     url: str = ""
@@ -40,6 +45,9 @@ class StandInHub:
     status: int | None = None
     corrupt: bool = False
     stop_after: int | None = None
+    stall: str | None = None
+    pace: float | None = None
+    closing: threading.Event = field(default_factory=threading.Event)
 
     @property
     def downloads(self) -> int:
@@ -80,6 +88,9 @@ def stand_in_hub() -> Iterator[StandInHub]:
 
         def answer(self, with_content: bool) -> None:
             hub.requests.append((self.command, self.path))
+            if hub.stall == self.command:
+                self.wait()
+                return
             if hub.status is not None:
                 self.refuse(hub.status, "")
                 return
@@ -93,6 +104,11 @@ def stand_in_hub() -> Iterator[StandInHub]:
                 self.refuse(404, "EntryNotFound")
             else:
                 self.send_file(hub.files[f"{repo}/{name}"], with_content)
+
+        def wait(self) -> None:
+            """Neither answer nor hang up, until the server ends."""
+            self.close_connection = True
+            hub.closing.wait()
 
         def send_file(self, content: bytes, with_content: bool) -> None:
             first = 0
@@ -112,6 +128,17 @@ def stand_in_hub() -> Iterator[StandInHub]:
                 return
             if hub.corrupt:
                 content = bytes(len(content))
+            if hub.stall in ("middle", "drip"):
+                self.wfile.write(content[first : first + 1000])
+                while not hub.closing.wait(0.1) and hub.stall == "drip":
+                    self.wfile.write(b"x")
+                self.wait()
+                return
+            if hub.pace is not None:
+                for at in range(first, len(content), 50_000):
+                    self.wfile.write(content[at : at + 50_000])
+                    hub.closing.wait(hub.pace)
+                return
             self.wfile.write(content[first : hub.stop_after])
             if hub.stop_after is not None:
                 self.close_connection = True
@@ -124,6 +151,7 @@ def stand_in_hub() -> Iterator[StandInHub]:
     try:
         yield hub
     finally:
+        hub.closing.set()
         server.shutdown()
         server.server_close()
         thread.join()

@@ -98,9 +98,10 @@ def resolve_weights(source: str | os.PathLike[str], *, revision: str | None = No
         If the file is neither in the cache nor to be had from the Hub.
     """
     path = Path(source)
-    is_path = not isinstance(source, str) or source.startswith(("/", "./", "../", "~"))
-    if is_path or (path.exists() and not path.is_dir()):
+    if not isinstance(source, str) or source.startswith(("/", "./", "../", "~")):
         return _existing(path.expanduser())
+    if path.exists() and not path.is_dir():
+        return path
     # A folder called like a model, perhaps a training run's, does not hide the model.
     if path.is_dir() and source.partition(".")[0] not in VARIANTS:
         return _existing(path)

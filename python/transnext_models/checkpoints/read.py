@@ -19,7 +19,7 @@ import torch
 from .architecture import Architecture, infer_architecture
 from .errors import CheckpointError, WeightsWarning, about, file_error, quoted
 from .limits import LONGEST_NAME, MOST_ENTRIES, weight_allowance
-from .names import ParameterNames, parameter_names
+from .names import ParameterNames, is_averaged, parameter_names
 from .opened import OpenFile, opened
 from .safetensors_file import SafetensorsFile
 from .state_dict import StateDict, find_state_dict
@@ -132,16 +132,19 @@ def read_weights(
         source.metadata,
         architecture,
         _joined(found.key, names.prefix) if found.prefix else found.key,
-        found.averaged,
+        found.averaged or is_averaged(names.prefix),
         (*found.others, *(_joined(found.key, other) for other in names.others)),
         not_weights,
     )
     if weights.other_keys:
-        warnings.warn(choice(weights), WeightsWarning, stacklevel=2)
+        warnings.warn(_choice(weights), WeightsWarning, stacklevel=2)
+    if found.unread:
+        text = f"its averaged weights ({'; '.join(found.unread)}) are not read: no state dict"
+        warnings.warn(about(path, text), WeightsWarning, stacklevel=2)
     return weights
 
 
-def choice(weights: WeightsFile) -> str:
+def _choice(weights: WeightsFile) -> str:
     """Say in a line which of the networks in a file was taken."""
     prefix = weights.prefix.removesuffix(".")
     inside = f".{weights.key}".endswith(f".{prefix}")

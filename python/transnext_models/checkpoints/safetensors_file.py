@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -46,6 +47,16 @@ _OTHER_BITS = {"F8_E8M0": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4}
 _LONGEST_INTEGER = 20  # digits
 
 
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A tensor as the header describes it: its bytes lie from `begin` to `end`."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
 class SafetensorsFile:
     """An open safetensors file; a `WeightsSource`."""
 
@@ -61,49 +72,48 @@ class SafetensorsFile:
         self._start = _LENGTH_BYTES + length
         header = _parse_header(file, bytes(file.bytes_at(_LENGTH_BYTES, length)))
         self.metadata = _metadata(file, header.pop(_METADATA, None))
-        self.root: dict[str, Any] = header
+        self.root: dict[str, Any] = {}
+        for name, value in header.items():
+            try:
+                self.root[name] = _entry(value)
+            except TensorDataError as error:
+                text = f"cannot use its entry {quoted(name)}: {error}"
+                raise file_error(file.path, text) from error
         self._check_spans()
 
     def is_tensor(self, value: object) -> bool:
-        return isinstance(value, dict)
+        return isinstance(value, _Entry)
+
+    def is_object(self, value: object) -> bool:
+        return False
 
     def describe(self, value: object) -> str:
         return f"of type {type(value).__name__}"
 
     def layout(self, value: Any) -> Layout:
-        name = value["dtype"]
-        dtype = _DTYPES.get(name)
+        dtype = _DTYPES.get(value.dtype)
         if dtype is None:
-            raise NotWeightsError(f"is {name}; weights are float16 to float64")
-        begin, end = value["data_offsets"]
-        shape = tuple(value["shape"])
+            raise NotWeightsError(f"is {value.dtype}; weights are float16 to float64")
         stride = [1]
-        for length in shape[:0:-1]:
+        for length in value.shape[:0:-1]:
             stride.append(stride[-1] * max(length, 1))
-        return Layout(
-            dtype, shape, tuple(stride[::-1][: len(shape)]), 0, f"{begin}:{end}", end - begin
-        )
+        strides = tuple(stride[::-1][: len(value.shape)])
+        place = f"{value.begin}:{value.end}"
+        return Layout(dtype, value.shape, strides, 0, place, value.end - value.begin)
 
     def tensor(self, layout: Layout) -> torch.Tensor:
-        begin, _, end = layout.storage.partition(":")
-        data = self._file.bytes_at(self._start + int(begin), int(end) - int(begin))
+        begin, _, _ = layout.storage.partition(":")
+        data = self._file.bytes_at(self._start + int(begin), layout.storage_bytes)
         if not data:
             return torch.empty(layout.shape, dtype=layout.dtype)
         # The format is little-endian, as is every machine that PyTorch is built for but one.
         return torch.frombuffer(data, dtype=layout.dtype).reshape(layout.shape)
 
     def _check_spans(self) -> None:
-        """Compare the tensors' sizes with their bytes, which must cover the file without a gap."""
-        spans = []
-        for name, entry in self.root.items():
-            try:
-                spans.append((*_span(entry), name))
-            except TensorDataError as error:
-                raise file_error(
-                    self._file.path, f"cannot use its entry {quoted(name)}: {error}"
-                ) from error
+        """Compare the tensors' bytes with the file's: they must cover them without a gap."""
         position = 0
-        for begin, end, name in sorted(spans):
+        spans = sorted((entry.begin, entry.end, name) for name, entry in self.root.items())
+        for begin, end, name in spans:
             if begin != position:
                 raise file_error(
                     self._file.path,
@@ -154,14 +164,14 @@ def _metadata(file: OpenFile, value: object) -> Mapping[str, str]:
     return value
 
 
-def _span(entry: object) -> tuple[int, int]:
-    """Return where in the tensors' bytes an entry of the header begins and ends."""
-    if not isinstance(entry, dict) or not entry.keys() >= {"dtype", "shape", "data_offsets"}:
+def _entry(value: object) -> _Entry:
+    """Return an entry of the header, whose size fits its shape."""
+    if not isinstance(value, dict) or not value.keys() >= {"dtype", "shape", "data_offsets"}:
         raise TensorDataError("it has no type, shape and place")
-    name, shape, place = entry["dtype"], entry["shape"], entry["data_offsets"]
+    dtype, shape, place = value["dtype"], value["shape"], value["data_offsets"]
     bits = None
-    if isinstance(name, str):
-        bits = _DTYPES[name].itemsize * 8 if name in _DTYPES else _OTHER_BITS.get(name)
+    if isinstance(dtype, str):
+        bits = _DTYPES[dtype].itemsize * 8 if dtype in _DTYPES else _OTHER_BITS.get(dtype)
     if bits is None:
         raise TensorDataError("its element type is not known")
     if not (_are_sizes(shape) and _are_sizes(place) and len(place) == 2):
@@ -171,10 +181,8 @@ def _span(entry: object) -> tuple[int, int]:
         raise TensorDataError("its shape is larger than any tensor's")
     begin, end = place
     if 8 * (end - begin) != count * bits:
-        raise TensorDataError(
-            f"its shape {shape} does not fit its {end - begin} bytes of {name.lower()}"
-        )
-    return begin, end
+        raise TensorDataError(f"its shape {shape} does not fit its {end - begin} bytes of {dtype}")
+    return _Entry(dtype, tuple(shape), begin, end)
 
 
 def _are_sizes(value: object) -> bool:

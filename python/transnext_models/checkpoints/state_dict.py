@@ -14,17 +14,9 @@ from typing import Any
 
 from .errors import file_error, quoted
 from .limits import LONGEST_NAME
-from .names import holds_network, network_prefixes
+from .names import holds_network, is_averaged, is_usual, network_prefixes
 from .tensors import WeightsSource
 
-# A key is a usual name if it is put together from these words: `state_dict`, `model_ema`, `net`.
-_PLACES = frozenset(
-    (
-        *("state", "dict", "model", "module", "net", "network", "params", "parameters", "weights"),
-        *("student", "backbone", "encoder"),
-    )
-)
-_AVERAGES = frozenset(("ema", "swa", "averaged", "average", "avg", "teacher"))
 # Of several usual names the first of these; timm's come first.
 _ORDER = ("state_dict_ema", "model_ema", "state_dict", "model", "module")
 _DEEPEST = 4
@@ -45,6 +37,8 @@ class StateDict:
         Whether that key means averaged weights.
     others
         Keys of the other state dicts that could have been meant; none if `key` was asked for.
+    unread
+        Averaged weights that are there too, but not as a state dict, and what they are.
     prefix
         What the names asked for begin with, if `key` reached into the state dict; else None.
     """
@@ -53,6 +47,7 @@ class StateDict:
     key: str = ""
     averaged: bool = False
     others: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
     prefix: str | None = None
 
 
@@ -60,6 +55,7 @@ class StateDict:
 class _Candidate:
     path: tuple[str, ...]
     entries: dict[Any, Any]
+    swapped: bool = False  # what its top-level name says of averages is the other way round
 
     @property
     def key(self) -> str:
@@ -67,11 +63,14 @@ class _Candidate:
 
     @property
     def is_usual(self) -> bool:
-        return all(_words(part) <= _PLACES | _AVERAGES for part in self.path)
+        # Below an average's name is the average, whatever its program called it there.
+        return all(map(is_usual, self.path)) or (
+            self.is_averaged and is_averaged(self.path[0]) and is_usual(self.path[0])
+        )
 
     @property
     def is_averaged(self) -> bool:
-        return any(_words(part) & _AVERAGES for part in self.path)
+        return any(map(is_averaged, self.path)) != self.swapped
 
     @property
     def rank(self) -> tuple[object, ...]:
@@ -123,15 +122,42 @@ def _search(
         keys = ", ".join(quoted(candidate.key) for candidate in pool[:_SHOWN])
         raise file_error(path, f"it has several state dicts: {keys}; choose one with key=")
     return StateDict(
-        best.entries, best.key, best.is_averaged, tuple(candidate.key for candidate in others)
+        best.entries,
+        best.key,
+        best.is_averaged,
+        tuple(candidate.key for candidate in others),
+        () if best.is_averaged else tuple(_unread_averages(source, root)),
     )
+
+
+def _unread_averages(source: WeightsSource, root: dict[Any, Any]) -> Iterator[str]:
+    """Say which values by the name of an average are objects or lists: no state dicts."""
+    names = [name for name in root if _is_name(name) and is_usual(name) and is_averaged(name)]
+    for name in names[:_SHOWN]:
+        value = root[name]
+        if isinstance(value, dict) and any(
+            holds_network(below.entries) for below in _candidates(source, value, (name,))
+        ):
+            continue  # the same as another
+        if source.is_object(value) or (isinstance(value, (dict, list)) and value):
+            yield f"{quoted(name)}, {source.describe(value)}"
+
+
+def _is_swapped(source: WeightsSource, path: tuple[str, ...]) -> bool:
+    """Whether a training program has exchanged raw and averaged weights before it saved them.
+
+    MMEngine does, so that `state_dict` is what is to be used; `message_hub` and `meta` are its own.
+    """
+    names = source.root.keys()
+    by_mmengine = {"state_dict", "ema_state_dict"} <= names and names & {"message_hub", "meta"}
+    return bool(by_mmengine) and path[:1] in (("state_dict",), ("ema_state_dict",))
 
 
 def _candidates(
     source: WeightsSource, root: dict[Any, Any], above: tuple[str, ...]
 ) -> Iterator[_Candidate]:
     """Yield every dict with tensors in it, the shallowest first; each once, whatever shares it."""
-    level = [_Candidate(above, root)]
+    level = [_Candidate(above, root, _is_swapped(source, above))]
     seen = {id(root)}
     for _ in range(_DEEPEST):
         below = []
@@ -141,7 +167,8 @@ def _candidates(
             for name, value in candidate.entries.items():
                 if _is_name(name) and _is_group(source, value) and id(value) not in seen:
                     seen.add(id(value))
-                    below.append(_Candidate((*candidate.path, name), value))
+                    path = (*candidate.path, name)
+                    below.append(_Candidate(path, value, _is_swapped(source, path)))
         level = below
 
 
@@ -157,7 +184,7 @@ def _no_state_dict(
         return StateDict({})
     where = f"under {quoted('.'.join(above))}" if above else "at its top level"
     for name, value in root.items():
-        if not (_is_name(name) and _words(name) <= _PLACES | _AVERAGES):
+        if not (_is_name(name) and is_usual(name)):
             continue
         if not isinstance(value, dict):
             described = source.describe(value)
@@ -239,12 +266,8 @@ def _is_group(source: WeightsSource, value: object) -> bool:
     return isinstance(value, dict) and not source.is_tensor(value)
 
 
-def _words(name: str) -> frozenset[str]:
-    return frozenset(name.lower().split("_"))
-
-
 def _means_average(key: str) -> bool:
-    return any(_words(part) & _AVERAGES for part in key.split("."))
+    return any(map(is_averaged, key.split(".")))
 
 
 def _listed(entries: Mapping[Any, Any]) -> str:

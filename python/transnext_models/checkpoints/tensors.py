@@ -90,5 +90,8 @@ class WeightsSource(Protocol):
     def tensor(self, layout: Layout) -> torch.Tensor:
         """Read a tensor; those of one storage share memory."""
 
+    def is_object(self, value: object) -> bool:
+        """Whether `value` is what a program keeps as an object of its own, which is not read."""
+
     def describe(self, value: object) -> str:
         """Say in a few words what a part of `root` is."""

@@ -25,7 +25,7 @@ from .errors import file_error
 from .limits import pickle_allowance
 from .opened import OpenFile
 from .pickle_data import Allowance, read_pickle
-from .pickle_values import PickleDataError
+from .pickle_values import Call, PickleDataError
 from .tensors import Layout, TensorDataError
 from .torch_archive import ZipRecords
 from .torch_tensors import Storage, describe, is_tensor, rebuilt, storage_of
@@ -64,6 +64,9 @@ class TorchFile:
 
     def is_tensor(self, value: object) -> bool:
         return is_tensor(value)
+
+    def is_object(self, value: object) -> bool:
+        return isinstance(value, Call) and not is_tensor(value)
 
     def describe(self, value: object) -> str:
         return describe(value)
