@@ -228,10 +228,13 @@ def _damage(file: HubFile, path: Path) -> str | None:
         expected = name if _SHA256.fullmatch(name) else None
     if expected is None:
         return None
-    there = path.stat().st_size
-    if size is not None and there != size:
-        return f"it has {there:,} bytes, the published file {size:,}"
-    found = sha256(path)
+    try:
+        there = path.stat().st_size
+        if size is not None and there != size:
+            return f"it has {there:,} bytes, the published file {size:,}"
+        found = sha256(path)
+    except OSError as error:
+        return f"it cannot be read: {error.strerror or error}"
     return None if found == expected else f"its SHA-256 is {found}, that of the file {expected}"
 
 

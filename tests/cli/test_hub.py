@@ -311,7 +311,7 @@ def test_every_published_file_is_asked_for_where_it_is(hub):
 )
 def test_names_that_lead_elsewhere_are_refused_before_anything(hub, cache, tmp_path, name):
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ValueError, match="weights: |unknown model"):
+    with pytest.raises(ValueError, match=r"weights: |unknown model"):
         resolve_weights(name)
     assert hub.requests == []
     assert sorted(tmp_path.rglob("*")) == before

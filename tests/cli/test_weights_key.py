@@ -82,7 +82,7 @@ def test_unknown_keys_list_those_that_there_are(transnext, both, image, tmp_path
 def test_metadata_that_are_left_out_are_named(transnext, raw, image, tmp_path):
     path = tmp_path / "odd.safetensors"
     save_file(raw, path, metadata={"img_size": "99999", "class_names": "[" * 60_000})
-    code, out, err = transnext("classify", image, "--weights", path)
+    code, _, err = transnext("classify", image, "--weights", path)
     assert code == 0
     for text in ("img_size is left out: it is '99999'", "class_names is left out"):
         assert f"{path}: its metadata's {text}" in err
@@ -92,7 +92,7 @@ def test_metadata_that_are_left_out_are_named(transnext, raw, image, tmp_path):
 def test_names_in_files_cannot_write_to_the_terminal(transnext, raw, image, tmp_path):
     path = tmp_path / "x.pth"
     torch.save({**raw, "\x1b[2J\u202e\nerror: none": torch.zeros(2)}, path)
-    code, out, err = transnext("classify", image, "--weights", path)
+    code, _, err = transnext("classify", image, "--weights", path)
     assert code == 1
     assert len(err.splitlines()) == 1
     assert "\\x1b[2J\\u202e\\nerror: none" in err

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from weights_corpus import saved, skeleton, weights_files
 from weights_oracle import examine
 
-from limits import MB, Outcome, measured, needs_proc
+from measured_calls import MB, Outcome, measured, needs_proc
 from transnext_models import create_model
 from transnext_models.checkpoints import (
     CheckpointError,
@@ -25,6 +25,7 @@ from transnext_models.checkpoints import (
     load_checkpoint,
     read_weights,
 )
+from transnext_models.checkpoints.read import count_not_finite
 
 SETUP = """
 import torch
@@ -352,3 +353,19 @@ def test_narrowing_keeps_what_rounds_to_the_largest_number(tmp_path, pico):
         else:
             with pytest.raises(CheckpointError, match="too large"):
                 load_checkpoint(model, tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_one_bad_value_is_found_wherever_it_is(dtype, bad):
+    """The quick pass over all values misses none, in vectors, remainders and views."""
+    for length in (1, 7, 16, 33, 100_003):
+        for place in {0, length // 2, length - 1}:
+            values = torch.linspace(-1, 1, length).to(dtype)
+            assert count_not_finite(values) == 0
+            values[place] = bad
+            assert count_not_finite(values) == 1
+            assert count_not_finite(values.reshape(1, -1).expand(3, -1).t()) == 3
+            assert count_not_finite(torch.stack((values, values), 1)[:, 0]) == 1
+    assert count_not_finite(torch.zeros(0, dtype=dtype)) == 0
+    assert count_not_finite(torch.full((9,), torch.finfo(dtype).max, dtype=dtype)) == 0

@@ -82,7 +82,8 @@ def load_checkpoint(
         weights = path
     else:
         weights = read_weights(path, key=key, strict=strict)
-    wanted = model.state_dict()
+    # A module may keep other things than tensors in its state (`get_extra_state`).
+    wanted = {n: t for n, t in model.state_dict().items() if isinstance(t, torch.Tensor)}
     if any(tensor.is_meta for tensor in wanted.values()):
         raise ValueError("model: it is on the meta device; call model.to_empty(device=...) first")
     fitting = check_fit(wanted, weights, strict=strict, reset_head=reset_head)

@@ -11,6 +11,8 @@ import typer
 from .console import Debug, command, note, print_rows
 from .weights import WeightsKey, weights_remarks
 
+_SHOWN = 200  # characters of a text in the file
+
 
 class DType(str, Enum):
     """Floating-point types to store in."""
@@ -58,6 +60,7 @@ def convert(
     import torch
 
     from ..checkpoints import convert as convert_file
+    from ..checkpoints.errors import escaped
     from ..hub import resolve_weights
 
     stored = getattr(torch, dtype.value) if dtype is not None else None
@@ -70,7 +73,8 @@ def convert(
         ("written", f"{done.path} ({done.path.stat().st_size / 1e6:.1f} MB)"),
         ("weights", str(done.weights.architecture)),
         ("values", f"{sum(tensor.numel() for tensor in tensors):,}"),
-        *done.metadata.items(),
+        # Metadata are text that anyone may have written, of any length.
+        *((escaped(name, _SHOWN), escaped(text, _SHOWN)) for name, text in done.metadata.items()),
     ]
     print_rows(rows)
     if count := done.weights.left_out:
