@@ -183,6 +183,9 @@ def storages() -> dict[str, bytes]:
         ),
         "60,000 records": in_zip(PROTOCOL + b"}.", {str(i): b"" for i in range(60_000)}),
         "60,000 names for one record": _twins(60_000),
+        "records of 2**62 bytes": _twins(3, size=2**62),
+        "a record that lies at 2**62": _twins(3, offset=2**62),
+        "a directory that lies at 2**62": _moved_directory(),
         "a large directory": in_zip(
             PROTOCOL + b"}.", {"x" * 60_000 + str(i): b"" for i in range(90)}
         ),
@@ -212,17 +215,28 @@ def _unmemoised(instructions: bytes) -> bytes:
     return b"".join(parts)
 
 
-def _twins(count: int) -> bytes:
+def _twins(count: int, size: int | None = None, offset: int | None = None) -> bytes:
+    """Return an archive with `count` more names for a record, of that size, at that place."""
     stream = io.BytesIO(in_zip(PROTOCOL + b"}.", {"0": bytes(1000)}))
     with zipfile.ZipFile(stream, "a") as archive:
         info = next(info for info in archive.infolist() if info.filename.endswith("data/0"))
         for index in range(count):
             twin = zipfile.ZipInfo(f"a/data/{index + 1}")
-            twin.header_offset, twin.CRC = info.header_offset, info.CRC
-            twin.compress_size = twin.file_size = info.file_size
+            twin.header_offset = info.header_offset if offset is None else offset
+            twin.compress_size = twin.file_size = info.file_size if size is None else size
+            twin.CRC = info.CRC
             archive.filelist.append(twin)
         archive._didModify = True  # type: ignore[attr-defined]
     return stream.getvalue()
+
+
+def _moved_directory() -> bytes:
+    """Return an archive whose end says, in 64 bits, that its directory is far away and huge."""
+    data = in_zip(PROTOCOL + b"}.", {"0": bytes(1000)})
+    at = len(data) - 22
+    end64 = struct.pack("<4sQHHIIQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, 3, 3, 2**62, 2**62)
+    locator = struct.pack("<4sIQI", b"PK\x06\x07", 0, at, 1)
+    return data[:at] + end64 + locator + data[at : at + 8] + b"\xff" * 12 + b"\0\0"
 
 
 def headers() -> dict[str, bytes]:

@@ -25,7 +25,14 @@ from transnext_models.checkpoints import (
 MB = 1_000_000
 # What may lie behind a refusal: anything else is an error that nobody thought of.
 _EXPECTED = ("BadZipFile", "EOFError", "NotImplementedError", "NotWeightsError", "OSError")
-_EXPECTED += ("PickleDataError", "RecursionError", "TensorDataError", "UnicodeDecodeError", "error")
+_EXPECTED += (
+    "PickleDataError",
+    "PickleTooLargeError",
+    "RecursionError",
+    "TensorDataError",
+    "UnicodeDecodeError",
+    "error",
+)
 _EXPECTED += ("JSONDecodeError", "ValueError")
 _LONGEST = 1200
 _THOROUGHLY = 8  # one of so many mutations

@@ -259,6 +259,20 @@ def test_growing_files_are_read_or_refused(tmp_path):
             assert examine(path, thoroughly=False) != "read"
 
 
+@needs_proc
+def test_files_of_holes(tmp_path):
+    """A file of 5 GB that takes no room on the disk; it has as many bytes as it says."""
+    size = 5 * 1000 * MB
+    header = {"w": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}}
+    text = json.dumps(header).encode()
+    path = tmp_path / "holes.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    os.truncate(path, path.stat().st_size + size)
+    (outcome,) = measured(SETUP, [f"read_weights({str(path)!r})"], memory=200 * MB)
+    assert outcome.error == "CheckpointError"
+    assert "would take 5,000,000,000 bytes; at most 4,294,967,296" in outcome.message
+
+
 # -- numbers that are not borne out ---------------------------------------------------------------
 
 

@@ -40,7 +40,7 @@ LONGEST_TEXT = 1 << 16
 
 def pickle_allowance(file_size: int) -> int:
     """Return how many bytes of objects the pickles of a file of `file_size` bytes may make."""
-    return (16 << 20) + file_size
+    return (24 << 20) + file_size
 
 
 def weight_allowance(file_size: int) -> int:

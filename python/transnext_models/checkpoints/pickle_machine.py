@@ -52,7 +52,9 @@ class Machine:
         self.called = called
         self.spend = allowance.spend
         self.stack: list[Any] = []
-        self.memo: dict[int, Any] = {}
+        # Picklers count their memo up from 0; whoever wants other numbers pays for a dictionary.
+        self.memo: list[Any] = []
+        self.odd_memo: dict[int, Any] = {}
 
     def run(self, file: ByteReader) -> Any:
         """Carry out the instructions in `file` up to STOP, and return what is on the stack."""
@@ -156,10 +158,24 @@ class Machine:
         return result
 
     def store(self, index: int) -> None:
-        if not 0 <= index < _MAX_MEMO:
+        if index == len(self.memo):
+            self.spend(_ITEM)
+            self.memo.append(self.top())
+        elif 0 <= index < len(self.memo):
+            self.memo[index] = self.top()
+        elif 0 <= index < _MAX_MEMO:
+            self.spend(_ENTRY)
+            self.odd_memo[index] = self.top()
+        else:
             raise PickleDataError("the pickle numbers its memo beyond any pickle's")
-        self.spend(_ENTRY)
-        self.memo[index] = self.top()
+
+    def recall(self, index: int) -> None:
+        if 0 <= index < len(self.memo):
+            self.stack.append(self.memo[index])
+        elif index in self.odd_memo:
+            self.stack.append(self.odd_memo[index])
+        else:
+            raise PickleDataError(f"the pickle refers to memo entry {index}, which it never stored")
 
     # -- what Python would do, written down instead -----------------------------------------------
 
@@ -237,12 +253,6 @@ def _frozen_set(machine: Machine, _: Any) -> None:
     machine.push(frozenset(map(machine.key, machine.pop_to_mark())), _SET)
 
 
-def _get(machine: Machine, index: int) -> None:
-    if index not in machine.memo:
-        raise PickleDataError(f"the pickle refers to memo entry {index}, which it never stored")
-    machine.push(machine.memo[index])
-
-
 def _protocol(_: Machine, version: int) -> None:
     if version > _MAX_PROTOCOL:
         raise PickleDataError(f"pickle protocol {version} is not known")
@@ -297,13 +307,13 @@ _HANDLERS: dict[str, Callable[[Machine, Any], None]] = {
     "EMPTY_SET": lambda m, _: m.push(set(), _SET),
     "ADDITEMS": lambda m, _: m.add(m.pop_to_mark()),
     "FROZENSET": _frozen_set,
-    "GET": _get,
-    "BINGET": _get,
-    "LONG_BINGET": _get,
+    "GET": Machine.recall,
+    "BINGET": Machine.recall,
+    "LONG_BINGET": Machine.recall,
     "PUT": Machine.store,
     "BINPUT": Machine.store,
     "LONG_BINPUT": Machine.store,
-    "MEMOIZE": lambda m, _: m.store(len(m.memo)),
+    "MEMOIZE": lambda m, _: m.store(len(m.memo) + len(m.odd_memo)),
     "GLOBAL": lambda m, reference: m.push_name(*reference),
     "STACK_GLOBAL": _name_from_stack,
     "REDUCE": _reduce,

@@ -9,6 +9,10 @@ class PickleDataError(ValueError):
     """The bytes are not a whole, well-formed pickle of data, or ask for more than they may."""
 
 
+class PickleTooLargeError(PickleDataError):
+    """A pickle, well-formed so far, makes more than it may."""
+
+
 @dataclass(frozen=True, slots=True)
 class Name:
     """A name the pickle refers to, such as ``torch._utils._rebuild_tensor_v2``; never imported."""
@@ -72,4 +76,4 @@ class Allowance:
         """Take `size` bytes, or raise PickleDataError where so many are not left."""
         self._left -= size
         if self._left < 0:
-            raise PickleDataError("the pickle makes more objects than a weights file has")
+            raise PickleTooLargeError("its pickle makes more objects than weights of its size have")

@@ -25,7 +25,7 @@ from .errors import file_error
 from .limits import pickle_allowance
 from .opened import OpenFile
 from .pickle_data import Allowance, read_pickle
-from .pickle_values import Call, PickleDataError
+from .pickle_values import Call, PickleDataError, PickleTooLargeError
 from .tensors import Layout, TensorDataError
 from .torch_archive import ZipRecords
 from .torch_tensors import Storage, describe, is_tensor, rebuilt, storage_of
@@ -114,11 +114,13 @@ def open_torch_file(file: OpenFile) -> TorchFile:
     CheckpointError, and what `opened` turns into one
         If it is not such a file, is damaged, or is a format that cannot be read without running it.
     """
-    file.stream.seek(0)
-    if file.stream.read(2) == b"PK":
-        return _open_zip(file)
-    file.stream.seek(0)
-    return _open_legacy(file)
+    try:
+        file.stream.seek(0)
+        is_zip = file.stream.read(2) == b"PK"
+        file.stream.seek(0)
+        return _open_zip(file) if is_zip else _open_legacy(file)
+    except PickleTooLargeError as error:
+        raise file_error(file.path, str(error)) from error
 
 
 def _open_zip(file: OpenFile) -> TorchFile:
