@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +13,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from huggingface_hub import constants, file_download
 
+from transnext_models.hub import DownloadError, cache_folder, resolve_weights
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+REPO, FILE = "DaiShiResearch/transnext-tiny-224-1k", "transnext_tiny_224_1k.pth"
 
 
 @dataclass
@@ -155,3 +159,15 @@ def stand_in_hub() -> Iterator[StandInHub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def refused(name: str, *parts: str) -> str:
+    """Assert that `name` cannot be downloaded, soon and with advice; return the message."""
+    started = time.perf_counter()
+    with pytest.raises(DownloadError) as error:
+        resolve_weights(name)
+    assert time.perf_counter() - started < 10, "a failure must not keep anyone waiting"
+    message = str(error.value)
+    for part in (*parts, str(cache_folder()), "--weights FILE", 'weights="FILE"'):
+        assert part in message
+    return message

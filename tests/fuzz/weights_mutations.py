@@ -27,8 +27,24 @@ TEXTS += ("\x1b[31m\n", "\u202e\u2028", "é\U0001f600", "__metadata__", "n" * 70
 NAMES = ("torch FloatStorage", "torch HalfStorage", "torch LongStorage", "torch UntypedStorage")
 NAMES += ("torch._utils _rebuild_tensor", "torch._utils _rebuild_tensor_v2", "os system")
 NAMES += ("torch._utils _rebuild_tensor_v3", "torch._utils _rebuild_parameter")
+NAMES += ("torch IntStorage", "torch ShortStorage", "torch BFloat16Storage")
 NAMES += ("collections OrderedDict", "builtins getattr", "numpy.core.multiarray _reconstruct")
-DTYPES = ("F64", "F32", "F16", "BF16", "I64", "U8", "BOOL", "F8_E4M3", "F4", "F6_E2M3", "X", "")
+DTYPES = (
+    "F64",
+    "F32",
+    "F16",
+    "BF16",
+    "I64",
+    "I32",
+    "I16",
+    "U8",
+    "BOOL",
+    "F8_E4M3",
+    "F4",
+    "F6_E2M3",
+    "X",
+    "",
+)
 # Pieces of pickle that ask for much, or for what is odd.
 SNIPPETS = (
     b"2\x86" * 40,  # a tuple of twice itself, forty times
