@@ -38,6 +38,8 @@ class StandInHub:
     stall
         Go silent: before any answer (``HEAD``), before a file (``GET``), in the middle of one
         (``middle``), or send a byte now and then (``drip``).
+    offers_xet
+        Say that files are to be had by the other protocol, too.
     pace
         Seconds between pieces of 50 kB; None sends a file at once.
     """
@@ -50,6 +52,7 @@ class StandInHub:
     corrupt: bool = False
     stop_after: int | None = None
     stall: str | None = None
+    offers_xet: bool = False
     pace: float | None = None
     closing: threading.Event = field(default_factory=threading.Event)
 
@@ -122,6 +125,9 @@ def stand_in_hub() -> Iterator[StandInHub]:
             self.send_response(206 if first else 200)
             self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
             self.send_header("X-Repo-Commit", COMMIT)
+            if hub.offers_xet:
+                self.send_header("X-Xet-Hash", "a" * 64)
+                self.send_header("X-Xet-Refresh-Route", "/api/models/x/xet-read-token/main")
             self.send_header("Content-Length", str(len(content) - first))
             if first:
                 self.send_header(
