@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -16,12 +15,13 @@ import torch
 
 from transnext_ops.backends import registry as backends
 
-from .checkpoints import CheckpointError, WeightsFile, load_checkpoint, read_weights
+from .checkpoints import CheckpointError, WeightsFile, image_side, read_weights
+from .checkpoints import class_names as own_class_names
 from .hub import resolve_weights
 from .images import ImageError, read_image
 from .labels import class_names
-from .preprocess import MIN_SIZE, Preprocess
-from .registry import create_model
+from .preprocess import Preprocess
+from .registry import build_model
 from .transnext import TransNeXt
 from .variants import Checkpoint, Variant, find_checkpoint
 
@@ -95,6 +95,7 @@ class Classifier:
         model: str | None = None,
         weights: str | os.PathLike[str] | None = None,
         *,
+        key: str | None = None,
         size: int | None = None,
         device: str = "auto",
         backend: str | None = None,
@@ -108,6 +109,8 @@ class Classifier:
         weights
             A file, a published name or a file on the Hub (see `hub.resolve_weights`). None is the
             model's published weights.
+        key
+            Which state dict, where the file has several (see `checkpoints.read_weights`).
         size
             Side of the images that the model gets, at least 32; None is what it was trained at.
         device
@@ -128,7 +131,7 @@ class Classifier:
             find_checkpoint(model)  # before any download
         source = weights if weights is not None else model or DEFAULT_MODEL
         path = resolve_weights(source)
-        file = read_weights(path)
+        file = read_weights(path, key=key)
         if file.architecture is None:
             raise CheckpointError(f"{path}: its entries are not those of a TransNeXt")
         num_classes = file.architecture.num_classes
@@ -140,16 +143,15 @@ class Classifier:
             )
         variant, checkpoint = _preset(model, source, file)
         name = f"{variant.name}.{checkpoint.tag}"
-        options: dict[str, Any] = {"num_classes": num_classes, "backend": backend}
+        options: dict[str, Any] = {"backend": backend}
         # Weights of `transnext train` say the sizes they were trained at.
-        if (pretrain_size := _size(file, "pretrain_size")) is not None:
+        if (pretrain_size := image_side(file, "pretrain_size")) is not None:
             options["pretrain_size"] = pretrain_size
-        network = create_model(name, **options)
-        load_checkpoint(network, file)
+        network = build_model(variant, checkpoint, file, **options)
         return cls(
             network,
-            Preprocess.of(checkpoint, size if size is not None else _size(file, "img_size")),
-            _own_labels(file, num_classes) or class_names(checkpoint.labels, num_classes),
+            Preprocess.of(checkpoint, size if size is not None else image_side(file, "img_size")),
+            own_class_names(file) or class_names(checkpoint.labels, num_classes),
             name=name,
             weights=path,
             device=target,
@@ -250,23 +252,6 @@ class Classifier:
         on_cpu = self.device.type == "cpu"
         side = min(self.preprocess.size, _WARM_UP_SIZE) if on_cpu else self.preprocess.size
         self.model(torch.zeros(1, _CHANNELS, side, side, device=self.device)).sum().item()
-
-
-def _size(file: WeightsFile, key: str) -> int | None:
-    """Return the image side that the metadata of a weights file give under `key`, if they do."""
-    text = file.metadata.get(key, "")
-    return int(text) if text.isdecimal() and len(text) < 6 and int(text) >= MIN_SIZE else None
-
-
-def _own_labels(file: WeightsFile, num_classes: int) -> list[str] | None:
-    """Return the class names, a JSON list, in the metadata of a weights file; None without."""
-    try:
-        names = json.loads(file.metadata.get("class_names", "null"))
-    except ValueError:
-        return None
-    if not isinstance(names, list) or len(names) != num_classes:
-        return None
-    return [str(name) for name in names]
 
 
 def resolve_device(name: str) -> torch.device:

@@ -23,6 +23,7 @@ from .console import (
     printable,
     usage_error,
 )
+from .weights import WeightsKey, weights_remarks
 
 if TYPE_CHECKING:
     from ..classifier import Classified, Classifier
@@ -91,6 +92,7 @@ def classify(
     images: Images = None,
     model: Model = None,
     weights: Weights = None,
+    weights_key: WeightsKey = None,
     size: Size = None,
     backend: Backend = None,
     device: Device = "auto",
@@ -127,7 +129,10 @@ def classify(
     for problem in found.problems:
         _print_skipped(problem, messages())
     if found.paths:
-        classifier = Classifier.load(model, weights, size=size, device=device, backend=backend)
+        with weights_remarks():
+            classifier = Classifier.load(
+                model, weights, key=weights_key, size=size, device=device, backend=backend
+            )
         if not json:
             note(_headline(classifier))
             if classifier.labels[-1] == "class 999":
