@@ -1,0 +1,36 @@
+"""What users do not mean when they name a folder: what systems and programs keep beside images."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Folders and files that are hidden on the system that made them, and plain names elsewhere.
+_HIDDEN_ELSEWHERE = {
+    "__macosx",
+    "__pycache__",
+    "#recycle",
+    "$recycle.bin",
+    "@eadir",
+    "@recycle",
+    "@recently-snapshot",
+    "lost+found",
+    "system volume information",
+    "desktop.ini",
+    "ehthumbs.db",
+    "thumbs.db",
+}
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is hidden, on this system or where it came from.
+
+    Hidden are names that begin with a dot (``.git``, ``.ipynb_checkpoints``, ``._photo.jpg``), and
+    what Windows, macOS and network storage leave behind (``Thumbs.db``, ``__MACOSX``, ``@eaDir``).
+    """
+    return name.startswith(".") or name.lower() in _HIDDEN_ELSEWHERE
+
+
+def is_visible(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> bool:
+    """Whether neither `path` nor a folder between it and `root`, which it lies in, is hidden."""
+    return not any(is_hidden(part) for part in Path(os.path.relpath(path, root)).parts)
