@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .errors import Unreadable
+
 _CHANNELS = (1, 3, 4)
 _SLACK = 1e-3  # of floats around 0..1: a quarter of a step of 8 bits
 _16_TO_8_BIT = 257
@@ -18,7 +20,7 @@ def from_tensor(tensor: torch.Tensor) -> Image.Image:
     """
     tensor = tensor.detach()
     if tensor.ndim == 3 and tensor.shape[0] not in _CHANNELS and tensor.shape[2] in _CHANNELS:
-        raise ValueError(
+        raise Unreadable(
             f"a tensor [C, H, W] is needed, got {list(tensor.shape)}: permute(2, 0, 1) turns "
             "[H, W, C] into it"
         )
@@ -39,21 +41,21 @@ def from_array(array: np.ndarray) -> Image.Image:
 
     Raises
     ------
-    ValueError
+    Unreadable
         If it is of another shape or type, empty, or holds floats outside of 0..1.
     """
     if array.ndim == 3 and array.shape[2] not in _CHANNELS and array.shape[0] in _CHANNELS:
-        raise ValueError(
+        raise Unreadable(
             f"an array [H, W, C] is needed, got {list(array.shape)}: transpose(1, 2, 0) turns "
             "[C, H, W] into it"
         )
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in _CHANNELS):
-        raise ValueError(
+        raise Unreadable(
             "an array [H, W] or [H, W, C] of 1, 3 or 4 channels is needed, got shape "
             f"{list(array.shape)}"
         )
     if array.size == 0:
-        raise ValueError(f"an array without pixels, of shape {list(array.shape)}")
+        raise Unreadable(f"an array without pixels, of shape {list(array.shape)}")
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     return Image.fromarray(np.ascontiguousarray(_to_8_bit(array)))
@@ -68,10 +70,10 @@ def _to_8_bit(array: np.ndarray) -> np.ndarray:
         wide = array.astype(np.uint32)
         return ((wide + _16_TO_8_BIT // 2) // _16_TO_8_BIT).astype(np.uint8)
     if not np.issubdtype(array.dtype, np.floating):
-        raise ValueError(
+        raise Unreadable(
             f"uint8, uint16, bool or floats of 0..1 are needed, got an array of {array.dtype}"
         )
     lowest, highest = float(array.min()), float(array.max())
     if not (lowest >= -_SLACK and highest <= 1 + _SLACK):  # also where one is NaN
-        raise ValueError(f"floats of 0..1 are needed, got {lowest:.4g} to {highest:.4g}")
+        raise Unreadable(f"floats of 0..1 are needed, got {lowest:.4g} to {highest:.4g}")
     return np.rint(np.clip(array.astype(np.float32), 0, 1) * np.float32(255)).astype(np.uint8)

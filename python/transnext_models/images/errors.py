@@ -1,4 +1,4 @@
-"""The error of an image that cannot be read."""
+"""The errors of what cannot be read as an image."""
 
 from __future__ import annotations
 
@@ -18,3 +18,7 @@ class ImageError(ValueError):
         super().__init__(f"{os.fspath(path)}: {reason}")
         self.path = os.fspath(path)
         self.reason = reason
+
+
+class Unreadable(ValueError):
+    """What was given is no image that can be read; the message is the reason, without a name."""

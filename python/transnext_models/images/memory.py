@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 from PIL import ExifTags, Image, TiffImagePlugin
+
+from .errors import Unreadable
 
 MAX_PIXELS = 178_956_970  # what Pillow takes for a bomb by default; other code can change its limit
 MAX_SIDE = 1_000_000  # the coefficients that resize an image take 32 bytes per row and column
 DECODING_BYTES = 448 << 20
+_KEPT_BYTES = 16 << 20  # of an image, more is given back to the system
 STRIP_PIXELS = 1 << 20  # what is brought to RGB at a time
 _STRIP_BYTES = 16  # per pixel: its pixels as they were, RGBA, white below them, RGB
 
@@ -20,10 +25,8 @@ _ROW_BYTES = 16  # a row is filled up to 4 bytes, and found by a pointer
 # What decoders hold beside the pixels, per pixel, measured: frames and copies of them.
 _DECODER_BYTES = {"WEBP": 12, "AVIF": 12, "HEIF": 5}
 _HEIF_ALPHA_BYTES = 3
-
-
-class TooLargeError(ValueError):
-    """An image is larger than what is taken; the message says by what measure."""
+# Of a run-length BMP, pixels are collected twice, and a run may go on below the image.
+_RUN_LENGTHS, _RUN_BYTES, _RUN_ROWS = (1, 2), 3, 600
 
 
 class MemoryBudget:
@@ -42,9 +45,9 @@ class MemoryBudget:
 
     @contextmanager
     def reserve(self, needed: int) -> Iterator[None]:
-        """Hold `needed` bytes; TooLargeError where there are not as many in all."""
+        """Hold `needed` bytes; Unreadable where there are not as many in all."""
         if needed > self.total:
-            raise TooLargeError(
+            raise Unreadable(
                 f"would take {_mib(needed)} MiB to decode, more than the image memory of "
                 f"{_mib(self.total)} MiB"
             )
@@ -54,6 +57,8 @@ class MemoryBudget:
         try:
             yield
         finally:
+            if needed > _KEPT_BYTES:
+                _return_freed_memory()
             with self._changed:
                 self._free += needed
                 self._changed.notify_all()
@@ -62,16 +67,37 @@ class MemoryBudget:
 DECODING = MemoryBudget(DECODING_BYTES)
 
 
+def _return_freed_memory() -> None:
+    """Have the C library give back what was freed: glibc keeps it for each thread on its own, so
+    that threads which decode one after the other would hold as much as if all did at once."""
+    if (trim := _malloc_trim()) is not None:
+        trim(0)
+
+
+@cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    import ctypes
+
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none, and keeps nothing
+
+
 def _mib(count: int) -> str:
     return f"{-(-count // (1 << 20)):,}"
 
 
 def check_size(size: tuple[int, int]) -> None:
-    """Raise TooLargeError where an image of (width, height) has more pixels than are taken."""
+    """Raise Unreadable where an image of (width, height) has more pixels than are taken."""
     if size[0] * size[1] > MAX_PIXELS:
-        raise TooLargeError(f"more than {MAX_PIXELS // 1_000_000} million pixels")
+        raise Unreadable(too_many_pixels(MAX_PIXELS))
     if max(size) > MAX_SIDE:
-        raise TooLargeError(f"more than {MAX_SIDE:,} pixels on a side")
+        raise Unreadable(f"more than {MAX_SIDE:,} pixels on a side")
+
+
+def too_many_pixels(limit: int) -> str:
+    """Say that an image has more than `limit` pixels."""
+    return f"more than {limit // 1_000_000 or limit / 1_000_000} million pixels"
 
 
 def bytes_of(size: tuple[int, int], bytes_per_pixel: int) -> int:
@@ -84,6 +110,8 @@ def decoding_bytes(image: Image.Image) -> int:
     pixel = pixel_bytes(image.mode) + _DECODER_BYTES.get(image.format or "", 0)
     if image.format == "HEIF" and image.mode == "RGBA":
         pixel += _HEIF_ALPHA_BYTES
+    if image.format == "BMP" and image.info.get("compression") in _RUN_LENGTHS:
+        return bytes_of(image.size, pixel + _RUN_BYTES) + _RUN_ROWS * image.width
     if isinstance(image, TiffImagePlugin.TiffImageFile) and _is_turned(image):
         pixel *= 2
     return bytes_of(image.size, pixel)
@@ -102,4 +130,5 @@ def pixel_bytes(mode: str) -> int:
 def strip_bytes(size: tuple[int, int]) -> int:
     """Return what it takes to bring an image of (width, height) to RGB strip by strip."""
     width, height = size
-    return _STRIP_BYTES * min(width * height, max(STRIP_PIXELS, width, height))
+    pixels = min(width * height, max(STRIP_PIXELS, width, height))
+    return _STRIP_BYTES * pixels + 4 * _ROW_BYTES * height

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import PIL
 from PIL import Image
 
+from .errors import Unreadable
 from .memory import STRIP_PIXELS
 from .quiet import quiet
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
+Size = tuple[int, int]  # width, height
 
 _Turn = Image.Transpose
 _TURNS = {  # by EXIF orientation
@@ -30,6 +33,7 @@ _TRANSPARENT_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 _WHITE = (255, 255, 255, 255)
 _16_TO_8_BIT = 257  # 65535 / 255: 16-bit white becomes 8-bit white
 _WHITE_16 = 65535
+_COLUMNS_OF_TALL_IMAGES_FIRST = int(PIL.__version__.partition(".")[0]) >= 13
 _MOST_BETWEEN_PIXELS = 16 << 20  # after the first of two steps of resizing
 
 
@@ -49,7 +53,7 @@ class Picture:
 
     Raises
     ------
-    ValueError
+    Unreadable
         If its pixels are of 32 bits, for which black and white are not defined.
     """
 
@@ -58,12 +62,12 @@ class Picture:
             # Older Pillow reads 16-bit PNG as 32-bit integers. True 32-bit images have no white.
             extrema: Any = image.getextrema()
             if image.mode == "F" or extrema[0] < 0 or extrema[1] > _WHITE_16:
-                raise ValueError("has 32-bit pixels, whose black and white are not defined")
+                raise Unreadable("has 32-bit pixels, whose black and white are not defined")
         self._image = image
         self._orientation = orientation if orientation in _TURNS else 1
 
     @property
-    def size(self) -> tuple[int, int]:
+    def size(self) -> Size:
         """Width and height, upright."""
         width, height = self._image.size
         return (height, width) if self._orientation in _SIDEWAYS else (width, height)
@@ -96,33 +100,35 @@ class Picture:
 
     def resize(
         self,
-        size: tuple[int, int],
+        size: Size,
         method: Image.Resampling,
         box: tuple[float, float, float, float] | None = None,
     ) -> Image.Image:
         """Return ``rgb().resize(size, method, box)``.
 
-        Pillow resizes rows, rounds to 8 bits, then resizes columns; the rows can as well be resized
-        strip by strip. Where that would take more than 16 million pixels (65,536 rows to 256
-        pixels) columns go first, and the rounding may differ.
+        Pillow resizes rows and columns one after the other, rounding to 8 bits in between, so the
+        first can be resized strip by strip. Where that would leave more than 16 million pixels
+        (65,536 rows of 256) and the other order less, that is taken: its rounding may differ.
         """
+        order = _order(self.size, size)
+        if self._is_rgb and order == _order_of_pillow(self.size, size):
+            return self._image.resize(size, method, box)
+        if self.width * self.height <= STRIP_PIXELS:
+            return self.rgb().resize(size, method, box)
         left, top, right, bottom = (0, 0, *self.size) if box is None else box
-        if _rows_go_first(self.size, size):
-            if self._is_rgb:
-                return self._image.resize(size, method, box)
-            across = Image.new("RGB", (size[0], self.height))
+        if order == "rows":
+            between = Image.new("RGB", (size[0], self.height))
             for strip in self._strips():
-                rows = strip[3] - strip[1]
-                resized = self.crop(strip).resize((size[0], rows), method, (left, 0, right, rows))
-                across.paste(resized, (0, strip[1]))
-            return across.resize(size, method, (0, top, size[0], bottom))
-        down = Image.new("RGB", (self.width, size[1]))
+                count = strip[3] - strip[1]
+                part = self.crop(strip).resize((size[0], count), method, (left, 0, right, count))
+                between.paste(part, (0, strip[1]))
+            return between.resize(size, method, (0, top, size[0], bottom))
+        between = Image.new("RGB", (self.width, size[1]))
         for strip in self._strips(columns=True):
-            columns = strip[2] - strip[0]
-            part = self.crop(strip)
-            resized = part.resize((columns, size[1]), method, (0, top, columns, bottom))
-            down.paste(resized, (strip[0], 0))
-        return down.resize(size, method, (left, 0, right, size[1]))
+            count = strip[2] - strip[0]
+            part = self.crop(strip).resize((count, size[1]), method, (0, top, count, bottom))
+            between.paste(part, (strip[0], 0))
+        return between.resize(size, method, (left, 0, right, size[1]))
 
     @property
     def _is_rgb(self) -> bool:
@@ -152,13 +158,28 @@ class Picture:
         return left, top, right, bottom
 
 
-def _rows_go_first(before: tuple[int, int], after: tuple[int, int]) -> bool:
-    return after[0] * before[1] <= _MOST_BETWEEN_PIXELS
+Order = Literal["rows", "columns"]
 
 
-def pixels_between(before: tuple[int, int], after: tuple[int, int]) -> int:
+def _order_of_pillow(before: Size, after: Size) -> Order:
+    """Return what Pillow resizes first."""
+    fewer_columns, fewer_rows = before[0] - after[0], before[1] - after[1]
+    tall = fewer_rows > 0 and fewer_rows > 2 * fewer_columns
+    return "columns" if _COLUMNS_OF_TALL_IMAGES_FIRST and tall else "rows"
+
+
+def _order(before: Size, after: Size) -> Order:
+    """Return what is resized first here."""
+    left = {"rows": after[0] * before[1], "columns": before[0] * after[1]}
+    order = _order_of_pillow(before, after)
+    other: Order = "rows" if order == "columns" else "columns"
+    return other if left[order] > max(_MOST_BETWEEN_PIXELS, left[other]) else order
+
+
+def pixels_between(before: Size, after: Size) -> int:
     """Return the pixels between the two steps that resize (width, height) `before` to `after`."""
-    return after[0] * before[1] if _rows_go_first(before, after) else before[0] * after[1]
+    rows_first = _order(before, after) == "rows"
+    return after[0] * before[1] if rows_first else before[0] * after[1]
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -16,13 +16,12 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from . import memory
 from .arrays import from_array, from_tensor
 from .claims import ClaimError, check_exif, read_claim
-from .errors import ImageError
+from .errors import ImageError, Unreadable
 from .formats import readable_formats
-from .memory import DECODING, MemoryBudget, TooLargeError
+from .memory import DECODING, MemoryBudget
 from .picture import Picture
 from .quiet import quiet
-from .sources import SourceError, check_source, name_of, open_source
-from .streams import StreamError
+from .sources import check_source, name_of, open_source
 
 Size = tuple[int, int]  # width, height
 Working = Callable[[Size], int]  # bytes that work on an image of this size takes
@@ -119,7 +118,7 @@ def open_picture(
 def _from_file(file: BinaryIO, held: ExitStack, budget: MemoryBudget, working: Working) -> Picture:
     length = file.seek(0, os.SEEK_END)
     if length == 0:
-        raise SourceError("an empty file")
+        raise Unreadable("an empty file")
     claim = read_claim(file, length)
     extra = claim.extra_bytes
     is_held = claim.size is not None and claim.bytes_per_pixel is not None
@@ -130,7 +129,7 @@ def _from_file(file: BinaryIO, held: ExitStack, budget: MemoryBudget, working: W
     elif _is_kept_whole(file):
         extra += length
         if length > budget.total:
-            raise TooLargeError(f"a file of {length >> 20:,} MiB")
+            raise Unreadable(f"a file of {length >> 20:,} MiB")
     file.seek(0)
     with quiet():
         image = Image.open(file, formats=readable_formats())
@@ -199,14 +198,15 @@ def _named_errors(name: str | os.PathLike[str]) -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     """Say why an image could not be decoded."""
-    if isinstance(error, (SourceError, StreamError, TooLargeError)):
+    if isinstance(error, Unreadable):
         return str(error)
     if isinstance(error, ClaimError):
         return f"cannot be trusted: {error}"
     if isinstance(error, UnidentifiedImageError):
         return "not an image of a known format (JPEG, PNG, WebP, …)"
     if isinstance(error, Image.DecompressionBombError):
-        return f"more pixels than Pillow was told to allow ({Image.MAX_IMAGE_PIXELS:,})"
+        allowed = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # other code may have set it lower
+        return memory.too_many_pixels(min(allowed, memory.MAX_PIXELS))
     if isinstance(error, MemoryError):
         return "too large for the memory of this machine"
     # Decoders fail on damaged files in every way there is; each is this one file's problem.

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from . import streams
+from .errors import Unreadable
 
 _KINDS = "a path, bytes, a binary file, a PIL image, an array or a tensor"
 _BYTES = (bytes, bytearray, memoryview)
@@ -24,10 +25,6 @@ _NAMED_KINDS: tuple[tuple[Any, str], ...] = (
     (np.ndarray, "array"),
     (torch.Tensor, "tensor"),
 )
-
-
-class SourceError(ValueError):
-    """What was named cannot hold an image; the message says what it is."""
 
 
 def is_one(value: Any) -> bool:
@@ -62,7 +59,7 @@ def open_source(source: Any, stop: threading.Event) -> BinaryIO:
 
     Raises
     ------
-    SourceError, StreamError
+    Unreadable
         If it cannot be read, or is nothing that holds bytes.
     """
     try:
@@ -76,7 +73,7 @@ def open_source(source: Any, stop: threading.Event) -> BinaryIO:
             return streams.read_descriptor(descriptor, stop)
         return _open_path(name, stop)
     except OSError as error:
-        raise SourceError(reason_of(error)) from error
+        raise Unreadable(reason_of(error)) from error
 
 
 def reason_of(error: OSError) -> str:
@@ -90,9 +87,9 @@ def reason_of(error: OSError) -> str:
 
 def _open_path(name: str, stop: threading.Event) -> BinaryIO:
     if "\0" in name:
-        raise SourceError("no file can have such a name")
+        raise Unreadable("no file can have such a name")
     if os.name != "posix" and os.path.isdir(name):  # there a folder cannot be opened at all
-        raise SourceError("a folder, not an image")
+        raise Unreadable("a folder, not an image")
     # Not to wait here for the writer of a named pipe.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(name, flags)
@@ -102,11 +99,11 @@ def _open_path(name: str, stop: threading.Event) -> BinaryIO:
             file: BinaryIO = os.fdopen(os.dup(descriptor), "rb")
             return file
         if stat.S_ISDIR(mode):
-            raise SourceError("a folder, not an image")
+            raise Unreadable("a folder, not an image")
         if stat.S_ISFIFO(mode):
             return streams.read_pipe(descriptor, stop)
         if stat.S_ISCHR(mode):
             return streams.read_descriptor(descriptor, stop)
-        raise SourceError("a device, not an image")
+        raise Unreadable("a device, not an image")
     finally:
         os.close(descriptor)

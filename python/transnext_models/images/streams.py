@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
+from .errors import Unreadable
 from .memory import DECODING_BYTES
 
 MOST_STREAM_BYTES = DECODING_BYTES
@@ -31,10 +32,6 @@ _DESCRIPTOR = re.compile(r"/dev/fd/(\d+)|/proc/self/fd/(\d+)")
 
 # Objects of the caller are read one at a time: one may be given twice.
 _reading = threading.Lock()
-
-
-class StreamError(ValueError):
-    """Nothing that could be an image comes from a stream; the message says why."""
 
 
 def descriptor_of(name: str) -> int | None:
@@ -51,7 +48,7 @@ def read_descriptor(descriptor: int, stop: threading.Event) -> BinaryIO:
 
     Raises
     ------
-    StreamError, OSError
+    Unreadable, OSError
         If nothing comes, or too much, or `stop` was set.
     """
     if descriptor == 0 and (given := _standard_input()) is not None:
@@ -59,7 +56,7 @@ def read_descriptor(descriptor: int, stop: threading.Event) -> BinaryIO:
     copy = os.dup(descriptor)
     try:
         if os.isatty(copy):
-            raise StreamError("a terminal, not an image; give it a file or a pipe")
+            raise Unreadable("a terminal, not an image; give it a file or a pipe")
         return _copy(lambda: _next_bytes(copy, stop))
     finally:
         os.close(copy)
@@ -68,7 +65,7 @@ def read_descriptor(descriptor: int, stop: threading.Event) -> BinaryIO:
 def _standard_input() -> Any:
     """Return the standard input of this process if it is an object without a descriptor."""
     if sys.stdin is None:
-        raise StreamError("standard input is closed")
+        raise Unreadable("standard input is closed")
     stream = getattr(sys.stdin, "buffer", sys.stdin)
     try:
         return None if stream.fileno() == 0 else stream
@@ -81,7 +78,7 @@ def read_pipe(descriptor: int, stop: threading.Event) -> BinaryIO:
 
     Raises
     ------
-    StreamError, OSError
+    Unreadable, OSError
         As `read_descriptor`, and where nobody opens the pipe to write.
     """
     deadline = time.monotonic() + WRITER_SECONDS
@@ -100,9 +97,9 @@ def read_pipe(descriptor: int, stop: threading.Event) -> BinaryIO:
             if has_begun:
                 return data
             if time.monotonic() > deadline:
-                raise StreamError(f"a pipe that nobody wrote to within {WRITER_SECONDS:.0f} s")
+                raise Unreadable(f"a pipe that nobody wrote to within {WRITER_SECONDS:.0f} s")
             if stop.wait(_LOOK_SECONDS):
-                raise StreamError("given up")
+                raise Unreadable("given up")
 
     return _copy(following)
 
@@ -112,7 +109,7 @@ def read_object(stream: Any, stop: threading.Event) -> BinaryIO:
 
     Raises
     ------
-    StreamError
+    Unreadable
         If it reads text, or too much, or `stop` was set.
     """
     with _reading:
@@ -121,10 +118,10 @@ def read_object(stream: Any, stop: threading.Event) -> BinaryIO:
 
         def following() -> bytes:
             if stop.is_set():
-                raise StreamError("given up")
+                raise Unreadable("given up")
             data = stream.read(_CHUNK_BYTES)
             if isinstance(data, str):
-                raise StreamError("a file opened as text; open it with mode 'rb'")
+                raise Unreadable("a file opened as text; open it with mode 'rb'")
             return bytes(data or b"")
 
         return _copy(following)
@@ -143,7 +140,7 @@ def _wait_for(descriptor: int, stop: threading.Event) -> None:
     poll.register(descriptor, select.POLLIN)
     while not poll.poll(1000 * _LOOK_SECONDS):
         if stop.is_set():
-            raise StreamError("given up")
+            raise Unreadable("given up")
 
 
 def _copy(following: Callable[[], bytes]) -> BinaryIO:
@@ -154,7 +151,7 @@ def _copy(following: Callable[[], bytes]) -> BinaryIO:
         while data := following():
             count += len(data)
             if count > MOST_STREAM_BYTES:
-                raise StreamError(f"more than {MOST_STREAM_BYTES >> 20} MiB came through it")
+                raise Unreadable(f"more than {MOST_STREAM_BYTES >> 20} MiB came through it")
             if count > _IN_MEMORY_BYTES and isinstance(copy, io.BytesIO):
                 so_far, copy = copy, tempfile.TemporaryFile()  # noqa: SIM115
                 copy.write(so_far.getvalue())

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from typing import BinaryIO
 
 from .claim import MOST_BLOCKS, Claim, ClaimError, unpack
 
-# Pillow unpacks at most this of each text; zlib packs at most 1032 to 1.
-_TEXT_BYTES, _ZLIB_RATIO = 1 << 20, 1032
+# What Pillow unpacks at most of a text; of what that is packed to, there is hardly ever more.
+_TEXT_BYTES, _PACKED_TEXT_BYTES = 1 << 20, 2 << 20
 _MOST_TEXT_BYTES = 4 << 20
 _GREY, _PALETTE = 0, 3
 
@@ -27,7 +28,9 @@ def read(file: BinaryIO, length: int) -> Claim:
             width, height, depth, colour = unpack(file, ">IIBB")
             size, bytes_per_pixel = (width, height), _pixel(depth, colour)
         elif kind in (b"zTXt", b"iTXt", b"iCCP"):
-            texts += min(_TEXT_BYTES, chunk_bytes * _ZLIB_RATIO)
+            texts += _text_bytes(kind, file.read(min(chunk_bytes, _PACKED_TEXT_BYTES)))
+            if texts > _MOST_TEXT_BYTES:
+                raise ClaimError(f"its texts unpack to more than {_MOST_TEXT_BYTES >> 20} MiB")
         elif kind == b"acTL":
             animated = True
         elif kind == b"IEND":
@@ -35,8 +38,6 @@ def read(file: BinaryIO, length: int) -> Claim:
         file.seek(following)
     else:
         raise ClaimError(f"it has more than {MOST_BLOCKS:,} chunks")
-    if texts > _MOST_TEXT_BYTES:
-        raise ClaimError(f"its texts may unpack to more than {_MOST_TEXT_BYTES >> 20} MiB")
     if size is None:
         return Claim()
     # Of an animation older Pillow makes the frame before and what replaces it as it opens the file.
@@ -46,3 +47,18 @@ def read(file: BinaryIO, length: int) -> Claim:
 def _pixel(depth: int, colour: int) -> int:
     """Return Pillow's bytes per pixel; 16-bit grey is 32 bits in its older versions."""
     return 1 if colour in (_GREY, _PALETTE) and depth <= 8 else 4
+
+
+def _text_bytes(kind: bytes, data: bytes) -> int:
+    """Return how much a chunk of text unpacks to, as far as Pillow unpacks it."""
+    packed = data.partition(b"\0")[2]
+    if kind == b"iTXt":  # whether it is packed, how, language and keyword come before the text
+        if packed[:1] in (b"", b"\0"):
+            return 0
+        packed = packed[2:].partition(b"\0")[2].partition(b"\0")[2]
+    else:
+        packed = packed[1:]
+    try:
+        return len(zlib.decompressobj().decompress(packed, _TEXT_BYTES))
+    except zlib.error:
+        return 0
