@@ -106,9 +106,9 @@ class Picture:
     ) -> Image.Image:
         """Return ``rgb().resize(size, method, box)``.
 
-        Pillow resizes rows and columns one after the other, rounding to 8 bits in between, so the
-        first can be resized strip by strip. Where that would leave more than 16 million pixels
-        (65,536 rows of 256) and the other order less, that is taken: its rounding may differ.
+        Pillow resizes rows and columns one after the other, with 8 bits in between, so the first
+        can be resized strip by strip. Where that would leave more than 16 million pixels (65,536
+        rows of 256) and the other order less, that is taken: it rounds and clips other values.
         """
         order = _order(self.size, size)
         if self._is_rgb and order == _order_of_pillow(self.size, size):
