@@ -32,14 +32,21 @@ R = TypeVar("R")
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
+class _Console(Console):
+    """Rich's console, but for whom a reader that has left is an exception as any other."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def output() -> Console:
     """Return the console of standard output."""
-    return Console(highlight=False)
+    return _Console(highlight=False)
 
 
 def messages() -> Console:
     """Return the console of standard error."""
-    return Console(stderr=True, highlight=False)
+    return _Console(stderr=True, highlight=False)
 
 
 def print_rows(

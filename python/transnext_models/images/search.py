@@ -34,9 +34,11 @@ class Search:
 
     def __init__(self) -> None:
         self._paths: dict[Path, None] = {}
-        self._problems: list[ImageError] = []
+        self._problems: dict[str, ImageError] = {}
         self._left_out: dict[str, LeftOut] = {}
-        self._linked: set[Path] = set()  # of the files, those found behind a link
+        # Of the files, those behind links: in a linked folder, and linked themselves.
+        self._in_linked: set[Path] = set()
+        self._linked: set[Path] = set()
         self._searched: set[Identity] = set()
 
     def add(self, path: Path) -> None:
@@ -44,8 +46,9 @@ class Search:
         self._paths[path] = None
 
     def fail(self, name: str | os.PathLike[str], reason: str) -> None:
-        """Note what could not be looked at."""
-        self._problems.append(ImageError(name, reason))
+        """Note, once, what could not be looked at."""
+        problem = ImageError(name, reason)
+        self._problems.setdefault(str(problem), problem)
 
     @property
     def problem_count(self) -> int:
@@ -53,18 +56,17 @@ class Search:
 
     def found(self) -> FoundImages:
         """Return what was collected; of a file and links to it, the file."""
-        listed: set[Identity] = set()
-        if self._linked:
-            listed = {_identity(path) for path in self._paths if path not in self._linked}
-        paths = []
-        for path in self._paths:
-            if path in self._linked:
-                if (identity := _identity(path)) in listed:
-                    self._leave_out(_LISTED, path)
-                    continue
-                listed.add(identity)
-            paths.append(path)
-        return FoundImages(paths, self._problems, list(self._left_out.values()))
+        behind_links = self._in_linked | self._linked
+        if behind_links:
+            listed = {_identity(path) for path in self._paths if path not in behind_links}
+            for group in (self._in_linked - self._linked, self._linked):
+                for path in [path for path in self._paths if path in group]:
+                    if (identity := _identity(path)) in listed:
+                        self._leave_out(_LISTED, path)
+                        del self._paths[path]
+                    listed.add(identity)
+        problems, left_out = self._problems.values(), self._left_out.values()
+        return FoundImages(list(self._paths), list(problems), list(left_out))
 
     def folder(self, root: Path) -> None:
         """Take the images in a folder that was named, and in all folders below."""
@@ -138,7 +140,9 @@ class Search:
         elif kind == "special":
             self._leave_out(_SPECIAL, path)
         elif kind == "file" and (any_suffix or is_image_name(path)):
-            if is_linked or entry.is_symlink():
+            if is_linked and path not in self._paths:
+                self._in_linked.add(path)
+            if entry.is_symlink() and path not in self._paths:
                 self._linked.add(path)
             return True
         elif kind == "file":
