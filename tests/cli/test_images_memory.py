@@ -8,7 +8,6 @@ import threading
 import time
 import warnings
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +24,7 @@ from transnext_models.images import (
     open_picture,
     read_image,
 )
-from transnext_models.images.claims import read_claim
+from transnext_models.images.claims import ClaimError, read_claim
 from transnext_models.preprocess import Preprocess
 
 BOUND = 512  # MiB; what is stated is 448, of pixels and what goes with them
@@ -180,6 +179,22 @@ def test_limit_of_a_side():
     assert read_image(hostile.png(100_000, 2, colour=0)).size == (100_000, 2)
 
 
+@pytest.mark.parametrize("format_", ["PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP"])
+def test_images_that_the_caller_opened_are_held_to_it_too(format_):
+    """And are decoded from where they stand."""
+    file = io.BytesIO()
+    Image.effect_noise((640, 480), 90).convert("RGB").save(file, format_)
+    expected = np.asarray(read_image(file.getvalue()))
+    with Image.open(file) as image:
+        assert np.array_equal(read_image(image), expected)
+        assert np.array_equal(read_image(image), expected)
+    with Image.open(file) as image, pytest.raises(ImageError, match="the image memory of 1 MiB"):
+        read_image(image, memory_bytes=1 << 20)
+    tiles = io.BytesIO(hostile.tiff(64, 64, compression=8, tile=(40_000, 40_000)))
+    with Image.open(tiles) as image, pytest.raises(ImageError, match="would take 1,5"):
+        read_image(image)
+
+
 def test_limit_of_memory_is_said_and_can_be_raised():
     data = hostile.png(2_000, 2_000)
     with pytest.raises(ImageError, match=r"would take \d+ MiB .* the image memory of 8 MiB"):
@@ -320,6 +335,49 @@ def test_scans_of_one_component_keep_coefficients():
     assert claim(bytes(data)).extra_bytes == 640 * 480 * 6
 
 
+def test_claims_cannot_be_hidden_from_us_alone():
+    """Decoders pass over odd bytes in their own ways; what they see is seen here as well."""
+    bomb = hostile.exif(900, 60_000)
+    data = hostile.jpeg_with_exif(bomb)
+    for hiding in (b"\xff\xf0\xff\xff", b"\xff\xd9", b"\xff\xd9junk\xff\xff", b"\xff\xc8\x40\x00"):
+        with pytest.raises(ClaimError, match="its directory"):
+            claim(data[:2] + hiding + data[2:])
+    # A second header counts before the pixels, as for Pillow, and not behind them.
+    large = hostile.png(3_000, 2_000, colour=6)
+    small = hostile.png_chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0))
+    for data, size in (
+        (large[:-12] + small + large[-12:], (3_000, 2_000)),
+        (large[:33] + small + large[33:], (1, 1)),
+    ):
+        assert claim(data).size == size
+        assert read_image(data).size == size
+    # Bytes before the first frame of a GIF.
+    extension = b"\x21\xf9\x04\x09\0\0\0\0"
+    assert claim(hostile.gif(900, 800, extensions=b"??" + extension)).bytes_per_pixel == 5
+    # Tiles said twice, and with a magic number that only Pillow takes.
+    tiles = hostile.tiff(64, 64, compression=8, tile=(4_000, 4_000))
+    once = struct.pack("<HHII", 277, 3, 1, 1)
+    twice = tiles.replace(once, struct.pack("<HHII", 322, 4, 1, 40_000))
+    assert claim(tiles).extra_bytes == 4_000 * 4_000
+    assert claim(b"II\0*" + tiles[4:]).extra_bytes == 4_000 * 4_000
+    assert claim(twice).extra_bytes == 40_000 * 4_000
+    # EXIF data anywhere in the boxes of an AVIF.
+    with pytest.raises(ClaimError, match="its directory"):
+        claim(b"\0\0\0\x20ftypavif" + bytes(100) + bomb)
+
+
+def test_tiles_of_a_big_tiff():
+    entries = [(256, 4, 64), (257, 4, 64), (258, 3, 8), (259, 3, 8), (262, 3, 1), (277, 3, 1)]
+    entries += [(322, 4, 30_000), (323, 4, 20_000), (324, 16, 16), (325, 16, 8)]
+    for order, magic in (("<", b"II+\0"), (">", b"MM\0+")):
+        directory = struct.pack(order + "Q", len(entries))
+        for tag, kind, value in entries:
+            packed = struct.pack(order + {3: "H", 4: "I", 16: "Q"}[kind], value)
+            directory += struct.pack(order + "HHQ", tag, kind, 1) + packed.ljust(8, b"\0")
+        header = magic + struct.pack(order + "HHQ", 8, 0, 16)
+        assert claim(header + directory + bytes(8)).extra_bytes == 600_000_000
+
+
 @pytest.mark.parametrize("make", [hostile.png, hostile.tiff, hostile.gif])
 def test_headers_that_are_cut_short_claim_nothing(make):
     data = make(9, 9)
@@ -362,14 +420,16 @@ def test_random_headers_are_one_kind_of_error():
         pass
 
 
-def test_warnings_of_others_are_left_alone(tmp_path: Path, recwarn: pytest.WarningsRecorder):
+def test_warnings_of_others_are_left_alone():
     """Many threads that silence Pillow at once take nothing away from who hears warnings."""
     data = hostile.jpeg_with_exif(b"II*\0" + bytes(40))
-    before = list(warnings.filters)
     batches = DecodedBatches(
         [data] * 64, PREPROCESS, PREPROCESS.working_bytes, batch_size=16, budget=memory.DECODING
     )
-    for _ in batches:
-        warnings.warn("heard", UserWarning, stacklevel=1)
-    assert warnings.filters == before
-    assert [str(warning.message) for warning in recwarn] == ["heard"] * 4
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        before = list(warnings.filters)
+        for _ in batches:
+            warnings.warn("heard", UserWarning, stacklevel=1)
+        assert warnings.filters == before
+    assert [str(warning.message) for warning in heard] == ["heard"] * 4

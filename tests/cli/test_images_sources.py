@@ -119,7 +119,7 @@ def test_the_same_image_twice(classifier, path, expected):
     assert [predicted(result) for result in results] == [expected] * 16
 
 
-@pytest.mark.parametrize("value", [None, 3, 2.5, object()])
+@pytest.mark.parametrize("value", [None, 3, 2.5, object(), {"image": b"x"}])
 def test_what_is_no_image_is_named(classifier, data, value):
     with pytest.raises(TypeError, match=r"^images: got \w+, needs a path, bytes"):
         classifier.classify(value)
@@ -207,6 +207,7 @@ def test_transparent_arrays_are_put_on_white():
         (np.zeros((3, 40, 50), np.uint8), r"\[H, W, C\] is needed.*transpose\(1, 2, 0\)"),
         (torch.zeros(40, 50, 3), r"\[C, H, W\] is needed.*permute\(2, 0, 1\)"),
         (np.zeros((40, 50, 2), np.uint8), "1, 3 or 4 channels"),
+        (np.array(3), r"needed, got shape \[\]"),
         (np.zeros((0, 50, 3), np.uint8), "without pixels"),
         (np.zeros((40, 50, 3), np.int64), "got an array of int64"),
         (np.zeros((40, 50, 3), complex), "got an array of complex128"),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
+import re
 import sys
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 _MODULES = r"(PIL|pillow_heif|transnext_models\.images)\b"
+_SILENCE: Any = ("ignore", None, Warning, re.compile(_MODULES), 0)  # as `warnings` keeps a filter
 
 _lock = threading.Lock()
 _inside = 0
@@ -20,35 +22,23 @@ def quiet() -> Iterator[None]:
     """Ignore warnings of Pillow: of large images, odd EXIF data and palettes.
 
     `warnings.catch_warnings` puts back the filters that it found, which from several threads loses
-    the changes of others, for good. So one filter is added while anyone is inside, and removed.
+    the changes of others, for good. So one filter is there while anyone is inside, and is taken
+    away after; the list of filters is replaced, not changed, for who is just going through it.
     """
     global _inside
     if getattr(sys.flags, "context_aware_warnings", False):  # then each thread has its own filters
         with warnings.catch_warnings():
-            _ignore()
+            warnings.filterwarnings("ignore", module=_MODULES)
             yield
         return
     with _lock:
         _inside += 1
         if _inside == 1:
-            _ignore()
+            warnings.filters = [_SILENCE, *warnings.filters]
     try:
         yield
     finally:
         with _lock:
             _inside -= 1
             if _inside == 0:
-                _heed()
-
-
-def _ignore() -> None:
-    warnings.filterwarnings("ignore", module=_MODULES)
-
-
-def _heed() -> None:
-    filters = list(warnings.filters)
-    for entry in filters:
-        pattern = entry[3]
-        if entry[0] == "ignore" and getattr(pattern, "pattern", None) == _MODULES:
-            with contextlib.suppress(ValueError):
-                warnings.filters.remove(entry)  # type: ignore[attr-defined]
+                warnings.filters = [entry for entry in warnings.filters if entry is not _SILENCE]

@@ -15,7 +15,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from . import memory
 from .arrays import from_array, from_tensor
-from .claims import ClaimError, check_exif, read_claim
+from .claims import Claim, ClaimError, check_exif, read_claim
 from .errors import ImageError, Unreadable
 from .formats import readable_formats
 from .memory import DECODING, MemoryBudget
@@ -119,22 +119,22 @@ def _from_file(file: BinaryIO, held: ExitStack, budget: MemoryBudget, working: W
     length = file.seek(0, os.SEEK_END)
     if length == 0:
         raise Unreadable("an empty file")
+    if _is_kept_whole(file) and length > budget.total:
+        raise Unreadable(f"a file of {length >> 20:,} MiB")
     claim = read_claim(file, length)
-    extra = claim.extra_bytes
-    is_held = claim.size is not None and claim.bytes_per_pixel is not None
+    extra, reserved = claim.extra_bytes, None
     if claim.size is not None and claim.bytes_per_pixel is not None:
         memory.check_size(claim.size)
         pixels = memory.bytes_of(claim.size, claim.bytes_per_pixel)
-        held.enter_context(budget.reserve(pixels + extra + _work(claim.size, working)))
+        reserved = pixels + extra + _work(claim.size, working)
+        held.enter_context(budget.reserve(reserved))
     elif _is_kept_whole(file):
         extra += length
-        if length > budget.total:
-            raise Unreadable(f"a file of {length >> 20:,} MiB")
     file.seek(0)
     with quiet():
         image = Image.open(file, formats=readable_formats())
     held.callback(image.close)
-    return _decoded(image, None if is_held else extra, held, budget, working)
+    return _decoded(image, extra, reserved, held, budget, working)
 
 
 def _is_kept_whole(file: BinaryIO) -> bool:
@@ -150,17 +150,39 @@ def _from_image(
     if not isinstance(image, ImageFile.ImageFile):  # no file to be decoded
         return Picture(image, _orientation(image))
     with _loading:
-        return _decoded(image, 0, held, budget, working)
+        extra = _claimed_by(image).extra_bytes
+        return _decoded(image, extra, None, held, budget, working)
+
+
+def _claimed_by(image: ImageFile.ImageFile) -> Claim:
+    """Return what the file claims that an image, not decoded yet, was opened from."""
+    file: Any = image.fp
+    if file is None or getattr(file, "closed", False):
+        return Claim()
+    place = file.tell()
+    try:
+        file.seek(0, os.SEEK_END)
+        return read_claim(file, file.tell())
+    finally:
+        file.seek(place)
 
 
 def _decoded(
-    image: Image.Image, extra: int | None, held: ExitStack, budget: MemoryBudget, working: Working
+    image: Image.Image,
+    extra: int,
+    reserved: int | None,
+    held: ExitStack,
+    budget: MemoryBudget,
+    working: Working,
 ) -> Picture:
-    """Decode an image that was opened, with `extra` bytes beside it; None: all of it is held."""
+    """Decode an image that was opened, with `extra` bytes beside it; `reserved` are held already,
+    if it had to be before it was opened."""
     memory.check_size(image.size)
-    if extra is not None:
-        needed = memory.decoding_bytes(image) + extra + _work(image.size, working)
+    needed = memory.decoding_bytes(image) + extra + _work(image.size, working)
+    if reserved is None:
         held.enter_context(budget.reserve(needed))
+    elif needed > reserved:
+        raise ClaimError("its header says two sizes")
     with quiet():
         image.load()
     return Picture(image, _orientation(image))

@@ -30,7 +30,7 @@ _NAMED_KINDS: tuple[tuple[Any, str], ...] = (
 def is_one(value: Any) -> bool:
     """Whether `value` is one image or the name of one, not several."""
     if isinstance(value, _ARRAYS):
-        return value.ndim in (2, 3)
+        return value.ndim in (0, 2, 3)
     known = (str, os.PathLike, *_BYTES, Image.Image)
     return isinstance(value, known) or callable(getattr(value, "read", None))
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from typing import BinaryIO
 
-from . import gif, jpeg, png, tiff
+from . import gif, heif, jpeg, png, tiff
 from .claim import Claim, ClaimError
 from .tiff import check_exif
 
@@ -22,10 +22,8 @@ _READERS = {
     b"\xff\xd8\xff": jpeg.read,
     b"GIF87a": gif.read,
     b"GIF89a": gif.read,
-    b"II*\0": tiff.read,
-    b"MM\0*": tiff.read,
-    b"II+\0": tiff.read,
-    b"MM\0+": tiff.read,
+    b"II": tiff.read,
+    b"MM": tiff.read,
 }
 
 
@@ -45,4 +43,4 @@ def read_claim(file: BinaryIO, length: int) -> Claim:
                 return read(file, length)
             except struct.error:  # cut short
                 return Claim()
-    return Claim()
+    return heif.read(file, length) if start[4:] == b"ftyp" else Claim()

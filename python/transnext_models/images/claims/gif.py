@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
+from PIL import GifImagePlugin
+from PIL.GifImagePlugin import LoadingStrategy
+
 from .claim import MOST_BLOCKS, Claim, ClaimError, unpack
 
-_IMAGE, _EXTENSION, _GRAPHIC_CONTROL = 0x2C, 0x21, 0xF9
+_IMAGE, _EXTENSION, _TRAILER, _GRAPHIC_CONTROL = 0x2C, 0x21, 0x3B, 0xF9
 
 
 def read(file: BinaryIO, length: int) -> Claim:
@@ -23,9 +26,12 @@ def read(file: BinaryIO, length: int) -> Claim:
             size = max(width, left + across), max(height, top + down)
             # Pillow makes what replaces a frame together with it, in colour where it may be
             # transparent.
-            return Claim(0, size, 5 if replaced else 1)
-        if kind != _EXTENSION:
+            pixel = 1 if GifImagePlugin.LOADING_STRATEGY != LoadingStrategy.RGB_ALWAYS else 4
+            return Claim(0, size, pixel + 4 if replaced else pixel)
+        if kind == _TRAILER:
             return Claim()
+        if kind != _EXTENSION:  # passed over
+            continue
         label, count = unpack(file, "BB")
         if label == _GRAPHIC_CONTROL and count:
             (flags,) = unpack(file, "B")
@@ -34,4 +40,4 @@ def read(file: BinaryIO, length: int) -> Claim:
         while count:
             file.seek(count, 1)
             (count,) = unpack(file, "B")
-    raise ClaimError(f"it has more than {MOST_BLOCKS:,} extensions")
+    raise ClaimError(f"it has more than {MOST_BLOCKS:,} extensions before its pixels")

@@ -9,10 +9,11 @@ from .claim import MOST_BLOCKS, Claim, ClaimError, unpack
 from .tiff import check_exif
 
 _SEQUENTIAL = (0xC0, 0xC1, 0xC9)
-_FRAMES = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
+_FRAMES = {*range(0xC0, 0xD0), 0xDE} - {0xC4, 0xC8, 0xCC}
 _EXIF, _MULTI_PICTURE, _SCAN = 0xE1, 0xE2, 0xDA
-_END = b"\xd9"
-_WITHOUT_LENGTH = (b"\x00", b"\x01", *(bytes([code]) for code in range(0xD0, 0xD9)))
+# As Pillow reads them: of these it does not pass over what a length would say, others end it.
+_WITHOUT_LENGTH = {0x00, 0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE)}
+_UNKNOWN = range(0x01, 0xC0)
 _COEFFICIENT_BYTES = 2
 # Pillow joins the segments of EXIF data one by one: bytes times segments are copied.
 _MOST_EXIF_COPIED = 1 << 30
@@ -63,9 +64,9 @@ def _segments(file: BinaryIO) -> Iterator[tuple[int, int]]:
                 raise ClaimError("there is junk between its segments")
         while byte == b"\xff":  # any number may stand before a marker
             byte = file.read(1)
-        if byte in (_END, b""):
+        if not byte or byte[0] in _UNKNOWN:
             return
-        if byte in _WITHOUT_LENGTH:
+        if byte[0] in _WITHOUT_LENGTH:
             continue
         (count,) = unpack(file, ">H")
         following = file.tell() + count - 2

@@ -17,14 +17,14 @@ _GREY, _PALETTE = 0, 3
 def read(file: BinaryIO, length: int) -> Claim:
     """Go through the chunks of a PNG file: the sum of its texts, and whether it is animated."""
     file.seek(8)
-    size, bytes_per_pixel, texts, animated = None, 0, 0, False
+    size, bytes_per_pixel, texts, animated, in_header = None, 0, 0, False, True
     for _ in range(MOST_BLOCKS):
         header = file.read(8)
         if len(header) < 8:
             break
         chunk_bytes, kind = struct.unpack(">I4s", header)
         following = file.tell() + chunk_bytes + 4
-        if kind == b"IHDR":
+        if kind == b"IHDR" and in_header:
             width, height, depth, colour = unpack(file, ">IIBB")
             size, bytes_per_pixel = (width, height), _pixel(depth, colour)
         elif kind in (b"zTXt", b"iTXt", b"iCCP"):
@@ -33,6 +33,8 @@ def read(file: BinaryIO, length: int) -> Claim:
                 raise ClaimError(f"its texts unpack to more than {_MOST_TEXT_BYTES >> 20} MiB")
         elif kind == b"acTL":
             animated = True
+        elif kind == b"IDAT":
+            in_header = False
         elif kind == b"IEND":
             break
         file.seek(following)
