@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 import struct
 import threading
 import time
@@ -22,9 +24,12 @@ from transnext_models.images import (
     MemoryBudget,
     memory,
     open_picture,
+    read,
     read_image,
+    streams,
 )
 from transnext_models.images.claims import ClaimError, read_claim
+from transnext_models.images.quiet import quiet
 from transnext_models.preprocess import Preprocess
 
 BOUND = 512  # MiB; what is stated is 448, of pixels and what goes with them
@@ -229,6 +234,26 @@ def test_who_does_not_fit_waits():
     assert order == ["first", "second"]
     with pytest.raises(ValueError, match="more than the image memory"), budget.reserve(11):
         pass
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forked processes")
+def test_a_forked_process_has_a_budget_of_its_own():
+    """Whatever threads of its parent held as it was forked: memory, locks, silence."""
+    data = hostile.png(40, 40)
+    filters = list(warnings.filters)
+    with memory.DECODING.reserve(DECODING_BYTES - 1), read._loading, streams._reading, quiet():
+        child = os.fork()
+        if child == 0:  # nothing of the tests may run on in here
+            try:
+                signal.alarm(20)
+                with Image.open(io.BytesIO(data)) as image:
+                    images = [read_image(source) for source in (data, io.BytesIO(data), image)]
+                same = list(warnings.filters) == filters
+                os._exit(0 if len(images) == 3 and same else 1)
+            finally:
+                os._exit(2)
+        _, status = os.waitpid(child, 0)
+    assert status == 0
 
 
 def test_threads_do_not_hold_more_than_the_budget(tmp_path):

@@ -11,6 +11,7 @@ from functools import cache
 from PIL import ExifTags, Image, TiffImagePlugin
 
 from .errors import Unreadable
+from .forks import after_fork
 
 MAX_PIXELS = 178_956_970  # what Pillow takes for a bomb by default; other code can change its limit
 MAX_SIDE = 1_000_000  # the coefficients that resize an image take 32 bytes per row and column
@@ -40,7 +41,11 @@ class MemoryBudget:
 
     def __init__(self, total: int) -> None:
         self.total = total
-        self._free = total
+        self.renew()
+
+    def renew(self) -> None:
+        """Forget who holds what."""
+        self._free = self.total
         self._changed = threading.Condition()
 
     @contextmanager
@@ -65,6 +70,7 @@ class MemoryBudget:
 
 
 DECODING = MemoryBudget(DECODING_BYTES)
+after_fork(DECODING.renew)
 
 
 def _return_freed_memory() -> None:

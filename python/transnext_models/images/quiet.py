@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 import sys
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from .forks import Lock, after_fork
+
 _MODULES = r"(PIL|pillow_heif|transnext_models\.images)\b"
 _SILENCE: Any = ("ignore", None, Warning, re.compile(_MODULES), 0)  # as `warnings` keeps a filter
 
-_lock = threading.Lock()
+_lock = Lock()
 _inside = 0
 
 
@@ -41,4 +42,13 @@ def quiet() -> Iterator[None]:
         with _lock:
             _inside -= 1
             if _inside == 0:
-                warnings.filters = [entry for entry in warnings.filters if entry is not _SILENCE]
+                _heed()
+
+
+def _heed() -> None:
+    global _inside
+    _inside = 0
+    warnings.filters = [entry for entry in warnings.filters if entry is not _SILENCE]
+
+
+after_fork(_heed)

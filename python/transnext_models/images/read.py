@@ -17,6 +17,7 @@ from . import memory
 from .arrays import from_array, from_tensor
 from .claims import Claim, ClaimError, check_exif, read_claim
 from .errors import ImageError, Unreadable
+from .forks import Lock
 from .formats import readable_formats
 from .memory import DECODING, MemoryBudget
 from .picture import Picture
@@ -30,7 +31,7 @@ _ORIENTATION = 0x0112
 _TEXT_EXIF = "Raw profile type exif"  # of ImageMagick, in PNG: hexadecimal, after two lines
 
 # Images of the caller are decoded one at a time: one may be given twice, and Pillow keeps a state.
-_loading = threading.Lock()
+_loading = Lock()
 _NEVER = threading.Event()
 
 

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from .errors import Unreadable
+from .forks import Lock
 from .memory import DECODING_BYTES
 
 MOST_STREAM_BYTES = DECODING_BYTES
@@ -31,7 +32,7 @@ _LOOK_SECONDS = 0.1  # how often a wait looks whether it was given up
 _DESCRIPTOR = re.compile(r"/dev/fd/(\d+)|/proc/self/fd/(\d+)")
 
 # Objects of the caller are read one at a time: one may be given twice.
-_reading = threading.Lock()
+_reading = Lock()
 
 
 def descriptor_of(name: str) -> int | None:
