@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
+from ..images import visible_classes
 from ..preprocess import Preprocess
 from .recipes import Recipe
 
@@ -238,6 +239,13 @@ def _create_dataset(source: str, root: Path | None, split: str) -> Dataset[Any]:
         dataset = create_dataset(name, root=None if root is None else str(root), split=split)
     except Exception as error:  # whatever the library behind the name raises
         raise ValueError(f"--data {source}: the {split} images cannot be read: {error}") from error
+    if name == "":  # timm takes .ipynb_checkpoints and its like for classes
+        reader = dataset.reader
+        reader.samples, reader.class_to_idx = visible_classes(
+            reader.samples, reader.class_to_idx, str(root)
+        )
+        if not reader.samples:
+            raise ValueError(f"--data {source}: all {split} images are hidden")
     if isinstance(dataset, IterableDataset):
         raise ValueError(
             f"--data {source} can only be streamed; a data set with random access is needed"
