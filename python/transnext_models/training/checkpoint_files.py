@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
 import shutil
 import zipfile
@@ -22,7 +21,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from .durable import RunFileError, written_durably
+from .durable import written_durably
 
 __all__ = [
     "BEST",
@@ -52,14 +51,18 @@ class CheckpointDamaged(ValueError):
     """A checkpoint cannot be used; the message names the file and says what is wrong with it."""
 
 
-def write_checkpoint(target: Path, content: dict[str, Any]) -> None:
+def write_checkpoint(target: Path, content: dict[str, Any], keep: Path | None = None) -> None:
     """Write `content` to `target`, whole or not at all.
+
+    Parameters
+    ----------
+    keep : the name under which the checkpoint stays that was there before.
 
     Raises
     ------
     RunFileError : the file cannot be written.
     """
-    with written_durably(target) as file:
+    with written_durably(target, keep) as file:
         sink = _Digest(file)
         try:
             torch.save(content, sink)  # type: ignore[arg-type]
@@ -122,10 +125,8 @@ class CheckpointFolder:
 
     def save(self, content: dict[str, Any]) -> None:
         """Write `content` as the newest checkpoint and keep the one before."""
-        last = self.path / LAST
-        if self.last_is_whole and last.exists():
-            _link(last, self.path / PREVIOUS)
-        write_checkpoint(last, content)
+        keep = self.path / PREVIOUS if self.last_is_whole else None
+        write_checkpoint(self.path / LAST, content, keep)
         self.last_is_whole = True
 
     def keep_best(self, source: Path | None = None) -> None:
@@ -232,19 +233,3 @@ def _seal(path: Path) -> bytes:
     with open(path, "rb") as file:
         file.seek(max(0, file.seek(0, io.SEEK_END) - _SEAL_LENGTH))
         return file.read()
-
-
-def _link(source: Path, target: Path) -> None:
-    """Give `source` the name `target` too, so that there is a whole checkpoint at every moment."""
-    spare = target.with_name(f".{target.name}.part")
-    try:
-        spare.unlink(missing_ok=True)
-        try:
-            os.link(source, spare)
-        except OSError:
-            # No links on this file system: for a moment there is only the previous one.
-            os.replace(source, target)
-            return
-        os.replace(spare, target)
-    except OSError as error:
-        raise RunFileError(f"{target}: cannot be written ({error.strerror or error})") from error

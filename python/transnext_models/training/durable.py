@@ -25,8 +25,12 @@ class RunFileError(RuntimeError):
 
 
 @contextlib.contextmanager
-def written_durably(target: Path) -> Iterator[BinaryIO]:
+def written_durably(target: Path, keep: Path | None = None) -> Iterator[BinaryIO]:
     """Yield a file to write, which takes `target`'s place if all went well.
+
+    Parameters
+    ----------
+    keep : the name, beside `target`, under which the file stays that was there before.
 
     Raises
     ------
@@ -39,6 +43,8 @@ def written_durably(target: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if keep is not None and target.exists():
+            _rename_keeping(target, keep)
         os.replace(part, target)
         sync_folder(target.parent)
     except OSError as error:
@@ -85,6 +91,20 @@ def remove_unfinished(target: Path) -> None:
 
 def _part_of(target: Path) -> Path:
     return target.with_name(f".{target.name}.part")
+
+
+def _rename_keeping(target: Path, keep: Path) -> None:
+    """Give a file a second name, so that it can be replaced under its first one."""
+    spare = _part_of(keep)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(spare)
+    try:
+        os.link(target, spare)
+    except OSError:
+        # A file system without links: for a moment the file has the other name only.
+        os.replace(target, keep)
+        return
+    os.replace(spare, keep)
 
 
 def _unwritten(target: Path, error: OSError) -> RunFileError:
