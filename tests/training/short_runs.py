@@ -87,6 +87,11 @@ def images(folder: Path, data: Path, **changes: Any) -> RunOptions:
     return RunOptions(**{**options, **changes})
 
 
+def resumed(options: RunOptions, **changes: Any) -> RunOptions:
+    """The options that continue a run in its folder."""
+    return dataclasses.replace(options, resume=options.output, **changes)
+
+
 def metrics(folder: Path) -> list[dict[str, str]]:
     """Rows of metrics.csv."""
     with (folder / "metrics.csv").open(newline="") as file:

@@ -101,11 +101,15 @@ class FullDisk:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, free: int) -> None:
         self.free = free
+        self.files: list[tuple[str, int]] = []  # names and bytes, in the order of writing
         original = open
 
-        def limited(path: Any, mode: str = "r", *arguments: Any, **options: Any) -> Any:
-            file = original(path, mode, *arguments, **options)
-            return _Limited(file, self) if mode == "wb" else file
+        def limited(path: Path, mode: str) -> Any:
+            file = original(path, mode)
+            if mode != "wb":
+                return file
+            self.files.append((path.name.removeprefix(".").removesuffix(".part"), 0))
+            return _Limited(file, self)
 
         monkeypatch.setattr(durable, "open", limited, raising=False)
 
@@ -117,6 +121,8 @@ class _Limited(io.BufferedIOBase):
 
     def write(self, data: Any) -> int:
         self._disk.free -= len(data)
+        name, size = self._disk.files[-1]
+        self._disk.files[-1] = (name, size + len(data))
         if self._disk.free < 0:
             raise OSError(errno.ENOSPC, "No space left on device")
         written: int = self._file.write(data)

@@ -14,7 +14,15 @@ from typing import Any
 import pytest
 
 from training import short_runs
-from training.short_runs import Crash, CrashAfter, StopAfter, assert_same_end, digits, untimed
+from training.short_runs import (
+    Crash,
+    CrashAfter,
+    StopAfter,
+    assert_same_end,
+    digits,
+    resumed,
+    untimed,
+)
 from training.test_training_run import transnext_train
 from transnext_models.training import run as run_module
 from transnext_models.training.checkpoint_files import (
@@ -47,10 +55,6 @@ def whole_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def options(tmp_path: Path, images: Path) -> RunOptions:
     return short_runs.images(tmp_path / "run", images)
-
-
-def resumed(options: RunOptions, **changes: Any) -> RunOptions:
-    return dataclasses.replace(options, resume=options.output, **changes)
 
 
 def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
