@@ -211,9 +211,10 @@ class _Run:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Lightning's remarks on the machine from the user."""
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for name in ("lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     with warnings.catch_warnings():
-        # timm's schedules set rates themselves; and a run on a CPU that is meant to be one.
+        # Lightning's use of torch's internals.
         warnings.filterwarnings("ignore", message=r".*treespec")
         yield
 
