@@ -72,6 +72,19 @@ def test_stopped_in_the_middle_of_an_epoch(tmp_path: Path, images: Path, whole: 
     assert_same_end(whole, run)
 
 
+def test_killed_in_the_middle_of_an_epoch(tmp_path: Path, images: Path, whole: Path) -> None:
+    """Only the first process is killed; the other gives up by itself, and the lock is free."""
+    run = tmp_path / "run"
+    arguments = _arguments(images, run, 2, 2, "--checkpoint-every-steps", "1")
+    with started(*arguments) as process:
+        while not (run / "checkpoints" / "previous.ckpt").exists() and process.poll() is None:
+            time.sleep(0.005)
+        process.kill()
+        process.wait()
+        _finish("--resume", str(run))
+    assert_same_end(whole, run)
+
+
 def test_every_validation_image_counts_once(tmp_path: Path, whole: Path, images: Path) -> None:
     weights = str(whole / "model.safetensors")
     rows = []

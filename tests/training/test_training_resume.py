@@ -29,6 +29,7 @@ from transnext_models.training.checkpoint_files import (
     LAST,
     PREVIOUS,
     CheckpointDamaged,
+    CheckpointFolder,
     read_checkpoint,
 )
 from transnext_models.training.run import RunOptions, RunStopped, train
@@ -311,9 +312,8 @@ def test_a_best_checkpoint_that_was_not_copied_is_copied_later(
     def crash(*_: Any) -> None:
         raise Crash
 
-    folder = "transnext_models.training.checkpoint_files.CheckpointFolder.keep_best"
     with monkeypatch.context() as patch:
-        patch.setattr(folder, crash)
+        patch.setattr(CheckpointFolder, "keep_best", crash)
         with pytest.raises(Crash):
             train(options)
     assert not (options.output / "checkpoints" / "best.ckpt").exists()
@@ -428,15 +428,37 @@ def test_options_given_anew_hold(options: RunOptions) -> None:
     assert not (options.output / "model_float16.safetensors").exists()
 
 
+@pytest.mark.parametrize("how", ["missing", "torn"])
+def test_a_lost_configuration_is_found_in_the_checkpoint(
+    options: RunOptions, whole: Path, how: str
+) -> None:
+    with pytest.raises(RunStopped):
+        train(options, [StopAfter(6)])
+    config = options.output / "config.json"
+    content = config.read_bytes()
+    config.unlink()
+    if how == "torn":
+        config.write_bytes(content[:50])
+    result = transnext_train("--resume", str(options.output))
+    assert result.exit_code == 0, result.output
+    assert config.read_bytes() == content
+    assert_same_end(whole, options.output)
+
+
 def test_a_recipe_is_needed_where_no_run_names_one(tmp_path: Path) -> None:
-    result = transnext_train("--output", str(tmp_path / "run"))
-    assert result.exit_code == 2
-    assert "--recipe" in result.stderr
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.json").write_text('{"resolved": {')
-    result = transnext_train("--resume", str(tmp_path / "run"))
-    assert result.exit_code == 1
-    assert "config.json: not the configuration of a run" in result.stderr.replace("\n", "")
+    (tmp_path / "empty").mkdir()
+    for option, folder in (("--output", "run"), ("--resume", "empty")):
+        result = transnext_train(option, str(tmp_path / folder))
+        assert result.exit_code == 2
+        assert "--recipe" in result.stderr
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text('{"architectures": ["Bert"]}')
+    with pytest.raises(ValueError, match=r"config\.json: not the configuration of a run"):
+        train(digits(tmp_path))
+    assert list(tmp_path.iterdir()) == [config]
 
 
 def test_options_are_kept_so_that_they_mean_the_same_elsewhere(

@@ -12,6 +12,7 @@ import torch
 import typer
 from typer.testing import CliRunner, Result
 
+import transnext_models
 from training.short_runs import digits, metrics
 from transnext_models import create_model
 from transnext_models.checkpoints import read_state_dict
@@ -222,6 +223,8 @@ def test_splits_with_different_classes_are_refused(images: Path, tmp_path: Path)
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # The package too is another one after an import of its own, and is put back.
+    monkeypatch.setattr(transnext_models, "training", transnext_models.training)
     for name in [name for name in sys.modules if name.startswith("transnext_models.training")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "lightning.fabric", None)

@@ -117,10 +117,9 @@ def train(
     options["half"] = float16
     trainer = _load()
     if resume is not None:
-        run = trainer.run_of(resume)
         if output is None:
-            output = options["output"] = run
-        options |= _kept(context, trainer.read_configuration(run))
+            output = options["output"] = trainer.run_of(resume)
+        options |= _kept(context, trainer.configuration_of(resume))
     if output is None:
         usage_error("a folder for the run is needed", "--output")
     if options["recipe"] is None:
@@ -167,7 +166,7 @@ def _remark(text: str) -> None:
 def _load() -> SimpleNamespace:
     """Import the trainer, which needs the packages of the extra `train`."""
     try:
-        from ..training import launch, resuming, run, run_folder
+        from ..training import launch, resuming, run
     except ImportError as error:
         missing = (error.name or "").partition(".")[0]
         if missing in _EXTRA:
@@ -180,7 +179,7 @@ def _load() -> SimpleNamespace:
         RunOptions=run.RunOptions,
         RunStopped=run.RunStopped,
         run_of=resuming.run_of,
-        read_configuration=run_folder.read_configuration,
+        configuration_of=resuming.configuration_of,
         is_first_process=launch.is_first_process,
     )
 

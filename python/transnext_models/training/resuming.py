@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from .options import RunOptions
 from .run_folder import RunFolder, read_configuration
 from .run_lock import LOCK_NAME
 
-__all__ = ["Start", "check_same_run", "choose_start", "run_of"]
+__all__ = ["Start", "check_same_run", "choose_start", "configuration_of", "run_of"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,22 @@ class Start:
 def run_of(resume: Path) -> Path:
     """The folder of the run that --resume means by a folder or one of its checkpoints."""
     return resume.parent.parent if resume.is_file() else resume
+
+
+def configuration_of(resume: Path) -> dict[str, Any] | None:
+    """With what the run of --resume was begun: by its config.json or else by a checkpoint; None
+    where neither can be read."""
+    with contextlib.suppress(ValueError):
+        configuration = read_configuration(run_of(resume))
+        if configuration is not None:
+            return configuration
+    with contextlib.suppress(ValueError):
+        folder = CheckpointFolder(resume / "checkpoints")
+        path = folder.newest()[0] if resume.is_dir() else resume
+        if path is not None:
+            content: dict[str, Any] = read_checkpoint(path)["configuration"]
+            return content
+    return None
 
 
 def choose_start(options: RunOptions, folder: RunFolder) -> Start:
@@ -65,7 +82,7 @@ def choose_start(options: RunOptions, folder: RunFolder) -> Start:
             f"{options.resume}: name a new folder"
         )
     if path is None:
-        return Start(configuration=read_configuration(run_of(options.resume)))
+        return Start(configuration=configuration_of(options.resume))
     content = read_checkpoint(path)
     return Start(path, content, content["configuration"])
 

@@ -100,9 +100,6 @@ class _Run:
         wrapped = fabric.setup(self.model, module.optimizer)
         module.network = wrapped[0]
         state = TrainingState(fabric, self.model, module.optimizer, settings.recipe.ema_decay)
-        content = self._content()
-        if content is not None:
-            state.restore(content)
         self.data.share(
             fabric.global_rank,
             fabric.world_size,
@@ -118,10 +115,7 @@ class _Run:
         )
         save = functools.partial(self.folder.save, configuration=self.configuration)
         loop = TrainingLoop(fabric, module, wrapped, self.data, state, pace, save)
-        if self.plan.is_first:
-            self.folder.settle(content, self.start.path, loop.is_complete)
-            if not loop.is_complete:
-                self.lock.sign()
+        self._go_on(state, loop)
         with contextlib.closing(self.data):
             loop.fit()
         if self.plan.is_first:
@@ -176,12 +170,18 @@ class _Run:
             choose_start(self.options, self.folder)  # somebody else may have been faster
         self.folder.write_configuration(self.configuration)
 
-    def _content(self) -> dict[str, Any] | None:
-        """The checkpoint of the first process, for all."""
-        path = self.fabric.broadcast(self.start.path)
-        if path is None or self.plan.is_first:
-            return self.start.content
-        return read_checkpoint(path)
+    def _go_on(self, state: TrainingState, loop: TrainingLoop) -> None:
+        """Take up the checkpoint that the first process has found, if there is one."""
+        content, path = self.start.content, self.fabric.broadcast(self.start.path)
+        self.start = Start()  # its tensors are not needed twice
+        if path is not None and not self.plan.is_first:
+            content = read_checkpoint(path)
+        if content is not None:
+            state.restore(content)
+        if self.plan.is_first:
+            self.folder.settle(content, path, loop.is_complete)
+            if not loop.is_complete:
+                self.lock.sign()
 
     def _export(self, state: TrainingState) -> None:
         """Write the weights to use and the result, as far as they are not there.

@@ -16,6 +16,7 @@ is missing when it goes on (`settle`).
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -115,9 +116,11 @@ class RunFolder:
                 self.checkpoints.keep_best(source)
 
     def write_configuration(self, configuration: dict[str, Any]) -> None:
-        """Write config.json, unless it is there."""
-        if not self.config.exists():
-            write_text(self.config, json.dumps(configuration, indent=2) + "\n")
+        """Write config.json, unless it is there and can be read."""
+        with contextlib.suppress(ValueError):
+            if read_configuration(self.path) is not None:
+                return
+        write_text(self.config, json.dumps(configuration, indent=2) + "\n")
 
     def write_result(self, row: history.Row) -> None:
         """Write result.json, the last file of a run."""
