@@ -1,5 +1,5 @@
-"""Every layer that is in the model is a layer: what is attached to one, or put in its place, acts in
-training and in evaluation. The oracle for a layer is the same layer inside a Sequential, which
+"""Every layer that is in the model is a layer: what is attached to one, or put in its place, acts
+in training and in evaluation. The oracle for a layer is the same layer inside a Sequential, which
 can only be called."""
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ def test_dropout_put_back_to_training_drops(name):
     assert len({run(model).numpy().tobytes() for _ in range(12)}) > 1
 
 
-# Pruning, normalised and parametrised weights ------------------------------------------------------
+# Pruning, normalised and parametrised weights ----------------------------------------------------
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -326,7 +326,7 @@ def test_weights_that_do_not_fit_give_pytorchs_error_with_and_without_gradients(
     fc2 = model.block2[0].mlp.fc2
     fc2.weight = nn.Parameter(fc2.weight[:, :-1].detach())
     for gradients in (True, False):
-        with pytest.raises(RuntimeError, match="shape|size"):
+        with pytest.raises(RuntimeError, match=r"shape|size"):
             run(model, gradients=gradients)
 
 

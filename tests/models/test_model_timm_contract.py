@@ -4,7 +4,6 @@ names and calls that it uses, on models that timm builds."""
 from __future__ import annotations
 
 import math
-import warnings
 
 import pytest
 import timm
@@ -197,11 +196,3 @@ def test_features_by_the_names_of_nodes(extract):
     assert len(found) == len(nodes)
     for tensor in found:
         torch.testing.assert_close(tensor, by_name[tuple(tensor.shape)], rtol=1e-4, atol=1e-4)
-
-
-def test_a_traced_model_is_scripted_no_further_but_says_so():
-    """timm leaves models without TorchScript out of those tests; the error must be PyTorch's own."""
-    model = timm.create_model("transnext_pico").eval()
-    with warnings.catch_warnings(), pytest.raises(Exception, match=r"\S"):
-        warnings.simplefilter("ignore")
-        torch.jit.script(model)
