@@ -74,7 +74,7 @@ def dense_position_bias(
         cells = cells.permute(5, 3, 4, 0, 1, 2).contiguous()
     else:  # whose gradient is faster, and deterministic where that is asked for
         cells = table.index_select(1, row_map.flatten()).index_select(2, col_map.flatten())
-        cells = cells.view(heads, height, pool_height, width, pool_width, taps)
+        cells = cells.reshape(heads, height, pool_height, width, pool_width, taps)
     cells = cells[..., 0] if col_weights is None else (cells * col_weights).sum(-1)
     cells = cells.transpose(2, 3)
     return reshaped(cells, heads, height * width, pool_height * pool_width)
@@ -173,7 +173,8 @@ def position_bias_table(
     row_term = row_coords[:, None] * fc1_weight[:, 0] + fc1_bias  # [R, E]
     col_term = col_coords[:, None] * fc1_weight[:, 1]  # [S, E]
     hidden = F.relu(row_term[:, None] + col_term)  # [R, S, E]
-    return F.linear(hidden, fc2_weight, fc2_bias).permute(2, 0, 1)
+    with torch.autocast(fc2_weight.device.type, enabled=False):  # a table is float32 at least
+        return F.linear(hidden, fc2_weight, fc2_bias).permute(2, 0, 1)
 
 
 def conv_glu(x: Tensor, weight: Tensor, bias: Tensor | None, grid: tuple[int, int]) -> Tensor:
