@@ -1,4 +1,4 @@
-"""A model under ``torch.func``: per-sample gradients, ensembles, tangents; nothing of it is kept."""
+"""A model under ``torch.func``: per-sample gradients, ensembles, tangents; none of it is kept."""
 
 from __future__ import annotations
 

@@ -142,9 +142,7 @@ def test_a_position_bias_of_every_sample() -> None:
 @pytest.mark.parametrize("transform", ["vmap", "grad", "jvp"])
 def test_what_a_transform_made_is_not_kept(transform: str) -> None:
     """Constants of sizes seen first inside of a transform serve calls outside of it."""
-    grid, pool_grid = {"vmap": ((9, 7), (4, 3)), "grad": ((9, 8), (4, 3)), "jvp": ((9, 11), (4, 3))}[
-        transform
-    ]  # fmt: skip
+    grid, pool_grid = {"vmap": (9, 7), "grad": (9, 8), "jvp": (9, 11)}[transform], (4, 3)
     x = torch.randn(1, grid[0] * grid[1], 4, dtype=torch.float64)
 
     def call(x: Tensor) -> Tensor:
