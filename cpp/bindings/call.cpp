@@ -296,7 +296,12 @@ void Call::read(py::handle argument, const char* name, std::initializer_list<ind
 void Call::take_map(const char* name, int rank, index_t limit, void** data, const index_t* shape,
                     index_t* stride) {
   index_t size = 1;
-  for (int i = 0; i < rank; ++i) size *= shape[i];
+  for (int i = 0; i < rank; ++i) {
+    // The product has a value, read() has seen to it. But a view may claim more than it holds.
+    size *= shape[i];
+    if (size > kLargestMap)
+      fail(std::string(name) + " has more than " + std::to_string(kLargestMap) + " entries");
+  }
   std::unique_ptr<int[]> copy(new int[static_cast<std::size_t>(size)]);
   const int* from = static_cast<const int*>(*data);
   index_t at[3] = {};

@@ -33,6 +33,9 @@ constexpr index_t kLargestWindow = 4096;
 // No size of a tensor's is larger, and products of two of them do not overflow.
 constexpr index_t kLargestSize = index_t{1} << 31;
 
+// Maps are copied; one with more entries is a mistake.
+constexpr index_t kLargestMap = index_t{1} << 28;
+
 // A tensor that cannot be read where it is, but a copy of it can: its elements are not aligned, it
 // stands for the negative of its memory, or for zeros without memory.
 struct UnreadableTensor : std::invalid_argument {
