@@ -87,7 +87,7 @@ class Classifier:
         self.preprocess = preprocess
         self.labels = list(labels)
         self.device = device
-        self.model = model.eval().to(device)
+        self.model = model.to(device).freeze()
 
     @classmethod
     def load(

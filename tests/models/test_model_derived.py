@@ -462,7 +462,7 @@ def test_fake_weights_and_observed_calls_leave_nothing_behind():
 
     model, x = small_model(), images()
     expected = run(model, x)
-    model.eval()  # forgets
+    model.train().eval()  # forgets
     with FlopCounterMode(display=False) as counter:
         run(model, x)
     assert any(name.endswith("mlp.fc1") for name in counter.get_flop_counts())

@@ -221,6 +221,35 @@ def test_dropout_put_back_to_training_drops(name):
     assert len({run(model).numpy().tobytes() for _ in range(12)}) > 1
 
 
+@pytest.mark.parametrize("name", [*LINEARS, *CONVOLUTIONS])
+def test_a_layer_without_bias(name):
+    model = small_model()
+    model.get_submodule(name).bias = None
+    assert_is_called(model, [name])
+
+
+@pytest.mark.parametrize("name", [f"{BLOCK}.attn.q", f"{BLOCK}.mlp.fc2"])
+def test_sparse_weights(name):
+    model = small_model()
+    layer = model.get_submodule(name)
+    with torch.no_grad():
+        layer.weight[:, ::2] = 0
+        expected = run(model)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            layer.weight = nn.Parameter(layer.weight.to_sparse_csr(), requires_grad=False)
+    for gradients in (True, False):
+        torch.testing.assert_close(run(model, gradients=gradients), expected)
+
+
+def test_weights_of_another_memory_format():
+    model = small_model()
+    expected = run(model)
+    model.to(memory_format=torch.channels_last)
+    for gradients in (True, False):
+        torch.testing.assert_close(run(model, gradients=gradients), expected)
+
+
 # Pruning, normalised and parametrised weights ----------------------------------------------------
 
 

@@ -98,7 +98,7 @@ class _Attention(DerivesFromWeights):
         """The continuous position bias of these grids, kept in evaluation."""
         fc1, fc2 = self.cpb_fc1, self.cpb_fc2
         options = {name: getattr(grids, name) for name in StageGrids._fields}
-        if is_proxy(grids) or not plain_linear(fc1) or not plain_linear(fc2) or observed():
+        if is_proxy(grids) or observed() or not self._has_plain_bias_layers():
             coordinates = bias_coordinates(self.temperature, **options)
             with _without_autocast(coordinates):
                 values = fc2(F.relu(fc1(coordinates)))
@@ -115,6 +115,14 @@ class _Attention(DerivesFromWeights):
         stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else None
         key = (grids, self.backend or ops.get_backend(), stream)
         return self.derived.get(weights, key, compute)
+
+    def _has_plain_bias_layers(self) -> bool:
+        """Whether the position bias's layers are those that its operator computes."""
+        layers = (self._modules["cpb_fc1"], self._modules["cpb_fc2"])
+        return all(
+            plain_linear(layer) and layer._parameters["bias"] is not None  # type: ignore[union-attr]
+            for layer in layers
+        )
 
     def _heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
         """Split ``[B, N, parts * C]`` into ``parts`` strided views ``[B, N, heads, head_dim]``."""

@@ -131,8 +131,9 @@ class _Identity:
 class DerivesFromWeights(nn.Module):
     """A module that keeps what it derives from its weights in ``self.derived``.
 
-    Changing the mode, loading a state dict, moving or casting forget it; training mode and loading
-    also end :func:`freeze`.
+    Training mode, loading a state dict, moving and casting forget it, and so does evaluation mode
+    if the weights are frozen and nothing else would notice an edit; training mode and loading also
+    end :func:`freeze`.
     """
 
     def __init__(self) -> None:
@@ -140,7 +141,8 @@ class DerivesFromWeights(nn.Module):
         self.derived = Derived()
 
     def train(self, mode: bool = True) -> Any:
-        self._forget(still_frozen=not mode)
+        if mode or self.derived.frozen:
+            self._forget(still_frozen=not mode)
         return super().train(mode)
 
     def _load_from_state_dict(self, *arguments: Any, **keywords: Any) -> None:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from .block import Block
     from .patch_embed import PatchEmbed
 
+_OF_THE_POSITION_BIAS = ("cpb_fc1", "cpb_fc2")  # which keeps its own
+
 __all__ = ["BlockWeights", "fused_block", "fused_patch_embed", "is_plain_block"]
 
 remember_forward(AggregatedAttention, PixelFocusedAttention, GlobalAttention, DropPath)
@@ -119,8 +121,8 @@ def _is_plain_attention(attn: nn.Module | None) -> bool:
     ):
         return False
     parts = attn._modules
-    linears = ("cpb_fc1", "cpb_fc2", "proj", *kind.projections)
-    if not all(plain_linear(parts[name]) for name in linears):
+    # The layers of the position bias may be anything: the branch takes what they give.
+    if not all(plain_linear(parts[name]) for name in ("proj", *kind.projections)):
         return False
     if not plain(parts["proj_drop"], nn.Dropout):
         return False
@@ -167,10 +169,10 @@ def _features(x: Tensor) -> torch.dtype | None:
 
 
 def _parameters(module: nn.Module) -> list[Tensor]:
-    """All parameters of a module, in a fixed order, without the names that cost time."""
+    """All parameters that a module's call in one reads, in a fixed order."""
     found: list[Tensor] = [value for value in module._parameters.values() if value is not None]
-    for child in module._modules.values():
-        if child is not None:
+    for name, child in module._modules.items():
+        if child is not None and name not in _OF_THE_POSITION_BIAS:
             found += _parameters(child)
     return found
 

@@ -76,10 +76,11 @@ def _holds_plain_parameters(module: nn.Module) -> bool:
     """Whether a layer's parameters are a weight and a bias, or None for it, and nothing else.
 
     A pruned or normalised weight is an attribute beside other parameters; an adapter's, a quantised
-    or a sharded one is of another type.
+    or a sharded one is of another type, a sparse one of another layout.
     """
     parameters = module._parameters
-    if len(parameters) != 2 or type(parameters.get("weight")) is not nn.Parameter:
+    weight = parameters.get("weight")
+    if len(parameters) != 2 or type(weight) is not nn.Parameter or weight.layout != torch.strided:
         return False
     return type(parameters.get("bias", ())) in (nn.Parameter, type(None))
 
