@@ -373,13 +373,14 @@ def test_attention_on_tf32_takes_no_more_shared_memory_than_float() -> None:
 
 
 def test_attention_refuses_rows_that_32_bits_cannot_tell_apart() -> None:
-    far = torch.empty(24).as_strided((1, 1, 1, 24), (0, 2**31, 24, 1))
-    near = torch.empty(1, 1, 1, 24)
-    scale, log_sum_exp = torch.ones(1), torch.empty(1, 1, 1)
+    memory = torch.empty(2**31 + 24, dtype=torch.float16)  # nothing touches it
+    far = memory.as_strided((1, 2, 1, 24), (0, 2**31, 24, 1))
+    near = torch.empty(1, 2, 1, 24, dtype=torch.float16)
+    scale, log_sum_exp = torch.ones(1), torch.empty(1, 1, 2)
     tensors = [far, near, near, near, near, scale, *[None] * 8, near, log_sum_exp]
     message = r"aggregated_attention: q has a stride of 2147483648 elements; .* less than 2\^31"
     with pytest.raises(ValueError, match=message):
-        record(_cpp.aggregated_attention, tensors, (1, 1), (1, 1), 3, False)
+        record(_cpp.aggregated_attention, tensors, (1, 2), (1, 2), 3, False)
 
 
 def test_attention_takes_smaller_tiles_where_shared_memory_is_smaller() -> None:
