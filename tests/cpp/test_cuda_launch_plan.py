@@ -376,7 +376,7 @@ def test_attention_refuses_rows_that_32_bits_cannot_tell_apart() -> None:
     memory = torch.empty(2**31 + 24, dtype=torch.float16)  # nothing touches it
     far = memory.as_strided((1, 2, 1, 24), (0, 2**31, 24, 1))
     near = torch.empty(1, 2, 1, 24, dtype=torch.float16)
-    scale, log_sum_exp = torch.ones(1), torch.empty(1, 1, 2)
+    scale, log_sum_exp = torch.ones(1), torch.empty(1, 2, 1)
     tensors = [far, near, near, near, near, scale, *[None] * 8, near, log_sum_exp]
     message = r"aggregated_attention: q has a stride of 2147483648 elements; .* less than 2\^31"
     with pytest.raises(ValueError, match=message):
