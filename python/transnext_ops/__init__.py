@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import transnext_ops.torch_library  # noqa: F401  registers torch.ops.transnext
 from transnext_ops.aggregated_attention import aggregated_attention, pixel_focused_attention
+from transnext_ops.backends import cpp_backend
 from transnext_ops.backends.registry import (
     BackendError,
     available_backends,
@@ -30,6 +31,8 @@ try:
     __version__ = version("transnext")
 except PackageNotFoundError:  # run from a checkout that is not installed
     __version__ = "0+unknown"
+
+cpp_backend.warn_if_not_loadable()
 
 __all__ = [
     "BackendError",
