@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +13,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from huggingface_hub import constants, file_download
 
+from transnext_models.hub import DownloadError, cache_folder, resolve_weights
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+REPO, FILE = "DaiShiResearch/transnext-tiny-224-1k", "transnext_tiny_224_1k.pth"
 
 
 @dataclass
@@ -31,6 +35,13 @@ class StandInHub:
         Answer every request with this HTTP status, if set.
     corrupt, stop_after
         Send other bytes of the same number; close the connection after so many.
+    stall
+        Go silent: before any answer (``HEAD``), before a file (``GET``), in the middle of one
+        (``middle``), or send a byte now and then (``drip``).
+    offers_xet
+        Say that files are to be had by the other protocol, too.
+    pace
+        Seconds between pieces of 50 kB; None sends a file at once.
     """
 
     url: str = ""
@@ -40,6 +51,10 @@ class StandInHub:
     status: int | None = None
     corrupt: bool = False
     stop_after: int | None = None
+    stall: str | None = None
+    offers_xet: bool = False
+    pace: float | None = None
+    closing: threading.Event = field(default_factory=threading.Event)
 
     @property
     def downloads(self) -> int:
@@ -80,6 +95,9 @@ def stand_in_hub() -> Iterator[StandInHub]:
 
         def answer(self, with_content: bool) -> None:
             hub.requests.append((self.command, self.path))
+            if hub.stall == self.command:
+                self.wait()
+                return
             if hub.status is not None:
                 self.refuse(hub.status, "")
                 return
@@ -94,6 +112,11 @@ def stand_in_hub() -> Iterator[StandInHub]:
             else:
                 self.send_file(hub.files[f"{repo}/{name}"], with_content)
 
+        def wait(self) -> None:
+            """Neither answer nor hang up, until the server ends."""
+            self.close_connection = True
+            hub.closing.wait()
+
         def send_file(self, content: bytes, with_content: bool) -> None:
             first = 0
             wanted = self.headers.get("Range", "")
@@ -102,6 +125,9 @@ def stand_in_hub() -> Iterator[StandInHub]:
             self.send_response(206 if first else 200)
             self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
             self.send_header("X-Repo-Commit", COMMIT)
+            if hub.offers_xet:
+                self.send_header("X-Xet-Hash", "a" * 64)
+                self.send_header("X-Xet-Refresh-Route", "/api/models/x/xet-read-token/main")
             self.send_header("Content-Length", str(len(content) - first))
             if first:
                 self.send_header(
@@ -112,6 +138,17 @@ def stand_in_hub() -> Iterator[StandInHub]:
                 return
             if hub.corrupt:
                 content = bytes(len(content))
+            if hub.stall in ("middle", "drip"):
+                self.wfile.write(content[first : first + 1000])
+                while not hub.closing.wait(0.1) and hub.stall == "drip":
+                    self.wfile.write(b"x")
+                self.wait()
+                return
+            if hub.pace is not None:
+                for at in range(first, len(content), 50_000):
+                    self.wfile.write(content[at : at + 50_000])
+                    hub.closing.wait(hub.pace)
+                return
             self.wfile.write(content[first : hub.stop_after])
             if hub.stop_after is not None:
                 self.close_connection = True
@@ -124,6 +161,19 @@ def stand_in_hub() -> Iterator[StandInHub]:
     try:
         yield hub
     finally:
+        hub.closing.set()
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def refused(name: str, *parts: str) -> str:
+    """Assert that `name` cannot be downloaded, soon and with advice; return the message."""
+    started = time.perf_counter()
+    with pytest.raises(DownloadError) as error:
+        resolve_weights(name)
+    assert time.perf_counter() - started < 10, "a failure must not keep anyone waiting"
+    message = str(error.value)
+    for part in (*parts, str(cache_folder()), "--weights FILE", 'weights="FILE"'):
+        assert part in message
+    return message

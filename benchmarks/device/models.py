@@ -12,7 +12,7 @@ from cases import Case
 from device.candidates import BACKENDS, Wanted
 from published.model import PublishedTransNeXt
 from steps import published_arguments
-from transnext_models import create_model
+from transnext_models import TransNeXt, create_model
 
 
 def steps(
@@ -54,7 +54,6 @@ def _step(case: Case, model: nn.Module, images: Tensor) -> Callable[[], object]:
     context = torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32)
 
     def forward() -> object:
-        model.eval()
         with torch.inference_mode(), context:
             return model(images)
 
@@ -64,4 +63,9 @@ def _step(case: Case, model: nn.Module, images: Tensor) -> Callable[[], object]:
             loss: Tensor = model(images).float().sum()
         return loss.backward()
 
-    return forward if case.direction == "forward" else both
+    if case.direction != "forward":
+        return both
+    model.eval()
+    if isinstance(model, TransNeXt):
+        model.freeze()  # on a GPU only a frozen model keeps its position biases
+    return forward

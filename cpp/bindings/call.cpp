@@ -91,6 +91,15 @@ char no_elements;
 
 }  // namespace
 
+dlpack::Tensor borrowed_tensor(py::handle argument, const char* op, const char* name) {
+  dlpack::Tensor tensor;
+  if (!read_tensor(argument, &tensor)) {
+    throw py::type_error(std::string(op) + ": " + name + " is " + Py_TYPE(argument.ptr())->tp_name +
+                         ", needs a DLPack capsule or a tensor that has DLPack's C interface");
+  }
+  return tensor;
+}
+
 void Call::fail(const std::string& message) const {
   throw py::value_error(std::string(op_) + ": " + message);
 }
@@ -164,12 +173,7 @@ LayerNormParams Call::norm(py::handle weight, py::handle bias, index_t depth, do
 
 void Call::read(py::handle argument, const char* name, std::initializer_list<index_t> expected,
                 Kind kind, int rank, void** data, DType* dtype, index_t* shape, index_t* stride) {
-  dlpack::Tensor tensor;
-  if (!read_tensor(argument, &tensor)) {
-    throw py::type_error(std::string(op_) + ": " + name + " is " +
-                         Py_TYPE(argument.ptr())->tp_name +
-                         ", needs a DLPack capsule or a tensor that has DLPack's C interface");
-  }
+  const dlpack::Tensor tensor = borrowed_tensor(argument, op_, name);
   if (!read_dtype(tensor.dtype, dtype)) {
     fail(std::string(name) + " has element type (code " + std::to_string(tensor.dtype.code) + ", " +
          std::to_string(tensor.dtype.bits) +

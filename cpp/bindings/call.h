@@ -29,6 +29,9 @@ constexpr index_t kLargestWindow = 4096;
 
 using GridArgument = std::pair<index_t, index_t>;
 
+// The tensor that an argument is, or that a capsule holds; TypeError "<op>: <name> ..." if it is none.
+dlpack::Tensor borrowed_tensor(py::handle argument, const char* op, const char* name);
+
 class Call {
  public:
   explicit Call(const char* op) : op_(op) {}

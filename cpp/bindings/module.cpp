@@ -27,6 +27,7 @@ PYBIND11_MODULE(_cpp, m) {
   transnext::bindings::define_aggregated_attention(m);
   transnext::bindings::define_branches(m);
   transnext::bindings::define_conv_glu(m);
+  transnext::bindings::define_fingerprint(m);
   transnext::bindings::define_gelu_pool(m);
   transnext::bindings::define_launches(m);
   transnext::bindings::define_linear(m);

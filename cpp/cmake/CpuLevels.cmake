@@ -9,6 +9,7 @@ set(transnext_cpu_sources
   cpp/cpu/attention_branch.cpp
   cpp/cpu/conv_glu.cpp
   cpp/cpu/convolutional_glu.cpp
+  cpp/cpu/fingerprint.cpp
   cpp/cpu/gelu_pool.cpp
   cpp/cpu/linear.cpp
   cpp/cpu/patch_embed.cpp

@@ -6,6 +6,7 @@
 #include "transnext/attention_branch.h"
 #include "transnext/conv_glu.h"
 #include "transnext/convolutional_glu.h"
+#include "transnext/fingerprint.h"
 #include "transnext/gelu_pool.h"
 #include "transnext/linear.h"
 #include "transnext/patch_embed.h"
@@ -20,6 +21,7 @@
   X(conv_glu, ConvGluParams)                                          \
   X(conv_glu_backward, ConvGluBackwardParams)                         \
   X(convolutional_glu, ConvolutionalGluParams)                        \
+  X(fingerprint, FingerprintParams)                                   \
   X(gelu_pool, GeluPoolParams)                                        \
   X(gelu_pool_backward, GeluPoolBackwardParams)                       \
   X(linear, LinearParams)                                             \

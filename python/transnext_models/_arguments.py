@@ -7,6 +7,7 @@ from numbers import Real
 from typing import TypeVar
 
 from torch import Tensor
+from torch.fx import Proxy
 
 T = TypeVar("T")
 
@@ -72,6 +73,8 @@ def one_of(name: str, value: T, allowed: tuple[T, ...]) -> T:
 
 def check_images(x: Tensor, in_chans: int) -> None:
     """Images must be floating-point ``[B, in_chans, H, W]`` of at least the smallest size."""
+    if isinstance(x, Proxy):  # torch.fx records the call; there is nothing to look at
+        return
     if not isinstance(x, Tensor):
         raise TypeError(f"x: a torch.Tensor is needed, got {type(x).__name__}")
     if x.ndim != 4 or x.shape[1] != in_chans:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,18 @@ import torch
 
 from transnext_ops.backends import registry as backends
 
-from .checkpoints import CheckpointError, WeightsFile, load_checkpoint, read_weights
+from .checkpoints import CheckpointError, WeightsFile, image_side, read_weights
+from .checkpoints import class_names as own_class_names
 from .hub import resolve_weights
-from .images import ImageError, read_image
+from .images import DECODING, Batch, DecodedBatches, ImageError, MemoryBudget, images_of
 from .labels import class_names
-from .preprocess import MIN_SIZE, Preprocess
-from .registry import create_model
+from .preprocess import Preprocess
+from .registry import build_model
 from .transnext import TransNeXt
 from .variants import Checkpoint, Variant, find_checkpoint
 
 DEFAULT_MODEL = "transnext_pico"
-_DECODING_THREADS = 4
+_NOT_FINITE = "the model's output for it is not finite: damaged weights, or an overflow"
 _WARM_UP_SIZE = 64
 _CHANNELS = 3
 
@@ -47,7 +47,7 @@ class Classified:
     Attributes
     ----------
     path
-        The image file.
+        The image file; of an image that has no path, its kind and place, such as ``<array 3>``.
     predictions
         The most probable classes, best first.
     seconds
@@ -87,7 +87,7 @@ class Classifier:
         self.preprocess = preprocess
         self.labels = list(labels)
         self.device = device
-        self.model = model.eval().to(device)
+        self.model = model.to(device).freeze()
 
     @classmethod
     def load(
@@ -95,6 +95,7 @@ class Classifier:
         model: str | None = None,
         weights: str | os.PathLike[str] | None = None,
         *,
+        key: str | None = None,
         size: int | None = None,
         device: str = "auto",
         backend: str | None = None,
@@ -108,6 +109,8 @@ class Classifier:
         weights
             A file, a published name or a file on the Hub (see `hub.resolve_weights`). None is the
             model's published weights.
+        key
+            Which state dict, where the file has several (see `checkpoints.read_weights`).
         size
             Side of the images that the model gets, at least 32; None is what it was trained at.
         device
@@ -128,7 +131,7 @@ class Classifier:
             find_checkpoint(model)  # before any download
         source = weights if weights is not None else model or DEFAULT_MODEL
         path = resolve_weights(source)
-        file = read_weights(path)
+        file = read_weights(path, key=key)
         if file.architecture is None:
             raise CheckpointError(f"{path}: its entries are not those of a TransNeXt")
         num_classes = file.architecture.num_classes
@@ -140,16 +143,15 @@ class Classifier:
             )
         variant, checkpoint = _preset(model, source, file)
         name = f"{variant.name}.{checkpoint.tag}"
-        options: dict[str, Any] = {"num_classes": num_classes, "backend": backend}
+        options: dict[str, Any] = {"backend": backend}
         # Weights of `transnext train` say the sizes they were trained at.
-        if (pretrain_size := _size(file, "pretrain_size")) is not None:
+        if (pretrain_size := image_side(file, "pretrain_size")) is not None:
             options["pretrain_size"] = pretrain_size
-        network = create_model(name, **options)
-        load_checkpoint(network, file)
+        network = build_model(variant, checkpoint, file, **options)
         return cls(
             network,
-            Preprocess.of(checkpoint, size if size is not None else _size(file, "img_size")),
-            _own_labels(file, num_classes) or class_names(checkpoint.labels, num_classes),
+            Preprocess.of(checkpoint, size if size is not None else image_side(file, "img_size")),
+            own_class_names(file) or class_names(checkpoint.labels, num_classes),
             name=name,
             weights=path,
             device=target,
@@ -164,61 +166,83 @@ class Classifier:
         return backends.resolve(requested, call)
 
     def classify(
-        self, paths: Sequence[str | os.PathLike[str]], *, batch_size: int = 8, top_k: int = 5
+        self,
+        images: Any,
+        *,
+        batch_size: int = 8,
+        top_k: int = 5,
+        image_memory: int | None = None,
     ) -> Iterator[Classified | ImageError]:
-        """Yield a result, or the error of a file that is no image, for each path in order.
+        """Yield a result, or the error of what is no image, for each image in order.
 
         At most two batches of images are in memory: one in the model, one being decoded.
 
+        Parameters
+        ----------
+        images
+            One image, or any number of them: each a path, ``-`` for standard input, the bytes of a
+            file, an object open for reading, a PIL image, a NumPy array ``[H, W, C]`` or
+            ``[H, W]``, a tensor ``[C, H, W]`` (arrays and tensors of uint8, or floats in 0..1).
+            An array or tensor of four dimensions is a batch. Of an iterator so many are taken as
+            are needed for the batch in the model and the one after.
+        batch_size
+            Images in the model at a time.
+        top_k
+            Classes of each result.
+        image_memory
+            Bytes that decoding may take, over all threads; an image that needs more is an error.
+            None is `images.DECODING_BYTES`, shared by all that goes on in the process.
+
         Raises
         ------
+        TypeError
+            If `images`, or one of them, is nothing of this.
+        ValueError
+            If a number is not positive.
         RuntimeError
             If the device runs out of memory.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size: at least 1 is needed, got {batch_size}")
-        if top_k < 1:
-            raise ValueError(f"top_k: at least 1 is needed, got {top_k}")
-        batches = [
-            [Path(path) for path in paths[start : start + batch_size]]
-            for start in range(0, len(paths), batch_size)
-        ]
-        self._warm_up()
-        threads = min(_DECODING_THREADS, os.cpu_count() or 1)
-        pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-        try:
-            coming = [pool.submit(self._prepare, path) for path in batches[0]] if batches else []
-            for index in range(len(batches)):
-                prepared = [future.result() for future in coming]
-                following = batches[index + 1] if index + 1 < len(batches) else []
-                coming = [pool.submit(self._prepare, path) for path in following]
-                yield from self._classify_batch(batches[index], prepared, top_k)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        for name, value in (("batch_size", batch_size), ("top_k", top_k)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}: an int of at least 1 is needed, got {value!r}")
+        batches = DecodedBatches(
+            images_of("images", images),
+            self.preprocess,
+            self.preprocess.working_bytes,
+            batch_size=batch_size,
+            budget=DECODING if image_memory is None else MemoryBudget(image_memory),
+        )
+        return self._classify(batches, top_k)
 
-    def _prepare(self, path: Path) -> torch.Tensor | ImageError:
-        try:
-            return self.preprocess(read_image(path))
-        except ImageError as error:
-            return error
+    def _classify(
+        self, batches: DecodedBatches[torch.Tensor], top_k: int
+    ) -> Iterator[Classified | ImageError]:
+        self._warm_up()
+        with contextlib.closing(iter(batches)) as decoded:
+            for batch in decoded:
+                yield from self._classify_batch(batch, top_k)
 
     def _classify_batch(
-        self, paths: Sequence[Path], prepared: Sequence[torch.Tensor | ImageError], top_k: int
+        self, prepared: Batch[torch.Tensor], top_k: int
     ) -> Iterator[Classified | ImageError]:
-        images = [item for item in prepared if isinstance(item, torch.Tensor)]
+        images = [item for _, item in prepared if isinstance(item, torch.Tensor)]
         results = self._predict(images, top_k) if images else iter(())
-        for path, item in zip(paths, prepared, strict=True):
+        for name, item in prepared:
             if isinstance(item, ImageError):
                 yield item
+                continue
+            predictions, seconds = next(results)
+            if predictions:
+                yield Classified(name, predictions, seconds)
             else:
-                predictions, seconds = next(results)
-                yield Classified(path, predictions, seconds)
+                yield ImageError(name, _NOT_FINITE)
 
     @torch.inference_mode()
     def _predict(
         self, images: Sequence[torch.Tensor], top_k: int
     ) -> Iterator[tuple[tuple[Prediction, ...], float]]:
-        """Return an iterator over (predictions, seconds) for each of the images."""
+        """Return an iterator over (predictions, seconds) for each of the images; no predictions
+        where the model's output is not finite."""
         started = time.perf_counter()
         try:
             logits = self.model(torch.stack(list(images)).to(self.device))
@@ -233,13 +257,20 @@ class Classifier:
         seconds = (time.perf_counter() - started) / len(images)
         return iter(
             [
-                (tuple(map(self._prediction, row_indices, row_values)), seconds)
+                (self._predictions(row_indices, row_values), seconds)
                 for row_indices, row_values in zip(indices, values, strict=True)
             ]
         )
 
-    def _prediction(self, index: int, probability: float) -> Prediction:
-        return Prediction(index, self.labels[index], probability)
+    def _predictions(
+        self, indices: Sequence[int], probabilities: Sequence[float]
+    ) -> tuple[Prediction, ...]:
+        if not all(map(math.isfinite, probabilities)):
+            return ()
+        return tuple(
+            Prediction(index, self.labels[index], probability)
+            for index, probability in zip(indices, probabilities, strict=True)
+        )
 
     @torch.inference_mode()
     def _warm_up(self) -> None:
@@ -250,23 +281,6 @@ class Classifier:
         on_cpu = self.device.type == "cpu"
         side = min(self.preprocess.size, _WARM_UP_SIZE) if on_cpu else self.preprocess.size
         self.model(torch.zeros(1, _CHANNELS, side, side, device=self.device)).sum().item()
-
-
-def _size(file: WeightsFile, key: str) -> int | None:
-    """Return the image side that the metadata of a weights file give under `key`, if they do."""
-    text = file.metadata.get(key, "")
-    return int(text) if text.isdecimal() and len(text) < 6 and int(text) >= MIN_SIZE else None
-
-
-def _own_labels(file: WeightsFile, num_classes: int) -> list[str] | None:
-    """Return the class names, a JSON list, in the metadata of a weights file; None without."""
-    try:
-        names = json.loads(file.metadata.get("class_names", "null"))
-    except ValueError:
-        return None
-    if not isinstance(names, list) or len(names) != num_classes:
-        return None
-    return [str(name) for name in names]
 
 
 def resolve_device(name: str) -> torch.device:

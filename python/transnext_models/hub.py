@@ -1,7 +1,8 @@
 """Turn what a user calls weights into a local file: a path, a published name, a file on the Hub.
 
 Downloads go through `huggingface_hub`: its cache, its progress bar, its proxy and token settings.
-A file already in the cache is used without asking the network: published weights do not change.
+A file already in the cache is used without asking the network, since published weights do not
+change; whether it is still what was published is looked at every time.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from .variants import VARIANTS, find_checkpoint
+from .checkpoints import WeightsWarning
+from .download import StalledError, download, remove
+from .variants import VARIANTS, Checkpoint, find_checkpoint
 
 DEFAULT_REVISION = "main"
 # The name that files have by convention in repositories of a single model.
@@ -24,9 +25,13 @@ DEFAULT_FILE = "model.safetensors"
 
 _SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
 _HUB_ID = re.compile(
-    r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?(?::(?P<file>[\w./-]+))?"
+    r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?(?::(?P<file>[\w./-]+))?", re.ASCII
 )
+# Of a repository's name, a revision or a file's path: what stands between two slashes. The cache
+# makes paths of them.
+_PART = re.compile(r"(?!\.{1,2}$)[\w.+ -]{1,200}", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_CHUNK = 1 << 20
 
 
 class DownloadError(RuntimeError):
@@ -35,11 +40,28 @@ class DownloadError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """A file on the Hugging Face Hub."""
+    """A file on the Hugging Face Hub.
+
+    Raises
+    ------
+    ValueError
+        If one of the names could lead out of the cache's folder.
+    """
 
     repo: str
     file: str
     revision: str = DEFAULT_REVISION
+
+    def __post_init__(self) -> None:
+        for what, name in (
+            ("a repository", self.repo),
+            ("a file in a repository", self.file),
+            ("a revision", self.revision),
+        ):
+            if not all(map(_PART.fullmatch, name.split("/"))):
+                raise ValueError(f"weights: {name!r} is not the name of {what} on the Hub")
+        if self.repo.count("/") != 1:
+            raise ValueError(f"weights: a repository is called owner/name, got {self.repo!r}")
 
     @property
     def url(self) -> str:
@@ -76,15 +98,19 @@ def resolve_weights(source: str | os.PathLike[str], *, revision: str | None = No
         If the file is neither in the cache nor to be had from the Hub.
     """
     path = Path(source)
-    if path.is_file() or not isinstance(source, str) or source.startswith(("/", "./", "../", "~")):
+    if not isinstance(source, str) or source.startswith(("/", "./", "../", "~")):
         return _existing(path.expanduser())
+    if path.exists() and not path.is_dir():
+        return path
     # A folder called like a model, perhaps a training run's, does not hide the model.
     if path.is_dir() and source.partition(".")[0] not in VARIANTS:
         return _existing(path)
     match = _HUB_ID.fullmatch(source)
     if match and (match["file"] or not source.endswith(_SUFFIXES)):
         file = match["file"] or _published_file(match["repo"]) or DEFAULT_FILE
-        return fetch(HubFile(match["repo"], file, revision or match["revision"] or "main"))
+        return fetch(
+            HubFile(match["repo"], file, revision or match["revision"] or DEFAULT_REVISION)
+        )
     if source.endswith(_SUFFIXES) or "/" in source:
         raise ValueError(
             f"weights: there is no file {source!r} (a file on the Hub is written owner/repo:file)"
@@ -115,47 +141,61 @@ def cached(file: HubFile) -> Path | None:
 def fetch(file: HubFile) -> Path:
     """Return a local copy of `file`, from the cache or else from the Hub.
 
+    A copy in the cache that is not what it should be is downloaded again.
+
     Raises
     ------
     DownloadError
-        If there is no network, no such file, no access, or the download is damaged.
+        If there is no network, no such file, no access, the Hub stops answering, or what is there
+        or arrives is damaged.
     """
     found = cached(file)
-    if found is not None:
+    damage = None if found is None else _damage(file, found)
+    if found is not None and damage is None:
         return found
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download
-
     try:
-        # Asked first because it fails at once without a network; the download would retry for long.
-        get_hf_file_metadata(file.url)
-        with _progress_only_on_a_terminal():
-            path = Path(
-                hf_hub_download(
-                    file.repo, file.file, revision=file.revision, cache_dir=cache_folder()
-                )
-            )
+        path = download(file, cache_folder(), instead_of=found)
     except Exception as error:
         reason = _reason(file, error)
         if reason is None:
             raise
-        raise DownloadError(_advice(file, reason)) from error
-    _check_digest(file, path)
+        if damage is None:
+            raise DownloadError(_advice(file, reason)) from error
+        raise DownloadError(
+            f"the cached file {found} is damaged: {damage}\n"
+            f"It cannot be downloaded again: {reason}\n"
+            "Delete it and try again where there is a network, or give a file as the weights: "
+            "--weights FILE."
+        ) from error
+    if damage is not None:
+        warnings.warn(
+            f"{found}: the cached file was damaged ({damage}); it was downloaded again",
+            WeightsWarning,
+            stacklevel=3,
+        )
+    damage = _damage(file, path)
+    if damage is not None:
+        remove(path)
+        raise DownloadError(_advice(file, f"what arrived is damaged ({damage}), try again"))
     return path
 
 
 def _existing(path: Path) -> Path:
-    if path.is_file():
-        return path
-    what = "a folder; give the file in it" if path.is_dir() else "not there"
-    raise ValueError(f"weights: the file {path} is {what}")
+    if path.is_dir():
+        raise ValueError(f"weights: the file {path} is a folder; give the file in it")
+    # What is no ordinary file is refused, with its kind, by whoever reads it.
+    if not path.exists():
+        raise ValueError(f"weights: the file {path} is not there")
+    return path
 
 
 def _published_file(repo: str) -> str | None:
-    for variant in VARIANTS.values():
-        for checkpoint in variant.checkpoints:
-            if checkpoint.repo == repo:
-                return checkpoint.file
-    return None
+    known = (checkpoint for checkpoint in _published() if checkpoint.repo == repo)
+    return next((checkpoint.file for checkpoint in known), None)
+
+
+def _published() -> list[Checkpoint]:
+    return [checkpoint for variant in VARIANTS.values() for checkpoint in variant.checkpoints]
 
 
 def _packaged(name: str, model: str) -> Path:
@@ -168,37 +208,43 @@ def _packaged(name: str, model: str) -> Path:
     return path
 
 
-def _check_digest(file: HubFile, path: Path) -> None:
-    """Compare a fresh download with its SHA-256, which is the name of its blob in the cache."""
-    blob = path.resolve()
-    if not _SHA256.fullmatch(blob.name):
-        return
-    digest = hashlib.sha256()
-    with open(blob, "rb") as data:
-        while block := data.read(1 << 20):
-            digest.update(block)
-    if digest.hexdigest() != blob.name:
-        path.unlink(missing_ok=True)
-        blob.unlink(missing_ok=True)
-        raise DownloadError(_advice(file, "what arrived is damaged (wrong SHA-256), try again"))
+def _damage(file: HubFile, path: Path) -> str | None:
+    """Say how a file of the cache differs from what was published; None if it does not.
 
-
-@contextmanager
-def _progress_only_on_a_terminal() -> Iterator[None]:
-    from huggingface_hub.utils import (
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-    )
-
-    hide = not sys.stderr.isatty() and not are_progress_bars_disabled()
-    if hide:
-        disable_progress_bars()
+    What was published is known here for some files; of the others the cache says what arrived: it
+    names what it keeps by the SHA-256 that the Hub gave.
+    """
+    expected, size = None, None
+    for checkpoint in _published():
+        if (checkpoint.repo, checkpoint.file, DEFAULT_REVISION) == (
+            file.repo,
+            file.file,
+            file.revision,
+        ):
+            expected, size = checkpoint.sha256, checkpoint.bytes
+    if expected is None and path.is_symlink():
+        # The link's own text: what it leads to may be a link to a store with names of its own.
+        name = os.path.basename(os.readlink(path))
+        expected = name if _SHA256.fullmatch(name) else None
+    if expected is None:
+        return None
     try:
-        yield
-    finally:
-        if hide:
-            enable_progress_bars()
+        there = path.stat().st_size
+        if size is not None and there != size:
+            return f"it has {there:,} bytes, the published file {size:,}"
+        found = sha256(path)
+    except OSError as error:
+        return f"it cannot be read: {error.strerror or error}"
+    return None if found == expected else f"its SHA-256 is {found}, that of the file {expected}"
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as data:
+        while block := data.read(_CHUNK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _reason(file: HubFile, error: Exception) -> str | None:
@@ -211,6 +257,8 @@ def _reason(file: HubFile, error: Exception) -> str | None:
 
     lines = str(error).strip().splitlines()
     text = lines[0] if lines else type(error).__name__
+    if isinstance(error, StalledError):
+        return str(error)
     if isinstance(error, OfflineModeIsEnabled):
         return "offline mode is on (HF_HUB_OFFLINE)"
     if isinstance(error, HfHubHTTPError):

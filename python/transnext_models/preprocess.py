@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .images.picture import Picture, pixels_between
 from .variants import Checkpoint
 
 WARP_FROM = 384
@@ -30,6 +31,7 @@ _INTERPOLATIONS = {
 # Beyond this many pixels only the part that the crop keeps is resized: a 1x20000 strip would
 # otherwise become an image of 1.3 thousand million pixels on its way.
 _MOST_RESIZED_PIXELS = 64 * 1024 * 1024
+_RGB_BYTES = 4  # of a pixel in Pillow's memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +88,24 @@ class Preprocess:
             checkpoint.interpolation,
         )
 
-    def __call__(self, image: Image.Image) -> torch.Tensor:
+    def __call__(self, image: Image.Image | Picture) -> torch.Tensor:
         """Return `image` (any mode that converts to RGB) as float32 ``[3, size, size]``."""
-        pixels = np.asarray(self._cropped(image.convert("RGB")))
+        if isinstance(image, Image.Image):
+            image = image.convert("RGB")
+        pixels = np.asarray(self._cropped(image))
         tensor = torch.from_numpy(pixels.transpose(2, 0, 1).copy()).to(torch.float32).div_(255)
         mean = torch.tensor(self.mean, dtype=torch.float32).view(-1, 1, 1)
         std = torch.tensor(self.std, dtype=torch.float32).view(-1, 1, 1)
         return tensor.sub_(mean).div_(std)
 
-    def _cropped(self, image: Image.Image) -> Image.Image:
+    def working_bytes(self, size: tuple[int, int]) -> int:
+        """Return the memory that it takes beside a `Picture` of (width, height)."""
+        width, height = self._resized_size(size)
+        if width * height > _MOST_RESIZED_PIXELS:
+            width = height = self.size
+        return _RGB_BYTES * (width * height + pixels_between(size, (width, height)))
+
+    def _cropped(self, image: Image.Image | Picture) -> Image.Image:
         width, height = self._resized_size(image.size)
         left, top = round((width - self.size) / 2), round((height - self.size) / 2)
         method = _INTERPOLATIONS[self.interpolation]

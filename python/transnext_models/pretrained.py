@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from .checkpoints import WeightsFile, load_checkpoint, read_weights
+from .checkpoints import WeightsFile, check_fit, load_checkpoint, read_weights
 
 if TYPE_CHECKING:
     from .transnext import TransNeXt
 
-__all__ = ["load_fitted", "spread_channels"]
+__all__ = ["check_fitted", "load_fitted", "spread_channels"]
 
 _FIRST_CONV = "patch_embed1.proj.weight"
 _STAGE = re.compile(r"(?:patch_embed|block|norm)(\d+)\.")
@@ -41,13 +41,26 @@ def load_fitted(
         If the file cannot be used or does not fit; a ValueError.
     """
     weights = source if isinstance(source, WeightsFile) else read_weights(source)
+    fitted, reset_head = _fitted(model, weights, new_head)
+    load_checkpoint(model, fitted, reset_head=reset_head)
+
+
+def check_fitted(model: TransNeXt, weights: WeightsFile, *, new_head: bool = True) -> None:
+    """Raise what `load_fitted` would if the weights do not fit; a model without memory will do."""
+    fitted, reset_head = _fitted(model, weights, new_head)
+    check_fit(model.state_dict(), fitted, reset_head=reset_head)
+
+
+def _fitted(model: TransNeXt, weights: WeightsFile, new_head: bool) -> tuple[WeightsFile, bool]:
+    """Return the weights as ``model`` takes them, and whether its classifier stays a new one."""
     state = {name: tensor for name, tensor in weights.state_dict.items() if _built(model, name)}
     filters = state.get(_FIRST_CONV)
-    if filters is not None and filters.ndim == 4 and filters.shape[1] != model.in_chans:
+    known = weights.architecture is not None
+    if known and filters is not None and filters.shape[1] != model.in_chans:
         state[_FIRST_CONV] = spread_channels(filters, model.in_chans)
-    given = state.get("head.weight")
-    other_head = model.num_classes > 0 and (given is None or len(given) != model.num_classes)
-    load_checkpoint(model, replace(weights, state_dict=state), reset_head=new_head and other_head)
+    classes = weights.architecture.num_classes if weights.architecture else None
+    other_head = model.num_classes > 0 and classes != model.num_classes
+    return replace(weights, state_dict=state), new_head and other_head
 
 
 def spread_channels(filters: Tensor, in_chans: int) -> Tensor:

@@ -6,6 +6,8 @@ import inspect
 import os
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from .transnext import TransNeXt
 from .variants import VARIANTS, Checkpoint, Variant, find_checkpoint
 
@@ -34,6 +36,7 @@ def create_model(
     name: str,
     pretrained: bool = False,
     weights: str | os.PathLike[str] | None = None,
+    key: str | None = None,
     **options: Any,
 ) -> TransNeXt:
     """Build a model, with random, published or given weights.
@@ -47,6 +50,9 @@ def create_model(
         Load the published weights, from the local cache or the Hugging Face Hub.
     weights : str | path | None
         Load these instead: a file, or a name that :mod:`transnext_models.hub` resolves.
+    key : str | None
+        Which state dict, where the file has several, such as ``"model_ema"``; see
+        :func:`transnext_models.checkpoints.read_weights`.
     **options
         Any parameter of :class:`TransNeXt`, over those of the variant.
 
@@ -78,23 +84,41 @@ def create_model(
             raise TypeError(f"create_model: unknown option {option!r}; known options: {known}")
     if pretrained and weights is not None:
         raise ValueError("weights: give either pretrained=True or weights, not both")
+    if key is not None and not pretrained and weights is None:
+        raise ValueError(f"key: got {key!r}, which needs weights")
     source: WeightsFile | None = None
     if pretrained or weights is not None:
         from .checkpoints import read_weights
         from .hub import resolve_weights
 
         published = f"{variant.name}.{checkpoint.tag}"
-        source = read_weights(resolve_weights(published if weights is None else weights))
+        source = read_weights(resolve_weights(published if weights is None else weights), key=key)
+    return build_model(variant, checkpoint, source, **options)
+
+
+def build_model(
+    variant: Variant, checkpoint: Checkpoint, weights: WeightsFile | None, **options: Any
+) -> TransNeXt:
+    """Build a model of ``variant``, with the weights that were read, or random ones for None.
+
+    Options and errors are those of :func:`create_model`. Weights are compared with a model that
+    takes no memory first, so that those of something else cost what their file does.
+    """
     arguments = architecture_arguments(variant)
     arguments |= {"img_size": checkpoint.img_size, "num_classes": checkpoint.num_classes}
-    if source is not None and source.architecture and source.architecture.num_classes:
-        arguments["num_classes"] = source.architecture.num_classes
-    model = TransNeXt(**{**arguments, **options})
-    model.default_cfg = model.pretrained_cfg = pretrained_config(variant, checkpoint)
-    if source is not None:
-        from .pretrained import load_fitted
+    if weights is not None and weights.architecture and weights.architecture.num_classes:
+        arguments["num_classes"] = weights.architecture.num_classes
+    arguments |= options
+    new_head = "num_classes" in options
+    if weights is not None:
+        from .pretrained import check_fitted, load_fitted
 
-        load_fitted(model, source, new_head="num_classes" in options)
+        with torch.device("meta"):
+            check_fitted(TransNeXt(**arguments), weights, new_head=new_head)
+    model = TransNeXt(**arguments)
+    model.default_cfg = model.pretrained_cfg = pretrained_config(variant, checkpoint)
+    if weights is not None:
+        load_fitted(model, weights, new_head=new_head)
     return model
 
 
@@ -124,6 +148,7 @@ def pretrained_config(variant: Variant, checkpoint: Checkpoint) -> dict[str, Any
         "input_size": (variant.in_chans, side, side),
         "min_input_size": (variant.in_chans, 32, 32),
         "fixed_input_size": False,
+        "pool_size": (-(-side // 32), -(-side // 32)),  # of the map that is pooled
         "interpolation": checkpoint.interpolation,
         "crop_pct": checkpoint.crop_pct,
         "crop_mode": checkpoint.crop_mode,

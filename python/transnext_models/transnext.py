@@ -12,6 +12,7 @@ from numbers import Real
 from typing import Any, Literal, NamedTuple
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -39,10 +40,14 @@ from .layers import (
     StageGrids,
     initialise,
 )
+from .layers.derived import freeze
+from .layers.grids import stage_grids, tokens_to_map
 
 __all__ = ["TransNeXt"]
 
 _NO_WEIGHT_DECAY = ("query_embedding", "relative_pos_bias_local", "cpb", "temperature")
+
+torch.fx.wrap("stage_grids")  # one node in a graph of torch.fx, whatever the sizes
 
 
 class Stage(NamedTuple):
@@ -187,7 +192,7 @@ class TransNeXt(nn.Module):
                 Block(
                     dim,
                     build_attention(i),
-                    ConvolutionalGLU(dim, mlp_ratios[i], proj_drop_rate),
+                    ConvolutionalGLU(dim, int(dim * mlp_ratios[i]), drop=proj_drop_rate),
                     next(rates),
                 )
                 for _ in range(depths[i])
@@ -221,6 +226,33 @@ class TransNeXt(nn.Module):
             ):
                 module.backend = name
 
+    def freeze(self, frozen: bool = True) -> TransNeXt:
+        """Say that the weights stay as they are, and change to evaluation mode.
+
+        In evaluation the model keeps what it derives from its weights (packed products,
+        position-bias tables). On a CPU every call makes sure that they are still the same, which
+        takes as long as reading them from memory; on other devices nothing is kept. A frozen model
+        keeps it everywhere and looks no more.
+
+        Ended by ``freeze(False)``, by :meth:`train` and by loading weights, and by an edit that
+        PyTorch's version counters show. Weights of a frozen model that are edited past these,
+        through ``parameter.data`` say, give outputs of the old ones until then.
+
+        Parameters
+        ----------
+        frozen : bool
+            False takes it back; the mode stays.
+
+        Returns
+        -------
+        TransNeXt
+            The model itself.
+        """
+        if frozen:
+            self.eval()
+        freeze(self, frozen)
+        return self
+
     def stages(self) -> list[Stage]:
         """The stages in order."""
         return [
@@ -232,23 +264,15 @@ class TransNeXt(nn.Module):
 
     def stage_grids(self, stage: int, grid: tuple[int, int]) -> StageGrids:
         """All grids of stage ``stage`` (from 0) when its tokens lie on ``grid``."""
-        stride, ratio = 4 * 2**stage, self.sr_ratios[stage]
-        pretrain = self.pretrain_size // stride
-        pool_grid = self._pool_grid(stage, grid)
-        if self.position_bias == "extrapolate":
-            return StageGrids(grid, pool_grid, (pretrain, pretrain))
-        train = self.img_size // stride
-        pooled = max(1, train // ratio)
-        return StageGrids(grid, pool_grid, (pretrain, pretrain), (train, train), (pooled, pooled))
-
-    def _pool_grid(self, stage: int, grid: tuple[int, int]) -> tuple[int, int]:
-        height, width = grid
-        ratio, fixed = self.sr_ratios[stage], self.fixed_pool_size
-        if ratio == 1:
-            return grid
-        if fixed is not None:
-            return min(fixed, height), min(fixed, width)
-        return max(1, height // ratio), max(1, width // ratio)
+        stride = 4 * 2**stage
+        interpolates = self.position_bias == "interpolate"
+        return stage_grids(
+            grid,
+            pool_ratio=self.sr_ratios[stage],
+            pool_size=self.fixed_pool_size,
+            pretrain_side=self.pretrain_size // stride,
+            train_side=self.img_size // stride if interpolates else None,
+        )
 
     # Forward
 
@@ -264,8 +288,7 @@ class TransNeXt(nn.Module):
                     x = checkpoint(block, x, grids, use_reentrant=False)
                 else:
                     x = block(x, grids)
-            # A view: tokens are the channels-last layout of the map.
-            x = norm(x).transpose(1, 2).unflatten(2, grid)
+            x = tokens_to_map(norm(x), grid)
             maps.append(x)
         return maps
 

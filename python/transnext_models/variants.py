@@ -43,6 +43,8 @@ class Checkpoint:
     repo, file : str | None, str
         Hugging Face Hub repository and the file in it. ``repo is None`` marks a file that travels
         with this package, in ``transnext_models/assets``.
+    sha256, bytes : str | None, int | None
+        Of the published file, where they are known: it is held to them.
     img_size : int
         Side of the square image it was trained (and is evaluated) at.
     gmacs : float | None
@@ -59,6 +61,8 @@ class Checkpoint:
     tag: str
     repo: str | None
     file: str
+    sha256: str | None = None
+    bytes: int | None = None
     img_size: int = 224
     gmacs: float | None = None
     num_classes: int = 1000
@@ -114,13 +118,33 @@ class Variant:
         raise ValueError(f"{self.name} has no checkpoint {tag!r}; it has: {known}")
 
 
+# SHA-256 and bytes of the files on the Hub.
+_DIGESTS = {
+    "micro-224-1k": (
+        "18dbc88e9c1eb3b3f7801f91f61ef25db56a276a2ee85c4ae3e940c832410d8f",
+        51_425_223,
+    ),
+    "base-224-1k": (
+        "1d3b9e5c159b61f162bfaaea5887552d04f6b92af83e0e798f682f9d35f53272",
+        359_219_401,
+    ),
+    "micro-AAAA-256-1k": (
+        "a58c674fa5f3f4ab47499a442c51156163112cd7c64bd011d511a716421fd9cd",
+        52_655_448,
+    ),
+}
+
+
 def _published(name: str, gmacs: float, metrics: Metrics, img_size: int = 224) -> Checkpoint:
     """A published classification checkpoint; ``name`` is e.g. ``small-384-1k-ft-1k``."""
     stem = f"transnext-{name}"
+    sha256, size = _DIGESTS.get(name, (None, None))
     return Checkpoint(
         tag="in1k_384" if img_size == 384 else "in1k",
         repo=f"DaiShiResearch/{stem}",
         file=stem.replace("-", "_") + ".pth",
+        sha256=sha256,
+        bytes=size,
         img_size=img_size,
         gmacs=gmacs,
         crop_pct=1.0 if img_size >= 384 else 0.875,

@@ -24,7 +24,12 @@ from transnext_ops.backends.registry import (
 from transnext_ops.conv_glu import conv_glu
 from transnext_ops.gelu_pool import gelu_pool
 from transnext_ops.global_attention import global_attention
-from transnext_ops.position_bias import PositionBias, position_bias
+from transnext_ops.position_bias import (
+    PositionBias,
+    bias_coordinates,
+    bias_from_values,
+    position_bias,
+)
 from transnext_ops.window import window_av, window_qk
 
 try:
@@ -39,6 +44,8 @@ __all__ = [
     "PositionBias",
     "aggregated_attention",
     "available_backends",
+    "bias_coordinates",
+    "bias_from_values",
     "conv_glu",
     "explain_backend",
     "gelu_pool",

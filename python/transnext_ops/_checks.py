@@ -24,6 +24,8 @@ def check_grid(name: str, grid: object) -> Grid:
         if isinstance(value, (bool, float)) or not hasattr(value, "__index__"):
             raise TypeError(f"{name}: got {grid!r}, needs a tuple (height, width) of ints")
     height, width = grid
+    if torch.jit.is_tracing():  # where sizes are tensors; a trace fixes them
+        height, width = int(height), int(width)
     if height < 1 or width < 1:
         raise ValueError(f"{name}: got {height}x{width}, needs a height and width of at least 1")
     return height, width

@@ -38,6 +38,9 @@ def attention_fits(dtype: str, head_dim: int, window_size: int, architecture: in
 def run_launches(op: str, launches: Launches, device: int, stream: int) -> None: ...
 
 _Capsule = Any
+
+def fingerprint(tensors: Sequence[_Capsule], threads: int = 1) -> int: ...
+
 _Optional = Any  # a capsule or None
 _Plan = tuple[tuple[int, int, int], tuple[int, int, int], int]  # grid, block, shared bytes
 

@@ -15,6 +15,8 @@ from typing import NamedTuple, ParamSpec, TypeVar, cast
 import torch
 from torch import Tensor
 
+from transnext_ops.tracing import known_true, traced
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -31,10 +33,7 @@ def _constant(build: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(build)
     def lookup(*args: P.args, **kwargs: P.kwargs) -> T:
-        # Under FakeTensorMode and its kin, new tensors are of a subclass: keep those out as well.
-        if torch.compiler.is_compiling() or type(torch.empty(0, device="cpu")) is not Tensor:
-            return build(*args, **kwargs)
-        return cast(Callable[P, T], cached)(*args, **kwargs)
+        return build(*args, **kwargs) if traced() else cast(Callable[P, T], cached)(*args, **kwargs)
 
     return lookup
 
@@ -110,30 +109,28 @@ class BiasAxis(NamedTuple):
     weights: Tensor | None
 
 
-def _twice_bin_centres(length: int, pool_length: int) -> list[int]:
-    """Return twice the mean coordinate of each adaptive-pooling bin: start + end - 1, an int."""
-    return [
-        (a * length) // pool_length - (-(a + 1) * length) // pool_length - 1
-        for a in range(pool_length)
-    ]
-
-
 def _extrapolated_axis(
     length: int, pool_length: int, pretrain_length: int, device: torch.device
 ) -> BiasAxis:
-    # Twice the relative positions, 2i - (start + end - 1), are integers between these two ends,
-    # all of one parity unless bins of odd and even length mix: a plain range, no unique().
-    centres = _twice_bin_centres(length, pool_length)
-    first = -max(centres)
-    last = 2 * (length - 1) - min(centres)
-    step = 1 if any((centre - centres[0]) % 2 for centre in centres) else 2
-    twice_relative = torch.arange(first, last + 1, step, device=device, dtype=torch.float64)
-    relative = twice_relative * (0.5 * 8.0 / max(pretrain_length - 1, 1))
+    start, end = _bin_edges(length, pool_length, device)
+    centres = start + end - 1  # twice the mean coordinate of each bin
+    # Twice the relative positions, 2i - centre, are integers of a range: no unique() is needed.
+    # With bins of one length they are 2 apart.
+    if known_true(length % pool_length == 0):
+        step, bin_length = 2, length // pool_length
+        least, largest = bin_length - 1, 2 * length - bin_length - 1
+    elif traced():  # bounds that hold for every pooled grid keep a graph of open sizes simple
+        step, least, largest = 1, 0, 2 * (length - 1)
+    else:
+        step, least = 1, -(-length // pool_length) - 1
+        largest = (pool_length - 1) * length // pool_length + length - 1
+    count = (2 * (length - 1) - least + largest) // step + 1
+    twice_relative = torch.arange(count, device=device) * step - largest
+    relative = twice_relative.to(torch.float64) * (0.5 * 8.0 / max(pretrain_length - 1, 1))
     coords = relative.sign() * torch.log2(relative.abs() + 1.0) / math.log2(8.0)
-    query = 2 * torch.arange(length, device=device, dtype=torch.int32)
-    key = torch.tensor(centres, device=device, dtype=torch.int32)
-    positions = (query[:, None] - key - first) // step
-    return BiasAxis(coords, positions[:, :, None], None)
+    query = 2 * torch.arange(length, device=device)
+    positions = (query[:, None] - centres + largest) // step
+    return BiasAxis(coords, positions[:, :, None].to(torch.int32), None)
 
 
 def _bilinear_taps(source: int, target: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -164,8 +161,8 @@ def bias_axis(
     if train_length is None or train_pool_length is None:
         return _extrapolated_axis(length, pool_length, pretrain_length, device)
     trained = _extrapolated_axis(train_length, train_pool_length, pretrain_length, device)
-    if (train_length, train_pool_length) == (length, pool_length):
-        return trained
+    if not traced() and (train_length, train_pool_length) == (length, pool_length):
+        return trained  # which the resize gives too, with weights of 1 and 0
     query_index, query_weight = _bilinear_taps(train_length, length, device)
     key_index, key_weight = _bilinear_taps(train_pool_length, pool_length, device)
     positions = trained.positions[query_index[:, None, :, None], key_index[None, :, None, :], 0]

@@ -7,6 +7,7 @@ from torch import Tensor
 from transnext_ops._checks import Grid, check_activation, check_grid, check_length
 from transnext_ops.cupy_arrays import accepts_cupy
 from transnext_ops.dispatch import autocast_activations, run
+from transnext_ops.tracing import known_true
 
 
 @accepts_cupy
@@ -41,7 +42,7 @@ def gelu_pool(x: Tensor, *, grid: Grid, pool_grid: Grid, backend: str | None = N
     grid, pool_grid = check_grid("grid", grid), check_grid("pool_grid", pool_grid)
     check_activation("x", x, "[B, N, C]")
     check_length("x", x.shape[1], "grid", grid, "1")
-    if pool_grid[0] > grid[0] or pool_grid[1] > grid[1]:
+    if known_true(pool_grid[0] > grid[0]) or known_true(pool_grid[1] > grid[1]):
         raise ValueError(
             f"pool_grid: got {pool_grid[0]}x{pool_grid[1]}, needs at most the grid "
             f"{grid[0]}x{grid[1]}"

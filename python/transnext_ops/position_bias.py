@@ -24,6 +24,7 @@ from transnext_ops._checks import Grid, check_grid, check_parameter
 from transnext_ops.backends import torch_backend
 from transnext_ops.cupy_arrays import accepts_cupy
 from transnext_ops.dispatch import run
+from transnext_ops.tracing import reshaped
 
 _ranges = WeakIdKeyDictionary()  # map: (its version, least, most)
 
@@ -195,6 +196,107 @@ def position_bias(
     BackendError
         The backend asked for by name cannot run the call.
     """
+    fc1_weight, fc1_bias, fc2_weight, fc2_bias = _check_mlp(
+        fc1_weight, fc1_bias, fc2_weight, fc2_bias
+    )
+    rows, cols = _axes(
+        grid, pool_grid, pretrain_grid, train_grid, train_pool_grid, fc1_weight.device
+    )
+    dtype = fc1_weight.dtype
+    arguments = (
+        rows.coords.to(dtype), cols.coords.to(dtype), fc1_weight, fc1_bias, fc2_weight, fc2_bias,
+    )  # fmt: skip
+    return _from_table(run("position_bias_table", fc1_weight, arguments, backend), rows, cols)
+
+
+def bias_coordinates(
+    like: Tensor,
+    *,
+    grid: Grid,
+    pool_grid: Grid,
+    pretrain_grid: Grid,
+    train_grid: Grid | None = None,
+    train_pool_grid: Grid | None = None,
+) -> Tensor:
+    """Return the coordinates at which a network of one's own computes the position bias.
+
+    :func:`position_bias` is ``bias_from_values(fc2(relu(fc1(bias_coordinates(...)))), ...)``,
+    without ever holding these coordinates or the hidden layer.
+
+    Parameters
+    ----------
+    like : Tensor
+        Says the device and the floating-point dtype of the result.
+    grid, pool_grid, pretrain_grid, train_grid, train_pool_grid
+        As in :func:`position_bias`.
+
+    Returns
+    -------
+    Tensor [R·S, 2]
+        (row, column) for every pair of distances, rows first.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A grid is none.
+    """
+    rows, cols = _axes(grid, pool_grid, pretrain_grid, train_grid, train_pool_grid, like.device)
+    shape = (rows.coords.shape[0], cols.coords.shape[0])
+    pair = (rows.coords[:, None].expand(shape), cols.coords.expand(shape))
+    return reshaped(torch.stack(pair, -1), shape[0] * shape[1], 2).to(like.dtype)
+
+
+def bias_from_values(
+    values: Tensor,
+    *,
+    grid: Grid,
+    pool_grid: Grid,
+    pretrain_grid: Grid,
+    train_grid: Grid | None = None,
+    train_pool_grid: Grid | None = None,
+) -> PositionBias:
+    """Return the position bias whose values a network of one's own gave.
+
+    Parameters
+    ----------
+    values : Tensor [R·S, h]
+        The bias of each head at :func:`bias_coordinates` of the same grids.
+    grid, pool_grid, pretrain_grid, train_grid, train_pool_grid
+        As in :func:`position_bias`.
+
+    Returns
+    -------
+    PositionBias
+        Its table is float32, or float64 where the values are; differentiable.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A grid is none, or there are not as many values as coordinates.
+    """
+    rows, cols = _axes(grid, pool_grid, pretrain_grid, train_grid, train_pool_grid, values.device)
+    shape = (rows.coords.shape[0], cols.coords.shape[0])
+    if values.dim() != 2 or values.shape[0] != shape[0] * shape[1]:
+        raise ValueError(
+            f"values: got shape {tuple(values.shape)}, needs [R*S, h] with R*S = {shape[0]} * "
+            f"{shape[1]} coordinates"
+        )
+    if not values.is_floating_point():
+        raise TypeError(f"values: got {values.dtype}, needs a floating-point tensor")
+    compute = torch_backend.compute_dtype(values.dtype)
+    table = values.to(compute).t().unflatten(1, shape).contiguous()
+    return _from_table(table, rows, cols)
+
+
+def _axes(
+    grid: Grid,
+    pool_grid: Grid,
+    pretrain_grid: Grid,
+    train_grid: Grid | None,
+    train_pool_grid: Grid | None,
+    device: torch.device,
+) -> tuple[axis_maps.BiasAxis, axis_maps.BiasAxis]:
+    """Check the grids of a position bias and return its two axes."""
     grid, pool_grid = check_grid("grid", grid), check_grid("pool_grid", pool_grid)
     pretrain_grid = check_grid("pretrain_grid", pretrain_grid)
     if (train_grid is None) != (train_pool_grid is None):
@@ -203,10 +305,6 @@ def position_bias(
     if train_grid is not None and train_pool_grid is not None:
         train_grid = check_grid("train_grid", train_grid)
         train_pool_grid = check_grid("train_pool_grid", train_pool_grid)
-    fc1_weight, fc1_bias, fc2_weight, fc2_bias = _check_mlp(
-        fc1_weight, fc1_bias, fc2_weight, fc2_bias
-    )
-    device, dtype = fc1_weight.device, fc1_weight.dtype
     rows, cols = (
         axis_maps.bias_axis(
             grid[axis],
@@ -218,14 +316,15 @@ def position_bias(
         )
         for axis in (0, 1)
     )
-    arguments = (
-        rows.coords.to(dtype), cols.coords.to(dtype), fc1_weight, fc1_bias, fc2_weight, fc2_bias,
-    )  # fmt: skip
-    table = run("position_bias_table", fc1_weight, arguments, backend)
+    return rows, cols
+
+
+def _from_table(table: Tensor, rows: axis_maps.BiasAxis, cols: axis_maps.BiasAxis) -> PositionBias:
+    """Put a table ``[h, R, S]`` and the two axes together; a resize of the rows is done now."""
     row_map = rows.positions[:, :, 0]
     if rows.weights is not None:
-        table, row_map = _fold_rows(table, rows.positions, rows.weights.to(dtype))
-    col_weights = None if cols.weights is None else cols.weights.to(dtype)
+        table, row_map = _fold_rows(table, rows.positions, rows.weights.to(table.dtype))
+    col_weights = None if cols.weights is None else cols.weights.to(table.dtype)
     return PositionBias(table, row_map, cols.positions, col_weights, _trusted=True)
 
 
@@ -253,7 +352,8 @@ def _check_mlp(
 def _fold_rows(table: Tensor, index: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Resize the table's rows: one row per (query row, pooled row), and the map to it."""
     taps = index.shape[2]
-    flat_index, flat_weights = index.flatten(0, 1), weights.flatten(0, 1)  # [H*Hp, taps]
+    flat = (index.shape[0] * index.shape[1], taps)
+    flat_index, flat_weights = reshaped(index, *flat), reshaped(weights, *flat)
     folded = table.index_select(1, flat_index[:, 0]) * flat_weights[:, 0, None]
     for tap in range(1, taps):
         folded = folded + table.index_select(1, flat_index[:, tap]) * flat_weights[:, tap, None]

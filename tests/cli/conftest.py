@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
+from huggingface_hub import constants
+
+from stand_in_hub import StandInHub, stand_in_hub, use_endpoint
 
 
 class Outcome(NamedTuple):
@@ -23,6 +27,29 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder in which downloads are kept."""
+    folder = tmp_path / "cache"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    return folder
+
+
+@pytest.fixture
+def empty_hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInHub]:
+    """A server like the Hub, which has no files yet."""
+    with stand_in_hub() as server:
+        use_endpoint(monkeypatch, server.url)
+        yield server
+
+
+@pytest.fixture
+def offline(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address at which nothing listens."""
+    use_endpoint(monkeypatch, "http://127.0.0.1:9")
 
 
 @pytest.fixture

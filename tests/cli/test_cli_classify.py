@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -424,19 +425,20 @@ def test_out_of_memory_says_batch_size(transnext, weights, folder, monkeypatch):
 def test_few_images_are_in_memory(weights, folder, monkeypatch):
     """Decoding stays at most one batch ahead of the model."""
     loaded = Classifier.load(weights=weights)
-    decoded = 0
+    data = (folder / "image_00.png").read_bytes()
+    taken = 0
 
-    def counting(path: Path) -> Any:
-        nonlocal decoded
-        decoded += 1
-        return read_image(folder / "image_00.png")
+    def images() -> Iterator[bytes]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield data
 
-    monkeypatch.setattr(classifier_module, "read_image", counting)
-    results = loaded.classify([f"{index}.png" for index in range(200)], batch_size=4)
+    results = loaded.classify(images(), batch_size=4)
     for _ in range(9):
         next(results)
     time.sleep(0.2)
-    assert decoded <= 16
+    assert taken == 16
     results.close()
 
 

@@ -11,34 +11,17 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from stand_in_hub import COMMIT, StandInHub, stand_in_hub, use_endpoint
+from stand_in_hub import COMMIT, FILE, REPO, StandInHub, refused, use_endpoint
 from transnext_models import VARIANTS, create_model
-from transnext_models.hub import DownloadError, HubFile, cache_folder, cached, resolve_weights
+from transnext_models.hub import DownloadError, HubFile, cached, resolve_weights
 
-REPO, FILE = "DaiShiResearch/transnext-tiny-224-1k", "transnext_tiny_224_1k.pth"
 CONTENT = os.urandom(300_000)
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch) -> Path:
-    folder = tmp_path / "cache"
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    return folder
-
-
-@pytest.fixture
-def hub(cache, monkeypatch):
-    with stand_in_hub() as server:
-        server.files[f"{REPO}/{FILE}"] = CONTENT
-        use_endpoint(monkeypatch, server.url)
-        yield server
-
-
-@pytest.fixture
-def offline(cache, monkeypatch):
-    """An address at which nothing listens."""
-    use_endpoint(monkeypatch, "http://127.0.0.1:9")
+def hub(empty_hub: StandInHub) -> StandInHub:
+    empty_hub.files[f"{REPO}/{FILE}"] = CONTENT
+    return empty_hub
 
 
 # -- downloads ------------------------------------------------------------------------------------
@@ -109,17 +92,6 @@ def test_model_by_name_downloads_its_weights(hub, monkeypatch):
 
 
 # -- downloads that fail --------------------------------------------------------------------------
-
-
-def refused(name: str, *parts: str) -> str:
-    started = time.perf_counter()
-    with pytest.raises(DownloadError) as error:
-        resolve_weights(name)
-    assert time.perf_counter() - started < 10, "a failure must not keep anyone waiting"
-    message = str(error.value)
-    for part in (*parts, str(cache_folder()), "--weights FILE", 'weights="FILE"'):
-        assert part in message
-    return message
 
 
 def test_without_a_network(offline):
@@ -240,13 +212,32 @@ def test_folder_is_no_file(tmp_path):
         resolve_weights(tmp_path / "missing.pth")
 
 
+@pytest.mark.parametrize("source", ["fifo", "device"])
+def test_what_is_no_ordinary_file_is_left_to_its_reader(tmp_path, offline, monkeypatch, source):
+    """It says of which kind it is; a pipe must not be taken for a model's name."""
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("fifo")
+    path = {"fifo": "fifo", "device": "/dev/null"}[source]
+    assert resolve_weights(path) == Path(path)
+
+
 def test_every_published_file_is_asked_for_where_it_is(hub):
+    """Its content here is another, which is noticed where the published SHA-256 is known."""
     hub.files.clear()
+    known = 0
     for variant in VARIANTS.values():
         for checkpoint in variant.checkpoints:
-            if checkpoint.repo is not None:
-                hub.files[f"{checkpoint.repo}/{checkpoint.file}"] = checkpoint.tag.encode()
-                path = resolve_weights(f"{variant.name}.{checkpoint.tag}")
-                assert path.read_bytes() == checkpoint.tag.encode()
-    assert len(hub.files) == 7
+            if checkpoint.repo is None:
+                continue
+            hub.files[f"{checkpoint.repo}/{checkpoint.file}"] = checkpoint.tag.encode()
+            name = f"{variant.name}.{checkpoint.tag}"
+            if checkpoint.sha256 is None:
+                assert resolve_weights(name).read_bytes() == checkpoint.tag.encode()
+            else:
+                known += 1
+                with pytest.raises(DownloadError, match=r"damaged.*the published file"):
+                    resolve_weights(name)
+                assert cached(HubFile(checkpoint.repo, checkpoint.file)) is None
+            assert hub.requests[-1] == ("GET", f"/{checkpoint.repo}/resolve/main/{checkpoint.file}")
+    assert (len(hub.files), known) == (7, 3)
     assert isinstance(hub, StandInHub)

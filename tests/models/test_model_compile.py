@@ -1,11 +1,17 @@
-"""The model under torch.compile and torch.export."""
+"""The model under torch.compile, torch.export, torch.jit.trace and the ONNX exporters."""
 
 from __future__ import annotations
 
+import onnxruntime
 import pytest
 import torch
 
 from small_model import images, small_model
+from transnext_ops import BackendError
+
+# Tracing sizes that stay open takes half a minute, so a mode is several options at once.
+MODES = [{}, {"features_only": True, "fixed_pool_size": 2}]
+SIZES = [(64, 64), (65, 97), (96, 128), (224, 160), (300, 100)]
 
 
 @pytest.fixture(autouse=True)
@@ -15,8 +21,8 @@ def _fresh_compiler():
     torch.compiler.reset()
 
 
-def bias_cache_is_empty(model) -> bool:
-    return all(len(block.attn.bias_cache) == 0 for s in model.stages() for block in s.blocks)
+def derived_is_empty(model) -> bool:
+    return all(len(block.attn.derived) == 0 for s in model.stages() for block in s.blocks)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +35,7 @@ def test_compiles_to_one_graph_in_evaluation(options):
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     with torch.no_grad():
         actual = compiled(x)
-        assert bias_cache_is_empty(model)
+        assert derived_is_empty(model)
         torch.testing.assert_close(actual, model(x))
         # Changed weights are seen by the graph that is there already.
         model.block1[0].attn.cpb_fc2.bias.add_(1.0)
@@ -54,7 +60,89 @@ def test_exports_for_any_batch():
     model = small_model(depths=(1, 1, 1, 1))
     batch = torch.export.Dim("batch", min=1, max=64)
     program = torch.export.export(model, (images(),), dynamic_shapes={"x": {0: batch}})
-    assert bias_cache_is_empty(model)
+    assert derived_is_empty(model)
     for count in (1, 2, 5):
         x = images(batch=count, seed=count)
         torch.testing.assert_close(program.module()(x), model(x))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", MODES)
+def test_one_graph_serves_all_sizes(options):
+    model = small_model(depths=(1, 1, 1, 1), **options)
+    counter = torch._dynamo.testing.CompileCounter()
+    compiled = torch.compile(model, fullgraph=True, backend=counter, dynamic=True)
+    with torch.no_grad():
+        for height, width in SIZES:
+            x = images(height, width)
+            torch.testing.assert_close(compiled(x), model(x))
+    assert counter.frame_count <= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("options", "strict"), [(MODES[0], True), *((m, False) for m in MODES)])
+def test_exports_with_free_sizes(options, strict):
+    model = small_model(depths=(1, 1, 1, 1), backend="torch", **options)
+    side = torch.export.Dim
+    sizes = {2: side("height", min=64, max=512), 3: side("width", min=64, max=512)}
+    with torch.no_grad():
+        program = torch.export.export(model, (images(),), dynamic_shapes=(sizes,), strict=strict)
+        for height, width in SIZES:
+            x = images(height, width)
+            torch.testing.assert_close(program.module()(x), model(x))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_traces_as_it_comes():
+    model, x = small_model(), images(64, 96)
+    with torch.no_grad():
+        traced = torch.jit.trace(model, x)
+        torch.testing.assert_close(traced(x), model(x))
+    chosen = small_model(backend="cpp")
+    with pytest.raises(BackendError, match=r"torch\.jit\.trace .* use backend='torch'"):
+        torch.jit.trace(chosen, x)
+
+
+def run_onnx(path, x):
+    session = onnxruntime.InferenceSession(path)
+    outputs = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    return [torch.from_numpy(output) for output in outputs]
+
+
+def assert_onnx_is_right(path, model, x):
+    with torch.no_grad():
+        expected = model(x)
+    for actual, wanted in zip(
+        run_onnx(path, x), expected if isinstance(expected, list) else [expected], strict=True
+    ):
+        torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dynamo", [True, False])
+def test_exports_to_onnx_as_it_comes(tmp_path, dynamo):
+    model = small_model(depths=(1, 1, 1, 1)).float()
+    x, path = images(64, 96).float(), tmp_path / "model.onnx"
+    torch.onnx.export(model, (x,), path, dynamo=dynamo, verbose=False)
+    assert_onnx_is_right(path, model, x)
+    model.set_backend("cpp")
+    with pytest.raises(Exception, match="use backend='torch'"):
+        torch.onnx.export(model, (x,), path, dynamo=dynamo, verbose=False)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("options", MODES)
+def test_exports_to_onnx_with_free_sizes(tmp_path, options):
+    model, path = small_model(depths=(1, 1, 1, 1), **options).float(), tmp_path / "model.onnx"
+    side = torch.export.Dim
+    sizes = {
+        0: side("batch", min=1, max=16),
+        2: side("height", min=64, max=512),
+        3: side("width", min=64, max=512),
+    }
+    x = images(96, 128).float()
+    torch.onnx.export(model, (x,), path, dynamo=True, verbose=False, dynamic_shapes=(sizes,))
+    for batch, (height, width) in enumerate(SIZES, 1):
+        assert_onnx_is_right(path, model, images(height, width, batch=batch).float())

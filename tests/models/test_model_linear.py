@@ -141,7 +141,7 @@ def test_hooks_and_other_layers_are_called():
 @pytest.mark.parametrize("images_of_a_group", [1, 2, 3])
 def test_the_glu_in_groups_of_images_is_the_whole_one(monkeypatch, images_of_a_group):
     torch.manual_seed(0)
-    glu, grid = ConvolutionalGLU(12, 4), (5, 4)
+    glu, grid = ConvolutionalGLU(12, 48), (5, 4)
     x = torch.randn(5, 20, 12)
     names = [name for name, _ in glu.named_parameters()]
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+
+from training import short_runs
+from transnext_models.training.recipes import RECIPES
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -14,3 +18,19 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _small_recipe() -> Iterator[None]:
+    """Make `short_runs.SMALL` known by its name."""
+    RECIPES[short_runs.SMALL.name] = short_runs.SMALL
+    yield
+    del RECIPES[short_runs.SMALL.name]
+
+
+@pytest.fixture(scope="package")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in ImageNet's layout: 18 images to train on, 6 to validate on."""
+    folder = tmp_path_factory.mktemp("images")
+    short_runs.write_images(folder)
+    return folder

@@ -1,22 +1,19 @@
-"""The real entry point trains, resumes, exports and complains."""
+"""The real entry point trains, exports and complains."""
 
 from __future__ import annotations
 
-import csv
 import json
-import signal
 import sys
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
-import numpy as np
 import pytest
 import torch
 import typer
-from PIL import Image
 from typer.testing import CliRunner, Result
 
+import transnext_models
+from training.short_runs import digits, metrics
 from transnext_models import create_model
 from transnext_models.checkpoints import read_state_dict
 from transnext_models.cli import train as command
@@ -27,19 +24,12 @@ from transnext_models.training.module import ClassifierModule
 from transnext_models.training.recipes import get_recipe
 from transnext_models.training.run import RunOptions, RunResult, train
 
-CLASSES = ("ant", "bee", "cat")
-
 
 def transnext_train(*arguments: str) -> Result:
     """Run the command as a user does."""
     app = typer.Typer()
     command.register(app)
     return CliRunner().invoke(app, list(arguments))
-
-
-def _metrics(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_digits_are_learnt_and_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,7 +43,7 @@ def test_digits_are_learnt_and_exported(tmp_path: Path, monkeypatch: pytest.Monk
     assert result.exit_code == 0, result.output
     assert f"weights: {run / 'model.safetensors'}" in result.output.replace("\n", "")
 
-    rows = _metrics(run)
+    rows = metrics(run)
     losses = [float(row["train_loss"]) for row in rows]
     assert [int(row["epoch"]) for row in rows] == [0, 1, 2]
     assert losses[2] < losses[0] - 0.1
@@ -62,7 +52,11 @@ def test_digits_are_learnt_and_exported(tmp_path: Path, monkeypatch: pytest.Monk
     configuration = json.loads((run / "config.json").read_text())
     assert configuration["recipe"]["name"] == "digits"
     assert configuration["resolved"]["peak_lr"] == pytest.approx(3e-3)
-    assert {file.name for file in (run / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+    assert {file.name for file in (run / "checkpoints").iterdir()} == {
+        "last.ckpt",
+        "previous.ckpt",
+        "best.ckpt",
+    }
 
     full = read_state_dict(run / "model.safetensors")
     half = read_state_dict(run / "model_float16.safetensors")
@@ -81,85 +75,20 @@ def test_digits_are_learnt_and_exported(tmp_path: Path, monkeypatch: pytest.Monk
     assert torch.allclose(logits[0], logits[1], atol=0.05)
 
 
-class _InterruptSecondEpoch(pl.Callback):
-    """Presses ctrl-C after the first step of the second epoch."""
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if trainer.current_epoch == 1:
-            raise KeyboardInterrupt
-
-
-def _short_run(folder: Path, **changes: Any) -> RunOptions:
-    options: dict[str, Any] = {
-        "recipe": "digits",
-        "output": folder,
-        "epochs": 3,
-        "batch_size": 8,
-        "limit_train_batches": 2,
-        "limit_val_batches": 1,
-    }
-    return RunOptions(**{**options, **changes})
-
-
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
-    return train(_short_run(tmp_path_factory.mktemp("whole")))
-
-
-def test_resumed_run_continues_exactly(tmp_path: Path, whole_run: RunResult) -> None:
-    handler = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        train(_short_run(tmp_path), callbacks=[_InterruptSecondEpoch()])
-    assert signal.getsignal(signal.SIGINT) is handler
-    assert [row["epoch"] for row in _metrics(tmp_path)] == ["0"]
-    resumed = train(_short_run(tmp_path, resume=tmp_path))
-
-    expected, found = (read_state_dict(run.weights) for run in (whole_run, resumed))
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
-    timings = {"seconds", "cpu_seconds"}
-    tables = [
-        [{name: row[name] for name in row.keys() - timings} for row in _metrics(folder)]
-        for folder in (whole_run.weights.parent, tmp_path)
-    ]
-    assert tables[0] == tables[1]
-    checkpoints = [
-        torch.load(run.last_checkpoint, weights_only=True) for run in (whole_run, resumed)
-    ]
-    assert checkpoints[0]["epoch"] == checkpoints[1]["epoch"] == 2
-    assert checkpoints[0]["global_step"] == checkpoints[1]["global_step"] == 6
-    momenta = [state["optimizer_states"][0]["state"] for state in checkpoints]
-    assert all(
-        torch.equal(momenta[0][index]["exp_avg"], momenta[1][index]["exp_avg"])
-        for index in momenta[0]
-    )
+    return train(digits(tmp_path_factory.mktemp("whole")))
 
 
 def test_resuming_otherwise_than_begun_is_refused(whole_run: RunResult) -> None:
     folder = whole_run.weights.parent
     with pytest.raises(ValueError, match=r"--resume .*total_batch was 8 and is 16"):
-        train(_short_run(folder, resume=folder, batch_size=16))
+        train(digits(folder, resume=folder, batch_size=16))
 
 
 def test_new_run_does_not_overwrite_an_old_one(whole_run: RunResult) -> None:
     with pytest.raises(ValueError, match=r"already holds a run.*--resume"):
-        train(_short_run(whole_run.weights.parent))
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in ImageNet's layout: three classes of coloured noise, of several sizes."""
-    folder = tmp_path_factory.mktemp("images")
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 6), ("val", 2)):
-        for label, name in enumerate(CLASSES):
-            (folder / split / name).mkdir(parents=True)
-            for index in range(count):
-                shape = (*rng.integers(50, 90, 2), 3)
-                pixels = rng.integers(0, 120, shape) + 120 * (np.arange(3) == label)
-                picture = Image.fromarray(pixels.astype(np.uint8))
-                picture.save(folder / split / name / f"{index}.{'png' if index % 2 else 'jpg'}")
-    return folder
+        train(digits(whole_run.weights.parent))
 
 
 def test_imagenet_recipe_trains_on_a_folder(
@@ -190,7 +119,7 @@ def test_imagenet_recipe_trains_on_a_folder(
     resolved = json.loads((tmp_path / "run" / "config.json").read_text())["resolved"]
     assert (resolved["total_batch"], resolved["pretrain_size"]) == (8, 224)
     assert resolved["peak_lr"] == pytest.approx(1e-3 * 8 / 1024)
-    assert [int(row["step"]) for row in _metrics(tmp_path / "run")] == [2, 4]
+    assert [int(row["step"]) for row in metrics(tmp_path / "run")] == [2, 4]
 
     # Fine-tuning starts from the exported weights, with another number of classes if asked.
     weights = tmp_path / "run" / "model.safetensors"
@@ -225,9 +154,9 @@ def test_image_data_uses_every_published_augmentation(images: Path) -> None:
     steps = {type(step).__name__: step for step in data.train_set.transform.transforms}  # type: ignore[attr-defined]
     assert {"RandomResizedCropAndInterpolation", "RandAugment", "RandomErasing"} <= steps.keys()
     assert steps["RandomErasing"].probability == 0.25
-    order = list(data.train_dataloader().sampler)
+    order = data.order(epoch=0).tolist()
     assert order == [index for index in order[::3] for _ in range(3)]  # three times in a row
-    assert len(order) == 18  # an epoch keeps its length
+    assert len(order) == 18 == data.epoch_length  # an epoch keeps its length
     data.enable_mixup(3)
     assert (data.mixup.mixup_alpha, data.mixup.cutmix_alpha) == (0.8, 1.0)
     assert data.val_set.transform is preprocess  # type: ignore[attr-defined]
@@ -256,6 +185,9 @@ def test_image_data_uses_every_published_augmentation(images: Path) -> None:
         ),
         (["--recipe", "digits", "--epochs", "0"], "--epochs must be positive, got 0"),
         (["--recipe", "digits", "--lr", "-1"], "--lr must be positive, got -1"),
+        (["--recipe", "digits", "--seed", "-1"], "--seed must be 0 to 4294967295, got -1"),
+        (["--recipe", "digits", "--checkpoint-every-steps", "0"], "must be positive, got 0"),
+        (["--recipe", "digits", "--checkpoint-every-minutes", "-1"], "must be positive, got -1"),
         (["--recipe", "digits", "--workers", "-1"], "--workers must be 0 or more, got -1"),
         (["--recipe", "digits", "--resume", "nowhere"], "--resume nowhere: there is no checkpoint"),
         (["--recipe", "digits", "--model", "resnet50"], "resnet50"),
@@ -291,26 +223,25 @@ def test_splits_with_different_classes_are_refused(images: Path, tmp_path: Path)
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # The package too is another one after an import of its own, and is put back.
+    monkeypatch.setattr(transnext_models, "training", transnext_models.training)
     for name in [name for name in sys.modules if name.startswith("transnext_models.training")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
+    monkeypatch.setitem(sys.modules, "lightning.fabric", None)
     result = transnext_train("--recipe", "digits", "--output", str(tmp_path / "run"))
     assert result.exit_code == 1
     assert "needs the package lightning: pip install 'transnext[train]'" in result.stderr
 
 
-def test_diverged_loss_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("every", [None, 1])
+def test_diverged_loss_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int | None
+) -> None:
+    step = ClassifierModule.training_step
     monkeypatch.setattr(
-        ClassifierModule,
-        "training_step",
-        lambda self, batch, index: self._nan(batch),
+        ClassifierModule, "training_step", lambda *arguments: step(*arguments) * float("nan")
     )
-
-    def nan(self: ClassifierModule, batch: Any) -> torch.Tensor:
-        loss = self(batch[0]).sum() * float("nan")
-        self.log("train_loss", loss, on_step=False, on_epoch=True)
-        return loss
-
-    monkeypatch.setattr(ClassifierModule, "_nan", nan, raising=False)
     with pytest.raises(RuntimeError, match=r"the loss of epoch 0 is nan: lower --lr"):
-        train(_short_run(tmp_path))
+        train(digits(tmp_path, checkpoint_every_steps=every))
+    # Weights that are lost are not saved over good ones.
+    assert not (tmp_path / "checkpoints" / "last.ckpt").exists()

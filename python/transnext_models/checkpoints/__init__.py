@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from .architecture import Architecture, infer_architecture
 from .convert import Conversion, convert, written_atomically
-from .errors import CheckpointError
-from .load import LoadReport, load_checkpoint
+from .errors import CheckpointError, WeightsWarning
+from .load import LoadReport, check_fit, load_checkpoint
+from .metadata import class_names, image_side
 from .read import WeightsFile, read_state_dict, read_weights
 
 __all__ = [
@@ -14,7 +15,11 @@ __all__ = [
     "Conversion",
     "LoadReport",
     "WeightsFile",
+    "WeightsWarning",
+    "check_fit",
+    "class_names",
     "convert",
+    "image_side",
     "infer_architecture",
     "load_checkpoint",
     "read_state_dict",

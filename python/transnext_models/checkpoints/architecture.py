@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,8 +10,10 @@ from dataclasses import dataclass
 import torch
 
 from ..variants import VARIANTS, Variant
+from .limits import MOST_BLOCKS, MOST_CLASSES
 
-_BLOCK = re.compile(r"block(\d+)\.(\d+)\.")
+# As PyTorch writes the numbers: without leading zeros. No network has so many blocks as 5 digits.
+_BLOCK = re.compile(r"block([1-4])\.(0|[1-9][0-9]{0,3})\.", re.ASCII)
 _STAGES = (1, 2, 3, 4)
 
 
@@ -66,35 +69,68 @@ class Architecture:
 def infer_architecture(state_dict: Mapping[str, torch.Tensor]) -> Architecture | None:
     """Return the architecture that `state_dict` belongs to, or None if it is no TransNeXt.
 
-    Only names and shapes are looked at, so tensors on the ``meta`` device will do.
+    Only names and shapes are looked at, so tensors on the ``meta`` device will do. What one tensor
+    says must agree with the others: a number that is not borne out by tensors is not believed.
     """
+    try:
+        return _architecture(state_dict)
+    # A name missing, or a tensor with too few dimensions or other sizes: not this family.
+    except (KeyError, ValueError):
+        return None
+
+
+def _architecture(state_dict: Mapping[str, torch.Tensor]) -> Architecture:
+    depths = _depths(state_dict)
+    # Of the stages' inputs, too: the image's channels, then the stage before.
+    widths = [_shape(state_dict, "patch_embed1.proj.weight", 4)[1]]
+    heads, uses_global, windows = [], [], set()
+    for stage in _STAGES:
+        width, inputs = _shape(state_dict, f"patch_embed{stage}.proj.weight", 4)[:2]
+        _agree(inputs == widths[-1])
+        widths.append(width)
+        attention = f"block{stage}.0.attn"
+        heads.append(_shape(state_dict, f"{attention}.temperature", 3)[0])
+        _agree(width % heads[-1] == 0)
+        uses_global.append(f"{attention}.qkv.weight" in state_dict)
+        if f"{attention}.relative_pos_bias_local" in state_dict:
+            cells = _shape(state_dict, f"{attention}.relative_pos_bias_local", 2)[1]
+            _agree(math.isqrt(cells) ** 2 == cells)
+            windows.add(math.isqrt(cells))
+    _agree(len(windows) <= 1)
+    classes = None
+    if "head.weight" in state_dict:
+        classes, features = _shape(state_dict, "head.weight", 2)
+        _agree(features == widths[-1] and classes <= MOST_CLASSES)
+    return Architecture(
+        embed_dims=tuple(widths[1:]),
+        num_heads=tuple(heads),
+        depths=depths,
+        global_attention=tuple(uses_global),
+        window_size=next(iter(windows), None),
+        in_chans=widths[0],
+        num_classes=classes,
+    )
+
+
+def _depths(state_dict: Mapping[str, torch.Tensor]) -> tuple[int, ...]:
+    """Return how many blocks each stage has, which are numbered from 0 without a gap."""
     blocks: dict[int, set[int]] = {stage: set() for stage in _STAGES}
     for key in state_dict:
         match = _BLOCK.match(key)
-        if match and int(match[1]) in blocks:
+        if match:
             blocks[int(match[1])].add(int(match[2]))
-    try:
-        first = [f"block{stage}.{min(blocks[stage])}.attn" for stage in _STAGES]
-        window = next(
-            (
-                state_dict[f"{prefix}.relative_pos_bias_local"].shape[1]
-                for prefix in first
-                if f"{prefix}.relative_pos_bias_local" in state_dict
-            ),
-            None,
-        )
-        head = state_dict.get("head.weight")
-        return Architecture(
-            embed_dims=tuple(
-                state_dict[f"patch_embed{stage}.proj.weight"].shape[0] for stage in _STAGES
-            ),
-            num_heads=tuple(state_dict[f"{prefix}.temperature"].shape[0] for prefix in first),
-            depths=tuple(len(blocks[stage]) for stage in _STAGES),
-            global_attention=tuple(f"{prefix}.qkv.weight" in state_dict for prefix in first),
-            window_size=None if window is None else round(window**0.5),
-            in_chans=state_dict["patch_embed1.proj.weight"].shape[1],
-            num_classes=None if head is None else head.shape[0],
-        )
-    # A name missing, a stage without blocks, or a tensor with too few dimensions: not this family.
-    except (KeyError, ValueError, IndexError):
-        return None
+    for numbers in blocks.values():
+        _agree(0 < len(numbers) <= MOST_BLOCKS and max(numbers) == len(numbers) - 1)
+    return tuple(len(blocks[stage]) for stage in _STAGES)
+
+
+def _shape(state_dict: Mapping[str, torch.Tensor], name: str, dimensions: int) -> tuple[int, ...]:
+    """Return the shape of a tensor that has elements, and so many dimensions."""
+    shape = tuple(state_dict[name].shape)
+    _agree(len(shape) == dimensions and all(shape))
+    return shape
+
+
+def _agree(condition: bool) -> None:
+    if not condition:
+        raise ValueError("the shapes are not those of a TransNeXt")

@@ -6,20 +6,21 @@ import contextlib
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
-from .errors import CheckpointError, file_error
-from .read import WeightsFile, read_weights
+from .errors import file_error, quoted
+from .read import WEIGHT_DTYPES, WeightsFile, count_not_finite, read_weights
 
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What `convert` wrote: the file, its metadata, and the weights it read."""
+    """What `convert` wrote: the file, its metadata, and the weights as they are in it."""
 
     path: Path
     metadata: Mapping[str, str]
@@ -30,6 +31,7 @@ def convert(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
     *,
+    key: str | None = None,
     dtype: torch.dtype | None = None,
     overwrite: bool = False,
 ) -> Conversion:
@@ -41,8 +43,10 @@ def convert(
         A ``.pth`` or safetensors file (see `read_weights`).
     target
         The file to write; it appears whole or not at all.
+    key
+        Which of several state dicts in `source`, see `read_weights`.
     dtype
-        Store in this floating-point type; None keeps each entry's own.
+        Store in this floating-point type, float16 to float64; None keeps each entry's own.
     overwrite
         Whether `target` may be replaced.
 
@@ -50,7 +54,7 @@ def convert(
     -------
     Conversion
         Its metadata holds the variant, the number of classes, the image size where the file is a
-        published one, the source's name and SHA-256.
+        published one, the source's name and SHA-256, and the key where there was a choice.
 
     Raises
     ------
@@ -58,19 +62,25 @@ def convert(
         If `source` is not a TransNeXt's weights, `target` exists, or values do not fit `dtype`.
     """
     target = Path(target)
+    if dtype is not None and dtype not in WEIGHT_DTYPES:
+        raise ValueError(f"dtype: one of float16 to float64 is needed, got {dtype}")
     if target.is_dir():
         raise file_error(target, "a folder; give the name of the file to write")
     if target.exists() and not overwrite:
         raise file_error(target, "exists already; it is replaced only on demand (--force)")
     if not target.parent.is_dir():
         raise file_error(target, f"there is no folder {target.parent} to write it in")
-    weights = read_weights(source)
+    weights = read_weights(source, key=key)
     if weights.architecture is None:
         raise file_error(source, "its entries are not those of a TransNeXt")
     metadata = describe_weights(weights)
-    tensors = {
-        name: _stored(weights, name, tensor, dtype) for name, tensor in weights.state_dict.items()
-    }
+    if key is not None or weights.other_keys:
+        metadata["source_key"] = weights.key
+    tensors = weights.state_dict
+    shared = _shared(tensors)
+    for name in tensors:
+        # In place of what was read: both together would be a file in memory once more.
+        tensors[name] = _stored(weights, name, dtype, shared)
     with written_atomically(target) as temporary:
         save_file(tensors, temporary, metadata)
     return Conversion(target, metadata, weights)
@@ -111,14 +121,21 @@ def written_atomically(target: Path) -> Iterator[Path]:
 
 
 def _stored(
-    weights: WeightsFile, name: str, tensor: torch.Tensor, dtype: torch.dtype | None
+    weights: WeightsFile, name: str, dtype: torch.dtype | None, shared: Collection[int]
 ) -> torch.Tensor:
-    result = tensor.to(dtype) if dtype is not None else tensor
-    if not result.isfinite().all():
-        raise CheckpointError(
-            f"{weights.path}: its entry {name!r} has values too large for {dtype}"
-        )
-    return result.contiguous().clone()
+    """Return an entry as it is to be stored: converted, contiguous, and sharing with no other."""
+    tensor = weights.state_dict[name]
+    if dtype is not None and count_not_finite(tensor, dtype):
+        raise file_error(weights.path, f"its entry {quoted(name)} has values too large for {dtype}")
+    result = tensor.to(dtype or tensor.dtype).contiguous()
+    is_view = result.untyped_storage().data_ptr() in shared
+    return result.clone() if is_view else result
+
+
+def _shared(tensors: Mapping[str, torch.Tensor]) -> set[int]:
+    """Return the addresses of the storages that several tensors share."""
+    counts = Counter(tensor.untyped_storage().data_ptr() for tensor in tensors.values())
+    return {address for address, count in counts.items() if count > 1}
 
 
 def _sha256(path: Path) -> str:

@@ -1,14 +1,50 @@
-"""The one exception every checkpoint function raises."""
+"""The one exception every checkpoint function raises, and text of files made fit to be shown."""
 
 from __future__ import annotations
 
 import os
+import unicodedata
+
+_LONGEST_REASON = 1000
+_LONGEST_NAME = 80
+# What moves a cursor, reorders or breaks a line, or cannot be encoded.
+_UNSHOWN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 class CheckpointError(ValueError):
-    """A weights file that cannot be used; the message names the file and the reason."""
+    """A weights file that cannot be used; the message, one line, names it and the reason."""
+
+
+class WeightsWarning(UserWarning):
+    """Something about a weights file that whoever uses it should know."""
 
 
 def file_error(path: str | os.PathLike[str], reason: str) -> CheckpointError:
     """Return a `CheckpointError` whose message starts with the file's name."""
-    return CheckpointError(f"{os.fspath(path)}: {reason}")
+    return CheckpointError(about(path, reason))
+
+
+def about(path: str | os.PathLike[str], text: str) -> str:
+    """Return one line about a file that starts with its name; a very long `text` is cut."""
+    return f"{escaped(os.fspath(path))}: {escaped(text, _LONGEST_REASON)}"
+
+
+def quoted(text: str) -> str:
+    """Return a name that a file gives, in quotes: escaped, and cut if it is long."""
+    return f"'{escaped(text, _LONGEST_NAME)}'"
+
+
+def escaped(text: str, longest: int | None = None) -> str:
+    """Return `text` on one line: control, format and unpaired characters escaped, cut if long."""
+    cut = longest is not None and len(text) > longest
+    if cut:
+        text = text[:longest]
+    if not (text.isascii() and text.isprintable()):
+        text = "".join(map(_escaped, text))
+    return f"{text}…" if cut else text
+
+
+def _escaped(char: str) -> str:
+    if unicodedata.category(char) in _UNSHOWN:
+        return char.encode("unicode_escape").decode()
+    return char

@@ -1,34 +1,34 @@
-"""Find the weights in a file: which format it is, which part of it is the state dict, which keys.
+"""Read the weights in a file: which format it is, which state dict, which names, which values.
 
-Accepted are safetensors files, and files of `torch.save` that hold a state dict itself,
-``{"model": state_dict, "args": ..., "optimizer": ...}`` or MMEngine's
-``{"state_dict": {"backbone.…": …, "neck.…": …}, "meta": …}``. None is ever run (see `torch_file`).
+Accepted are safetensors files, and files of `torch.save` that hold a state dict itself or, under
+any usual key, inside a training program's checkpoint, as in ``{"model": state_dict, "args": ...}``
+or MMEngine's ``{"state_dict": {"backbone.…": …, "neck.…": …}, "meta": …}``. None is ever run (see
+`torch_file`), and none takes more than its size allows (see `limits`).
 """
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from .architecture import Architecture, infer_architecture
-from .errors import CheckpointError, file_error
-from .torch_file import TensorDataError, TorchFile, describe, open_torch_file
+from .errors import CheckpointError, WeightsWarning, about, file_error, quoted
+from .limits import LONGEST_NAME, MOST_ENTRIES, weight_allowance
+from .names import ParameterNames, is_averaged, parameter_names
+from .opened import OpenFile, opened
+from .safetensors_file import SafetensorsFile
+from .state_dict import StateDict, find_state_dict
+from .tensors import Layout, NotWeightsError, TensorDataError, WeightsSource
+from .torch_file import open_torch_file
 
-# Where training programs keep the state dict.
-_STATE_DICT_KEYS = ("state_dict", "model", "module")
-# What they put before its names: a detector's backbone, DataParallel, Lightning, torch.compile.
-_WRAPPERS = {"backbone", "module", "model", "_orig_mod"}
-# The first parameter of every TransNeXt: whatever precedes it precedes all.
-_ANCHOR = "patch_embed1.proj.weight"
+WEIGHT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_CHUNK = 1 << 20  # elements
 _SHOWN = 4
-_WEIGHT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,15 @@ class WeightsFile:
         The text entries of a safetensors file's header.
     architecture
         What the shapes say; None if they are no TransNeXt's.
+    key
+        Where in the file the state dict was, keys joined by dots; "" for the file itself.
+    averaged
+        Whether that key means averaged weights.
+    other_keys
+        Keys of the other networks that could have been meant, where none was asked for.
+    not_weights
+        Entries that are no weights (counters, index buffers), by name, and what they are; such are
+        errors where reading is strict.
     """
 
     path: Path
@@ -57,20 +66,35 @@ class WeightsFile:
     left_out: int = 0
     metadata: Mapping[str, str] = field(default_factory=dict)
     architecture: Architecture | None = None
+    key: str = ""
+    averaged: bool = False
+    other_keys: tuple[str, ...] = ()
+    not_weights: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
+def read_state_dict(
+    path: str | os.PathLike[str], *, key: str | None = None, strict: bool = True
+) -> dict[str, torch.Tensor]:
     """Return the weights in `path` by parameter name, on the CPU; see `read_weights`."""
-    return read_weights(path).state_dict
+    return read_weights(path, key=key, strict=strict).state_dict
 
 
-def read_weights(path: str | os.PathLike[str]) -> WeightsFile:
+def read_weights(
+    path: str | os.PathLike[str], *, key: str | None = None, strict: bool = True
+) -> WeightsFile:
     """Read the weights in a ``.pth`` or safetensors file without running anything in it.
 
     Parameters
     ----------
     path
         The file. Its format is told from its bytes, not from its name.
+    key
+        Which state dict, where a file has several: ``"model_ema"``, ``"ema.module"``; also what the
+        names begin with, ``"state_dict.teacher"``. None looks under the usual names and takes
+        averaged weights rather than raw ones, with a `WeightsWarning` where there was a choice.
+    strict
+        Whether an entry that is no weight (a counter, an index buffer) is an error; otherwise it is
+        left out and listed.
 
     Returns
     -------
@@ -81,38 +105,71 @@ def read_weights(path: str | os.PathLike[str]) -> WeightsFile:
     Raises
     ------
     CheckpointError
-        If the file is missing, no weights file, damaged, or has an entry that is not a tensor of
-        finite floating-point numbers. The message names the file and the entry.
+        If the file is missing, no weights file, damaged, larger than it may be, or has an entry
+        that is not a tensor of finite floating-point numbers. The message names the file and the
+        entry.
+
+    Notes
+    -----
+    At most 1 s and 1 s per MB of the file, 64 MB and 4 times its size of memory, whatever is in it.
     """
     path = Path(path)
-    if _is_safetensors(path):
-        entries, metadata = _read_safetensors(path)
-        prefix, names = _parameter_names(path, entries)
-        state_dict = {names[key]: entries[key] for key in names}
-    else:
-        with open_torch_file(path) as file:
-            entries, metadata = _find_state_dict(path, file), {}
-            prefix, names = _parameter_names(path, entries)
-            state_dict = {names[key]: _tensor(path, file, key, entries[key]) for key in names}
-    for name, tensor in state_dict.items():
-        _check_numbers(path, prefix + name, tensor)
-    architecture = infer_architecture(state_dict)
-    return WeightsFile(path, state_dict, prefix, len(entries) - len(names), metadata, architecture)
+    with opened(path) as file:
+        source = _source(file)
+        found = find_state_dict(path, source, key)
+        names = parameter_names(path, found.entries, found.prefix or "")
+        if len(names.names) > MOST_ENTRIES:
+            raise file_error(
+                path, f"it has {len(names.names):,} entries; at most {MOST_ENTRIES:,} are read"
+            )
+        state_dict, not_weights = _read(file, source, found, names, strict)
+        architecture = infer_architecture(state_dict)
+    weights = WeightsFile(
+        path,
+        state_dict,
+        names.prefix,
+        len(found.entries) - len(names.names),
+        source.metadata,
+        architecture,
+        _joined(found.key, names.prefix) if found.prefix else found.key,
+        found.averaged or is_averaged(names.prefix),
+        (*found.others, *(_joined(found.key, other) for other in names.others)),
+        not_weights,
+    )
+    if weights.other_keys:
+        warnings.warn(_choice(weights), WeightsWarning, stacklevel=2)
+    if found.unread:
+        text = f"its averaged weights ({'; '.join(found.unread)}) are not read: no state dict"
+        warnings.warn(about(path, text), WeightsWarning, stacklevel=2)
+    return weights
+
+
+def _choice(weights: WeightsFile) -> str:
+    """Say in a line which of the networks in a file was taken."""
+    prefix = weights.prefix.removesuffix(".")
+    inside = f".{weights.key}".endswith(f".{prefix}")
+    taken = weights.key if inside else _joined(weights.key, prefix)
+    which = f"of {quoted(taken)}" if taken else "at its top level"
+    kind = "the averaged weights" if weights.averaged else "those"
+    others = ", ".join(map(quoted, weights.other_keys[:_SHOWN]))
+    return about(
+        weights.path,
+        f"it has weights more than once; {kind} {which} are taken, not {others} "
+        "(which key= or --weights-key takes)",
+    )
 
 
 # -- formats --------------------------------------------------------------------------------------
 
 
-def _is_safetensors(path: Path) -> bool:
+def _source(file: OpenFile) -> WeightsSource:
+    return SafetensorsFile(file) if _is_safetensors(file) else open_torch_file(file)
+
+
+def _is_safetensors(file: OpenFile) -> bool:
     """Whether the file is safetensors (True) or may be torch's (False); an error for all else."""
-    if path.is_dir():
-        raise file_error(path, "a folder; give one weights file (.pth or .safetensors)")
-    try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            start = file.read(512)
-    except OSError as error:
-        raise file_error(path, f"cannot be read ({error.strerror or error})") from error
+    path, size = file.path, file.size
+    start = file.stream.read(512)
     text = start.lstrip().lower()
     if not start:
         raise file_error(path, "an empty file")
@@ -134,71 +191,88 @@ def _is_safetensors(path: Path) -> bool:
     raise file_error(path, f"neither a .pth nor a safetensors file (it starts with {start[:8]!r})")
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            names = file.keys()
-            entries = {key: file.get_tensor(key) for key in names}
-            return entries, dict(file.metadata() or {})
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
-        raise file_error(path, f"damaged or cut short (safetensors: {error})") from error
+# -- entries --------------------------------------------------------------------------------------
 
 
-def _find_state_dict(path: Path, file: TorchFile) -> dict[str, Any]:
-    root = file.root
-    if not isinstance(root, dict):
-        raise file_error(path, f"it holds no state dict: it is {describe(root)}")
-    found: Any = root
-    if not any(map(file.is_tensor, root.values())):
-        present = [key for key in _STATE_DICT_KEYS if key in root]
-        if not present:
-            keys = ", ".join(repr(key)[:60] for key in list(root)[:_SHOWN]) or "nothing"
-            raise file_error(path, f"it holds no state dict; at its top level are {keys}")
-        found = root[present[0]]
-        if not isinstance(found, dict):
+def _read(
+    file: OpenFile, source: WeightsSource, found: StateDict, names: ParameterNames, strict: bool
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Return the weights by parameter name, and what is no weight and why."""
+    layouts: dict[str, Layout] = {}
+    not_weights: dict[str, str] = {}
+    for key, name in names.names.items():
+        if len(key) > LONGEST_NAME or not _is_text(key):
+            raise file_error(file.path, f"its entry {quoted(key)} has a name no parameter has")
+        try:
+            layout = source.layout(found.entries[key])
+        except TensorDataError as error:
+            raise file_error(file.path, f"cannot use its entry {quoted(key)}: {error}") from error
+        except NotWeightsError as error:
+            if strict:
+                raise file_error(
+                    file.path, f"cannot use its entry {quoted(key)}: it {error}"
+                ) from error
+            not_weights[name] = str(error)
+            continue
+        if layout.dtype not in WEIGHT_DTYPES:
+            kind = str(layout.dtype).removeprefix("torch.")
+            reason = f"is {kind}; weights are float16 to float64"
+            if strict:
+                raise file_error(file.path, f"its entry {quoted(key)} {reason}")
+            not_weights[name] = reason
+            continue
+        layouts[name] = layout
+    _check_sizes(file, layouts.values())
+    state_dict = {}
+    for name, layout in layouts.items():
+        tensor = source.tensor(layout)
+        bad = count_not_finite(tensor)
+        if bad:
+            reason = f"has {bad} NaN or infinite values of {tensor.numel()}"
+            if strict:
+                raise file_error(file.path, f"its entry {quoted(names.prefix + name)} {reason}")
+            not_weights[name] = reason
+        else:
+            state_dict[name] = tensor
+    return state_dict, not_weights
+
+
+def _check_sizes(file: OpenFile, layouts: Collection[Layout]) -> None:
+    """Refuse what would take more memory than the file's size allows, before any is taken."""
+    allowed = weight_allowance(file.size)
+    stored = {layout.storage: layout.storage_bytes for layout in layouts}
+    for size in (sum(layout.bytes for layout in layouts), sum(stored.values())):
+        if size > allowed:
             raise file_error(
-                path, f"its {present[0]!r} is {describe(found)}; save model.state_dict() instead"
+                file.path,
+                f"its weights would take {size:,} bytes; at most {allowed:,} are read from a file "
+                f"of {file.size:,}",
             )
-    if not found or not all(isinstance(key, str) for key in found):
-        raise file_error(path, "its state dict is empty or has entries without a name")
-    return found
 
 
-def _tensor(path: Path, file: TorchFile, key: str, value: object) -> torch.Tensor:
+def count_not_finite(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> int:
+    """Return how many values are NaN or infinite, in the tensor's type or once converted."""
+    if not tensor.numel():
+        return 0
+    dtype = dtype or tensor.dtype
+    # One quick pass: a NaN is both extremes. The exact count is for the message only.
+    if torch.stack(torch.aminmax(tensor)).to(dtype).isfinite().all():
+        return 0
+    parts = tensor.reshape(-1).split(_CHUNK)
+    return sum(int((~part.to(dtype).isfinite()).sum()) for part in parts)
+
+
+def _is_text(name: str) -> bool:
     try:
-        return file.tensor(value)
-    except TensorDataError as error:
-        raise file_error(path, f"cannot use its entry {key!r}: {error}") from error
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
-# -- names and numbers ----------------------------------------------------------------------------
-
-
-def _parameter_names(path: Path, entries: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
-    """Return the prefix of the network in `entries`, and its parameter's name for each key."""
-    prefixes = [
-        key[: -len(_ANCHOR)] for key in entries if key == _ANCHOR or key.endswith(f".{_ANCHOR}")
-    ]
-    known = [prefix for prefix in prefixes if set(prefix.split(".")[:-1]) <= _WRAPPERS]
-    if len(prefixes) > 1 and not known:
-        raise file_error(path, f"it has several TransNeXts: {', '.join(sorted(prefixes))}")
-    prefix = min(known or prefixes or [""], key=len)
-    names = {key: key[len(prefix) :] for key in entries if key.startswith(prefix)}
-    return prefix, names
-
-
-def _check_numbers(path: Path, key: str, tensor: torch.Tensor) -> None:
-    if tensor.dtype not in _WEIGHT_DTYPES:
-        kind = str(tensor.dtype).removeprefix("torch.")
-        raise file_error(path, f"its entry {key!r} is {kind}; weights are float16 to float64")
-    # One quick pass: a NaN or infinity makes the sum one. The exact count is for the message only.
-    if math.isfinite(tensor.sum(dtype=torch.float64)):
-        return
-    bad = tensor.numel() - int(tensor.isfinite().sum())
-    if bad:
-        raise file_error(
-            path, f"its entry {key!r} has {bad} NaN or infinite values of {tensor.numel()}"
-        )
+def _joined(key: str, prefix: str) -> str:
+    """Return the key that reaches into the state dict at `key`, to the names with that prefix."""
+    return ".".join(filter(None, (key, prefix.removesuffix("."))))
 
 
 __all__ = ["CheckpointError", "WeightsFile", "read_state_dict", "read_weights"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -13,9 +14,11 @@ from rich.console import Console
 from rich.text import Text
 
 from .console import (
+    JSON_OPTION,
     Debug,
     as_json,
     command,
+    keep_result,
     messages,
     note,
     output,
@@ -23,20 +26,23 @@ from .console import (
     printable,
     usage_error,
 )
+from .weights import WeightsKey, weights_remarks
 
 if TYPE_CHECKING:
     from ..classifier import Classified, Classifier
-    from ..images import ImageError
+    from ..images import ImageError, LeftOut
 
 _BAR_WIDTH = 24
 _BAR_PARTS = " ▏▎▍▌▋▊▉█"
 _PROGRESS_FROM = 2  # images; one is done before a bar could be read
+_MOST_REASONS, _MOST_NAMES = 5, 3  # of files left out, told in text
 
 Images = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="IMAGE",
-        help="Image files, folders (searched with all folders below) or quoted patterns.",
+        help="Image files, folders (searched with all folders below), quoted patterns, pipes, or "
+        "- for standard input.",
         show_default=False,
     ),
 ]
@@ -75,7 +81,15 @@ Backend = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images in the model at a time.")]
 TopK = Annotated[int, typer.Option(min=1, help="Classes to show.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+ImageMemory = Annotated[
+    int,
+    typer.Option(
+        min=64,
+        metavar="MIB",
+        help="Memory that decoding may take, over all threads; images that need more are skipped.",
+    ),
+]
+Json = Annotated[bool, typer.Option(JSON_OPTION, help="Print JSON instead of tables.")]
 Samples = Annotated[
     bool, typer.Option("--samples", help="Classify the sample digits in this package.")
 ]
@@ -91,11 +105,13 @@ def classify(
     images: Images = None,
     model: Model = None,
     weights: Weights = None,
+    weights_key: WeightsKey = None,
     size: Size = None,
     backend: Backend = None,
     device: Device = "auto",
     batch_size: BatchSize = 8,
     top_k: TopK = 5,
+    image_memory: ImageMemory = 448,
     json: Json = False,
     samples: Samples = False,
     debug: Debug = False,
@@ -106,7 +122,8 @@ def classify(
     With --model transnext_tiny the 1000 classes of ImageNet are told apart;
     its weights are downloaded.
 
-    A file that is no image is reported and skipped; the exit code is then 1.
+    A file that is no image, or one of more than 178 million pixels, is reported and skipped;
+    the exit code is then 1. Of a folder, hidden files and folders are left out.
     """
     names = list(images or [])
     if samples:
@@ -120,35 +137,40 @@ def classify(
 
         _check_names(model, device, backend)
     found = find_images(names)
-    skipped = list(found.problems)
-    results: list[Classified] = []
-    classifier = None
-    seconds = 0.0
+    run = _Run(list(found.problems), found.left_out)
+    keep_result(run.document)
     for problem in found.problems:
         _print_skipped(problem, messages())
     if found.paths:
-        classifier = Classifier.load(model, weights, size=size, device=device, backend=backend)
+        with weights_remarks():
+            run.classifier = Classifier.load(
+                model, weights, key=weights_key, size=size, device=device, backend=backend
+            )
+    if found.left_out:
+        note(_left_out(found.left_out))
+    if run.classifier is not None:
         if not json:
-            note(_headline(classifier))
-            if classifier.labels[-1] == "class 999":
+            note(_headline(run.classifier))
+            if run.classifier.labels[-1] == "class 999":
                 note("the names of ImageNet's classes come with timm: pip install timm")
         started = time.perf_counter()
         with _screen(len(found.paths)) as screen:
-            for result in classifier.classify(found.paths, batch_size=batch_size, top_k=top_k):
+            for result in run.classifier.classify(
+                found.paths, batch_size=batch_size, top_k=top_k, image_memory=image_memory << 20
+            ):
                 if isinstance(result, ImageError):
-                    skipped.append(result)
+                    run.skipped.append(result)
                     _print_skipped(result, screen.messages)
                 else:
-                    results.append(result)
+                    run.results.append(result)
                     if not json:
                         _print_result(result, screen.results)
                 screen.advance()
-        seconds = time.perf_counter() - started
+        if not json and len(found.paths) > 1:
+            note(_summary(len(run.results), len(run.skipped), time.perf_counter() - started))
     if json:
-        as_json(_document(classifier, results, skipped))
-    elif len(found.paths) > 1:
-        note(_summary(len(results), len(skipped), seconds))
-    if skipped:
+        as_json(run.document())
+    if run.skipped:
         raise typer.Exit(1)
 
 
@@ -212,6 +234,19 @@ def _print_skipped(problem: ImageError, console: Console) -> None:
     console.print(text, soft_wrap=True)
 
 
+def _left_out(groups: list[LeftOut]) -> str:
+    """Say how many files were left out for which reasons, and which, where there are few."""
+    groups = sorted(groups, key=lambda group: -group.count)
+    phrases = []
+    for group in groups[:_MOST_REASONS]:
+        names = ", ".join(str(path) for path in group.paths[:_MOST_NAMES])
+        more = ", …" if len(group.paths) > _MOST_NAMES else ""
+        phrases.append(f"{group.count} {group.reason}" + (f" ({names}{more})" if names else ""))
+    if others := groups[_MOST_REASONS:]:
+        phrases.append(f"{sum(group.count for group in others)} of other kinds")
+    return f"left out: {', '.join(phrases)}"
+
+
 def _headline(classifier: Classifier) -> str:
     side = classifier.preprocess.size
     parts = (
@@ -265,30 +300,43 @@ def _summary(done: int, skipped: int, seconds: float) -> str:
     return f"{text}; {skipped} skipped" if skipped else text
 
 
-def _document(
-    classifier: Classifier | None, results: list[Classified], skipped: list[ImageError]
-) -> dict[str, Any]:
-    """Return the document of ``--json``."""
-    about: dict[str, Any] = {}
-    if classifier is not None:
-        about = {
-            "model": classifier.name,
-            "weights": str(classifier.weights),
-            "num_classes": len(classifier.labels),
-            "size": classifier.preprocess.size,
-            "device": str(classifier.device),
-            "backend": classifier.backend,
-        }
-    images = [
-        {
-            "file": str(result.path),
-            "time_ms": round(1000 * result.seconds, 3),
-            "predictions": [
-                {"class": p.index, "label": p.label, "probability": p.probability}
-                for p in result.predictions
-            ],
-        }
-        for result in results
-    ]
-    reasons = [{"file": problem.path, "error": problem.reason} for problem in skipped]
-    return {**about, "images": images, "skipped": reasons}
+@dataclass
+class _Run:
+    """What the command has come to."""
+
+    skipped: list[ImageError]
+    left_out: list[LeftOut]
+    classifier: Classifier | None = None
+    results: list[Classified] = field(default_factory=list)
+
+    def document(self) -> dict[str, Any]:
+        """Return the document of ``--json``."""
+        about: dict[str, Any] = {}
+        if (classifier := self.classifier) is not None:
+            about = {
+                "model": classifier.name,
+                "weights": str(classifier.weights),
+                "num_classes": len(classifier.labels),
+                "size": classifier.preprocess.size,
+                "device": str(classifier.device),
+                "backend": classifier.backend,
+            }
+        images = [
+            {
+                "file": str(result.path),
+                "time_ms": round(1000 * result.seconds, 3),
+                "predictions": [
+                    {"class": p.index, "label": p.label, "probability": p.probability}
+                    for p in result.predictions
+                ],
+            }
+            for result in self.results
+        ]
+        skipped = [{"file": problem.path, "error": problem.reason} for problem in self.skipped]
+        document = {**about, "images": images, "skipped": skipped}
+        if self.left_out:
+            document["left_out"] = [
+                {"reason": group.reason, "count": group.count, "files": list(map(str, group.paths))}
+                for group in self.left_out
+            ]
+        return document

@@ -1,13 +1,15 @@
 """What every command shares: where text goes, and how a failure looks.
 
 Results go to standard output and nothing else does; progress, remarks and errors go to standard
-error. A failure is one line that says what to do, and the traceback only with ``--debug``.
+error. A failure is one line that says what to do, and the traceback only with ``--debug``. How it
+looks in JSON is said in `application.py`, for all commands at once.
 """
 
 from __future__ import annotations
 
 import functools
 import io
+import math
 import os
 import sys
 import unicodedata
@@ -19,8 +21,10 @@ from rich.console import Console
 from rich.text import Text
 
 USAGE_ERROR = 2
+JSON_OPTION = "--json"
 INTERRUPTED = 130  # as a shell reports a program ended by ctrl-C
 _BROKEN_PIPE = 141
+_ESCAPED = ("Cc", "Cf", "Cs", "Zl", "Zp")  # Unicode categories
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -28,14 +32,21 @@ R = TypeVar("R")
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
+class _Console(Console):
+    """Rich's console, but for whom a reader that has left is an exception as any other."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def output() -> Console:
     """Return the console of standard output."""
-    return Console(highlight=False)
+    return _Console(highlight=False)
 
 
 def messages() -> Console:
     """Return the console of standard error."""
-    return Console(stderr=True, highlight=False)
+    return _Console(stderr=True, highlight=False)
 
 
 def print_rows(
@@ -65,17 +76,17 @@ def print_rows(
 
 
 def printable(text: str) -> str:
-    """Return `text` with control characters escaped, but for line ends.
+    r"""Return `text` on one line that shows what is in it.
 
-    Names of files and of entries in files may hold what moves a terminal's cursor or worse.
+    Names of files, labels and what errors say of them may hold what moves a terminal's cursor,
+    turns the direction of writing or pretends to be another line. Escaped as in Python (``\x1b``)
+    are control and format characters, line and paragraph separators, and the surrogates that stand
+    for bytes that are no text.
     """
     return "".join(
-        char.encode("unicode_escape").decode() if _is_control(char) else char for char in text
+        char.encode("unicode_escape").decode() if unicodedata.category(char) in _ESCAPED else char
+        for char in text
     )
-
-
-def _is_control(char: str) -> bool:
-    return char != "\n" and unicodedata.category(char) in ("Cc", "Cs")
 
 
 def make_output_robust() -> None:
@@ -88,19 +99,50 @@ def make_output_robust() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def note(text: str, console: Console | None = None) -> None:
+def note(*lines: str, console: Console | None = None) -> None:
     """Print a remark to standard error."""
-    (console or messages()).print(Text(printable(text), style="dim"), soft_wrap=True)
+    for line in lines:
+        (console or messages()).print(Text(printable(line), style="dim"), soft_wrap=True)
 
 
-def report_error(text: str) -> None:
+def report_error(*lines: str) -> None:
     """Print an error to standard error."""
-    messages().print(Text.assemble(("error: ", "bold red"), printable(text)), soft_wrap=True)
+    for index, line in enumerate(lines):
+        title = ("error: ", "bold red") if index == 0 else ""
+        messages().print(Text.assemble(title, printable(line)), soft_wrap=True)
+
+
+class UsageError(typer.BadParameter):
+    """A command was called wrongly.
+
+    Attributes
+    ----------
+    text
+        What is wrong, as it is; the message is printable.
+    """
+
+    def __init__(self, text: str, option: str | None) -> None:
+        super().__init__(printable(text), param_hint=option)
+        self.text = f"{option}: {text}" if option else text
+
+
+class Failure(typer.Exit):
+    """A command ended early, and has said so.
+
+    Attributes
+    ----------
+    text
+        Why.
+    """
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(code)
+        self.text = text
 
 
 def usage_error(text: str, option: str | None = None) -> NoReturn:
     """End the command with an error about how it was called."""
-    raise typer.BadParameter(text, param_hint=option)
+    raise UsageError(text, option)
 
 
 def command(function: Callable[P, R]) -> Callable[P, R]:
@@ -112,38 +154,86 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return function(*args, **kwargs)
+            result = function(*args, **kwargs)
+            if sys.stdout is not None:
+                sys.stdout.flush()  # a full disk is noticed here, not when Python ends
+            return result
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
         except KeyboardInterrupt:
             messages().print(Text("interrupted", style="yellow"))
-            raise typer.Exit(INTERRUPTED) from None
-        except BrokenPipeError:
-            # Whoever read the output has seen enough; Python would complain once more at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise Failure(INTERRUPTED, "interrupted") from None
+        except BrokenPipeError:  # whoever read the output has seen enough
+            discard_output()
             raise typer.Exit(_BROKEN_PIPE) from None
         except Exception as error:
             if kwargs.get("debug"):
                 raise
-            report_error(_description(error))
-            raise typer.Exit(1) from None
+            lines = describe(error)
+            report_error(*lines)
+            if isinstance(error, OSError):
+                discard_output()
+            raise Failure(1, "\n".join(lines)) from None
 
     return run
 
 
-def _description(error: Exception) -> str:
+def discard_output() -> None:
+    """Forget what standard output would not take; Python would complain once more at exit."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+_so_far: Callable[[], dict[str, Any]] = dict
+
+
+def keep_result(result: Callable[[], dict[str, Any]]) -> None:
+    """Say what the JSON document holds where the running command fails from here on."""
+    global _so_far
+    _so_far = result
+
+
+def result_so_far() -> dict[str, Any]:
+    """Return the part of the JSON document that the running command has come to."""
+    return _so_far()
+
+
+def describe(error: Exception) -> list[str]:
     """Return the message of an expected error; of any other also its type and what to do."""
+    from ..hub import DownloadError
+
     text = str(error)
+    if isinstance(error, DownloadError):  # it says what to do, line by line
+        return text.split("\n")
     if text and isinstance(error, (ValueError, RuntimeError)):
-        return text
+        return [text]
     if text and isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}" if error.filename else text
-    kind = type(error).__name__
-    return f"{kind}: {text}\nThis is not meant to happen; --debug shows where it did."
+        return [f"{error.filename}: {error.strerror}" if error.filename else text]
+    hint = "This is not meant to happen; --debug shows where it did."
+    return [f"{type(error).__name__}: {text}", hint]
 
 
 def as_json(value: Any) -> None:
-    """Print `value` as JSON, in ASCII, to standard output."""
+    """Print `value` as JSON to standard output, in ASCII.
+
+    A number that JSON has not, such as NaN, is null. Names that are no text keep their bytes as
+    lone surrogates (``\\udcff``), which `os.fsencode` turns back.
+    """
     import json
 
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+    text = json.dumps(_finite(value), indent=2, allow_nan=False)
+    if sys.stdout is None:
+        raise OSError("standard output is closed")
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -9,6 +9,9 @@ from typing import Annotated
 import typer
 
 from .console import Debug, command, note, print_rows
+from .weights import WeightsKey, weights_remarks
+
+_SHOWN = 200  # characters of a text in the file
 
 
 class DType(str, Enum):
@@ -44,6 +47,7 @@ def register(app: typer.Typer) -> None:
 def convert(
     source: Source,
     target: Target,
+    weights_key: WeightsKey = None,
     dtype: Store = None,
     force: Force = False,
     debug: Debug = False,
@@ -56,16 +60,21 @@ def convert(
     import torch
 
     from ..checkpoints import convert as convert_file
+    from ..checkpoints.errors import escaped
     from ..hub import resolve_weights
 
     stored = getattr(torch, dtype.value) if dtype is not None else None
-    done = convert_file(resolve_weights(source), target, dtype=stored, overwrite=force)
+    with weights_remarks():
+        done = convert_file(
+            resolve_weights(source), target, key=weights_key, dtype=stored, overwrite=force
+        )
     tensors = done.weights.state_dict.values()
     rows = [
         ("written", f"{done.path} ({done.path.stat().st_size / 1e6:.1f} MB)"),
         ("weights", str(done.weights.architecture)),
         ("values", f"{sum(tensor.numel() for tensor in tensors):,}"),
-        *done.metadata.items(),
+        # Metadata are text that anyone may have written, of any length.
+        *((escaped(name, _SHOWN), escaped(text, _SHOWN)) for name, text in done.metadata.items()),
     ]
     print_rows(rows)
     if count := done.weights.left_out:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from .console import Debug, as_json, command, output, print_rows
+from .console import JSON_OPTION, Debug, as_json, command, output, print_rows
 
 if TYPE_CHECKING:
     import torch
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Json = Annotated[bool, typer.Option(JSON_OPTION, help="Print JSON instead of tables.")]
 
 _PACKAGES = ("transnext", "torch", "numpy", "pillow", "safetensors", "huggingface-hub", "timm")
 _GIB = 1 << 30

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from .console import Debug, as_json, command, note, print_rows
+from .console import JSON_OPTION, Debug, as_json, command, note, print_rows
 
 if TYPE_CHECKING:
     from ..variants import Checkpoint, Variant
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Json = Annotated[bool, typer.Option(JSON_OPTION, help="Print JSON instead of a table.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -37,8 +37,9 @@ def models(json: Json = False, debug: Debug = False) -> None:
         right=(1, 2, 3, 4),
     )
     note(
-        "\ntop-1: published, on ImageNet-1K. multiply-adds: for one image of that size. "
-        "Weights are downloaded when first used."
+        "",
+        "top-1: published, on ImageNet-1K. multiply-adds: for one image of that size. "
+        "Weights are downloaded when first used.",
     )
 
 

@@ -1,4 +1,4 @@
-"""The attention modules of TransNeXt: aggregated, pixel-focused and global (paper section 3.2-3.3).
+"""The attention modules of TransNeXt: aggregated, pixel-focused and global (paper section 3.1).
 
 Each takes and returns tokens ``[B, N, C]``; projections are viewed as ``[B, N, heads, head_dim]``
 without a copy and handed to :mod:`transnext_ops`, which does everything between the projections.
@@ -7,18 +7,28 @@ without a copy and handed to :mod:`transnext_ops`, which does everything between
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import transnext_ops as ops
+from transnext_ops import (
+    aggregated_attention,
+    bias_coordinates,
+    bias_from_values,
+    gelu_pool,
+    global_attention,
+)
 
 from .attention_dropout import attention_with_dropout
-from .cache import WeightsCache
-from .grids import StageGrids
+from .derived import DerivesFromWeights
+from .grids import StageGrids, map_grid, map_to_tokens, tokens_to_map
 from .linear import linear, linear_layer
+from .plain import is_proxy, observed, plain_convolution, plain_linear
 
 __all__ = ["AggregatedAttention", "GlobalAttention", "PixelFocusedAttention"]
 
@@ -26,15 +36,45 @@ _BIAS_HIDDEN = 512
 # Softmax temperature starts so that softplus(temperature) = 1 / 0.24.
 _INITIAL_TEMPERATURE = math.log(math.exp(1 / 0.24) - 1)
 
+# One node each in a graph of torch.fx, whatever the sizes.
+for _name in (
+    "aggregated_attention",
+    "attention_with_dropout",
+    "bias_coordinates",
+    "bias_from_values",
+    "gelu_pool",
+    "global_attention",
+):
+    torch.fx.wrap(_name)
 
-class _Attention(nn.Module):
-    """What all three share: temperature, position-bias MLP and its cache, output projection.
+
+@torch.fx.wrap
+def _softplus(temperature: Tensor) -> Tensor:
+    """Softplus in float32 at least."""
+    if temperature.dtype not in (torch.float32, torch.float64):
+        temperature = temperature.float()
+    return F.softplus(temperature)
+
+
+def _without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """A bias that autocast rounded would differ from the one that the operator computes."""
+    return nullcontext() if is_proxy(x) else torch.autocast(x.device.type, enabled=False)
+
+
+class _Attention(DerivesFromWeights):
+    """What all three share: temperature, position bias, output projection.
 
     Attributes
     ----------
     backend : str | None
         Operator backend, None for the one in force at the call.
+    projections, own_parameters : tuple of str
+        Names of the layers that project the tokens, and of the parameters that no layer holds.
     """
+
+    projections: ClassVar[tuple[str, ...]]
+    own_parameters: ClassVar[tuple[str, ...]] = ("temperature",)
+    window_size: int | None
 
     def __init__(self, dim: int, num_heads: int, attn_drop: float, proj_drop: float) -> None:
         super().__init__()
@@ -48,45 +88,41 @@ class _Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.attn_drop = attn_drop
         self.proj_drop = nn.Dropout(proj_drop)
-        self.bias_cache = WeightsCache()
         self.backend: str | None = None
-
-    def train(self, mode: bool = True) -> _Attention:
-        if mode:
-            self.bias_cache.clear()
-        return super().train(mode)
 
     def scale(self) -> Tensor:
         """Softplus of the temperature, ``[heads]``, in float32 at least."""
-        temperature = self.temperature.flatten()
-        if temperature.dtype not in (torch.float32, torch.float64):
-            temperature = temperature.float()
-        return F.softplus(temperature)
+        return _softplus(self.temperature.flatten())
 
     def position_bias(self, grids: StageGrids) -> ops.PositionBias:
-        """The continuous position bias of these grids, cached in evaluation."""
+        """The continuous position bias of these grids, kept in evaluation."""
+        fc1, fc2 = self.cpb_fc1, self.cpb_fc2
+        options = {name: getattr(grids, name) for name in StageGrids._fields}
+        if is_proxy(grids) or observed() or not self._has_plain_bias_layers():
+            coordinates = bias_coordinates(self.temperature, **options)
+            with _without_autocast(coordinates):
+                values = fc2(F.relu(fc1(coordinates)))
+            return bias_from_values(values, **options)
+        weights = [fc1.weight, fc1.bias, fc2.weight, fc2.bias]
 
         def compute() -> ops.PositionBias:
-            return ops.position_bias(
-                *weights,
-                grid=grids.grid,
-                pool_grid=grids.pool_grid,
-                pretrain_grid=grids.pretrain_grid,
-                train_grid=grids.train_grid,
-                train_pool_grid=grids.train_pool_grid,
-                backend=self.backend,
-            )
+            return ops.position_bias(*weights, **options, backend=self.backend)
 
-        weights = [
-            self.cpb_fc1.weight, self.cpb_fc1.bias, self.cpb_fc2.weight, self.cpb_fc2.bias
-        ]  # fmt: skip
-        if self.training or not WeightsCache.usable(weights):
+        if self.training:
             return compute()
         # A table made on one CUDA stream may not be ready on another, nor do backends share one.
         device = weights[0].device
         stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else None
         key = (grids, self.backend or ops.get_backend(), stream)
-        return cast(ops.PositionBias, self.bias_cache.get(weights, key, compute))
+        return self.derived.get(weights, key, compute)
+
+    def _has_plain_bias_layers(self) -> bool:
+        """Whether the position bias's layers are those that its operator computes."""
+        layers = (self._modules["cpb_fc1"], self._modules["cpb_fc2"])
+        return all(
+            plain_linear(layer) and layer._parameters["bias"] is not None  # type: ignore[union-attr]
+            for layer in layers
+        )
 
     def _heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
         """Split ``[B, N, parts * C]`` into ``parts`` strided views ``[B, N, heads, head_dim]``."""
@@ -100,7 +136,7 @@ class _Attention(nn.Module):
 class PixelFocusedAttention(_Attention):
     """Each token attends, in one softmax, to its local window and to pooled tokens of the image.
 
-    The paper's earlier form of aggregated attention, kept for ablations.
+    The paper's earlier form of aggregated attention (section 3.1.1), kept for ablations.
 
     Parameters
     ----------
@@ -113,6 +149,10 @@ class PixelFocusedAttention(_Attention):
     attn_drop, proj_drop : float
         Dropout rates of the attention weights and of the output.
     """
+
+    projections = ("q", "kv")
+    own_parameters: ClassVar[tuple[str, ...]] = ("temperature", "relative_pos_bias_local")
+    window_size: int
 
     def __init__(
         self,
@@ -145,9 +185,13 @@ class PixelFocusedAttention(_Attention):
 
     def pool(self, x: Tensor, grids: StageGrids) -> Tensor:
         """Pooled tokens ``[B, P, C]``; the 1x1 convolution is a Linear on tokens."""
-        x = linear(x, self.sr.weight.flatten(1), self.sr.bias)
-        x = ops.gelu_pool(x, grid=grids.grid, pool_grid=grids.pool_grid, backend=self.backend)
-        return self.norm(x)
+        grid, sr = grids.grid, self.sr
+        if plain_convolution(sr, 1, 1, depthwise=False) and not is_proxy(x) and not observed():
+            x = linear(x, sr.weight.flatten(1), sr.bias)
+        else:
+            y = sr(tokens_to_map(x, grid))
+            grid, x = map_grid(y), map_to_tokens(y)
+        return self.norm(gelu_pool(x, grid=grid, pool_grid=grids.pool_grid, backend=self.backend))
 
     def _attend(
         self, q: Tensor, k: Tensor, v: Tensor, k_pool: Tensor, v_pool: Tensor, grids: StageGrids
@@ -165,7 +209,7 @@ class PixelFocusedAttention(_Attention):
             return attention_with_dropout(
                 q, k, v, k_pool, v_pool, dropout=self.attn_drop, **arguments
             )
-        return ops.aggregated_attention(q, k, v, k_pool, v_pool, **arguments)
+        return aggregated_attention(q, k, v, k_pool, v_pool, **arguments)
 
     def learnable_parameters(self) -> dict[str, Tensor]:
         """The operator's learnable arguments, but for the scale and the position bias."""
@@ -175,8 +219,15 @@ class PixelFocusedAttention(_Attention):
 class AggregatedAttention(PixelFocusedAttention):
     """Pixel-focused attention with a learnable query and learnable, positional value weights.
 
-    Parameters are those of :class:`PixelFocusedAttention`.
+    Source: TransNeXt paper, section 3.1.2. Parameters are those of :class:`PixelFocusedAttention`.
     """
+
+    own_parameters = (
+        *PixelFocusedAttention.own_parameters,
+        "query_embedding",
+        "learnable_tokens",
+        "learnable_bias",
+    )
 
     def __init__(
         self,
@@ -210,6 +261,10 @@ class GlobalAttention(_Attention):
     Parameters are those of :class:`PixelFocusedAttention`, less the window.
     """
 
+    projections = ("qkv",)
+    own_parameters = ("temperature", "query_embedding")
+    window_size: None
+
     def __init__(
         self,
         dim: int,
@@ -219,7 +274,7 @@ class GlobalAttention(_Attention):
         proj_drop: float = 0.0,
     ) -> None:
         super().__init__(dim, num_heads, attn_drop, proj_drop)
-        self.window_size: int | None = None
+        self.window_size = None
         self.query_embedding = nn.Parameter(torch.empty(num_heads, 1, self.head_dim))
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         nn.init.trunc_normal_(self.query_embedding, std=0.02)
@@ -244,7 +299,7 @@ class GlobalAttention(_Attention):
                 query_embedding=self.query_embedding.squeeze(1),
             )
         else:
-            x = ops.global_attention(
+            x = global_attention(
                 q,
                 k,
                 v,

@@ -9,17 +9,18 @@ from transnext_ops import branches
 
 from .attention import AggregatedAttention, GlobalAttention, PixelFocusedAttention
 from .conv_glu import ConvolutionalGLU
+from .derived import DerivesFromWeights
 from .drop import DropPath
+from .fused import BlockWeights, fused_block, is_plain_block
 from .grids import StageGrids
-from .hooks import any_global_hook, hooked
-from .inference import BlockWeights, PackedWeights, branch_features, pack_block
+from .plain import is_tensor
 
 __all__ = ["Block"]
 
 _NORM_EPS = 1e-6
 
 
-class Block(nn.Module):
+class Block(DerivesFromWeights):
     """Attention and convolutional GLU, each normalised first and added to its input.
 
     Parameters
@@ -47,20 +48,12 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=_NORM_EPS)
         self.mlp = mlp
         self.drop_path = DropPath(drop_path)
-        self.packed = PackedWeights(("norm1", "attn", "norm2", "mlp"), pack_block)
-
-    def train(self, mode: bool = True) -> Block:
-        # Whatever happened to the weights in the other mode, nothing derived from them outlives it.
-        self.packed.clear()
-        return super().train(mode)
 
     def forward(self, x: Tensor, grids: StageGrids) -> Tensor:
         """``x [B, N, C]``, tokens of ``grids.grid``, to ``[B, N, C]``."""
-        features = None if self.training else branch_features(x)
-        if features is not None and self._branches_support(x):
-            weights = self.packed.get(self, features)
-            if weights is not None:
-                return self._branches(x, grids, weights, features)
+        weights = fused_block(self, x)
+        if weights is not None:
+            return self._fused(x, grids, weights)
         if self._may_leave_samples_out(x):
             x = self.drop_path.residual(x, lambda kept: self.attn(self.norm1(kept), grids))
             return self.drop_path.residual(x, lambda kept: self.mlp(self.norm2(kept), grids.grid))
@@ -69,23 +62,13 @@ class Block(nn.Module):
 
     def _may_leave_samples_out(self, x: Tensor) -> bool:
         """Whether nobody notices that stochastic depth's dropped samples are not computed."""
-        if not self.training or type(self.drop_path) is not DropPath or self.drop_path.rate == 0:
+        if not self.training or torch.compiler.is_compiling() or torch.jit.is_tracing():
             return False
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return False
-        if type(x) is not Tensor or x.device.type != "cpu":
+        if not is_tensor(x) or x.device.type != "cpu":
             return False  # elsewhere the number of samples is not known without waiting for it
-        return not any_global_hook() and not any(map(hooked, self.modules()))
+        return is_plain_block(self) and self.drop_path.rate > 0
 
-    def _branches_support(self, x: Tensor) -> bool:
-        attn = self.attn
-        return not branches.branches_unsupported(
-            x, head_dim=attn.head_dim, window_size=attn.window_size, backend=attn.backend
-        )
-
-    def _branches(
-        self, x: Tensor, grids: StageGrids, weights: BlockWeights, features: torch.dtype
-    ) -> Tensor:
+    def _fused(self, x: Tensor, grids: StageGrids, weights: BlockWeights) -> Tensor:
         x = branches.attention_branch(
             x,
             weights.attention,
@@ -93,6 +76,8 @@ class Block(nn.Module):
             pool_grid=grids.pool_grid,
             window_size=self.attn.window_size,
             pool_bias=self.attn.position_bias(grids),
-            features=features,
+            features=weights.features,
         )
-        return branches.convolutional_glu(x, weights.glu, grid=grids.grid, features=features)
+        return branches.convolutional_glu(
+            x, weights.glu, grid=grids.grid, features=weights.features
+        )

@@ -1,16 +1,29 @@
-"""Convolutional GLU, TransNeXt's channel mixer (paper section 3.4)."""
+"""Convolutional GLU, TransNeXt's channel mixer (paper section 3.2)."""
 
 from __future__ import annotations
 
 import torch
+import torch.fx
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-import transnext_ops as ops
+from transnext_ops import conv_glu
 
-from .hooks import any_global_hook, hooked
+from .grids import map_to_tokens, tokens_to_map
 from .linear import linear_layer
+from .plain import (
+    is_proxy,
+    is_tensor,
+    observed,
+    plain,
+    plain_convolution,
+    plain_linear,
+    remember_forward,
+)
 
 __all__ = ["ConvolutionalGLU", "DepthwiseConv"]
+
+torch.fx.wrap("conv_glu")
 
 # glibc takes every block of 32 MiB or more fresh from the kernel, which costs a page fault per
 # 4 KiB and as much time as the arithmetic on it; smaller ones it learns to keep.
@@ -18,23 +31,37 @@ _LARGEST_BUFFER = 31 << 20
 
 
 class DepthwiseConv(nn.Module):
-    """Holds the 3x3 depthwise convolution under its published name, ``dwconv.dwconv``."""
+    """A 3x3 depthwise convolution of tokens, under its published name, ``dwconv.dwconv``.
+
+    Parameters
+    ----------
+    channels : int
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.dwconv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
 
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """``x [B, H * W, channels]`` with ``grid = (H, W)`` to the same shape."""
+        return map_to_tokens(self.dwconv(tokens_to_map(x, grid)))
+
 
 class ConvolutionalGLU(nn.Module):
     """``fc2(GELU(dwconv(a)) * g)`` with ``a, g`` the halves of ``fc1(x)``.
 
+    Source: TransNeXt paper, section 3.2. The first three arguments are the published class's.
+
     Parameters
     ----------
-    dim : int
-        Channels in and out.
-    mlp_ratio : float
-        The hidden width is ``int(2 * int(dim * mlp_ratio) / 3)``: two thirds, so that the gate
-        makes the layer no larger than a plain MLP of that ratio.
+    in_features : int
+        Channels in.
+    hidden_features : int | None
+        Width of the plain MLP that this layer is as large as, ``in_features`` unless given. Its
+        own hidden width is two thirds of it, ``int(2 * hidden_features / 3)``, since the gate takes
+        half of ``fc1``.
+    out_features : int | None
+        Channels out, ``in_features`` unless given.
     drop : float
         Dropout rate of the hidden layer and the output.
 
@@ -42,39 +69,82 @@ class ConvolutionalGLU(nn.Module):
     ----------
     backend : str | None
         Operator backend, None for the one in force at the call.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a width is not an int, or too small.
     """
 
-    def __init__(self, dim: int, mlp_ratio: float, drop: float = 0.0) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int | None = None,
+        out_features: int | None = None,
+        *,
+        drop: float = 0.0,
+    ) -> None:
         super().__init__()
-        hidden = int(2 * int(dim * mlp_ratio) / 3)
-        self.fc1 = nn.Linear(dim, 2 * hidden)
+        wide = in_features if hidden_features is None else hidden_features
+        out = in_features if out_features is None else out_features
+        names = ("in_features", "hidden_features", "out_features")
+        for name, width, least in zip(names, (in_features, wide, out), (1, 2, 1), strict=True):
+            if isinstance(width, bool) or not isinstance(width, int):
+                raise TypeError(
+                    f"{name}: got {width!r}, needs an int (of an expansion ratio, "
+                    "int(ratio * in_features))"
+                )
+            if width < least:
+                raise ValueError(f"{name}: got {width}, needs at least {least}")
+        hidden = int(2 * wide / 3)
+        self.fc1 = nn.Linear(in_features, 2 * hidden)
         self.dwconv = DepthwiseConv(hidden)
-        self.fc2 = nn.Linear(hidden, dim)
+        self.fc2 = nn.Linear(hidden, out)
         self.drop = nn.Dropout(drop)
         self.backend: str | None = None
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """``x [B, H * W, dim]`` with ``grid = (H, W)`` to ``[B, H * W, dim]``."""
+        """``x [B, H * W, in_features]`` with ``grid = (H, W)`` to ``[B, H * W, out_features]``."""
         groups = self._groups(x)
         if groups == 1:
             return self._forward(x, grid)
         return torch.cat([self._forward(images, grid) for images in x.chunk(groups)])
 
+    def has_plain_convolution(self) -> bool:
+        """Whether ``dwconv`` is the convolution that the fused operator computes."""
+        dwconv = self._modules["dwconv"]
+        return plain(dwconv, DepthwiseConv) and plain_convolution(
+            dwconv._modules["dwconv"],  # type: ignore[union-attr]
+            3,
+            1,
+            depthwise=True,
+        )
+
     def _forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        conv = self.dwconv.dwconv
         x = linear_layer(self.fc1, x)
-        x = ops.conv_glu(x, conv.weight, conv.bias, grid=grid, backend=self.backend)
+        if self.has_plain_convolution() and not is_proxy(x) and not observed():
+            conv = self.dwconv.dwconv
+            x = conv_glu(x, conv.weight, conv.bias, grid=grid, backend=self.backend)
+        else:
+            values, gates = x.chunk(2, dim=-1)
+            x = F.gelu(self.dwconv(values, grid)) * gates
         return self.drop(linear_layer(self.fc2, self.drop(x)))
 
     def _groups(self, x: Tensor) -> int:
         """How many groups of images to compute one after the other, for hidden features of a
-        memory that the allocator keeps; 1 where a hook would see the parts."""
-        if torch.compiler.is_compiling() or torch.jit.is_tracing() or x.dim() != 3:
+        memory that the allocator keeps; 1 where somebody would see the parts."""
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return 1
-        if type(x) is not Tensor or x.device.type != "cpu":
+        if not is_tensor(x) or x.device.type != "cpu" or x.dim() != 3 or observed():
             return 1
-        image_bytes = x.shape[1] * 2 * self.dwconv.dwconv.out_channels * x.element_size()
+        parts = self._modules
+        if not (plain_linear(parts["fc1"]) and plain_linear(parts["fc2"])):
+            return 1
+        if not (plain(parts["drop"], nn.Dropout) and self.has_plain_convolution()):
+            return 1
+        image_bytes = x.shape[1] * self.fc1.out_features * x.element_size()
         images = max(1, _LARGEST_BUFFER // max(1, image_bytes))
-        if images >= x.shape[0] or any_global_hook() or any(map(hooked, self.children())):
-            return 1
-        return -(-x.shape[0] // images)
+        return 1 if images >= x.shape[0] else -(-x.shape[0] // images)
+
+
+remember_forward(ConvolutionalGLU, DepthwiseConv)

@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 __all__ = ["DropPath"]
+
+
+@torch.fx.wrap
+def _mask(x: Tensor, rate: float) -> Tensor:
+    """Ones for the samples to keep, ``[B, 1, ...]``, zeros for a share of ``rate``."""
+    return x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(1.0 - rate)
 
 
 class DropPath(nn.Module):
@@ -31,7 +38,7 @@ class DropPath(nn.Module):
         """``x`` is ``[B, ...]``; the result has its shape and dtype."""
         if self.rate == 0.0 or not self.training:
             return x
-        return x * self._mask(x).div_(1.0 - self.rate)
+        return x * _mask(x, self.rate).div_(1.0 - self.rate)
 
     def residual(self, x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
         """``x + self(branch(x))`` for a `branch` that treats samples one by one.
@@ -41,7 +48,7 @@ class DropPath(nn.Module):
         """
         if self.rate == 0.0 or not self.training or x.shape[0] == 0:
             return x + self(branch(x))
-        mask = self._mask(x)
+        mask = _mask(x, self.rate)
         scale = 1.0 / (1.0 - self.rate)
         kept = mask.flatten().nonzero().flatten()
         if len(kept) == x.shape[0]:
@@ -50,10 +57,6 @@ class DropPath(nn.Module):
             kept, scale = kept.new_zeros(1), 0.0
         y = branch(x.index_select(0, kept))
         return x.index_add(0, kept, y.to(x.dtype), alpha=scale)
-
-    def _mask(self, x: Tensor) -> Tensor:
-        """Ones for the samples to keep, ``[B, 1, ...]``."""
-        return x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(1.0 - self.rate)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:.3f}"

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .hooks import any_global_hook, hooked
+from .plain import is_proxy, observed, plain_linear
 
 __all__ = ["linear", "linear_layer"]
 
@@ -39,8 +39,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def linear_layer(layer: nn.Module, x: Tensor) -> Tensor:
     """``layer(x)``, through :func:`linear` where nothing but speed tells the two apart."""
-    if type(layer) is nn.Linear and not hooked(layer) and not any_global_hook():
-        return linear(x, layer.weight, layer.bias)
+    if plain_linear(layer) and not is_proxy(x) and not observed():
+        return linear(x, layer.weight, layer.bias)  # type: ignore[arg-type]
     return layer(x)
 
 

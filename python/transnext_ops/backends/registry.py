@@ -13,6 +13,7 @@ import functools
 import importlib
 import operator
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -180,6 +181,8 @@ def choose(
     """Return the backend that runs a call, as :func:`resolve` does, at the least cost per call."""
     if torch.compiler.is_compiling():
         return resolve(requested, Call(op, device, dtype, head_dim, window_size))
+    if torch.jit.is_tracing():
+        requested = _exported(requested)
     return _decide(requested, op, device, dtype, head_dim, window_size)
 
 
@@ -208,7 +211,31 @@ def _resolve(
     head_dim: int | None,
     window_size: int | None,
 ) -> str:
+    requested = _exported(requested)
     return _decide(requested, op, device, dtype, head_dim, window_size)
+
+
+def _exported(requested: str) -> str:
+    """Return the backend for TorchScript and ONNX, which know PyTorch's operators alone.
+
+    Raises
+    ------
+    BackendError
+        Another one than "torch" is asked for by name.
+    """
+    onnx = sys.modules.get("torch.onnx")
+    if onnx is not None and onnx.is_in_onnx_export():
+        what = "ONNX has"
+    elif torch.jit.is_tracing():
+        what = "torch.jit.trace records"
+    else:
+        return requested
+    if requested in ("auto", "torch"):
+        return "torch"
+    raise BackendError(
+        f"backend {requested!r} cannot be exported: {what} PyTorch's own operators only; use "
+        "backend='torch' (model.set_backend('torch'), transnext_ops.use_backend('torch'))"
+    )
 
 
 # Availability does not change while a process runs, so each kind of call is decided once.

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from transnext_ops.axis_maps import length_scale, pooling_matrix, window_mask
 from transnext_ops.backends.registry import ACTIVATION_DTYPES, Call
+from transnext_ops.tracing import reshaped, traced
 
 
 def unavailable() -> str | None:
@@ -31,6 +32,16 @@ def unsupported(call: Call) -> str | None:
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the arithmetic type for a storage type: float64 for itself, float32 otherwise."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _products(a: Tensor, b: Tensor) -> Tensor:
+    """Return ``a @ b`` for [B, h, n, k] and [B, h, k, m]: batched, and nothing asked of the sizes.
+
+    ``matmul`` asks which of its ways is best, and so binds a traced graph of open sizes to some.
+    """
+    batch, heads = a.shape[:2]
+    left, right = (reshaped(x, batch * heads, *x.shape[2:]) for x in (a, b))
+    return reshaped(torch.bmm(left, right), batch, heads, a.shape[2], b.shape[3])
 
 
 def _normalize(x: Tensor) -> Tensor:
@@ -57,12 +68,16 @@ def dense_position_bias(
     heads = table.shape[0]
     height, pool_height = row_map.shape
     width, pool_width, taps = col_map.shape
-    rows = table.index_select(1, row_map.flatten())
-    cells = rows.index_select(2, col_map.flatten())
-    if col_weights is not None:
-        cells = (cells.unflatten(2, (-1, taps)) * col_weights.reshape(-1, taps)).sum(-1)
-    cells = cells.reshape(heads, height, pool_height, width, pool_width)
-    return cells.transpose(2, 3).reshape(heads, height * width, pool_height * pool_width)
+    if traced():  # nothing is split, so nothing is asked of open sizes; ONNX wants int64 indices
+        rows = table.permute(1, 2, 0)[row_map.long()]  # [H, Hp, S, h]
+        cells = rows.permute(2, 0, 1, 3)[col_map.long()]  # [W, Wp, taps, H, Hp, h]
+        cells = cells.permute(5, 3, 4, 0, 1, 2).contiguous()
+    else:  # whose gradient is faster, and deterministic where that is asked for
+        cells = table.index_select(1, row_map.flatten()).index_select(2, col_map.flatten())
+        cells = cells.view(heads, height, pool_height, width, pool_width, taps)
+    cells = cells[..., 0] if col_weights is None else (cells * col_weights).sum(-1)
+    cells = cells.transpose(2, 3)
+    return reshaped(cells, heads, height * width, pool_height * pool_width)
 
 
 def aggregated_attention(
@@ -92,7 +107,7 @@ def aggregated_attention(
     scaled = scaled * (lengths[:, None] * scale)[:, :, None]
 
     kpn = _normalize(k_pool.to(compute))
-    pooled = scaled.transpose(1, 2) @ kpn.permute(0, 2, 3, 1)  # [B, h, N, P]
+    pooled = _products(scaled.transpose(1, 2), kpn.permute(0, 2, 3, 1))  # [B, h, N, P]
     if pool_bias is not None:
         if row_map is not None and col_map is not None:
             pool_bias = dense_position_bias(pool_bias, row_map, col_map, col_weights)
@@ -101,7 +116,7 @@ def aggregated_attention(
     local_length = window_size * window_size
     if k is None or v is None or local_length == 0:
         weights = pooled.softmax(-1)
-        return (weights @ v_pool.to(compute).transpose(1, 2)).transpose(1, 2).to(dtype)
+        return _products(weights, v_pool.to(compute).transpose(1, 2)).transpose(1, 2).to(dtype)
 
     kn = _normalize(k.to(compute))
     cells = [(scaled * cell).sum(-1) for cell in _window_slices(kn, grid, window_size)]
@@ -115,10 +130,10 @@ def aggregated_attention(
     window_weights, pool_weights = weights.split((local_length, pool_length), dim=-1)
     window_weights = window_weights.transpose(1, 2)  # [B, N, h, L]
     if tokens is not None:
-        window_weights = window_weights + torch.einsum("bnhd,hdl->bnhl", qn, tokens)
+        window_weights = window_weights + (qn[..., None, :] @ tokens)[..., 0, :]
     if token_bias is not None:
         window_weights = window_weights + token_bias
-    out = (pool_weights @ v_pool.to(compute).transpose(1, 2)).transpose(1, 2)
+    out = _products(pool_weights, v_pool.to(compute).transpose(1, 2)).transpose(1, 2)
     for j, cell in enumerate(_window_slices(v.to(compute), grid, window_size)):
         out = out + window_weights[..., j, None] * cell
     return out.to(dtype)
@@ -172,8 +187,11 @@ def gelu_pool(x: Tensor, grid: tuple[int, int], pool_grid: tuple[int, int]) -> T
     # As two matrix products rather than adaptive_avg_pool2d, whose CUDA backward is not
     # deterministic and whose non-dividing case does not export.
     compute = compute_dtype(x.dtype)
-    image = F.gelu(x.to(compute)).unflatten(1, grid)  # [B, H, W, C]
+    batch, _, channels = x.shape
     rows = pooling_matrix(grid[0], pool_grid[0], compute, x.device)  # [Hp, H]
     cols = pooling_matrix(grid[1], pool_grid[1], compute, x.device)  # [Wp, W]
-    image = (rows @ image.flatten(2)).unflatten(2, image.shape[2:])  # [B, Hp, W, C]
-    return (cols @ image).flatten(1, 2).to(x.dtype)
+    lines = reshaped(F.gelu(x.to(compute)), batch, grid[0], grid[1] * channels)
+    lines = torch.bmm(rows.expand(batch, -1, -1), lines)  # [B, Hp, W·C]
+    lines = reshaped(lines, batch * pool_grid[0], grid[1], channels)
+    pooled = torch.bmm(cols.expand(batch * pool_grid[0], -1, -1), lines)  # [B·Hp, Wp, C]
+    return reshaped(pooled, batch, pool_grid[0] * pool_grid[1], channels).to(x.dtype)

@@ -1,0 +1,64 @@
+"""What a weights file's metadata say about its images and classes, believed within limits.
+
+Metadata are text that anyone may have written. What is no answer is left out, with a
+`WeightsWarning` that names the file, so that nobody takes the preset for the file's own.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+from .errors import WeightsWarning, about, escaped
+from .limits import LEAST_IMAGE_SIDE, LONGEST_CLASS_NAME, MOST_IMAGE_SIDE
+from .read import WeightsFile
+
+_LONGEST_SHOWN = 40
+
+
+def image_side(weights: WeightsFile, key: str) -> int | None:
+    """Return the side of square images that the metadata give under `key`; None without."""
+    text = weights.metadata.get(key)
+    if text is None:
+        return None
+    digits = text if text.isascii() and text.isdecimal() and len(text) < 10 else "0"
+    if LEAST_IMAGE_SIDE <= int(digits) <= MOST_IMAGE_SIDE:
+        return int(digits)
+    needs = f"a number from {LEAST_IMAGE_SIDE} to {MOST_IMAGE_SIDE}"
+    _ignored(weights, key, f"{_shown(text)}, not {needs}")
+    return None
+
+
+def class_names(weights: WeightsFile) -> list[str] | None:
+    """Return the names of the classes, a JSON list in the metadata; None without."""
+    text = weights.metadata.get("class_names")
+    if text is None:
+        return None
+    count = weights.architecture.num_classes if weights.architecture else None
+    try:
+        names = json.loads(text, parse_int=_no_name, parse_float=_no_name)
+    # A list nested ten thousand times exhausts the parser's stack.
+    except (ValueError, RecursionError):
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        _ignored(weights, "class_names", f"{_shown(text)}, not a JSON list of names")
+    elif len(names) != count:
+        _ignored(weights, "class_names", f"{len(names)} names, and it has {count} classes")
+    elif any(len(name) > LONGEST_CLASS_NAME for name in names):
+        _ignored(weights, "class_names", f"one of more than {LONGEST_CLASS_NAME} characters")
+    else:
+        return names
+    return None
+
+
+def _no_name(text: str) -> str:
+    raise ValueError(f"a number, {text[:_LONGEST_SHOWN]}")
+
+
+def _ignored(weights: WeightsFile, key: str, why: str) -> None:
+    text = about(weights.path, f"its metadata's {key} is left out: it is {why}")
+    warnings.warn(text, WeightsWarning, stacklevel=3)
+
+
+def _shown(text: str) -> str:
+    return f"'{escaped(text, _LONGEST_SHOWN)}'"

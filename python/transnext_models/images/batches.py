@@ -1,0 +1,105 @@
+"""Images to batches of what a model takes, decoded in threads ahead of the model."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Generator, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from .errors import ImageError
+from .memory import MemoryBudget
+from .picture import Picture
+from .read import Working, open_picture
+from .sources import check_source, is_one, name_of
+
+_DECODING_THREADS = 4
+
+T = TypeVar("T")
+Batch = list[tuple[Path, "T | ImageError"]]
+
+
+def images_of(argument: str, images: Any) -> Iterable[Any]:
+    """Return the images that `images`, one or several, are; TypeError, naming the argument, where
+    they are neither."""
+    if is_one(images):
+        return [images]
+    if not isinstance(images, Iterable) or isinstance(images, Mapping):
+        check_source(argument, images)
+    return images
+
+
+class DecodedBatches(Generic[T]):
+    """Batches of prepared images, each with its name or with the error of what is no image.
+
+    While one batch is used, the next one is decoded; not more is taken from `images`.
+
+    Parameters
+    ----------
+    images
+        See `images_of`; an error of the iterator, or of an item that cannot be an image, is raised
+        after the images before it.
+    prepare, working
+        What is made of an image, and how much memory that takes beside it.
+    batch_size
+        Images in a batch.
+    budget
+        Memory for decoding, over all threads.
+    """
+
+    def __init__(
+        self,
+        images: Iterable[Any],
+        prepare: Callable[[Picture], T],
+        working: Working,
+        *,
+        batch_size: int,
+        budget: MemoryBudget,
+    ) -> None:
+        self._images = enumerate(images)
+        self._prepare, self._working = prepare, working
+        self._batch_size, self._budget = batch_size, budget
+        self._failure: Exception | None = None
+        self._stop = threading.Event()
+
+    def __iter__(self) -> Generator[Batch[T], None, None]:
+        threads = min(_DECODING_THREADS, os.cpu_count() or 1)
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        try:
+            coming = self._submit(pool)
+            while coming:
+                batch = [(name, future.result()) for name, future in coming]
+                coming = self._submit(pool)
+                yield batch
+            if self._failure is not None:
+                raise self._failure
+        finally:
+            self._stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _submit(self, pool: ThreadPoolExecutor) -> list[tuple[Path, Future[T | ImageError]]]:
+        """Have the images of the next batch decoded, as many as there are before a failure."""
+        submitted: list[tuple[Path, Future[T | ImageError]]] = []
+        try:
+            while self._failure is None and len(submitted) < self._batch_size:
+                index, image = next(self._images)
+                check_source("images", image)
+                name = name_of(image, index)
+                submitted.append((name, pool.submit(self._decode, image, name)))
+        except StopIteration:
+            pass
+        except Exception as error:
+            self._failure = error
+        return submitted
+
+    def _decode(self, image: Any, name: Path) -> T | ImageError:
+        try:
+            with open_picture(
+                image, name, working=self._working, budget=self._budget, stop=self._stop
+            ) as picture:
+                return self._prepare(picture)
+        except ImageError as error:
+            # Without its traceback, which would keep what was decoded of the image.
+            return ImageError(error.path, error.reason)

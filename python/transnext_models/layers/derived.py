@@ -1,0 +1,166 @@
+"""What modules derive from their weights and keep: packed products, position-bias tables.
+
+There is one rule: what is kept is used only for weights of the same content. PyTorch's version
+counters do not tell (writes through ``.data``, through NumPy, through FSDP's buffers leave them as
+they are), so by default every use looks at every byte of the weights again, which the compiled
+library does at the speed of memory. :meth:`DerivesFromWeights.freeze` says that weights stay, and
+skips that. On other devices than the CPU, where looking would wait for the device, nothing is kept
+unless the weights are frozen.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from transnext_ops.fingerprint import fingerprint
+from transnext_ops.tracing import traced
+
+from .plain import is_tensor
+
+__all__ = ["Derived", "DerivesFromWeights", "freeze"]
+
+_ENTRIES = 4  # a multi-scale test or a data set of a few aspect ratios; more would only grow
+
+T = TypeVar("T")
+
+
+class Derived:
+    """What was derived from some weights, for the keys seen last.
+
+    The content follows from the weights, so copies and pickles are empty, and not frozen.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.frozen = False
+        self._of: object = None  # the state of the weights that the entries are of
+        self._entries: dict[Hashable, Any] = {}
+
+    def __reduce__(self) -> tuple[type[Derived], tuple[()]]:
+        return Derived, ()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._of, self._entries = None, {}
+
+    def get(self, weights: Sequence[Tensor], key: Hashable, derive: Callable[[], T]) -> T:
+        """Return ``derive()``, or what it gave for the same weights and the same `key` before.
+
+        Parameters
+        ----------
+        weights : sequence of Tensor
+            All that ``derive`` reads, but for what `key` says.
+        key : hashable
+            What else the result depends on.
+        derive : callable
+            Called without recording gradients if the result is kept.
+        """
+        state = self._state(weights)
+        if state is None:
+            return derive()
+        with self._lock:
+            if state != self._of:
+                # Weights that were to stay did not: from here on they are looked at again.
+                if self.frozen and self._of is not None:
+                    self.frozen = False
+                    state = self._state(weights)
+                self._of, self._entries = state, {}
+            entries = self._entries
+            if state is not None and key in entries:
+                entries[key] = entries.pop(key)  # most recently used last
+                return cast(T, entries[key])
+        # Ordinary tensors also under inference_mode: they may later serve a call outside it.
+        with torch.inference_mode(False), torch.no_grad():
+            value = derive()
+        if state is None:
+            return value
+        with self._lock:
+            entries[key] = value
+            while len(entries) > _ENTRIES:
+                del entries[next(iter(entries))]
+        return value
+
+    def _state(self, weights: Sequence[Tensor]) -> object:
+        """What tells these weights from others; None where nothing may be kept."""
+        if traced():
+            return None
+        records_gradient = torch.is_grad_enabled()
+        for weight in weights:  # a plain loop: this runs at every call
+            if not is_tensor(weight) or (records_gradient and weight.requires_grad):
+                return None
+        device = weights[0].device
+        if self.frozen:
+            if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+                return None  # the graph would go on reading an entry that is long dropped
+            return _Identity(weights)
+        return fingerprint(weights) if device.type == "cpu" else None
+
+
+class _Identity:
+    """Which tensors weights are, where they lie, and their version counters."""
+
+    __slots__ = ("_tensors", "_where")
+
+    def __init__(self, weights: Sequence[Tensor]) -> None:
+        self._tensors = tuple(weights)
+        self._where = [
+            (weight.data_ptr(), weight.dtype, 0 if weight.is_inference() else weight._version)
+            for weight in weights
+        ]
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, _Identity)
+            and len(self._tensors) == len(other._tensors)
+            and all(a is b for a, b in zip(self._tensors, other._tensors, strict=True))
+            and self._where == other._where
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class DerivesFromWeights(nn.Module):
+    """A module that keeps what it derives from its weights in ``self.derived``.
+
+    Training mode, loading a state dict, moving and casting forget it, and so does evaluation mode
+    if the weights are frozen and nothing else would notice an edit; training mode and loading also
+    end :func:`freeze`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.derived = Derived()
+
+    def train(self, mode: bool = True) -> Any:
+        if mode or self.derived.frozen:
+            self._forget(still_frozen=not mode)
+        return super().train(mode)
+
+    def _load_from_state_dict(self, *arguments: Any, **keywords: Any) -> None:
+        self._forget(still_frozen=False)
+        super()._load_from_state_dict(*arguments, **keywords)
+
+    def _apply(self, *arguments: Any, **keywords: Any) -> Any:
+        self._forget(still_frozen=True)
+        return super()._apply(*arguments, **keywords)
+
+    def _forget(self, *, still_frozen: bool) -> None:
+        self.derived.clear()
+        self.derived.frozen = self.derived.frozen and still_frozen
+
+
+def freeze(module: nn.Module, frozen: bool = True) -> None:
+    """Say of all modules in `module` that their weights stay as they are, or no longer."""
+    for part in module.modules():
+        if isinstance(part, DerivesFromWeights):
+            part.derived.clear()
+            part.derived.frozen = frozen

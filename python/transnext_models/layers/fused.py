@@ -1,0 +1,303 @@
+"""May a call take the fused path? Asked here alone, for patch embeddings and for blocks.
+
+In evaluation on a CPU a patch embedding, and each of a block's two residual branches, is one call
+of the compiled library (:mod:`transnext_ops.branches`) on packed weights. That holds for layers as
+they were built. Whatever is attached to one or put in its place, records gradients, traces or
+watches operators is met by the ordinary path, which calls every layer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from transnext_ops import branches
+
+from .attention import AggregatedAttention, GlobalAttention, PixelFocusedAttention
+from .conv_glu import ConvolutionalGLU
+from .drop import DropPath
+from .plain import (
+    is_tensor,
+    observed,
+    plain,
+    plain_convolution,
+    plain_linear,
+    plain_norm,
+    plain_parameter,
+    remember_forward,
+)
+
+if TYPE_CHECKING:
+    from .block import Block
+    from .patch_embed import PatchEmbed
+
+_OF_THE_POSITION_BIAS = ("cpb_fc1", "cpb_fc2")  # which keeps its own
+
+__all__ = ["BlockWeights", "fused_block", "fused_patch_embed", "is_plain_block"]
+
+remember_forward(AggregatedAttention, PixelFocusedAttention, GlobalAttention, DropPath)
+
+
+class BlockWeights(NamedTuple):
+    """A block's weights as its two branches take them, and the type of their features."""
+
+    attention: branches.AttentionBranchWeights
+    glu: branches.ConvolutionalGLUWeights
+    features: torch.dtype
+
+
+def fused_block(block: Block, x: Tensor) -> BlockWeights | None:
+    """Return the packed weights of a block that may take tokens `x` through its branches.
+
+    None if it may not, or if its weights do not fit each other: calling the layers says how.
+    """
+    features = None if block.training else _features(x)
+    if features is None or not is_plain_block(block) or not _drops_nothing(block):
+        return None
+    attn, mlp = block.attn, block.mlp
+    if attn.backend != mlp.backend or branches.branches_unsupported(
+        x, head_dim=attn.head_dim, window_size=attn.window_size, backend=attn.backend
+    ):
+        return None
+    weights = _parameters(block)
+    if not _are_alike(weights, x):
+        return None
+    pool_eps = None if isinstance(attn, GlobalAttention) else attn.norm.eps
+    key = (features, block.norm1.eps, block.norm2.eps, pool_eps)
+    return block.derived.get(weights, key, lambda: _pack_block(block, features))
+
+
+def fused_patch_embed(
+    embed: PatchEmbed, x: Tensor
+) -> tuple[branches.PatchEmbedWeights, torch.dtype] | None:
+    """Return the packed weights of a patch embedding that may take a map `x` in one call, and the
+    type of its products; None if it may not."""
+    features = None if embed.training else _features(x)
+    if features is None:
+        return None
+    conv = embed._modules["proj"]
+    if not plain_norm(embed._modules["norm"]) or not isinstance(conv, nn.Conv2d):
+        return None
+    kernel, stride = conv.kernel_size[0], conv.stride[0]
+    if kernel % 2 == 0 or not plain_convolution(conv, kernel, stride, depthwise=False):
+        return None
+    if branches.branches_unsupported(x, backend=embed.backend):
+        return None
+    weights = _parameters(embed)
+    if not _are_alike(weights, x) or embed.norm.weight.shape != (embed.proj.weight.shape[0],):
+        return None
+    # Which of the two runs along the memory: an image's columns or a map's channels.
+    channels_last = x.stride(1) <= x.stride(3)
+    packed = embed.derived.get(
+        weights,
+        (features, channels_last, embed.norm.eps),
+        lambda: _pack_patch_embed(embed, features, channels_last),
+    )
+    return packed, features
+
+
+def is_plain_block(block: Block) -> bool:
+    """Whether every layer in a block is as it was built, and nothing is attached to any."""
+    parts = block._modules
+    return (
+        plain_norm(parts["norm1"])
+        and plain_norm(parts["norm2"])
+        and plain(parts["drop_path"], DropPath)
+        and _is_plain_attention(parts["attn"])
+        and _is_plain_glu(parts["mlp"])
+        and not observed()
+    )
+
+
+def _is_plain_attention(attn: nn.Module | None) -> bool:
+    kind = type(attn)
+    if kind not in (AggregatedAttention, PixelFocusedAttention, GlobalAttention):
+        return False
+    assert attn is not None
+    if not plain(attn, kind) or not all(
+        plain_parameter(attn, name) for name in kind.own_parameters
+    ):
+        return False
+    parts = attn._modules
+    # The layers of the position bias may be anything: the branch takes what they give.
+    if not all(plain_linear(parts[name]) for name in ("proj", *kind.projections)):
+        return False
+    if not plain(parts["proj_drop"], nn.Dropout):
+        return False
+    return kind is GlobalAttention or (
+        plain_convolution(parts["sr"], 1, 1, depthwise=False) and plain_norm(parts["norm"])
+    )
+
+
+def _is_plain_glu(mlp: nn.Module | None) -> bool:
+    if not plain(mlp, ConvolutionalGLU):
+        return False
+    parts = mlp._modules  # type: ignore[union-attr]
+    return (
+        plain_linear(parts["fc1"])
+        and plain_linear(parts["fc2"])
+        and plain(parts["drop"], nn.Dropout)
+        and ConvolutionalGLU.has_plain_convolution(mlp)  # type: ignore[arg-type]
+    )
+
+
+def _drops_nothing(block: Block) -> bool:
+    """Whether dropout is off, module by module: some put it back to training alone."""
+    attn = block.attn
+    return not (
+        (block.drop_path.training and block.drop_path.rate > 0)
+        or (attn.training and attn.attn_drop > 0)
+        or any(drop.training and drop.p > 0 for drop in (attn.proj_drop, block.mlp.drop))
+    )
+
+
+def _features(x: Tensor) -> torch.dtype | None:
+    """The type of the branches' features for `x` under the autocast in force.
+
+    None where gradients are recorded, the call is traced, or autocast would change the type of
+    float64 tokens.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return None
+    if not is_tensor(x) or x.device.type != "cpu" or observed():
+        return None
+    if not torch.is_autocast_enabled("cpu"):
+        return x.dtype
+    return torch.get_autocast_dtype("cpu") if x.dtype != torch.float64 else None
+
+
+def _parameters(module: nn.Module) -> list[Tensor]:
+    """All parameters that a module's call in one reads, in a fixed order."""
+    found: list[Tensor] = [value for value in module._parameters.values() if value is not None]
+    for name, child in module._modules.items():
+        if child is not None and name not in _OF_THE_POSITION_BIAS:
+            found += _parameters(child)
+    return found
+
+
+def _are_alike(weights: list[Tensor], x: Tensor) -> bool:
+    """Whether PyTorch's own layers would take the weights: on x's device, and of its type unless
+    autocast converts them."""
+    dtype = None if torch.is_autocast_enabled("cpu") else x.dtype
+    device = x.device
+    return all(
+        weight.device == device and (dtype is None or weight.dtype is dtype) for weight in weights
+    )
+
+
+# Packing ----------------------------------------------------------------------------------------
+
+
+def _parameter(tensor: Tensor, features: torch.dtype) -> Tensor:
+    """A parameter in the compute type of `features`, contiguous, in memory of its own."""
+    compute = torch.float64 if features == torch.float64 else torch.float32
+    return tensor.detach().to(compute, copy=True).contiguous()
+
+
+def _optional(tensor: Tensor | None, features: torch.dtype) -> Tensor | None:
+    return None if tensor is None else _parameter(tensor, features)
+
+
+def _norm(norm: nn.LayerNorm, features: torch.dtype) -> branches.NormWeights:
+    return branches.NormWeights(
+        _parameter(norm.weight, features), _parameter(norm.bias, features), norm.eps
+    )
+
+
+def _pack_patch_embed(
+    embed: PatchEmbed, features: torch.dtype, channels_last: bool
+) -> branches.PatchEmbedWeights:
+    conv = embed.proj
+    return branches.PatchEmbedWeights(
+        branches.pack_convolution(conv.weight, features, channels_last=channels_last),
+        channels_last,
+        _optional(conv.bias, features),
+        _norm(embed.norm, features),
+    )
+
+
+def _pack_block(block: Block, features: torch.dtype) -> BlockWeights | None:
+    """Pack a block's weights; None if their shapes do not fit each other."""
+    if not _fits(block):
+        return None
+    attn, mlp = block.attn, block.mlp
+    return BlockWeights(
+        _pack_attention(block.norm1, attn, features),
+        _pack_glu(block.norm2, mlp, features),
+        features,
+    )
+
+
+def _fits(block: Block) -> bool:
+    """Whether the shapes are those of a block, which pruning may have made smaller."""
+    attn, mlp = block.attn, block.mlp
+    dim, hidden = block.norm1.weight.shape[0], mlp.fc2.weight.shape[1]
+    layers: list[tuple[Any, tuple[int, ...]]] = [
+        (block.norm2, (dim,)),
+        (attn.proj, (dim, dim)),
+        (mlp.fc1, (2 * hidden, dim)),
+        (mlp.dwconv.dwconv, (hidden, 1, 3, 3)),
+        (mlp.fc2, (dim, hidden)),
+    ]
+    if isinstance(attn, GlobalAttention):
+        layers += [(attn.qkv, (3 * dim, dim))]
+    else:
+        layers += [(attn.q, (dim, dim)), (attn.kv, (2 * dim, dim))]
+        layers += [(attn.sr, (dim, dim, 1, 1)), (attn.norm, (dim,))]
+    return (
+        attn.num_heads * attn.head_dim == dim
+        and attn.temperature.numel() == attn.num_heads
+        and all(layer.weight.shape == shape for layer, shape in layers)
+        and all(layer.bias is None or layer.bias.shape == shape[:1] for layer, shape in layers)
+    )
+
+
+def _pack_attention(
+    norm: nn.LayerNorm,
+    attn: AggregatedAttention | PixelFocusedAttention | GlobalAttention,
+    features: torch.dtype,
+) -> branches.AttentionBranchWeights:
+    layers: list[nn.Linear | nn.Conv2d]
+    layers = [attn.qkv] if isinstance(attn, GlobalAttention) else [attn.q, attn.kv, attn.sr]
+    weights = [layer.weight.flatten(1) for layer in layers]
+    biases = [
+        weight.new_zeros(weight.shape[0]) if layer.bias is None else layer.bias
+        for layer, weight in zip(layers, weights, strict=True)
+    ]
+    pool_norm, pool_projections = None, None
+    if not isinstance(attn, GlobalAttention):
+        pool_norm = _norm(attn.norm, features)
+        pool_projections = branches.pack_weight(weights[1], features)
+    learnable = {
+        name: _parameter(value, features) for name, value in attn.learnable_parameters().items()
+    }
+    return branches.AttentionBranchWeights(
+        _norm(norm, features),
+        branches.pack_weight(torch.cat(weights), features),
+        _parameter(torch.cat(biases), features),
+        pool_norm,
+        pool_projections,
+        branches.pack_weight(attn.proj.weight, features),
+        _optional(attn.proj.bias, features),
+        scale=_parameter(attn.scale(), features),
+        **learnable,
+    )
+
+
+def _pack_glu(
+    norm: nn.LayerNorm, mlp: ConvolutionalGLU, features: torch.dtype
+) -> branches.ConvolutionalGLUWeights:
+    conv = mlp.dwconv.dwconv
+    values, gates = mlp.fc1.weight.chunk(2)
+    return branches.ConvolutionalGLUWeights(
+        _norm(norm, features),
+        branches.pack_weight(values, features),
+        branches.pack_weight(gates, features),
+        _optional(mlp.fc1.bias, features),
+        _parameter(conv.weight, features),
+        _optional(conv.bias, features),
+        branches.pack_weight(mlp.fc2.weight, features),
+        _optional(mlp.fc2.bias, features),
+    )

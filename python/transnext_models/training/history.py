@@ -1,0 +1,47 @@
+"""What a run has measured, one row per epoch: `metrics.csv`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["COLUMNS", "Row", "as_csv", "show"]
+
+Row = dict[str, Any]
+
+COLUMNS = (
+    "epoch",
+    "step",
+    "lr",
+    "train_loss",
+    "val_loss",
+    "val_top1",
+    "val_top5",
+    "seconds",
+    "cpu_seconds",
+)
+"""epoch (from 0), step (optimiser steps so far), lr (of this epoch), train_loss, val_loss,
+val_top1, val_top5 (0 to 1; empty where the epoch was not validated), seconds (since this process
+began to train) and cpu_seconds (of this process, all threads)."""
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """Return the content of `metrics.csv`.
+
+    Checkpoints hold all rows, and the file is written anew from them: it can be neither torn nor
+    ahead of the weights.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def show(row: Row) -> None:
+    """Print a row to standard error, on one line."""
+    shown = [f"{name} {value:.4g}" for name, value in row.items() if name != "epoch"]
+    print(f"epoch {row['epoch']}: " + ", ".join(shown), file=sys.stderr, flush=True)

@@ -1,0 +1,172 @@
+"""Batches for a training run: of any epoch from any batch on, and of a validation.
+
+Their order and their random numbers depend on the seed, the epoch and the place in it only (see
+`sampling` and `random_numbers`), so that an interrupted run goes on as it would have.
+"""
+
+from __future__ import annotations
+
+import itertools
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from .sampling import EpochBatches, ShareOfImages, shuffled_order
+
+__all__ = ["Batch", "TrainingData"]
+
+Batch = tuple[Tensor, Tensor]
+"""Images float32 [B, 3, H, W], and int64 labels [B] or soft targets float32 [B, classes]."""
+
+
+class TrainingData:
+    """What `ImageData` and `DigitData` share: loaders, and the samplers that feed them.
+
+    Parameters
+    ----------
+    batch_size : images per device and step.
+    workers : loading processes per device; 0 loads in the training process.
+    seed : decides the order of the images, and what is random about them.
+
+    Attributes
+    ----------
+    num_classes : classes of the data; None where the data set does not say.
+    train_set, val_set : map-style data sets.
+    """
+
+    train_set: Dataset[Any]
+    val_set: Dataset[Any]
+    num_classes: int | None
+
+    def __init__(self, batch_size: int, workers: int, seed: int) -> None:
+        self.batch_size = batch_size
+        self.workers = workers
+        self.seed = seed
+        self._rank, self._ranks = 0, 1
+        self._limits: tuple[int | None, int | None] = (None, None)
+        self._batches: EpochBatches | None = None
+        self._loader: DataLoader[Any] | None = None
+
+    # -- what a data set decides ------------------------------------------------------------------
+
+    @property
+    def epoch_length(self) -> int:
+        """Samples of an epoch, over all processes."""
+        return len(self.train_set)  # type: ignore[arg-type]
+
+    def order(self, epoch: int) -> Tensor:
+        """Return the indices of the images of `epoch`, int64 [epoch_length]."""
+        return shuffled_order(self.epoch_length, self.seed, epoch)
+
+    def training_samples(self) -> Dataset[Any]:
+        """Return the data set that takes a `Sample`."""
+        raise NotImplementedError
+
+    def validation_samples(self) -> Dataset[Any]:
+        """Return the data set that takes the number of an image."""
+        raise NotImplementedError
+
+    def training_batch(self, loaded: Any) -> Batch:
+        """Finish what the loader gives for training, before it moves to the device."""
+        raise NotImplementedError
+
+    def validation_batch(self, loaded: Any) -> Batch:
+        """Finish what the loader gives for validation, before it moves to the device."""
+        raise NotImplementedError
+
+    def mix(self, images: Tensor, labels: Tensor) -> Batch:
+        """Mix the images of a training batch on the training device, where the recipe does."""
+        return images, labels
+
+    # -- what a run asks for ----------------------------------------------------------------------
+
+    def share(
+        self,
+        rank: int,
+        ranks: int,
+        limit_train_batches: int | None = None,
+        limit_val_batches: int | None = None,
+    ) -> None:
+        """Serve process `rank` of `ranks`; the limits cut an epoch and a validation short."""
+        self._rank, self._ranks = rank, ranks
+        self._limits = (limit_train_batches, limit_val_batches)
+        self.close()
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Training batches of an epoch on this process."""
+        return len(self._epoch_batches())
+
+    def train_batches(self, epoch: int, first: int = 0) -> Iterator[Any]:
+        """Iterate over an epoch from batch `first` on, as the loader gives it.
+
+        Loading processes start at the first call and stay for the epochs that follow.
+        """
+        batches = self._epoch_batches()
+        if self._loader is None:
+            self._loader = DataLoader(
+                self.training_samples(),
+                batch_sampler=batches,
+                persistent_workers=self.workers > 0,
+                **self._loading(),
+            )
+        batches.start(epoch, first)
+        return iter(self._loader)
+
+    def val_batches(self) -> Iterator[Any]:
+        """Iterate over this process's share of the validation images, as the loader gives it."""
+        length = len(self.val_set)  # type: ignore[arg-type]
+        loader: DataLoader[Any] = DataLoader(
+            self.validation_samples(),
+            batch_size=self.batch_size,
+            sampler=ShareOfImages(length, self._rank, self._ranks),
+            **self._loading(),
+        )
+        return itertools.islice(loader, self._limits[1])
+
+    def close(self) -> None:
+        """End the loading processes."""
+        self._loader = None
+        self._batches = None
+
+    def check_length(self, ranks: int = 1) -> None:
+        """Raise ValueError where the training images do not fill one batch of all processes."""
+        length, needed = self.epoch_length, self.batch_size * ranks
+        if length < needed:
+            raise ValueError(
+                f"--data has {length} training images, fewer than one batch of {needed}: "
+                "lower --batch-size"
+            )
+
+    def _epoch_batches(self) -> EpochBatches:
+        if self._batches is None:
+            self._batches = EpochBatches(
+                self.order,
+                self.epoch_length,
+                self.batch_size,
+                self._rank,
+                self._ranks,
+                self._limits[0],
+            )
+        return self._batches
+
+    def _loading(self) -> dict[str, Any]:
+        """What the loaders of training and validation have in common."""
+        return {
+            "num_workers": self.workers,
+            "pin_memory": torch.cuda.is_available(),
+            "worker_init_fn": _ignore_signals,
+            # Only seeds generators of loading processes, which nothing draws from.
+            "generator": torch.Generator(),
+        }
+
+
+def _ignore_signals(worker: int) -> None:
+    """Leave ctrl-C and SIGTERM, which reach every process of a job, to the training process: it
+    still wants batches for the step that it finishes."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,305 @@
+"""The loop of a training run: epochs, steps, validations, checkpoints between them.
+
+Lightning Fabric places the model and its numbers (devices, processes, precision); the loop is
+written out here, because a run must be able to end and go on between any two steps.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor
+
+from . import history
+from .durable import RunFileError
+from .interruption import RunStopped, StopSignals
+from .loaders import TrainingData
+from .module import ClassifierModule
+from .progress import progress_bar
+from .random_numbers import seed_step
+from .state import TrainingState
+
+__all__ = ["Pace", "TrainingLoop"]
+
+_NOTHING, _CHECKPOINT, _STOP = range(3)  # what a process asks for between two steps
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Lengths and intervals of a run.
+
+    Attributes
+    ----------
+    epochs : of the run.
+    accumulate : batches per optimiser step.
+    validate_every : epochs between two validations; the last epoch is always validated.
+    checkpoint_every_steps, checkpoint_every_minutes : between two checkpoints within an epoch; None
+        for none. Every epoch ends with one.
+    """
+
+    epochs: int
+    accumulate: int
+    validate_every: int
+    checkpoint_every_steps: int | None
+    checkpoint_every_minutes: float | None
+
+
+class TrainingLoop:
+    """Trains from where `state` is to the end.
+
+    Callbacks of `fabric` that have a method called `on_train_start`, `on_train_epoch_start`,
+    `on_train_batch_end`, `on_validation_epoch_end`, `on_train_epoch_end` or `on_train_end` are
+    called with this object and `module`; `on_train_batch_end` also with loss, batch and its number.
+
+    Parameters
+    ----------
+    wrapped : model and optimiser as `fabric.setup` gave them.
+    save : writes the content of a checkpoint, told whether it is the best; called on the first
+        process only.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        module: ClassifierModule,
+        wrapped: tuple[Any, Any],
+        data: TrainingData,
+        state: TrainingState,
+        pace: Pace,
+        save: Callable[[dict[str, Any], bool], None],
+    ) -> None:
+        self.fabric = fabric
+        self.module = module
+        self._network, self._optimizer = wrapped
+        self.data = data
+        self.state = state
+        self.pace = pace
+        self._write = save
+        self._signals = StopSignals()
+        self._rate = 0.0
+        self._began = (0.0, 0.0)
+        self._saved_at = (0.0, (-1, -1, False))  # time, place
+        # Processes agree on the host, where no device has to be waited for.
+        self._group: Any = None
+        if fabric.world_size > 1:
+            self._group = torch.distributed.new_group(backend="gloo")
+
+    @property
+    def current_epoch(self) -> int:
+        """The epoch in hand, from 0."""
+        return self.state.epoch
+
+    @property
+    def global_step(self) -> int:
+        """Optimiser steps since the start of the run."""
+        return self.state.global_step
+
+    @property
+    def is_global_zero(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.fabric.is_global_zero
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the last epoch is finished."""
+        return self.state.finished and self.state.epoch + 1 >= self.pace.epochs
+
+    def fit(self) -> None:
+        """Train until the run is complete.
+
+        Raises
+        ------
+        RunStopped : a signal asked to stop; a checkpoint is written.
+        RunFileError : a file of the run cannot be written.
+        RuntimeError : the loss is no longer finite, images cannot be read, a loading process died.
+        """
+        self._began = (time.perf_counter(), time.process_time())
+        self._saved_at = (time.monotonic(), self._place())
+        with self._signals:
+            self.fabric.call("on_train_start", self, self.module)
+            while not self.is_complete:
+                if self.state.finished:
+                    self.state.next_epoch()
+                self._train_epoch()
+                self._finish_epoch()
+                if not self.is_complete:
+                    self._between_steps()
+            self.fabric.call("on_train_end", self, self.module)
+
+    # -- training ---------------------------------------------------------------------------------
+
+    def _train_epoch(self) -> None:
+        """Take the epoch's optimiser steps that are left."""
+        state, module, accumulate = self.state, self.module, self.pace.accumulate
+        self._rate = module.set_rate(state.epoch)
+        batches = self.data.batches_per_epoch
+        first = state.step * accumulate
+        if first == 0:
+            self.fabric.call("on_train_epoch_start", self, module)
+        if first >= batches:
+            return
+        module.model.train()
+        loaded = self.data.train_batches(state.epoch, first)
+        with progress_bar(f"epoch {state.epoch}", first, batches, self.is_global_zero) as advance:
+            for index in range(first, batches):
+                ends_step = (index + 1) % accumulate == 0 or index + 1 == batches
+                self._train_batch(next(loaded), index, ends_step)
+                advance()
+                if ends_step:
+                    self._between_steps()
+
+    def _train_batch(self, loaded: Any, index: int, ends_step: bool) -> None:
+        """Forward and backward of batch `index` of the epoch, and the optimiser where it is due."""
+        state, module, fabric = self.state, self.module, self.fabric
+        step = state.epoch * self.data.batches_per_epoch + index
+        seed_step(self.data.seed, step, fabric.global_rank)
+        batch = self.data.mix(*fabric.to_device(self.data.training_batch(loaded)))
+        # The processes' gradients are put together once per optimiser step.
+        with fabric.no_backward_sync(self._network, enabled=not ends_step):
+            loss = module.training_step(batch, index)
+            fabric.backward(loss / self.pace.accumulate)
+        state.add_loss(loss, len(batch[0]))
+        if ends_step:
+            self._optimise()
+        fabric.call("on_train_batch_end", self, module, loss, batch, index)
+
+    def _optimise(self) -> None:
+        norm = self.module.recipe.clip_norm
+        if norm is not None:
+            self.fabric.clip_gradients(
+                self._network,
+                self._optimizer,
+                max_norm=norm,
+                # With float16 the first scales are found by gradients that overflow.
+                error_if_nonfinite=False,
+            )
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self.state.step_done()
+
+    # -- the end of an epoch ----------------------------------------------------------------------
+
+    def _finish_epoch(self) -> None:
+        """Validate, record and save the epoch whose steps are done."""
+        state = self.state
+        loss, images = self._summed(state.loss)
+        self._check_loss(loss / images)
+        row: history.Row = {
+            "epoch": state.epoch,
+            "step": state.global_step,
+            "lr": self._rate,
+            "train_loss": loss / images,
+        }
+        is_last = state.epoch + 1 == self.pace.epochs
+        is_best = False
+        if is_last or (state.epoch + 1) % self.pace.validate_every == 0:
+            row |= self._validate()
+            top1 = row["val_top1"]
+            is_best = state.best is None or top1 > state.best["val_top1"]
+            if is_best:
+                state.best = {"epoch": state.epoch, "val_top1": top1}
+        row["seconds"] = round(time.perf_counter() - self._began[0], 1)
+        row["cpu_seconds"] = round(time.process_time() - self._began[1], 1)
+        state.rows.append(row)
+        state.finished = True
+        self._save(is_best)
+        if self.is_global_zero:
+            history.show(row)
+        self.fabric.call("on_train_epoch_end", self, self.module)
+
+    def _validate(self) -> dict[str, float]:
+        """Evaluate the weights in use on every validation image once."""
+        model = self.state.evaluated.eval()
+        sums = torch.zeros(4, dtype=self.state.loss.dtype, device=self.fabric.device)
+        precision = self.fabric.strategy.precision
+        with torch.no_grad():
+            for loaded in self.data.val_batches():
+                images, labels = self.fabric.to_device(self.data.validation_batch(loaded))
+                if len(images):
+                    with self.fabric.autocast():
+                        logits = model(precision.convert_input(images))
+                    sums += self.module.measure(logits, labels).to(sums.dtype)
+                # The processes' shares differ by an image: only a single one stops in between.
+                if self._group is None and self._signals.received is not None:
+                    self._between_steps()
+        loss, top1, top5, images = self._summed(sums)
+        if not images:
+            raise RuntimeError("--data: no validation image can be read")
+        measured = {
+            "val_loss": loss / images,
+            "val_top1": top1 / images,
+            "val_top5": top5 / images,
+        }
+        self.fabric.call("on_validation_epoch_end", self, self.module)
+        return measured
+
+    def _summed(self, sums: Tensor) -> list[float]:
+        """The sums of all processes together."""
+        total = self.fabric.all_reduce(sums.clone(), reduce_op="sum")
+        assert isinstance(total, Tensor)
+        return [float(value) for value in total.tolist()]
+
+    def _check_loss(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise RuntimeError(
+                f"the loss of epoch {self.state.epoch} is {loss}: lower --lr, "
+                "or resume from an earlier checkpoint"
+            )
+
+    # -- checkpoints ------------------------------------------------------------------------------
+
+    def _between_steps(self) -> None:
+        """Write a checkpoint and stop, if that is due or asked for."""
+        wish = self._agreed(self._wish())
+        if wish != _NOTHING and self._place() != self._saved_at[1]:
+            if not self.state.finished:
+                loss, images = self._summed(self.state.loss)
+                self._check_loss(loss / max(images, 1))
+            self._save(is_best=False)
+        if wish == _STOP:
+            number = self._signals.received or signal.SIGTERM
+            raise RunStopped(number, self.state.epoch, self.state.global_step)
+
+    def _wish(self) -> int:
+        if self._signals.received is not None:
+            return _STOP
+        steps, minutes = self.pace.checkpoint_every_steps, self.pace.checkpoint_every_minutes
+        if steps is not None and self.state.step and self.state.global_step % steps == 0:
+            return _CHECKPOINT
+        # One clock decides for all.
+        if minutes is not None and self.is_global_zero:
+            return _CHECKPOINT if time.monotonic() - self._saved_at[0] >= 60 * minutes else _NOTHING
+        return _NOTHING
+
+    def _agreed(self, wish: int) -> int:
+        """The strongest wish of all processes."""
+        if self._group is None:
+            return wish
+        agreed = torch.tensor(wish)
+        torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MAX, self._group)
+        return int(agreed)
+
+    def _place(self) -> tuple[int, int, bool]:
+        return self.state.epoch, self.state.step, self.state.finished
+
+    def _save(self, is_best: bool) -> None:
+        """Write the newest checkpoint and, after an epoch, what follows from it."""
+        content = self.state.content()
+        fault = None
+        if self.is_global_zero:
+            try:
+                self._write(content, is_best)
+            except RunFileError as error:
+                fault = str(error)
+        # The others must not wait for a process that has given up.
+        fault = self.fabric.broadcast(fault)
+        if fault is not None:
+            raise RunFileError(fault)
+        self._saved_at = (time.monotonic(), self._place())

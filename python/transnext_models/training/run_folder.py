@@ -1,0 +1,155 @@
+"""The folder of a run: what lies in it, and in which order it is written.
+
+    config.json                    what the run was told and made of it, written before it trains
+    run.lock                       see `run_lock`
+    checkpoints/last.ckpt          the newest state, with all rows of metrics.csv in it
+    checkpoints/previous.ckpt      the one before, should the newest be damaged
+    checkpoints/best.ckpt          the one after the best validation
+    metrics.csv                    one row per epoch
+    model.safetensors              the weights, at the end
+    model_float16.safetensors
+    result.json                    the last epoch's measures, last of all: the run is over
+
+Everything follows from `last.ckpt`. A run that was killed between two of these files writes what
+is missing when it goes on (`settle`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+from . import history
+from .checkpoint_files import BEST, LAST, PREVIOUS, CheckpointFolder
+from .durable import RunFileError, remove_unfinished, sync_folder, write_text
+
+__all__ = ["RunFolder", "read_configuration"]
+
+
+class RunFolder:
+    """The files of one run; written by its first process only, which holds its lock.
+
+    Parameters
+    ----------
+    path : of the folder, which need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.json"
+        self.metrics = path / "metrics.csv"
+        self.weights = path / "model.safetensors"
+        self.half_weights = path / "model_float16.safetensors"
+        self.result = path / "result.json"
+        self.checkpoints = CheckpointFolder(path / "checkpoints")
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """The newest checkpoint."""
+        return self.checkpoints.path / LAST
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is something to lose in the folder: a checkpoint or a result."""
+        return self.checkpoints.has_begun or self.result.exists()
+
+    def create(self) -> None:
+        """Make the folders, and sweep up after a process that was killed.
+
+        Raises
+        ------
+        RunFileError : they cannot be made.
+        """
+        try:
+            self.checkpoints.path.mkdir(parents=True, exist_ok=True)
+            for folder in (self.path, self.path.absolute().parent):
+                sync_folder(folder)
+        except OSError as error:
+            raise RunFileError(f"{self.path}: cannot be made ({error.strerror})") from error
+        names = (self.config, self.metrics, self.weights, self.half_weights, self.result)
+        for name in (*names, *(self.checkpoints.path / name for name in (LAST, PREVIOUS, BEST))):
+            remove_unfinished(name)
+
+    def save(self, content: dict[str, Any], is_best: bool, configuration: dict[str, Any]) -> None:
+        """Write the newest checkpoint, and what follows from it.
+
+        Parameters
+        ----------
+        content : see `TrainingState.content`.
+        is_best : whether it follows the best validation so far.
+        configuration : of the run; a checkpoint that is taken elsewhere still knows it.
+
+        Raises
+        ------
+        RunFileError : a file cannot be written; what was there before still is.
+        """
+        self.checkpoints.save({**content, "configuration": configuration})
+        if is_best:
+            self.checkpoints.keep_best()
+        if content["training"]["finished"]:
+            write_text(self.metrics, history.as_csv(content["training"]["rows"]))
+
+    def settle(
+        self, content: dict[str, Any] | None, source: Path | None, is_complete: bool
+    ) -> None:
+        """Bring the files that follow from a checkpoint in line with the one a run goes on from.
+
+        Parameters
+        ----------
+        content, source : of the checkpoint; None where the run starts from the beginning.
+        is_complete : whether nothing is left to train. If not, an older result is none of this run.
+        """
+        rows = [] if content is None else content["training"]["rows"]
+        if rows:
+            write_text(self.metrics, history.as_csv(rows))
+        else:
+            self.metrics.unlink(missing_ok=True)
+        if not is_complete:
+            self.result.unlink(missing_ok=True)
+        if content is not None and source is not None:
+            best = content["training"]["best"]
+            if best is not None and best["epoch"] < content["epoch"]:
+                source = source.with_name(BEST)  # matters where the run moves to another folder
+            if best is not None and source.exists():
+                self.checkpoints.keep_best(source)
+
+    def write_configuration(self, configuration: dict[str, Any]) -> None:
+        """Write config.json, unless it is there and can be read."""
+        with contextlib.suppress(ValueError):
+            if read_configuration(self.path) is not None:
+                return
+        write_text(self.config, json.dumps(configuration, indent=2) + "\n")
+
+    def write_result(self, row: history.Row) -> None:
+        """Write result.json, the last file of a run."""
+        write_text(self.result, json.dumps(measures(row), indent=2) + "\n")
+
+
+def measures(row: history.Row) -> dict[str, float]:
+    """Losses and accuracies of a row."""
+    return {name: value for name, value in row.items() if name.startswith(("train_", "val_"))}
+
+
+def read_configuration(folder: Path) -> dict[str, Any] | None:
+    """Return config.json of a run, None where there is none.
+
+    Raises
+    ------
+    ValueError : it is damaged; names it.
+    """
+    path = folder / "config.json"
+    try:
+        configuration = json.loads(path.read_text())
+        if not (
+            isinstance(configuration, dict)
+            and isinstance(configuration.get("resolved"), dict)
+            and isinstance(configuration.get("options"), dict)
+        ):
+            raise ValueError("it has no `resolved` and no `options`")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not the configuration of a run: {error}") from error
+    return configuration

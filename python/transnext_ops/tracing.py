@@ -1,0 +1,45 @@
+"""Whether a call is recorded instead of run, and what may be asked of its sizes then."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["known_true", "reshaped", "traced"]
+
+
+def traced() -> bool:
+    """Whether sizes may be symbols and new tensors fakes: neither may be kept."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return True
+    # Under FakeTensorMode and its kin, new tensors are of a subclass.
+    return type(torch.empty(0, device="cpu")) is not Tensor
+
+
+def known_true(condition: bool) -> bool:
+    """Return `condition`, or False where a trace leaves the sizes in it open.
+
+    Deciding it there would bind the graph to sizes for which it comes out the same way: another
+    graph for others under ``torch.compile``, an error under ``torch.export``.
+    """
+    if not traced() or torch.jit.is_tracing():  # which fixes all sizes
+        return bool(condition)
+    # Imported late: it brings all of sympy with it.
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return statically_known_true(condition)
+
+
+def reshaped(x: Tensor, *shape: int) -> Tensor:
+    """Return ``x.reshape(shape)``, so that a trace asks little of sizes that it leaves open.
+
+    PyTorch finds out which axes a view joins or splits by trial divisions, each of which becomes a
+    condition on the sizes. Seen as a line and then as a matrix of the last axis, a tensor has no
+    axes to try; what is left are divisions by the leading sizes, a batch or a number of heads.
+    """
+    if not traced():
+        return x.reshape(shape)
+    line = x.contiguous().view(x.numel())
+    return line.view(math.prod(shape[:-1]), shape[-1]).view(shape)

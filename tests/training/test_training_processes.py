@@ -1,0 +1,134 @@
+"""Two processes on a CPU: one run, the same numbers, stopped and continued together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from training.short_runs import assert_same_end, metrics, started
+from transnext_models.checkpoints import read_state_dict
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """16 images to train on and 131 to validate on, which no two processes share evenly."""
+    folder = tmp_path_factory.mktemp("odd")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 16), ("val", 131)):
+        for index in range(count):
+            place = folder / split / ("ant", "bee")[index % 2]
+            place.mkdir(parents=True, exist_ok=True)
+            pixels = rng.integers(0, 256, (40, 40, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(place / f"{index}.png")
+    return folder
+
+
+def _arguments(images: Path, run: Path, devices: int, batch: int, *more: str) -> list[str]:
+    return [
+        *("--recipe", "imagenet_224", "--model", "transnext_pico", "--num-classes", "2"),
+        *("--data", str(images), "--img-size", "32", "--pretrain-size", "32", "--workers", "1"),
+        *("--epochs", "3", "--batch-size", str(batch), "--devices", str(devices)),
+        *("--output", str(run), *more),
+    ]
+
+
+def _finish(*arguments: str) -> str:
+    with started(*arguments) as process:
+        _, error = process.communicate(timeout=500)
+    assert process.returncode == 0, error
+    return error
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
+    run = tmp_path_factory.mktemp("whole") / "run"
+    _finish(*_arguments(images, run, 2, 2))
+    return run
+
+
+def test_stopped_in_the_middle_of_an_epoch(tmp_path: Path, images: Path, whole: Path) -> None:
+    """The signal reaches one process; all of them stop at one step."""
+    run = tmp_path / "run"
+    arguments = _arguments(images, run, 2, 2, "--checkpoint-every-steps", "1")
+    with started(*arguments) as process:
+        while not (run / "checkpoints" / "last.ckpt").exists() and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGTERM)
+        _, error = process.communicate(timeout=500)
+    assert process.returncode == 143, error
+    assert "continue with --resume" in error
+    _finish("--resume", str(run))
+    assert_same_end(whole, run)
+
+
+def test_killed_in_the_middle_of_an_epoch(tmp_path: Path, images: Path, whole: Path) -> None:
+    """Only the first process is killed; the other gives up by itself, and the lock is free."""
+    run = tmp_path / "run"
+    arguments = _arguments(images, run, 2, 2, "--checkpoint-every-steps", "1")
+    with started(*arguments) as process:
+        while not (run / "checkpoints" / "previous.ckpt").exists() and process.poll() is None:
+            time.sleep(0.005)
+        process.kill()
+        process.wait()
+        _finish("--resume", str(run))
+    assert_same_end(whole, run)
+
+
+def test_every_validation_image_counts_once(tmp_path: Path, whole: Path, images: Path) -> None:
+    weights = str(whole / "model.safetensors")
+    rows = []
+    for devices in (1, 2):
+        run = tmp_path / str(devices)
+        # A rate at which float32 weights do not move: the same weights are validated.
+        _finish(
+            *_arguments(images, run, devices, 4 // devices, "--weights", weights, "--lr", "1e-30"),
+            *("--epochs", "1"),
+        )
+        rows.append(metrics(run)[-1])
+        before, after = (
+            read_state_dict(path)
+            for path in (whole / "model.safetensors", run / "model.safetensors")
+        )
+        assert all((before[name] - after[name]).abs().max() < 1e-12 for name in before)
+    for row in rows:
+        right = float(row["val_top1"]) * 131
+        assert right == pytest.approx(round(right), abs=1e-4)
+    assert rows[0]["val_top1"] == rows[1]["val_top1"]
+    assert float(rows[0]["val_loss"]) == pytest.approx(float(rows[1]["val_loss"]), rel=1e-6)
+
+
+def test_torchrun_with_as_many_processes(tmp_path: Path, images: Path, whole: Path) -> None:
+    run = tmp_path / "run"
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--master-port", str(port)]
+    command = ["-m", "transnext_models.cli.train", *_arguments(images, run, 2, 2)]
+
+    def launch(count: int) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*launcher, "--nproc-per-node", str(count), *command],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            timeout=500,
+        )
+
+    refused = launch(3)
+    assert refused.returncode != 0
+    assert "torchrun has started 3 processes" in refused.stderr
+    assert not run.exists()
+    done = launch(2)
+    assert done.returncode == 0, done.stderr
+    assert_same_end(whole, run)

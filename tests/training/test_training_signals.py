@@ -1,0 +1,103 @@
+"""SIGTERM and ctrl-C end a run between two steps, with a checkpoint and a word on how to go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from training import short_runs
+from training.short_runs import assert_same_end, started
+from transnext_models.training.interruption import StopSignals
+from transnext_models.training.run import train
+
+
+def _arguments(run: Path, images: Path, *more: str) -> list[str]:
+    return [
+        *("--recipe", "imagenet_224", "--model", "transnext_pico", "--num-classes", "3"),
+        *("--data", str(images), "--img-size", "32", "--pretrain-size", "32"),
+        *("--batch-size", "4", "--devices", "1", "--output", str(run), *more),
+    ]
+
+
+def _wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    while not path.exists() and process.poll() is None:
+        time.sleep(0.01)
+    assert process.poll() is None, process.communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_job(
+    tmp_path: Path, images: Path, number: signal.Signals, workers: str
+) -> None:
+    """As ctrl-C and SLURM send it: to the loading processes too."""
+    run = tmp_path / "run"
+    arguments = _arguments(run, images, "--epochs", "500", "--workers", workers)
+    with started(*arguments) as process:
+        _wait_for(run / "checkpoints" / "last.ckpt", process)
+        os.killpg(process.pid, number)
+        _, error = process.communicate(timeout=120)
+    assert process.returncode == 128 + number
+    assert f"stopped by {number.name} after step" in error
+    assert f"continue with --resume {run}" in error.replace("\n", "")
+    assert "Traceback" not in error
+    with started("--resume", str(run)) as process:
+        _wait_for(run / "run.lock", process)
+        while "process" not in (run / "run.lock").read_text() and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, error = process.communicate(timeout=120)
+    assert process.returncode in (128 + number, -number), error
+
+
+@pytest.mark.slow
+def test_a_stopped_command_ends_as_one_that_was_not(tmp_path: Path, images: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for run in (whole, cut):
+        with started(*_arguments(run, images, "--epochs", "6", "--workers", "1")) as process:
+            if run is cut:
+                _wait_for(run / "checkpoints" / "last.ckpt", process)
+                process.send_signal(signal.SIGTERM)
+            _, error = process.communicate(timeout=240)
+        assert process.returncode == (143 if run is cut else 0), error
+    with started("--resume", str(cut)) as process:
+        _, error = process.communicate(timeout=240)
+    assert process.returncode == 0, error
+    assert_same_end(whole, cut)
+
+
+def test_a_second_signal_ends_at_once() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with StopSignals() as signals:
+        signal.raise_signal(signal.SIGTERM)
+        assert signals.received == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+    code = (
+        "import signal; from transnext_models.training.interruption import StopSignals\n"
+        "with StopSignals():\n"
+        "    signal.raise_signal(signal.SIGTERM); print('noted', flush=True)\n"
+        "    signal.raise_signal(signal.SIGTERM); print('not at once')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGTERM
+    assert done.stdout == "noted\n"
+    assert "once more ends at once" in done.stderr
+
+
+def test_a_run_in_another_thread_leaves_signals_alone(tmp_path: Path, images: Path) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=train, args=[short_runs.images(tmp_path, images)])
+    thread.start()
+    thread.join()
+    assert (tmp_path / "result.json").exists()
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
