@@ -58,7 +58,8 @@ def operator_calls(dtype: torch.dtype = torch.float32) -> dict[str, tuple[Any, t
         ),
         "gelu_pool": (ops.gelu_pool, (act(2, LENGTH, 6),), {"grid": GRID, "pool_grid": POOL}),
         "position_bias": (
-            lambda *parameters, **keywords: ops.position_bias(*parameters, **keywords).table,
+            # Dense, since a graph of open sizes may have a larger table with other maps.
+            lambda *parameters, **keywords: ops.position_bias(*parameters, **keywords).dense(),
             mlp,
             {
                 "grid": GRID, "pool_grid": POOL, "pretrain_grid": (7, 7),

@@ -8,20 +8,6 @@
 namespace transnext::bindings {
 namespace {
 
-// Every entry of an axis map indexes the table, so a wrong one would read outside it.
-void check_map(const Call& call, const char* name, const int* data, const index_t* shape,
-               const index_t* stride, int rank, index_t limit) {
-  if (rank == 0) {
-    if (*data < 0 || *data >= limit) {
-      call.fail(std::string(name) + " has the index " + std::to_string(*data) +
-                ", the table's axis has size " + std::to_string(limit));
-    }
-    return;
-  }
-  for (index_t i = 0; i < *shape; ++i)
-    check_map(call, name, data + i * *stride, shape + 1, stride + 1, rank - 1, limit);
-}
-
 // Whether each head's matrix is row-major without gaps. The stride of a dimension of size 1 means
 // nothing.
 bool compact(const View<3>& view) {
@@ -55,27 +41,26 @@ void read_attention_parameters(Call& call, const AttentionParameters& from, inde
   in.token_bias = call.optional_parameter<2>(from.token_bias, "token_bias", {heads, cells});
 
   PoolBias& bias = in.pool_bias;
-  if (from.pool_bias.is_none()) return;
+  if (from.pool_bias.is_none()) {
+    if (!from.row_map.is_none()) call.fail("row_map is given, but pool_bias is None");
+    return;
+  }
   if (from.row_map.is_none()) {
     bias.values = call.parameter<3>(from.pool_bias, "pool_bias",
                                     {heads, in.grid.size(), in.pool_grid.size()});
     return;
   }
   bias.values = call.parameter<3>(from.pool_bias, "pool_bias", {heads, kAny, kAny});
-  bias.row_map = call.int32<2>(from.row_map, "row_map", {in.grid.height, in.pool_grid.height});
-  bias.col_map = call.int32<3>(from.col_map, "col_map", {in.grid.width, in.pool_grid.width, kAny});
+  if (!compact(bias.values)) call.fail("pool_bias must be contiguous if it is a table");
+  bias.row_map = call.map<2>(from.row_map, "row_map", {in.grid.height, in.pool_grid.height},
+                             bias.values.shape[1]);
+  bias.col_map = call.map<3>(from.col_map, "col_map", {in.grid.width, in.pool_grid.width, kAny},
+                             bias.values.shape[2]);
   const index_t taps = bias.col_map.shape[2];
   bias.col_weights = call.optional_parameter<3>(from.col_weights, "col_weights",
                                                 {in.grid.width, in.pool_grid.width, taps});
   if (!bias.col_weights.present() && taps != 1)
     call.fail("col_weights is None, but col_map has several taps");
-  if (!compact(bias.values)) call.fail("pool_bias must be contiguous if it is a table");
-  // On a GPU they cannot be read here; PositionBias has looked at them.
-  if (!call.on_cpu()) return;
-  check_map(call, "row_map", static_cast<const int*>(bias.row_map.data), bias.row_map.shape,
-            bias.row_map.stride, 2, bias.values.shape[1]);
-  check_map(call, "col_map", static_cast<const int*>(bias.col_map.data), bias.col_map.shape,
-            bias.col_map.stride, 3, bias.values.shape[2]);
 }
 
 namespace {
@@ -90,7 +75,7 @@ AggregatedAttentionInputs read_inputs(Call& call, const Activations& from,
   AggregatedAttentionInputs in = read_attention_sizes(call, grid, pool_grid, window_size);
   const index_t tokens = in.grid.size();
   const index_t pooled = in.pool_grid.size();
-  in.q = call.activation<4>(from.q, "q", {kAny, tokens, kAny, kAny});
+  in.q = call.activation<4>(from.q, "q", {kAnyBatch, tokens, kAny, kAny});
   const index_t batch = in.q.shape[0];
   const index_t heads = in.q.shape[2];
   const index_t channels = in.q.shape[3];

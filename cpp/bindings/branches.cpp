@@ -26,11 +26,13 @@ void attention_branch(py::handle x, py::handle norm_weight, py::handle norm_bias
     call.fail("width " + std::to_string(width) + " is no multiple of heads " +
               std::to_string(heads));
   const bool windowed = window_size > 0;
+  if (!windowed && !pool_projections.is_none())
+    call.fail("pool_projections must be None if window_size is 0");
   if (!windowed && p.attention.grid.size() != p.attention.pool_grid.size())
     call.fail("pool_grid must be grid if window_size is 0");
   const index_t parts = windowed ? 4 : 3;
   p.heads = heads;
-  p.projections = call.packed(projections, "projections", parts * width, width);
+  p.projections = call.packed(projections, "projections", call.product({parts, width}), width);
   p.projections_bias =
       call.optional_parameter<1>(projections_bias, "projections_bias", {parts * width});
   p.norm = call.norm(norm_weight, norm_bias, width, epsilon);
@@ -50,7 +52,7 @@ void attention_branch(py::handle x, py::handle norm_weight, py::handle norm_bias
   p.features = call.dtype(features, "features");
   if ((p.features == DType::kFloat64) != (p.projections.dtype == DType::kFloat64))
     call.fail("features " + features + " does not go with the packed weights");
-  p.x = call.floating<3>(x, "x", {kAny, p.attention.grid.size(), width});
+  p.x = call.floating<3>(x, "x", {kAnyBatch, p.attention.grid.size(), width});
   p.out = call.floating<3>(out, "out", {p.x.shape[0], p.x.shape[1], width});
   if (p.x.dtype != p.out.dtype) call.fail("x and out differ in type");
   call.run(threads, stream, p, cpu::attention_branch);
@@ -75,7 +77,7 @@ void convolutional_glu(py::handle x, py::handle norm_weight, py::handle norm_bia
   p.conv_weight = call.parameter<4>(conv_weight, "conv_weight", {hidden, 1, 3, 3});
   p.conv_bias = call.optional_parameter<1>(conv_bias, "conv_bias", {hidden});
   p.fc2_bias = call.optional_parameter<1>(fc2_bias, "fc2_bias", {width});
-  p.x = call.floating<3>(x, "x", {kAny, p.grid.size(), width});
+  p.x = call.floating<3>(x, "x", {kAnyBatch, p.grid.size(), width});
   p.out = call.floating<3>(out, "out", {p.x.shape[0], p.x.shape[1], width});
   if (p.x.dtype != p.out.dtype) call.fail("x and out differ in type");
   if (p.x.data == p.out.data && p.x.shape[0] > 0) call.fail("out must not be x");
@@ -94,10 +96,10 @@ void patch_embed(py::handle x, py::handle weight, py::handle bias, py::handle no
   p.kernel = kernel;
   p.stride = stride;
   p.channels_last = channels_last;
-  p.weight = call.packed(weight, "weight", columns, kernel * kernel * channels);
+  p.weight = call.packed(weight, "weight", columns, call.product({kernel, kernel, channels}));
   p.bias = call.optional_parameter<1>(bias, "bias", {columns});
   p.norm = call.norm(norm_weight, norm_bias, columns, epsilon);
-  p.x = call.floating<4>(x, "x", {kAny, channels, kAny, kAny});
+  p.x = call.floating<4>(x, "x", {kAnyBatch, channels, kAny, kAny});
   const index_t padding = kernel / 2 * 2 - kernel;
   if (p.x.shape[2] + padding < 0 || p.x.shape[3] + padding < 0 ||
       p.grid.height != (p.x.shape[2] + padding) / stride + 1 ||

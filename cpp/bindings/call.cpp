@@ -1,5 +1,7 @@
 #include "bindings/call.h"
 
+#include <utility>
+
 namespace transnext::bindings {
 namespace {
 
@@ -34,23 +36,36 @@ std::string shape_text(const Sizes* begin, const Sizes* end) {
   std::string text = "[";
   for (const Sizes* size = begin; size != end; ++size) {
     if (size != begin) text += ", ";
-    text += *size == kAny ? std::string("any") : std::to_string(*size);
+    text += *size == kAny || *size == kAnyBatch ? std::string("any") : std::to_string(*size);
   }
   return text + "]";
 }
 
-// The interface by which tensors of a Python type are read without a capsule, or nullptr. Types are
-// few and live as long as the process, so the last one is remembered.
-const dlpack::ExchangeInterface* interface_of(PyTypeObject* type) {
-  static PyTypeObject* last_type = nullptr;
-  static const dlpack::ExchangeInterface* last = nullptr;
-  if (type == last_type) return last;
-  PyObject* capsule =
-      PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), dlpack::kExchangeAttribute);
-  if (capsule == nullptr) {
-    PyErr_Clear();
-    return nullptr;
-  }
+bool fits(index_t size, index_t expected) {
+  if (expected == kAny) return size > 0;
+  return expected == kAnyBatch ? size >= 0 : size == expected;
+}
+
+// How tensors of a Python type are read without a capsule. Types are few and live as long as the
+// process, so the last one is remembered.
+struct TensorType {
+  PyTypeObject* type = nullptr;
+  const dlpack::ExchangeInterface* interface = nullptr;
+  PyObject* is_negative = nullptr;  // of a tensor: whether it stands for the negative of its memory
+};
+
+PyObject* attribute_of(PyTypeObject* type, const char* name) {
+  PyObject* found = PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), name);
+  if (found == nullptr) PyErr_Clear();
+  return found;
+}
+
+// nullptr if such tensors have no interface.
+const TensorType* tensor_type(PyTypeObject* type) {
+  static TensorType last;
+  if (type == last.type) return &last;
+  PyObject* capsule = attribute_of(type, dlpack::kExchangeAttribute);
+  if (capsule == nullptr) return nullptr;
   const dlpack::ExchangeInterface* found = nullptr;
   if (PyCapsule_IsValid(capsule, dlpack::kExchangeName))
     found = static_cast<const dlpack::ExchangeInterface*>(
@@ -59,16 +74,18 @@ const dlpack::ExchangeInterface* interface_of(PyTypeObject* type) {
   while (found != nullptr && found->major_version != 1) found = found->previous;
   if (found == nullptr || found->tensor_from_object == nullptr) return nullptr;
   Py_INCREF(type);  // so that no other type takes its place in memory
-  Py_XDECREF(last_type);
-  last_type = type;
-  return last = found;
+  Py_XDECREF(last.type);
+  Py_XDECREF(last.is_negative);
+  last = {type, found, attribute_of(type, "is_neg")};
+  return &last;
 }
 
-// The tensor that an argument is or, if it is a capsule, holds; false if there is none.
-bool read_tensor(py::handle argument, dlpack::Tensor* tensor) {
+// False if there is no tensor.
+bool read_tensor(py::handle argument, BorrowedTensor* result) {
   if (PyCapsule_IsValid(argument.ptr(), "dltensor")) {
-    *tensor = static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(argument.ptr(), "dltensor"))
-                  ->tensor;
+    result->tensor =
+        static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(argument.ptr(), "dltensor"))
+            ->tensor;
     return true;
   }
   if (PyCapsule_IsValid(argument.ptr(), "dltensor_versioned")) {
@@ -76,12 +93,20 @@ bool read_tensor(py::handle argument, dlpack::Tensor* tensor) {
         PyCapsule_GetPointer(argument.ptr(), "dltensor_versioned"));
     // A change of the major version changes the layout.
     if (managed->major_version != 1) return false;
-    *tensor = managed->tensor;
+    result->tensor = managed->tensor;
     return true;
   }
-  const dlpack::ExchangeInterface* interface = interface_of(Py_TYPE(argument.ptr()));
-  if (interface == nullptr) return false;
-  if (interface->tensor_from_object(argument.ptr(), tensor) != 0) throw py::error_already_set();
+  const TensorType* type = tensor_type(Py_TYPE(argument.ptr()));
+  if (type == nullptr) return false;
+  const dlpack::ExchangeInterface* interface = type->interface;
+  if (type->is_negative != nullptr) {
+    PyObject* negative = PyObject_CallOneArg(type->is_negative, argument.ptr());
+    if (negative == nullptr) throw py::error_already_set();
+    result->negative = negative == Py_True;
+    Py_DECREF(negative);
+  }
+  if (interface->tensor_from_object(argument.ptr(), &result->tensor) != 0)
+    throw py::error_already_set();
   return true;
 }
 
@@ -91,26 +116,47 @@ char no_elements;
 
 }  // namespace
 
-dlpack::Tensor borrowed_tensor(py::handle argument, const char* op, const char* name) {
-  dlpack::Tensor tensor;
-  if (!read_tensor(argument, &tensor)) {
+BorrowedTensor borrowed_tensor(py::handle argument, const char* op, const char* name) {
+  BorrowedTensor borrowed;
+  if (!read_tensor(argument, &borrowed)) {
     throw py::type_error(std::string(op) + ": " + name + " is " + Py_TYPE(argument.ptr())->tp_name +
                          ", needs a DLPack capsule or a tensor that has DLPack's C interface");
   }
-  return tensor;
+  return borrowed;
 }
 
 void Call::fail(const std::string& message) const {
   throw py::value_error(std::string(op_) + ": " + message);
 }
 
-Grid Call::grid(const GridArgument& grid, const char* name) const {
-  constexpr index_t kLargest = index_t{1} << 31;
-  if (grid.first < 1 || grid.second < 1 || grid.first > kLargest || grid.second > kLargest) {
-    fail(std::string(name) + " is (" + std::to_string(grid.first) + ", " +
-         std::to_string(grid.second) + "), needs two positive sizes");
+Grid Call::grid(GridArgument grid, const char* name) const {
+  const Py_ssize_t count = PySequence_Check(grid.ptr()) != 0 ? PySequence_Size(grid.ptr()) : -1;
+  if (count != 2) {
+    PyErr_Clear();
+    throw py::type_error(
+        std::string(op_) + ": " + name + " needs two whole numbers, got " +
+        (count < 0 ? Py_TYPE(grid.ptr())->tp_name : std::to_string(count) + " values"));
   }
-  return {grid.first, grid.second};
+  index_t sizes[2];
+  for (int i = 0; i < 2; ++i) {
+    const auto size = py::reinterpret_steal<py::object>(PySequence_GetItem(grid.ptr(), i));
+    if (!size) throw py::error_already_set();
+    sizes[i] = PyLong_AsLongLong(size.ptr());
+    if (sizes[i] == -1 && PyErr_Occurred() != nullptr) throw py::error_already_set();
+  }
+  if (sizes[0] < 1 || sizes[1] < 1 || sizes[0] > kLargestSize || sizes[1] > kLargestSize) {
+    fail(std::string(name) + " is (" + std::to_string(sizes[0]) + ", " + std::to_string(sizes[1]) +
+         "), needs two positive sizes");
+  }
+  return {sizes[0], sizes[1]};
+}
+
+index_t Call::product(std::initializer_list<index_t> sizes) const {
+  index_t result = 1;
+  for (const index_t size : sizes) {
+    if (__builtin_mul_overflow(result, size, &result)) fail("the sizes are beyond any memory");
+  }
+  return result;
 }
 
 DType Call::dtype(const std::string& dtype, const char* name) const {
@@ -149,8 +195,12 @@ void Call::check_dtype(const char* name, DType got, Kind kind) {
 PackedWeight Call::packed(py::handle argument, const char* name, index_t columns, index_t depth) {
   const auto view = this->view<1>(argument, name, {kAny}, Kind::kFloating);
   if (view.dtype == DType::kFloat16) fail(std::string(name) + " is float16, needs another type");
+  if (columns > kLargestSize || depth > kLargestSize)
+    fail(std::string(name) + " would be [" + std::to_string(columns) + ", " +
+         std::to_string(depth) + "], beyond any memory");
   const index_t size = packed_weight_size(view.dtype, columns, depth);
-  if (view.shape[0] != size || view.stride[0] != 1) {
+  if (view.stride[0] != 1) fail(std::string(name) + " must be contiguous");
+  if (view.shape[0] != size) {
     fail(std::string(name) + " has " + std::to_string(view.shape[0]) + " elements, needs " +
          std::to_string(size) + ", those of a packed [" + std::to_string(columns) + ", " +
          std::to_string(depth) + "]");
@@ -173,7 +223,8 @@ LayerNormParams Call::norm(py::handle weight, py::handle bias, index_t depth, do
 
 void Call::read(py::handle argument, const char* name, std::initializer_list<index_t> expected,
                 Kind kind, int rank, void** data, DType* dtype, index_t* shape, index_t* stride) {
-  const dlpack::Tensor tensor = borrowed_tensor(argument, op_, name);
+  const BorrowedTensor borrowed = borrowed_tensor(argument, op_, name);
+  const dlpack::Tensor& tensor = borrowed.tensor;
   if (!read_dtype(tensor.dtype, dtype)) {
     fail(std::string(name) + " has element type (code " + std::to_string(tensor.dtype.code) + ", " +
          std::to_string(tensor.dtype.bits) +
@@ -195,22 +246,85 @@ void Call::read(py::handle argument, const char* name, std::initializer_list<ind
   }
 
   bool matches = tensor.rank == rank && static_cast<int>(expected.size()) == rank;
+  bool empty = false;
   for (int i = 0; matches && i < rank; ++i) {
-    const index_t size = expected.begin()[i];
-    matches = size == kAny || size == tensor.shape[i];
+    matches = fits(tensor.shape[i], expected.begin()[i]);
+    empty = empty || (tensor.shape[i] == 0 && expected.begin()[i] == kAny);
   }
   if (!matches) {
     fail(std::string(name) + " has shape " + shape_text(tensor.shape, tensor.shape + tensor.rank) +
-         ", needs " + shape_text(expected.begin(), expected.end()));
+         ", needs " + shape_text(expected.begin(), expected.end()) +
+         (empty ? ", none of them 0 but a batch" : ""));
   }
 
+  // The stride of a dimension of size 1 means nothing: it becomes what it is in compact memory. Of the
+  // others, the furthest element must have an address.
   index_t elements = 1;
+  index_t furthest = 0;
+  bool addressable = true;
   for (int i = rank - 1; i >= 0; --i) {
     shape[i] = tensor.shape[i];
-    stride[i] = tensor.strides != nullptr ? tensor.strides[i] : elements;
-    elements *= shape[i];
+    stride[i] = tensor.strides != nullptr && shape[i] > 1 ? tensor.strides[i] : elements;
+    index_t reach = 0;
+    addressable = addressable && stride[i] >= 0 &&
+                  !__builtin_mul_overflow(shape[i] > 0 ? shape[i] - 1 : 0, stride[i], &reach) &&
+                  !__builtin_add_overflow(furthest, reach, &furthest) &&
+                  !__builtin_mul_overflow(elements, shape[i], &elements);
   }
-  *data = elements == 0 ? &no_elements : static_cast<char*>(tensor.data) + tensor.byte_offset;
+  const index_t size = tensor.dtype.bits / 8;
+  addressable = addressable && !__builtin_mul_overflow(furthest, size, &furthest);
+  if (elements == 0) {
+    *data = &no_elements;
+    return;
+  }
+  if (!addressable) {
+    fail(std::string(name) + " has strides " +
+         (tensor.strides != nullptr ? shape_text(tensor.strides, tensor.strides + rank) : "[]") +
+         ", needs non-negative ones within the address space");
+  }
+  *data = static_cast<char*>(tensor.data) + tensor.byte_offset;
+  const auto address = reinterpret_cast<std::uintptr_t>(*data);
+  const char* reason = borrowed.negative        ? " is the negative of its memory"
+                       : tensor.data == nullptr ? " has no memory"
+                       : address % static_cast<std::uintptr_t>(size) != 0
+                           ? " is not aligned to its elements' size"
+                           : nullptr;
+  if (reason != nullptr)
+    throw UnreadableTensor(std::string(op_) + ": " + name + reason + ", needs to be copied");
+}
+
+void Call::take_map(const char* name, int rank, index_t limit, void** data, const index_t* shape,
+                    index_t* stride) {
+  index_t size = 1;
+  for (int i = 0; i < rank; ++i) {
+    // The product has a value, read() has seen to it. But a view may claim more than it holds.
+    size *= shape[i];
+    if (size > kLargestMap)
+      fail(std::string(name) + " has more than " + std::to_string(kLargestMap) + " entries");
+  }
+  std::unique_ptr<int[]> copy(new int[static_cast<std::size_t>(size)]);
+  const int* from = static_cast<const int*>(*data);
+  index_t at[3] = {};
+  for (index_t i = 0; i < size; ++i) {
+    index_t offset = 0;
+    for (int axis = 0; axis < rank; ++axis) offset += at[axis] * stride[axis];
+    // Read once, by what another thread may write meanwhile.
+    copy[i] = __atomic_load_n(from + offset, __ATOMIC_RELAXED);
+    if (copy[i] < 0 || copy[i] >= limit) {
+      fail(std::string(name) + " has the index " + std::to_string(copy[i]) +
+           ", the table's axis has size " + std::to_string(limit));
+    }
+    for (int axis = rank - 1; axis >= 0 && ++at[axis] == shape[axis]; --axis) at[axis] = 0;
+  }
+  // What is recorded runs after this call, and on memory that its runner knows.
+  if (Recording::current() != nullptr) return;
+  *data = copy.get();
+  index_t step = 1;
+  for (int axis = rank - 1; axis >= 0; --axis) {
+    stride[axis] = step;
+    step *= shape[axis];
+  }
+  maps_.push_back(std::move(copy));
 }
 
 }  // namespace transnext::bindings

@@ -6,9 +6,11 @@
 #pragma once
 
 #include <initializer_list>
+#include <memory>
+#include <stdexcept>
 #include <string>
 #include <type_traits>
-#include <utility>
+#include <vector>
 
 #include <pybind11/pybind11.h>
 
@@ -21,16 +23,36 @@ namespace transnext::bindings {
 
 namespace py = pybind11;
 
-// A size that a check leaves open.
+// Sizes that a check leaves open: any but 0, and a batch, which may be empty.
 constexpr index_t kAny = -1;
+constexpr index_t kAnyBatch = -2;
 
 // Kernels hold a few numbers per window cell; more cells than this are a mistake.
 constexpr index_t kLargestWindow = 4096;
 
-using GridArgument = std::pair<index_t, index_t>;
+// No size of a tensor's is larger, and products of two of them do not overflow.
+constexpr index_t kLargestSize = index_t{1} << 31;
+
+// Maps are copied; one with more entries is a mistake.
+constexpr index_t kLargestMap = index_t{1} << 28;
+
+// A tensor that cannot be read where it is, but a copy of it can: its elements are not aligned, it
+// stands for the negative of its memory, or for zeros without memory.
+struct UnreadableTensor : std::invalid_argument {
+  using std::invalid_argument::invalid_argument;
+};
+
+// Two sizes, taken apart by Call::grid: pybind11 would print all arguments, tensors included, into its
+// error.
+using GridArgument = py::handle;
+
+struct BorrowedTensor {
+  dlpack::Tensor tensor;
+  bool negative = false;  // its values are the negatives of what is in its memory
+};
 
 // The tensor that an argument is, or that a capsule holds; TypeError "<op>: <name> ..." if it is none.
-dlpack::Tensor borrowed_tensor(py::handle argument, const char* op, const char* name);
+BorrowedTensor borrowed_tensor(py::handle argument, const char* op, const char* name);
 
 class Call {
  public:
@@ -51,6 +73,16 @@ class Call {
   template <int kRank>
   View<kRank> int32(py::handle argument, const char* name, std::initializer_list<index_t> shape) {
     return view<kRank>(argument, name, shape, Kind::kInt32);
+  }
+  // An int32 map of indices below `limit`. Whoever holds the tensor may write to it while the call
+  // runs, so on the CPU the entries are copied, the copy is checked, and the kernel reads the copy.
+  // On a GPU they cannot be looked at here: kernels bound what they read (device/pooled_bias.cuh).
+  template <int kRank>
+  View<kRank> map(py::handle argument, const char* name, std::initializer_list<index_t> shape,
+                  index_t limit) {
+    View<kRank> result = int32<kRank>(argument, name, shape);
+    if (on_cpu()) take_map(name, kRank, limit, &result.data, result.shape, result.stride);
+    return result;
   }
   // Any floating-point type that goes with the parameters' C(T): float64 with float64, the others
   // with float32.
@@ -75,7 +107,9 @@ class Call {
     return argument.is_none() ? View<kRank>{} : parameter<kRank>(argument, name, shape);
   }
 
-  Grid grid(const GridArgument& grid, const char* name) const;
+  Grid grid(GridArgument grid, const char* name) const;
+  // The product of sizes, which must have one.
+  index_t product(std::initializer_list<index_t> sizes) const;
   // The floating-point type that torch calls so.
   DType dtype(const std::string& dtype, const char* name) const;
   // Throws ValueError "<op>: <message>".
@@ -114,8 +148,11 @@ class Call {
   void read(py::handle argument, const char* name, std::initializer_list<index_t> expected,
             Kind kind, int rank, void** data, DType* dtype, index_t* shape, index_t* stride);
   void check_dtype(const char* name, DType got, Kind kind);
+  void take_map(const char* name, int rank, index_t limit, void** data, const index_t* shape,
+                index_t* stride);
 
   const char* op_;
+  std::vector<std::unique_ptr<int[]>> maps_;  // copies that kernels read
   bool has_device_ = false;
   bool has_dtype_ = false;
   dlpack::Device device_{dlpack::kCpu, 0};

@@ -11,7 +11,7 @@ void conv_glu(py::handle x, py::handle weight, py::handle bias, py::handle out, 
   Call call("conv_glu");
   ConvGluParams p;
   p.grid = call.grid(grid, "grid");
-  p.out = call.activation<3>(out, "out", {kAny, p.grid.size(), kAny});
+  p.out = call.activation<3>(out, "out", {kAnyBatch, p.grid.size(), kAny});
   const index_t hidden = p.out.shape[2];
   p.x = call.activation<3>(x, "x", {p.out.shape[0], p.grid.size(), 2 * hidden});
   p.weight = call.parameter<4>(weight, "weight", {hidden, 1, 3, 3});
@@ -25,7 +25,7 @@ void conv_glu_backward(py::handle d_out, py::handle x, py::handle weight, py::ha
   Call call("conv_glu_backward");
   ConvGluBackwardParams p;
   p.grid = call.grid(grid, "grid");
-  p.d_out = call.activation<3>(d_out, "d_out", {kAny, p.grid.size(), kAny});
+  p.d_out = call.activation<3>(d_out, "d_out", {kAnyBatch, p.grid.size(), kAny});
   const index_t batch = p.d_out.shape[0];
   const index_t hidden = p.d_out.shape[2];
   p.x = call.activation<3>(x, "x", {batch, p.grid.size(), 2 * hidden});

@@ -41,14 +41,16 @@ Hash fingerprint(const py::sequence& tensors, int threads) {
   std::vector<MemorySpan> spans;
   Hash number = 0;
   for (py::handle argument : tensors) {
-    const dlpack::Tensor tensor = borrowed_tensor(argument, "fingerprint", "tensors");
+    const BorrowedTensor borrowed = borrowed_tensor(argument, "fingerprint", "tensors");
+    const dlpack::Tensor& tensor = borrowed.tensor;
     if (tensor.device.type != dlpack::kCpu) {
       throw py::value_error("fingerprint: got a tensor on DLPack device type " +
                             std::to_string(tensor.device.type) + ", needs the CPU (1)");
     }
-    const Hash seed = layout_hash(++number, tensor);
+    const Hash seed = mixed(layout_hash(++number, tensor), borrowed.negative ? 1 : 0);
     const char* data = static_cast<const char*>(tensor.data) + tensor.byte_offset;
-    const index_t bytes = extent_bytes(tensor);
+    // A storage that was freed, as FSDP does between its gathers, has nothing to read.
+    const index_t bytes = tensor.data != nullptr ? extent_bytes(tensor) : 0;
     index_t at = 0;
     do {  // an empty tensor is a span too
       const index_t length = std::min(kSpanBytes, bytes - at);

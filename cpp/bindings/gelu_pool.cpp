@@ -7,13 +7,23 @@
 namespace transnext::bindings {
 namespace {
 
+// The pooled grid, which is no finer than the grid.
+Grid pool_grid_of(const Call& call, const Grid& grid, GridArgument pool_grid) {
+  const Grid pool = call.grid(pool_grid, "pool_grid");
+  if (pool.height > grid.height || pool.width > grid.width)
+    call.fail("pool_grid is (" + std::to_string(pool.height) + ", " + std::to_string(pool.width) +
+              "), needs at most the grid (" + std::to_string(grid.height) + ", " +
+              std::to_string(grid.width) + ")");
+  return pool;
+}
+
 void gelu_pool(py::handle x, py::handle out, GridArgument grid, GridArgument pool_grid, int threads,
                std::uintptr_t stream) {
   Call call("gelu_pool");
   GeluPoolParams p;
   p.grid = call.grid(grid, "grid");
-  p.pool_grid = call.grid(pool_grid, "pool_grid");
-  p.x = call.activation<3>(x, "x", {kAny, p.grid.size(), kAny});
+  p.pool_grid = pool_grid_of(call, p.grid, pool_grid);
+  p.x = call.activation<3>(x, "x", {kAnyBatch, p.grid.size(), kAny});
   p.out = call.activation<3>(out, "out", {p.x.shape[0], p.pool_grid.size(), p.x.shape[2]});
   call.run(threads, stream, p, cpu::gelu_pool, launches);
 }
@@ -23,8 +33,8 @@ void gelu_pool_backward(py::handle d_out, py::handle x, py::handle d_x, GridArgu
   Call call("gelu_pool_backward");
   GeluPoolBackwardParams p;
   p.grid = call.grid(grid, "grid");
-  p.pool_grid = call.grid(pool_grid, "pool_grid");
-  p.x = call.activation<3>(x, "x", {kAny, p.grid.size(), kAny});
+  p.pool_grid = pool_grid_of(call, p.grid, pool_grid);
+  p.x = call.activation<3>(x, "x", {kAnyBatch, p.grid.size(), kAny});
   p.d_out = call.activation<3>(d_out, "d_out", {p.x.shape[0], p.pool_grid.size(), p.x.shape[2]});
   p.d_x = call.activation<3>(d_x, "d_x", {p.x.shape[0], p.x.shape[1], p.x.shape[2]});
   call.run(threads, stream, p, cpu::gelu_pool_backward, launches);

@@ -24,8 +24,11 @@ void pack_weight(py::handle weight, py::handle packed, std::pair<index_t, index_
 
 void define_linear(py::module_& m) {
   m.def("packed_weight_size", [](const std::string& dtype, index_t columns, index_t depth) {
-    return packed_weight_size(dtype == "bfloat16" ? DType::kBFloat16 : DType::kFloat32, columns,
-                              depth);
+    const Call call("packed_weight_size");
+    if (columns < 1 || depth < 1 || columns > kLargestSize || depth > kLargestSize)
+      call.fail("the weight is [" + std::to_string(columns) + ", " + std::to_string(depth) +
+                "], needs positive sizes that fit into memory");
+    return packed_weight_size(call.dtype(dtype, "dtype"), columns, depth);
   });
   m.def("pack_weight", &pack_weight, py::arg("weight"), py::arg("packed"), py::arg("sizes"),
         py::arg("threads") = 1, py::arg("stream") = 0);

@@ -5,6 +5,7 @@
 // gradient not wanted.
 #include <pybind11/stl.h>
 
+#include "bindings/call.h"
 #include "bindings/operators.h"
 #include "cpu/dispatch.h"
 
@@ -18,6 +19,8 @@ PYBIND11_MODULE(_cpp, m) {
 #else
   m.attr("cuda_architectures") = py::none();
 #endif
+  py::register_exception<transnext::bindings::UnreadableTensor>(m, "UnreadableTensor",
+                                                                PyExc_ValueError);
   m.def("cpu_level", &transnext::cpu::level_name,
         "Name of the instruction set the CPU kernels run with.");
   m.def("available_cpu_levels", &transnext::cpu::available_levels,

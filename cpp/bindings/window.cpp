@@ -23,7 +23,7 @@ void window_qk(py::handle q, py::handle k, py::handle bias, py::handle attn, Gri
   p.grid = call.grid(grid, "grid");
   p.window_size = window_size;
   const index_t cells = cells_of(call, window_size);
-  p.q = call.activation<4>(q, "q", {kAny, kAny, p.grid.size(), kAny});
+  p.q = call.activation<4>(q, "q", {kAnyBatch, kAny, p.grid.size(), kAny});
   const index_t* shape = p.q.shape;
   p.k = call.activation<4>(k, "k", {shape[0], shape[1], shape[2], shape[3]});
   p.bias = call.optional_parameter<2>(bias, "bias", {shape[1], cells});
@@ -39,7 +39,7 @@ void window_qk_backward(py::handle d_attn, py::handle q, py::handle k, py::handl
   p.grid = call.grid(grid, "grid");
   p.window_size = window_size;
   const index_t cells = cells_of(call, window_size);
-  p.q = call.activation<4>(q, "q", {kAny, kAny, p.grid.size(), kAny});
+  p.q = call.activation<4>(q, "q", {kAnyBatch, kAny, p.grid.size(), kAny});
   const index_t* shape = p.q.shape;
   p.k = call.activation<4>(k, "k", {shape[0], shape[1], shape[2], shape[3]});
   p.d_attn = call.activation<4>(d_attn, "d_attn", {shape[0], shape[1], shape[2], cells});
@@ -56,7 +56,7 @@ void window_av(py::handle attn, py::handle v, py::handle out, GridArgument grid,
   p.grid = call.grid(grid, "grid");
   p.window_size = window_size;
   const index_t cells = cells_of(call, window_size);
-  p.v = call.activation<4>(v, "v", {kAny, kAny, p.grid.size(), kAny});
+  p.v = call.activation<4>(v, "v", {kAnyBatch, kAny, p.grid.size(), kAny});
   const index_t* shape = p.v.shape;
   p.attn = call.activation<4>(attn, "attn", {shape[0], shape[1], shape[2], cells});
   p.out = call.activation<4>(out, "out", {shape[0], shape[1], shape[2], shape[3]});
@@ -71,7 +71,7 @@ void window_av_backward(py::handle d_out, py::handle attn, py::handle v, py::han
   p.grid = call.grid(grid, "grid");
   p.window_size = window_size;
   const index_t cells = cells_of(call, window_size);
-  p.v = call.activation<4>(v, "v", {kAny, kAny, p.grid.size(), kAny});
+  p.v = call.activation<4>(v, "v", {kAnyBatch, kAny, p.grid.size(), kAny});
   const index_t* shape = p.v.shape;
   p.attn = call.activation<4>(attn, "attn", {shape[0], shape[1], shape[2], cells});
   p.d_out = call.activation<4>(d_out, "d_out", {shape[0], shape[1], shape[2], shape[3]});

@@ -52,7 +52,9 @@ transnext_check_cpu_flags(transnext_can_build_avx512_bf16 "${flags}" "
   a = _mm512_dpbf16_ps(a, b, b);
   return __builtin_cpu_supports(\"avx512bf16\") ? (int)_mm512_reduce_add_ps(a) : 0;")
 
-foreach(level avx2 avx512 avx512_bf16)
+set(TRANSNEXT_CPU_LEVELS avx2 avx512 avx512_bf16 CACHE STRING
+    "CPU instruction sets beside the portable one, as far as the compiler has them")
+foreach(level IN LISTS TRANSNEXT_CPU_LEVELS)
   if(transnext_can_build_${level})
     list(APPEND transnext_cpu_levels ${level})
   endif()

@@ -173,7 +173,7 @@ class LengthScale {
   Scratch<C> values_;
 };
 
-// log(x) for normal x > 0; infinity and NaN for themselves. Relative error below 2e-7 (float): with
+// log(x) for normal x > 0, -infinity for 0; infinity and NaN for themselves. Relative error below 2e-7 (float): with
 // x = 2^e (1 + f), 1 + f from sqrt(1/2) to sqrt(2), log(1 + f) = f - f^2 / 2 + f^3 times the
 // polynomial of Cephes' logf; ln 2 is split so that e * high is exact.
 inline Vector<float> log(Vector<float> x) {
@@ -189,7 +189,8 @@ inline Vector<float> log(Vector<float> x) {
   for (int i = 7; i >= 0; --i) fit = fit * f + kFit[i];
   const Vector<float> square = f * f;
   const Vector<float> rest = fit * f * square - 0.5f * square + e * -2.12194440e-4f;
-  return x < __builtin_huge_valf() ? (f + rest) + e * 0.693359375f : x;
+  const Vector<float> result = x < __builtin_huge_valf() ? (f + rest) + e * 0.693359375f : x;
+  return x == 0.0f ? broadcast<float>(-__builtin_huge_valf()) : result;
 }
 
 inline Vector<double> log(Vector<double> x) {

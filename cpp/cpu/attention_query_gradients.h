@@ -216,9 +216,12 @@ class QueryGradients {
       const index_t j = cells_[i].index;
       for (int v = 0; v < 2; ++v) {
         const index_t lane = j * kWidth + v * n;
+        // Masked, since the probability of 0 outside the image would not hide a NaN.
         const Vector<C> gradient =
-            load<Vector<C>>(&probabilities_[lane]) *
-            (load<Vector<C>>(&d_weights_[lane]) - load<Vector<C>>(&delta_[v * n]));
+            select<C>(cells_[i].valid[v],
+                      load<Vector<C>>(&probabilities_[lane]) *
+                          (load<Vector<C>>(&d_weights_[lane]) - load<Vector<C>>(&delta_[v * n])),
+                      Vector<C>{});
         store(stretch_.d_logits(first, j) + v * n, gradient);
         store(&scaled_[lane], gradient * load<Vector<C>>(stretch_.key_inverse_norms(first) +
                                                          cells_[i].shift + v * n));

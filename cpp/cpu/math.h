@@ -86,11 +86,6 @@ inline Vector<C> exp_bounded(Vector<C> x) {
 // processors look too few instructions ahead to overlap the chains of several vectors that follow
 // one another.
 
-// Beyond this |x| both Phi and phi are constant: multiplying by it in the place of x keeps
-// infinity * 0 out.
-template <class C>
-constexpr C kGeluLimit = sizeof(C) == 8 ? C(40) : C(14);
-
 // x[v] = the sum of coefficient[i] x[v]^i.
 template <class C, int kTerms, int kCount>
 inline void polynomial(const C (&coefficient)[kTerms], Vector<C> (&x)[kCount]) {
@@ -123,24 +118,27 @@ inline void normal_distribution(const Vector<float> (&x)[kCount], Vector<float> 
 
 // phi(x) = 2^(-x^2 / (2 ln 2)) / sqrt(2 pi). 2^n comes from the integer n in the low bits of the
 // rounded exponent, 2^f / sqrt(2 pi) for |f| <= 1/2 from a polynomial (minimax, 8e-8 relative).
+// Beyond |x| = 12.6, where it is 1e-35, it is exactly 0.
 template <int kCount>
 inline void normal_density(const Vector<float> (&x)[kCount], Vector<float> (&density)[kCount]) {
   constexpr float kPower[6] = {0.398942322f,  0.276525646f,   0.0958343893f,
                                0.0221441425f, 0.00385998259f, 0.000529654499f};
-  constexpr float kLargestSquare = 160.0f;  // where phi is 1e-35
-  constexpr float kScale = -0.72134752f;    // -1 / (2 ln 2)
-  constexpr float kRound = 12582912.0f;     // its sums' low bits are the integer, as in exp
+  constexpr float kLargestSquare = 160.0f;
+  constexpr float kScale = -0.72134752f;  // -1 / (2 ln 2)
+  constexpr float kRound = 12582912.0f;   // its sums' low bits are the integer, as in exp
   Vector<float> exponent[kCount];
   for (int v = 0; v < kCount; ++v) {
-    const Vector<float> square = minimum(broadcast(kLargestSquare), x[v] * x[v]);
+    const Vector<float> square = x[v] * x[v];
     exponent[v] = square * kScale + kRound;
     density[v] = square * kScale - (exponent[v] - kRound);
   }
   polynomial<float>(kPower, density);
   for (int v = 0; v < kCount; ++v) {
-    density[v] = reinterpret_cast<Vector<float>>(
+    const Mask<float> bits =
         reinterpret_cast<Mask<float>>(density[v]) +
-        (reinterpret_cast<Mask<float>>(exponent[v]) << ExpConstants<float>::kMantissaBits));
+        (reinterpret_cast<Mask<float>>(exponent[v]) << ExpConstants<float>::kMantissaBits);
+    density[v] =
+        x[v] * x[v] < kLargestSquare ? reinterpret_cast<Vector<float>>(bits) : Vector<float>{};
   }
 }
 
@@ -181,15 +179,17 @@ inline void normal_distribution(const Vector<double> (&x)[kCount],
 }
 
 // x[v] = GELU(x[v]). Absolute error below 2.5e-7 max(1, |x|) (float), 1e-15 max(1, |x|) (double), as
-// cpp/tests/math_accuracy.cpp measures it; GELU(-infinity) is 0, a NaN stays one.
+// cpp/tests/math_accuracy.cpp measures it. Infinity stays itself, -infinity becomes NaN, as the
+// formula has it (-infinity * 0) and PyTorch with it; a NaN stays one.
 template <class C, int kCount>
 inline void gelu(Vector<C> (&x)[kCount]) {
   Vector<C> normal[kCount];
   normal_distribution(x, normal);
-  for (int v = 0; v < kCount; ++v) x[v] = maximum(broadcast(-kGeluLimit<C>), x[v]) * normal[v];
+  for (int v = 0; v < kCount; ++v) x[v] = x[v] * normal[v];
 }
 
-// The value and the derivative, whose absolute error is below 3e-7 (float), 1e-15 (double).
+// The value and the derivative, whose absolute error is below 3e-7 (float), 1e-15 (double); of an
+// infinity the derivative is NaN (infinity * 0), as in PyTorch.
 template <class C, int kCount>
 inline void gelu(const Vector<C> (&x)[kCount], Vector<C> (&value)[kCount],
                  Vector<C> (&slope)[kCount]) {
@@ -198,9 +198,8 @@ inline void gelu(const Vector<C> (&x)[kCount], Vector<C> (&value)[kCount],
   normal_distribution(x, normal);
   normal_density(x, density);
   for (int v = 0; v < kCount; ++v) {
-    const Vector<C> above = maximum(broadcast(-kGeluLimit<C>), x[v]);
-    value[v] = above * normal[v];
-    slope[v] = minimum(broadcast(kGeluLimit<C>), above) * density[v] + normal[v];
+    value[v] = x[v] * normal[v];
+    slope[v] = x[v] * density[v] + normal[v];
   }
 }
 

@@ -1,6 +1,7 @@
 #include "cpu/openmp_runtime.h"
 
 #include <atomic>
+#include <cstdio>
 #include <cstring>
 #include <dlfcn.h>
 #include <pthread.h>
@@ -11,7 +12,36 @@
 namespace transnext::cpu {
 namespace {
 
-std::atomic<bool> forked{false};
+#if defined(__linux__)
+// Whether this process was forked and has started no program since, as the kernel knows. A parent may
+// then have used the runtime before this library was loaded.
+bool is_forked() {
+  constexpr unsigned kForkedWithoutExec = 0x40;  // PF_FORKNOEXEC
+  char text[512] = "";
+  if (std::FILE* file = std::fopen("/proc/self/stat", "r")) {
+    text[std::fread(text, 1, sizeof(text) - 1, file)] = '\0';
+    std::fclose(file);
+  }
+  // "pid (name) state parent group session terminal terminal-group flags ...", any name.
+  const char* behind_name = std::strrchr(text, ')');
+  unsigned flags = 0;
+  if (behind_name == nullptr ||
+      std::sscanf(behind_name + 1, " %*c %*d %*d %*d %*d %*d %u", &flags) != 1)
+    return false;
+  return (flags & kForkedWithoutExec) != 0;
+}
+#else
+bool is_forked() {
+  return false;
+}
+#endif
+
+// Found out, and later forks heard of, when the library is loaded: whatever has run in a parent, its
+// children know.
+std::atomic<bool> forked{[] {
+  pthread_atfork(nullptr, nullptr, [] { forked.store(true); });
+  return is_forked();
+}()};
 
 #if defined(__linux__)
 // The library that PyTorch's CPU kernels are in. Asking it for a symbol asks the libraries it is
@@ -29,7 +59,6 @@ OpenMpParallel find_parallel() {
   void* torch = nullptr;
   dl_iterate_phdr(look_for_torch, &torch);
   if (torch == nullptr) return nullptr;
-  pthread_atfork(nullptr, nullptr, [] { forked.store(true); });
   return reinterpret_cast<OpenMpParallel>(dlsym(torch, "GOMP_parallel"));
 }
 #else
@@ -41,8 +70,10 @@ OpenMpParallel find_parallel() {
 }  // namespace
 
 OpenMpParallel openmp_parallel() {
+  // First, since a thread that is gone may have been about to find it.
+  if (forked.load(std::memory_order_relaxed)) return nullptr;
   static const OpenMpParallel found = find_parallel();
-  return forked.load(std::memory_order_relaxed) ? nullptr : found;
+  return found;
 }
 
 }  // namespace transnext::cpu

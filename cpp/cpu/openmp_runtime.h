@@ -13,8 +13,8 @@ namespace transnext::cpu {
 using OpenMpParallel = void (*)(void (*function)(void*), void* data, unsigned threads,
                                 unsigned flags);
 
-// nullptr where there is no such runtime, or in a process forked from one that may have used it
-// (its threads are gone, but the runtime waits for them).
+// nullptr where there is no such runtime, or in a forked process, whose parent may have used it (its
+// threads are gone, but the runtime waits for them).
 OpenMpParallel openmp_parallel();
 
 }  // namespace transnext::cpu

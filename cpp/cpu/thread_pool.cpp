@@ -6,6 +6,7 @@
 #include <mutex>
 #include <new>
 #include <pthread.h>
+#include <system_error>
 #include <thread>
 
 #include "cpu/openmp_runtime.h"
@@ -73,10 +74,7 @@ class ThreadPool {
     }
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      while (workers_ < job.places) {
-        std::thread([this] { serve(); }).detach();
-        ++workers_;
-      }
+      while (workers_ < job.places && add_worker()) ++workers_;
       job_ = &job;
       posted_.fetch_add(1);
     }
@@ -97,6 +95,16 @@ class ThreadPool {
   }
 
  private:
+  // False where the system gives no more threads: the ones there are do the work.
+  bool add_worker() {
+    try {
+      std::thread([this] { serve(); }).detach();
+    } catch (const std::system_error&) {
+      return false;
+    }
+    return true;
+  }
+
   void serve() {
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
@@ -131,21 +139,23 @@ class ThreadPool {
 // none of the workers and perhaps locked mutexes, so it starts with a new pool in the same place.
 alignas(ThreadPool) unsigned char pool_storage[sizeof(ThreadPool)];
 
-ThreadPool& pool() {
-  static ThreadPool* const instance = [] {
-    auto* created = new (pool_storage) ThreadPool;
-    pthread_atfork(nullptr, nullptr, [] { new (pool_storage) ThreadPool; });
-    return created;
-  }();
-  return *instance;
+ThreadPool* new_pool() {
+  return new (pool_storage) ThreadPool;
 }
+
+// Made, and forks prepared for, when the library is loaded: a pool made by the first loop would be
+// too late for a process that forks while that loop makes it.
+ThreadPool* const pool = [] {
+  pthread_atfork(nullptr, nullptr, [] { new_pool(); });
+  return new_pool();
+}();
 
 }  // namespace
 
 namespace detail {
 
 void run_tasks(index_t count, int max_threads, void (*function)(void*, index_t), void* context) {
-  pool().run(count, max_threads, function, context);
+  pool->run(count, max_threads, function, context);
 }
 
 }  // namespace detail

@@ -179,7 +179,8 @@ inline Vector<C> inverse_norm(index_t channels, const C* panel, index_t stride) 
     const auto x = load<Vector<C>>(panel + c * stride);
     even += x * x;
   }
-  return C(1) / maximum(square_root<C>(even + odd), broadcast<C>(kNormEpsilon<C>));
+  // In this order, so that a NaN stays one.
+  return C(1) / maximum(broadcast<C>(kNormEpsilon<C>), square_root<C>(even + odd));
 }
 
 // Of a block of tokens in the lanes.

@@ -162,7 +162,7 @@ class BackwardPooled {
     __syncthreads();
 #pragma unroll 1
     for (int i = thread(); i < kKeys; i += kThreads) {
-      key_inverse[i] = 1.0f / fmaxf(row_norm<kDim>(key_rows() + i * kStride), kNormEpsilon);
+      key_inverse[i] = inverse_length(row_norm<kDim>(key_rows() + i * kStride));
       key_embedding[i] = row_dot<kDim>(key_rows() + i * kStride, embedding) * key_inverse[i];
     }
     __syncthreads();
@@ -179,9 +179,13 @@ class BackwardPooled {
       const int m = present(h);
       const int a = m / pool_width();
       const int b = m - a * pool_width();
+      const int last_row = (state().end_query - 1) / width();
+      const int last_column = width() - 1;
       if (state().steps)
-        table_places_[h] = bias().table_row(0, a) * columns() + bias().table_column(0, b, 0);
-      if (state().known_places) biases_[h] = bias().values() + bias().key_place(a, b, m);
+        table_places_[h] = bias().first_table_row(0, a, last_row) * columns() +
+                           bias().first_table_column(0, b, last_column);
+      if (state().known_places)
+        biases_[h] = bias().values() + bias().key_place(a, b, m, last_row, last_column);
     }
   }
   __device__ int key(int h) const {

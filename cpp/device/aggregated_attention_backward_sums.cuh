@@ -99,7 +99,7 @@ __global__ void aggregated_attention_backward_pooled_sums(
   }
   if (!p.d_k_pool.present()) return;
   const float norm = sqrtf(device::warp_sum(square));
-  const float inverse = 1.0f / fmaxf(norm, device::kNormEpsilon);
+  const float inverse = device::inverse_length(norm);
   along = device::warp_sum(along) * inverse;
   if (norm <= device::kNormEpsilon) along = 0.0f;
   const device::TokenRows<T> d_keys(p.d_k_pool, batch, head);

@@ -174,7 +174,7 @@ class TokenTile {
     const AttentionTokenShared& at = plan_.shared;
 #pragma unroll 1
     for (int i = thread(); i < queries().cells(); i += kAttentionTokenThreads) {
-      floats(at.query_inverse)[i] = 1.0f / fmaxf(row_norm<kDim>(row(at.query, i)), kNormEpsilon);
+      floats(at.query_inverse)[i] = inverse_length(row_norm<kDim>(row(at.query, i)));
       floats(at.d_out_norm)[i] = row_norm<kDim>(row(at.d_out, i));
     }
     if (window() > 0) find_key_norms(at.key, halo_keys().cells(), at.key_inverse, at.key_embedding);
@@ -184,7 +184,7 @@ class TokenTile {
   __device__ void find_key_norms(int keys, int count, int inverse, int embedding) {
 #pragma unroll 1
     for (int i = thread(); i < count; i += kAttentionTokenThreads) {
-      const float norm = 1.0f / fmaxf(row_norm<kDim>(row(keys, i)), kNormEpsilon);
+      const float norm = inverse_length(row_norm<kDim>(row(keys, i)));
       floats(inverse)[i] = norm;
       floats(embedding)[i] = row_dot<kDim>(row(keys, i), floats(plan_.shared.embedding)) * norm;
     }

@@ -101,8 +101,12 @@ class TokenPooled : public TokenTile<T, kDim> {
       const int key = smaller(first + i, pooled() - 1);
       const int pool_row = key / columns;
       const int column = key - pool_row * columns;
+      const Rectangle queries = this->queries();
       ints(at.pool_row)[i] =
-          this->known_places() ? bias().key_place(pool_row, column, key) : pool_row;
+          this->known_places()
+              ? bias().key_place(pool_row, column, key, queries.top + queries.height - 1,
+                                 queries.left + queries.width - 1)
+              : pool_row;
       ints(at.pool_column)[i] = column;
     }
   }

@@ -37,7 +37,9 @@ class TileBias {
     if (!in_place || !in_.pool_bias.table()) return;
     const View<2>& rows = in_.pool_bias.row_map;
     const View<3>& columns = in_.pool_bias.col_map;
-    if (!steps(rows.data, rows.stride, pool_height(), state_->top, place().rows_inside()) ||
+    const View<3>& values = in_.pool_bias.values;
+    if (values.shape[1] < place().rows_inside() || values.shape[2] < place().columns_inside() ||
+        !steps(rows.data, rows.stride, pool_height(), state_->top, place().rows_inside()) ||
         !steps(columns.data, columns.stride, pool_width(), state_->left, place().columns_inside()))
       state_->bias = BiasKind::kOwn;
   }
@@ -108,8 +110,11 @@ class TileBias {
     if (in_.pool_bias.dense()) return key * column_stride;
     const PooledBias bias(in_.pool_bias, state_->head);
     const int row = key / pool_width();
-    return bias.table_row(state_->top, row) * static_cast<int>(values.stride[1]) +
-           bias.table_column(state_->left, key - row * pool_width(), 0) * column_stride;
+    const int column = key - row * pool_width();
+    return bias.first_table_row(state_->top, row, place().rows_inside() - 1) *
+               static_cast<int>(values.stride[1]) +
+           bias.first_table_column(state_->left, column, place().columns_inside() - 1) *
+               column_stride;
   }
 
   // Neighbouring threads take neighbouring keys, each thread one.

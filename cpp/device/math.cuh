@@ -84,12 +84,11 @@ struct Normal {
     density = kInverseSqrtTwoPi * power;
   }
 
-  // GELU'(x), of which an infinite x leaves 0 or 1: the density is 0 there, and x times it must be.
-  __device__ float gelu_slope(float x) const {
-    return density > 0.0f ? distribution + x * density : distribution;
-  }
+  // GELU'(x). Of an infinite x it is NaN (infinity * 0), as in PyTorch.
+  __device__ float gelu_slope(float x) const { return distribution + x * density; }
 };
 
+// Of -infinity NaN (-infinity * 0), as in PyTorch.
 __device__ inline float gelu(float x) {
   return x * Normal(x).distribution;
 }
@@ -100,9 +99,15 @@ __device__ inline float gelu_slope(float x) {
 
 constexpr float kNormEpsilon = 1e-12f;
 
-// What normalises a vector of this square, zero staying zero.
+// What normalises a vector of this square, zero staying zero. Not by fminf, which loses a NaN.
 __device__ inline float inverse_norm(float square) {
-  return fminf(inverse_root_fast(square), 1.0f / kNormEpsilon);
+  const float inverse = inverse_root_fast(square);
+  return inverse > 1.0f / kNormEpsilon ? 1.0f / kNormEpsilon : inverse;
+}
+
+// The same of a vector of this length.
+__device__ inline float inverse_length(float length) {
+  return 1.0f / (length < kNormEpsilon ? kNormEpsilon : length);
 }
 
 // The sum, the largest, of a value over all lanes of a warp, in every lane.

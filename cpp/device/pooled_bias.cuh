@@ -1,5 +1,9 @@
 // The bias of a pooled logit, dense or by table and axis maps (transnext/aggregated_attention.h),
 // and the gradient's way back to the table.
+//
+// Maps lie in memory that others may write to, also while a kernel runs, and nobody has looked at
+// them since. So every entry read is bounded: one outside the table counts as the last inside, and
+// no kernel reads or writes beyond a table.
 #pragma once
 
 #include "transnext/aggregated_attention.h"
@@ -28,12 +32,13 @@ class PooledBias {
   __device__ const float* values() const { return values_; }
 
   // Of a dense bias, and of a table whose maps grow by one from row to row and from column to column of
-  // the image: the value of a query and a key is values()[query_place(i, j, n) + key_place(a, b, m)].
-  __device__ int key_place(int a, int b, int m) const {
+  // the image: the value of a query and a key is values()[query_place(i, j, n) + key_place(a, b, m)],
+  // for queries up to row last_i and column last_j.
+  __device__ int key_place(int a, int b, int m, int last_i, int last_j) const {
     const int column_step = static_cast<int>(bias_.values.stride[2]);
     if (bias_.dense()) return m * column_step;
-    return table_row(0, a) * static_cast<int>(bias_.values.stride[1]) +
-           table_column(0, b, 0) * column_step;
+    return first_table_row(0, a, last_i) * static_cast<int>(bias_.values.stride[1]) +
+           first_table_column(0, b, last_j) * column_step;
   }
   __device__ int query_place(int i, int j, int n) const {
     const int row_step = static_cast<int>(bias_.values.stride[1]);
@@ -42,13 +47,20 @@ class PooledBias {
   }
 
   __device__ int taps() const { return static_cast<int>(bias_.col_map.shape[2]); }
-  __device__ int table_row(int i, int a) const {
-    return static_cast<const int*>(
-        bias_.row_map.data)[i * static_cast<int>(bias_.row_map.stride[0]) +
-                            a * static_cast<int>(bias_.row_map.stride[1])];
-  }
+  __device__ int table_row(int i, int a) const { return first_table_row(i, a, 0); }
   __device__ int table_column(int j, int b, int tap) const {
-    return static_cast<const int*>(bias_.col_map.data)[offset(bias_.col_map, j, b, tap)];
+    return first_table_column(j, b, 0, tap);
+  }
+  // The same where the map grows by one, from here `further` times.
+  __device__ int first_table_row(int i, int a, int further) const {
+    const int entry =
+        static_cast<const int*>(bias_.row_map.data)[i * static_cast<int>(bias_.row_map.stride[0]) +
+                                                    a * static_cast<int>(bias_.row_map.stride[1])];
+    return bounded(entry, static_cast<int>(bias_.values.shape[1]) - further);
+  }
+  __device__ int first_table_column(int j, int b, int further, int tap = 0) const {
+    const int entry = static_cast<const int*>(bias_.col_map.data)[offset(bias_.col_map, j, b, tap)];
+    return bounded(entry, static_cast<int>(bias_.values.shape[2]) - further);
   }
   __device__ float weight(int j, int b, int tap) const {
     if (!bias_.col_weights.present()) return 1.0f;
@@ -56,6 +68,12 @@ class PooledBias {
   }
 
  private:
+  // An entry from 0 to size - 1, else the last of these.
+  __device__ static int bounded(int entry, int size) {
+    const unsigned last = static_cast<unsigned>(size) - 1;
+    return static_cast<int>(static_cast<unsigned>(entry) < last ? static_cast<unsigned>(entry)
+                                                                : last);
+  }
   __device__ static int offset(const View<3>& map, int j, int b, int tap) {
     return j * static_cast<int>(map.stride[0]) + b * static_cast<int>(map.stride[1]) +
            tap * static_cast<int>(map.stride[2]);

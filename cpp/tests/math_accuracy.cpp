@@ -136,11 +136,23 @@ C gelu_of(C x) {
 }
 
 template <class C>
+C slope_of(C x) {
+  const level::Vector<C> vector[1] = {level::broadcast<C>(x)};
+  level::Vector<C> value[1];
+  level::Vector<C> slope[1];
+  level::gelu<C>(vector, value, slope);
+  return slope[0][0];
+}
+
+template <class C>
 void special_values() {
   const C infinity = std::numeric_limits<C>::infinity();
   const C nan = std::numeric_limits<C>::quiet_NaN();
-  const bool right = gelu_of(infinity) == infinity && gelu_of(-infinity) == 0 &&
-                     std::isnan(gelu_of(nan)) &&
+  const C huge = std::numeric_limits<C>::max();
+  const bool right = gelu_of(infinity) == infinity && std::isnan(gelu_of(-infinity)) &&
+                     std::isnan(gelu_of(nan)) && gelu_of(huge) == huge && gelu_of(-huge) == 0 &&
+                     std::isnan(slope_of(infinity)) && std::isnan(slope_of(-infinity)) &&
+                     std::isnan(slope_of(nan)) && slope_of(huge) == 1 && slope_of(-huge) == 0 &&
                      std::isnan(level::exp_bounded<C>(level::broadcast<C>(nan))[0]) &&
                      level::exp_bounded<C>(level::broadcast<C>(-infinity))[0] == 0;
   std::printf("infinities and NaN: %s\n", right ? "right" : "WRONG");

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
+# Now and not at the first call: the compiled library prepares for forks when it is loaded, and a
+# child forked while another thread imports a module would wait for that thread for ever.
+import transnext_ops.backends.reference_backend
 import transnext_ops.torch_library  # noqa: F401  registers torch.ops.transnext
 from transnext_ops.aggregated_attention import aggregated_attention, pixel_focused_attention
 from transnext_ops.backends import cpp_backend
@@ -21,15 +24,11 @@ from transnext_ops.backends.registry import (
     set_backend,
     use_backend,
 )
+from transnext_ops.bias_table import PositionBias
 from transnext_ops.conv_glu import conv_glu
 from transnext_ops.gelu_pool import gelu_pool
 from transnext_ops.global_attention import global_attention
-from transnext_ops.position_bias import (
-    PositionBias,
-    bias_coordinates,
-    bias_from_values,
-    position_bias,
-)
+from transnext_ops.position_bias import bias_coordinates, bias_from_values, position_bias
 from transnext_ops.window import window_av, window_qk
 
 try:

@@ -9,6 +9,8 @@ from transnext_ops.backends.registry import ACTIVATION_DTYPES
 
 Grid = tuple[int, int]
 
+LARGEST_WINDOW = 4096  # on a side; beyond, the number of cells is a mistake rather than a wish
+
 
 def check_grid(name: str, grid: object) -> Grid:
     """Return `grid` as a tuple of two positive ints."""
@@ -32,13 +34,15 @@ def check_grid(name: str, grid: object) -> Grid:
 
 
 def check_window_size(window_size: object) -> int:
-    """Return `window_size` as a positive int."""
-    if type(window_size) is int and window_size > 0:
+    """Return `window_size` as an int from 1 to 4096."""
+    if type(window_size) is int and 0 < window_size <= LARGEST_WINDOW:
         return window_size
     if isinstance(window_size, (bool, float)) or not hasattr(window_size, "__index__"):
         raise TypeError(f"window_size: got {window_size!r}, needs an int of at least 1")
     if window_size < 1:  # type: ignore[operator]
         raise ValueError(f"window_size: got {window_size}, needs an int of at least 1")
+    if window_size > LARGEST_WINDOW:  # type: ignore[operator]
+        raise ValueError(f"window_size: got {window_size}, needs at most {LARGEST_WINDOW}")
     return window_size  # type: ignore[return-value]
 
 
@@ -53,6 +57,8 @@ def check_activation(name: str, tensor: object, layout: str) -> Tensor:
         raise ValueError(
             f"{name}: got {tensor.dim()} dimensions {_sizes(tensor)}, needs {dimensions}: {layout}"
         )
+    if not torch.jit.is_tracing() and tensor.numel() == 0:  # a trace would record the question
+        check_not_empty(name, tensor, layout, first=1)
     return tensor
 
 
@@ -90,6 +96,15 @@ def check_parameter(
     return tensor if tensor.dtype == compute else tensor.to(compute)
 
 
+def check_not_empty(name: str, tensor: Tensor, layout: str, *, first: int = 0) -> None:
+    """Check that no size from dimension `first` on is 0: an activation's batch may be."""
+    if any(size == 0 for size in tensor.shape[first:]):
+        but = " but the batch" if first else ""
+        raise ValueError(
+            f"{name}: got shape {_sizes(tensor)}, needs {layout} with no size of 0{but}"
+        )
+
+
 def check_length(name: str, length: int, grid_name: str, grid: Grid, axis: str) -> None:
     """Check that a tensor's number of tokens is its grid's."""
     if length != grid[0] * grid[1]:
@@ -113,6 +128,8 @@ def _is_right(tensor: object, sizes: tuple[int, ...], dtype: torch.dtype, like: 
 def _check_is_tensor(name: str, tensor: object) -> None:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name}: got {type(tensor).__name__}, needs a torch.Tensor")
+    if tensor.is_nested:
+        raise TypeError(f"{name}: got a nested tensor, needs a dense one (one batch per size)")
     if tensor.layout != torch.strided:
         raise TypeError(f"{name}: got layout {tensor.layout}, needs a dense (strided) tensor")
 

@@ -13,6 +13,9 @@ from typing import Any
 __version__: str
 cuda_architectures: str | None  # what the CUDA kernels were compiled for; None without them
 
+class UnreadableTensor(ValueError):
+    """A tensor has to be copied to be read (``backends/dlpack.py``)."""
+
 def cpu_level() -> str: ...
 def available_cpu_levels() -> list[str]: ...
 def set_cpu_level(name: str | None) -> None: ...

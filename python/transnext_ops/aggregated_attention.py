@@ -17,9 +17,9 @@ from transnext_ops._checks import (
     check_parameter,
     check_window_size,
 )
+from transnext_ops.bias_table import PositionBias, bias_arguments
 from transnext_ops.cupy_arrays import accepts_cupy
 from transnext_ops.dispatch import autocast_activations, run
-from transnext_ops.position_bias import PositionBias, bias_arguments
 
 
 @accepts_cupy

@@ -15,14 +15,15 @@ from typing import NamedTuple, ParamSpec, TypeVar, cast
 import torch
 from torch import Tensor
 
-from transnext_ops.tracing import known_true, traced
+from transnext_ops.tracing import known_true, traced, transformed
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 def _constant(build: Callable[P, T]) -> Callable[P, T]:
-    """Share the results of `build` between eager calls; build anew while a graph is traced."""
+    """Share the results of `build` between eager calls; build anew while a graph is traced or a
+    function transformed, to which what it makes belongs."""
 
     def build_constant(*args: P.args, **kwargs: P.kwargs) -> T:
         # A constant made under inference mode or functional tracing could not be used outside it.
@@ -33,7 +34,9 @@ def _constant(build: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(build)
     def lookup(*args: P.args, **kwargs: P.kwargs) -> T:
-        return build(*args, **kwargs) if traced() else cast(Callable[P, T], cached)(*args, **kwargs)
+        if traced() or transformed():
+            return build(*args, **kwargs)
+        return cast(Callable[P, T], cached)(*args, **kwargs)
 
     return lookup
 

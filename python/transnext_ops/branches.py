@@ -23,7 +23,7 @@ from torch import Tensor
 from transnext_ops import eager
 from transnext_ops._checks import Grid, check_grid, check_window_size
 from transnext_ops.backends import registry
-from transnext_ops.position_bias import PositionBias, bias_arguments
+from transnext_ops.bias_table import PositionBias, bias_arguments
 
 __all__ = [
     "AttentionBranchWeights",

@@ -53,10 +53,17 @@ def call(op: str, *arguments: Any) -> Any:
     ------
     NotImplementedError
         A derivative is asked for that the operator has not: a forward-mode one, or one of
-        ``torch.func``. PyTorch would give no tangent, or an error about its own classes.
+        ``torch.func``, or gradients of several outputs at once. PyTorch would give no tangent, or
+        an error about its own classes.
     """
     if torch.compiler.is_compiling():
         return getattr(torch.ops.transnext, op)(*arguments)
+    if op.endswith("_backward") and _is_batched(arguments[0]):
+        raise NotImplementedError(
+            f"transnext_ops backend {arguments[-1]!r} computes the gradient of one output at a "
+            "time: neither vmap over gradients nor is_grads_batched or vectorize; use backend "
+            "'torch', which has them"
+        )
     if _is_plain(arguments):
         if not _records_gradient(arguments):
             return _kernels[op](*arguments)
@@ -99,6 +106,15 @@ def _is_transformed(arguments: Sequence[Any]) -> bool:
     try:
         levels = functorch.get_interpreter_stack() or ()
         return any(level.key() == functorch.TransformType.Grad for level in levels)
+    except AttributeError:  # a version that names them otherwise; PyTorch says what it cannot do
+        return False
+
+
+def _is_batched(tensor: Tensor) -> bool:
+    """Whether a tensor stands for many under vmap, or under autograd's older kind of it."""
+    functorch = torch._C._functorch
+    try:
+        return functorch.is_legacy_batchedtensor(tensor) or functorch.is_batchedtensor(tensor)
     except AttributeError:  # a version that names them otherwise; PyTorch says what it cannot do
         return False
 

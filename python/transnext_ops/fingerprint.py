@@ -38,6 +38,6 @@ def fingerprint(tensors: Sequence[Tensor]) -> Hashable:
         if tensor.device.type != "cpu":
             raise ValueError(f"tensors: got a tensor on {tensor.device}, needs the CPU")
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)} {tensor.stride()}".encode())
-        content = tensor.detach().contiguous().flatten().view(torch.uint8)
+        content = tensor.detach().resolve_neg().contiguous().flatten().view(torch.uint8)
         digest.update(content.numpy().data)
     return digest.digest()

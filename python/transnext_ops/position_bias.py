@@ -17,130 +17,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
 from transnext_ops import axis_maps
-from transnext_ops._checks import Grid, check_grid, check_parameter
+from transnext_ops._checks import Grid, check_grid, check_not_empty, check_parameter
 from transnext_ops.backends import torch_backend
+from transnext_ops.bias_table import PositionBias
 from transnext_ops.cupy_arrays import accepts_cupy
 from transnext_ops.dispatch import run
-from transnext_ops.tracing import reshaped
-
-_ranges = WeakIdKeyDictionary()  # map: (its version, least, most)
-
-
-def _range(index: Tensor) -> tuple[int, int]:
-    """Return the least and the largest entry of a map.
-
-    Each map is looked at once: a training step makes a new table for the same maps, and on a GPU
-    looking waits for the device.
-    """
-    if torch.compiler.is_compiling() or index.is_inference():
-        return int(index.min()), int(index.max())
-    known = _ranges.get(index)
-    if known is None or known[0] != index._version:
-        least, most = torch.aminmax(index)
-        known = _ranges[index] = (index._version, int(least), int(most))
-    return known[1], known[2]
-
-
-class PositionBias:
-    """A position bias in table form.
-
-    Parameters
-    ----------
-    table : Tensor [h, R, S]
-        float32 or float64 (16-bit works and is widened in use); differentiable.
-    row_map : Tensor [H, Hp]
-        int32 position in the table's rows for query row i and pooled row a.
-    col_map : Tensor [W, Wp, taps]
-        int32 positions in the table's columns for query column j and pooled column b.
-    col_weights : Tensor [W, Wp, taps], optional
-        Weight of each tap; may be left out where taps is 1 and the weight 1.
-
-    Raises
-    ------
-    TypeError, ValueError
-        A shape, dtype or device does not fit, or a map points outside the table (looked at once,
-        here, so that no operator call has to).
-    """
-
-    __slots__ = ("col_map", "col_weights", "row_map", "table")
-
-    def __init__(
-        self,
-        table: Tensor,
-        row_map: Tensor,
-        col_map: Tensor,
-        col_weights: Tensor | None = None,
-        *,
-        _trusted: bool = False,
-    ) -> None:
-        self.table = table
-        self.row_map = row_map
-        self.col_map = col_map
-        self.col_weights = col_weights
-        if not _trusted:
-            self._check()
-
-    def _check(self) -> None:
-        for name, dimensions in (("table", 3), ("row_map", 2), ("col_map", 3)):
-            tensor = getattr(self, name)
-            if not isinstance(tensor, Tensor):
-                raise TypeError(f"{name}: got {type(tensor).__name__}, needs a torch.Tensor")
-            if tensor.dim() != dimensions:
-                raise ValueError(f"{name}: got {tensor.dim()} dimensions, needs {dimensions}")
-            if tensor.device != self.table.device:
-                raise ValueError(
-                    f"{name}: got device {tensor.device}, needs table's {self.table.device}"
-                )
-        if not self.table.is_floating_point():
-            raise TypeError(f"table: got {self.table.dtype}, needs a floating-point tensor")
-        for name, size in (("row_map", self.table.shape[1]), ("col_map", self.table.shape[2])):
-            index = getattr(self, name)
-            if index.dtype != torch.int32:
-                raise TypeError(f"{name}: got {index.dtype}, needs torch.int32")
-            least, most = _range(index) if index.numel() else (-1, -1)
-            if least < 0 or most >= size:
-                raise ValueError(
-                    f"{name}: needs at least one entry, all from 0 to {size - 1}, got "
-                    + (f"{least} to {most}" if index.numel() else "none")
-                )
-        if self.col_weights is None and self.col_map.shape[2] != 1:
-            raise ValueError(
-                f"col_weights: got None, needs weights of {self.col_map.shape[2]} taps"
-            )
-        if self.col_weights is not None:
-            check_parameter(
-                "col_weights",
-                self.col_weights,
-                "[W, Wp, taps]",
-                tuple(self.col_map.shape),
-                "table",
-                self.table,
-            )
-
-    @property
-    def grid(self) -> Grid:
-        """The query grid (H, W)."""
-        return self.row_map.shape[0], self.col_map.shape[0]
-
-    @property
-    def pool_grid(self) -> Grid:
-        """The pooled grid (Hp, Wp)."""
-        return self.row_map.shape[1], self.col_map.shape[1]
-
-    def dense(self) -> Tensor:
-        """Return the bias of every (query, pooled cell): [h, N, P], differentiable."""
-        return torch_backend.dense_position_bias(
-            self.table, self.row_map, self.col_map, self.col_weights
-        )
-
-    def detach(self) -> PositionBias:
-        """Return the same bias without gradient."""
-        return PositionBias(
-            self.table.detach(), self.row_map, self.col_map, self.col_weights, _trusted=True
-        )
+from transnext_ops.tracing import reshaped, traced, transformed
 
 
 @accepts_cupy
@@ -325,7 +209,9 @@ def _from_table(table: Tensor, rows: axis_maps.BiasAxis, cols: axis_maps.BiasAxi
     if rows.weights is not None:
         table, row_map = _fold_rows(table, rows.positions, rows.weights.to(table.dtype))
     col_weights = None if cols.weights is None else cols.weights.to(table.dtype)
-    return PositionBias(table, row_map, cols.positions, col_weights, _trusted=True)
+    # A graph makes them anew.
+    shared = not (traced() or transformed())
+    return PositionBias(table, row_map, cols.positions, col_weights, _trusted=True, _shared=shared)
 
 
 def _check_mlp(
@@ -336,6 +222,7 @@ def _check_mlp(
             raise TypeError(f"{name}: got {type(weight).__name__}, needs a torch.Tensor")
         if weight.dim() != 2:
             raise ValueError(f"{name}: got {weight.dim()} dimensions, needs 2")
+        check_not_empty(name, weight, "[E, 2]" if name == "fc1_weight" else "[h, E]")
     hidden, heads = fc1_weight.shape[0], fc2_weight.shape[0]
 
     def parameter(name: str, tensor: Tensor, layout: str, sizes: tuple[int, ...]) -> Tensor:
@@ -359,31 +246,3 @@ def _fold_rows(table: Tensor, index: Tensor, weights: Tensor) -> tuple[Tensor, T
         folded = folded + table.index_select(1, flat_index[:, tap]) * flat_weights[:, tap, None]
     row_map = torch.arange(index.shape[0] * index.shape[1], dtype=torch.int32, device=table.device)
     return folded, row_map.view(index.shape[:2])
-
-
-def bias_arguments(
-    name: str,
-    bias: Tensor | PositionBias | None,
-    heads: int,
-    grid: Grid,
-    pool_grid: Grid,
-    q: Tensor,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """Check an attention's bias; return it as the backends take it: (bias or table, row_map,
-    col_map, col_weights)."""
-    if bias is None:
-        return None, None, None, None
-    if isinstance(bias, PositionBias):
-        if bias.grid != grid or bias.pool_grid != pool_grid:
-            raise ValueError(
-                f"{name}: got a PositionBias of grid {bias.grid} and pool grid {bias.pool_grid}, "
-                f"needs {grid} and {pool_grid}"
-            )
-        sizes = (heads, bias.table.shape[1], bias.table.shape[2])
-        table = check_parameter(f"{name}.table", bias.table, "[h, R, S]", sizes, "q", q)
-        weights = bias.col_weights
-        if weights is not None and weights.dtype != table.dtype:
-            weights = weights.to(table.dtype)
-        return table, bias.row_map, bias.col_map, weights
-    sizes = (heads, grid[0] * grid[1], pool_grid[0] * pool_grid[1])
-    return check_parameter(name, bias, "[h, N, P]", sizes, "q", q), None, None, None

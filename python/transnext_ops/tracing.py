@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-__all__ = ["known_true", "reshaped", "traced"]
+__all__ = ["known_true", "reshaped", "traced", "transformed"]
 
 
 def traced() -> bool:
@@ -16,6 +18,29 @@ def traced() -> bool:
         return True
     # Under FakeTensorMode and its kin, new tensors are of a subclass.
     return type(torch.empty(0, device="cpu")) is not Tensor
+
+
+def _find_transformed() -> Callable[[], bool]:
+    # PyTorch has no public name for these states; a version without them has no such transforms.
+    functorch = getattr(torch._C, "_functorch", None)
+    transforms = getattr(functorch, "peek_interpreter_stack", lambda: None)
+
+    def transformed() -> bool:
+        return transforms() is not None or getattr(forward_ad, "_current_level", -1) >= 0
+
+    return transformed
+
+
+_transformed = _find_transformed()
+
+
+def transformed() -> bool:
+    """Whether ``torch.func`` (vmap, grad, jvp and their kin) or forward-mode AD is at work.
+
+    A tensor then may be one of many, or carry a tangent, with nothing to show for it in its type,
+    and what is computed of it belongs to the transform: it must not be kept.
+    """
+    return _transformed()
 
 
 def known_true(condition: bool) -> bool:

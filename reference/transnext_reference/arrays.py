@@ -12,6 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 Array: TypeAlias = NDArray[np.float64]
 Grid: TypeAlias = tuple[int, int]
 
+BATCH = -1
+"""Among the extents that `float64` needs: any, also 0, as an empty batch has."""
+
 
 def float64(name: str, value: ArrayLike, *shape: int | None) -> Array:
     """Convert an argument to float64 and check its shape.
@@ -23,7 +26,7 @@ def float64(name: str, value: ArrayLike, *shape: int | None) -> Array:
     value
         Anything NumPy reads as an array of real numbers.
     *shape
-        The extent needed of each axis; None where any will do.
+        The extent needed of each axis; None where any but 0 will do, BATCH where 0 will too.
 
     Returns
     -------
@@ -38,12 +41,13 @@ def float64(name: str, value: ArrayLike, *shape: int | None) -> Array:
     """
     array = np.asarray(value, dtype=np.float64)
     fits = array.ndim == len(shape) and all(
-        needed is None or extent == needed
+        needed == BATCH or extent == needed or (needed is None and extent > 0)
         for extent, needed in zip(array.shape, shape, strict=True)
     )
     if not fits:
-        needs = ", ".join("any" if needed is None else str(needed) for needed in shape)
-        raise ValueError(f"{name}: got shape {list(array.shape)}, needs [{needs}]")
+        needs = ", ".join("any" if needed in (None, BATCH) else str(needed) for needed in shape)
+        empty = ", none of them 0 but a batch" if 0 in array.shape else ""
+        raise ValueError(f"{name}: got shape {list(array.shape)}, needs [{needs}]{empty}")
     return array
 
 

@@ -27,14 +27,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from transnext_reference.arrays import Array, Grid, cell_count, float64
+from transnext_reference.arrays import BATCH, Array, Grid, cell_count, float64
 from transnext_reference.numerics import (
     normalize,
     normalize_backward,
     softmax,
     softmax_backward,
 )
-from transnext_reference.window import gather_window, scatter_window, window_cells
+from transnext_reference.window import (
+    check_window,
+    gather_window,
+    scatter_window,
+    window_cells,
+)
 
 
 @dataclass(frozen=True)
@@ -80,10 +85,9 @@ def _prepare(
     token_bias: ArrayLike | None,
 ) -> _Inputs:
     """Check the arguments of `aggregated_attention`."""
-    _, inside = window_cells(grid, window_size)
-    count, window = inside.shape
+    count, window = cell_count("grid", grid), check_window("window_size", window_size) ** 2
     pooled = cell_count("pool_grid", pool_grid)
-    q = float64("q", q, None, count, None, None)
+    q = float64("q", q, BATCH, count, None, None)
     batch, _, heads, dim = q.shape
     optionals = {
         "k": k,
@@ -112,7 +116,7 @@ def _prepare(
         token_bias=_or_zeros("token_bias", token_bias, heads, window),
         grid=grid,
         window_size=window_size,
-        inside=inside,
+        inside=window_cells(grid, window_size)[1],
         given=given | {"q", "k_pool", "v_pool", "scale"},
     )
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from transnext_reference.arrays import Array, Grid, cell_count, float64
+from transnext_reference.arrays import BATCH, Array, Grid, cell_count, float64
 from transnext_reference.arrays import optional_float64 as optional
 from transnext_reference.numerics import gelu, gelu_and_slope
 
@@ -68,7 +68,7 @@ def _prepare(
     """The checked arguments: a and g as images ``[B, H, W, hidden]``, weight, bias."""
     weight = float64("weight", weight, None, 1, 3, 3)
     hidden = weight.shape[0]
-    x = float64("x", x, None, cell_count("grid", grid), 2 * hidden)
+    x = float64("x", x, BATCH, cell_count("grid", grid), 2 * hidden)
     bias = optional("bias", bias, hidden)
     image = x.reshape(x.shape[0], *grid, 2 * hidden)
     return image[..., :hidden], image[..., hidden:], weight, bias

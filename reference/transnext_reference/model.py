@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from transnext_reference.arrays import Array, Grid, float64
+from transnext_reference.arrays import BATCH, Array, Grid, float64
 from transnext_reference.attention import aggregated_attention
 from transnext_reference.bias_table import tabulated_position_bias
 from transnext_reference.conv_glu import conv_glu
@@ -286,7 +286,7 @@ def forward_features(
     if fixed_pool_size is not None and fixed_pool_size < 1:
         raise ValueError(f"fixed_pool_size: got {fixed_pool_size}, needs at least 1, or None")
     in_channels = parameters.get("patch_embed1.proj.weight", None, None, 7, 7).shape[1]
-    images = float64("images", images, None, in_channels, None, None)
+    images = float64("images", images, BATCH, in_channels, None, None)
     if min(images.shape[2:]) < MINIMUM_SIZE:
         raise ValueError(
             f"images: got {images.shape[2]} x {images.shape[3]} pixels, "

@@ -14,8 +14,29 @@ import operator
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from transnext_reference.arrays import Array, Grid, check_grid, float64
+from transnext_reference.arrays import BATCH, Array, Grid, cell_count, check_grid, float64
 from transnext_reference.arrays import optional_float64 as optional
+
+_LARGEST_WINDOW = 4096  # beyond, the number of cells is a mistake rather than a wish
+
+
+def check_window(name: str, window_size: int) -> int:
+    """Return the side of a window as an int from 0 to 4096.
+
+    Raises
+    ------
+    ValueError
+        If `window_size` is anything else.
+    """
+    try:
+        side = operator.index(window_size)
+    except TypeError:
+        side = -1
+    if not 0 <= side <= _LARGEST_WINDOW:
+        raise ValueError(
+            f"{name}: got {window_size!r}, needs a whole number from 0 to {_LARGEST_WINDOW}"
+        )
+    return side
 
 
 def window_cells(grid: Grid, window_size: int) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
@@ -26,7 +47,7 @@ def window_cells(grid: Grid, window_size: int) -> tuple[NDArray[np.intp], NDArra
     grid
         ``(H, W)``.
     window_size
-        k >= 0; any k, odd or even, smaller or larger than the grid. 0 is the empty window.
+        k from 0 to 4096, odd or even, smaller or larger than the grid. 0 is the empty window.
 
     Returns
     -------
@@ -38,15 +59,10 @@ def window_cells(grid: Grid, window_size: int) -> tuple[NDArray[np.intp], NDArra
     Raises
     ------
     ValueError
-        If `grid` is not a grid or `window_size` is not a whole number of at least 0.
+        If `grid` is not a grid or `window_size` is not a whole number from 0 to 4096.
     """
     height, width = check_grid("grid", grid)
-    try:
-        side = operator.index(window_size)
-    except TypeError:
-        side = -1
-    if side < 0:
-        raise ValueError(f"window_size: got {window_size!r}, needs a whole number of at least 0")
+    side = check_window("window_size", window_size)
     offsets = np.arange(side) - side // 2
     row = np.arange(height)[:, None] + offsets  # [H, k]
     column = np.arange(width)[:, None] + offsets  # [W, k]
@@ -88,9 +104,14 @@ def _head_major(x: Array) -> Array:
     return np.swapaxes(x, 1, 2)
 
 
-def _check_window(grid: Grid, window_size: int) -> tuple[int, int, NDArray[np.bool_]]:
-    _, inside = window_cells(grid, window_size)
-    return inside.shape[0], inside.shape[1], inside
+def _sizes(grid: Grid, window_size: int) -> tuple[int, int]:
+    """N and L; what is as large as they say comes after arguments have been held against them."""
+    return cell_count("grid", grid), check_window("window_size", window_size) ** 2
+
+
+def _inside_alone(x: Array, grid: Grid, window_size: int) -> Array:
+    """``[..., N, L]`` with 0 for the cells outside the grid, whatever is there."""
+    return np.where(window_cells(grid, window_size)[1], x, 0.0)
 
 
 def window_qk(
@@ -130,15 +151,15 @@ def window_qk(
     ValueError
         If a shape does not fit.
     """
-    tokens, window, inside = _check_window(grid, window_size)
-    q = float64("q", q, None, None, tokens, None)
+    tokens, window = _sizes(grid, window_size)
+    q = float64("q", q, BATCH, None, tokens, None)
     k = float64("k", k, *q.shape)
     bias = optional("bias", bias, q.shape[1], window)
     keys = gather_window(_head_major(k), grid, window_size)  # [B, N, L, h, d]
     logits = np.einsum("bhnd,bnlhd->bhnl", q, keys)
     if bias is not None:
         logits = logits + bias[:, None, :]
-    return np.where(inside, logits, -np.inf)
+    return np.where(window_cells(grid, window_size)[1], logits, -np.inf)
 
 
 def window_qk_backward(
@@ -170,11 +191,11 @@ def window_qk_backward(
     dict
         Gradients of ``q``, ``k`` and, if it was given, ``bias``.
     """
-    tokens, window, inside = _check_window(grid, window_size)
-    q = float64("q", q, None, None, tokens, None)
+    tokens, window = _sizes(grid, window_size)
+    q = float64("q", q, BATCH, None, tokens, None)
     k = float64("k", k, *q.shape)
     bias = optional("bias", bias, q.shape[1], window)
-    d_attn = np.where(inside, float64("d_attn", d_attn, *q.shape[:3], window), 0.0)
+    d_attn = _inside_alone(float64("d_attn", d_attn, *q.shape[:3], window), grid, window_size)
     keys = gather_window(_head_major(k), grid, window_size)
     d_keys = np.einsum("bhnl,bhnd->bnlhd", d_attn, q)
     gradients = {
@@ -214,9 +235,9 @@ def window_av(attn: ArrayLike, v: ArrayLike, *, grid: Grid, window_size: int) ->
     ValueError
         If a shape does not fit.
     """
-    tokens, window, inside = _check_window(grid, window_size)
-    v = float64("v", v, None, None, tokens, None)
-    attn = np.where(inside, float64("attn", attn, *v.shape[:3], window), 0.0)
+    tokens, window = _sizes(grid, window_size)
+    v = float64("v", v, BATCH, None, tokens, None)
+    attn = _inside_alone(float64("attn", attn, *v.shape[:3], window), grid, window_size)
     values = gather_window(_head_major(v), grid, window_size)  # [B, N, L, h, d]
     return np.einsum("bhnl,bnlhd->bhnd", attn, values)
 
@@ -248,9 +269,9 @@ def window_av_backward(
     dict
         Gradients of ``attn`` and ``v``.
     """
-    tokens, window, inside = _check_window(grid, window_size)
-    v = float64("v", v, None, None, tokens, None)
-    attn = np.where(inside, float64("attn", attn, *v.shape[:3], window), 0.0)
+    tokens, window = _sizes(grid, window_size)
+    v = float64("v", v, BATCH, None, tokens, None)
+    attn = _inside_alone(float64("attn", attn, *v.shape[:3], window), grid, window_size)
     d_out = float64("d_out", d_out, *v.shape)
     values = gather_window(_head_major(v), grid, window_size)
     d_values = np.einsum("bhnl,bhnd->bnlhd", attn, d_out)

@@ -284,12 +284,18 @@ def test_gelu_is_exact_over_its_range(setting, dtype: torch.dtype) -> None:
     assert bool(((slope - (normal + exact * density)).abs() <= bound).all())
 
 
-@pytest.mark.parametrize("infinite", [float("inf"), float("-inf"), float("nan")])
-def test_gelu_of_the_infinite(setting, infinite: float) -> None:
-    x = torch.full((1, 1, 9), infinite)
-    actual = cpp_backend.gelu_pool(x, (1, 1), (1, 1))
-    expected = {"inf": float("inf"), "-inf": -0.0}.get(str(infinite), float("nan"))
-    torch.testing.assert_close(actual, torch.full((1, 1, 9), expected), equal_nan=True)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_gelu_of_the_infinite(setting, dtype: torch.dtype) -> None:
+    """What the formula gives, and PyTorch: -inf * 0 is NaN, and so is inf * 0 in the slope."""
+    values = [float("inf"), float("-inf"), float("nan")]
+    x = torch.tensor(values, dtype=dtype).reshape(1, 3, 1).expand(1, 3, 9)
+    grid = (1, 3)
+    actual = cpp_backend.gelu_pool(x, grid, grid)
+    expected = torch.nn.functional.gelu(x.double()).to(dtype)
+    torch.testing.assert_close(actual, expected, equal_nan=True)
+    assert actual[0, 0, 0] == float("inf")
+    slope = cpp_backend.gelu_pool_backward(torch.ones_like(x), x, grid, grid)
+    assert bool(slope.isnan().all())
 
 
 def half_bits(dtype: torch.dtype) -> Tensor:
@@ -309,3 +315,13 @@ def test_every_half_is_read_exactly_and_every_rounding_is_to_even(setting, dtype
         actual = cpp_backend.window_av(attn, v, (1, count), 1)
         expected = (v.float() * attn.float() + 0.0).to(dtype)  # a sum of zeros is +0
         assert torch.equal(actual.view(torch.int16), expected.view(torch.int16)), factor
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_every_half_that_is_no_number_stays_none(setting, dtype) -> None:
+    bits = half_bits(dtype)
+    values = bits[~torch.isfinite(bits)]
+    count = values.numel()
+    v = values.reshape(1, 1, count, 1).expand(1, 1, count, 9)
+    actual = cpp_backend.window_av(torch.ones(1, 1, count, 1, dtype=dtype), v, (1, count), 1)
+    torch.testing.assert_close(actual, v, equal_nan=True, rtol=0, atol=0)

@@ -1,8 +1,10 @@
-"""The native tests of cpp/tests: error bounds of exp and GELU, and all kernels under sanitizers."""
+"""The native tests of cpp/tests: error bounds of exp and GELU; all kernels, and the whole binding
+module with hostile arguments, under sanitizers."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -70,3 +72,32 @@ def test_all_kernels_are_clean_under_the_sanitizers(tmp_path: Path) -> None:
     for level in narrower:
         assert f"== address, {level}, few cases" in report
     assert report.count("all kernels ran") == 2 + len(narrower), report[-8000:]
+
+
+def has_shared_sanitizer() -> bool:
+    """Whether the compiler is GCC with a sanitizer that goes into a Python without one."""
+    if not COMPILER or sys.platform != "linux":
+        return False
+    shown = subprocess.run(
+        [COMPILER, "-print-file-name=libasan.so"], capture_output=True, text=True, check=False
+    )
+    return Path(shown.stdout.strip()).is_absolute()
+
+
+@needs_tools
+@pytest.mark.skipif(not has_shared_sanitizer(), reason="needs GCC's libasan.so")
+@pytest.mark.slow
+def test_the_whole_module_is_clean_under_the_sanitizers(tmp_path: Path) -> None:
+    """Hostile arguments and tensors in other guises, each in its right place on the way in."""
+    pytest.importorskip("pybind11")
+    report = run(
+        SOURCES / "run_module_sanitizers.sh",
+        TRANSNEXT_SANITIZE_BUILD=str(tmp_path),
+        PYTHON=sys.executable,
+        CXX=COMPILER or "",
+    )
+    levels = {"avx2", "baseline"} & set(_cpp.available_cpu_levels())
+    assert report.count("== address,undefined, whole module") == len(levels), report[-8000:]
+    assert len(re.findall(r"^\d{2,} passed", report, re.MULTILINE)) == len(levels), report[-8000:]
+    assert "ERROR: AddressSanitizer" not in report
+    assert "runtime error" not in report

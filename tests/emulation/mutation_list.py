@@ -279,14 +279,37 @@ MUTATIONS = [
         "attention_bias.cuh",
         "attention",
         (
-            "bias.table_column(state_->left, key - row * pool_width(), 0)",
-            "bias.table_column(state_->left, key / pool_width(), 0)",
+            "const int column = key - row * pool_width();",
+            "const int column = key / pool_width();",
             "bias map: the columns of a table",
         ),
         (
             "result && entry == *base + static_cast<int>(step);",
             "result && entry <= *base + static_cast<int>(step);",
             "bias map: a table whose maps do not grow by one",
+        ),
+    ),
+    *_each(
+        "attention_bias.cuh",
+        "maps",
+        (
+            "values.shape[1] < place().rows_inside() ||",
+            "false ||",
+            "bias map: a table too low for the tile",
+        ),
+    ),
+    *_each(
+        "pooled_bias.cuh",
+        "maps",
+        (
+            "static_cast<int>(bias_.values.shape[1]) - further",
+            "static_cast<int>(bias_.values.shape[1]) - 0 * further",
+            "bias map: a step over the table's last row",
+        ),
+        (
+            "bounded(entry, static_cast<int>(bias_.values.shape[2]) - further)",
+            "entry - 0 * further",
+            "bias map: columns outside the table",
         ),
     ),
     *_each(

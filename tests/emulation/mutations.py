@@ -3,9 +3,9 @@
     python tests/emulation/mutations.py [--only WORD ...] [--list]
 
 Each mutation of mutation_list.py is applied to a copy of `cpp`, whose emulation is built and put to
-test_emulated_agreement.py; a run that passes has overlooked it. Prints a line per mutation and
-exits with 1 if one was overlooked. That every text still stands once in its file is a test of its
-own (test_mutations.py).
+test_emulated_agreement.py and test_emulated_maps.py; a run that passes has overlooked it. Prints a
+line per mutation and exits with 1 if one was overlooked. That every text still stands once in its
+file is a test of its own (test_mutations.py).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 from mutation_list import MUTATIONS, Mutation
 
 ROOT = Path(__file__).resolve().parents[2]
+TESTS = ("agreement", "maps")
 LONGEST = 600  # seconds; a kernel that never ends is noticed too
 
 
@@ -41,7 +42,8 @@ def verdict(mutation: Mutation | None, tests: str) -> str | None:
         }
         command = [
             sys.executable, "-m", "pytest", "-q", "-x", "--tb=line", "-p", "no:cacheprovider",
-            str(Path(__file__).parent / "test_emulated_agreement.py"), "-k", tests,
+            *(str(Path(__file__).parent / f"test_emulated_{name}.py") for name in TESTS),
+            "-k", tests,
         ]  # fmt: skip
         try:
             result = subprocess.run(

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import transnext_ops as ops
-from operator_calls import (
-    GRID,
-    HEADS,
-    HIDDEN,
-    LENGTH,
-    POOL,
-    POOL_LENGTH,
-    WINDOW,
-    attention_call,
-    operator_calls,
-)
+from custom_op_calls import custom_op_calls
+from operator_calls import GRID, attention_call, operator_calls
 
 KERNELS = [name for name in ops.available_backends() if name not in ("torch", "cupy")]
 BACKENDS = ["torch", *KERNELS]
@@ -34,45 +23,6 @@ kernels = pytest.mark.parametrize("backend", KERNELS)
 
 def with_leaves(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(tensor.detach().requires_grad_() for tensor in tensors)
-
-
-def custom_op_calls(backend: str) -> dict[str, tuple[Any, ...]]:
-    """Return positional arguments of every torch.ops.transnext operator, backwards included."""
-    tensors, _ = attention_call()
-    bias = tensors.pop("pool_bias")
-    order = (
-        "q", "k", "v", "k_pool", "v_pool", "scale", "query_embedding", "local_bias",
-    )  # fmt: skip
-    attention = (
-        *(tensors[name] for name in order), bias.table, bias.row_map, bias.col_map,
-        bias.col_weights, tensors["tokens"], tensors["token_bias"],
-    )  # fmt: skip
-    sizes_tuple = (GRID, POOL, WINDOW)
-    out, log_sum_exp = torch.ops.transnext.aggregated_attention(*attention, *sizes_tuple, backend)
-    calls = operator_calls()
-    qk, av = calls["window_qk"][1], calls["window_av"][1]
-    glu, pool, mlp = calls["conv_glu"][1], calls["gelu_pool"][1], calls["position_bias"][1]
-    coords = (torch.linspace(-1, 1, 5), torch.linspace(-1, 1, 7))
-    attention_backward = (
-        torch.randn_like(out), out, log_sum_exp, *attention, *sizes_tuple,
-        [True, False] * 5 + [True],
-    )  # fmt: skip
-    return {
-        "aggregated_attention": (*attention, *sizes_tuple, backend),
-        "aggregated_attention_backward": (*attention_backward, backend),
-        "window_qk": (*qk, GRID, WINDOW, backend),
-        "window_qk_backward": (torch.randn(2, HEADS, LENGTH, 9), *qk[:2], GRID, WINDOW,
-                               [True, True, True], backend),
-        "window_av": (*av, GRID, WINDOW, backend),
-        "window_av_backward": (torch.randn_like(av[1]), *av, GRID, WINDOW, [False, True], backend),
-        "position_bias_table": (*coords, *mlp, backend),
-        "position_bias_table_backward": (torch.randn(HEADS, 5, 7), *coords, *mlp,
-                                         [True, True, False, True], backend),
-        "conv_glu": (*glu, GRID, backend),
-        "conv_glu_backward": (torch.randn(2, LENGTH, HIDDEN), *glu, GRID, [True] * 3, backend),
-        "gelu_pool": (*pool, GRID, POOL, backend),
-        "gelu_pool_backward": (torch.randn(2, POOL_LENGTH, 6), *pool, GRID, POOL, backend),
-    }  # fmt: skip
 
 
 @kernels

@@ -12,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import transnext_reference as reference
-from transnext_reference.numerics import gelu, layer_norm, normal_cdf, normalize, softmax, softplus
+from transnext_reference.numerics import (
+    gelu,
+    gelu_and_slope,
+    layer_norm,
+    normal_cdf,
+    normalize,
+    softmax,
+    softplus,
+)
 
 seeds = st.integers(0, 2**32 - 1)
 extents = st.integers(1, 5)
@@ -265,6 +273,9 @@ def test_gelu_of_extremes() -> None:
     assert normal_cdf(x).tolist() == [0, 0, 0, 0.5, 1, 1, 1, 1]
     assert gelu(x).tolist() == [0, 0, 0, 0, 9.1, 1e4, 1e300, np.inf]
     assert np.isnan(normal_cdf(np.array([np.nan]))).all()
+    with np.errstate(invalid="ignore"):  # as PyTorch has them: -inf * 0, and inf * 0 in the slope
+        assert np.isnan(gelu(np.array([-np.inf, np.nan]))).all()
+        assert np.isnan(gelu_and_slope(np.array([-np.inf, np.inf, np.nan]))[1]).all()
     assert normal_cdf(np.zeros((0, 3))).shape == (0, 3)
     many = np.linspace(-4, 4, 40_000).reshape(2, -1)  # more than one chunk
     close(normal_cdf(many) + normal_cdf(-many), np.ones(many.shape))
@@ -299,6 +310,10 @@ GRID = {"grid": (2, 3), "pool_grid": (1, 2), "window_size": 3}
         ({"pool_grid": 2}, "pool_grid: got 2, needs two whole numbers"),
         ({"window_size": -1}, "window_size: got -1"),
         ({"window_size": 1.5}, "window_size: got 1.5"),
+        ({"window_size": 5000}, "window_size: got 5000, needs a whole number from 0 to 4096"),
+        ({"q": np.zeros((1, 6, 2, 0))}, "q: got .*, none of them 0 but a batch"),
+        ({"grid": (2**31, 2**31)}, "q: got shape"),  # before anything of that size is made
+        ({"pool_grid": (2**31, 2**31)}, "k_pool: got shape"),
     ],
 )
 def test_wrong_arguments_are_named(changed: dict[str, object], message: str) -> None:

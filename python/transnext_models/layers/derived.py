@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from transnext_ops.fingerprint import fingerprint
-from transnext_ops.tracing import traced
+from transnext_ops.tracing import traced, transformed
 
 from .plain import is_tensor
 
@@ -91,7 +91,7 @@ class Derived:
 
     def _state(self, weights: Sequence[Tensor]) -> object:
         """What tells these weights from others; None where nothing may be kept."""
-        if traced():
+        if traced() or transformed():
             return None
         records_gradient = torch.is_grad_enabled()
         for weight in weights:  # a plain loop: this runs at every call

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from transnext_ops import branches
+from transnext_ops.tracing import transformed
 
 from .derived import DerivesFromWeights
 from .fused import fused_patch_embed
@@ -54,6 +55,8 @@ class PatchEmbed(DerivesFromWeights):
             )
             return x, grid
         # Channels-last in, channels-last out: the map then is the tokens without a copy. Maps of
-        # the stages before arrive so already; only the image is ever copied.
-        x = self.proj(x.contiguous(memory_format=torch.channels_last))
+        # the stages before arrive so already; only the image is ever copied. (vmap cannot do it.)
+        if not transformed():
+            x = x.contiguous(memory_format=torch.channels_last)
+        x = self.proj(x)
         return self.norm(map_to_tokens(x)), map_grid(x)

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._device import DeviceContext
 
+from transnext_ops.tracing import transformed
+
 __all__ = ["is_proxy", "observed", "plain", "plain_convolution", "plain_linear", "plain_norm"]
 
 # Attributes that replace what a call does when they are set on an instance.
@@ -38,7 +40,7 @@ def is_proxy(x: object) -> bool:
 
 
 def observed() -> bool:
-    """Whether hooks on all modules, or a mode on all operators, watch what is called."""
+    """Whether hooks on all modules, or a mode or transform of all operators, see what is called."""
     registries = nn.modules.module
     if (
         registries._global_forward_hooks
@@ -49,7 +51,7 @@ def observed() -> bool:
         return True
     if torch.compiler.is_compiling():  # which sees the operators as they are
         return False
-    if torch._C._len_torch_dispatch_stack() > 0:
+    if torch._C._len_torch_dispatch_stack() > 0 or transformed():
         return True
     # ``torch.set_default_device`` is a mode too, and changes nothing of a call.
     functions = range(torch._C._len_torch_function_stack())

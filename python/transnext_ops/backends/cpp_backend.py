@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from transnext_ops.backends import compiled_library
-from transnext_ops.backends.dlpack import exchanged
+from transnext_ops.backends.dlpack import check_memory, exchanged, readable
 from transnext_ops.backends.matmul_precision import tf32_allowed
 from transnext_ops.backends.registry import ACTIVATION_DTYPES, Call
 
@@ -186,12 +186,17 @@ _compiled = _CompiledKernels()
 def _run(operator: Callable[..., None], tensors: Sequence[Tensor | None], *sizes: Any) -> None:
     """Run a compiled operator on tensors (inputs, then outputs; the first is there) and sizes."""
     first = tensors[0]
-    assert first is not None
+    if first is None:  # as a custom operator called directly lets through
+        raise TypeError(f"{operator.__name__}: got None for its first tensor, needs a torch.Tensor")
     runner = launches.chosen_runner() or (_compiled if first.device.type == "cuda" else None)
     if runner is not None:
         launches.run(runner, operator, tensors, sizes)
         return
-    operator(*exchanged(tensors), *sizes, torch.get_num_threads(), 0)
+    threads = torch.get_num_threads()
+    try:
+        operator(*exchanged(tensors), *sizes, threads, 0)
+    except _cpp.UnreadableTensor:
+        operator(*exchanged(readable(tensors)), *sizes, threads, 0)
 
 
 def empty_like(tensor: Tensor) -> Tensor:
@@ -209,7 +214,10 @@ def _empty_gradients(inputs: Sequence[Tensor | None], needs: Sequence[bool]) -> 
 
 def _table_contiguous(pool_bias: Tensor | None, row_map: Tensor | None) -> Tensor | None:
     """Return the pooled bias as the kernels take it: a dense one as it is, a table contiguous."""
-    return pool_bias if pool_bias is None or row_map is None else pool_bias.contiguous()
+    if pool_bias is None or row_map is None or pool_bias.is_contiguous():
+        return pool_bias
+    check_memory(pool_bias)
+    return pool_bias.contiguous()
 
 
 def aggregated_attention(
@@ -398,8 +406,7 @@ def pack_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
     columns, depth = weight.shape
     name = str(dtype).removeprefix("torch.")
     packed = weight.new_empty(_cpp.packed_weight_size(name, columns, depth), dtype=dtype)
-    source, target = exchanged((weight, packed))
-    _cpp.pack_weight(source, target, (columns, depth), torch.get_num_threads(), 0)
+    _run(_cpp.pack_weight, (weight, packed), (columns, depth))
     return packed
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from transnext_ops import _cpp
-from transnext_ops.backends.dlpack import exchanged
+from transnext_ops.backends.dlpack import exchanged, readable
 
 
 class Runner(Protocol):
@@ -62,7 +62,13 @@ def run(
     first = tensors[0]
     assert first is not None
     architecture = runner.architecture(first.device)
-    launches = _cpp.record_launches(operator, (*exchanged(tensors), *sizes, 1, 0), architecture)
+    arguments = (*exchanged(tensors), *sizes, 1, 0)
+    try:
+        launches = _cpp.record_launches(operator, arguments, architecture)
+    except _cpp.UnreadableTensor:
+        tensors = readable(tensors)  # which the kernels will point into
+        arguments = (*exchanged(tensors), *sizes, 1, 0)
+        launches = _cpp.record_launches(operator, arguments, architecture)
     if launches.workspace > 0:
         workspace = torch.empty(launches.workspace, dtype=torch.float32, device=first.device)
         launches.place_workspace(workspace.data_ptr())

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from transnext_ops.backends.dlpack import check_memory
 from transnext_ops.backends.registry import ACTIVATION_DTYPES, Call
 
 
@@ -28,8 +29,12 @@ def _array(tensor: Tensor | None) -> Any:
     """Copy a tensor of any dtype and device to a NumPy array (float64 where it is floating)."""
     if tensor is None:
         return None
-    tensor = tensor.detach().cpu()
-    return (tensor.double() if tensor.is_floating_point() else tensor).numpy()
+    if tensor.is_complex():
+        raise TypeError(f"got a tensor of {tensor.dtype}, needs real numbers")
+    check_memory(tensor)
+    dtype = torch.float64 if tensor.is_floating_point() else tensor.dtype
+    # copy_ reads whatever a tensor is: views that stand for the negative of their memory, too.
+    return torch.empty(tensor.shape, dtype=dtype, device="cpu").copy_(tensor.detach()).numpy()
 
 
 def _arrays(*tensors: Tensor | None) -> list[Any]:
@@ -48,6 +53,10 @@ def _chosen(
         _tensor(gradients[name], tensor) if needed and tensor is not None else None
         for (name, tensor), needed in zip(inputs.items(), needs, strict=True)
     ]
+
+
+# NumPy warns of what PyTorch computes silently: infinities and NaN of non-finite inputs.
+_quietly = np.errstate(all="ignore")
 
 
 def _attention_arguments(
@@ -76,6 +85,7 @@ def _attention_arguments(
     return positional, keywords
 
 
+@_quietly
 def aggregated_attention(q: Tensor, *rest) -> tuple[Tensor, Tensor]:
     import transnext_reference as reference
 
@@ -85,6 +95,7 @@ def aggregated_attention(q: Tensor, *rest) -> tuple[Tensor, Tensor]:
     return _tensor(out, q), _tensor(log_sum_exp, scale)
 
 
+@_quietly
 def aggregated_attention_backward(
     d_out, out, log_sum_exp, q, k, v, k_pool, v_pool, scale, query_embedding, local_bias, pool_bias,
     row_map, col_map, col_weights, tokens, token_bias, grid, pool_grid, window_size, needs,
@@ -108,6 +119,7 @@ def aggregated_attention_backward(
     return _chosen(gradients, inputs, needs)
 
 
+@_quietly
 def window_qk(q, k, bias, grid, window_size):
     import transnext_reference as reference
 
@@ -115,18 +127,19 @@ def window_qk(q, k, bias, grid, window_size):
     return _tensor(out, q)
 
 
+@_quietly
 def window_qk_backward(d_attn, q, k, grid, window_size, needs):
     import transnext_reference as reference
 
-    no_bias = torch.zeros(q.shape[1], window_size**2)  # its value does not enter any gradient
-    gradients = reference.window_qk_backward(
-        *_arrays(d_attn, q, k, no_bias), grid=tuple(grid), window_size=window_size
-    )
+    no_bias = np.broadcast_to(0.0, (q.shape[1], window_size**2))  # it enters no gradient
+    inputs = (*_arrays(d_attn, q, k), no_bias)
+    gradients = reference.window_qk_backward(*inputs, grid=tuple(grid), window_size=window_size)
     compute = torch.float64 if q.dtype == torch.float64 else torch.float32
     bias = q.new_empty(0, dtype=compute)
     return _chosen(gradients, {"q": q, "k": k, "bias": bias}, needs)
 
 
+@_quietly
 def window_av(attn, v, grid, window_size):
     import transnext_reference as reference
 
@@ -134,6 +147,7 @@ def window_av(attn, v, grid, window_size):
     return _tensor(out, v)
 
 
+@_quietly
 def window_av_backward(d_out, attn, v, grid, window_size, needs):
     import transnext_reference as reference
 
@@ -143,6 +157,7 @@ def window_av_backward(d_out, attn, v, grid, window_size, needs):
     return _chosen(gradients, {"attn": attn, "v": v}, needs)
 
 
+@_quietly
 def position_bias_table(row_coords, col_coords, fc1_weight, fc1_bias, fc2_weight, fc2_bias):
     import transnext_reference as reference
 
@@ -150,6 +165,7 @@ def position_bias_table(row_coords, col_coords, fc1_weight, fc1_bias, fc2_weight
     return _tensor(reference.position_bias_table(*_arrays(*inputs)), fc1_weight)
 
 
+@_quietly
 def position_bias_table_backward(
     d_table, row_coords, col_coords, fc1_weight, fc1_bias, fc2_weight, fc2_bias, needs
 ):
@@ -167,12 +183,14 @@ def position_bias_table_backward(
     return _chosen(gradients, parameters, needs)
 
 
+@_quietly
 def conv_glu(x, weight, bias, grid):
     import transnext_reference as reference
 
     return _tensor(reference.conv_glu(*_arrays(x, weight, bias), grid=tuple(grid)), x)
 
 
+@_quietly
 def conv_glu_backward(d_out, x, weight, bias, grid, needs):
     import transnext_reference as reference
 
@@ -180,15 +198,25 @@ def conv_glu_backward(d_out, x, weight, bias, grid, needs):
     return _chosen(gradients, {"x": x, "weight": weight, "bias": bias}, needs)
 
 
+def _check_pool_grid(grid, pool_grid):
+    # The reference takes finer ones, and any time that they need.
+    if pool_grid[0] > grid[0] or pool_grid[1] > grid[1]:
+        raise ValueError(f"pool_grid: got {tuple(pool_grid)}, needs at most the grid {tuple(grid)}")
+
+
+@_quietly
 def gelu_pool(x, grid, pool_grid):
     import transnext_reference as reference
 
+    _check_pool_grid(grid, pool_grid)
     return _tensor(reference.gelu_pool(_array(x), grid=tuple(grid), pool_grid=tuple(pool_grid)), x)
 
 
+@_quietly
 def gelu_pool_backward(d_out, x, grid, pool_grid):
     import transnext_reference as reference
 
+    _check_pool_grid(grid, pool_grid)
     gradients = reference.gelu_pool_backward(
         *_arrays(d_out, x), grid=tuple(grid), pool_grid=tuple(pool_grid)
     )

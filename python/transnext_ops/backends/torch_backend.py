@@ -74,7 +74,7 @@ def dense_position_bias(
         cells = cells.permute(5, 3, 4, 0, 1, 2).contiguous()
     else:  # whose gradient is faster, and deterministic where that is asked for
         cells = table.index_select(1, row_map.flatten()).index_select(2, col_map.flatten())
-        cells = cells.view(heads, height, pool_height, width, pool_width, taps)
+        cells = cells.reshape(heads, height, pool_height, width, pool_width, taps)
     cells = cells[..., 0] if col_weights is None else (cells * col_weights).sum(-1)
     cells = cells.transpose(2, 3)
     return reshaped(cells, heads, height * width, pool_height * pool_width)
@@ -173,7 +173,8 @@ def position_bias_table(
     row_term = row_coords[:, None] * fc1_weight[:, 0] + fc1_bias  # [R, E]
     col_term = col_coords[:, None] * fc1_weight[:, 1]  # [S, E]
     hidden = F.relu(row_term[:, None] + col_term)  # [R, S, E]
-    return F.linear(hidden, fc2_weight, fc2_bias).permute(2, 0, 1)
+    with torch.autocast(fc2_weight.device.type, enabled=False):  # a table is float32 at least
+        return F.linear(hidden, fc2_weight, fc2_bias).permute(2, 0, 1)
 
 
 def conv_glu(x: Tensor, weight: Tensor, bias: Tensor | None, grid: tuple[int, int]) -> Tensor:
@@ -183,15 +184,20 @@ def conv_glu(x: Tensor, weight: Tensor, bias: Tensor | None, grid: tuple[int, in
     return (F.gelu(image.flatten(2).transpose(1, 2)) * gate).to(x.dtype)
 
 
+def _average(x: Tensor, size: int, bins: int) -> Tensor:
+    """Average the bins of adaptive pooling on axis 1: [n, size, m] to [n, bins, m]."""
+    if type(size) is int and type(bins) is int and size % bins == 0:
+        return x.unflatten(1, (bins, size // bins)).mean(2)
+    # A matrix product rather than adaptive_avg_pool2d, whose CUDA backward is not deterministic and
+    # which does not export here. It takes 0 times what is outside a bin: a NaN is seen there too.
+    return torch.bmm(pooling_matrix(size, bins, x.dtype, x.device).expand(x.shape[0], -1, -1), x)
+
+
 def gelu_pool(x: Tensor, grid: tuple[int, int], pool_grid: tuple[int, int]) -> Tensor:
-    # As two matrix products rather than adaptive_avg_pool2d, whose CUDA backward is not
-    # deterministic and whose non-dividing case does not export.
-    compute = compute_dtype(x.dtype)
+    (height, width), (pool_height, pool_width) = grid, pool_grid
     batch, _, channels = x.shape
-    rows = pooling_matrix(grid[0], pool_grid[0], compute, x.device)  # [Hp, H]
-    cols = pooling_matrix(grid[1], pool_grid[1], compute, x.device)  # [Wp, W]
-    lines = reshaped(F.gelu(x.to(compute)), batch, grid[0], grid[1] * channels)
-    lines = torch.bmm(rows.expand(batch, -1, -1), lines)  # [B, Hp, W·C]
-    lines = reshaped(lines, batch * pool_grid[0], grid[1], channels)
-    pooled = torch.bmm(cols.expand(batch * pool_grid[0], -1, -1), lines)  # [B·Hp, Wp, C]
-    return reshaped(pooled, batch, pool_grid[0] * pool_grid[1], channels).to(x.dtype)
+    lines = F.gelu(x.to(compute_dtype(x.dtype)))
+    lines = _average(reshaped(lines, batch, height, width * channels), height, pool_height)
+    lines = reshaped(lines, batch * pool_height, width, channels)
+    pooled = _average(lines, width, pool_width)  # [B·Hp, Wp, C]
+    return reshaped(pooled, batch, pool_height * pool_width, channels).to(x.dtype)
