@@ -5,7 +5,7 @@
 //
 // Queries are normalised and scaled before, keys normalised: those products are left out here, in the
 // sequence's favour. All tensors are contiguous; images and heads are folded into `maps`.
-#include "device/storage.cuh"
+#include "cuda/kernels/common/storage.cuh"
 
 namespace transnext::unfused {
 

@@ -76,7 +76,7 @@ class Call {
   }
   // An int32 map of indices below `limit`. Whoever holds the tensor may write to it while the call
   // runs, so on the CPU the entries are copied, the copy is checked, and the kernel reads the copy.
-  // On a GPU they cannot be looked at here: kernels bound what they read (device/pooled_bias.cuh).
+  // On a GPU they cannot be looked at here: kernels bound what they read (cuda/kernels/bias/pooled_bias.cuh).
   template <int kRank>
   View<kRank> map(py::handle argument, const char* name, std::initializer_list<index_t> shape,
                   index_t limit) {

@@ -2,7 +2,7 @@
 
 #include "bindings/call.h"
 #include "bindings/operators.h"
-#include "transnext/launch_plan.h"
+#include "cuda/plans/launch_plan.h"
 
 namespace transnext::bindings {
 namespace {

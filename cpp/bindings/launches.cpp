@@ -1,4 +1,4 @@
-#include "transnext/launches.h"
+#include "cuda/plans/launches.h"
 
 #include <cstdint>
 #include <initializer_list>
@@ -12,7 +12,7 @@
 #include "bindings/recording.h"
 
 #if defined(TRANSNEXT_WITH_CUDA)
-#include "transnext/cuda_run.h"
+#include "cuda/compiled/run.h"
 #endif
 
 namespace transnext::bindings {

@@ -7,7 +7,7 @@
 
 #include "bindings/call.h"
 #include "bindings/operators.h"
-#include "cpu/dispatch.h"
+#include "cpu/runtime/dispatch.h"
 
 namespace py = pybind11;
 

@@ -2,7 +2,7 @@
 // checks its arguments as always and then leaves its launches here.
 #pragma once
 
-#include "transnext/launches.h"
+#include "cuda/plans/launches.h"
 
 namespace transnext::bindings {
 

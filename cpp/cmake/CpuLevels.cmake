@@ -1,20 +1,20 @@
 # The CPU kernels are compiled once per instruction set ("level"), each time in its own namespace, and
 # the one to run is chosen at run time. Sets transnext_cpu_levels, the levels that this compiler builds,
-# slowest first. A new level is flags and a check here and an entry in cpu/dispatch.cpp.
+# slowest first. A new level is flags and a check here and an entry in cpu/runtime/dispatch.cpp.
 include(CheckCXXSourceCompiles)
 
 set(transnext_cpu_sources
-  cpp/cpu/aggregated_attention.cpp
-  cpp/cpu/aggregated_attention_backward.cpp
-  cpp/cpu/attention_branch.cpp
-  cpp/cpu/conv_glu.cpp
-  cpp/cpu/convolutional_glu.cpp
-  cpp/cpu/fingerprint.cpp
-  cpp/cpu/gelu_pool.cpp
-  cpp/cpu/linear.cpp
-  cpp/cpu/patch_embed.cpp
-  cpp/cpu/position_bias_table.cpp
-  cpp/cpu/window.cpp)
+  cpp/cpu/attention/aggregated_attention.cpp
+  cpp/cpu/attention/aggregated_attention_backward.cpp
+  cpp/cpu/attention/attention_branch.cpp
+  cpp/cpu/glu/conv_glu.cpp
+  cpp/cpu/glu/convolutional_glu.cpp
+  cpp/cpu/runtime/fingerprint.cpp
+  cpp/cpu/pool/gelu_pool.cpp
+  cpp/cpu/gemm/linear.cpp
+  cpp/cpu/gemm/patch_embed.cpp
+  cpp/cpu/bias/position_bias_table.cpp
+  cpp/cpu/attention/window.cpp)
 
 # transnext_check_cpu_flags(<result> <flags> <statements>): can the compiler build for this instruction set?
 function(transnext_check_cpu_flags result flags statements)

@@ -14,7 +14,7 @@ set(same_ptx 80:90 86:89)
 set(close_ptx 80:90 86:89 100:120)
 
 # transnext_add_cuda_object(<name> <options> <groups> <source>...): options are nvcc's, groups is
-# TRANSNEXT_KERNELS of device/kernels, 0 where there are none.
+# TRANSNEXT_KERNELS of cuda/instances, 0 where there are none.
 function(transnext_add_cuda_object name options groups)
   add_library(${name} OBJECT ${ARGN})
   set_target_properties(${name} PROPERTIES CUDA_ARCHITECTURES OFF CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON
@@ -45,7 +45,7 @@ function(transnext_add_grouped_kernels name)
       endif()
     endforeach()
     if(options)
-      transnext_add_cuda_object(transnext_cuda_${name}_${groups} "${options}" ${groups} cpp/cuda/${name}.cu)
+      transnext_add_cuda_object(transnext_cuda_${name}_${groups} "${options}" ${groups} cpp/cuda/compiled/${name}.cu)
     endif()
   endforeach()
 endfunction()
@@ -54,12 +54,12 @@ transnext_add_grouped_kernels(aggregated_attention)
 transnext_add_grouped_kernels(aggregated_attention_backward)
 transnext_generate_code("${CMAKE_CUDA_ARCHITECTURES}" "${same_ptx}" options)
 transnext_add_cuda_object(transnext_cuda "${options}" 0
-  cpp/cuda/conv_glu.cu
-  cpp/cuda/gelu_pool.cu
-  cpp/cuda/position_bias_table.cu
-  cpp/cuda/window.cu)
+  cpp/cuda/compiled/conv_glu.cu
+  cpp/cuda/compiled/gelu_pool.cu
+  cpp/cuda/compiled/position_bias_table.cu
+  cpp/cuda/compiled/window.cu)
 # The launches, host code that also brings CUDA's runtime in.
-target_sources(_cpp PRIVATE cpp/cuda/run.cu)
+target_sources(_cpp PRIVATE cpp/cuda/compiled/run.cu)
 list(GET CMAKE_CUDA_ARCHITECTURES 0 architecture)
 list(JOIN CMAKE_CUDA_ARCHITECTURES " " architectures)
 set_target_properties(_cpp PROPERTIES CUDA_ARCHITECTURES ${architecture} CUDA_RUNTIME_LIBRARY Static CUDA_STANDARD 17

@@ -1,4 +1,4 @@
-// The kernels of one list, device/kernels/<TRANSNEXT_OPERATOR>.inc, compiled for the host. They are
+// The kernels of one list, cuda/instances/<TRANSNEXT_OPERATOR>.inc, compiled for the host. They are
 // in the header TRANSNEXT_HEADER.
 #include <initializer_list>
 #include <utility>
@@ -17,7 +17,7 @@ namespace {
 
 const emulation::Registration registration{
 #define TRANSNEXT_KERNEL(...) {#__VA_ARGS__, emulation::KernelOf<&__VA_ARGS__>::value},
-#include TRANSNEXT_TEXT(device/kernels/TRANSNEXT_OPERATOR.inc)
+#include TRANSNEXT_TEXT(cuda/instances/TRANSNEXT_OPERATOR.inc)
 #undef TRANSNEXT_KERNEL
 };
 

@@ -1,4 +1,4 @@
-// mma.sync and ldmatrix, lane by lane after the PTX ISA's fragment tables (device/tensor_core.cuh
+// mma.sync and ldmatrix, lane by lane after the PTX ISA's fragment tables (cuda/kernels/common/tensor_core.cuh
 // has them in short). Products are exact; a sum is taken in double and rounded once, which a tensor
 // core does not promise to the last bit.
 #pragma once

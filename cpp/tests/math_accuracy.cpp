@@ -1,4 +1,4 @@
-// Measures exp_bounded and gelu of cpu/math.h, as one instruction set compiles them, against libm in a
+// Measures exp_bounded and gelu of cpu/simd/math.h, as one instruction set compiles them, against libm in a
 // wider type and fails if an error exceeds the bound stated there.
 //
 //   math_accuracy [step]     every step-th float32 (default 61; 1: all of them) and 2 million doubles
@@ -9,7 +9,7 @@
 #include <initializer_list>
 #include <limits>
 
-#include "cpu/math.h"
+#include "cpu/simd/math.h"
 
 namespace level = transnext::cpu::TRANSNEXT_CPU_LEVEL;
 

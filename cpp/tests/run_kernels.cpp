@@ -16,8 +16,8 @@
 
 #include <sys/wait.h>
 
-#include "cpu/convert.h"
-#include "cpu/kernels.h"
+#include "cpu/runtime/kernels.h"
+#include "cpu/simd/convert.h"
 
 namespace level = transnext::cpu::TRANSNEXT_CPU_LEVEL;
 using namespace transnext;

@@ -1,7 +1,7 @@
 """Launches of the compiled CUDA kernels: what is done, and what errors say.
 
-``cpp/cuda/run.cu`` is compiled against a simulated CUDA runtime (``cuda_run/cuda_runtime.h``),
-since the errors are those of drivers and devices that a test cannot have.
+``cpp/cuda/compiled/run.cu`` is compiled against a simulated CUDA runtime
+(``cuda_run/cuda_runtime.h``), since the errors are those of drivers and devices that a test cannot have.
 """
 
 from __future__ import annotations

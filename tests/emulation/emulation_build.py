@@ -1,6 +1,6 @@
-"""Builds the emulation of the CUDA kernels on demand, from cpp/emulation and cpp/device.
+"""Builds the emulation of the CUDA kernels on demand, from cpp/emulation and cpp/cuda.
 
-One object per source file of the emulation and one per operator (device/kernels/<operator>.inc),
+One object per source file of the emulation and one per operator (cuda/instances/<operator>.inc),
 each named by a hash of everything it is made from, in build/emulation: what has not changed is not
 compiled again, and processes that build at once do not disturb each other.
 """
@@ -33,11 +33,11 @@ class Emulation:
     Parameters
     ----------
     cpp
-        The folder that holds `emulation`, `device` and `include`.
+        The folder that holds `emulation`, `cuda` and `include`.
     extra_sources
         Further C++ files to compile in.
     operators
-        Names of the `.inc` lists, all of `device/kernels` if None.
+        Names of the `.inc` lists, all of `cuda/instances` if None.
     flags
         Further options of the compiler.
     """
@@ -53,7 +53,7 @@ class Emulation:
         self.flags = (*FLAGS, *flags)
         self.cpp, self.extra_sources, self.folder = cpp, tuple(extra_sources), folder
         self.includes = (cpp, cpp / "include", ROOT / "tests")
-        found = sorted(path.stem for path in (cpp / "device" / "kernels").glob("*.inc"))
+        found = sorted(path.stem for path in (cpp / "cuda" / "instances").glob("*.inc"))
         self.operators = found if operators is None else list(operators)
         self.compiler = os.environ.get("CXX", "g++")
 
@@ -75,16 +75,17 @@ class Emulation:
         return library
 
     def _defines(self, operator: str) -> list[str]:
-        header = f"device/{operator}.cuh"
-        if not (self.cpp / header).exists():
-            header = f"device/{operator}_forward.cuh"
+        kernels = self.cpp / "cuda" / "kernels"
+        names = (f"{operator}.cuh", f"{operator}_forward.cuh")
+        path = next(path for name in names for path in kernels.rglob(name))
+        header = str(path.relative_to(self.cpp))
         return [f"-DTRANSNEXT_OPERATOR={operator}", f"-DTRANSNEXT_HEADER={header}"]
 
     def _compile(self, source: Path, defines: list[str]) -> Path:
         roots, name = [source], source.stem
         if defines:
             name, header = (define.partition("=")[2] for define in defines)
-            roots += [self.cpp / header, self.cpp / "device" / "kernels" / f"{name}.inc"]
+            roots += [self.cpp / header, self.cpp / "cuda" / "instances" / f"{name}.inc"]
         digest = hashlib.sha256(" ".join((self.compiler, *self.flags, *defines)).encode())
         for path in sorted(self._all_included(roots)):
             digest.update(path.read_bytes())

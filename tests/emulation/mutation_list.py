@@ -10,7 +10,7 @@ from dataclasses import dataclass
 class Mutation:
     """One broken place."""
 
-    file: str  # below cpp/device
+    file: str  # below cpp/cuda/kernels
     old: str  # stands there once
     new: str
     breaks: str
@@ -23,7 +23,7 @@ def _each(file: str, tests: str, *places: tuple[str, str, str]) -> list[Mutation
 
 MUTATIONS = [
     *_each(
-        "gelu_pool.cuh",
+        "pool/gelu_pool.cuh",
         "gelu_pool or tokens",
         (
             "int column = cell % width;",
@@ -57,7 +57,7 @@ MUTATIONS = [
         ),
     ),
     *_each(
-        "conv_glu_forward.cuh",
+        "glu/conv_glu_forward.cuh",
         "conv_glu or tokens",
         (
             "      if (row_inside && column >= 0 && column < width)\n        values",
@@ -76,7 +76,7 @@ MUTATIONS = [
         ),
     ),
     *_each(
-        "conv_glu_strip.cuh",
+        "glu/conv_glu_strip.cuh",
         "conv_glu or tokens",
         (
             "          channel < count\n              ? static_cast<const float*>(",
@@ -85,7 +85,7 @@ MUTATIONS = [
         ),
     ),
     *_each(
-        "conv_glu_backward.cuh",
+        "glu/conv_glu_backward.cuh",
         "conv_glu or tokens",
         (
             "for (int tap = 0; tap < 9; ++tap) d_a[tap / 3][j] += weight_[tap] * d_u[j + 2 - tap % 3];",
@@ -104,7 +104,7 @@ MUTATIONS = [
         ),
     ),
     *_each(
-        "window.cuh",
+        "window/window.cuh",
         "window",
         (
             "if (i < all && inside(p.grid, top + y, left + x) && count > 0) {",
@@ -150,7 +150,7 @@ MUTATIONS = [
         ),
     ),
     *_each(
-        "position_bias_table.cuh",
+        "bias/position_bias_table.cuh",
         "test_position_bias",
         (
             "device::element<C>(p.col_coords, at % columns);",
@@ -178,7 +178,7 @@ MUTATIONS = [
         ),
     ),
     *_each(
-        "partial_sums.cuh",
+        "common/partial_sums.cuh",
         "window or test_position_bias or test_conv_glu",
         (
             "row += kPartialSumsRows)",
@@ -187,7 +187,7 @@ MUTATIONS = [
         ),
     ),
     *_each(
-        "runs.cuh",
+        "common/runs.cuh",
         "gelu_pool or window or conv_glu or tokens",
         (
             "view.shape[kRank - 1] % n == 0 && view.stride[kRank - 1] == 1;",
@@ -201,7 +201,7 @@ MUTATIONS = [
         ),
     ),
     *_each(
-        "attention_pooled.cuh",
+        "attention/forward/pooled.cuh",
         "attention",
         (
             "      wait_copies<1>();\n",
@@ -210,7 +210,7 @@ MUTATIONS = [
         ),
     ),
     *_each(
-        "product_output.cuh",
+        "attention/forward/gemm_output.cuh",
         "attention",
         (
             "static int key_of(int index) { return index / 2 + index % 2 * 4; }",
@@ -229,7 +229,7 @@ MUTATIONS = [
         ),
     ),
     *_each(
-        "product_output.cuh",
+        "attention/forward/gemm_output.cuh",
         "tf32",
         (
             "kMostExcess = 8.0f",
@@ -238,7 +238,7 @@ MUTATIONS = [
         ),
     ),
     *_each(
-        "attention_float_products.cuh",
+        "attention/forward/pooled_gemm_tf32.cuh",
         "tf32",
         (
             "round_to_tensor_float(weights[2]),\n                           round_to_tensor_float(weights[1])",
@@ -257,7 +257,7 @@ MUTATIONS = [
         ),
     ),
     *_each(
-        "attention_window_products.cuh",
+        "attention/forward/window_gemm.cuh",
         "attention",
         (
             "{in_image && y < kWindow, in_image && y > 0}",
@@ -276,7 +276,7 @@ MUTATIONS = [
         ),
     ),
     *_each(
-        "attention_bias.cuh",
+        "attention/forward/bias.cuh",
         "attention",
         (
             "const int column = key - row * pool_width();",
@@ -290,7 +290,7 @@ MUTATIONS = [
         ),
     ),
     *_each(
-        "attention_bias.cuh",
+        "attention/forward/bias.cuh",
         "maps",
         (
             "values.shape[1] < place().rows_inside() ||",
@@ -299,7 +299,7 @@ MUTATIONS = [
         ),
     ),
     *_each(
-        "pooled_bias.cuh",
+        "bias/pooled_bias.cuh",
         "maps",
         (
             "static_cast<int>(bias_.values.shape[1]) - further",
@@ -313,7 +313,7 @@ MUTATIONS = [
         ),
     ),
     *_each(
-        "pooled_bias.cuh",
+        "bias/pooled_bias.cuh",
         "attention",
         (
             "[offset(bias_.col_weights, j, b, tap)]",
@@ -327,7 +327,7 @@ MUTATIONS = [
         ),
     ),
     *_each(
-        "attention_window.cuh",
+        "attention/forward/local_window.cuh",
         "attention",
         (
             "weight(j) = here ? logit : kNoLogit;",
@@ -341,7 +341,7 @@ MUTATIONS = [
         ),
     ),
     *_each(
-        "aggregated_attention_backward_window.cuh",
+        "attention/backward/local_window.cuh",
         "attention",
         (
             "const bool seen = first + r < cells() && inside(key_y, key_x);",
@@ -350,7 +350,7 @@ MUTATIONS = [
         ),
     ),
     *_each(
-        "aggregated_attention_backward_window_products.cuh",
+        "attention/backward/window_gemm.cuh",
         "attention",
         (
             "const bool seen = here && inside(key_y, left - 1 + x() + j);",
@@ -364,7 +364,7 @@ MUTATIONS = [
         ),
     ),
     *_each(
-        "aggregated_attention_backward_tile.cuh",
+        "attention/backward/tile.cuh",
         "attention",
         (
             "      state.queries = state.owned.grown(after, before, height(), width());",
@@ -378,7 +378,7 @@ MUTATIONS = [
         ),
     ),
     *_each(
-        "aggregated_attention_backward_tokens_pooled.cuh",
+        "attention/backward/tokens_pooled.cuh",
         "attention",
         (
             "probability[e] = first + key + e % 2 < pooled() ? value : 0.0f;",
@@ -387,7 +387,7 @@ MUTATIONS = [
         ),
     ),
     *_each(
-        "extrapolated_bias.cuh",
+        "bias/extrapolated_bias.cuh",
         "attention",
         (
             "steps &= bias.table_column(j, b, 0) == first + j;",
@@ -396,7 +396,7 @@ MUTATIONS = [
         ),
     ),
     *_each(
-        "aggregated_attention_backward_bias.cuh",
+        "attention/backward/bias.cuh",
         "attention",
         (
             "if (column(e / 2) >= width || key(e % 2) >= pool_width) continue;",
@@ -405,7 +405,7 @@ MUTATIONS = [
         ),
     ),
     *_each(
-        "storage.cuh",
+        "common/storage.cuh",
         "test_every_half",
         (
             "target = float_to_bfloat16(x);",

@@ -30,10 +30,10 @@ def verdict(mutation: Mutation | None, tests: str) -> str | None:
     """Say how the tests (as for pytest's -k) notice a mutation, or none; None if they pass."""
     with tempfile.TemporaryDirectory() as folder:
         cpp = Path(folder) / "cpp"
-        for part in ("device", "emulation", "include"):
+        for part in ("cuda", "emulation", "include"):
             shutil.copytree(ROOT / "cpp" / part, cpp / part)
         if mutation is not None:
-            path = cpp / "device" / mutation.file
+            path = cpp / "cuda" / "kernels" / mutation.file
             path.write_text(path.read_text().replace(mutation.old, mutation.new))
         environment = {
             **os.environ,

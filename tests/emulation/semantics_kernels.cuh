@@ -2,8 +2,8 @@
 // be reported by the emulation.
 #pragma once
 
-#include "device/async_copy.cuh"
-#include "device/shared_memory.cuh"
+#include "cuda/kernels/common/async_copy.cuh"
+#include "cuda/kernels/common/shared_memory.cuh"
 
 namespace transnext {
 

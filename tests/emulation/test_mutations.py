@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from mutation_list import MUTATIONS
 
-DEVICE = Path(__file__).resolve().parents[2] / "cpp" / "device"
+DEVICE = Path(__file__).resolve().parents[2] / "cpp" / "cuda" / "kernels"
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: f"{m.file}: {m.breaks}")

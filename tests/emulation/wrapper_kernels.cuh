@@ -2,9 +2,9 @@
 // are compared with NumPy.
 #pragma once
 
-#include "device/async_copy.cuh"
-#include "device/shared_memory.cuh"
-#include "device/tensor_core.cuh"
+#include "cuda/kernels/common/async_copy.cuh"
+#include "cuda/kernels/common/shared_memory.cuh"
+#include "cuda/kernels/common/tensor_core.cuh"
 
 namespace transnext {
 

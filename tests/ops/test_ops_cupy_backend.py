@@ -80,7 +80,7 @@ def modules(monkeypatch) -> Iterator[list[dict[str, Any]]]:
 
 
 def test_each_instance_is_compiled_once_and_alone(modules) -> None:
-    header, name = "device/gelu_pool.cuh", "gelu_pool_forward<Half>"
+    header, name = "cuda/kernels/pool/gelu_pool.cuh", "gelu_pool_forward<Half>"
     assert cupy_backend._kernel(header, name) is cupy_backend._kernel(header, name)
     cupy_backend._kernel(header, "gelu_pool_forward<float>")
     assert [made["name_expressions"] for made in modules] == [
@@ -91,16 +91,15 @@ def test_each_instance_is_compiled_once_and_alone(modules) -> None:
 
 def test_cupys_cache_tells_versions_of_the_source_apart(modules, tmp_path, monkeypatch) -> None:
     """CuPy looks a module up by its text, in which headers are only named."""
-    for folder in ("device", "transnext"):
-        (tmp_path / folder).mkdir()
-    header = tmp_path / "device" / "kernel.cuh"
+    header = tmp_path / "cuda" / "kernels" / "kernel.cuh"
+    header.parent.mkdir(parents=True)
     monkeypatch.setattr(kernel_sources, "folders", lambda: (tmp_path,))
     texts = []
     for content in ("one", "other", "one"):
         header.write_text(content)
         kernel_sources.digest.cache_clear()
         cupy_backend._kernel.cache_clear()
-        cupy_backend._kernel("device/kernel.cuh", "kernel<float>")
+        cupy_backend._kernel("cuda/kernels/kernel.cuh", "kernel<float>")
         texts.append(modules[-1]["code"])
     kernel_sources.digest.cache_clear()
     assert texts[0] != texts[1]
@@ -111,7 +110,7 @@ def test_cupys_cache_tells_versions_of_the_source_apart(modules, tmp_path, monke
 def test_a_checkouts_package_reads_the_checkout() -> None:
     folders = kernel_sources.folders()
     assert folders is not None
-    for name in ("device/gelu_pool.cuh", "transnext/tensor.h"):
+    for name in ("cuda/kernels/pool/gelu_pool.cuh", "transnext/tensor.h"):
         assert any((Path(folder) / name).exists() for folder in folders)
     names = kernel_sources.kernel_names()
     assert "gelu_pool_backward<BFloat16>" in names["gelu_pool"]

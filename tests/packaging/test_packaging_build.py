@@ -67,7 +67,8 @@ def test_the_sdist_has_what_it_needs_and_no_build_results(unpacked_sdist: Path) 
     files = {str(path.relative_to(unpacked_sdist)) for path in unpacked_sdist.rglob("*")}
     needed = (
         "LICENSE", "README.md", "pyproject.toml", "CMakeLists.txt", "cpp/bindings/module.cpp",
-        "cpp/cmake/CpuLevels.cmake", "cpp/cuda/gelu_pool.cu", "cpp/device/gelu_pool.cuh",
+        "cpp/cmake/CpuLevels.cmake", "cpp/cuda/compiled/gelu_pool.cu",
+        "cpp/cuda/kernels/pool/gelu_pool.cuh",
         "cpp/include/transnext/tensor.h", "python/transnext_ops/__init__.py",
         "python/transnext_models/py.typed", "reference/transnext_reference/__init__.py",
         "tests/conftest.py", "tests/packaging/test_packaging_build.py",
@@ -86,9 +87,9 @@ def test_the_wheel_has_what_a_user_needs(wheel: Path) -> None:
         "transnext_ops/__init__.py", "transnext_ops/py.typed", "transnext_models/__init__.py",
         "transnext_models/py.typed", "transnext_models/assets/transnext_pico.safetensors",
         "transnext_reference/__init__.py", "transnext_reference/py.typed",
-        "transnext_ops/kernels/device/gelu_pool.cuh",
-        "transnext_ops/kernels/device/kernels/gelu_pool.inc",
-        "transnext_ops/kernels/transnext/tensor.h",
+        "transnext_ops/kernels/cuda/kernels/pool/gelu_pool.cuh",
+        "transnext_ops/kernels/cuda/instances/gelu_pool.inc",
+        "transnext_ops/kernels/include/transnext/tensor.h",
     )  # fmt: skip
     assert [name for name in needed if name not in names] == []
     top = {name.split("/")[0] for name in names}
@@ -130,7 +131,7 @@ path = Path(sys.argv[1]) / "transnext_ops" / "backends" / "kernel_sources.py"
 spec = importlib.util.spec_from_file_location("kernel_sources", path)
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
-(folder,) = module.folders()
+(folder, _) = module.folders()
 assert folder == Path(sys.argv[1]) / "transnext_ops" / "kernels"
 for names in module.kernel_names().values():
     print(*names, sep="\\n")
@@ -143,9 +144,9 @@ for names in module.kernel_names().values():
     shipped = {str(path.relative_to(kernels)) for path in kernels.rglob("*.*")}
     cpp = ROOT / "cpp"
     sources = {
-        str(path.relative_to(folder))
-        for folder, below in ((cpp, "device"), (cpp / "include", "transnext"))
-        for path in (folder / below).rglob("*.*")
+        str(path.relative_to(cpp))
+        for folder in ("cuda/kernels", "cuda/instances", "include/transnext")
+        for path in (cpp / folder).rglob("*.*")
     }
     assert shipped == sources
 

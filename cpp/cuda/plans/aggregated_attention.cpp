@@ -4,9 +4,9 @@
 #include <stdexcept>
 #include <string>
 
+#include "cuda/kernels/attention/forward/launch.h"
 #include "cuda/plans/attention_tiles.h"
-#include "transnext/attention_launch.h"
-#include "transnext/launches.h"
+#include "cuda/plans/launches.h"
 
 namespace transnext {
 
@@ -85,7 +85,7 @@ Launches launches(const AggregatedAttentionParams& p, int architecture) {
       in.q.dtype, in.q.shape[0], in.q.shape[2], in.q.shape[3], in.grid, in.window_size,
       in.pool_bias.values.present(), p.allow_tf32, architecture);
   Launches result;
-  result.source = "device/aggregated_attention_forward.cuh";
+  result.source = "cuda/kernels/attention/forward/aggregated_attention_forward.cuh";
   const std::string rest =
       std::to_string(plan.channels) + ", " + std::to_string(plan.window) + ", " + plan.tile;
   const char* name = "aggregated_attention_forward";

@@ -3,12 +3,12 @@
 #include <stdexcept>
 #include <string>
 
+#include "cuda/kernels/attention/backward/shape.h"
+#include "cuda/kernels/attention/shape.h"
 #include "cuda/plans/attention_tiles.h"
+#include "cuda/plans/launches.h"
 #include "cuda/plans/tiles.h"
-#include "device/aggregated_attention_backward_shape.h"
-#include "device/attention_shape.h"
 #include "transnext/aggregated_attention.h"
-#include "transnext/launches.h"
 
 namespace transnext {
 namespace {
@@ -145,7 +145,7 @@ unsigned pooled_shared_bytes(const Params& p) {
 
 Launches launches(const AggregatedAttentionBackwardParams& p, int architecture) {
   Launches result;
-  result.source = "device/aggregated_attention_backward.cuh";
+  result.source = "cuda/kernels/attention/backward/aggregated_attention_backward.cuh";
   const index_t batches = p.in.q.shape[0];
   const index_t tokens = p.in.q.shape[1];
   const index_t heads = p.in.q.shape[2];

@@ -4,8 +4,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "cuda/kernels/attention/shape.h"
 #include "cuda/plans/tiles.h"
-#include "device/attention_shape.h"
 #include "transnext/tensor.h"
 
 namespace transnext {

@@ -4,10 +4,10 @@
 #include <stdexcept>
 #include <string>
 
+#include "cuda/kernels/glu/conv_glu_shape.h"
+#include "cuda/plans/launches.h"
 #include "cuda/plans/partial_sums.h"
 #include "cuda/plans/tiles.h"
-#include "device/conv_glu_shape.h"
-#include "transnext/launches.h"
 
 namespace transnext {
 namespace {
@@ -70,7 +70,7 @@ Launches launches(const ConvGluParams& p, int) {
   check_stride("x", p.x);
   check_stride("out", p.out);
   Launches result;
-  result.source = "device/conv_glu.cuh";
+  result.source = "cuda/kernels/glu/conv_glu.cuh";
   result.add(kernel_name("conv_glu_forward", p.x.dtype),
              conv_glu_plan(p.out.shape[0], p.out.shape[2], p.grid), p);
   return result;
@@ -85,7 +85,7 @@ Launches launches(const ConvGluBackwardParams& p, int) {
   const index_t rows = workers(batch, p.grid);
   const index_t stride = kConvGluTerms * hidden;
   Launches result;
-  result.source = "device/conv_glu.cuh";
+  result.source = "cuda/kernels/glu/conv_glu.cuh";
   if (p.d_weight.present() || p.d_bias.present()) result.workspace = rows * stride;
   result.add_with_workspace(kernel_name("conv_glu_backward", p.x.dtype),
                             conv_glu_backward_plan(batch, hidden, p.grid), p);

@@ -1,8 +1,8 @@
 #include "transnext/gelu_pool.h"
 
+#include "cuda/kernels/pool/gelu_pool_shape.h"
+#include "cuda/plans/launches.h"
 #include "cuda/plans/tiles.h"
-#include "device/gelu_pool_shape.h"
-#include "transnext/launches.h"
 
 namespace transnext {
 namespace {
@@ -52,7 +52,7 @@ LaunchPlan gelu_pool_backward_plan(index_t batch, index_t channels, Grid grid) {
 
 Launches launches(const GeluPoolParams& p, int) {
   Launches result;
-  result.source = "device/gelu_pool.cuh";
+  result.source = "cuda/kernels/pool/gelu_pool.cuh";
   result.add(kernel_name("gelu_pool_forward", p.x.dtype),
              gelu_pool_plan(p.x.shape[0], p.x.shape[2], p.grid, p.pool_grid), p);
   return result;
@@ -60,7 +60,7 @@ Launches launches(const GeluPoolParams& p, int) {
 
 Launches launches(const GeluPoolBackwardParams& p, int) {
   Launches result;
-  result.source = "device/gelu_pool.cuh";
+  result.source = "cuda/kernels/pool/gelu_pool.cuh";
   result.add(kernel_name("gelu_pool_backward", p.x.dtype),
              gelu_pool_backward_plan(p.x.shape[0], p.x.shape[2], p.grid), p);
   return result;

@@ -1,6 +1,6 @@
 #include <stdexcept>
 
-#include "transnext/launches.h"
+#include "cuda/plans/launches.h"
 
 namespace transnext {
 namespace {

@@ -1,10 +1,10 @@
 // The launch that adds a reduction's partial sums.
 #pragma once
 
+#include "cuda/kernels/common/partial_sums_params.h"
+#include "cuda/kernels/common/partial_sums_shape.h"
+#include "cuda/plans/launches.h"
 #include "cuda/plans/tiles.h"
-#include "device/partial_sums_shape.h"
-#include "transnext/launches.h"
-#include "transnext/partial_sums.h"
 
 namespace transnext {
 

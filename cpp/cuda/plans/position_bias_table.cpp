@@ -1,9 +1,9 @@
 #include "transnext/position_bias_table.h"
 
+#include "cuda/kernels/bias/position_bias_table_shape.h"
+#include "cuda/plans/launches.h"
 #include "cuda/plans/partial_sums.h"
 #include "cuda/plans/tiles.h"
-#include "device/position_bias_table_shape.h"
-#include "transnext/launches.h"
 
 namespace transnext {
 
@@ -22,7 +22,7 @@ LaunchPlan position_bias_table_backward_plan(index_t heads, index_t hidden, inde
 
 Launches launches(const PositionBiasTableParams& p, int) {
   Launches result;
-  result.source = "device/position_bias_table.cuh";
+  result.source = "cuda/kernels/bias/position_bias_table.cuh";
   result.add(kernel_name("position_bias_table_forward", p.table.dtype),
              position_bias_table_plan(p.table.shape[0], p.table.shape[1] * p.table.shape[2]), p);
   return result;
@@ -34,7 +34,7 @@ Launches launches(const PositionBiasTableBackwardParams& p, int) {
   const index_t positions = p.d_table.shape[1] * p.d_table.shape[2];
   const PositionBiasTablePartials partials = {heads, hidden, position_bias_table_slices(positions)};
   Launches result;
-  result.source = "device/position_bias_table.cuh";
+  result.source = "cuda/kernels/bias/position_bias_table.cuh";
   result.workspace = partials.size();
   result.add_with_workspace(kernel_name("position_bias_table_backward", p.d_table.dtype),
                             position_bias_table_backward_plan(heads, hidden, positions), p);

@@ -5,11 +5,11 @@
 #include <stdexcept>
 #include <string>
 
+#include "cuda/kernels/window/window_params.h"
+#include "cuda/kernels/window/window_shape.h"
+#include "cuda/plans/launches.h"
 #include "cuda/plans/partial_sums.h"
 #include "cuda/plans/tiles.h"
-#include "device/window_shape.h"
-#include "transnext/launches.h"
-#include "transnext/window_products.h"
 
 namespace transnext {
 namespace {
@@ -43,7 +43,7 @@ index_t shared_floats(Product product, const WindowTile& t) {
   }
 }
 
-// Distances in shared memory, free of bank conflicts (device/window.cuh).
+// Distances in shared memory, free of bank conflicts (cuda/kernels/window/window.cuh).
 void lay_out(Product product, WindowTile& t) {
   t.pitch = t.columns + t.band_columns - 1;
   t.token_stride = t.channels;
@@ -106,7 +106,7 @@ void add_product(Launches& launches, Product product, const View<4>& cells, cons
 
 Launches window_launches() {
   Launches result;
-  result.source = "device/window.cuh";
+  result.source = "cuda/kernels/window/window.cuh";
   return result;
 }
 

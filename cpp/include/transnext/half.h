@@ -1,6 +1,6 @@
 // Conversions between the 16-bit storage formats and float, rounding to nearest, ties to even, NaN
 // staying NaN: integer arithmetic that is right everywhere. Targets with instructions for it use
-// those (cpu/convert.h, device/storage.cuh).
+// those (cpu/simd/convert.h, cuda/kernels/common/storage.cuh).
 #pragma once
 
 #include "transnext/tensor.h"

@@ -22,7 +22,7 @@ struct PackWeightParams {
   View<1> packed;  // [packed_weight_size] P
 };
 
-// Columns of a panel of a packed weight (cpu/matrix_product.h): a multiple of every level's vector,
+// Columns of a panel of a packed weight (cpu/gemm/packed_gemm.h): a multiple of every level's vector,
 // and of 24, the published head dim.
 constexpr index_t kPanelColumns = 48;
 

@@ -16,14 +16,11 @@ _CHECKOUT = _PACKAGE.parents[1]
 
 @functools.cache
 def folders() -> tuple[Path, ...] | None:
-    """Return the include folders (of ``device/...`` and ``transnext/...``), None if missing."""
-    candidates = (
-        (_CHECKOUT / "cpp", _CHECKOUT / "cpp" / "include"),
-        (_PACKAGE / "kernels", _PACKAGE / "kernels"),
-    )
-    for device, include in candidates:
-        if (device / "device").is_dir() and (include / "transnext").is_dir():
-            return tuple(dict.fromkeys((device, include)))
+    """Return the include folders (of ``cuda/...`` and ``transnext/...``), None if missing."""
+    for folder in (_CHECKOUT / "cpp", _PACKAGE / "kernels"):
+        include = folder / "include"
+        if (folder / "cuda" / "kernels").is_dir() and (include / "transnext").is_dir():
+            return folder, include
     return None
 
 
@@ -32,9 +29,9 @@ def digest() -> str:
     """Return what changes whenever a kernel or a header that it may include does."""
     found = folders() or ()
     hashed = hashlib.sha256()
-    for device in ("device", "transnext"):
+    for below in ("cuda/kernels", "transnext"):
         for folder in found:
-            for path in sorted((folder / device).rglob("*")):
+            for path in sorted((folder / below).rglob("*")):
                 if path.suffix in (".cuh", ".h"):
                     hashed.update(path.name.encode() + b"\0" + path.read_bytes())
     return hashed.hexdigest()
@@ -42,7 +39,7 @@ def digest() -> str:
 
 def kernel_names() -> dict[str, tuple[str, ...]]:
     """Return the instances that exist, ``gelu_pool_forward<Half>`` and so on, by list."""
-    (device, *_) = folders() or (Path(),)
+    (folder, *_) = folders() or (Path(),)
     begin, end = "TRANSNEXT_KERNEL(", ")"
     return {
         path.stem: tuple(
@@ -50,5 +47,5 @@ def kernel_names() -> dict[str, tuple[str, ...]]:
             for line in path.read_text().splitlines()
             if line.startswith(begin)
         )
-        for path in sorted((device / "device" / "kernels").glob("*.inc"))
+        for path in sorted((folder / "cuda" / "instances").glob("*.inc"))
     }

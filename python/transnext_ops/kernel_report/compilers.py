@@ -1,6 +1,6 @@
 """The two compilers of the CUDA kernels, and what they say of each kernel they make.
 
-Both are given the same headers and the instances that ``device/kernels`` lists. A warning of
+Both are given the same headers and the instances that ``cuda/instances`` lists. A warning of
 compiler or assembler is an error.
 """
 
@@ -34,7 +34,7 @@ class CompiledKernel:
     Attributes
     ----------
     kernel : str
-        As listed in ``device/kernels``.
+        As listed in ``cuda/instances``.
     entry : str
         Its mangled name in the PTX.
     registers : int
@@ -74,7 +74,7 @@ def compile_kernels(compiler: str, kernels: Sequence[str], architecture: int) ->
     compiler : str
         ``"nvcc"`` or ``"nvrtc"``.
     kernels : sequence of str
-        As listed in ``device/kernels``.
+        As listed in ``cuda/instances``.
     architecture : int
         Compute capability, major * 10 + minor.
 
@@ -124,10 +124,10 @@ def _header(name: str) -> str:
     """Return the header that defines the kernel `name`."""
     defined = re.compile(r"__global__[^;{}]*?\b" + name + r"\(")
     (folder, *_) = kernel_sources.folders() or (Path(),)
-    for path in sorted((folder / "device").glob("*.cuh")):
+    for path in sorted((folder / "cuda" / "kernels").rglob("*.cuh")):
         if defined.search(path.read_text()):
-            return f"device/{path.name}"
-    raise CompilationError(f"no header in {folder / 'device'} defines the kernel {name}")
+            return str(path.relative_to(folder))
+    raise CompilationError(f"no header in {folder / 'cuda'} defines the kernel {name}")
 
 
 def _include_options() -> list[str]:

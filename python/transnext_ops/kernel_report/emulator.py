@@ -32,7 +32,7 @@ _CHECKOUT = next(
     (
         folder
         for folder in (Path(__file__).resolve().parents[3], Path.cwd())
-        if (folder / "cpp" / "device").is_dir()
+        if (folder / "cpp" / "cuda").is_dir()
     ),
     Path.cwd(),
 )

@@ -1,4 +1,4 @@
-// What cpp/cuda/run.cu uses of the CUDA runtime, answering as `simulated` says: errors of drivers and
+// What cpp/cuda/compiled/run.cu uses of the CUDA runtime, answering as `simulated` says: errors of drivers and
 // devices that the machine has not got.
 #pragma once
 

@@ -1,12 +1,12 @@
-// Runs launches with cpp/cuda/run.cu on the machine that cuda_runtime.h simulates, as named by the
+// Runs launches with cpp/cuda/compiled/run.cu on the machine that cuda_runtime.h simulates, as named by the
 // first argument, and prints what was done, what is left, and the error.
 #include <cstdio>
 #include <cstring>
 #include <exception>
 
-#include "cuda/kernel_table.h"
+#include "cuda/compiled/kernel_table.h"
+#include "cuda/compiled/run.h"
 #include "cuda_runtime.h"
-#include "transnext/cuda_run.h"
 
 Simulated simulated;
 

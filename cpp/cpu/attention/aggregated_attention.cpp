@@ -1,0 +1,330 @@
+// aggregated_attention on the CPU, forward. The formulas are in transnext/aggregated_attention.h.
+//
+// Queries lie in the vector lanes, a block of two vectors at a time, so that the softmax and every
+// sum over channels or keys is lane by lane, without horizontal operations, for any head dim and
+// any number of keys:
+//
+//   local logits    [L][block]    = sum over c of qh[c] k[c + shift]       shifted loads
+//   pooled logits   [tile][block] = kpn [tile, d] * qh [d, block]          small matrix product
+//   out             [d][block]   += vp^T [d, tile] * p [tile, block]       the same
+//
+// The softmax is the online one: a running maximum, to which the sums so far are rescaled when a
+// tile of pooled keys exceeds it; the local logits set the first maximum. Nothing is kept per query
+// and key but one tile.
+//
+// Per query and head: 4 d (L + P) flops for the two products, 2 d L for the tokens and L + P
+// exponentials of 20 flops. In bytes: q, k, v and out once, 4 d sizeof(T), and k and v again in the
+// halos of the stretches; pooled keys and values stay in cache. At d = 24, L = 9, P = 49 that is
+// 7.2 kflop and about 400 bytes of float32: bound by arithmetic.
+#include "transnext/aggregated_attention.h"
+
+#include "cpu/attention/attention.h"
+#include "cpu/attention/token_prefetch.h"
+#include "cpu/runtime/kernels.h"
+#include "cpu/runtime/thread_pool.h"
+#include "cpu/simd/math.h"
+
+TRANSNEXT_BEGIN_LEVEL
+
+namespace {
+
+// What is kept of a block of queries between its phases.
+template <class C>
+struct QueryBlock {
+  explicit QueryBlock(const AttentionSizes<C>& sizes)
+      : raw_query(kBlock<C> * sizes.channels),
+        inverse_norms(kBlock<C>),
+        query(kBlock<C> * sizes.channels),
+        out(kBlock<C> * sizes.channels),
+        logits(sizes.window.cells() * kBlock<C>),
+        cells(sizes.window.cells()) {}
+
+  index_t first = 0;
+  index_t count = 0;
+  index_t active = 0;        // cells
+  Vector<C> maximum[2];      // of the logits so far
+  Vector<C> sum[2];          // of the softmax so far
+  Scratch<C> raw_query;      // [d][block] q
+  Scratch<C> inverse_norms;  // [block] of the queries
+  Scratch<C> query;          // [d][block] qh
+  Scratch<C> out;            // [d][block]
+  Scratch<C> logits;         // [L][block] local logits, then weights
+  Scratch<Cell<C>> cells;    // [L]
+};
+
+template <class C>
+class ForwardTask {
+ public:
+  ForwardTask(const AggregatedAttentionParams& p, const AttentionSizes<C>& sizes,
+              const LengthScale<C>& length_scale, const BiasTable<C>& bias_table,
+              index_t panel_length)
+      : p_(p),
+        in_(p.in),
+        sizes_(sizes),
+        pooled_(sizes),
+        length_scale_(length_scale),
+        local_(sizes.window.cells()),
+        halo_(round_up(sizes.window.halo(), kLanes<C>)),
+        stride_(local_ > 0 ? round_up(panel_length + 2 * halo_, kBlock<C>) + kBlock<C> : 0),
+        keys_(stride_ * sizes.channels),
+        values_(stride_ * sizes.channels),
+        block_(sizes),
+        tile_(kKeyTile * kBlock<C>),
+        positional_(local_ * kBlock<C>),
+        share_(kBlock<C>),
+        embedding_(sizes.channels),
+        key_inverse_norms_(stride_),
+        bias_(bias_table, in_.grid, in_.pool_grid, false) {}
+
+  // Computes a slice and has the tokens of the next one brought into cache meanwhile.
+  void run(const HeadSlice& slice, const HeadSlice& next) {
+    batch_ = slice.batch;
+    head_ = slice.head;
+    const index_t first = panel_first_ = slice.first - halo_;
+    if (local_ > 0) {
+      const index_t length = round_up(slice.count + 2 * halo_, kBlock<C>);
+      load_panel<C>(token_major(in_.k, batch_, head_), sizes_.tokens,
+                    {keys_.data(), stride_, first}, 0, length, key_inverse_norms_.data());
+      load_panel<C>(token_major(in_.v, batch_, head_), sizes_.tokens,
+                    {values_.data(), stride_, first}, 0, length);
+    }
+    pooled_.load(in_, batch_, head_);
+    load_embedding(in_, head_, embedding_);
+    prefetch_.start(next, sizes_.tokens);
+    prefetch_.add(in_.q, 0);
+    prefetch_.add(in_.k, halo_);
+    prefetch_.add(in_.v, halo_);
+    prefetch_.add(p_.out, 0);
+    prefetch_.add_pooled(in_.k_pool);
+    prefetch_.add_pooled(in_.v_pool);
+    prefetch_.spread((slice.count + kWidth - 1) / kWidth, 5 + 3 * sizes_.key_tiles());
+    for (index_t i = 0; i < slice.count; i += kWidth) {
+      block_.first = slice.first + i;
+      block_.count = smaller(kWidth, slice.count - i);
+      run(block_);
+    }
+  }
+
+ private:
+  static constexpr int n = kLanes<C>;
+  static constexpr index_t kWidth = kBlock<C>;
+
+  void run(QueryBlock<C>& block) {
+    load_queries(block);
+    prefetch_.advance();
+    local_logits(block);
+    prefetch_.advance();
+    pooled_part(block);
+    prefetch_.advance();
+    local_part(block);
+    prefetch_.advance();
+    store_results(block);
+  }
+
+  void store_results(QueryBlock<C>& block) {
+    const index_t first = block.first;
+    store_block<C>(token_major(p_.out, batch_, head_), first, block.count, block.out.data(),
+                   kWidth);
+    C log_sum_exp[kWidth];
+    for (int v = 0; v < 2; ++v) store(log_sum_exp + v * n, block.maximum[v] + log(block.sum[v]));
+    C* to = &element<C>(p_.log_sum_exp, batch_, first, head_);
+    for (index_t lane = 0; lane < block.count; ++lane)
+      to[lane * p_.log_sum_exp.stride[1]] = log_sum_exp[lane];
+  }
+
+  // Below every logit but -infinity: a maximum that is never -infinity keeps exp(-infinity -
+  // maximum) defined.
+  static constexpr C lowest() { return sizeof(C) == 8 ? C(-1.7e308) : C(-3.4e38f); }
+
+  TRANSNEXT_PHASE void load_queries(QueryBlock<C>& block) {
+    C* raw = block.raw_query.data();
+    load_block<C>(token_major(in_.q, batch_, head_), block.first, 0, block.count, raw, kWidth);
+    find_inverse_norms(sizes_.channels, raw, kWidth, block.inverse_norms.data());
+    const C scale = element<const C>(in_.scale, head_);
+    const C* lengths = length_scale_.at(block.first);
+    for (int v = 0; v < 2; ++v) {
+      const auto inverse = load<Vector<C>>(&block.inverse_norms[v * n]);
+      const Vector<C> scaling = scale * load<Vector<C>>(lengths + v * n);
+      for (index_t c = 0; c < sizes_.channels; ++c) {
+        const index_t at = c * kWidth + v * n;
+        store(&block.query[at], (load<Vector<C>>(raw + at) * inverse + embedding_[c]) * scaling);
+      }
+    }
+  }
+
+  // Fills the local logits and sets the first maximum.
+  TRANSNEXT_PHASE void local_logits(QueryBlock<C>& block) {
+    Vector<C> largest[2] = {broadcast<C>(lowest()), broadcast<C>(lowest())};
+    block.active = active_cells(sizes_.window, block.first, block.count, Direction::kToCells,
+                                block.cells.data());
+    if (block.active > 0) {
+      correlate(sizes_.channels, block.query.data(), kWidth, in_panel(keys_, block), stride_,
+                block.cells.data(), block.active, block.count, block.logits.data());
+    }
+    const C* inverse_norms = in_panel(key_inverse_norms_, block);
+    for (index_t i = 0; i < block.active; ++i) {
+      const Cell<C>& cell = block.cells[i];
+      const C bias =
+          in_.local_bias.present() ? element<const C>(in_.local_bias, head_, cell.index) : C(0);
+      for (int v = 0; v < 2; ++v) {
+        C* at = &block.logits[cell.index * kWidth + v * n];
+        const Vector<C> logit =
+            load<Vector<C>>(at) * load<Vector<C>>(inverse_norms + cell.shift + v * n) + bias;
+        const Vector<C> valid =
+            select<C>(cell.valid[v], logit, broadcast<C>(-__builtin_huge_val()));
+        store(at, valid);
+        largest[v] = maximum(largest[v], valid);
+      }
+    }
+    for (int v = 0; v < 2; ++v) {
+      block.maximum[v] = largest[v];
+      block.sum[v] = Vector<C>{};
+    }
+  }
+
+  // Where a panel holds the block's first token.
+  const C* in_panel(const Scratch<C>& panel, const QueryBlock<C>& block) const {
+    return panel.data() + (block.first - panel_first_);
+  }
+
+  TRANSNEXT_PHASE void pooled_part(QueryBlock<C>& block) {
+    // Lanes that no product needs hold whatever was there.
+    const index_t lanes = lanes_in_use<C>(block.count);
+    bias_.start(head_, block.first, block.count);
+    for (index_t key = 0; key < sizes_.pooled; key += kKeyTile) {
+      const index_t tile = smaller(kKeyTile, sizes_.pooled - key);
+      if (bias_.present()) bias_.fill(tile_.data(), key, tile);
+      prefetch_.advance();
+      multiply<C, 1>(tile, sizes_.channels, lanes, {pooled_.keys(key), 1, kKeyTile},
+                     {block.query.data(), kWidth}, {tile_.data(), kWidth},
+                     LaneRows<const C>{bias_.present() ? tile_.data() : nullptr, kWidth});
+      prefetch_.advance();
+      Vector<C> largest[2] = {block.maximum[0], block.maximum[1]};
+      for (index_t m = 0; m < tile; ++m) {
+        for (int v = 0; v < 2; ++v)
+          largest[v] = maximum(load<Vector<C>>(&tile_[m * kWidth + v * n]), largest[v]);
+      }
+      // What was summed up to here, relative to the maximum up to here.
+      if (key > 0 && any_lane<C>(lanes_of<C>((largest[0] > block.maximum[0]) |
+                                             (largest[1] > block.maximum[1]))))
+        rescale(block, largest);
+      for (int v = 0; v < 2; ++v) block.maximum[v] = largest[v];
+      weigh_and_sum(tile_.data(), tile, block);
+      prefetch_.advance();
+      multiply<C, kKeyTile>(sizes_.channels, tile, lanes, {pooled_.values(key), kKeyTile, 1},
+                            {tile_.data(), kWidth}, {block.out.data(), kWidth},
+                            LaneRows<const C>{key > 0 ? block.out.data() : nullptr, kWidth});
+    }
+  }
+
+  // Logits of keys become weights, which are added to the block's sum.
+  static void weigh_and_sum(C* logits, index_t keys, QueryBlock<C>& block) {
+    const Vector<C> base[2] = {block.maximum[0], block.maximum[1]};
+    Vector<C> partial[2] = {block.sum[0], block.sum[1]};  // in registers
+    weigh(logits, keys, base, [&](index_t, int v, Vector<C> weight) { partial[v] += weight; });
+    block.sum[0] = partial[0];
+    block.sum[1] = partial[1];
+  }
+
+  void rescale(QueryBlock<C>& block, const Vector<C> (&largest)[2]) {
+    for (int v = 0; v < 2; ++v) {
+      const Vector<C> factor = exp_bounded<C>(block.maximum[v] - largest[v]);
+      block.sum[v] *= factor;
+      for (index_t c = 0; c < sizes_.channels; ++c) {
+        C* at = &block.out[c * kWidth + v * n];
+        store(at, load<Vector<C>>(at) * factor);
+      }
+    }
+  }
+
+  // Divides the pooled sum by the softmax's denominator and adds the local values, weighted by a_j
+  // + q . tokens_j + token_bias_j.
+  TRANSNEXT_PHASE void local_part(QueryBlock<C>& block) {
+    C* logits = block.logits.data();
+    if (block.active == local_) {
+      weigh_and_sum(logits, local_, block);
+    } else {
+      for (index_t i = 0; i < block.active; ++i)
+        weigh_and_sum(logits + block.cells[i].index * kWidth, 1, block);
+    }
+    for (int v = 0; v < 2; ++v) store(&share_[v * n], C(1) / block.sum[v]);
+    if (in_.tokens.present() && block.active > 0) {
+      multiply<C>(
+          local_, sizes_.channels, kWidth,
+          {&element<const C>(in_.tokens, head_, 0, 0), in_.tokens.stride[2], in_.tokens.stride[1]},
+          {block.raw_query.data(), kWidth}, {positional_.data(), kWidth}, false);
+    }
+    for (index_t i = 0; i < block.active; ++i) {
+      const index_t j = block.cells[i].index;
+      const C bias = in_.token_bias.present() ? element<const C>(in_.token_bias, head_, j) : C(0);
+      for (int v = 0; v < 2; ++v) {
+        const index_t at = j * kWidth + v * n;
+        Vector<C> weight = load<Vector<C>>(logits + at) * load<Vector<C>>(&share_[v * n]) + bias;
+        if (in_.tokens.present())
+          weight +=
+              load<Vector<C>>(&positional_[at]) * load<Vector<C>>(&block.inverse_norms[v * n]);
+        store(logits + at, weight);
+      }
+    }
+    prefetch_.advance();
+    gather<false>(sizes_.channels, block.cells.data(), block.active, block.count, logits, kWidth,
+                  in_panel(values_, block), stride_, share_.data(), block.out.data(), kWidth);
+  }
+
+  const AggregatedAttentionParams& p_;
+  const AggregatedAttentionInputs& in_;
+  const AttentionSizes<C>& sizes_;
+  PooledTokens<C> pooled_;
+  const LengthScale<C>& length_scale_;
+  index_t local_;      // L
+  index_t halo_;       // tokens of the panels before and after the task's own
+  index_t stride_;     // tokens in a panel
+  Scratch<C> keys_;    // [d][stride]
+  Scratch<C> values_;  // [d][stride]
+  QueryBlock<C> block_;
+  Scratch<C> tile_;               // [tile][block] pooled logits, then weights
+  Scratch<C> positional_;         // [L][block] q . tokens_j, q not normalised
+  Scratch<C> share_;              // [block] 1 / sum of the softmax
+  Scratch<C> embedding_;          // [d]
+  Scratch<C> key_inverse_norms_;  // [stride]
+  BlockBias<C> bias_;
+  TokenPrefetch prefetch_;
+  index_t batch_ = 0;
+  index_t head_ = 0;
+  index_t panel_first_ = 0;  // token
+};
+
+template <class C>
+void forward(const AggregatedAttentionParams& p, int threads) {
+  const AttentionSizes<C> sizes(p.in);
+  const LengthScale<C> length_scale(sizes);
+  const BiasTable<C> bias_table(p.in, threads);
+  // The panels of one head, and q, k, v and out of all of them.
+  const index_t token_values = (2 + 4 * sizes.heads) * sizes.channels;
+  const index_t length = stretch_tokens<C>(sizes.window, token_values, 2);
+  const index_t tasks = kTasksPerThread * threads;
+  const AttentionCut cut(sizes.batches, sizes.tokens, sizes.heads, length, tasks, tasks,
+                         wanted_tasks(tasks, sizes.heads));
+  parallel_for(cut.tasks(), threads, [&](index_t task) {
+    const HeadSlices slices = cut.task(task);
+    if (task < threads) {
+      stream_tokens(p.in.q, slices.at(0), sizes.tokens, 0);
+      for (const View<4>* tensor : {&p.in.k, &p.in.v})
+        stream_tokens(*tensor, slices.at(0), sizes.tokens, sizes.window.halo());
+    }
+    const HeadSlice following = cut.likely_next(task, threads);
+    ForwardTask<C> runner(p, sizes, length_scale, bias_table, length);
+    for (index_t i = 0; i < slices.size(); ++i)
+      runner.run(slices.at(i), slices.at_or(i + 1, following));
+  });
+}
+
+}  // namespace
+
+void aggregated_attention(const AggregatedAttentionParams& params, int threads) {
+  if (params.in.q.shape[0] == 0 || params.in.q.shape[2] == 0) return;
+  if (params.in.q.dtype == DType::kFloat64) return forward<double>(params, threads);
+  forward<float>(params, threads);
+}
+
+TRANSNEXT_END_LEVEL

@@ -1,0 +1,145 @@
+// aggregated_attention on the CPU, backward. With the forward's formulas, the gradients of the
+// weights w_j and a_m, D_j = d_out . v(n + offset_j) and D_m = d_out . vp(m), and the positional
+// term t_j = qn . tokens_j + token_bias_j:
+//
+//   delta    = sum over all keys of a D = d_out . out - sum_j t_j D_j
+//   d_l, d_p = a (D - delta), the gradients of the local and pooled logits, with the probabilities
+//              a = exp(logit - log_sum_exp) computed again
+//   d_qh     = sum_j d_l_j kn(n + offset_j) + sum_m d_p_m kpn(m)
+//   d_qn     = d_qh scale s(n) + sum_j D_j tokens_j, and d_q through the normalisation
+//   d_kn(n') = sum_j d_l_j(n' - offset_j) qh(n' - offset_j)
+//   d_v(n')  = sum_j w_j(n' - offset_j) d_out(n' - offset_j)
+//   d_kpn(m) = sum_n d_p_m(n) qh(n)
+//   d_vp(m)  = sum_n a_m(n) d_out(n)
+//   d_scale  = sum d_qh . (qn + query_embedding) s,   d_query_embedding = sum d_qh scale s
+//   d_tokens_j = sum D_j qn,   d_token_bias_j = sum D_j,   d_local_bias_j = sum d_l_j
+//   d_pool_bias = d_p
+//
+// A task owns a stretch of tokens as queries and as keys. It computes d_l and w for its queries and
+// for those within a window's reach on both sides (they look at its keys), so that d_k and d_v are
+// sums with one owner. Pooled and parameter gradients are sums over all queries: partial sums per
+// part of them, added in the parts' order. So there are no atomics, and results depend on the number of
+// threads only, through the number of tasks.
+//
+// With 16-bit storage `out` is rounded, and d_out . out would carry that error into every d_l and
+// d_p; delta is then summed over the keys, which needs the pooled probabilities once more.
+//
+// Per query and head about 2.5 times the forward's flops: five products of 2 d (L + P) for two.
+#include "cpu/attention/query_gradients.h"
+#include "cpu/attention/token_tile.h"
+#include "cpu/runtime/kernels.h"
+#include "cpu/runtime/thread_pool.h"
+#include "transnext/aggregated_attention.h"
+
+TRANSNEXT_BEGIN_LEVEL
+
+namespace {
+
+using Params = AggregatedAttentionBackwardParams;
+
+// A stretch and one head: the queries around it that look at its keys, its own queries, its keys.
+// Keys follow the queries as closely as their windows allow, while what they need is still in cache.
+template <class C>
+void run_stretch(AttentionStretch<C>& stretch, QueryGradients<C>& queries, index_t tokens,
+                 index_t first, index_t count) {
+  const index_t end = first + count;
+  const index_t halo = stretch.query_halo();
+  index_t written = stretch.key_gradients() ? first : end;
+  const auto write_keys = [&](index_t done) {  // queries before `done` are done
+    for (; written < end && (smaller(written + kBlock<C>, end) + halo <= done || done == tokens);
+         written += kBlock<C>)
+      stretch.write_key_gradients(written, smaller(kBlock<C>, end - written));
+  };
+  stretch.load(first);
+  queries.run(larger(first - halo, 0), first, false);
+  for (index_t i = first; i < end; i += kBlock<C>) {
+    const index_t next = smaller(i + kBlock<C>, end);
+    stretch.load(next);
+    queries.run(i, next, true);
+    write_keys(next);
+  }
+  const index_t last = smaller(end + halo, tokens);
+  stretch.load(last);
+  queries.run(end, last, false);
+  write_keys(last);
+}
+
+template <class C>
+void clear(C* values, index_t count) {
+  __builtin_memset(values, 0, static_cast<unsigned long>(count) * sizeof(C));
+}
+
+template <class C>
+void backward(const Params& p, int threads) {
+  const AttentionSizes<C> sizes(p.in);
+  const LengthScale<C> length_scale(sizes);
+  const BiasTable<C> bias_table(p.in, threads);
+  const bool table_gradient = p.d_pool_bias.present() && p.in.pool_bias.table();
+  const index_t table = table_gradient ? bias_table.rows() * bias_table.stride() : 0;
+  const AttentionCut cut = cut_gradients<C>(p, sizes, table, threads);
+
+  ParameterShare<C> share{sizes.width, sizes.window.cells(), table, nullptr};
+  Scratch<C> shares(sizes.heads * cut.parts() * share.size());
+  share.data = shares.data();
+  const index_t pooled_size = 2 * sizes.pooled * sizes.width;  // keys, then values
+  // With room for a vector that reaches over the last row.
+  Scratch<C> pooled_partials(sizes.batches * sizes.heads * cut.token_parts * pooled_size +
+                             kLanes<C>);
+  if (p.d_pool_bias.present() && p.in.pool_bias.dense()) {
+    for (index_t head = 0; head < sizes.heads; ++head)
+      clear(&element<C>(p.d_pool_bias, head, 0, 0), sizes.tokens * sizes.pooled);
+  }
+
+  parallel_for(cut.tasks(), threads, [&](index_t task) {
+    const HeadSlices slices = cut.task(task);
+    const auto share_of = [&](index_t head) {
+      ParameterShare<C> own = share;
+      own.data += (head * cut.parts() + slices.part) * share.size();
+      return own;
+    };
+    const auto partial_of = [&](const HeadSlice& slice) {
+      const index_t pair = slice.batch * sizes.heads + slice.head;
+      return &pooled_partials[(pair * cut.token_parts + slices.token_part) * pooled_size];
+    };
+    for (index_t head = slices.first_head; head < slices.end_head(); ++head)
+      clear(share_of(head).data, share.size());
+    if (task < threads) {
+      for (const View<4>* tensor : {&p.in.q, &p.in.k, &p.in.v, &p.d_out, &p.out})
+        stream_tokens(*tensor, slices.at(0), sizes.tokens, 0);
+    }
+    const HeadSlice following = cut.likely_next(task, threads);
+    AttentionStretch<C> stretch(p, sizes, cut.stretch);
+    QueryGradients<C> queries(p, sizes, length_scale, bias_table, stretch);
+    for (index_t i = 0; i < slices.size(); ++i) {
+      const HeadSlice slice = slices.at(i);
+      C* partial = partial_of(slice);
+      if (slices.begins_image(i)) clear(partial, pooled_size);
+      stretch.start(slice.batch, slice.head, slice.first);
+      queries.start(share_of(slice.head), p.d_k_pool.present() ? partial : nullptr,
+                    p.d_v_pool.present() ? partial + sizes.pooled * sizes.width : nullptr);
+      queries.ask_for(slices.at_or(i + 1, following), slice.count);
+      run_stretch(stretch, queries, sizes.tokens, slice.first, slice.count);
+      if (cut.token_parts == 1 && slices.ends_image(i))
+        write_pooled_gradients<C>(p, sizes, 1, slice.batch, slice.head, partial);
+    }
+  });
+
+  parallel_for(sizes.heads, threads, [&](index_t head) {
+    write_parameter_gradients<C>(p, sizes, cut.parts(), bias_table, head, share);
+  });
+  if (cut.token_parts == 1) return;
+  parallel_for(sizes.batches * sizes.heads, threads, [&](index_t pair) {
+    write_pooled_gradients<C>(p, sizes, cut.token_parts, pair / sizes.heads, pair % sizes.heads,
+                              &pooled_partials[pair * cut.token_parts * pooled_size]);
+  });
+}
+
+}  // namespace
+
+void aggregated_attention_backward(const AggregatedAttentionBackwardParams& params, int threads) {
+  if (params.in.q.shape[2] == 0) return;
+  if (params.in.q.dtype == DType::kFloat64) return backward<double>(params, threads);
+  backward<float>(params, threads);
+}
+
+TRANSNEXT_END_LEVEL

@@ -1,0 +1,201 @@
+// What the forward and the backward of aggregated attention share: sizes, tiles of pooled keys and
+// values, the logit length scale and the logarithm of the softmax's sum.
+#pragma once
+
+#include "cpu/attention/window_cells.h"
+#include "cpu/attention/work_items.h"
+#include "cpu/bias/pool_bias.h"
+#include "cpu/gemm/small_gemm.h"
+#include "cpu/runtime/scratch.h"
+#include "cpu/runtime/thread_pool.h"
+#include "cpu/simd/math.h"
+#include "transnext/aggregated_attention.h"
+
+TRANSNEXT_BEGIN_LEVEL
+
+// The query embedding of a head, zeros without one.
+template <class C>
+inline void load_embedding(const AggregatedAttentionInputs& in, index_t head, Scratch<C>& to) {
+  for (index_t c = 0; c < to.size(); ++c)
+    to[c] = in.query_embedding.present() ? element<const C>(in.query_embedding, head, c) : C(0);
+}
+
+constexpr index_t kKeyTile =
+    64;  // pooled keys whose logits are held at a time: [64][block], 4 KiB of floats
+
+// How many lanes of a block products need: whole vectors but for the last half.
+template <class C>
+inline index_t lanes_in_use(index_t count) {
+  constexpr index_t n = kLanes<C>;
+  return count > n ? 2 * n : count > n / 2 ? n : n / 2;
+}
+
+template <class C>
+struct AttentionSizes {
+  explicit AttentionSizes(const AggregatedAttentionInputs& in)
+      : batches(in.q.shape[0]),
+        tokens(in.grid.size()),
+        heads(in.q.shape[2]),
+        channels(in.q.shape[3]),
+        width(round_up(channels, kLanes<C> / 2)),
+        pooled(in.pool_grid.size()),
+        window{in.grid, in.window_size} {}
+
+  index_t key_tiles() const { return (pooled + kKeyTile - 1) / kKeyTile; }
+
+  index_t batches;
+  index_t tokens;  // N
+  index_t heads;
+  index_t channels;  // d
+  index_t width;     // d, padded to half vectors: of a row of tokens
+  index_t pooled;    // P
+  Window window;
+};
+
+// The logits of a block, [keys][block], become weights exp(logit - base), base at least the logit.
+// Calls use(where in the logits, 0 or 1 for the block's vectors, weight) for every vector of them.
+template <class C, class Use>
+inline void weigh(C* logits, index_t keys, const Vector<C> (&base)[2], Use&& use) {
+  constexpr int n = kLanes<C>;
+  index_t at = 0;
+  const auto some = [&](auto& weights) {
+    constexpr int kCount = sizeof(weights) / sizeof(Vector<C>);
+    for (int i = 0; i < kCount; ++i)
+      weights[i] = load<Vector<C>>(logits + at + i * n) - base[i % 2];
+    exp_bounded<C>(weights);
+    for (int i = 0; i < kCount; ++i) {
+      store(logits + at + i * n, weights[i]);
+      use(at + i * n, i % 2, weights[i]);
+    }
+    at += kCount * n;
+  };
+  Vector<C> two_keys[4];
+  Vector<C> one_key[2];
+  for (; keys >= 2; keys -= 2) some(two_keys);
+  if (keys > 0) some(one_key);
+}
+
+template <class C>
+inline void weigh(C* logits, index_t keys, const Vector<C> (&base)[2]) {
+  weigh(logits, keys, base, [](index_t, int, Vector<C>) {});
+}
+
+// The pooled keys (normalised) and values of one image and head in the compute type, as panels of
+// kKeyTile keys [tile][d][kKeyTile]: they are read once per block of queries, so they are converted
+// and normalised once per slice. A tile serves both products: a(key, channel) has row stride 1,
+// a(channel, key) row stride kKeyTile.
+template <class C>
+class PooledTokens {
+ public:
+  explicit PooledTokens(const AttentionSizes<C>& sizes)
+      : channels_(sizes.channels),
+        pooled_(sizes.pooled),
+        keys_(sizes.key_tiles() * kKeyTile * channels_),
+        values_(sizes.key_tiles() * kKeyTile * channels_) {}
+
+  void load(const AggregatedAttentionInputs& in, index_t batch, index_t head) {
+    if (batch == batch_ && head == head_) return;
+    batch_ = batch;
+    head_ = head;
+    const TokenView key_tokens = token_major(in.k_pool, batch, head);
+    const TokenView value_tokens = token_major(in.v_pool, batch, head);
+    for (index_t first = 0; first < pooled_; first += kBlock<C>) {
+      const index_t count = smaller(kBlock<C>, pooled_ - first);
+      C* keys = &keys_[at(first)];
+      load_block(key_tokens, first, 0, count, keys, kKeyTile);
+      normalise_block(channels_, keys, kKeyTile);
+      load_block(value_tokens, first, 0, count, &values_[at(first)], kKeyTile);
+    }
+  }
+
+  // The panel of `key` and those after it in its tile.
+  const C* keys(index_t key) const { return keys_.data() + at(key); }
+  const C* values(index_t key) const { return values_.data() + at(key); }
+
+ private:
+  index_t at(index_t key) const { return key / kKeyTile * kKeyTile * channels_ + key % kKeyTile; }
+
+  index_t channels_;
+  index_t pooled_;  // P
+  Scratch<C> keys_;
+  Scratch<C> values_;
+  index_t batch_ = -1;  // of the tokens loaded
+  index_t head_ = -1;
+};
+
+// Reads what a thread's first slice needs of a tensor, with `reach` tokens more on both sides, one byte
+// per cache line, one after another, so that the core's misses overlap. What follows is prefetched
+// slice by slice (token_prefetch.h). Tensors laid out otherwise are left alone.
+inline void stream_tokens(const View<4>& tensor, const HeadSlice& slice, index_t tokens,
+                          index_t reach) {
+  constexpr index_t kLine = 64;
+  if (!tensor.present() || tensor.stride[3] != 1) return;
+  const index_t first = larger(slice.first - reach, 0);
+  const index_t end = smaller(slice.end() + reach, tokens);
+  const TokenView view = token_major(tensor, slice.batch, slice.head);
+  const index_t size = element_size(view.dtype);
+  const index_t bytes = view.channels * size;
+  for (index_t token = first; token < end; ++token) {
+    const volatile char* row =
+        static_cast<const char*>(view.data) + token * view.token_stride * size;
+    for (index_t at = 0; at < bytes; at += kLine) static_cast<void>(row[at]);
+    static_cast<void>(row[bytes - 1]);
+  }
+}
+
+// s(n) = log(number of window cells inside the image at n + P) for every token, the last one's
+// repeated over a block.
+template <class C>
+class LengthScale {
+ public:
+  explicit LengthScale(const AttentionSizes<C>& sizes) : values_(sizes.tokens + kBlock<C>) {
+    const Window& window = sizes.window;
+    const Grid& grid = window.grid;
+    index_t known = -1;
+    C value = 0;
+    index_t token = 0;
+    for (index_t row = 0; row < grid.height; ++row) {
+      const index_t in_column = window.inside(row, grid.height);
+      for (index_t column = 0; column < grid.width; ++column) {
+        const index_t cells = in_column * window.inside(column, grid.width);
+        if (cells != known)
+          value = static_cast<C>(__builtin_log(static_cast<double>(cells + sizes.pooled)));
+        known = cells;
+        values_[token++] = value;
+      }
+    }
+    while (token < values_.size()) values_[token++] = value;
+  }
+
+  const C* at(index_t token) const { return values_.data() + token; }
+
+ private:
+  Scratch<C> values_;
+};
+
+// log(x) for normal x > 0, -infinity for 0; infinity and NaN for themselves. Relative error below 2e-7 (float): with
+// x = 2^e (1 + f), 1 + f from sqrt(1/2) to sqrt(2), log(1 + f) = f - f^2 / 2 + f^3 times the
+// polynomial of Cephes' logf; ln 2 is split so that e * high is exact.
+inline Vector<float> log(Vector<float> x) {
+  constexpr float kFit[9] = {3.3333331174e-1f,  -2.4999993993e-1f, 2.0000714765e-1f,
+                             -1.6668057665e-1f, 1.4249322787e-1f,  -1.2420140846e-1f,
+                             1.1676998740e-1f,  -1.1514610310e-1f, 7.0376836292e-2f};
+  constexpr int kSqrtHalf = 0x3f3504f3;
+  const auto bits = reinterpret_cast<Mask<float>>(x);
+  const Mask<float> exponent = (bits - kSqrtHalf) >> 23;
+  const auto f = reinterpret_cast<Vector<float>>(bits - (exponent << 23)) - 1.0f;
+  const Vector<float> e = __builtin_convertvector(exponent, Vector<float>);
+  Vector<float> fit = broadcast<float>(kFit[8]);
+  for (int i = 7; i >= 0; --i) fit = fit * f + kFit[i];
+  const Vector<float> square = f * f;
+  const Vector<float> rest = fit * f * square - 0.5f * square + e * -2.12194440e-4f;
+  const Vector<float> result = x < __builtin_huge_valf() ? (f + rest) + e * 0.693359375f : x;
+  return x == 0.0f ? broadcast<float>(-__builtin_huge_valf()) : result;
+}
+
+inline Vector<double> log(Vector<double> x) {
+  for (int lane = 0; lane < kLanes<double>; ++lane) x[lane] = __builtin_log(x[lane]);
+  return x;
+}
+
+TRANSNEXT_END_LEVEL

@@ -1,0 +1,137 @@
+// The left operand of a Linear: rows of a tensor of any floating-point type, normalised if asked
+// for, in the product's type; and its result on the way back.
+#pragma once
+
+#include "cpu/gemm/packed_gemm.h"
+#include "cpu/runtime/storage.h"
+#include "transnext/linear.h"
+
+TRANSNEXT_BEGIN_LEVEL
+
+// Stride of a product's rows in scratch: whole cache lines, an odd number of them, so that the rows
+// of a tile do not share the cache's sets.
+template <class E>
+inline index_t product_stride(index_t depth) {
+  constexpr index_t kLine = 64 / static_cast<index_t>(sizeof(E));
+  return (round_up(depth, kLine) / kLine | 1) * kLine;
+}
+
+// LayerNorm's parameters as contiguous rows.
+template <class C>
+struct Norm {
+  const C* weight;  // nullptr: no norm
+  const C* bias;
+  C epsilon;
+};
+
+// The norm's parameters where they lie, or copied into `room` ([2 * depth]) where they are strided.
+template <class C, class Room>
+inline Norm<C> contiguous_norm(const LayerNormParams& norm, index_t depth, Room& room) {
+  if (!norm.weight.present()) return {nullptr, nullptr, C(0)};
+  for (index_t i = 0; i < depth; ++i) {
+    room[i] = static_cast<const C*>(norm.weight.data)[i * norm.weight.stride[0]];
+    room[depth + i] = static_cast<const C*>(norm.bias.data)[i * norm.bias.stride[0]];
+  }
+  return {room.data(), room.data() + depth, static_cast<C>(norm.epsilon)};
+}
+
+// Normalises one row of `depth` elements in place: (x - mean) / sqrt(variance + epsilon) * weight
+// + bias.
+template <class C>
+inline void normalise_layer(const Norm<C>& norm, index_t depth, C* row) {
+  constexpr index_t n = kLanes<C>;
+  const index_t whole = depth / n * n;
+  Vector<C> sums{};
+  for (index_t i = 0; i < whole; i += n) sums += load<Vector<C>>(row + i);
+  C sum = sum_lanes<C>(sums);
+  for (index_t i = whole; i < depth; ++i) sum += row[i];
+  const C mean = sum / static_cast<C>(depth);
+  Vector<C> squares{};
+  for (index_t i = 0; i < whole; i += n) {
+    const Vector<C> x = load<Vector<C>>(row + i) - mean;
+    squares += x * x;
+  }
+  C square = sum_lanes<C>(squares);
+  for (index_t i = whole; i < depth; ++i) square += (row[i] - mean) * (row[i] - mean);
+  const C variance = square / static_cast<C>(depth) + norm.epsilon;
+  const C scale =
+      C(1) / (sizeof(C) == 8 ? static_cast<C>(__builtin_sqrt(static_cast<double>(variance)))
+                             : static_cast<C>(__builtin_sqrtf(static_cast<float>(variance))));
+  for (index_t i = 0; i < whole; i += n) {
+    const Vector<C> x = (load<Vector<C>>(row + i) - mean) * scale;
+    store(row + i, x * load<Vector<C>>(norm.weight + i) + load<Vector<C>>(norm.bias + i));
+  }
+  for (index_t i = whole; i < depth; ++i)
+    row[i] = (row[i] - mean) * scale * norm.weight[i] + norm.bias[i];
+}
+
+// Calls function(T{}) for the storage type of a tensor whose arithmetic is C: float64 goes with
+// double alone.
+template <class C, class Function>
+inline void with_storage_of(DType dtype, Function&& function) {
+  with_storage(dtype, [&](auto storage) {
+    using S = decltype(storage);
+    if constexpr (std::is_same_v<typename S::Compute, C>) function(typename S::Type{});
+  });
+}
+
+// to[i * stride ..] = `depth` elements of row first + i of x, normalised, zeros up to a whole step.
+// `row` is room for one row of C.
+template <class E, class C>
+inline void load_product_rows(const View<2>& x, index_t first, index_t count, const Norm<C>& norm,
+                              C* row, E* to, index_t stride) {
+  const index_t depth = x.shape[1];
+  const index_t padded = round_up(depth, Product<E>::kStep);
+  with_storage_of<C>(x.dtype, [&](auto element) {
+    using T = decltype(element);
+    for (index_t i = 0; i < count; ++i) {
+      const T* from = static_cast<const T*>(x.data) + (first + i) * x.stride[0];
+      E* target = to + i * stride;
+      if constexpr (std::is_same_v<T, E>) {
+        if (norm.weight == nullptr && x.stride[1] == 1) {
+          __builtin_memcpy(target, from, static_cast<unsigned long>(depth) * sizeof(E));
+          for (index_t k = depth; k < padded; ++k) target[k] = E{};
+          continue;
+        }
+      }
+      C* values = row;
+      if constexpr (std::is_same_v<E, C>) values = target;
+      load_row(from, x.stride[1], depth, values);
+      if (norm.weight != nullptr) normalise_layer(norm, depth, values);
+      if constexpr (!std::is_same_v<E, C>) {
+        store_row(values, 1, depth, target);
+        for (index_t k = depth; k < padded; ++k) target[k] = E{};
+      }
+    }
+  });
+}
+
+// A bias of `columns` elements as a contiguous row padded with zeros to whole panels, in `room`.
+template <class C, class Room>
+inline const C* padded_bias(const View<1>& bias, index_t first, index_t columns, Room& room) {
+  for (index_t i = 0; i < static_cast<index_t>(room.size()); ++i) {
+    room[i] = bias.present() && i < columns
+                  ? static_cast<const C*>(bias.data)[(first + i) * bias.stride[0]]
+                  : C(0);
+  }
+  return room.data();
+}
+
+inline index_t whole_panels(index_t columns) {
+  return round_up(columns, kPanelColumns);
+}
+
+template <class E>
+inline Panels<E> panels_of(const PackedWeight& weight) {
+  return {static_cast<const E*>(weight.data), weight.columns, Panels<E>::steps_of(weight.depth)};
+}
+
+// Calls function(E{}, C{}) for a product's type and the type of its sums.
+template <class Function>
+inline void with_product(DType dtype, Function&& function) {
+  if (dtype == DType::kFloat64) return function(double{}, double{});
+  if (dtype == DType::kBFloat16) return function(BFloat16{}, float{});
+  function(float{}, float{});
+}
+
+TRANSNEXT_END_LEVEL

@@ -1,0 +1,120 @@
+// patch_embed on the CPU: the formula of transnext/patch_embed.h as a matrix product.
+//
+// A task takes a block of output tokens: it gathers their patches as rows, which stay in the
+// second-level cache, multiplies them by all panels of the weight, and normalises the result before
+// it leaves. The gather copies kernel^2 C elements per token for 2 kernel^2 C columns flops: a few
+// percent of the product.
+#include "transnext/patch_embed.h"
+
+#include "cpu/gemm/gemm_rows.h"
+#include "cpu/runtime/kernels.h"
+#include "cpu/runtime/scratch.h"
+#include "cpu/runtime/thread_pool.h"
+
+TRANSNEXT_BEGIN_LEVEL
+
+namespace {
+
+constexpr index_t kPatchBytes = 512 * 1024;  // of a block of patches
+constexpr index_t kBlockTokens = 96;
+constexpr index_t kTasksPerThread = 3;  // uneven cores then still finish together
+
+// One row per token: the elements of its patch in the weight's order, zeros outside the map.
+template <class C, class T>
+void gather_patch(const PatchEmbedParams& p, const T* image, index_t i, index_t j, C* row) {
+  const index_t kernel = p.kernel;
+  const index_t channels = p.x.shape[1];
+  const index_t top = i * p.stride - kernel / 2;
+  const index_t left = j * p.stride - kernel / 2;
+  const index_t begin = larger(0, -left);
+  const index_t end = smaller(kernel, p.x.shape[3] - left);
+  const bool whole = top >= 0 && top + kernel <= p.x.shape[2] && begin == 0 && end == kernel;
+  if (!whole) {
+    __builtin_memset(row, 0, static_cast<unsigned long>(kernel * kernel * channels) * sizeof(C));
+  }
+  for (index_t dy = 0; dy < kernel; ++dy) {
+    const index_t y = top + dy;
+    if (y < 0 || y >= p.x.shape[2]) continue;
+    const T* line = image + y * p.x.stride[2] + (left + begin) * p.x.stride[3];
+    if (p.channels_last) {
+      for (index_t dx = begin; dx < end; ++dx, line += p.x.stride[3])
+        load_row(line, p.x.stride[1], channels, row + (dy * kernel + dx) * channels);
+    } else {
+      for (index_t c = 0; c < channels; ++c) {
+        load_row(line + c * p.x.stride[1], p.x.stride[3], end - begin,
+                 row + (c * kernel + dy) * kernel + begin);
+      }
+    }
+  }
+}
+
+template <class E, class C>
+void embed(const PatchEmbedParams& p, int threads) {
+  const index_t columns = p.weight.columns;
+  const index_t depth = p.weight.depth;
+  const index_t tokens = p.grid.size();
+  const Panels<E> panels = panels_of<E>(p.weight);
+  const index_t stride = product_stride<E>(depth);
+  const index_t result_stride = product_stride<C>(round_up(columns, kLanes<C>));
+  const index_t total = p.out.shape[0] * tokens;
+  const index_t fitting = kPatchBytes / (stride * static_cast<index_t>(sizeof(E)));
+  const index_t even = total / (threads * kTasksPerThread) + 1;
+  const index_t block =
+      larger(kTileRows, smaller(smaller(fitting, even), kBlockTokens) / kTileRows * kTileRows);
+  Scratch<C> norm_room(2 * columns);
+  const Norm<C> norm = contiguous_norm<C>(p.norm, columns, norm_room);
+  Scratch<C> bias_room(whole_panels(columns));
+  const C* bias = padded_bias<C>(p.bias, 0, columns, bias_room);
+
+  parallel_for((total - 1) / block + 1, threads, [&](index_t task) {
+    const index_t first = task * block;
+    const index_t count = smaller(block, total - first);
+    Scratch<E> patches(block * stride);
+    Scratch<C> row(depth);
+    Scratch<C> result(block * result_stride);
+    with_storage_of<C>(p.x.dtype, [&](auto element) {
+      using T = decltype(element);
+      for (index_t i = 0; i < count; ++i) {
+        const index_t batch = (first + i) / tokens;
+        const index_t token = (first + i) % tokens;
+        const T* image = static_cast<const T*>(p.x.data) + batch * p.x.stride[0];
+        E* patch = &patches[i * stride];
+        if constexpr (std::is_same_v<E, C>) {
+          gather_patch<C>(p, image, token / p.grid.width, token % p.grid.width, patch);
+        } else {
+          gather_patch<C>(p, image, token / p.grid.width, token % p.grid.width, row.data());
+          store_row(row.data(), 1, depth, patch);
+          for (index_t k = depth; k < round_up(depth, Product<E>::kStep); ++k) patch[k] = E{};
+        }
+      }
+    });
+    for (index_t panel = 0; panel < panels.count(); ++panel) {
+      const index_t origin = panel * kPanelColumns;
+      product<E>({patches.data(), stride}, count, panels, panel,
+                 [&](index_t i, index_t column, Vector<C> sum) {
+                   store(&result[i * result_stride + origin + column],
+                         sum + load<Vector<C>>(bias + origin + column));
+                 });
+    }
+    with_storage_of<C>(p.out.dtype, [&](auto element) {
+      using T = decltype(element);
+      for (index_t i = 0; i < count; ++i) {
+        if (norm.weight != nullptr) normalise_layer(norm, columns, &result[i * result_stride]);
+        T* out = static_cast<T*>(p.out.data) + (first + i) / tokens * p.out.stride[0] +
+                 (first + i) % tokens * p.out.stride[1];
+        store_row(&result[i * result_stride], p.out.stride[2], columns, out);
+      }
+    });
+  });
+}
+
+}  // namespace
+
+void patch_embed(const PatchEmbedParams& params, int threads) {
+  if (params.out.shape[0] == 0) return;
+  with_product(params.weight.dtype, [&](auto product_type, auto compute) {
+    embed<decltype(product_type), decltype(compute)>(params, larger(threads, 1));
+  });
+}
+
+TRANSNEXT_END_LEVEL

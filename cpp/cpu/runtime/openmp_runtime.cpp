@@ -1,0 +1,79 @@
+#include "cpu/runtime/openmp_runtime.h"
+
+#include <atomic>
+#include <cstdio>
+#include <cstring>
+#include <dlfcn.h>
+#include <pthread.h>
+#if defined(__linux__)
+#include <link.h>
+#endif
+
+namespace transnext::cpu {
+namespace {
+
+#if defined(__linux__)
+// Whether this process was forked and has started no program since, as the kernel knows. A parent may
+// then have used the runtime before this library was loaded.
+bool is_forked() {
+  constexpr unsigned kForkedWithoutExec = 0x40;  // PF_FORKNOEXEC
+  char text[512] = "";
+  if (std::FILE* file = std::fopen("/proc/self/stat", "r")) {
+    text[std::fread(text, 1, sizeof(text) - 1, file)] = '\0';
+    std::fclose(file);
+  }
+  // "pid (name) state parent group session terminal terminal-group flags ...", any name.
+  const char* behind_name = std::strrchr(text, ')');
+  unsigned flags = 0;
+  if (behind_name == nullptr ||
+      std::sscanf(behind_name + 1, " %*c %*d %*d %*d %*d %*d %u", &flags) != 1)
+    return false;
+  return (flags & kForkedWithoutExec) != 0;
+}
+#else
+bool is_forked() {
+  return false;
+}
+#endif
+
+// Found out, and later forks heard of, when the library is loaded: whatever has run in a parent, its
+// children know.
+std::atomic<bool> forked{[] {
+  pthread_atfork(nullptr, nullptr, [] { forked.store(true); });
+  return is_forked();
+}()};
+
+#if defined(__linux__)
+// The library that PyTorch's CPU kernels are in. Asking it for a symbol asks the libraries it is
+// linked with, so that other packages' copies of an OpenMP runtime are not mistaken for its own.
+constexpr char kTorchLibrary[] = "libtorch_cpu.so";
+
+int look_for_torch(dl_phdr_info* info, std::size_t, void* result) {
+  const char* name = std::strrchr(info->dlpi_name, '/');
+  if (name == nullptr || std::strcmp(name + 1, kTorchLibrary) != 0) return 0;
+  *static_cast<void**>(result) = dlopen(info->dlpi_name, RTLD_LAZY | RTLD_NOLOAD);
+  return 1;
+}
+
+OpenMpParallel find_parallel() {
+  void* torch = nullptr;
+  dl_iterate_phdr(look_for_torch, &torch);
+  if (torch == nullptr) return nullptr;
+  return reinterpret_cast<OpenMpParallel>(dlsym(torch, "GOMP_parallel"));
+}
+#else
+OpenMpParallel find_parallel() {
+  return nullptr;
+}
+#endif
+
+}  // namespace
+
+OpenMpParallel openmp_parallel() {
+  // First, since a thread that is gone may have been about to find it.
+  if (forked.load(std::memory_order_relaxed)) return nullptr;
+  static const OpenMpParallel found = find_parallel();
+  return found;
+}
+
+}  // namespace transnext::cpu

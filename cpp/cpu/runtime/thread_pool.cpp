@@ -1,0 +1,162 @@
+#include "cpu/runtime/thread_pool.h"
+
+#include <atomic>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <new>
+#include <pthread.h>
+#include <system_error>
+#include <thread>
+
+#include "cpu/runtime/openmp_runtime.h"
+
+namespace transnext::cpu {
+namespace {
+
+// How long a thread looks for work, or for the end of it, before it sleeps: a few microseconds,
+// about what waking costs. Longer would take time from the caller's other threads.
+constexpr int kSpins = 256;
+
+void relax() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// True while the current thread runs tasks: nested calls then run inline.
+thread_local bool inside_task = false;
+
+// One parallel_for. It lives on the caller's stack: `attached` counts the workers that may still
+// look at it.
+struct Job {
+  void (*function)(void*, index_t);
+  void* context;
+  index_t count;
+  int places;  // workers that may still join, guarded by the pool's mutex
+  std::atomic<index_t> next{0};
+  std::atomic<int> attached{0};
+  std::atomic<bool> failed{false};
+  std::exception_ptr error{};  // written once, by the thread that set `failed`
+
+  void work() {
+    inside_task = true;
+    for (index_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) {
+      if (failed.load(std::memory_order_relaxed)) break;
+      try {
+        function(context, i);
+      } catch (...) {
+        if (!failed.exchange(true)) error = std::current_exception();
+      }
+    }
+    inside_task = false;
+  }
+};
+
+class ThreadPool {
+ public:
+  void run(index_t count, int max_threads, void (*function)(void*, index_t), void* context) {
+    std::unique_lock<std::mutex> only_caller(caller_mutex_, std::defer_lock);
+    const index_t wanted = count < max_threads ? count : max_threads;
+    if (wanted <= 1 || inside_task || !only_caller.try_lock()) {
+      for (index_t i = 0; i < count; ++i) function(context, i);
+      return;
+    }
+    Job job{function, context, count, static_cast<int>(wanted) - 1};
+    if (const OpenMpParallel parallel = openmp_parallel()) {
+      // Always the same number of threads, also for fewer tasks: the runtime keeps its team.
+      parallel([](void* data) { static_cast<Job*>(data)->work(); }, &job,
+               static_cast<unsigned>(max_threads), 0);
+      if (job.error) std::rethrow_exception(job.error);
+      return;
+    }
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      while (workers_ < job.places && add_worker()) ++workers_;
+      job_ = &job;
+      posted_.fetch_add(1);
+    }
+    wake_.notify_all();
+    job.work();
+    {
+      // No worker joins from here on; those that did are waited for.
+      std::unique_lock<std::mutex> lock(mutex_);
+      job_ = nullptr;
+      for (int spin = 0; spin < kSpins && job.attached.load() > 0; ++spin) {
+        lock.unlock();
+        relax();
+        lock.lock();
+      }
+      done_.wait(lock, [&] { return job.attached.load() == 0; });
+    }
+    if (job.error) std::rethrow_exception(job.error);
+  }
+
+ private:
+  // False where the system gives no more threads: the ones there are do the work.
+  bool add_worker() {
+    try {
+      std::thread([this] { serve(); }).detach();
+    } catch (const std::system_error&) {
+      return false;
+    }
+    return true;
+  }
+
+  void serve() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+      while (job_ == nullptr || job_->places == 0) {
+        const unsigned seen = posted_.load();
+        lock.unlock();
+        for (int spin = 0; spin < kSpins && posted_.load(std::memory_order_relaxed) == seen; ++spin)
+          relax();
+        lock.lock();
+        wake_.wait(lock, [&] { return posted_.load() != seen || (job_ && job_->places > 0); });
+      }
+      Job* job = job_;
+      --job->places;
+      job->attached.fetch_add(1);
+      lock.unlock();
+      job->work();
+      lock.lock();
+      if (job->attached.fetch_sub(1) == 1) done_.notify_one();
+    }
+  }
+
+  std::mutex caller_mutex_;  // one parallel_for at a time
+  std::mutex mutex_;         // guards job_, workers_ and the condition variables
+  std::condition_variable wake_;
+  std::condition_variable done_;
+  std::atomic<unsigned> posted_{0};
+  Job* job_ = nullptr;
+  int workers_ = 0;
+};
+
+// Never destroyed, since detached workers wait in it until the process ends. A forked child has
+// none of the workers and perhaps locked mutexes, so it starts with a new pool in the same place.
+alignas(ThreadPool) unsigned char pool_storage[sizeof(ThreadPool)];
+
+ThreadPool* new_pool() {
+  return new (pool_storage) ThreadPool;
+}
+
+// Made, and forks prepared for, when the library is loaded: a pool made by the first loop would be
+// too late for a process that forks while that loop makes it.
+ThreadPool* const pool = [] {
+  pthread_atfork(nullptr, nullptr, [] { new_pool(); });
+  return new_pool();
+}();
+
+}  // namespace
+
+namespace detail {
+
+void run_tasks(index_t count, int max_threads, void (*function)(void*, index_t), void* context) {
+  pool->run(count, max_threads, function, context);
+}
+
+}  // namespace detail
+}  // namespace transnext::cpu

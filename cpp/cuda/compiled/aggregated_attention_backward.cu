@@ -1,0 +1,12 @@
+// All kernels, or the groups of them that TRANSNEXT_KERNELS says: one file for each set of GPUs.
+#include "cuda/compiled/kernel_table.h"
+#include "cuda/kernels/attention/backward/aggregated_attention_backward.cuh"
+
+namespace transnext::cuda {
+
+static const Kernel kKernels[] = {
+#include "cuda/instances/aggregated_attention_backward.inc"
+};
+TRANSNEXT_KERNEL_TABLE(aggregated_attention_backward_kernels, kKernels)
+
+}  // namespace transnext::cuda

@@ -1,0 +1,377 @@
+// aggregated_attention backward, the share of the pooled keys, after the tokens' (the queries' terms
+// are in the workspace):
+//
+//   d_kpn(m) = sum_n d_l_m(n) qh(n),   d_vp(m) = sum_n a_m(n) d_out(n)
+//   d_table  = sum over images, n, m of d_l_m(n) weights, where atomic additions may make it
+//
+// A block owns 64 pooled keys of one (image, head) and a slice of the queries, which pass through
+// shared memory some at a time; a warp owns 16 of the keys. Its sums go to the workspace, one per
+// slice, and are added in the slices' order by aggregated_attention_backward_pooled_sums.
+//
+// Rows lie in shared memory as they are stored, and qh(n) = scaling (q(n) / |q(n)| + embedding) is
+// taken apart: d_l_m(n) scaling / |q(n)| is a factor of q(n), on tensor cores rounded to TF32, which has
+// float's range whatever the gradients' is, and what goes with the embedding is one sum per key.
+//
+// Per query, head and 64 keys: bytes 2 d sizeof(T) + 16 read, flops 8 d 64.
+#pragma once
+
+#include "cuda/kernels/attention/backward/shape.h"
+#include "cuda/kernels/attention/row_fragments.cuh"
+#include "cuda/kernels/attention/token_rows.cuh"
+#include "cuda/kernels/bias/extrapolated_bias.cuh"
+#include "cuda/kernels/bias/pooled_bias.cuh"
+#include "cuda/kernels/common/math.cuh"
+#include "cuda/kernels/common/rectangle.cuh"
+
+namespace transnext {
+
+namespace device {
+
+template <class T, int kDim>
+class BackwardPooled {
+  using Launch = AggregatedAttentionBackwardLaunch;
+
+ public:
+  __device__ explicit BackwardPooled(const Launch& launch)
+      : launch_(launch), p_(launch.params), in_(launch.params.in), right_(lane()) {
+    if (thread() == 0) {
+      const unsigned slices = static_cast<unsigned>(launch.plan.slices);
+      const unsigned key_tiles = static_cast<unsigned>((pooled() + kKeys - 1) / kKeys);
+      State& state = BackwardPooled::state();
+      state.head = blockIdx.x % heads();
+      state.slice = blockIdx.x / heads() % slices;
+      state.batch = blockIdx.x / heads() / slices / key_tiles;
+      state.first_key = static_cast<int>(blockIdx.x / heads() / slices % key_tiles) * kKeys;
+      state.first_query = static_cast<int>(state.slice) * launch.plan.slice;
+      state.end_query = tokens() - state.first_query < launch.plan.slice
+                            ? tokens()
+                            : state.first_query + launch.plan.slice;
+    }
+    __syncthreads();
+  }
+
+  __device__ void run() {
+    load_keys();
+    const int first_query = state().first_query;
+    const int end_query = state().end_query;
+    const int top = first_query / width();
+    const bool steps =
+        grows_by_steps(bias(), in_, {top, 0, (end_query - 1) / width() + 1 - top, width()});
+    if (thread() == 0) {
+      state().steps = steps;
+      state().known_places = steps || has_dense_places(in_);
+    }
+    __syncthreads();
+    find_keys();
+    const int own = warp() * 16;
+    const LeftRows<T, kKept> keys(key_rows() + (own + lane_row(lane())) * kStride,
+                                  key_rows() + (own + 8 + lane_row(lane())) * kStride, lane());
+    const LeftRows<T, kKept> values(value_rows() + (own + lane_row(lane())) * kStride,
+                                    value_rows() + (own + 8 + lane_row(lane())) * kStride, lane());
+    int buffer = 0;
+    if (kBuffers > 1) stage(first_query, 0);
+#pragma unroll 1
+    for (int first = first_query; first < end_query; first += kTile) {
+      if (kBuffers == 1) {
+        __syncthreads();  // all are done with the tile before
+        stage(first, 0);
+      }
+      wait_copies<0>();
+      __syncthreads();
+      if (kBuffers > 1 && first + kTile < end_query) stage(first + kTile, buffer ^ 1);
+      if (own < key_count()) {  // not a warp without keys
+        const int count = end_query - first < kTile ? end_query - first : kTile;
+#pragma unroll 1
+        for (int sub = 0; sub < count; sub += 16)
+          take(keys, values, first, count, buffer * kTile + sub, sub);
+      }
+      if (kBuffers > 1) buffer ^= 1;
+    }
+    store();
+  }
+
+ private:
+  // What the block works on, in its shared memory: read where it is needed, so that it takes no
+  // registers while products are made.
+  struct State {
+    unsigned batch, head, slice;
+    int first_key, first_query, end_query;
+    bool steps;         // the table grows by steps
+    bool known_places;  // a bias is at the sum of its query's and its key's place
+  };
+  static __device__ State& state() {
+    __shared__ State state;
+    return state;
+  }
+
+  static constexpr bool kTensorCores = OnTensorCores<T>::value;
+  static constexpr int kStride = row_stride<T>(kDim);
+  static constexpr int kChunks = kDim / 8;
+  static constexpr int kKeys = kAttentionPoolTile;
+  static constexpr int kTile = attention_pooled_queries(kDim, sizeof(T));
+  static constexpr int kBuffers = attention_pooled_buffers(kDim, sizeof(T));
+  static constexpr int kThreads = kAttentionPooledThreads;
+  // Channels of the warp's keys and values in registers.
+  static constexpr int kKept = kTensorCores && kDim <= 32 ? kDim : 0;
+
+  static __device__ int thread() { return static_cast<int>(threadIdx.x); }
+  static __device__ int lane() { return thread() % 32; }
+  static __device__ int warp() { return thread() / 32; }
+  __device__ int pooled() const { return static_cast<int>(in_.k_pool.shape[1]); }
+  __device__ int width() const { return static_cast<int>(in_.grid.width); }
+  __device__ int pool_width() const { return static_cast<int>(in_.pool_grid.width); }
+  __device__ int tokens() const { return static_cast<int>(in_.grid.size()); }
+  __device__ unsigned heads() const { return static_cast<unsigned>(in_.q.shape[2]); }
+  __device__ int key_count() const {
+    const int rest = pooled() - state().first_key;
+    return rest < kKeys ? rest : kKeys;
+  }
+  // Not a member: it would cost registers.
+  __device__ PooledBias bias() const { return {in_.pool_bias, state().head}; }
+  __device__ int columns() const { return static_cast<int>(p_.d_pool_bias.shape[2]); }
+
+  // In shared memory.
+  static __device__ T* key_rows() { return dynamic_shared<T>(); }  // [kKeys]
+  static __device__ T* value_rows() { return key_rows() + kKeys * kStride; }
+  static __device__ T* query_rows() { return value_rows() + kKeys * kStride; }  // [kBuffers][kTile]
+  static __device__ T* d_out_rows() { return query_rows() + kBuffers * kTile * kStride; }
+  // [kBuffers][kTile], as in the workspace
+  static __device__ float4* terms() {
+    return reinterpret_cast<float4*>(d_out_rows() + kBuffers * kTile * kStride);
+  }
+  // [kBuffers][kTile]: in the bias, in its gradient, row and column in the image
+  static __device__ int4* places() { return reinterpret_cast<int4*>(terms() + kBuffers * kTile); }
+  // Of float, a warp's weights.
+  static __device__ float* stages() {
+    return reinterpret_cast<float*>(places() + kBuffers * kTile);
+  }
+
+  __device__ void load_keys() {
+    __shared__ float key_inverse[kKeys], key_embedding[kKeys];
+    alignas(16) __shared__ float embedding[kDim];
+    const int first_key = state().first_key;
+    const int count = key_count();
+    const auto key_of = [=](int i) { return index_t{i < count ? first_key + i : -1}; };
+    stage_rows<kDim>(TokenRows<T>(in_.k_pool, state().batch, state().head),
+                     TokenRows<T>(in_.v_pool, state().batch, state().head), kKeys, key_of,
+                     key_rows(), value_rows());
+    finish_copies();
+#pragma unroll 1
+    for (int c = thread(); c < kDim; c += kThreads)
+      embedding[c] = head_parameter(in_.query_embedding, static_cast<int>(state().head), c);
+    __syncthreads();
+#pragma unroll 1
+    for (int i = thread(); i < kKeys; i += kThreads) {
+      key_inverse[i] = inverse_length(row_norm<kDim>(key_rows() + i * kStride));
+      key_embedding[i] = row_dot<kDim>(key_rows() + i * kStride, embedding) * key_inverse[i];
+    }
+    __syncthreads();
+    for (int h = 0; h < 2; ++h) {
+      const int i = warp() * 16 + 8 * h + lane_row(lane());
+      inverse_[h] = key_inverse[i];
+      embedded_[h] = key_embedding[i];
+    }
+  }
+
+  // The lane's two keys' places.
+  __device__ void find_keys() {
+    for (int h = 0; h < 2; ++h) {
+      const int m = present(h);
+      const int a = m / pool_width();
+      const int b = m - a * pool_width();
+      const int last_row = (state().end_query - 1) / width();
+      const int last_column = width() - 1;
+      if (state().steps)
+        table_places_[h] = bias().first_table_row(0, a, last_row) * columns() +
+                           bias().first_table_column(0, b, last_column);
+      if (state().known_places)
+        biases_[h] = bias().values() + bias().key_place(a, b, m, last_row, last_column);
+    }
+  }
+  __device__ int key(int h) const {
+    return state().first_key + warp() * 16 + 8 * h + lane_row(lane());
+  }
+  __device__ int present(int h) const { return key(h) < pooled() ? key(h) : state().first_key; }
+
+  // Asks for the rows and the terms of the queries from `first` on.
+  __device__ void stage(int first, int buffer) {
+    const int end = state().end_query;
+    const int begin = buffer * kTile;
+    const auto query_of = [=](int i) { return index_t{first + i < end ? first + i : -1}; };
+    stage_rows<kDim>(TokenRows<T>(in_.q, state().batch, state().head),
+                     TokenRows<T>(p_.d_out, state().batch, state().head), kTile, query_of,
+                     query_rows() + begin * kStride, d_out_rows() + begin * kStride);
+    const float4* from =
+        reinterpret_cast<const float4*>(launch_.workspace + launch_.plan.query_terms) +
+        (index_t{state().batch} * heads() + state().head) * tokens();
+#pragma unroll 1
+    for (int i = thread(); i < kTile; i += kThreads) {
+      const bool there = first + i < end;
+      const int n = there ? first + i : first;
+      const int y = n / width();
+      const int x = n - y * width();
+      if (there)
+        copy_async_16(terms() + begin + i, from + n, true);
+      else  // no weights for what is not there
+        terms()[begin + i] = float4{0.0f, 0.0f, 3e38f, 0.0f};
+      places()[begin + i] =
+          int4{state().known_places ? bias().query_place(y, x, n) : 0, y * columns() + x, y, x};
+    }
+    commit_copies();
+  }
+
+  // 16 queries, of a tile of `count` those from `sub` on, which are at `at` in shared memory.
+  __device__ void take(const LeftRows<T, kKept>& keys, const LeftRows<T, kKept>& values, int first,
+                       int count, int at, int sub) {
+    const T* queries = query_rows() + at * kStride;
+    const T* d_outs = d_out_rows() + at * kStride;
+    const int own = warp() * 16;
+    // Asked for before the products, so that they are on their way meanwhile.
+    float biases[2][4];
+    if (state().known_places) {
+#pragma unroll
+      for (int t = 0; t < 2; ++t) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e)
+          biases[t][e] = biases_[e / 2][places()[at + t * 8 + lane_column(lane()) + e % 2].x];
+      }
+    }
+    float weight[2][4] = {}, d_logit[2][4] = {};
+    if constexpr (kKept > 0) {
+      multiply_rows(keys, right_.load(queries), weight);
+      multiply_rows(values, right_.load(d_outs), d_logit);
+    } else {
+      const int top = (own + lane_row(lane())) * kStride;
+      multiply_rows<kDim>(key_rows() + top, key_rows() + top + 8 * kStride, queries, lane(),
+                          weight);
+      multiply_rows<kDim>(value_rows() + top, value_rows() + top + 8 * kStride, d_outs, lane(),
+                          d_logit);
+    }
+    if (!state().known_places) find_biases(first, count, at, sub, biases);
+#pragma unroll
+    for (int t = 0; t < 2; ++t) {
+      const int query = at + t * 8 + lane_column(lane());
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int h = e / 2;
+        const float4 of_query = terms()[query + e % 2];
+        const float logit =
+            weight[t][e] * inverse_[h] * of_query.x + (of_query.y * embedded_[h] + biases[t][e]);
+        weight[t][e] = exp2_fast(logit * kLog2E - of_query.z);
+        const float gradient = weight[t][e] * (d_logit[t][e] - of_query.w);
+        along_[h] += gradient * of_query.y;
+        d_logit[t][e] = gradient * of_query.x;
+        biases[t][e] = gradient;
+      }
+    }
+    if (launch_.plan.table_atomics) add_to_table(count, at, sub, biases);
+    if constexpr (kTensorCores) {
+      const RightRows<T, kDim> query_channels = right_.load_transposed(queries);
+#pragma unroll
+      for (int t = 0; t < 2; ++t)
+        multiply_wide_weights<T, kDim>(d_logit[t], query_channels.of[t], d_key_);
+      multiply_weights(weight, right_.load_transposed(d_outs), d_value_);
+    } else {
+      float* stage = stages() + own * kAttentionStagedWeights;
+      multiply_weights<kDim>(d_logit[0], d_logit[1], queries, lane(), stage, d_key_);
+      multiply_weights<kDim>(weight[0], weight[1], d_outs, lane(), stage, d_value_);
+    }
+  }
+
+  // Biases of any kind, one after the other: this is no path to hurry on.
+  __device__ void find_biases(int first, int count, int at, int sub, float (&biases)[2][4]) const {
+#pragma unroll 1
+    for (int j = 0; j < 8; ++j) {
+      const int i = j / 4 * 8 + lane_column(lane()) + j % 2;
+      const int4 place = places()[at + i];
+      const int n = sub + i < count ? first + sub + i : first;
+      const int m = present(j / 2 % 2);
+      const float value = bias().at(place.z, place.w, n, m / pool_width(), m % pool_width(), m);
+#pragma unroll
+      for (int own = 0; own < 8; ++own)
+        biases[own / 4][own % 4] = own == j ? value : biases[own / 4][own % 4];
+    }
+  }
+
+  __device__ void add_to_table(int count, int at, int sub, const float (&gradients)[2][4]) const {
+    float* table = static_cast<float*>(p_.d_pool_bias.data) +
+                   state().head * p_.d_pool_bias.shape[1] * p_.d_pool_bias.shape[2];
+    if (state().steps) {
+#pragma unroll
+      for (int t = 0; t < 2; ++t) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const int i = t * 8 + lane_column(lane()) + e % 2;
+          if (sub + i < count && key(e / 2) < pooled())
+            atomicAdd(table + table_places_[e / 2] + places()[at + i].y, gradients[t][e]);
+        }
+      }
+      return;
+    }
+#pragma unroll 1
+    for (int j = 0; j < 8; ++j) {
+      const int i = j / 4 * 8 + lane_column(lane()) + j % 2;
+      const int m = key(j / 2 % 2);
+      if (sub + i >= count || m >= pooled()) continue;
+      float gradient = 0.0f;
+#pragma unroll
+      for (int own = 0; own < 8; ++own)
+        gradient = own == j ? gradients[own / 4][own % 4] : gradient;
+      const int4 place = places()[at + i];
+      const int a = m / pool_width();
+      const int b = m - a * pool_width();
+      float* row = table + bias().table_row(place.z, a) * columns();
+#pragma unroll 1
+      for (int tap = 0; tap < bias().taps(); ++tap)
+        atomicAdd(row + bias().table_column(place.w, b, tap),
+                  gradient * bias().weight(place.w, b, tap));
+    }
+  }
+
+  __device__ void store() const {
+    const int channels = static_cast<int>(in_.q.shape[3]);
+    const index_t pairs = in_.q.shape[0] * heads();
+    float* sums = launch_.workspace + launch_.plan.pooled_sums +
+                  (state().slice * pairs + index_t{state().batch} * heads() + state().head) *
+                      pooled() * 2 * channels;
+    const float along[2] = {sum_of_four(along_[0]), sum_of_four(along_[1])};
+#pragma unroll
+    for (int t = 0; t < kChunks; ++t) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int c = t * 8 + lane_column(lane()) + i;
+        if (c >= channels) continue;
+        const float embedding =
+            head_parameter(in_.query_embedding, static_cast<int>(state().head), c);
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          if (key(h) >= pooled()) continue;
+          float* to = sums + index_t{key(h)} * 2 * channels + c;
+          to[0] = d_key_[t][2 * h + i] + along[h] * embedding;
+          to[channels] = d_value_[t][2 * h + i];
+        }
+      }
+    }
+  }
+
+  const Launch& launch_;
+  const AggregatedAttentionBackwardParams& p_;
+  const AggregatedAttentionInputs& in_;
+  const RightRowsPlace<T, kTensorCores ? kDim : 0> right_;
+  // Of the lane's two keys.
+  float inverse_[2], embedded_[2], along_[2] = {};
+  const float* biases_[2] = {};
+  int table_places_[2] = {};
+  float d_key_[kChunks][4] = {}, d_value_[kChunks][4] = {};
+};
+
+}  // namespace device
+
+// Block (kAttentionPooledThreads). Grid: (head, slice, key tile, image), heads fastest.
+template <class T, int kDim>
+__global__ void __launch_bounds__(kAttentionPooledThreads, kDim <= 32 ? 4 : 1)
+    aggregated_attention_backward_pooled(AggregatedAttentionBackwardLaunch launch) {
+  device::BackwardPooled<T, kDim>(launch).run();
+}
+
+}  // namespace transnext

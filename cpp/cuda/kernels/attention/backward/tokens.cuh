@@ -1,0 +1,162 @@
+// aggregated_attention backward, the share of the tokens: d_q, d_k, d_v, and a block's sums for the
+// parameters' gradients. With the forward's formulas (transnext/aggregated_attention.h), D_j = d_out .
+// v(n + offset_j), D_m = d_out . vp(m), t_j = qn . tokens_j + token_bias_j, and the probabilities a =
+// exp(logit - log_sum_exp) computed again:
+//
+//   delta = sum_j a_j D_j + sum_m a_m D_m,   d_l = a (D - delta), the logits' gradients
+//   d_qh  = sum_j d_l_j kn(n + offset_j) + sum_m d_l_m kpn(m)
+//   d_qn  = d_qh scale s + sum_j D_j tokens_j, and d_q through the normalisation
+//   d_kn(n') = sum_j d_l_j(n' - offset_j) qh(n' - offset_j), and d_k through the normalisation
+//   d_v(n')  = sum_j w_j(n' - offset_j) d_out(n' - offset_j)
+//
+// delta is summed over the keys, not taken from d_out . out: `out` is rounded to its storage type, and
+// where one key has all the weight that error is all there would be of D - delta.
+//
+// A block owns a rectangle of tokens of one (image, head), as queries and as keys. Queries within a
+// window's reach of the rectangle look at its keys, so the block finds their a_j, D_j and delta too,
+// and no gradient has two writers. Rows lie in shared memory as they are stored; norms, scales and
+// biases enter the logits in float, so that the products of tensor cores are of exact operands.
+// d_l_m / |d_out|, a number of the values' size, is all that is rounded to 16 bit.
+//
+// Per token and head: bytes (6 d + read halos) sizeof(T) + 8; flops about 2 d (7 L + 3 P), and 2 d 2 P
+// (queries of the halo / owned - 1).
+#pragma once
+
+#include "cuda/kernels/attention/backward/window_gemm.cuh"
+
+namespace transnext {
+
+namespace device {
+
+template <class T, int kDim>
+class BackwardTokens : TokenWindowProducts<T, kDim> {
+  using Tile = TokenTile<T, kDim>;
+
+ public:
+  __device__ BackwardTokens(const AggregatedAttentionBackwardLaunch& launch, unsigned block)
+      : TokenWindowProducts<T, kDim>(launch, block) {}
+
+  // Inlined: the members would be in local memory otherwise, and the parameters copied there.
+  __device__ __forceinline__ void run() {
+    this->load();
+    __syncthreads();
+    this->find_norms();
+    __syncthreads();
+    if (products()) {
+      if constexpr (kProducts) this->patch_weights();
+    } else {
+      this->local_weights();
+      __syncthreads();
+      this->sum_local_delta();
+    }
+    this->pooled_keys();
+    __syncthreads();
+    this->local_logit_gradients();
+    __syncthreads();
+    if (products()) {
+      if constexpr (kProducts) {
+        this->patch_query_gradients();
+        this->patch_key_gradients();
+      }
+    } else {
+      this->query_gradients();
+      this->key_gradients();
+    }
+    __syncthreads();
+    parameter_sums();
+  }
+
+ private:
+  static constexpr bool kProducts = OnTensorCores<T>::value && kDim <= 32;
+  __device__ bool products() const { return kProducts && this->window() == 3; }
+
+  using Tile::kChunks, Tile::kWarps, Tile::thread, Tile::channels, Tile::cells, Tile::floats,
+      Tile::ints, Tile::row, Tile::owned_query, Tile::p_, Tile::in_, Tile::plan_, Tile::workspace_,
+      Tile::head, Tile::bias, Tile::owned, Tile::queries;
+
+  // The block's sums over its queries: scale, query embedding [d], local bias [L], token bias [L],
+  // tokens [L, d]. Each warp adds a share of the queries, and the shares meet in the pooled keys' place.
+  __device__ void parameter_sums() {
+    if (plan_.parameters == 0) return;
+    float* sums = workspace_ + plan_.parameter_sums + index_t{blockIdx.x} * plan_.parameters;
+    scalar_sums(sums);
+    if (p_.d_tokens.present()) token_sums(sums + 1 + channels() + 2 * cells());
+  }
+
+  __device__ void scalar_sums(float* sums) {
+    const AttentionTokenShared& at = plan_.shared;
+    const int lane = thread() % 32;
+    const int warp = thread() / 32;
+    const int count = this->owned().cells();
+    const int size = 1 + channels() + 2 * cells();
+    float* shares = floats(at.pool_key);  // [kWarps][32]
+#pragma unroll 1
+    for (int first = 0; first < size; first += 32) {
+      const int e = first + lane < size ? first + lane : size - 1;
+      const int cell = e - 1 - channels();
+      const bool of_cell = cell >= 0;
+      const float* values = floats(at.gradient) + e - 1;
+      if (e == 0) values = floats(at.d_scale);
+      if (of_cell) values = floats(cell < cells() ? at.probability : at.d_weight) + cell % cells();
+      const int stride = of_cell ? cells() : e == 0 ? 1 : kDim;
+      float sum = 0.0f;
+#pragma unroll 1
+      for (int own = first + lane < size ? warp : count; own < count; own += kWarps)
+        sum += values[(of_cell ? owned_query(own) : own) * stride];
+      __syncthreads();
+      shares[thread()] = sum;
+      __syncthreads();
+      if (warp > 0 || first + lane >= size) continue;
+#pragma unroll
+      for (int other = 1; other < kWarps; ++other) sum += shares[other * 32 + lane];
+      sums[e] = sum;
+    }
+  }
+
+  // A lane makes eight channels of one cell's tokens.
+  __device__ void token_sums(float* sums) {
+    const AttentionTokenShared& at = plan_.shared;
+    const int lane = thread() % 32;
+    const int count = this->owned().cells();
+    const int items = cells() * kChunks;
+    float* shares = floats(at.pool_key);  // [kWarps][32][8]
+#pragma unroll 1
+    for (int first = 0; first < items; first += 32) {
+      const int item = first + lane < items ? first + lane : items - 1;
+      const int j = item / kChunks;
+      const int chunk = item - j * kChunks;
+      float sum[8] = {};
+#pragma unroll 1
+      for (int own = first + lane < items ? thread() / 32 : count; own < count; own += kWarps) {
+        const int i = owned_query(own);
+        const float d_weight = floats(at.d_weight)[i * cells() + j] * floats(at.query_inverse)[i];
+        float q[8];
+        read_eight(row(at.query, i) + chunk * 8, q);
+#pragma unroll
+        for (int c = 0; c < 8; ++c) sum[c] += d_weight * q[c];
+      }
+      __syncthreads();
+      write_eight(sum, shares + thread() * 8);
+      __syncthreads();
+      const int its_item = first + thread() / 8;
+      const int c = its_item % kChunks * 8 + thread() % 8;
+      if (its_item >= items || c >= channels()) continue;
+      float total = 0.0f;
+#pragma unroll
+      for (int warp = 0; warp < kWarps; ++warp) total += shares[warp * 256 + thread()];
+      sums[its_item / kChunks * channels() + c] = total;
+    }
+  }
+};
+
+}  // namespace device
+
+// Block (kAttentionTokenThreads). Grid: (head, tile, image), heads fastest, as their rows share
+// sectors.
+template <class T, int kDim>
+__global__ void __launch_bounds__(kAttentionTokenThreads, kDim <= 32 ? 2 : 1)
+    aggregated_attention_backward_tokens(AggregatedAttentionBackwardLaunch launch) {
+  device::BackwardTokens<T, kDim>(launch, blockIdx.x).run();
+}
+
+}  // namespace transnext

@@ -1,0 +1,457 @@
+// aggregated_attention backward, the share of the tokens: the pooled keys' part of delta and of the
+// queries' gradients. A warp takes 16 queries and 16 pooled keys at a time, norms, scales and biases
+// enter the logits in float, so that the products of tensor cores are of exact operands.
+// d_l_m / |d_out|, a number of the values' size, is all that is rounded to 16 bit.
+#pragma once
+
+#include "cuda/kernels/attention/backward/tile.cuh"
+#include "cuda/kernels/attention/row_fragments.cuh"
+#include "cuda/kernels/attention/weighted_rows.cuh"
+#include "cuda/kernels/common/multiprocessor.cuh"
+#include "cuda/kernels/common/thread_index.cuh"
+
+namespace transnext::device {
+
+template <class T, int kDim>
+class TokenPooled : public TokenTile<T, kDim> {
+ protected:
+  using Tile = TokenTile<T, kDim>;
+  using Tile::kStride, Tile::kChunks, Tile::kWarps, Tile::kSumsAlong, Tile::thread, Tile::smaller,
+      Tile::pooled, Tile::floats, Tile::ints, Tile::rows, Tile::row, Tile::token, Tile::in_,
+      Tile::plan_, Tile::head, Tile::batch, Tile::scale, Tile::bias, Tile::owned, Tile::queries;
+  using Tile::Tile;
+
+  static constexpr bool kTensorCores = OnTensorCores<T>::value;
+  // Channels of a warp's queries in registers.
+  static constexpr int kKept = kTensorCores && kDim <= 32 ? kDim : 0;
+
+  // Of 8 pooled keys, as many as a warp has registers for their weights.
+  static constexpr int kTiles = 7;
+
+  // delta of every query, and sum_m d_l_m kpn(m) of the owned ones with its product with qn + embedding.
+  __device__ void pooled_keys() {
+    if (pooled() <= 8 * kTiles && this->known_places()) {
+      load_pooled(0);
+      take_all();
+      return;
+    }
+#pragma unroll 1
+    for (int first = 0; first < pooled(); first += kAttentionPoolTile) {
+      load_pooled(first);
+      add_deltas(first);
+    }
+    __syncthreads();
+#pragma unroll 1
+    for (int i = thread(); i < queries().cells(); i += kAttentionTokenThreads)
+      floats(plan_.shared.delta)[i] =
+          share(floats(plan_.shared.delta)[i], floats(plan_.shared.total)[i]);
+    __syncthreads();
+    add_gradients();
+  }
+
+  // Pooled keys from `first` on into shared memory, once the block is done with the ones before.
+  __device__ void load_pooled(int first) {
+    const AttentionTokenShared& at = plan_.shared;
+    const int count = smaller(kAttentionPoolTile, pooled() - first);
+    const auto token_of = [=](int i) { return index_t{i < count ? first + i : -1}; };
+    __syncthreads();
+    stage_rows<kDim>(TokenRows<T>(in_.k_pool, batch(), head()),
+                     TokenRows<T>(in_.v_pool, batch(), head()), kAttentionPoolTile, token_of,
+                     rows(at.pool_key), rows(at.pool_value));
+    finish_copies();
+    __syncthreads();
+    static_assert(kAttentionTokenThreads == 4 * kAttentionPoolTile, "four threads for each key");
+    finish_key(first, thread() / 4, thread() % 4);
+    __syncthreads();
+  }
+
+  // What is made of a pooled key, by four threads.
+  __device__ void finish_key(int first, int i, int part) {
+    const AttentionTokenShared& at = plan_.shared;
+    const T* key_row = row(at.pool_key, i);
+    float square = 0.0f, along = 0.0f;
+#pragma unroll
+    for (int chunk = part; chunk < kChunks; chunk += 4) {
+      float x[8], embedding[8];
+      read_eight(key_row + chunk * 8, x);
+      read_eight(floats(at.embedding) + chunk * 8, embedding);
+#pragma unroll
+      for (int c = 0; c < 8; ++c) {
+        square += x[c] * x[c];
+        along += x[c] * embedding[c];
+      }
+    }
+    const float inverse = inverse_norm(sum_of_four(square));
+    along = sum_of_four(along) * inverse;
+    if constexpr (kTensorCores) {  // float has the range for keys as they are
+#pragma unroll
+      for (int chunk = part; chunk < kChunks; chunk += 4) {
+        float x[8];
+        read_eight(key_row + chunk * 8, x);
+#pragma unroll
+        for (int c = 0; c < 8; ++c) x[c] *= inverse;
+        write_eight(x, rows(at.pool_unit) + i * kStride + chunk * 8);
+      }
+    }
+    if (part == 0) {
+      floats(at.pool_inverse)[i] = inverse;
+      floats(at.pool_embedding)[i] = along;
+    } else if (part == 1) {
+      const int columns = static_cast<int>(in_.pool_grid.width);
+      const int key = smaller(first + i, pooled() - 1);
+      const int pool_row = key / columns;
+      const int column = key - pool_row * columns;
+      const Rectangle queries = this->queries();
+      ints(at.pool_row)[i] =
+          this->known_places()
+              ? bias().key_place(pool_row, column, key, queries.top + queries.height - 1,
+                                 queries.left + queries.width - 1)
+              : pool_row;
+      ints(at.pool_column)[i] = column;
+    }
+  }
+
+  // One of a lane's two queries of a tile of 16.
+  struct Query {
+    int index;  // among the block's queries
+    float inverse, scaling;
+  };
+  __device__ Query query_at(int index) const {
+    const AttentionTokenShared& at = plan_.shared;
+    return {index, floats(at.query_inverse)[index], scale() * floats(at.length_scale)[index]};
+  }
+
+  // The rows of a lane's two queries as operands, where they are kept.
+  struct Operands {
+    LeftRows<T, kKept> query, d_out;
+  };
+  __device__ Operands operands(int first, int second) const {
+    const AttentionTokenShared& at = plan_.shared;
+    const int lane = thread() % 32;
+    return {LeftRows<T, kKept>(row(at.query, first), row(at.query, second), lane),
+            LeftRows<T, kKept>(row(at.d_out, first), row(at.d_out, second), lane)};
+  }
+
+  // a_m, D_m and (qn + embedding) . kpn(m) of 16 queries and the 16 pooled keys from `sub` of the tile
+  // on.
+  __device__ void pooled_weights(const Query (&query)[2], const Operands& operands, int first,
+                                 int sub, int lane, float (&probability)[2][4],
+                                 float (&d_weight)[2][4], float (&cosine)[2][4]) const {
+    const AttentionTokenShared& at = plan_.shared;
+#pragma unroll
+    for (int t = 0; t < 2; ++t) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) probability[t][e] = d_weight[t][e] = 0.0f;
+    }
+    // Asked for before the products of tensor cores, so that they are on their way meanwhile.
+    float biases[2][4];
+    const bool places = this->known_places();
+    if constexpr (kTensorCores) {
+#pragma unroll
+      for (int t = 0; t < 2; ++t) {
+        if (places) read_biases(query, sub + t * 8 + lane_column(lane), biases[t]);
+      }
+    }
+    if constexpr (kKept > 0) {
+      const RightRowsPlace<T, kDim> right(lane);
+      multiply_rows(operands.query, right.load(row(at.pool_key, sub)), probability);
+      multiply_rows(operands.d_out, right.load(row(at.pool_value, sub)), d_weight);
+    } else {
+      multiply_rows<kDim>(row(at.query, query[0].index), row(at.query, query[1].index),
+                          row(at.pool_key, sub), lane, probability);
+      multiply_rows<kDim>(row(at.d_out, query[0].index), row(at.d_out, query[1].index),
+                          row(at.pool_value, sub), lane, d_weight);
+    }
+#pragma unroll
+    for (int t = 0; t < 2; ++t) {
+      const int key = sub + t * 8 + lane_column(lane);
+      if (!places)
+        find_biases(query, first, key, biases[t]);
+      else if constexpr (!kTensorCores)
+        read_biases(query, key, biases[t]);
+      finish_weights(query, first, key, biases[t], probability[t], cosine[t]);
+    }
+  }
+
+  // a_m in place of products of queries and keys.
+  __device__ void finish_weights(const Query (&query)[2], int first, int key,
+                                 const float (&bias)[4], float (&probability)[4],
+                                 float (&cosine)[4]) const {
+    const AttentionTokenShared& at = plan_.shared;
+    const float2 inverse = *reinterpret_cast<const float2*>(floats(at.pool_inverse) + key);
+    const float2 embedding = *reinterpret_cast<const float2*>(floats(at.pool_embedding) + key);
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const Query& q = query[e / 2];
+      cosine[e] = probability[e] * q.inverse * (e % 2 == 0 ? inverse.x : inverse.y) +
+                  (e % 2 == 0 ? embedding.x : embedding.y);
+      const float value =
+          exp2_fast((q.scaling * cosine[e] + bias[e]) * kLog2E - floats(at.log_sum_exp)[q.index]);
+      probability[e] = first + key + e % 2 < pooled() ? value : 0.0f;
+    }
+  }
+
+  // The bias of a lane's queries and the keys `key` and `key` + 1 of the tile, by their places,
+  __device__ void read_biases(const Query (&query)[2], int key, float (&bias)[4]) const {
+    const float* values = this->bias().values();
+    const int2 place = *reinterpret_cast<const int2*>(ints(plan_.shared.pool_row) + key);
+#pragma unroll
+    for (int e = 0; e < 4; ++e)
+      bias[e] =
+          values[ints(plan_.shared.place)[query[e / 2].index] + (e % 2 == 0 ? place.x : place.y)];
+  }
+
+  // or of any kind, one after the other: this is no path to hurry on.
+  __device__ void find_biases(const Query (&query)[2], int first, int key, float (&bias)[4]) const {
+    const AttentionTokenShared& at = plan_.shared;
+    const Rectangle queries = this->queries();
+    const PooledBias general = this->bias();
+#pragma unroll 1
+    for (int j = 0; j < 4; ++j) {
+      const int own = key + j % 2;
+      const int index = j / 2 == 0 ? query[0].index : query[1].index;
+      const int y = queries.row(index);
+      const int x = queries.column(index);
+      const float value = general.at(y, x, token(y, x), ints(at.pool_row)[own],
+                                     ints(at.pool_column)[own], smaller(first + own, pooled() - 1));
+#pragma unroll
+      for (int e = 0; e < 4; ++e) bias[e] = e == j ? value : bias[e];
+    }
+  }
+
+  // The probabilities add to 1 but for the rounding of large logits, and then D - delta of a key that
+  // has all the weight is nothing but for the same.
+  static __device__ float share(float delta, float total) {
+    return total > 0.0f ? delta / total : delta;
+  }
+
+  // The lane's two queries of the 16 from `tile` on, in the order that has the owned ones first.
+  __device__ int ordered(int tile, int half, int lane) const {
+    return ints(
+        plan_.shared.order)[smaller(tile + 8 * half + lane_row(lane), queries().cells() - 1)];
+  }
+
+  // What makes d_l_m a factor of rows in the storage type, and what has to come back.
+  struct Factors {
+    float inverse[2], norm[2];
+  };
+  __device__ Factors factors(const int (&index)[2]) const {
+    Factors result;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const float norm = floats(plan_.shared.d_out_norm)[index[h]];
+      result.inverse[h] = norm > 0.0f ? 1.0f / norm : 0.0f;
+      result.norm[h] = OnTensorCores<T>::value ? norm : 1.0f;
+    }
+    return result;
+  }
+
+  // d_l_m in place of a_m, with its factor, of 8 pooled keys.
+  __device__ void logit_gradients(const float (&delta)[2], const Factors& factors, int first,
+                                  int lane, float (&probability)[4],
+                                  const float (&d_weight)[4]) const {
+    const float2 inverse = *reinterpret_cast<const float2*>(floats(plan_.shared.pool_inverse) +
+                                                            first + lane_column(lane));
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      probability[e] *= d_weight[e] - delta[e / 2];
+      if constexpr (OnTensorCores<T>::value)
+        probability[e] *= factors.inverse[e / 2];
+      else
+        probability[e] *= e % 2 == 0 ? inverse.x : inverse.y;
+    }
+  }
+
+  // The rows that they are factors of.
+  __device__ const T* gradient_rows(int sub) const {
+    const AttentionTokenShared& at = plan_.shared;
+    return row(OnTensorCores<T>::value ? at.pool_unit : at.pool_key, sub);
+  }
+
+  // All pooled keys at once: their weights stay in registers from delta to the gradients.
+  __device__ void take_all() {
+    const AttentionTokenShared& at = plan_.shared;
+#pragma unroll 1
+    for (int tile = thread() / 32 * 16; tile < queries().cells(); tile += kWarps * 16) {
+      const int lane = thread_index() % 32;  // anew: what follows from it would be kept
+      const int index[2] = {ordered(tile, 0, lane), ordered(tile, 1, lane)};
+      float probability[kTiles][4] = {}, d_weight[kTiles][4] = {};
+      // Float has registers for the biases of 16 queries before D_m only.
+      if constexpr (kSumsAlong) multiply_all(at.d_out, index, at.pool_value, lane, d_weight);
+      // There compilers would take both products at once, and more registers than there are.
+      if constexpr (multiprocessor_threads() == 1536) __syncwarp();
+      multiply_all(at.query, index, at.pool_key, lane, probability);
+      float delta[2] = {}, total[2] = {}, along[2] = {}, cosines[2] = {};
+      find_weights(index, lane, d_weight, probability, delta, total, along, cosines);
+      if constexpr (!kSumsAlong) {
+        multiply_all(at.d_out, index, at.pool_value, lane, d_weight);
+#pragma unroll
+        for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) delta[e / 2] += probability[t][e] * d_weight[t][e];
+        }
+      }
+#pragma unroll
+      for (int h = 0; h < 2; ++h)
+        delta[h] = share(floats(at.delta)[index[h]] + sum_of_four(delta[h]),
+                         floats(at.total)[index[h]] + sum_of_four(total[h]));
+      __syncwarp();
+      if (lane % 4 == 0) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          if (tile + 8 * h + lane_row(lane) < queries().cells())
+            floats(at.delta)[index[h]] = delta[h];
+        }
+      }
+      if (tile >= owned().cells()) continue;
+      const Factors factor = factors(index);
+#pragma unroll
+      for (int t = 0; t < kTiles; ++t)
+        logit_gradients(delta, factor, t * 8, lane, probability[t], d_weight[t]);
+      WeightedRows<T, kDim> sums;
+#pragma unroll
+      for (int t = 0; t + 1 < kTiles; t += 2)
+        sums.add(probability[t], probability[t + 1], gradient_rows(t * 8), lane);
+      if constexpr (kTiles % 2 == 1)
+        sums.add(probability[kTiles - 1], gradient_rows(8 * kTiles - 8), lane);
+#pragma unroll
+      for (int h = 0; h < 2; ++h) along[h] = sum_of_four(along[h] - delta[h] * cosines[h]);
+      store(tile, lane, along, factor, sums);
+    }
+  }
+
+  // The products of 16 queries' rows with those of all pooled keys.
+  __device__ void multiply_all(int left, const int (&index)[2], int right, int lane,
+                               float (&product)[kTiles][4]) const {
+    const T* top = row(left, index[0]);
+    const T* bottom = row(left, index[1]);
+    if constexpr (kKept > 0) {
+      const LeftRows<T, kKept> operand(top, bottom, thread_index() % 32);
+      const RightRowsPlace<T, kKept> place(lane);
+#pragma unroll
+      for (int t = 0; t < kTiles; t += 2) {
+        const RightRows<T, kKept> two = place.load(row(right, t * 8));
+#pragma unroll
+        for (int i = 0; i < 2 && t + i < kTiles; ++i)
+          multiply_rows(operand, two.of[i], product[t + i]);
+      }
+    } else {
+      multiply_rows<kDim>(top, bottom, rows(right), lane, product);
+    }
+  }
+
+  // a_m in place of the products with the pooled keys, and its sums, those with D_m where it is given.
+  __device__ void find_weights(const int (&index)[2], int lane, const float (&d_weight)[kTiles][4],
+                               float (&probability)[kTiles][4], float (&delta)[2],
+                               float (&total)[2], float (&along)[2], float (&cosines)[2]) const {
+    const Query query[2] = {query_at(index[0]), query_at(index[1])};
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+      const int key = t * 8 + lane_column(lane);
+      float bias[4], cosine[4];
+      read_biases(query, key, bias);
+      finish_weights(query, 0, key, bias, probability[t], cosine);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        total[e / 2] += probability[t][e];
+        if constexpr (kSumsAlong) {
+          const float weighted = probability[t][e] * d_weight[t][e];
+          delta[e / 2] += weighted;
+          along[e / 2] += weighted * cosine[e];
+          cosines[e / 2] += probability[t][e] * cosine[e];
+        }
+      }
+    }
+  }
+
+  // The owned queries' results of the 16 from `tile` on.
+  __device__ void store(int tile, int lane, const float (&along)[2], const Factors& factors,
+                        const WeightedRows<T, kDim>& sums) {
+    const int count = owned().cells() - tile;
+    sums.store(lane, count, factors.norm, floats(plan_.shared.gradient) + tile * kDim);
+#pragma unroll
+    for (int h = 0; kSumsAlong && h < 2; ++h) {
+      const int n = 8 * h + lane_row(lane);
+      if (lane % 4 == 0 && n < count) floats(plan_.shared.d_scale)[tile + n] = along[h];
+    }
+  }
+
+  // More pooled keys than are in shared memory at a time: delta first,
+  __device__ void add_deltas(int first) {
+    const AttentionTokenShared& at = plan_.shared;
+    const int lane = thread() % 32;
+    const int keys = smaller(kAttentionPoolTile, pooled() - first);
+#pragma unroll 1
+    for (int tile = thread() / 32 * 16; tile < queries().cells(); tile += kWarps * 16) {
+      const Query query[2] = {query_at(ordered(tile, 0, lane)), query_at(ordered(tile, 1, lane))};
+      const Operands operands = this->operands(query[0].index, query[1].index);
+      float sum[2] = {}, total[2] = {};
+#pragma unroll 1
+      for (int sub = 0; sub < keys; sub += 16) {
+        float probability[2][4], d_weight[2][4], cosine[2][4];
+        pooled_weights(query, operands, first, sub, lane, probability, d_weight, cosine);
+#pragma unroll
+        for (int t = 0; t < 2; ++t) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            sum[e / 2] += probability[t][e] * d_weight[t][e];
+            total[e / 2] += probability[t][e];
+          }
+        }
+      }
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        sum[h] = sum_of_four(sum[h]);
+        total[h] = sum_of_four(total[h]);
+        if (lane % 4 == 0 && tile + 8 * h + lane_row(lane) < queries().cells()) {
+          floats(at.delta)[query[h].index] += sum[h];
+          floats(at.total)[query[h].index] += total[h];
+        }
+      }
+    }
+  }
+
+  // then the gradients, from weights made again: a warp for 16 of the owned queries.
+  __device__ void add_gradients() {
+    static_assert(kAttentionMostTokens <= kWarps * 16, "a warp for 16 owned tokens");
+    const int lane = thread() % 32;
+    const int tile = thread() / 32 * 16;
+    const int begin = tile < owned().cells() ? tile : 0;
+    const Query query[2] = {query_at(ordered(begin, 0, lane)), query_at(ordered(begin, 1, lane))};
+    const Operands operands = this->operands(query[0].index, query[1].index);
+    float along[2] = {};
+    WeightedRows<T, kDim> sums;
+#pragma unroll 1
+    for (int first = 0; first < pooled(); first += kAttentionPoolTile) {
+      load_pooled(first);
+      if (tile >= owned().cells()) continue;
+      const int keys = smaller(kAttentionPoolTile, pooled() - first);
+      // Not before: kept, they would take registers that are needed.
+      const Factors factor = factors({query[0].index, query[1].index});
+      const float delta[2] = {floats(plan_.shared.delta)[query[0].index],
+                              floats(plan_.shared.delta)[query[1].index]};
+#pragma unroll 1
+      for (int sub = 0; sub < keys; sub += 16) {
+        float probability[2][4], d_weight[2][4], cosine[2][4];
+        pooled_weights(query, operands, first, sub, lane, probability, d_weight, cosine);
+#pragma unroll
+        for (int t = 0; t < 2; ++t) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e)
+            if constexpr (kSumsAlong)
+              along[e / 2] += probability[t][e] * (d_weight[t][e] - delta[e / 2]) * cosine[t][e];
+        }
+#pragma unroll
+        for (int t = 0; t < 2; ++t)
+          logit_gradients(delta, factor, sub + t * 8, lane, probability[t], d_weight[t]);
+        sums.add(probability[0], probability[1], gradient_rows(sub), lane);
+      }
+    }
+    if (tile >= owned().cells()) return;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) along[h] = sum_of_four(along[h]);
+    store(tile, thread_index() % 32, along, factors({query[0].index, query[1].index}), sums);
+  }
+};
+
+}  // namespace transnext::device

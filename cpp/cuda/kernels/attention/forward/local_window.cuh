@@ -1,0 +1,263 @@
+// The window of the fused attention in float, one thread for each query: its logits join the softmax
+// that the pooled keys began, and the tokens' weights, which are outside the softmax, come on top.
+//
+//   w_j = a_j + qn . tokens_j + token_bias_j,  qn = query - embedding
+//
+// The tokens' part is taken from the query with its embedding: qn . tokens_j + token_bias_j =
+// query . tokens_j + (token_bias_j - embedding . tokens_j), where the bracket is a number per cell.
+#pragma once
+
+#include "cuda/kernels/attention/forward/pooled.cuh"
+#include "cuda/kernels/attention/forward/rows.cuh"
+#include "cuda/kernels/common/math.cuh"
+#include "transnext/aggregated_attention.h"
+
+namespace transnext::device {
+
+// A head's parameters, zero where absent.
+struct WindowParameters {
+  const float* local_bias;  // [L]
+  index_t local_bias_stride;
+  const float* tokens;  // [d, L]
+  index_t token_strides[2];
+  const float* token_bias;  // [L]
+  index_t token_bias_stride;
+  const float* embedding;  // [d]
+  index_t embedding_stride;
+  int channels;
+
+  __device__ WindowParameters(const AggregatedAttentionInputs& in, index_t head)
+      : local_bias(head_of(in.local_bias, head)),
+        local_bias_stride(in.local_bias.stride[1]),
+        tokens(head_of(in.tokens, head)),
+        token_strides{in.tokens.stride[1], in.tokens.stride[2]},
+        token_bias(head_of(in.token_bias, head)),
+        token_bias_stride(in.token_bias.stride[1]),
+        embedding(head_of(in.query_embedding, head)),
+        embedding_stride(in.query_embedding.stride[1]),
+        channels(static_cast<int>(in.q.shape[3])) {}
+
+  __device__ bool has_tokens() const { return tokens != nullptr || token_bias != nullptr; }
+  __device__ float bias_of(int cell) const {
+    return local_bias == nullptr ? 0.0f : local_bias[cell * local_bias_stride];
+  }
+  __device__ float token(int cell, int channel) const {
+    return tokens == nullptr || channel >= channels
+               ? 0.0f
+               : tokens[channel * token_strides[0] + cell * token_strides[1]];
+  }
+  __device__ float embedding_of(int channel) const {
+    return embedding == nullptr || channel >= channels ? 0.0f
+                                                       : embedding[channel * embedding_stride];
+  }
+  __device__ float token_bias_of(int cell) const {
+    return token_bias == nullptr ? 0.0f : token_bias[cell * token_bias_stride];
+  }
+  // token_bias - embedding . token
+  __device__ float token_constant(int cell) const {
+    float sum = token_bias_of(cell);
+    if (tokens == nullptr) return sum;
+    for (int channel = 0; channel < channels; ++channel)
+      sum -= embedding_of(channel) * token(cell, channel);
+    return sum;
+  }
+
+ private:
+  template <int kRank>
+  __device__ static const float* head_of(const View<kRank>& view, index_t head) {
+    return view.present() ? static_cast<const float*>(view.data) + head * view.stride[0] : nullptr;
+  }
+};
+
+// A window of kWindow x kWindow of float, its keys and then its values in shared memory.
+template <class Tile, int kDim, int kWindow>
+struct SharedWindow {
+  static constexpr int kCells = kWindow * kWindow;
+  static constexpr int kWidth = Tile::kColumns + kWindow - 1;
+  static constexpr int kHalo = kWidth * (Tile::kRows + kWindow - 1);
+  using Rows = SharedRows<float, kDim>;
+
+  Rows rows;               // [kHalo]: keys, then values
+  float* norms;            // [kHalo]
+  float* tokens;           // [kCells][kDim]
+  float* weights;          // [kCells][queries]
+  float2* terms;           // [kCells]: local bias, constant part of the token's weight
+  const float* embedding;  // [kDim]
+
+  // Brings keys and parameters into shared memory. The block must synchronise before and after.
+  __device__ void load(const AggregatedAttentionInputs& in, int batch, int head,
+                       const TilePlace<Tile>& place) const {
+    load_halo(in.k, batch, head, place);
+    commit_copies();
+#pragma unroll 1
+    for (int i = thread_index(); i < kDim * kCells; i += Tile::kQueries) {
+      tokens[i % kCells * kDim + i / kCells] =
+          WindowParameters(in, head).token(i % kCells, i / kCells);
+    }
+    wait_copies<0>();
+    __syncthreads();
+#pragma unroll 1
+    for (int cell = thread_index(); cell < kCells; cell += Tile::kQueries) {
+      const WindowParameters parameters(in, head);
+      float constant = parameters.token_bias_of(cell);
+#pragma unroll 1
+      for (int c = 0; c < kDim; ++c) constant -= embedding[c] * tokens[cell * kDim + c];
+      terms[cell] = float2{parameters.bias_of(cell), constant};
+    }
+#pragma unroll 1
+    for (int cell = thread_index(); cell < kHalo; cell += Tile::kQueries)
+      norms[cell] = rows.inverse_norm(cell);
+  }
+
+  // Ends the softmax of this thread's query: out becomes the result, the row's maximum and sum are
+  // brought to all logits. All threads of the block call this together.
+  __device__ void take(const AggregatedAttentionInputs& in, int batch, int head,
+                       const TilePlace<Tile>& place, const float (&query)[kDim], RowTerms& row,
+                       float (&out)[kDim]) const {
+    float highest = row.maximum;
+    // One cell after the other: together they would need more registers than are free.
+#pragma unroll 1
+    for (int j = 0; j < kCells; ++j) {
+      const int cell = cell_of(j);
+      const float logit = rows.dot(cell, query) * (row.factor * norms[cell]) + terms[j].x;
+      const bool here = in_image(place, j);
+      weight(j) = here ? logit : kNoLogit;
+      highest = here ? fmaxf(highest, logit) : highest;
+    }
+    const float from = softmax_base(highest);
+    const float change = rescale(row.maximum, highest);
+    row.maximum = highest;
+    float sum = row.sum * change;
+    row.factor = change;  // the scale is not needed any more
+#pragma unroll 1
+    for (int j = 0; j < kCells; ++j) {
+      weight(j) = exp_fast(weight(j) - from);
+      sum += weight(j);
+    }
+    row.sum = sum;
+    const float inverse = 1.0f / sum;
+    row.factor *= inverse;
+    const bool has_tokens = in.tokens.present() || in.token_bias.present();
+#pragma unroll 1
+    for (int j = 0; j < kCells; ++j) {
+      float own = weight(j) * inverse;
+      if (has_tokens && in_image(place, j)) own += terms[j].y + dot_token(j, query);
+      weight(j) = own;
+    }
+    __syncthreads();
+    load_halo(in.v, batch, head, place);
+    commit_copies();
+    wait_copies<0>();
+    __syncthreads();
+#pragma unroll
+    for (int c = 0; c < kDim; ++c) out[c] *= row.factor;
+#pragma unroll 1
+    for (int j = 0; j < kCells; ++j) rows.add(cell_of(j), weight(j), out);
+  }
+
+ private:
+  __device__ void load_halo(const View<4>& view, int batch, int head,
+                            const TilePlace<Tile>& place) const {
+    const HeadRows<float> from(view, batch, head);
+    for_halo<Tile, kWindow, Rows::kPieces>(place, [&](int cell, int piece, int token, bool valid) {
+      from.load(rows.piece(cell, piece), token, piece, valid);
+    });
+  }
+
+  // Of this thread's query: where cell j of its window is in the halo, whether that is in the image,
+  // and its weight.
+  __device__ static int cell_of(int j) {
+    const int mine = thread_index();
+    return (Tile::row(mine) + j / kWindow) * kWidth + Tile::column(mine) + j % kWindow;
+  }
+  __device__ static bool in_image(const TilePlace<Tile>& place, int j) {
+    const int mine = thread_index();
+    return inside(*place.grid, place.row(mine) + j / kWindow - kWindow / 2,
+                  place.column(mine) + j % kWindow - kWindow / 2);
+  }
+  __device__ float& weight(int j) const { return weights[j * Tile::kQueries + thread_index()]; }
+
+  // query . tokens_j
+  __device__ float dot_token(int j, const float (&query)[kDim]) const {
+    const auto* four = reinterpret_cast<const float4*>(tokens + j * kDim);
+    float sum = 0.0f;
+#pragma unroll
+    for (int c = 0; c < kDim; c += 4) {
+      const float4 token = four[c / 4];
+      sum += query[c] * token.x + query[c + 1] * token.y + query[c + 2] * token.z +
+             query[c + 3] * token.w;
+    }
+    return sum;
+  }
+};
+
+// A window of any size, or none, read from global memory cell by cell.
+template <class T, int kDim>
+__device__ inline void take_any_window(const AggregatedAttentionInputs& in, index_t batch,
+                                       index_t head, int row, int column,
+                                       const WindowParameters& parameters,
+                                       const float (&query)[kDim], float factor, float& maximum,
+                                       float& sum, float (&out)[kDim]) {
+  const int window = static_cast<int>(in.window_size);
+  const HeadRows<T> keys(in.k, batch, head);
+  const HeadRows<T> values(in.v, batch, head);
+  const int channels = parameters.channels;
+  const int height = static_cast<int>(in.grid.height);
+  const int width = static_cast<int>(in.grid.width);
+  // A window wider than the image has most of its cells outside: only those inside are visited.
+  const int top = row - window / 2;
+  const int left = column - window / 2;
+  const int first_row = top < 0 ? 0 : top;
+  const int last_row = top + window < height ? top + window : height;
+  const int first_column = left < 0 ? 0 : left;
+  const int last_column = left + window < width ? left + window : width;
+
+  for (int pass = 0; pass < 2; ++pass) {
+    if (pass == 1) {
+      const float inverse = 1.0f / sum;
+#pragma unroll
+      for (int c = 0; c < kDim; ++c) out[c] *= inverse;
+      if (!parameters.has_tokens()) return;
+    }
+    for (int y = first_row; y < last_row; ++y) {
+      for (int x = first_column; x < last_column; ++x) {
+        const int cell = (y - top) * window + x - left;
+        const T* value = values.row(y * width + x);
+        float weight;
+        if (pass == 0) {
+          const T* key = keys.row(y * width + x);
+          float dot = 0.0f;
+          float square = 0.0f;
+#pragma unroll
+          for (int c = 0; c < kDim; ++c) {
+            if (c >= channels) break;
+            const float k = to_float(key[c * keys.channel_stride]);
+            dot += query[c] * k;
+            square += k * k;
+          }
+          const float norm = inverse_norm(square);
+          const float logit = dot * (factor * norm) + parameters.bias_of(cell);
+          const float highest = fmaxf(maximum, logit);
+          if (highest == kNoLogit) continue;
+          const float change = rescale(maximum, highest);
+          maximum = highest;
+          weight = exp_fast(logit - highest);
+          sum = sum * change + weight;
+#pragma unroll
+          for (int c = 0; c < kDim; ++c) out[c] *= change;
+        } else {
+          weight = parameters.token_constant(cell);
+#pragma unroll
+          for (int c = 0; c < kDim; ++c) weight += query[c] * parameters.token(cell, c);
+        }
+#pragma unroll
+        for (int c = 0; c < kDim; ++c) {
+          if (c >= channels) break;
+          out[c] += weight * to_float(value[c * values.channel_stride]);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace transnext::device

@@ -1,0 +1,196 @@
+// The pooled keys of the fused attention: chunk after chunk through shared memory, an online softmax
+// over their logits, and the weighted sum of their values.
+//
+// The softmax's state of a query is (maximum, sum, output): of the exponentials of the logits up to
+// now, less their maximum, the sum, and the sum times the values. The maximum is taken off before
+// anything else, so that the largest weight is 1 whatever the logits' size, here and in the backward
+// pass, which makes the weights again from log_sum_exp.
+#pragma once
+
+#include "cuda/kernels/attention/forward/bias.cuh"
+#include "cuda/kernels/attention/forward/rows.cuh"
+#include "cuda/kernels/common/math.cuh"
+#include "cuda/kernels/common/tensor_core.cuh"
+
+namespace transnext::device {
+
+// -infinity, spelled in the one way that nvcc, NVRTC and a host compiler all have without a header.
+constexpr float kNoLogit = __builtin_bit_cast(float, 0xff800000u);
+
+// What a new maximum does to sums made with an old one; a query without logits has none to change.
+__device__ inline float rescale(float old_maximum, float new_maximum) {
+  return old_maximum == kNoLogit ? 0.0f : exp_fast(old_maximum - new_maximum);
+}
+
+// What weights are taken from. A query without logits has only weights of zero, whatever that is.
+__device__ inline float softmax_base(float maximum) {
+  return maximum == kNoLogit ? 0.0f : maximum;
+}
+
+// A maximum, as a power of two, of no logits: finite, so that what is taken off it is a number.
+constexpr float kLeastMaximum = -1e30f;
+
+// Rounds a row to TF32 in place, and returns the sum of its squares before that.
+template <class Rows>
+__device__ inline float round_row(const Rows& rows, int row) {
+  const typename Rows::Row pieces(rows, row);
+  float square = 0.0f;
+#pragma unroll
+  for (int i = 0; i < Rows::kPieces; ++i) {
+    Piece<float> piece = pieces[i];
+#pragma unroll
+    for (float& value : piece.values) {
+      square += value * value;
+      value = bits_to_float(round_to_tensor_float(value));
+    }
+    pieces[i] = piece;
+  }
+  return square;
+}
+
+// Chunks of pooled keys, values and biases in shared memory, keys and values of the next one on their
+// way while one is in use:
+//
+//   while (pooled.advance()) { ... pooled.keys(), values(), terms, count() ... }
+//
+// All threads of the block call this together.
+template <class Tile, class T, int kDim>
+class PooledStream {
+ public:
+  using Element = Stored<T>;
+  using ValueRows = SharedRows<Element, kDim, false>;
+  // Only tensor cores read several keys at a time, eight.
+  using Rows =
+      SharedRows<Element, kDim, OnTensorCores<T>::value && exchanges_pieces(kDim, sizeof(Element))>;
+
+  KeyTerms* terms;  // [chunk]
+
+  __device__ PooledStream(const AggregatedAttentionInputs& in, const TileState* state,
+                          const TileBias<Tile, T>& bias, unsigned char* rows, KeyTerms* key_terms,
+                          const float* embedding)
+      : terms(key_terms), in_(in), state_(state), bias_(bias), rows_(rows), embedding_(embedding) {
+    first_ = -chunk_keys();
+    ask(0, 0);
+  }
+
+  // Goes to the next chunk, false if there is none.
+  __device__ bool advance() {
+    first_ += chunk_keys();
+    if (first_ >= all()) return false;
+    if (first_ > 0) __syncthreads();  // the block has left the chunk before
+    bias_.load_chunk(first_, count(), padded(count()), terms);
+    if (first_ + chunk_keys() < all()) {
+      ask(first_ + chunk_keys(), 1 - buffer());
+      wait_copies<1>();
+    } else {
+      wait_copies<0>();
+    }
+    __syncthreads();
+    if constexpr (kRounds) {
+      // A row for each of the first threads: the chunk's keys, then its values.
+#pragma unroll 1
+      for (int row = thread_index(); row < 2 * padded(count()); row += Tile::kQueries) {
+        if (row < padded(count())) {
+          const float norm = inverse_norm(round_row(keys(), row));
+          terms[row] = {norm, 0.0f, terms[row].bias, 0};  // load_chunk's thread is the same
+        } else {
+          round_row(values(), row - padded(count()));
+        }
+      }
+    } else {
+#pragma unroll 1
+      for (int key = thread_index(); key < padded(count()); key += Tile::kQueries) {
+        const float2 pair = keys().inverse_norm_and_dot(key, embedding_);
+        terms[key] = {pair.x, pair.y, terms[key].bias, 0};  // load_chunk's thread is the same
+      }
+    }
+    __syncthreads();
+    return true;
+  }
+
+  __device__ int count() const {
+    const int left = all() - first_;
+    return left < chunk_keys() ? left : chunk_keys();
+  }
+  __device__ Rows keys() const { return {rows_ + buffer() * kBytes}; }
+  __device__ ValueRows values() const { return {rows_ + (2 + buffer()) * kBytes}; }
+  // The same as rows of one memory.
+  __device__ Rows rows() const { return {rows_}; }
+  __device__ int first_row() const { return buffer() * Tile::kChunkKeys; }
+  __device__ static constexpr int value_row(int key_row) { return key_row + 2 * Tile::kChunkKeys; }
+
+ private:
+  static constexpr int kBytes = Tile::kChunkKeys * Rows::kRowBytes;
+  static constexpr bool kRounds = RoundsToTensorFloat<T>::value;
+
+  // These are read or made where they are needed, so that they take no registers.
+  __device__ int buffer() const { return (first_ & chunk_keys()) != 0 ? 1 : 0; }
+  __device__ int chunk_keys() const { return bias_.chunk_keys(); }
+  __device__ int all() const { return static_cast<int>(in_.k_pool.shape[1]); }
+  // Tensor cores take 16 rows together, those beyond the chunk's end zeros.
+  __device__ static int padded(int keys) { return (keys + 15) / 16 * 16; }
+
+  __device__ void ask(int first, int buffer) {
+    const int end = first + chunk_keys() < all() ? first + chunk_keys() : all();
+    const int rows = padded(end - first);
+    // The tensors' pointers are made anew for each chunk: kept, they would take many registers.
+    load_chunk<Tile>(HeadRows<Element>(in_.k_pool, state_->batch, state_->head),
+                     HeadRows<Element>(in_.v_pool, state_->batch, state_->head), first, rows, end,
+                     Rows{rows_ + buffer * kBytes}, ValueRows{rows_ + (2 + buffer) * kBytes});
+    commit_copies();
+  }
+
+  const AggregatedAttentionInputs& in_;
+  const TileState* state_;
+  const TileBias<Tile, T>& bias_;
+  unsigned char* rows_;     // keys and values, two chunks each
+  const float* embedding_;  // [kDim]
+  int first_;
+};
+
+// float: one thread for each query, the softmax's output in registers, maximum and sum in the query's
+// terms, whose first maximum and sum are those of no logit.
+template <class Tile, int kDim>
+__device__ inline void take_pooled(PooledStream<Tile, float, kDim>& stream,
+                                   const TileBias<Tile, float>& bias, const TilePlace<Tile>& place,
+                                   const float (&query)[kDim], RowTerms& row, float (&out)[kDim]) {
+  constexpr int kGroup = 3;  // keys for each change of the maximum
+  while (stream.advance()) {
+    if (!place.warp_inside(thread_index())) continue;
+    const auto rows = stream.rows();
+    const float* biases = bias.values() + row.bias;
+    const int end = stream.first_row() + stream.count();
+#pragma unroll 1
+    for (int group = stream.first_row(); group < end; group += kGroup) {
+      float logits[kGroup];
+      float highest = row.maximum;
+#pragma unroll
+      for (int i = 0; i < kGroup; ++i) {
+        const int key = group + i;
+        float logit = kNoLogit;
+        if (key < end) {
+          const KeyTerms terms = stream.terms[key % Tile::kChunkKeys];
+          logit = rows.dot(key, query) * (row.factor * terms.norm) + biases[terms.bias];
+        }
+        logits[i] = logit;
+        highest = fmaxf(highest, logit);
+      }
+      if (highest == kNoLogit) continue;
+      const float change = rescale(row.maximum, highest);
+      row.maximum = highest;
+      float added = 0.0f;
+#pragma unroll
+      for (int c = 0; c < kDim; ++c) out[c] *= change;
+#pragma unroll
+      for (int i = 0; i < kGroup; ++i) {
+        if (group + i >= end) break;
+        const float weight = exp_fast(logits[i] - highest);
+        added += weight;
+        rows.add(stream.value_row(group + i), weight, out);
+      }
+      row.sum = row.sum * change + added;
+    }
+  }
+}
+
+}  // namespace transnext::device

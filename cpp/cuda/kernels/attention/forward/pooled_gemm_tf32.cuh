@@ -1,0 +1,126 @@
+// The softmax over pooled keys on tensor cores, float rounded to TF32: as attention_products.cuh has it
+// for 16-bit types, with these differences.
+//
+// Queries are normalised, with embedding and scale, before they are rounded, so that a logit is off by
+// the rounding of two unit vectors. They stay in registers, and their place in shared memory is free
+// for the pooled keys at once; the softmax's maximum and sum are in shared memory for it. A lane's
+// weights of a product of queries and keys are its operand of one with values as they are: the depth
+// c and c + 4 of the latter are the keys of columns 2 c and 2 c + 1 of the former.
+#pragma once
+
+#include "cuda/kernels/attention/forward/gemm_output.cuh"
+#include "cuda/kernels/attention/forward/pooled.cuh"
+#include "cuda/kernels/common/tensor_core.cuh"
+
+namespace transnext::device {
+
+template <class Tile, int kDim>
+class FloatProductQueries : public ProductOutput<kDim> {
+ public:
+  using Output = ProductOutput<kDim>;
+  using Output::first_of;
+  using Output::key_of;
+  using Output::kOut;
+  using Output::kTiles;
+  using Output::out;
+  using Output::over_lanes;
+  using Output::query_of;
+  using Rows = SharedRows<float, kDim>;
+  using Stream = PooledStream<Tile, TensorFloat32, kDim>;
+
+  // This thread's query times `factor`, by way of its row in shared memory.
+  __device__ void load(const Rows& rows, float (&query)[kDim], float factor) {
+    const int thread = thread_index();
+#pragma unroll
+    for (float& value : query) value = bits_to_float(round_to_tensor_float(value * factor));
+    rows.write(thread, query);
+    __syncwarp();
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+      const auto* from = rows.piece(first_of(thread, t) + thread % 16, thread % 32 / 16);
+#pragma unroll
+      for (int c = 0; c < kOut; ++c) ldmatrix_x4(queries_[t][c], from + 2 * c);
+    }
+  }
+
+  // Takes a chunk of pooled keys, 8 at a time: more would need more registers than are free.
+  __device__ void take(const Stream& stream, const TileBias<Tile, TensorFloat32>& bias,
+                       RowTerms* row_terms) {
+    const int count = stream.count();
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+      const int thread = thread_index();
+      const float* biases[2];
+      float maximum[2];
+      float sum[2];  // of this lane's keys
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const RowTerms terms = row_terms[query_of(thread, t, half)];
+        biases[half] = bias.values() + terms.bias;
+        maximum[half] = terms.maximum;
+        sum[half] = thread % 4 == 0 ? terms.sum : 0.0f;
+      }
+      const Piece<float>* keys = stream.keys().piece(key_of(thread % 8), thread % 32 / 8);
+      const float* values = stream.values().piece(thread % 4, 0)->values + thread % 32 / 4;
+#pragma unroll 1
+      for (int first = 0; first < count; first += 8) {
+        float logits[1][4] = {{0.0f, 0.0f, 0.0f, 0.0f}};
+        multiply_keys(t, keys + first * kRowPieces, logits[0]);
+        const auto logit = [&](int half, const KeyTerms& key, float product) {
+          return product * key.norm + biases[half][key.bias];
+        };
+        const float2 highest = Output::make_logits(
+            count - first, stream.terms + first + thread_index() % 4, logit, logits);
+        Output::follow(t, highest, maximum, sum);
+        Output::weigh(maximum, sum, logits);
+        multiply_values(t, logits[0], values + first * kRowFloats);
+      }
+      __syncwarp();  // the lanes have read the terms
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float all = over_lanes(sum[half]);
+        const int writer = thread_index();
+        if (writer % 4 != 0) continue;
+        RowTerms& terms = row_terms[query_of(writer, t, half)];
+        terms.maximum = maximum[half];
+        terms.sum = all;
+      }
+    }
+  }
+
+ private:
+  static constexpr int kRowPieces = Stream::Rows::kRowBytes / kPiece;
+  static constexpr int kRowFloats = kRowPieces * Piece<float>::kElements;
+
+  // sums += queries keys^T, where the lanes i, i + 8, i + 16 and i + 24 bring key i's pieces.
+  __device__ void multiply_keys(int t, const Piece<float>* keys, float (&sums)[4]) const {
+#pragma unroll
+    for (int c = 0; c + 1 < kOut; c += 2) {
+      unsigned b[4];
+      ldmatrix_x4(b, keys + 2 * c);
+      mma_m16n8k8(sums, queries_[t][c], {b[0], b[1]}, TensorFloat32{});
+      mma_m16n8k8(sums, queries_[t][c + 1], {b[2], b[3]}, TensorFloat32{});
+    }
+    if constexpr (kOut % 2 != 0) {
+      unsigned b[2];
+      ldmatrix_x2(b, keys + 2 * (kOut - 1));
+      mma_m16n8k8(sums, queries_[t][kOut - 1], b, TensorFloat32{});
+    }
+  }
+
+  // out += weights values, of 8 keys.
+  __device__ void multiply_values(int t, const float (&weights)[4], const float* values) {
+    const unsigned a[4] = {round_to_tensor_float(weights[0]), round_to_tensor_float(weights[2]),
+                           round_to_tensor_float(weights[1]), round_to_tensor_float(weights[3])};
+#pragma unroll
+    for (int c = 0; c < kOut; ++c) {
+      mma_m16n8k8(out[t][c], a,
+                  {float_to_bits(values[8 * c]), float_to_bits(values[4 * kRowFloats + 8 * c])},
+                  TensorFloat32{});
+    }
+  }
+
+  unsigned queries_[kTiles][kOut][4];
+};
+
+}  // namespace transnext::device

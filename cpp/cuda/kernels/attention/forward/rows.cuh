@@ -1,0 +1,305 @@
+// Rows of queries, keys and values between global and shared memory, in pieces of 16 bytes:
+// neighbouring threads take neighbouring pieces of a row, so every sector is used. Tensors whose
+// rows are not made of aligned pieces are copied element by element.
+#pragma once
+
+#include "cuda/kernels/attention/shape.h"
+#include "cuda/kernels/common/async_copy.cuh"
+#include "cuda/kernels/common/image.cuh"
+#include "cuda/kernels/common/math.cuh"
+#include "cuda/kernels/common/storage.cuh"
+#include "cuda/kernels/common/thread_index.cuh"
+#include "transnext/tensor.h"
+
+namespace transnext::device {
+
+template <class T>
+struct alignas(kPiece) Piece {
+  static constexpr int kElements = kPiece / static_cast<int>(sizeof(T));
+  T values[kElements];
+};
+
+// The rows of one (image, head) of a [B, N, h, d] tensor. Rows are less than 2^31 elements apart, as
+// the launch plan checks.
+template <class T>
+struct HeadRows {
+  T* data = nullptr;
+  int row_stride = 0;
+  int channel_stride = 0;
+  int channels = 0;
+  bool pieces = false;  // made of aligned pieces
+
+  __device__ HeadRows(const View<4>& view, index_t batch, index_t head)
+      : data(static_cast<T*>(view.data) + batch * view.stride[0] + head * view.stride[2]),
+        row_stride(static_cast<int>(view.stride[1])),
+        channel_stride(static_cast<int>(view.stride[3])),
+        channels(static_cast<int>(view.shape[3])),
+        pieces(reinterpret_cast<unsigned long long>(data) % kPiece == 0 &&
+               row_stride % Piece<T>::kElements == 0 && channels % Piece<T>::kElements == 0 &&
+               channel_stride == 1) {}
+
+  __device__ T* row(int index) const { return data + static_cast<index_t>(index) * row_stride; }
+
+  // Asks for a piece of row `index`; zeros beyond the channels, or everywhere if not `valid`.
+  __device__ void load(Piece<T>* to, int index, int piece, bool valid) const {
+    const int first = piece * Piece<T>::kElements;
+    if (pieces) {
+      copy_async_16(to, row(index) + first, valid && first < channels);
+      return;
+    }
+#pragma unroll 1
+    for (int i = 0; i < Piece<T>::kElements; ++i) {
+      const bool inside = valid && first + i < channels;
+      to->values[i] = inside ? row(index)[static_cast<index_t>(first + i) * channel_stride] : T{};
+    }
+  }
+
+  __device__ void store(const Piece<T>& from, int index, int piece) const {
+    const int first = piece * Piece<T>::kElements;
+    T* to = row(index);
+    if (pieces) {
+      if (first < channels) *reinterpret_cast<Piece<T>*>(to + first) = from;
+      return;
+    }
+#pragma unroll 1
+    for (int i = 0; i < Piece<T>::kElements; ++i) {
+      if (first + i < channels)
+        to[static_cast<index_t>(first + i) * channel_stride] = from.values[i];
+    }
+  }
+};
+
+// Rows in shared memory. Without the exchange of pieces they are for threads that read the same row.
+template <class T, int kDim, bool kExchange = exchanges_pieces(kDim, sizeof(T))>
+struct SharedRows {
+  static constexpr int kPieces = kDim * static_cast<int>(sizeof(T)) / kPiece;
+  static constexpr int kRowBytes = forward_row_bytes(kDim, sizeof(T));
+
+  unsigned char* begin;
+
+  __device__ Piece<T>* piece(int row, int index) const {
+    if (kExchange) index ^= row >> 2 & 1;
+    return reinterpret_cast<Piece<T>*>(begin + row * kRowBytes + index * kPiece);
+  }
+
+  // A row for loops over its pieces: their addresses follow from two.
+  class Row {
+   public:
+    __device__ Row(const SharedRows& rows, int row)
+        : even_(rows.piece(row, 0)), odd_(kPieces > 1 ? rows.piece(row, 1) : even_) {}
+    __device__ Piece<T>& operator[](int index) const {
+      return index % 2 == 0 ? even_[index] : odd_[index - 1];
+    }
+
+   private:
+    Piece<T>* even_;
+    Piece<T>* odd_;
+  };
+
+  __device__ void read(int row, float (&to)[kDim]) const {
+    const Row pieces(*this, row);
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) {
+      const Piece<T> piece = pieces[i];
+#pragma unroll
+      for (int e = 0; e < Piece<T>::kElements; ++e)
+        to[i * Piece<T>::kElements + e] = to_float(piece.values[e]);
+    }
+  }
+
+  __device__ void write(int row, const float (&from)[kDim]) const {
+    const Row pieces(*this, row);
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) {
+      Piece<T> piece;
+#pragma unroll
+      for (int e = 0; e < Piece<T>::kElements; ++e)
+        from_float(from[i * Piece<T>::kElements + e], piece.values[e]);
+      pieces[i] = piece;
+    }
+  }
+
+  // from . row, `from` being [kDim]
+  __device__ float dot(int row, const float* from) const {
+    const Row pieces(*this, row);
+    float sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) {
+      const Piece<T> piece = pieces[i];
+#pragma unroll
+      for (int e = 0; e < Piece<T>::kElements; ++e)
+        sum += from[i * Piece<T>::kElements + e] * to_float(piece.values[e]);
+    }
+    return sum;
+  }
+
+  // 1 / max(|row|, 1e-12) and from . row, in one pass over the row's pieces.
+  __device__ float2 inverse_norm_and_dot(int row, const float* from) const {
+    const Row pieces(*this, row);
+    float square = 0.0f;
+    float sum = 0.0f;
+#pragma unroll 1
+    for (int i = 0; i < kPieces; ++i) {
+      const Piece<T> piece = pieces[i];
+#pragma unroll
+      for (int e = 0; e < Piece<T>::kElements; ++e) {
+        const float value = to_float(piece.values[e]);
+        square += value * value;
+        sum += from[i * Piece<T>::kElements + e] * value;
+      }
+    }
+    return {device::inverse_norm(square), sum};
+  }
+
+  // to += factor * row
+  __device__ void add(int row, float factor, float (&to)[kDim]) const {
+    const Row pieces(*this, row);
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) {
+      const Piece<T> piece = pieces[i];
+#pragma unroll
+      for (int e = 0; e < Piece<T>::kElements; ++e)
+        to[i * Piece<T>::kElements + e] += factor * to_float(piece.values[e]);
+    }
+  }
+
+  // 1 / max(|row|, 1e-12)
+  __device__ float inverse_norm(int row) const {
+    const Row pieces(*this, row);
+    float square = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) {
+      const Piece<T> piece = pieces[i];
+#pragma unroll
+      for (int e = 0; e < Piece<T>::kElements; ++e) {
+        const float value = to_float(piece.values[e]);
+        square += value * value;
+      }
+    }
+    return device::inverse_norm(square);
+  }
+};
+
+enum class BiasKind : int {
+  kNone,
+  kOwn,      // each query's, computed into shared memory
+  kInPlace,  // read from the tensor
+};
+
+// What a block works on, in its shared memory: read where it is needed, so that it takes no registers
+// while products are made.
+struct TileState {
+  int batch;
+  int head;
+  int top;
+  int left;
+  BiasKind bias;  // where a chunk's biases are (attention_bias.cuh)
+  float
+      token_scale;  // power of two that a window's tokens are scaled by (attention_window_products.cuh)
+};
+
+// Where a tile is, in registers.
+struct TileCorner {
+  int top, left, height, width;  // the latter the image's
+
+  __device__ bool inside(int row, int column) const {
+    return static_cast<unsigned>(row) < static_cast<unsigned>(height) &&
+           static_cast<unsigned>(column) < static_cast<unsigned>(width);
+  }
+  __device__ int token(int row, int column) const { return row * width + column; }
+};
+
+// The queries of a tile of one (image, head), and which thread has which.
+template <class Tile>
+struct TilePlace {
+  const TileState* state;
+  const Grid* grid;  // in the kernel's parameters
+
+  __device__ TileCorner corner() const { return {state->top, state->left, height(), width()}; }
+  __device__ int height() const { return static_cast<int>(grid->height); }
+  __device__ int width() const { return static_cast<int>(grid->width); }
+  __device__ int row(int query) const { return state->top + Tile::row(query); }
+  __device__ int column(int query) const { return state->left + Tile::column(query); }
+  __device__ int rows_inside() const {
+    return height() - state->top < Tile::kRows ? height() - state->top : Tile::kRows;
+  }
+  __device__ int columns_inside() const {
+    return width() - state->left < Tile::kColumns ? width() - state->left : Tile::kColumns;
+  }
+  __device__ bool inside(int query) const {
+    return row(query) < height() && column(query) < width();
+  }
+  // Whether any of a thread's warp's queries is in the image: its first one is, then.
+  __device__ bool warp_inside(int thread) const { return inside(thread / 32 * 32); }
+  __device__ int token(int query) const { return row(query) * width() + column(query); }
+};
+
+// Asks for the rows of all queries of a tile.
+template <class Tile, class T, int kDim>
+__device__ inline void load_queries(const HeadRows<T>& from, const TilePlace<Tile>& place,
+                                    const SharedRows<T, kDim>& to) {
+  constexpr int kPieces = SharedRows<T, kDim>::kPieces;
+  const TileCorner corner = place.corner();
+#pragma unroll 1
+  for (unsigned i = thread_index(); i < static_cast<unsigned>(Tile::kQueries * kPieces);
+       i += Tile::kQueries) {
+    const int query = static_cast<int>(i / kPieces);
+    const int piece = static_cast<int>(i % kPieces);
+    const int row = corner.top + Tile::row(query);
+    const int column = corner.left + Tile::column(query);
+    from.load(to.piece(query, piece), corner.token(row, column), piece, corner.inside(row, column));
+  }
+}
+
+// A warp's own queries, so that it need not wait for the block.
+template <class Tile, class T, int kDim>
+__device__ inline void store_queries(const HeadRows<T>& to, const TilePlace<Tile>& place,
+                                     const SharedRows<T, kDim>& from) {
+  constexpr int kPieces = SharedRows<T, kDim>::kPieces;
+  const TileCorner corner = place.corner();
+  const int first = thread_index() / 32 * 32;
+#pragma unroll 1
+  for (unsigned i = thread_index() % 32; i < 32 * kPieces; i += 32) {
+    const int query = first + static_cast<int>(i / kPieces);
+    const int piece = static_cast<int>(i % kPieces);
+    const int row = corner.top + Tile::row(query);
+    const int column = corner.left + Tile::column(query);
+    if (corner.inside(row, column))
+      to.store(*from.piece(query, piece), corner.token(row, column), piece);
+  }
+}
+
+// Asks for `rows` pooled keys and values from `first` on; zeros from `end` on.
+template <class Tile, class T, class KeyRows, class ValueRows>
+__device__ inline void load_chunk(const HeadRows<T>& keys, const HeadRows<T>& values, int first,
+                                  int rows, int end, const KeyRows& to_keys,
+                                  const ValueRows& to_values) {
+  constexpr int kPieces = KeyRows::kPieces;
+#pragma unroll 1
+  for (unsigned i = thread_index(); i < static_cast<unsigned>(rows * kPieces);
+       i += Tile::kQueries) {
+    const int key = static_cast<int>(i / kPieces);
+    const int piece = static_cast<int>(i % kPieces);
+    keys.load(to_keys.piece(key, piece), first + key, piece, first + key < end);
+    values.load(to_values.piece(key, piece), first + key, piece, first + key < end);
+  }
+}
+
+// Calls `load(cell, piece, token, valid)` for this thread's pieces of a tile's image cells and of
+// those around it, which are valid in the image.
+template <class Tile, int kWindow, int kPieces, class Load>
+__device__ inline void for_halo(const TilePlace<Tile>& place, const Load& load) {
+  constexpr unsigned kWidth = Tile::kColumns + kWindow - 1;
+  constexpr unsigned kCells = kWidth * (Tile::kRows + kWindow - 1);
+  const TileCorner corner = place.corner();
+#pragma unroll 1
+  for (unsigned i = thread_index(); i < kCells * kPieces; i += Tile::kQueries) {
+    const unsigned cell = i / kPieces;
+    const int row = corner.top - kWindow / 2 + static_cast<int>(cell / kWidth);
+    const int column = corner.left - kWindow / 2 + static_cast<int>(cell % kWidth);
+    load(static_cast<int>(cell), static_cast<int>(i % kPieces), corner.token(row, column),
+         corner.inside(row, column));
+  }
+}
+
+}  // namespace transnext::device

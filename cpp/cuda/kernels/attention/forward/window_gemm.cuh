@@ -1,0 +1,292 @@
+// A window of 3 x 3 in the fused attention on tensor cores, Half and BFloat16: its logits join the
+// softmax that the pooled keys began, and the tokens' weights, which are outside the softmax, come on
+// top.
+//
+//   w_j = a_j + qn . tokens_j + token_bias_j
+//
+// A product's 16 queries are a patch of 2 x 8 of the image, whose windows hold 4 x 10 keys: five
+// products of 8 keys, of which product n takes columns 2 n and 2 n + 1 of the patch's keys, row by
+// row. A lane's query is in column x = lane / 4 of the patch, and its keys are in row y = lane % 4 of
+// the patch's: of the products' ten columns x, x + 1, x + 2 are in its window, window row y in the
+// patch's first row of queries (half 0) and y - 1 in the second one.
+#pragma once
+
+#include "cuda/kernels/attention/forward/local_window.cuh"
+#include "cuda/kernels/attention/forward/pooled_gemm.cuh"
+
+namespace transnext::device {
+
+// Whether a storage type has fewer exponents than float.
+template <class T>
+constexpr bool kIsNarrow = false;
+template <>
+constexpr bool kIsNarrow<Half> = true;
+
+template <class Tile, class T, int kDim>
+struct WindowProducts {
+  static constexpr int kWindow = 3;
+  static constexpr int kWidth = Tile::kColumns + kWindow - 1;
+  static constexpr int kHalo = kWidth * (Tile::kRows + kWindow - 1);
+  static constexpr int kKeyTiles = 5;
+  using Rows = SharedRows<T, kDim>;
+  static constexpr int kRowPieces = Rows::kRowBytes / kPiece;
+  using Queries = ProductQueries<Tile, T, kDim>;
+  using Operand = QueryOperand<T, kDim>;
+
+  Rows keys;               // [kHalo]
+  Rows values;             // [kHalo]
+  float2* key_terms;       // [kHalo]: 1 / |k|, embedding . k
+  Rows tokens;             // [kTokenRows], and what their rounding to T left as kTokenRows more
+  float4* biases;          // [4]: local bias of a window row
+  float4* token_biases;    // [4]
+  const float* embedding;  // [kDim]
+
+  // Brings everything into shared memory. The block must synchronise before and after.
+  __device__ void load(const AggregatedAttentionInputs& in, int batch, int head,
+                       const TilePlace<Tile>& place) const {
+    const HeadRows<T> from_keys(in.k, batch, head);
+    const HeadRows<T> from_values(in.v, batch, head);
+    for_halo<Tile, kWindow, Rows::kPieces>(place, [&](int cell, int piece, int token, bool valid) {
+      from_keys.load(keys.piece(cell, piece), token, piece, valid);
+      from_values.load(values.piece(cell, piece), token, piece, valid);
+    });
+    commit_copies();
+    const WindowParameters parameters(in, head);
+    if (thread_index() < 4) {
+      const int row = thread_index();
+      float bias[3] = {0.0f, 0.0f, 0.0f};
+      float token_bias[3] = {0.0f, 0.0f, 0.0f};
+#pragma unroll
+      for (int column = 0; column < kWindow; ++column) {
+        if (row == kWindow) break;
+        bias[column] = parameters.bias_of(row * kWindow + column);
+        token_bias[column] = parameters.token_bias_of(row * kWindow + column);
+      }
+      biases[row] = float4{bias[0], bias[1], bias[2], 0.0f};
+      token_biases[row] = float4{token_bias[0], token_bias[1], token_bias[2], 0.0f};
+    }
+    if (in.tokens.present()) load_tokens(parameters, place.state->token_scale);
+    wait_copies<0>();
+    __syncthreads();
+#pragma unroll 1
+    for (int cell = thread_index(); cell < kHalo; cell += Tile::kQueries)
+      key_terms[cell] = keys.inverse_norm_and_dot(cell, embedding);
+  }
+
+  // Ends the softmax of tile t's queries: their out becomes the result.
+  __device__ void take(const AggregatedAttentionInputs& in, const TilePlace<Tile>& place, int t,
+                       const Operand& operand, ProductTerms* query_terms, Queries& queries) const {
+    const int thread = thread_index();
+    const int lane = thread % 32;
+    const int x = lane / 4;
+    const int y = lane % 4;
+    const int top = Tile::row(Queries::first_of(thread, t));
+    const int left = Tile::column(Queries::first_of(thread, t));
+    float logits[2][kWindow];
+    multiply_keys(operand, Operand::keys_of(keys, cell_of(t, thread % 2), thread), x, logits);
+
+    const int image_row = place.state->top + top + y - 1;
+    const int image_column = place.state->left + left + x - 1;
+    const float2* terms = key_terms + (top + y) * kWidth + left + x;
+    const ProductTerms first = query_terms[Queries::query_of(thread, t, 0)];
+    const ProductTerms second = query_terms[Queries::query_of(thread, t, 1)];
+    const float4 first_biases = biases[y];
+    const float4 second_biases = biases[y > 0 ? y - 1 : 0];
+#pragma unroll
+    for (int j = 0; j < kWindow; ++j) {
+      const float2 key = terms[j];
+      const bool in_image = inside(*place.grid, image_row, image_column + j);
+      const bool valid[2] = {in_image && y < kWindow, in_image && y > 0};
+      const auto logit = [&](const ProductTerms& query, float product, float bias) {
+        return (product * query.norm + key.y) * (key.x * query.factor) + bias;
+      };
+      logits[0][j] = valid[0] ? logit(first, logits[0][j], element(first_biases, j)) : kNoLogit;
+      logits[1][j] = valid[1] ? logit(second, logits[1][j], element(second_biases, j)) : kNoLogit;
+    }
+
+    queries.finish(t, logits, query_terms);
+    if (in.tokens.present() || in.token_bias.present())
+      add_token_weights(in.tokens.present(), place.state->token_scale, operand, t, query_terms,
+                        logits);
+
+    const bool large = kIsNarrow<T> && any_large(logits);
+    if (large) fit(t, logits, query_terms, queries);
+    multiply_weights(logits, t, queries.out[t]);
+    if (large) unfit(t, query_terms, queries);
+  }
+
+  // The scale of the tokens (load_tokens), by a warp.
+  __device__ static float find_scale(const WindowParameters& parameters) {
+    constexpr int kCells = kWindow * kWindow;
+    float most = 0.0f;
+#pragma unroll 1
+    for (int i = thread_index() % 32; i < kDim * kCells; i += 32)
+      most = fmaxf(most, fabsf(parameters.token(i % kCells, i / kCells)));
+    const unsigned exponent = float_to_bits(warp_max(most)) & 0x7f800000u;
+    return exponent > 0 && exponent < 0x7f000000u ? bits_to_float(exponent) : 1.0f;
+  }
+
+ private:
+  // In the halo, column `column` of the row of tile t's keys that this thread's key is in: lanes i,
+  // i + 8, i + 16 and i + 24 bring key i of a product.
+  __device__ static int cell_of(int t, int column) {
+    const int thread = thread_index();
+    const int first = Queries::first_of(thread, t);
+    return (Tile::row(first) + thread % 8 / 2) * kWidth + Tile::column(first) + column;
+  }
+
+  // Tokens may make weights larger than a Half can be: those of such a query, and its output, are
+  // divided by a power of two for the products, which takes the place of its factor.
+  __device__ static bool any_large(const float (&weights)[2][kWindow]) {
+    const float most = fmaxf(largest(weights[0]), largest(weights[1]));
+    return __any_sync(0xffffffffu, most >= bits_to_float(kLargeExponent)) != 0;
+  }
+  __device__ static void fit(int t, float (&weights)[2][kWindow], ProductTerms* query_terms,
+                             Queries& queries) {
+    const int thread = thread_index();
+    __syncwarp();  // the lanes have read the factors
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      unsigned exponent = float_to_bits(Queries::raise(0.0f, largest(weights[half]))) & 0x7f800000u;
+      if (exponent < kLargeExponent) exponent = kLargeExponent;
+      const float down = bits_to_float(kLargeExponent + kExponentOfOne - exponent);
+#pragma unroll
+      for (int j = 0; j < kWindow; ++j) weights[half][j] *= down;
+      queries.multiply(t, half, down);
+      if (thread % 4 == 0)
+        query_terms[Queries::query_of(thread, t, half)].factor =
+            bits_to_float(exponent + kExponentOfOne - kLargeExponent);
+    }
+    __syncwarp();
+  }
+  __device__ static void unfit(int t, const ProductTerms* query_terms, Queries& queries) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+      queries.multiply(t, half, query_terms[Queries::query_of(thread_index(), t, half)].factor);
+  }
+  __device__ static float largest(const float (&weights)[kWindow]) {
+    return fmaxf(fmaxf(fabsf(weights[0]), fabsf(weights[1])), fabsf(weights[2]));
+  }
+  static constexpr unsigned kExponentOfOne = 127u << 23;
+  static constexpr unsigned kLargeExponent = 141u << 23;  // of 2^14
+
+  __device__ static float element(const float4& four, int index) {
+    return index == 0 ? four.x : index == 1 ? four.y : four.z;
+  }
+
+  // Tokens as columns of two products: column 2 y + x, x < 2, of the first one is the token of window
+  // row y and column x, column 2 y of the second one that of column 2; the others are zero. They are
+  // scaled by a power of two to below 2 and kept as two numbers of T, so that they are exact to 2^-16
+  // (BFloat16) or 2^-22 (Half) of the largest one.
+  __device__ void load_tokens(const WindowParameters& parameters, float scale) const {
+    const float up = 1.0f / scale;
+#pragma unroll 1
+    for (int i = thread_index(); i < kTokenRows * kDim; i += Tile::kQueries) {
+      const int column = i / kDim;
+      const int c = i % kDim;
+      const int y = column % 8 / 2;
+      const int x = column / 8 * 2 + column % 2;
+      const float token =
+          y < kWindow && x < kWindow ? parameters.token(y * kWindow + x, c) * up : 0.0f;
+      T high;
+      T low;
+      from_float(token, high);
+      from_float(token - to_float(high), low);
+      const int piece = c / Piece<T>::kElements;
+      tokens.piece(column, piece)->values[c % Piece<T>::kElements] = high;
+      tokens.piece(kTokenRows + column, piece)->values[c % Piece<T>::kElements] = low;
+    }
+  }
+
+  // Outside the image too: values are zero there.
+  __device__ void add_token_weights(bool has_tokens, float scale, const Operand& operand, int t,
+                                    const ProductTerms* query_terms,
+                                    float (&weights)[2][kWindow]) const {
+    const int lane = thread_index() % 32;
+    const int y = lane % 4;
+    const Piece<T>* columns = Operand::keys_of(tokens, lane % 8, lane);
+    const float norms[2] = {query_terms[Queries::query_of(thread_index(), t, 0)].norm * scale,
+                            query_terms[Queries::query_of(thread_index(), t, 1)].norm * scale};
+    // The second half's window row is the column of the lane before.
+    const int before = (lane + 31) % 32;
+    const float4 first_biases = token_biases[y];
+    const float4 second_biases = token_biases[y > 0 ? y - 1 : 0];
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      float products[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+      if (has_tokens) {
+        operand.multiply(products, columns + n * 8 * kRowPieces);
+        operand.multiply(products, columns + (kTokenRows + n * 8) * kRowPieces);
+      }
+#pragma unroll
+      for (int j = 2 * n; j < kWindow && j < 2 * n + 2; ++j) {
+        const float first = products[j % 2];
+        const float second = __shfl_sync(0xffffffffu, products[2 + j % 2], before);
+        if (y < kWindow) weights[0][j] += norms[0] * first + element(first_biases, j);
+        if (y > 0) weights[1][j] += norms[1] * second + element(second_biases, j);
+      }
+    }
+  }
+
+  // Products with the patch's keys, of whose columns each lane chooses those from x on, by the bits of
+  // x.
+  __device__ void multiply_keys(const Operand& operand, const Piece<T>* keys, int x,
+                                float (&chosen)[2][kWindow]) const {
+    // Columns that are 4 apart: those of product n and of product n + 2.
+    float pairs[kKeyTiles][4] = {};
+    float columns[2][kWindow + 3];
+#pragma unroll
+    for (int n = 0; n < kKeyTiles; n += 2) operand.multiply(pairs[n], keys + n * 2 * kRowPieces);
+    choose(0, (x & 4) != 0, pairs[0], pairs[2], columns);
+    choose(4, (x & 4) != 0, pairs[2], pairs[4], columns);
+    __syncwarp();  // all products together would need more registers than are free
+#pragma unroll
+    for (int n = 1; n < kKeyTiles; n += 2) operand.multiply(pairs[n], keys + n * 2 * kRowPieces);
+    choose(2, (x & 4) != 0, pairs[1], pairs[3], columns);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float (&c)[kWindow + 3] = columns[half];
+      const bool two = (x & 2) != 0;
+      const float four[kWindow + 1] = {two ? c[2] : c[0], two ? c[3] : c[1], two ? c[4] : c[2],
+                                       two ? c[5] : c[3]};
+#pragma unroll
+      for (int j = 0; j < kWindow; ++j) chosen[half][j] = (x & 1) != 0 ? four[j + 1] : four[j];
+    }
+  }
+
+  // The columns from `first` on are those of one product or of a later one.
+  __device__ static void choose(int first, bool later, const float (&here)[4],
+                                const float (&there)[4], float (&columns)[2][kWindow + 3]) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) columns[e / 2][first + e % 2] = later ? there[e] : here[e];
+  }
+
+  // out += weights values, with weights of zero for the columns of keys beside x to x + 2.
+  __device__ void multiply_weights(const float (&weights)[2][kWindow], int t,
+                                   float (&out)[kDim / 8][4]) const {
+    const int thread = thread_index();
+    const int x = thread % 32 / 4;
+    const bool odd = (x & 1) != 0;
+    unsigned pairs[2][2];  // the window's columns as those of two neighbouring products
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float (&w)[kWindow] = weights[half];
+      pairs[half][0] = pack<T>(odd ? 0.0f : w[0], odd ? w[0] : w[1]);
+      pairs[half][1] = pack<T>(odd ? w[1] : w[2], odd ? w[2] : 0.0f);
+    }
+    const auto pair = [&](int n, int half) {
+      const int i = n - x / 2;
+      return i == 0 ? pairs[half][0] : i == 1 ? pairs[half][1] : 0u;
+    };
+    // Of two products: lanes 8 to 15 and 24 to 31 bring the second one's keys.
+    const Piece<T>* from = values_of(values, cell_of(t, thread % 2 + thread / 8 % 2 * 2), thread);
+#pragma unroll
+    for (int n = 0; n < kKeyTiles; n += 2) {
+      const unsigned a[4] = {pair(n, 0), pair(n, 1), pair(n + 1, 0), pair(n + 1, 1)};
+      if (n + 1 == kKeyTiles) from -= thread / 8 % 2 * 2 * kRowPieces;  // there is no second one
+      multiply_values(out, a, from + 2 * n * kRowPieces);
+    }
+  }
+};
+
+}  // namespace transnext::device

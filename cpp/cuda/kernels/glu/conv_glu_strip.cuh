@@ -1,0 +1,79 @@
+// What conv_glu's kernels share: strips of the image, and the weights of a block's channels.
+//
+// Lanes lie along channels, so that accesses are runs of consecutive elements. A warp walks down a
+// strip of four columns, with a halo column on each side, whose rows lie in registers as far as they
+// are needed. The next row is on its way meanwhile, as it lies in memory. The halo columns were
+// loaded by the neighbouring warp and come from the L1 cache. Only the weights go through shared
+// memory.
+#pragma once
+
+#include "cuda/kernels/common/runs.cuh"
+#include "cuda/kernels/glu/conv_glu_shape.h"
+#include "transnext/conv_glu.h"
+
+namespace transnext::device {
+
+// Where a warp's strip lies: rows [top, bottom) and columns from `left` of an image.
+struct ConvGluStrip {
+  index_t batch;
+  int left;
+  int top;
+  int bottom;
+
+  // Strips are numbered columns first, then bands, then images.
+  __device__ ConvGluStrip(unsigned number, Grid grid) {
+    const auto height = static_cast<unsigned>(grid.height);
+    const auto across = static_cast<unsigned>(conv_glu_strips_across(grid.width));
+    const auto bands = static_cast<unsigned>(conv_glu_bands(grid.height));
+    const unsigned image = number / (across * bands);
+    const unsigned rest = number - image * (across * bands);
+    const unsigned band = rest / across;
+    batch = image;
+    left = static_cast<int>(rest - band * across) * kConvGluColumns;
+    // Bands of equal height, the first ones higher by the rows that are left over.
+    const unsigned rows = height / bands;
+    const unsigned higher = height - rows * bands;
+    top = static_cast<int>(band * rows + (band < higher ? band : higher));
+    bottom = top + static_cast<int>(rows + (band < higher ? 1 : 0));
+  }
+};
+
+__device__ inline index_t conv_glu_strips(index_t batch, Grid grid) {
+  return batch * conv_glu_bands(grid.height) * conv_glu_strips_across(grid.width);
+}
+
+// Weights of a block's channels by tap, read from global memory in the order in which they lie there.
+// Rows of taps are so far apart that writing has few bank conflicts, and reading runs of channels none.
+template <int kChannels>
+struct ConvGluWeights {
+  static constexpr int kPitch = kChannels + 4;
+  float taps[9 * kPitch];
+
+  __device__ void load(const View<4>& weight, index_t first_channel, index_t count) {
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x); i < kChannels * 9;
+         i += static_cast<int>(blockDim.x * blockDim.y)) {
+      const int channel = i / 9;
+      const int tap = i % 9;
+      taps[tap * kPitch + channel] =
+          channel < count
+              ? static_cast<const float*>(
+                    weight.data)[(first_channel + channel) * weight.stride[0] +
+                                 tap / 3 * weight.stride[2] + tap % 3 * weight.stride[3]]
+              : 0.0f;
+    }
+  }
+  template <int n>
+  __device__ void read(int channel, int tap, float (&to)[n]) const {
+    const Run<float, n> run =
+        *reinterpret_cast<const Run<float, n>*>(taps + tap * kPitch + channel);
+#pragma unroll
+    for (int i = 0; i < n; ++i) to[i] = run.values[i];
+  }
+};
+
+__device__ inline float conv_glu_bias(const View<1>& bias, index_t channel) {
+  return bias.present() ? static_cast<const float*>(bias.data)[channel * bias.stride[0]] : 0.0f;
+}
+
+}  // namespace transnext::device
