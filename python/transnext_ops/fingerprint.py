@@ -18,8 +18,8 @@ def fingerprint(tensors: Sequence[Tensor]) -> Hashable:
 
     It reads every byte, so it does not matter how the content was changed: by an optimiser, through
     ``.data``, through NumPy. The compiled library does that at the speed of memory
-    (``cpp/cpu/runtime/fingerprint.cpp``): one element that differs always shows, several that differ
-    go unnoticed with a probability of 2⁻⁶⁴.
+    (``cpp/cpu/runtime/fingerprint.cpp``): one element that differs always shows, several
+    that differ go unnoticed with a probability of 2⁻⁶⁴.
 
     Parameters
     ----------

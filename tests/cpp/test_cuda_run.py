@@ -1,7 +1,8 @@
 """Launches of the compiled CUDA kernels: what is done, and what errors say.
 
 ``cpp/cuda/compiled/run.cu`` is compiled against a simulated CUDA runtime
-(``cuda_run/cuda_runtime.h``), since the errors are those of drivers and devices that a test cannot have.
+(``cuda_run/cuda_runtime.h``), since the errors are those of drivers and devices that a test
+cannot have.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def run(tmp_path_factory) -> Callable[[str], list[str]]:
     command = [
         compiler, "-std=c++17", "-Wall", "-Wextra", "-Wpedantic", "-Werror", f"-I{HERE}",
         f"-I{cpp}", f"-I{cpp / 'include'}", '-DTRANSNEXT_CUDA_ARCHITECTURES="80-real 90"',
-        "-x", "c++", str(cpp / "cuda" / "run.cu"), str(HERE / "main.cpp"), "-o", str(program),
+        "-x", "c++", str(cpp / "cuda" / "compiled" / "run.cu"), str(HERE / "main.cpp"), "-o", str(program),
     ]  # fmt: skip
     subprocess.run(command, check=True)
 
