@@ -82,7 +82,7 @@ class _Nvcc:
         architecture = f"sm_{self._architecture}"
         cpp = ROOT / "cpp"
         flags = ["-std=c++17", "-Werror", "all-warnings", f"-I{cpp / 'include'}", f"-I{cpp}"]
-        source = cpp / "cuda" / f"{file}.cu"
+        source = cpp / "cuda" / "compiled" / f"{file}.cu"
         os.environ["NVCC"] = self._nvcc
         ptx = kept(
             f"nvcc {architecture} {flags} {source.read_text()}",

@@ -33,7 +33,8 @@ def run(tmp_path_factory) -> Callable[[str], list[str]]:
     command = [
         compiler, "-std=c++17", "-Wall", "-Wextra", "-Wpedantic", "-Werror", f"-I{HERE}",
         f"-I{cpp}", f"-I{cpp / 'include'}", '-DTRANSNEXT_CUDA_ARCHITECTURES="80-real 90"',
-        "-x", "c++", str(cpp / "cuda" / "compiled" / "run.cu"), str(HERE / "main.cpp"), "-o", str(program),
+        "-x", "c++", str(cpp / "cuda" / "compiled" / "run.cu"), str(HERE / "main.cpp"),
+        "-o", str(program),
     ]  # fmt: skip
     subprocess.run(command, check=True)
 

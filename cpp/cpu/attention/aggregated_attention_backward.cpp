@@ -4,7 +4,7 @@
 //
 //   delta    = sum over all keys of a D = d_out . out - sum_j t_j D_j
 //   d_l, d_p = a (D - delta), the gradients of the local and pooled logits, with the probabilities
-//              a = exp(logit - log_sum_exp) computed again
+//              a = exp(logit - log_sum_exp), recomputed
 //   d_qh     = sum_j d_l_j kn(n + offset_j) + sum_m d_p_m kpn(m)
 //   d_qn     = d_qh scale s(n) + sum_j D_j tokens_j, and d_q through the normalisation
 //   d_kn(n') = sum_j d_l_j(n' - offset_j) qh(n' - offset_j)

@@ -10,7 +10,7 @@
 
 TRANSNEXT_BEGIN_LEVEL
 
-// Tokens are handled in blocks of two vectors, the width of a tile of multiply.h.
+// Tokens are handled in blocks of two vectors, the width of a tile of cpu/gemm/small_gemm.h.
 template <class C>
 constexpr index_t kBlock = 2 * kLanes<C>;
 
@@ -40,7 +40,7 @@ inline TokenView head_major(const View<4>& tensor, index_t batch, index_t head) 
           tensor.stride[2], tensor.stride[3], tensor.shape[3]};
 }
 
-// Whether vectors of these tokens can go by quads (token_quads.h).
+// Whether vectors of these tokens can go by quads (cpu/simd/transpose_4x4.h).
 template <class C>
 inline bool in_quads(const TokenView& view) {
 #if defined(__AVX512F__)

@@ -10,7 +10,7 @@
 //   d_w_row[e] = sum P[e] row,   d_w_col[e] = sum P[e] col,   d_b1[e] = sum P[e]
 //
 // Columns lie in the lanes, a block of two vectors at a time; `hidden` exists for one block only,
-// [E][block], and the products over e and h are small matrix products (multiply.h). 2 E (h + 2)
+// [E][block], and the products over e and h are small matrix products (cpu/gemm/small_gemm.h). 2 E (h + 2)
 // flops per table position forward, three times that backward; bytes are negligible. Rows of the
 // table are dealt out to tasks; parameter gradients are one partial sum per task, added in the
 // tasks' order.

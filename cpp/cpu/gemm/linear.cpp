@@ -1,5 +1,5 @@
 // linear and pack_weight on the CPU. The formulas are in transnext/linear.h, the inner loop in
-// matrix_product.h.
+// packed_gemm.h.
 //
 // A task takes a block of rows, small enough to stay in the second-level cache, normalises it on
 // the way in, and multiplies it by all panels or a part of them; a panel is read once per block.

@@ -142,14 +142,15 @@ inline void normal_density(const Vector<float> (&x)[kCount], Vector<float> (&den
   }
 }
 
-// With a = |x|, Phi(-a) = exp(-a^2/2) M(a), where (1 + a) M(a) is a polynomial in
-// v = (a - 4) / (a + 4), which lies between -1 and 1 (interpolated at Chebyshev nodes, 5e-17).
+// phi(x) = exp(-x^2 / 2) / sqrt(2 pi).
 template <int kCount>
 inline void normal_density(const Vector<double> (&x)[kCount], Vector<double> (&density)[kCount]) {
   for (int v = 0; v < kCount; ++v)
     density[v] = 0.39894228040143267794 * exp_bounded<double>(-0.5 * (x[v] * x[v]));
 }
 
+// With a = |x|, Phi(-a) = exp(-a^2/2) M(a), where (1 + a) M(a) is a polynomial in
+// v = (a - 4) / (a + 4), which lies between -1 and 1 (interpolated at Chebyshev nodes, 5e-17).
 template <int kCount>
 inline void normal_distribution(const Vector<double> (&x)[kCount],
                                 Vector<double> (&normal)[kCount]) {

@@ -51,7 +51,7 @@ struct SmallTile : QueryTile<8, 8, 16, 8> {};
 constexpr int kNoWindow = 0;    // global attention
 constexpr int kAnyWindow = -1;  // read from global memory
 
-// Of the tokens of a 3 x 3 window as columns of products: attention_window_products.cuh.
+// Of the tokens of a 3 x 3 window as columns of products: cuda/kernels/attention/forward/window_gemm.cuh.
 constexpr int kTokenRows = 16;
 
 // Bytes from one row of `channels` elements to the next: an odd number of pieces.

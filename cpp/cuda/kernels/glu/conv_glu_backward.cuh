@@ -5,7 +5,7 @@
 //   d_a[n, c] = sum_t weight[c, t] d_u[n - offset_t, c]
 //   d_weight[c, t] = sum_n d_u[n, c] a[n + offset_t, c],   d_bias[c] = sum_n d_u[n, c]
 //
-// One channel per thread. u is computed again, over a halo of one column and row, from three rows of
+// One channel per thread. u is recomputed, over a halo of one column and row, from three rows of
 // a that lie in registers (halo two); d_a is summed as u is forward. Bytes per element 5 sizeof(T)
 // (a, g, D in, d_a, d_g out); about 1.7 (18 + 40) + 36 flops. Gradients of weights stay in registers
 // over all strips of a warp and leave its block as one row of partial sums, which partial_sums.cuh

@@ -1,4 +1,4 @@
-// window_qk and window_av on the GPU: the products of window_products.h, T in float, Half, BFloat16;
+// window_qk and window_av on the GPU: the products of window_params.h, T in float, Half, BFloat16;
 // float arithmetic.
 //
 // A block takes a tile of tokens of one (batch, head), whose other operand lies with its halo in

@@ -1,7 +1,7 @@
 // aggregated_attention backward, the share of the tokens: d_q, d_k, d_v, and a block's sums for the
 // parameters' gradients. With the forward's formulas (transnext/aggregated_attention.h), D_j = d_out .
 // v(n + offset_j), D_m = d_out . vp(m), t_j = qn . tokens_j + token_bias_j, and the probabilities a =
-// exp(logit - log_sum_exp) computed again:
+// exp(logit - log_sum_exp) recomputed:
 //
 //   delta = sum_j a_j D_j + sum_m a_m D_m,   d_l = a (D - delta), the logits' gradients
 //   d_qh  = sum_j d_l_j kn(n + offset_j) + sum_m d_l_m kpn(m)

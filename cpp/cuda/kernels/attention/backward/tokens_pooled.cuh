@@ -273,7 +273,7 @@ class TokenPooled : public TokenTile<T, kDim> {
     const AttentionTokenShared& at = plan_.shared;
 #pragma unroll 1
     for (int tile = thread() / 32 * 16; tile < queries().cells(); tile += kWarps * 16) {
-      const int lane = thread_index() % 32;  // anew: what follows from it would be kept
+      const int lane = thread_index() % 32;  // read again: what follows from it would be kept
       const int index[2] = {ordered(tile, 0, lane), ordered(tile, 1, lane)};
       float probability[kTiles][4] = {}, d_weight[kTiles][4] = {};
       // Float has registers for the biases of 16 queries before D_m only.
@@ -411,7 +411,7 @@ class TokenPooled : public TokenTile<T, kDim> {
     }
   }
 
-  // then the gradients, from weights made again: a warp for 16 of the owned queries.
+  // then the gradients, from recomputed weights: a warp for 16 of the owned queries.
   __device__ void add_gradients() {
     static_assert(kAttentionMostTokens <= kWarps * 16, "a warp for 16 owned tokens");
     const int lane = thread() % 32;

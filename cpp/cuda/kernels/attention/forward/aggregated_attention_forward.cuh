@@ -2,9 +2,9 @@
 // TensorFloat32 for T tensors are float, and the pooled products' operands are rounded to TF32.
 //
 // A block makes a tile of queries of one (image, head): the queries into shared memory; pooled keys
-// and values chunk by chunk under an online softmax (attention_pooled.cuh, attention_products.cuh,
-// attention_float_products.cuh); then the window's, whose keys and values with their halo take the
-// place of the chunks (attention_window.cuh, attention_window_products.cuh); the output through
+// and values chunk by chunk under an online softmax (pooled.cuh, pooled_gemm.cuh,
+// pooled_gemm_tf32.cuh); then the window's, whose keys and values with their halo take the
+// place of the chunks (local_window.cuh, window_gemm.cuh); the output through
 // shared memory back in whole rows. log_sum_exp is kept for the backward pass. kWindow is 3, kNoWindow
 // (global attention) or kAnyWindow.
 //

@@ -4,7 +4,7 @@
 // The softmax's state of a query is (maximum, sum, output): of the exponentials of the logits up to
 // now, less their maximum, the sum, and the sum times the values. The maximum is taken off before
 // anything else, so that the largest weight is 1 whatever the logits' size, here and in the backward
-// pass, which makes the weights again from log_sum_exp.
+// pass, which recomputes the weights from log_sum_exp.
 #pragma once
 
 #include "cuda/kernels/attention/forward/bias.cuh"
@@ -133,7 +133,7 @@ class PooledStream {
   __device__ void ask(int first, int buffer) {
     const int end = first + chunk_keys() < all() ? first + chunk_keys() : all();
     const int rows = padded(end - first);
-    // The tensors' pointers are made anew for each chunk: kept, they would take many registers.
+    // The tensors' pointers are rebuilt for each chunk: kept, they would take many registers.
     load_chunk<Tile>(HeadRows<Element>(in_.k_pool, state_->batch, state_->head),
                      HeadRows<Element>(in_.v_pool, state_->batch, state_->head), first, rows, end,
                      Rows{rows_ + buffer * kBytes}, ValueRows{rows_ + (2 + buffer) * kBytes});

@@ -1,4 +1,4 @@
-// The softmax over pooled keys on tensor cores, float rounded to TF32: as attention_products.cuh has it
+// The softmax over pooled keys on tensor cores, float rounded to TF32: as pooled_gemm.cuh has it
 // for 16-bit types, with these differences.
 //
 // Queries are normalised, with embedding and scale, before they are rounded, so that a logit is off by

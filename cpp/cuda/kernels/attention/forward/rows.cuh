@@ -193,9 +193,8 @@ struct TileState {
   int head;
   int top;
   int left;
-  BiasKind bias;  // where a chunk's biases are (attention_bias.cuh)
-  float
-      token_scale;  // power of two that a window's tokens are scaled by (attention_window_products.cuh)
+  BiasKind bias;      // where a chunk's biases are (bias.cuh)
+  float token_scale;  // power of two that a window's tokens are scaled by (window_gemm.cuh)
 };
 
 // Where a tile is, in registers.
