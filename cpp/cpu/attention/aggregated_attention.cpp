@@ -14,7 +14,7 @@
 //
 // Per query and head: 4 d (L + P) flops for the two products, 2 d L for the tokens and L + P
 // exponentials of 20 flops. In bytes: q, k, v and out once, 4 d sizeof(T), and k and v again in the
-// halos of the stretches; pooled keys and values stay in cache. At d = 24, L = 9, P = 49 that is
+// halos of the token tiles; pooled keys and values stay in cache. At d = 24, L = 9, P = 49 that is
 // 7.2 kflop and about 400 bytes of float32: bound by arithmetic.
 #include "transnext/aggregated_attention.h"
 
@@ -77,7 +77,7 @@ class ForwardTask {
         bias_(bias_table, in_.grid, in_.pool_grid, false) {}
 
   // Computes a slice and has the tokens of the next one brought into cache meanwhile.
-  void run(const HeadSlice& slice, const HeadSlice& next) {
+  void run(const HeadWorkItem& slice, const HeadWorkItem& next) {
     batch_ = slice.batch;
     head_ = slice.head;
     const index_t first = panel_first_ = slice.first - halo_;
@@ -301,18 +301,18 @@ void forward(const AggregatedAttentionParams& p, int threads) {
   const BiasTable<C> bias_table(p.in, threads);
   // The panels of one head, and q, k, v and out of all of them.
   const index_t token_values = (2 + 4 * sizes.heads) * sizes.channels;
-  const index_t length = stretch_tokens<C>(sizes.window, token_values, 2);
+  const index_t length = token_tile_tokens<C>(sizes.window, token_values, 2);
   const index_t tasks = kTasksPerThread * threads;
   const AttentionCut cut(sizes.batches, sizes.tokens, sizes.heads, length, tasks, tasks,
                          wanted_tasks(tasks, sizes.heads));
   parallel_for(cut.tasks(), threads, [&](index_t task) {
-    const HeadSlices slices = cut.task(task);
+    const HeadWorkItems slices = cut.task(task);
     if (task < threads) {
       stream_tokens(p.in.q, slices.at(0), sizes.tokens, 0);
       for (const View<4>* tensor : {&p.in.k, &p.in.v})
         stream_tokens(*tensor, slices.at(0), sizes.tokens, sizes.window.halo());
     }
-    const HeadSlice following = cut.likely_next(task, threads);
+    const HeadWorkItem following = cut.likely_next(task, threads);
     ForwardTask<C> runner(p, sizes, length_scale, bias_table, length);
     for (index_t i = 0; i < slices.size(); ++i)
       runner.run(slices.at(i), slices.at_or(i + 1, following));

@@ -15,7 +15,7 @@
 //   d_tokens_j = sum D_j qn,   d_token_bias_j = sum D_j,   d_local_bias_j = sum d_l_j
 //   d_pool_bias = d_p
 //
-// A task owns a stretch of tokens as queries and as keys. It computes d_l and w for its queries and
+// A task owns a token tile as queries and as keys. It computes d_l and w for its queries and
 // for those within a window's reach on both sides (they look at its keys), so that d_k and d_v are
 // sums with one owner. Pooled and parameter gradients are sums over all queries: partial sums per
 // part of them, added in the parts' order. So there are no atomics, and results depend on the number of
@@ -37,29 +37,29 @@ namespace {
 
 using Params = AggregatedAttentionBackwardParams;
 
-// A stretch and one head: the queries around it that look at its keys, its own queries, its keys.
+// A token tile and one head: the queries around it that look at its keys, its own queries, its keys.
 // Keys follow the queries as closely as their windows allow, while what they need is still in cache.
 template <class C>
-void run_stretch(AttentionStretch<C>& stretch, QueryGradients<C>& queries, index_t tokens,
-                 index_t first, index_t count) {
+void run_token_tile(AttentionTokenTile<C>& token_tile, QueryGradients<C>& queries, index_t tokens,
+                    index_t first, index_t count) {
   const index_t end = first + count;
-  const index_t halo = stretch.query_halo();
-  index_t written = stretch.key_gradients() ? first : end;
+  const index_t halo = token_tile.query_halo();
+  index_t written = token_tile.key_gradients() ? first : end;
   const auto write_keys = [&](index_t done) {  // queries before `done` are done
     for (; written < end && (smaller(written + kBlock<C>, end) + halo <= done || done == tokens);
          written += kBlock<C>)
-      stretch.write_key_gradients(written, smaller(kBlock<C>, end - written));
+      token_tile.write_key_gradients(written, smaller(kBlock<C>, end - written));
   };
-  stretch.load(first);
+  token_tile.load(first);
   queries.run(larger(first - halo, 0), first, false);
   for (index_t i = first; i < end; i += kBlock<C>) {
     const index_t next = smaller(i + kBlock<C>, end);
-    stretch.load(next);
+    token_tile.load(next);
     queries.run(i, next, true);
     write_keys(next);
   }
   const index_t last = smaller(end + halo, tokens);
-  stretch.load(last);
+  token_tile.load(last);
   queries.run(end, last, false);
   write_keys(last);
 }
@@ -78,7 +78,7 @@ void backward(const Params& p, int threads) {
   const index_t table = table_gradient ? bias_table.rows() * bias_table.stride() : 0;
   const AttentionCut cut = cut_gradients<C>(p, sizes, table, threads);
 
-  ParameterShare<C> share{sizes.width, sizes.window.cells(), table, nullptr};
+  ParameterPartialSums<C> share{sizes.width, sizes.window.cells(), table, nullptr};
   Scratch<C> shares(sizes.heads * cut.parts() * share.size());
   share.data = shares.data();
   const index_t pooled_size = 2 * sizes.pooled * sizes.width;  // keys, then values
@@ -91,13 +91,13 @@ void backward(const Params& p, int threads) {
   }
 
   parallel_for(cut.tasks(), threads, [&](index_t task) {
-    const HeadSlices slices = cut.task(task);
+    const HeadWorkItems slices = cut.task(task);
     const auto share_of = [&](index_t head) {
-      ParameterShare<C> own = share;
+      ParameterPartialSums<C> own = share;
       own.data += (head * cut.parts() + slices.part) * share.size();
       return own;
     };
-    const auto partial_of = [&](const HeadSlice& slice) {
+    const auto partial_of = [&](const HeadWorkItem& slice) {
       const index_t pair = slice.batch * sizes.heads + slice.head;
       return &pooled_partials[(pair * cut.token_parts + slices.token_part) * pooled_size];
     };
@@ -107,18 +107,18 @@ void backward(const Params& p, int threads) {
       for (const View<4>* tensor : {&p.in.q, &p.in.k, &p.in.v, &p.d_out, &p.out})
         stream_tokens(*tensor, slices.at(0), sizes.tokens, 0);
     }
-    const HeadSlice following = cut.likely_next(task, threads);
-    AttentionStretch<C> stretch(p, sizes, cut.stretch);
-    QueryGradients<C> queries(p, sizes, length_scale, bias_table, stretch);
+    const HeadWorkItem following = cut.likely_next(task, threads);
+    AttentionTokenTile<C> token_tile(p, sizes, cut.token_tile);
+    QueryGradients<C> queries(p, sizes, length_scale, bias_table, token_tile);
     for (index_t i = 0; i < slices.size(); ++i) {
-      const HeadSlice slice = slices.at(i);
+      const HeadWorkItem slice = slices.at(i);
       C* partial = partial_of(slice);
       if (slices.begins_image(i)) clear(partial, pooled_size);
-      stretch.start(slice.batch, slice.head, slice.first);
+      token_tile.start(slice.batch, slice.head, slice.first);
       queries.start(share_of(slice.head), p.d_k_pool.present() ? partial : nullptr,
                     p.d_v_pool.present() ? partial + sizes.pooled * sizes.width : nullptr);
       queries.ask_for(slices.at_or(i + 1, following), slice.count);
-      run_stretch(stretch, queries, sizes.tokens, slice.first, slice.count);
+      run_token_tile(token_tile, queries, sizes.tokens, slice.first, slice.count);
       if (cut.token_parts == 1 && slices.ends_image(i))
         write_pooled_gradients<C>(p, sizes, 1, slice.batch, slice.head, partial);
     }

@@ -126,7 +126,7 @@ class PooledTokens {
 // Reads what a thread's first slice needs of a tensor, with `reach` tokens more on both sides, one byte
 // per cache line, one after another, so that the core's misses overlap. What follows is prefetched
 // slice by slice (token_prefetch.h). Tensors laid out otherwise are left alone.
-inline void stream_tokens(const View<4>& tensor, const HeadSlice& slice, index_t tokens,
+inline void stream_tokens(const View<4>& tensor, const HeadWorkItem& slice, index_t tokens,
                           index_t reach) {
   constexpr index_t kLine = 64;
   if (!tensor.present() || tensor.stride[3] != 1) return;

@@ -6,9 +6,9 @@
 
 TRANSNEXT_BEGIN_LEVEL
 
-// What a stretch keeps of its tokens. More, up to the second-level cache, costs more in pages: each
+// What a token tile keeps of its tokens. More, up to the second-level cache, costs more in pages: each
 // row of a panel would lie in one of its own, more than the first-level TLB holds.
-constexpr index_t kGradientStretchBytes = 320 * 1024;
+constexpr index_t kGradientTokenTileBytes = 320 * 1024;
 
 // How the work is cut. A part has its own share of every head's parameter gradients. table: entries of
 // a head's gradient of the bias table.
@@ -22,11 +22,11 @@ inline AttentionCut cut_gradients(const AggregatedAttentionBackwardParams& p,
   // A dense bias gradient is summed over images in place, so one task must see all images.
   const bool over_images = p.d_pool_bias.present() && p.in.pool_bias.dense();
   const index_t values = 4 * sizes.channels + 2 * sizes.window.cells();
-  const index_t stretch = stretch_tokens<C>(sizes.window, values, 3, kGradientStretchBytes);
+  const index_t token_tile = token_tile_tokens<C>(sizes.window, values, 3, kGradientTokenTileBytes);
   return {sizes.batches,
           sizes.tokens,
           sizes.heads,
-          stretch,
+          token_tile,
           over_images ? 1 : tasks,
           parts,
           wanted_tasks(tasks, sizes.heads)};
@@ -34,7 +34,7 @@ inline AttentionCut cut_gradients(const AggregatedAttentionBackwardParams& p,
 
 // A part's share of the parameter gradients of a head.
 template <class C>
-struct ParameterShare {
+struct ParameterPartialSums {
   index_t width;  // padded d
   index_t local;  // L
   index_t table;  // entries of the head's bias table (BiasTable), 0 if its gradient is not wanted
@@ -100,7 +100,7 @@ template <class C>
 inline void write_parameter_gradients(const AggregatedAttentionBackwardParams& p,
                                       const AttentionSizes<C>& sizes, index_t parts,
                                       const BiasTable<C>& bias_table, index_t head,
-                                      ParameterShare<C> share) {
+                                      ParameterPartialSums<C> share) {
   const index_t size = share.size();
   share.data += head * parts * size;
   sum_parts(share.data, size, parts);

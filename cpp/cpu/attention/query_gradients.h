@@ -14,13 +14,13 @@ class QueryGradients {
  public:
   QueryGradients(const AggregatedAttentionBackwardParams& p, const AttentionSizes<C>& sizes,
                  const LengthScale<C>& length_scale, const BiasTable<C>& bias_table,
-                 AttentionStretch<C>& stretch)
+                 AttentionTokenTile<C>& token_tile)
       : p_(p),
         in_(p.in),
         sizes_(sizes),
         pooled_(sizes),
         length_scale_(length_scale),
-        stretch_(stretch),
+        token_tile_(token_tile),
         local_(sizes.window.cells()),
         exact_delta_(element_size(in_.q.dtype) == 2),
         kept_keys_(exact_delta_ && sizes.pooled <= kKeptKeys ? sizes.pooled : kKeyTile),
@@ -46,19 +46,19 @@ class QueryGradients {
     for (Scratch<C>* rows : {&query_rows_, &d_out_rows_}) rows->zero();
   }
 
-  // Call when the stretch has moved. The pooled gradients may be null.
-  void start(const ParameterShare<C>& share, C* d_pool_keys, C* d_pool_values) {
+  // Call when the token tile has moved. The pooled gradients may be null.
+  void start(const ParameterPartialSums<C>& share, C* d_pool_keys, C* d_pool_values) {
     share_ = share;
     d_pool_keys_ = d_pool_keys;
     d_pool_values_ = d_pool_values;
-    pooled_.load(in_, stretch_.batch(), stretch_.head());
-    load_embedding(in_, stretch_.head(), embedding_);
+    pooled_.load(in_, token_tile_.batch(), token_tile_.head());
+    load_embedding(in_, token_tile_.head(), embedding_);
   }
 
   // Has the tokens of the next slice brought into cache meanwhile, from now on until `queries` have
   // been run.
-  void ask_for(const HeadSlice& next, index_t queries) {
-    const index_t halo = stretch_.query_halo();
+  void ask_for(const HeadWorkItem& next, index_t queries) {
+    const index_t halo = token_tile_.query_halo();
     prefetch_.start(next, sizes_.tokens);
     for (const View<4>* tensor : {&in_.q, &p_.d_out, &p_.out}) prefetch_.add(*tensor, halo);
     for (const View<4>* tensor : {&in_.k, &in_.v})
@@ -69,7 +69,7 @@ class QueryGradients {
     prefetch_.spread((queries + kWidth - 1) / kWidth, 4 + 6 * sizes_.key_tiles());
   }
 
-  // Computes what the stretch keeps of the queries begin .. end - 1, and if they are the stretch's
+  // Computes what the token tile keeps of the queries begin .. end - 1, and if they are the token tile's
   // own, adds to the shares: the pooled gradients ([P][d] each, of the normalised keys) and the
   // parameters'.
   void run(index_t begin, index_t end, bool owned) {
@@ -93,13 +93,13 @@ class QueryGradients {
   static constexpr index_t kKeptKeys = 1024;  // 128 KiB of floats each for a_m and D_m
 
   void load_queries(index_t first, index_t count) {
-    load_block<C>(token_major(in_.q, stretch_.batch(), stretch_.head()), first, 0, count,
+    load_block<C>(token_major(in_.q, token_tile_.batch(), token_tile_.head()), first, 0, count,
                   raw_query_.data(), kWidth);
     find_inverse_norms(sizes_.channels, raw_query_.data(), kWidth, inverse_norms_.data());
-    const C scale = element<const C>(in_.scale, stretch_.head());
+    const C scale = element<const C>(in_.scale, token_tile_.head());
     const C* log_sum_exp =
-        &element<const C>(p_.log_sum_exp, stretch_.batch(), first, stretch_.head());
-    // exp(logit - infinity): lanes beyond the stretch have no weights and so no gradients.
+        &element<const C>(p_.log_sum_exp, token_tile_.batch(), first, token_tile_.head());
+    // exp(logit - infinity): lanes beyond the token tile have no weights and so no gradients.
     for (index_t lane = 0; lane < kWidth; ++lane)
       log_sum_exp_[lane] = lane < count ? log_sum_exp[lane * p_.log_sum_exp.stride[1]]
                                         : static_cast<C>(__builtin_huge_val());
@@ -109,12 +109,12 @@ class QueryGradients {
       store(&scaling_[v * n], scaling);
       for (index_t c = 0; c < sizes_.channels; ++c) {
         const auto raw = load<Vector<C>>(&raw_query_[c * kWidth + v * n]);
-        store(stretch_.query(first) + c * stretch_.query_stride() + v * n,
+        store(token_tile_.query(first) + c * token_tile_.query_stride() + v * n,
               (raw * inverse_norm + embedding_[c]) * scaling);
       }
     }
-    load_block<C>(token_major(p_.d_out, stretch_.batch(), stretch_.head()), first, 0, count,
-                  stretch_.d_out(first), stretch_.query_stride());
+    load_block<C>(token_major(p_.d_out, token_tile_.batch(), token_tile_.head()), first, 0, count,
+                  token_tile_.d_out(first), token_tile_.query_stride());
   }
 
   // For the block's cells: probabilities a_j, gradients D_j of the weights, weights w_j, and the sum of
@@ -124,15 +124,16 @@ class QueryGradients {
         active_cells(sizes_.window, first, count, Direction::kToCells, cells_.data());
     if (active == 0) return 0;
     d_weights_.zero();
-    correlate(sizes_.channels, stretch_.query(first), stretch_.query_stride(), stretch_.keys(first),
-              stretch_.key_stride(), cells_.data(), active, count, probabilities_.data());
-    correlate(sizes_.channels, stretch_.d_out(first), stretch_.query_stride(),
-              stretch_.values(first), stretch_.key_stride(), cells_.data(), active, count,
+    correlate(sizes_.channels, token_tile_.query(first), token_tile_.query_stride(),
+              token_tile_.keys(first), token_tile_.key_stride(), cells_.data(), active, count,
+              probabilities_.data());
+    correlate(sizes_.channels, token_tile_.d_out(first), token_tile_.query_stride(),
+              token_tile_.values(first), token_tile_.key_stride(), cells_.data(), active, count,
               d_weights_.data());
     local_probabilities(first, active);
     if (in_.tokens.present()) {
       multiply<C>(local_, sizes_.channels, kWidth,
-                  {&element<const C>(in_.tokens, stretch_.head(), 0, 0), in_.tokens.stride[2],
+                  {&element<const C>(in_.tokens, token_tile_.head(), 0, 0), in_.tokens.stride[2],
                    in_.tokens.stride[1]},
                   {raw_query_.data(), kWidth}, {positional_.data(), kWidth}, false);
     } else {
@@ -144,7 +145,7 @@ class QueryGradients {
     for (index_t i = 0; i < active; ++i) {
       const index_t j = cells_[i].index;
       const C token_bias =
-          in_.token_bias.present() ? element<const C>(in_.token_bias, stretch_.head(), j) : C(0);
+          in_.token_bias.present() ? element<const C>(in_.token_bias, token_tile_.head(), j) : C(0);
       for (int v = 0; v < 2; ++v) {
         const index_t lane = j * kWidth + v * n;
         const auto valid = [&](Vector<C> x) {
@@ -157,7 +158,7 @@ class QueryGradients {
         positional_part[v] += positional * d_weight;
         store(&probabilities_[lane], probability);
         store(&d_weights_[lane], d_weight);
-        store(stretch_.weights(first, j) + v * n, probability + positional);
+        store(token_tile_.weights(first, j) + v * n, probability + positional);
       }
     }
     for (int v = 0; v < 2; ++v) store(&positional_part_[v * n], positional_part[v]);
@@ -169,8 +170,8 @@ class QueryGradients {
     for (index_t i = 0; i < active; ++i) {
       const index_t j = cells_[i].index;
       const C bias =
-          in_.local_bias.present() ? element<const C>(in_.local_bias, stretch_.head(), j) : C(0);
-      const C* inverse_norms = stretch_.key_inverse_norms(first) + cells_[i].shift;
+          in_.local_bias.present() ? element<const C>(in_.local_bias, token_tile_.head(), j) : C(0);
+      const C* inverse_norms = token_tile_.key_inverse_norms(first) + cells_[i].shift;
       for (int v = 0; v < 2; ++v) {
         C* at = &probabilities_[j * kWidth + v * n];
         store(at, load<Vector<C>>(at) * load<Vector<C>>(inverse_norms + v * n) + bias);
@@ -183,7 +184,7 @@ class QueryGradients {
   }
 
   void find_delta(index_t first, index_t count, index_t active) {
-    bias_.start(stretch_.head(), first, count);
+    bias_.start(token_tile_.head(), first, count);
     Vector<C> delta[2] = {};
     if (exact_delta_) {
       for (index_t i = 0; i < active; ++i)
@@ -196,13 +197,13 @@ class QueryGradients {
           add_products(tile(key) + m * kWidth, d_tile(key) + m * kWidth, delta);
       }
     } else {
-      load_block<C>(token_major(p_.out, stretch_.batch(), stretch_.head()), first, 0, count,
+      load_block<C>(token_major(p_.out, token_tile_.batch(), token_tile_.head()), first, 0, count,
                     d_query_.data(), kWidth);
       for (int v = 0; v < 2 && active > 0; ++v)
         delta[v] = -load<Vector<C>>(&positional_part_[v * n]);
       for (index_t c = 0; c < sizes_.channels; ++c)
-        add_products(&d_query_[c * kWidth], stretch_.d_out(first) + c * stretch_.query_stride(),
-                     delta);
+        add_products(&d_query_[c * kWidth],
+                     token_tile_.d_out(first) + c * token_tile_.query_stride(), delta);
     }
     for (int v = 0; v < 2; ++v) store(&delta_[v * n], delta[v]);
   }
@@ -222,8 +223,8 @@ class QueryGradients {
                       load<Vector<C>>(&probabilities_[lane]) *
                           (load<Vector<C>>(&d_weights_[lane]) - load<Vector<C>>(&delta_[v * n])),
                       Vector<C>{});
-        store(stretch_.d_logits(first, j) + v * n, gradient);
-        store(&scaled_[lane], gradient * load<Vector<C>>(stretch_.key_inverse_norms(first) +
+        store(token_tile_.d_logits(first, j) + v * n, gradient);
+        store(&scaled_[lane], gradient * load<Vector<C>>(token_tile_.key_inverse_norms(first) +
                                                          cells_[i].shift + v * n));
       }
     }
@@ -241,11 +242,11 @@ class QueryGradients {
     C* probabilities = tile(key);
     if (bias_.present()) bias_.fill(probabilities, key, keys);
     multiply<C, 1>(keys, sizes_.channels, lanes, {pooled_.keys(key), 1, kKeyTile},
-                   {stretch_.query(first), stretch_.query_stride()}, {probabilities, kWidth},
+                   {token_tile_.query(first), token_tile_.query_stride()}, {probabilities, kWidth},
                    LaneRows<const C>{bias_.present() ? probabilities : nullptr, kWidth});
     prefetch_.advance();
     multiply<C, 1>(keys, sizes_.channels, lanes, {pooled_.values(key), 1, kKeyTile},
-                   {stretch_.d_out(first), stretch_.query_stride()}, {d_tile(key), kWidth},
+                   {token_tile_.d_out(first), token_tile_.query_stride()}, {d_tile(key), kWidth},
                    LaneRows<const C>{nullptr, 0});
     prefetch_.advance();
     for (index_t lane = lanes; lane < kWidth; lane += n / 2) {
@@ -268,15 +269,15 @@ class QueryGradients {
   void owned_block(index_t first, index_t count, index_t active) {
     const index_t width = sizes_.width;
     gather<false>(sizes_.channels, cells_.data(), active, count, scaled_.data(), kWidth,
-                  stretch_.keys(first), stretch_.key_stride(), static_cast<const C*>(nullptr),
+                  token_tile_.keys(first), token_tile_.key_stride(), static_cast<const C*>(nullptr),
                   d_query_.data(), kWidth);
     if (d_pool_keys_ != nullptr)
       store_block<C>(row_tokens(query_rows_.data(), width, sizes_.channels), 0, kWidth,
-                     stretch_.query(first), stretch_.query_stride());
+                     token_tile_.query(first), token_tile_.query_stride());
     LaneRows<const C> d_out_rows{};
     if (d_pool_values_ != nullptr)
-      d_out_rows =
-          token_rows(p_.d_out, first, stretch_.d_out(first), stretch_.query_stride(), d_out_rows_);
+      d_out_rows = token_rows(p_.d_out, first, token_tile_.d_out(first), token_tile_.query_stride(),
+                              d_out_rows_);
     const Vector<C> delta[2] = {load<Vector<C>>(&delta_[0]), load<Vector<C>>(&delta_[n])};
     for (index_t key = 0; key < sizes_.pooled; key += kKeyTile) {
       const index_t keys = smaller(kKeyTile, sizes_.pooled - key);
@@ -319,7 +320,7 @@ class QueryGradients {
   // whole half vectors side by side, else copied from their panel.
   LaneRows<const C> token_rows(const View<4>& tensor, index_t first, const C* panel, index_t stride,
                                Scratch<C>& copy) {
-    const TokenView view = token_major(tensor, stretch_.batch(), stretch_.head());
+    const TokenView view = token_major(tensor, token_tile_.batch(), token_tile_.head());
     if (element_size(view.dtype) == static_cast<index_t>(sizeof(C)) && view.channel_stride == 1 &&
         view.channels == sizes_.width)
       return {static_cast<const C*>(view.data) + first * view.token_stride, view.token_stride};
@@ -329,7 +330,7 @@ class QueryGradients {
   }
 
   C* d_pool_bias() {
-    return in_.pool_bias.dense() ? &element<C>(p_.d_pool_bias, stretch_.head(), 0, 0)
+    return in_.pool_bias.dense() ? &element<C>(p_.d_pool_bias, token_tile_.head(), 0, 0)
                                  : share_.pool_bias();
   }
 
@@ -358,7 +359,7 @@ class QueryGradients {
       const index_t j = cells_[i].index;
       C* d_local = share_.local_bias() + j * n;
       C* d_token = share_.token_bias() + j * n;
-      const C* d_logits = stretch_.d_logits(first, j);
+      const C* d_logits = token_tile_.d_logits(first, j);
       const C* d_weights = &d_weights_[j * kWidth];
       store(d_local,
             load<Vector<C>>(d_local) + (load<Vector<C>>(d_logits) + load<Vector<C>>(d_logits + n)));
@@ -387,13 +388,13 @@ class QueryGradients {
     }
     if (in_.tokens.present() && active > 0) {
       multiply<C>(sizes_.channels, local_, kWidth,
-                  {&element<const C>(in_.tokens, stretch_.head(), 0, 0), in_.tokens.stride[1],
+                  {&element<const C>(in_.tokens, token_tile_.head(), 0, 0), in_.tokens.stride[1],
                    in_.tokens.stride[2]},
                   {d_weights_.data(), kWidth}, {d_query_.data(), kWidth}, true);
     }
     normalisation_gradient(sizes_.channels, raw_query_.data(), kWidth, inverse_norms_.data(),
                            d_query_.data());
-    store_block<C>(token_major(p_.d_q, stretch_.batch(), stretch_.head()), first, count,
+    store_block<C>(token_major(p_.d_q, token_tile_.batch(), token_tile_.head()), first, count,
                    d_query_.data(), kWidth);
   }
 
@@ -402,7 +403,7 @@ class QueryGradients {
   const AttentionSizes<C>& sizes_;
   PooledTokens<C> pooled_;
   const LengthScale<C>& length_scale_;
-  AttentionStretch<C>& stretch_;
+  AttentionTokenTile<C>& token_tile_;
   index_t local_;  // L
   bool exact_delta_;
   index_t kept_keys_;           // whose a_m and D_m are kept for a block of queries
@@ -425,7 +426,7 @@ class QueryGradients {
   Scratch<C> delta_;            // [block]
   BlockBias<C> bias_;
   TokenPrefetch prefetch_;
-  ParameterShare<C> share_{};
+  ParameterPartialSums<C> share_{};
   C* d_pool_keys_ = nullptr;
   C* d_pool_values_ = nullptr;
 };

@@ -24,7 +24,7 @@ inline void prefetch_lines(const char* begin, index_t bytes) {
 class TokenPrefetch {
  public:
   // Begins anew, for the tokens of `next` in an image of `tokens`.
-  void start(const HeadSlice& next, index_t tokens) {
+  void start(const HeadWorkItem& next, index_t tokens) {
     next_ = next;
     tokens_ = tokens;
     ranges_used_ = 0;
@@ -84,7 +84,7 @@ class TokenPrefetch {
     rows_ += end - first;
   }
 
-  HeadSlice next_{};
+  HeadWorkItem next_{};
   index_t tokens_ = 0;
   Range ranges_[kMost];
   int ranges_used_ = 0;

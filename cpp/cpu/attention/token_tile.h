@@ -1,4 +1,4 @@
-// A stretch of tokens in the backward of aggregated attention (aggregated_attention_backward.cpp):
+// A token tile in the backward of aggregated attention (aggregated_attention_backward.cpp):
 // what its queries and their windows' cells hold, tokens in the lanes, and the gradients of its keys
 // and values, which are sums over the queries that look at them.
 #pragma once
@@ -8,10 +8,10 @@
 TRANSNEXT_BEGIN_LEVEL
 
 template <class C>
-class AttentionStretch {
+class AttentionTokenTile {
  public:
-  AttentionStretch(const AggregatedAttentionBackwardParams& p, const AttentionSizes<C>& sizes,
-                   index_t longest)
+  AttentionTokenTile(const AggregatedAttentionBackwardParams& p, const AttentionSizes<C>& sizes,
+                     index_t longest)
       : p_(p),
         sizes_(sizes),
         local_(sizes.window.cells()),
@@ -52,7 +52,7 @@ class AttentionStretch {
   bool key_gradients() const { return p_.d_k.present() || p_.d_v.present(); }
   index_t batch() const { return batch_; }
   index_t head() const { return head_; }
-  // Queries before and after the stretch's own that are needed too.
+  // Queries before and after the token tile's own that are needed too.
   index_t query_halo() const { return query_halo_; }
 
   // What is kept of tokens from `first` on, and the strides from channel to channel, or cell to cell.
@@ -72,7 +72,7 @@ class AttentionStretch {
   index_t query_stride() const { return query_stride_; }
   index_t key_stride() const { return key_stride_; }
 
-  // d_k and d_v of a block of the stretch's own tokens, when all queries that look at them are done.
+  // d_k and d_v of a block of the token tile's own tokens, when all queries that look at them are done.
   void write_key_gradients(index_t first, index_t count) {
     const index_t active =
         active_cells(sizes_.window, first, count, Direction::kToQueries, cells_.data());

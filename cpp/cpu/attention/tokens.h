@@ -40,9 +40,9 @@ inline TokenView head_major(const View<4>& tensor, index_t batch, index_t head) 
           tensor.stride[2], tensor.stride[3], tensor.shape[3]};
 }
 
-// Whether vectors of these tokens can go by quads (cpu/simd/transpose_4x4.h).
+// Whether vectors of these tokens can go by 4x4 transposes (cpu/simd/transpose_4x4.h).
 template <class C>
-inline bool in_quads(const TokenView& view) {
+inline bool in_4x4_blocks(const TokenView& view) {
 #if defined(__AVX512F__)
   return sizeof(C) == 4 && view.channel_stride == 1 && view.channels % kQuad == 0;
 #else
@@ -59,13 +59,13 @@ inline void load_block_as(const T* tokens, const TokenView& view, index_t begin,
   for (index_t v = 0; v < 2; ++v) {
 #if defined(__AVX512F__)
     if constexpr (sizeof(C) == 4) {
-      if (in_quads<C>(view)) {
+      if (in_4x4_blocks<C>(view)) {
         const T* from = tokens + v * n * view.token_stride;
         if (begin <= v * n && (v + 1) * n <= end) {
-          load_quads(from, view.token_stride, view.channels, panel + v * n, stride);
+          load_transposed_4x4(from, view.token_stride, view.channels, panel + v * n, stride);
         } else {
-          load_some_quads(from, view.token_stride, begin - v * n, end - v * n, view.channels,
-                          panel + v * n, stride);
+          load_some_transposed_4x4(from, view.token_stride, begin - v * n, end - v * n,
+                                   view.channels, panel + v * n, stride);
         }
         continue;
       }
@@ -115,12 +115,13 @@ inline void store_block_as(T* tokens, const TokenView& view, index_t count, cons
   for (index_t v = 0; v * n < count && v < 2; ++v) {
 #if defined(__AVX512F__)
     if constexpr (sizeof(C) == 4) {
-      if (in_quads<C>(view)) {
+      if (in_4x4_blocks<C>(view)) {
         T* to = tokens + v * n * view.token_stride;
         if ((v + 1) * n <= count) {
-          store_quads(panel + v * n, stride, view.channels, to, view.token_stride);
+          store_transposed_4x4(panel + v * n, stride, view.channels, to, view.token_stride);
         } else {
-          store_quads(panel + v * n, stride, view.channels, to, view.token_stride, count - v * n);
+          store_transposed_4x4(panel + v * n, stride, view.channels, to, view.token_stride,
+                               count - v * n);
         }
         continue;
       }

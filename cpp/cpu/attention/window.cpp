@@ -23,27 +23,27 @@ TRANSNEXT_BEGIN_LEVEL
 
 namespace {
 
-// Calls run(batch, head, first token, tokens) for every stretch of every image and head.
+// Calls run(batch, head, first token, tokens) for every token tile of every image and head.
 template <class C, class Run>
-void for_each_stretch(const View<4>& tensor, const Window& window, index_t panel_channels,
-                      int threads, Run&& run) {
+void for_each_token_tile(const View<4>& tensor, const Window& window, index_t panel_channels,
+                         int threads, Run&& run) {
   const index_t tokens = window.grid.size();
-  const index_t length = stretch_tokens<C>(window, panel_channels, 2);
-  const index_t stretches = (tokens + length - 1) / length;
+  const index_t length = token_tile_tokens<C>(window, panel_channels, 2);
+  const index_t token_tiles = (tokens + length - 1) / length;
   const index_t heads = tensor.shape[1];
-  parallel_for(tensor.shape[0] * heads * stretches, threads, [&](index_t task) {
-    const index_t pair = task / stretches;
-    const index_t first = task % stretches * length;
+  parallel_for(tensor.shape[0] * heads * token_tiles, threads, [&](index_t task) {
+    const index_t pair = task / token_tiles;
+    const index_t first = task % token_tiles * length;
     run(pair / heads, pair % heads, first, smaller(length, tokens - first));
   });
 }
 
-// A panel of all tokens that a stretch touches, and its memory.
+// A panel of all tokens that a token tile touches, and its memory.
 template <class C>
-class StretchPanel {
+class TokenTilePanel {
  public:
-  StretchPanel(const TokenView& view, const Window& window, index_t first, index_t count,
-               index_t halo)
+  TokenTilePanel(const TokenView& view, const Window& window, index_t first, index_t count,
+                 index_t halo)
       : stride_(round_up(count + 2 * halo, kBlock<C>) + kBlock<C>),
         memory_(view.channels * stride_),
         panel_{memory_.data(), stride_, first - halo} {
@@ -68,12 +68,12 @@ template <class C>
 void window_correlate(const View<4>& a, const View<4>& b, const View<2>& bias,
                       const View<4>& scores, const Window& window, C outside, int threads) {
   const index_t channels = a.shape[3];
-  for_each_stretch<C>(
+  for_each_token_tile<C>(
       a, window, 2 * channels, threads,
       [&](index_t batch, index_t head, index_t first, index_t count) {
-        const StretchPanel<C> left(head_major(a, batch, head), window, first, count, 0);
-        const StretchPanel<C> right(head_major(b, batch, head), window, first, count,
-                                    window.halo());
+        const TokenTilePanel<C> left(head_major(a, batch, head), window, first, count, 0);
+        const TokenTilePanel<C> right(head_major(b, batch, head), window, first, count,
+                                      window.halo());
         Scratch<Cell<C>> cells(window.cells());
         Scratch<C> products(window.cells() * kBlock<C>);
         Scratch<C> block(window.cells() * kBlock<C>);
@@ -105,12 +105,12 @@ template <class C>
 void window_gather(const View<4>& weights, const View<4>& values, const View<4>& out,
                    const Window& window, int threads) {
   const index_t channels = values.shape[3];
-  for_each_stretch<C>(
+  for_each_token_tile<C>(
       values, window, channels + window.cells(), threads,
       [&](index_t batch, index_t head, index_t first, index_t count) {
-        const StretchPanel<C> weight(head_major(weights, batch, head), window, first, count, 0);
-        const StretchPanel<C> value(head_major(values, batch, head), window, first, count,
-                                    window.halo());
+        const TokenTilePanel<C> weight(head_major(weights, batch, head), window, first, count, 0);
+        const TokenTilePanel<C> value(head_major(values, batch, head), window, first, count,
+                                      window.halo());
         Scratch<Cell<C>> cells(window.cells());
         Scratch<C> block(channels * kBlock<C>);
         for (index_t i = first; i < first + count; i += kBlock<C>) {
@@ -129,25 +129,25 @@ template <class C>
 void window_scatter(const View<4>& weights, const View<4>& values, const View<4>& out,
                     const Window& window, int threads) {
   const index_t channels = values.shape[3];
-  for_each_stretch<C>(values, window, channels + window.cells(), threads,
-                      [&](index_t batch, index_t head, index_t first, index_t count) {
-                        const StretchPanel<C> weight(head_major(weights, batch, head), window,
-                                                     first, count, window.halo());
-                        const StretchPanel<C> value(head_major(values, batch, head), window, first,
-                                                    count, window.halo());
-                        Scratch<Cell<C>> cells(window.cells());
-                        Scratch<C> block(channels * kBlock<C>);
-                        for (index_t i = first; i < first + count; i += kBlock<C>) {
-                          const index_t tokens = smaller(kBlock<C>, first + count - i);
-                          const index_t active =
-                              active_cells(window, i, tokens, Direction::kToQueries, cells.data());
-                          gather<true>(channels, cells.data(), active, tokens, weight.at(i),
-                                       weight.stride(), value.at(i), value.stride(),
-                                       static_cast<const C*>(nullptr), block.data(), kBlock<C>);
-                          store_block<C>(head_major(out, batch, head), i, tokens, block.data(),
-                                         kBlock<C>);
-                        }
-                      });
+  for_each_token_tile<C>(
+      values, window, channels + window.cells(), threads,
+      [&](index_t batch, index_t head, index_t first, index_t count) {
+        const TokenTilePanel<C> weight(head_major(weights, batch, head), window, first, count,
+                                       window.halo());
+        const TokenTilePanel<C> value(head_major(values, batch, head), window, first, count,
+                                      window.halo());
+        Scratch<Cell<C>> cells(window.cells());
+        Scratch<C> block(channels * kBlock<C>);
+        for (index_t i = first; i < first + count; i += kBlock<C>) {
+          const index_t tokens = smaller(kBlock<C>, first + count - i);
+          const index_t active =
+              active_cells(window, i, tokens, Direction::kToQueries, cells.data());
+          gather<true>(channels, cells.data(), active, tokens, weight.at(i), weight.stride(),
+                       value.at(i), value.stride(), static_cast<const C*>(nullptr), block.data(),
+                       kBlock<C>);
+          store_block<C>(head_major(out, batch, head), i, tokens, block.data(), kBlock<C>);
+        }
+      });
 }
 
 // d_bias[head, j] = sum of d_attn over images and queries whose cell j lies inside: per image, then

@@ -40,18 +40,18 @@ struct Panel {
 
 // Tokens that a task handles at a time: so many that what it keeps of each token, `values` numbers of
 // the compute type, fills about half an L2 cache with the token's `halos` window's reaches included,
-// at least so many that the halos are not most of the work, and the same in every stretch.
-constexpr index_t kStretchBytes = 640 * 1024;
+// at least so many that the halos are not most of the work, and the same in every token tile.
+constexpr index_t kTokenTileBytes = 640 * 1024;
 
 template <class C>
-inline index_t stretch_tokens(const Window& window, index_t values, index_t halos,
-                              index_t most_bytes = kStretchBytes) {
+inline index_t token_tile_tokens(const Window& window, index_t values, index_t halos,
+                                 index_t most_bytes = kTokenTileBytes) {
   const index_t bytes = larger(1, values) * static_cast<index_t>(sizeof(C));
   const index_t fitting = most_bytes / bytes - halos * window.halo();
   const index_t least = larger(2 * window.halo(), 4 * kBlock<C>);
   const index_t tokens = window.grid.size();
-  const index_t stretches = tokens / smaller(larger(fitting, least), tokens);
-  return round_up((tokens + stretches - 1) / stretches, kBlock<C>);
+  const index_t token_tiles = tokens / smaller(larger(fitting, least), tokens);
+  return round_up((tokens + token_tiles - 1) / token_tiles, kBlock<C>);
 }
 
 // One window cell for a block of tokens, if it lies inside the image for any of them.

@@ -1,8 +1,8 @@
-// How the work of an attention is cut: into tasks of several slices each, a slice being a stretch of
+// How the work of an attention is cut: into tasks of several slices each, a slice being a token tile of
 // tokens of one image and head.
 //
 // Heads are interleaved in memory, 96 bytes each at head dim 24, so a task takes all heads of a
-// stretch one after the other, unless that makes too few tasks: their cache lines are then read from
+// token tile one after the other, unless that makes too few tasks: their cache lines are then read from
 // memory once.
 #pragma once
 
@@ -19,79 +19,79 @@ inline index_t wanted_tasks(index_t parts, index_t heads) {
   return heads >= kManyHeads ? 2 * parts : parts;
 }
 
-// A stretch of tokens of one image and head; none if count is 0.
-struct HeadSlice {
+// A token tile of one image and head; none if count is 0.
+struct HeadWorkItem {
   index_t batch, head;
   index_t first, count;
 
   index_t end() const { return first + count; }
 };
 
-// The slices of a task: of its images, of its stretches in each, of its heads in each.
-struct HeadSlices {
-  index_t tokens;   // of an image
-  index_t stretch;  // tokens
+// The slices of a task: of its images, of its token tiles in each, of its heads in each.
+struct HeadWorkItems {
+  index_t tokens;      // of an image
+  index_t token_tile;  // tokens
   index_t first_batch, batches;
-  index_t first_stretch, stretches;
+  index_t first_token_tile, token_tiles;
   index_t first_head, heads;
   index_t part, token_part;  // which of AttentionCut's
 
-  index_t size() const { return batches * stretches * heads; }
+  index_t size() const { return batches * token_tiles * heads; }
   index_t end_head() const { return first_head + heads; }
   // Slice i, or none beyond the last.
-  HeadSlice at(index_t i) const {
+  HeadWorkItem at(index_t i) const {
     if (i >= size()) return {};
-    const index_t first = (first_stretch + i / heads % stretches) * stretch;
-    return {first_batch + i / heads / stretches, first_head + i % heads, first,
-            smaller(stretch, tokens - first)};
+    const index_t first = (first_token_tile + i / heads % token_tiles) * token_tile;
+    return {first_batch + i / heads / token_tiles, first_head + i % heads, first,
+            smaller(token_tile, tokens - first)};
   }
   // Slice i, or `following` beyond the last.
-  HeadSlice at_or(index_t i, const HeadSlice& following) const {
+  HeadWorkItem at_or(index_t i, const HeadWorkItem& following) const {
     return i < size() ? at(i) : following;
   }
   // Whether slice i is the first of its image and head.
-  bool begins_image(index_t i) const { return i / heads % stretches == 0; }
+  bool begins_image(index_t i) const { return i / heads % token_tiles == 0; }
   // Whether slice i is the last of its image and head in this task.
-  bool ends_image(index_t i) const { return i / heads % stretches == stretches - 1; }
+  bool ends_image(index_t i) const { return i / heads % token_tiles == token_tiles - 1; }
 };
 
-// Tasks are (range of images, range of stretches, range of heads); a part is a range of images and
-// stretches.
+// Tasks are (range of images, range of token tiles, range of heads); a part is a range of images and
+// token tiles.
 struct AttentionCut {
   index_t batches, tokens, heads;
-  index_t stretch;    // tokens
-  index_t stretches;  // per image
+  index_t token_tile;   // tokens
+  index_t token_tiles;  // per image
   index_t image_parts, token_parts, head_parts;
 
   // At most `most_images` ranges of images, about `wanted_parts` parts, at least `wanted_tasks`
   // tasks, as far as there is work for them.
-  AttentionCut(index_t batches, index_t tokens, index_t heads, index_t stretch, index_t most_images,
-               index_t wanted_parts, index_t wanted_tasks)
+  AttentionCut(index_t batches, index_t tokens, index_t heads, index_t token_tile,
+               index_t most_images, index_t wanted_parts, index_t wanted_tasks)
       : batches(batches),
         tokens(tokens),
         heads(heads),
-        stretch(stretch),
-        stretches((tokens + stretch - 1) / stretch),
+        token_tile(token_tile),
+        token_tiles((tokens + token_tile - 1) / token_tile),
         image_parts(larger(1, smaller(smaller(batches, most_images), wanted_parts))),
-        token_parts(smaller(stretches, (wanted_parts + image_parts - 1) / image_parts)),
+        token_parts(smaller(token_tiles, (wanted_parts + image_parts - 1) / image_parts)),
         head_parts(smaller(heads, larger(1, (wanted_tasks + parts() - 1) / parts()))) {}
 
   index_t parts() const { return image_parts * token_parts; }
   index_t tasks() const { return parts() * head_parts; }
 
   // What a thread that has taken a task will most likely do next: threads come for tasks in turns.
-  HeadSlice likely_next(index_t task, int threads) const {
-    return task + threads < tasks() ? this->task(task + threads).at(0) : HeadSlice{};
+  HeadWorkItem likely_next(index_t task, int threads) const {
+    return task + threads < tasks() ? this->task(task + threads).at(0) : HeadWorkItem{};
   }
 
-  HeadSlices task(index_t task) const {
-    HeadSlices slices{};
+  HeadWorkItems task(index_t task) const {
+    HeadWorkItems slices{};
     slices.tokens = tokens;
-    slices.stretch = stretch;
+    slices.token_tile = token_tile;
     slices.part = task / head_parts;
     slices.token_part = slices.part % token_parts;
     range(batches, slices.part / token_parts, image_parts, slices.first_batch, slices.batches);
-    range(stretches, slices.token_part, token_parts, slices.first_stretch, slices.stretches);
+    range(token_tiles, slices.token_part, token_parts, slices.first_token_tile, slices.token_tiles);
     range(heads, task % head_parts, head_parts, slices.first_head, slices.heads);
     return slices;
   }

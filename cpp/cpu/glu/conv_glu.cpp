@@ -113,10 +113,10 @@ class Band {
   // partial: the region's share of the weight gradients, in the order of Taps, nullptr if not asked
   // for.
   Band(const ConvGluBackwardParams& params, const DepthwiseWeights<C>& weights,
-       const DepthwiseWeights<C>& turned, const Region& region, C* partial)
+       const DepthwiseWeights<C>& flipped, const Region& region, C* partial)
       : p_(params),
         weights_(weights),
-        turned_(turned),
+        flipped_(flipped),
         hidden_(params.d_out.shape[2]),
         own_(region),
         block_(region.channels),
@@ -230,7 +230,7 @@ class Band {
           constexpr int kCount = decltype(count)::kValue;
           Vector<C> sum[kCount];
           convolve<C, kCount, true>(d_u, column - first_column_, c - own_.channel_begin,
-                                    turned_.taps(), c, sum);
+                                    flipped_.taps(), c, sum);
           for (int i = 0; i < kCount; ++i) {
             store_channels<C, decltype(flag)::kValue>(d_a.data + (column + i) * d_a.column_stride,
                                                       d_a.channel_stride, c, hidden_, sum[i]);
@@ -240,7 +240,7 @@ class Band {
 
   const ConvGluBackwardParams& p_;
   const DepthwiseWeights<C>& weights_;
-  const DepthwiseWeights<C>& turned_;
+  const DepthwiseWeights<C>& flipped_;
   index_t hidden_;
   Region own_;
   index_t block_;
@@ -282,7 +282,7 @@ template <class T, class C>
 void backward(const ConvGluBackwardParams& p, int threads) {
   const index_t batches = p.x.shape[0];
   const DepthwiseWeights<C> weights(p.weight, p.bias);
-  const DepthwiseWeights<C> turned(p.weight, {}, true);
+  const DepthwiseWeights<C> flipped(p.weight, {}, true);
   const index_t padded = weights.padded_channels();
   const index_t wanted = kTasksPerThread * threads;
   const index_t most = kBackwardBytes / (kRing * static_cast<index_t>(sizeof(C)));  // per row
@@ -320,7 +320,7 @@ void backward(const ConvGluBackwardParams& p, int threads) {
     region.column_end = smaller(region.column_begin + segment, p.grid.width);
     region.channel_begin = task % blocks * block;
     region.channels = smaller(block, padded - region.channel_begin);
-    Band<T, C>(p, weights, turned, region, need_weights ? &partials[group * size] : nullptr).run();
+    Band<T, C>(p, weights, flipped, region, need_weights ? &partials[group * size] : nullptr).run();
   });
   if (need_weights) add_partials(p, partials, groups, padded);
 }

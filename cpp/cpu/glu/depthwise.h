@@ -51,16 +51,16 @@ struct Taps {
 template <class C>
 class DepthwiseWeights {
  public:
-  // weight: [channels, 1, 3, 3], bias: [channels] or absent. turned: by 180 degrees, for the
+  // weight: [channels, 1, 3, 3], bias: [channels] or absent. flipped: by 180 degrees, for the
   // gradient of the input.
-  DepthwiseWeights(const View<4>& weight, const View<1>& bias, bool turned = false)
+  DepthwiseWeights(const View<4>& weight, const View<1>& bias, bool flipped = false)
       : padded_(round_up(weight.shape[0], kLanes<C>)), data_(kTapRows * padded_) {
     data_.zero();
     for (index_t c = 0; c < weight.shape[0]; ++c) {
       const C* from = static_cast<const C*>(weight.data) + c * weight.stride[0];
       C* to = data_.data() + kTapRows * (c / kLanes<C> * kLanes<C>)+c % kLanes<C>;
       for (int t = 0; t < kTaps; ++t) {
-        to[(turned ? kTaps - 1 - t : t) * kLanes<C>] =
+        to[(flipped ? kTaps - 1 - t : t) * kLanes<C>] =
             from[(t / 3) * weight.stride[2] + (t % 3) * weight.stride[3]];
       }
       if (bias.present())

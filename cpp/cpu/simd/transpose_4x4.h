@@ -1,4 +1,4 @@
-// Blocks of 16 tokens between rows and channel panels by quads: 4 tokens by 4 channels, a quarter of
+// Blocks of 16 tokens between rows and channel panels by 4x4 transposes: 4 tokens by 4 channels, a quarter of
 // a vector each. Quarters of four tokens are put into one vector by the loads themselves, so that
 // transposing costs two shuffles per vector, inside quarters, where a square of 16 costs four and
 // crosses them; and any channels that are a multiple of 4 go without padding (24 is 16 and a half).
@@ -62,8 +62,8 @@ inline void transpose_quarters(Vector<float> (&quad)[kQuad]) {
 
 // panel[c * stride + lane] = channel c of row `lane` of 16 tokens, `row` elements apart.
 template <class T>
-inline void load_quads(const T* tokens, index_t row, index_t channels, float* panel,
-                       index_t stride) {
+inline void load_transposed_4x4(const T* tokens, index_t row, index_t channels, float* panel,
+                                index_t stride) {
   for (index_t c = 0; c < channels; c += kQuad, tokens += kQuad, panel += kQuad * stride) {
     Vector<float> quad[kQuad];
     for (int t = 0; t < kQuad; ++t) {
@@ -78,8 +78,8 @@ inline void load_quads(const T* tokens, index_t row, index_t channels, float* pa
 
 // The same for the rows begin .. end - 1, with zeros for the others, which are not read.
 template <class T>
-inline void load_some_quads(const T* tokens, index_t row, index_t begin, index_t end,
-                            index_t channels, float* panel, index_t stride) {
+inline void load_some_transposed_4x4(const T* tokens, index_t row, index_t begin, index_t end,
+                                     index_t channels, float* panel, index_t stride) {
   const T nothing[kQuad] = {};
   for (index_t c = 0; c < channels; c += kQuad, panel += kQuad * stride) {
     const auto at = [&](index_t lane) {
@@ -96,8 +96,8 @@ inline void load_some_quads(const T* tokens, index_t row, index_t begin, index_t
 
 // The reverse, for the first `count` rows.
 template <class T>
-inline void store_quads(const float* panel, index_t stride, index_t channels, T* tokens,
-                        index_t row, index_t count = 4 * kQuad) {
+inline void store_transposed_4x4(const float* panel, index_t stride, index_t channels, T* tokens,
+                                 index_t row, index_t count = 4 * kQuad) {
   for (index_t c = 0; c < channels; c += kQuad, tokens += kQuad, panel += kQuad * stride) {
     Vector<float> quad[kQuad];
     for (int t = 0; t < kQuad; ++t) quad[t] = load<Vector<float>>(panel + t * stride);

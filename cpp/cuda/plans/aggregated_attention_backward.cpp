@@ -72,7 +72,7 @@ AttentionTokenShared token_shared(const Params& p, int tile_height, int tile_wid
   at.value = at.bytes;
   for (int* offset : {&at.pool_key, &at.pool_value}) take(*offset, kAttentionPoolTile * row);
   take(at.pool_unit, element_bytes(p.in.q.dtype) == 4 ? 0 : kAttentionPoolTile * row);
-  at.bytes = std::max({at.bytes, at.value + keys * row, at.value + kAttentionShareBytes});
+  at.bytes = std::max({at.bytes, at.value + keys * row, at.value + kAttentionPartialSumBytes});
   for (int* offset : {&at.order, &at.place}) take_floats(*offset, queries);
   for (int* offset :
        {&at.query_inverse, &at.d_out_norm, &at.length_scale, &at.log_sum_exp, &at.delta, &at.total})

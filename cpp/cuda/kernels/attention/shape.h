@@ -2,7 +2,7 @@
 // kernels and by their launch plans.
 //
 // A block takes a tile of kRows x kColumns queries of one (image, head), one thread for each. Rows of
-// keys, values and queries lie in shared memory as pieces of 16 bytes, so that neighbouring threads
+// keys, values and queries lie in shared memory as 16-byte vectors, so that neighbouring threads
 // that read their rows meet no bank twice.
 #pragma once
 
@@ -10,7 +10,7 @@
 
 namespace transnext {
 
-constexpr int kPiece = 16;  // bytes
+constexpr int kVector16Bytes = 16;  // bytes
 
 struct TileSize {
   int rows, columns;  // of queries
@@ -56,21 +56,21 @@ constexpr int kTokenRows = 16;
 
 // Bytes from one row of `channels` elements to the next: an odd number of pieces.
 TRANSNEXT_INLINE constexpr int row_bytes(int channels, int element_bytes) {
-  return (channels * element_bytes / kPiece | 1) * kPiece;
+  return (channels * element_bytes / kVector16Bytes | 1) * kVector16Bytes;
 }
 
 // Whether the forward kernels' rows follow each other without padding, every other four of them with
 // their pieces exchanged pairwise: that keeps the banks apart too where pieces are twice an odd number.
-TRANSNEXT_INLINE constexpr bool exchanges_pieces(int channels, int element_bytes) {
-  return channels * element_bytes / kPiece % 4 == 2;
+TRANSNEXT_INLINE constexpr bool exchanges_vectors(int channels, int element_bytes) {
+  return channels * element_bytes / kVector16Bytes % 4 == 2;
 }
 TRANSNEXT_INLINE constexpr int forward_row_bytes(int channels, int element_bytes) {
-  return exchanges_pieces(channels, element_bytes) ? channels * element_bytes
-                                                   : row_bytes(channels, element_bytes);
+  return exchanges_vectors(channels, element_bytes) ? channels * element_bytes
+                                                    : row_bytes(channels, element_bytes);
 }
 
-TRANSNEXT_INLINE constexpr int round_to_piece(int bytes) {
-  return (bytes + kPiece - 1) / kPiece * kPiece;
+TRANSNEXT_INLINE constexpr int round_to_vector16(int bytes) {
+  return (bytes + kVector16Bytes - 1) / kVector16Bytes * kVector16Bytes;
 }
 
 // Floats from one query's biases to the next where each has its own: then the lanes that read
@@ -150,7 +150,7 @@ struct ForwardLayout {
     // From some time on the queries are in registers, and their place is free until the output needs
     // it: at once where they are float, after the pooled keys of 16-bit types with a 3 x 3 window.
     queries = end;
-    const int after_queries = end + round_to_piece(queries_of_tile * row);
+    const int after_queries = end + round_to_vector16(queries_of_tile * row);
     bytes = after_queries;
     const int window_start = products && window <= 0 ? after_queries : end;
     if (products) end = after_queries;
@@ -183,7 +183,7 @@ struct ForwardLayout {
  private:
   TRANSNEXT_INLINE static int take(int& end, int bytes) {
     const int begin = end;
-    end += round_to_piece(bytes);
+    end += round_to_vector16(bytes);
     return begin;
   }
 };

@@ -56,7 +56,7 @@ struct TokenRows {
   __device__ void write(index_t token, int chunk, const float (&values)[8]) const {
     T* to = data + token * token_stride + chunk * 8 * channel_stride;
     if (vectors) {
-      if (chunk * 8 < channels) write_eight(values, to);
+      if (chunk * 8 < channels) store_vec8(values, to);
       return;
     }
 #pragma unroll
@@ -129,7 +129,7 @@ __device__ inline float row_square(const T* row) {
 #pragma unroll
   for (int chunk = 0; chunk < kDim / 8; ++chunk) {
     float x[8];
-    read_eight(row + chunk * 8, x);
+    load_vec8(row + chunk * 8, x);
 #pragma unroll
     for (int i = 0; i < 8; ++i) sum += x[i] * x[i];
   }
@@ -144,7 +144,7 @@ __device__ inline float part_square(const T* row, int part) {
   for (int first = 0; first < kDim / 8; first += 4) {
     if (first + part >= kDim / 8) continue;
     float x[8];
-    read_eight(row + (first + part) * 8, x);
+    load_vec8(row + (first + part) * 8, x);
 #pragma unroll
     for (int i = 0; i < 8; ++i) sum += x[i] * x[i];
   }
@@ -162,8 +162,8 @@ __device__ inline float row_dot(const T* row, const float* vector) {
 #pragma unroll
   for (int chunk = 0; chunk < kDim / 8; ++chunk) {
     float x[8];
-    read_eight(vector + chunk * 8, x);
-    sum = dot_eight(row + chunk * 8, x, sum);
+    load_vec8(vector + chunk * 8, x);
+    sum = dot_vec8(row + chunk * 8, x, sum);
   }
   return sum;
 }

@@ -6,24 +6,24 @@
 namespace transnext::device {
 
 template <class T>
-struct alignas(16) Eight {
+struct alignas(16) Vec8 {
   T values[8];
 };
 
 // `from` and `to` are multiples of 16 bytes.
 template <class T>
-__device__ inline void read_eight(const T* from, float (&to)[8]) {
-  const Eight<T> run = *reinterpret_cast<const Eight<T>*>(from);
+__device__ inline void load_vec8(const T* from, float (&to)[8]) {
+  const Vec8<T> run = *reinterpret_cast<const Vec8<T>*>(from);
 #pragma unroll
   for (int i = 0; i < 8; ++i) to[i] = to_float(run.values[i]);
 }
 
 // Pairs of BFloat16 in a register are two floats by one instruction each.
-__device__ inline void read_eight(const BFloat16* from, float (&to)[8]) {
+__device__ inline void load_vec8(const BFloat16* from, float (&to)[8]) {
   struct Pairs {
     unsigned values[4];
   };
-  const Pairs run = __builtin_bit_cast(Pairs, *reinterpret_cast<const Eight<BFloat16>*>(from));
+  const Pairs run = __builtin_bit_cast(Pairs, *reinterpret_cast<const Vec8<BFloat16>*>(from));
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     to[2 * i] = bits_to_float(run.values[i] << 16);
@@ -32,18 +32,18 @@ __device__ inline void read_eight(const BFloat16* from, float (&to)[8]) {
 }
 
 template <class T>
-__device__ inline void write_eight(const float (&from)[8], T* to) {
-  Eight<T> run;
+__device__ inline void store_vec8(const float (&from)[8], T* to) {
+  Vec8<T> run;
 #pragma unroll
   for (int i = 0; i < 8; ++i) from_float(from[i], run.values[i]);
-  *reinterpret_cast<Eight<T>*>(to) = run;
+  *reinterpret_cast<Vec8<T>*>(to) = run;
 }
 
 // sum + a . b
 template <class T>
-__device__ inline float dot_eight(const T* a, const float (&b)[8], float sum) {
+__device__ inline float dot_vec8(const T* a, const float (&b)[8], float sum) {
   float x[8];
-  read_eight(a, x);
+  load_vec8(a, x);
 #pragma unroll
   for (int i = 0; i < 8; ++i) sum += x[i] * b[i];
   return sum;

@@ -70,7 +70,7 @@ class ConvGluChannel {
     RawElement<T> values[kColumns + 4];
     RawElement<T> gates[kColumns + 2];
     RawElement<T> gradients[kColumns + 2];
-    const auto ask_values = [&](int row) {
+    const auto prefetch_values = [&](int row) {
       const bool row_inside = row >= 0 && row < height;
       const T* from = value;
 #pragma unroll
@@ -81,7 +81,7 @@ class ConvGluChannel {
       }
       value += step * width;
     };
-    const auto ask_gradients = [&](int row) {
+    const auto prefetch_gradients = [&](int row) {
       const bool row_inside = row >= 0 && row < height;
       const T* from = gate;
       const T* from_gradient = gradient;
@@ -108,14 +108,14 @@ class ConvGluChannel {
         a[2][j] = values[j].read();
       }
     };
-    ask_values(strip.top - 2);
+    prefetch_values(strip.top - 2);
     next_row_of_a();
-    ask_values(strip.top - 1);
+    prefetch_values(strip.top - 1);
     next_row_of_a();
-    ask_values(strip.top);
-    if (kAhead) ask_gradients(strip.top - 1);
+    prefetch_values(strip.top);
+    if (kAhead) prefetch_gradients(strip.top - 1);
     for (int row = strip.top - 1; row <= strip.bottom; ++row) {
-      if (!kAhead) ask_gradients(row);
+      if (!kAhead) prefetch_gradients(row);
       next_row_of_a();
       float d_u[kColumns + 2];  // D at first, of columns left - 1 to left + 4
       float g[kColumns + 2];
@@ -140,7 +140,7 @@ class ConvGluChannel {
         d_u[j] *= g[j] * normal.gelu_slope(u);
       }
       // Registers are free for the next rows from here on, and, after the weights' gradients, more.
-      if (kAhead && row < strip.bottom) ask_gradients(row + 1);
+      if (kAhead && row < strip.bottom) prefetch_gradients(row + 1);
       if (own) {
 #pragma unroll
         for (int j = 0; j < kColumns; ++j) {
@@ -150,7 +150,7 @@ class ConvGluChannel {
             d_weight[tap] += d_u[j + 1] * a[tap / 3][j + 1 + tap % 3];
         }
       }
-      if (row < strip.bottom) ask_values(row + 2);
+      if (row < strip.bottom) prefetch_values(row + 2);
       T* to_value = d_value;
 #pragma unroll
       for (int j = 0; j < kColumns; ++j, to_value += p_.d_x.stride[1]) {

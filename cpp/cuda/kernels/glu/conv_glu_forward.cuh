@@ -49,7 +49,7 @@ __device__ inline void conv_glu_strip_forward(const ConvGluParams& p, const Conv
   constexpr bool kAhead = kRuns && sizeof(T) == 2;
   RawRun<T, kRun> values[kColumns + 2];
   RawRun<T, kRun> gates[kColumns];
-  const auto ask_values = [&](int row) {
+  const auto prefetch_values = [&](int row) {
     const bool row_inside = row >= 0 && row < height;
     const T* from = value;
 #pragma unroll
@@ -61,7 +61,7 @@ __device__ inline void conv_glu_strip_forward(const ConvGluParams& p, const Conv
     }
     value += step * width;
   };
-  const auto ask_gates = [&](int row) {  // of the row above
+  const auto prefetch_gates = [&](int row) {  // of the row above
     const T* from = gate;
 #pragma unroll
     for (int j = 0; j < kColumns; ++j, from += step) {
@@ -78,13 +78,13 @@ __device__ inline void conv_glu_strip_forward(const ConvGluParams& p, const Conv
     for (int i = 0; i < kRun; ++i) sum[0][j][i] = sum[1][j][i] = bias[i];
   }
   if (kAhead) {
-    ask_values(strip.top - 1);
-    ask_gates(strip.top - 1);
+    prefetch_values(strip.top - 1);
+    prefetch_gates(strip.top - 1);
   }
   for (int row = strip.top - 1; row <= strip.bottom; ++row) {
     if (!kAhead) {
-      ask_values(row);
-      ask_gates(row);
+      prefetch_values(row);
+      prefetch_gates(row);
     }
     float added[kColumns + 2][kRun];
 #pragma unroll
@@ -93,8 +93,8 @@ __device__ inline void conv_glu_strip_forward(const ConvGluParams& p, const Conv
 #pragma unroll
     for (int j = 0; j < kColumns; ++j) gates_above[j] = gates[j];
     if (kAhead && row < strip.bottom) {
-      ask_values(row + 1);
-      ask_gates(row + 1);
+      prefetch_values(row + 1);
+      prefetch_gates(row + 1);
     }
     T* to = target;
 #pragma unroll

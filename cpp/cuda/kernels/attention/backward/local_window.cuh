@@ -49,15 +49,15 @@ class TokenWindow : public TokenPooled<T, kDim> {
 #pragma unroll(kDim <= 32 ? kChunks : 1)
       for (int chunk = 0; chunk < kChunks; ++chunk) {
         float q[8], d_out[8];
-        read_eight(row(at.query, i) + chunk * 8, q);
-        read_eight(row(at.d_out, i) + chunk * 8, d_out);
+        load_vec8(row(at.query, i) + chunk * 8, q);
+        load_vec8(row(at.d_out, i) + chunk * 8, d_out);
 #pragma unroll
         for (int r = 0; r < kRun; ++r) {
           const int at_key = key[r] < 0 ? 0 : key[r];
-          logit[r] = dot_eight(row(at.key, at_key) + chunk * 8, q, logit[r]);
-          d_weight[r] = dot_eight(row(at.value, at_key) + chunk * 8, d_out, d_weight[r]);
+          logit[r] = dot_vec8(row(at.key, at_key) + chunk * 8, q, logit[r]);
+          d_weight[r] = dot_vec8(row(at.value, at_key) + chunk * 8, d_out, d_weight[r]);
           positional[r] =
-              dot_eight(floats(at.tokens) + cell[r] * kDim + chunk * 8, q, positional[r]);
+              dot_vec8(floats(at.tokens) + cell[r] * kDim + chunk * 8, q, positional[r]);
         }
       }
       const float inverse = floats(at.query_inverse)[i];
@@ -126,7 +126,7 @@ class TokenWindow : public TokenPooled<T, kDim> {
 #pragma unroll
     for (int l = 0; l < kLaneChunks; ++l) {
       const int chunk = lane + 4 * l;
-      if (chunk < kChunks) along = dot_eight(x + chunk * 8, gradient[l], along);
+      if (chunk < kChunks) along = dot_vec8(x + chunk * 8, gradient[l], along);
     }
     along = sum_of_four(along) * inverse;
     if (inverse >= 1.0f / kNormEpsilon) along = 0.0f;
@@ -135,7 +135,7 @@ class TokenWindow : public TokenPooled<T, kDim> {
       const int chunk = lane + 4 * l;
       if (chunk >= kChunks) continue;
       float unit[8];
-      read_eight(x + chunk * 8, unit);
+      load_vec8(x + chunk * 8, unit);
 #pragma unroll
       for (int c = 0; c < 8; ++c)
         gradient[l][c] = (gradient[l][c] - unit[c] * inverse * along) * inverse;
@@ -187,8 +187,8 @@ class TokenWindow : public TokenPooled<T, kDim> {
               floats(at.probability)[i * cells() + j] * floats(at.key_inverse)[key];
           const float d_weight = floats(at.d_weight)[i * cells() + j];
           float k[8], token[8];
-          read_eight(row(at.key, key) + chunk * 8, k);
-          read_eight(floats(at.tokens) + j * kDim + chunk * 8, token);
+          load_vec8(row(at.key, key) + chunk * 8, k);
+          load_vec8(floats(at.tokens) + j * kDim + chunk * 8, token);
 #pragma unroll
           for (int c = 0; c < 8; ++c) {
             gradient[l][c] += d_logit * k[c];
@@ -196,8 +196,8 @@ class TokenWindow : public TokenPooled<T, kDim> {
           }
         });
         float q[8], from_pooled[8];
-        read_eight(row(at.query, i) + chunk * 8, q);
-        read_eight(shared_gradient, from_pooled);
+        load_vec8(row(at.query, i) + chunk * 8, q);
+        load_vec8(shared_gradient, from_pooled);
 #pragma unroll
         for (int c = 0; c < 8; ++c) {
           const float embedded = q[c] * inverse + floats(at.embedding)[chunk * 8 + c];
@@ -205,7 +205,7 @@ class TokenWindow : public TokenPooled<T, kDim> {
           along += (kSumsAlong ? gradient[l][c] : both) * embedded;
           gradient[l][c] = both * scaling;
         }
-        write_eight(gradient[l], shared_gradient);
+        store_vec8(gradient[l], shared_gradient);
 #pragma unroll
         for (int c = 0; c < 8; ++c) gradient[l][c] += positional[c];
       }
@@ -249,18 +249,18 @@ class TokenWindow : public TokenPooled<T, kDim> {
         float d_value[8] = {}, embedded = 0.0f;
 #pragma unroll
         for (int c = 0; c < 8; ++c) d_key[l][c] = 0.0f;
-        // The queries that see this key: the cells of the window turned around.
+        // The queries that see this key: the cells of the window flipped around.
         const int behind = window() - 1 - window() / 2;
-        for_cells(y - behind, x - behind, [&](int query_y, int query_x, int turned) {
-          const int j = cells() - 1 - turned;
+        for_cells(y - behind, x - behind, [&](int query_y, int query_x, int flipped) {
+          const int j = cells() - 1 - flipped;
           const int i = queries.index(query_y, query_x);
           const float d_logit =
               floats(at.probability)[i * cells() + j] * scale * floats(at.length_scale)[i];
           const float d_unit = d_logit * floats(at.query_inverse)[i];
           const float weight = floats(at.weight)[i * cells() + j];
           float q[8], d_out[8];
-          read_eight(row(at.query, i) + chunk * 8, q);
-          read_eight(row(at.d_out, i) + chunk * 8, d_out);
+          load_vec8(row(at.query, i) + chunk * 8, q);
+          load_vec8(row(at.d_out, i) + chunk * 8, d_out);
           embedded += d_logit;
 #pragma unroll
           for (int c = 0; c < 8; ++c) {

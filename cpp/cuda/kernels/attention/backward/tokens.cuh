@@ -131,12 +131,12 @@ class BackwardTokens : TokenWindowProducts<T, kDim> {
         const int i = owned_query(own);
         const float d_weight = floats(at.d_weight)[i * cells() + j] * floats(at.query_inverse)[i];
         float q[8];
-        read_eight(row(at.query, i) + chunk * 8, q);
+        load_vec8(row(at.query, i) + chunk * 8, q);
 #pragma unroll
         for (int c = 0; c < 8; ++c) sum[c] += d_weight * q[c];
       }
       __syncthreads();
-      write_eight(sum, shares + thread() * 8);
+      store_vec8(sum, shares + thread() * 8);
       __syncthreads();
       const int its_item = first + thread() / 8;
       const int c = its_item % kChunks * 8 + thread() % 8;

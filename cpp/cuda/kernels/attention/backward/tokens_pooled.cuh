@@ -73,8 +73,8 @@ class TokenPooled : public TokenTile<T, kDim> {
 #pragma unroll
     for (int chunk = part; chunk < kChunks; chunk += 4) {
       float x[8], embedding[8];
-      read_eight(key_row + chunk * 8, x);
-      read_eight(floats(at.embedding) + chunk * 8, embedding);
+      load_vec8(key_row + chunk * 8, x);
+      load_vec8(floats(at.embedding) + chunk * 8, embedding);
 #pragma unroll
       for (int c = 0; c < 8; ++c) {
         square += x[c] * x[c];
@@ -87,10 +87,10 @@ class TokenPooled : public TokenTile<T, kDim> {
 #pragma unroll
       for (int chunk = part; chunk < kChunks; chunk += 4) {
         float x[8];
-        read_eight(key_row + chunk * 8, x);
+        load_vec8(key_row + chunk * 8, x);
 #pragma unroll
         for (int c = 0; c < 8; ++c) x[c] *= inverse;
-        write_eight(x, rows(at.pool_unit) + i * kStride + chunk * 8);
+        store_vec8(x, rows(at.pool_unit) + i * kStride + chunk * 8);
       }
     }
     if (part == 0) {

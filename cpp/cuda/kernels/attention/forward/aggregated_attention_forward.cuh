@@ -46,7 +46,7 @@ __device__ inline void normalise_row(const SharedRows<float, kDim>& rows, int ro
   const float norm = rows.inverse_norm(row);
 #pragma unroll 1
   for (int i = 0; i < kDim / 4; ++i) {
-    Piece<float> piece = *rows.piece(row, i);
+    Vector16<float> piece = *rows.piece(row, i);
 #pragma unroll
     for (int e = 0; e < 4; ++e) piece.values[e] = piece.values[e] * norm + embedding[4 * i + e];
     *rows.piece(row, i) = piece;

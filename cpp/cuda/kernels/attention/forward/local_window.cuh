@@ -159,9 +159,10 @@ struct SharedWindow {
   __device__ void load_halo(const View<4>& view, int batch, int head,
                             const TilePlace<Tile>& place) const {
     const HeadRows<float> from(view, batch, head);
-    for_halo<Tile, kWindow, Rows::kPieces>(place, [&](int cell, int piece, int token, bool valid) {
-      from.load(rows.piece(cell, piece), token, piece, valid);
-    });
+    for_halo<Tile, kWindow, Rows::kRowVectors16>(
+        place, [&](int cell, int piece, int token, bool valid) {
+          from.load(rows.piece(cell, piece), token, piece, valid);
+        });
   }
 
   // Of this thread's query: where cell j of its window is in the halo, whether that is in the image,

@@ -36,8 +36,8 @@ __device__ inline float round_row(const Rows& rows, int row) {
   const typename Rows::Row pieces(rows, row);
   float square = 0.0f;
 #pragma unroll
-  for (int i = 0; i < Rows::kPieces; ++i) {
-    Piece<float> piece = pieces[i];
+  for (int i = 0; i < Rows::kRowVectors16; ++i) {
+    Vector16<float> piece = pieces[i];
 #pragma unroll
     for (float& value : piece.values) {
       square += value * value;
@@ -60,8 +60,8 @@ class PooledStream {
   using Element = Stored<T>;
   using ValueRows = SharedRows<Element, kDim, false>;
   // Only tensor cores read several keys at a time, eight.
-  using Rows =
-      SharedRows<Element, kDim, OnTensorCores<T>::value && exchanges_pieces(kDim, sizeof(Element))>;
+  using Rows = SharedRows<Element, kDim,
+                          OnTensorCores<T>::value && exchanges_vectors(kDim, sizeof(Element))>;
 
   KeyTerms* terms;  // [chunk]
 

@@ -14,16 +14,16 @@ namespace transnext::device {
 // 16 rows of queries, as the left operand of products.
 template <class T, int kDim>
 struct QueryOperand {
-  static constexpr int kPieces = kDim / 8;  // of 8 channels
+  static constexpr int kRowVectors16 = kDim / 8;  // of 8 channels
 
-  unsigned parts[kPieces][2];
+  unsigned parts[kRowVectors16][2];
 
   // From rows `first` on.
   __device__ void load(const SharedRows<T, kDim>& rows, int first) {
     const int lane = thread_index() % 32;
-    const Piece<T>* from = rows.piece(first + lane % 16, lane / 16);
+    const Vector16<T>* from = rows.piece(first + lane % 16, lane / 16);
 #pragma unroll
-    for (int p = 0; p + 1 < kPieces; p += 2) {
+    for (int p = 0; p + 1 < kRowVectors16; p += 2) {
       unsigned four[4];
       ldmatrix_x4(four, from + p);
       parts[p][0] = four[0];
@@ -31,26 +31,27 @@ struct QueryOperand {
       parts[p + 1][0] = four[2];
       parts[p + 1][1] = four[3];
     }
-    if constexpr (kPieces % 2 != 0) ldmatrix_x2(parts[kPieces - 1], from + kPieces - 1);
+    if constexpr (kRowVectors16 % 2 != 0)
+      ldmatrix_x2(parts[kRowVectors16 - 1], from + kRowVectors16 - 1);
   }
 
   // Where a thread's lane has its part of 8 keys, of which its key is at `row`: the lanes i, i + 8,
   // i + 16 and i + 24 bring key i.
   template <class Rows>
-  __device__ static const Piece<T>* keys_of(const Rows& keys, int row, int thread) {
+  __device__ static const Vector16<T>* keys_of(const Rows& keys, int row, int thread) {
     const int group = thread % 32 / 8;
-    return keys.piece(row, group < kPieces ? group : kPieces - 1);
+    return keys.piece(row, group < kRowVectors16 ? group : kRowVectors16 - 1);
   }
 
   // d += queries keys^T
-  __device__ void multiply(float (&d)[4], const Piece<T>* keys) const {
+  __device__ void multiply(float (&d)[4], const Vector16<T>* keys) const {
 #pragma unroll
-    for (int p = 0; p < kPieces; p += 4) {
+    for (int p = 0; p < kRowVectors16; p += 4) {
       unsigned b[4];
       ldmatrix_x4(b, keys + p);
 #pragma unroll
-      for (int q = 0; q < 4 && p + q < kPieces; q += 2) {
-        if (p + q + 1 < kPieces) {
+      for (int q = 0; q < 4 && p + q < kRowVectors16; q += 2) {
+        if (p + q + 1 < kRowVectors16) {
           const unsigned a[4] = {parts[p + q][0], parts[p + q][1], parts[p + q + 1][0],
                                  parts[p + q + 1][1]};
           const unsigned column[2] = {b[q], b[q + 1]};
@@ -67,26 +68,26 @@ struct QueryOperand {
 // Where a thread's lane has its part of 16 values, of which its key is at `row`: the lanes i and
 // i + 16 bring key i.
 template <class T, int kDim>
-__device__ inline const Piece<T>* values_of(const SharedRows<T, kDim>& values, int row,
-                                            int thread) {
+__device__ inline const Vector16<T>* values_of(const SharedRows<T, kDim>& values, int row,
+                                               int thread) {
   return values.piece(row, thread % 32 / 16);
 }
 
 // out += weights values
-template <class T, int kPieces>
-__device__ inline void multiply_values(float (&out)[kPieces][4], const unsigned (&weights)[4],
-                                       const Piece<T>* values) {
+template <class T, int kRowVectors16>
+__device__ inline void multiply_values(float (&out)[kRowVectors16][4], const unsigned (&weights)[4],
+                                       const Vector16<T>* values) {
 #pragma unroll
-  for (int c = 0; c + 1 < kPieces; c += 2) {
+  for (int c = 0; c + 1 < kRowVectors16; c += 2) {
     unsigned b[4];
     ldmatrix_x4_trans(b, values + c);
     mma_m16n8k16(out[c], weights, {b[0], b[1]}, T{});
     mma_m16n8k16(out[c + 1], weights, {b[2], b[3]}, T{});
   }
-  if constexpr (kPieces % 2 != 0) {
+  if constexpr (kRowVectors16 % 2 != 0) {
     unsigned b[2];
-    ldmatrix_x2_trans(b, values + kPieces - 1);
-    mma_m16n8k16(out[kPieces - 1], weights, b, T{});
+    ldmatrix_x2_trans(b, values + kRowVectors16 - 1);
+    mma_m16n8k16(out[kRowVectors16 - 1], weights, b, T{});
   }
 }
 
@@ -95,7 +96,7 @@ __device__ inline void multiply_values(float (&out)[kPieces][4], const unsigned 
 template <class Tile, class T, int kDim>
 class ProductQueries : public ProductOutput<kDim> {
  public:
-  static constexpr int kRowPieces = SharedRows<T, kDim>::kRowBytes / kPiece;
+  static constexpr int kVectorsOfRow = SharedRows<T, kDim>::kRowBytes / kVector16Bytes;
   using Output = ProductOutput<kDim>;
   using Output::first_of;
   using Output::give;
@@ -126,8 +127,8 @@ class ProductQueries : public ProductOutput<kDim> {
     for (int t = 0; t < kTiles; ++t) {
       const int thread = thread_index();
       const int row = key_of(thread % 8);
-      const Piece<T>* keys = QueryOperand<T, kDim>::keys_of(stream.keys(), row, thread);
-      const Piece<T>* values = values_of(stream.values(), row + thread / 8 % 2 * 8, thread);
+      const Vector16<T>* keys = QueryOperand<T, kDim>::keys_of(stream.keys(), row, thread);
+      const Vector16<T>* values = values_of(stream.values(), row + thread / 8 % 2 * 8, thread);
       const ProductTerms first = query_terms[query_of(thread, t, 0)];
       const ProductTerms second = query_terms[query_of(thread, t, 1)];
       const KeyTerms* key_terms = stream.terms + thread % 4;
@@ -140,7 +141,7 @@ class ProductQueries : public ProductOutput<kDim> {
         for (int n = 0; n < 2; ++n) {
 #pragma unroll
           for (int e = 0; e < 4; ++e) logits[n][e] = 0.0f;
-          queries.multiply(logits[n], keys + n * 8 * kRowPieces);
+          queries.multiply(logits[n], keys + n * 8 * kVectorsOfRow);
         }
         const auto logit = [&](int half, const KeyTerms& key, float product) {
           const ProductTerms& query = half == 0 ? first : second;
@@ -154,8 +155,8 @@ class ProductQueries : public ProductOutput<kDim> {
             pack<T>(logits[0][0], logits[0][1]), pack<T>(logits[0][2], logits[0][3]),
             pack<T>(logits[1][0], logits[1][1]), pack<T>(logits[1][2], logits[1][3])};
         multiply_values(out[t], weights, values);
-        keys += 16 * kRowPieces;
-        values += 16 * kRowPieces;
+        keys += 16 * kVectorsOfRow;
+        values += 16 * kVectorsOfRow;
         key_terms += 16;
       }
     }

@@ -60,12 +60,12 @@ class FloatProductQueries : public ProductOutput<kDim> {
         maximum[half] = terms.maximum;
         sum[half] = thread % 4 == 0 ? terms.sum : 0.0f;
       }
-      const Piece<float>* keys = stream.keys().piece(key_of(thread % 8), thread % 32 / 8);
+      const Vector16<float>* keys = stream.keys().piece(key_of(thread % 8), thread % 32 / 8);
       const float* values = stream.values().piece(thread % 4, 0)->values + thread % 32 / 4;
 #pragma unroll 1
       for (int first = 0; first < count; first += 8) {
         float logits[1][4] = {{0.0f, 0.0f, 0.0f, 0.0f}};
-        multiply_keys(t, keys + first * kRowPieces, logits[0]);
+        multiply_keys(t, keys + first * kVectorsOfRow, logits[0]);
         const auto logit = [&](int half, const KeyTerms& key, float product) {
           return product * key.norm + biases[half][key.bias];
         };
@@ -89,11 +89,11 @@ class FloatProductQueries : public ProductOutput<kDim> {
   }
 
  private:
-  static constexpr int kRowPieces = Stream::Rows::kRowBytes / kPiece;
-  static constexpr int kRowFloats = kRowPieces * Piece<float>::kElements;
+  static constexpr int kVectorsOfRow = Stream::Rows::kRowBytes / kVector16Bytes;
+  static constexpr int kRowFloats = kVectorsOfRow * Vector16<float>::kElements;
 
   // sums += queries keys^T, where the lanes i, i + 8, i + 16 and i + 24 bring key i's pieces.
-  __device__ void multiply_keys(int t, const Piece<float>* keys, float (&sums)[4]) const {
+  __device__ void multiply_keys(int t, const Vector16<float>* keys, float (&sums)[4]) const {
 #pragma unroll
     for (int c = 0; c + 1 < kOut; c += 2) {
       unsigned b[4];

@@ -1,4 +1,4 @@
-// Rows of queries, keys and values between global and shared memory, in pieces of 16 bytes:
+// Rows of queries, keys and values between global and shared memory, in 16-byte vectors:
 // neighbouring threads take neighbouring pieces of a row, so every sector is used. Tensors whose
 // rows are not made of aligned pieces are copied element by element.
 #pragma once
@@ -14,8 +14,8 @@
 namespace transnext::device {
 
 template <class T>
-struct alignas(kPiece) Piece {
-  static constexpr int kElements = kPiece / static_cast<int>(sizeof(T));
+struct alignas(kVector16Bytes) Vector16 {
+  static constexpr int kElements = kVector16Bytes / static_cast<int>(sizeof(T));
   T values[kElements];
 };
 
@@ -34,35 +34,35 @@ struct HeadRows {
         row_stride(static_cast<int>(view.stride[1])),
         channel_stride(static_cast<int>(view.stride[3])),
         channels(static_cast<int>(view.shape[3])),
-        pieces(reinterpret_cast<unsigned long long>(data) % kPiece == 0 &&
-               row_stride % Piece<T>::kElements == 0 && channels % Piece<T>::kElements == 0 &&
+        pieces(reinterpret_cast<unsigned long long>(data) % kVector16Bytes == 0 &&
+               row_stride % Vector16<T>::kElements == 0 && channels % Vector16<T>::kElements == 0 &&
                channel_stride == 1) {}
 
   __device__ T* row(int index) const { return data + static_cast<index_t>(index) * row_stride; }
 
   // Asks for a piece of row `index`; zeros beyond the channels, or everywhere if not `valid`.
-  __device__ void load(Piece<T>* to, int index, int piece, bool valid) const {
-    const int first = piece * Piece<T>::kElements;
+  __device__ void load(Vector16<T>* to, int index, int piece, bool valid) const {
+    const int first = piece * Vector16<T>::kElements;
     if (pieces) {
       copy_async_16(to, row(index) + first, valid && first < channels);
       return;
     }
 #pragma unroll 1
-    for (int i = 0; i < Piece<T>::kElements; ++i) {
+    for (int i = 0; i < Vector16<T>::kElements; ++i) {
       const bool inside = valid && first + i < channels;
       to->values[i] = inside ? row(index)[static_cast<index_t>(first + i) * channel_stride] : T{};
     }
   }
 
-  __device__ void store(const Piece<T>& from, int index, int piece) const {
-    const int first = piece * Piece<T>::kElements;
+  __device__ void store(const Vector16<T>& from, int index, int piece) const {
+    const int first = piece * Vector16<T>::kElements;
     T* to = row(index);
     if (pieces) {
-      if (first < channels) *reinterpret_cast<Piece<T>*>(to + first) = from;
+      if (first < channels) *reinterpret_cast<Vector16<T>*>(to + first) = from;
       return;
     }
 #pragma unroll 1
-    for (int i = 0; i < Piece<T>::kElements; ++i) {
+    for (int i = 0; i < Vector16<T>::kElements; ++i) {
       if (first + i < channels)
         to[static_cast<index_t>(first + i) * channel_stride] = from.values[i];
     }
@@ -70,51 +70,51 @@ struct HeadRows {
 };
 
 // Rows in shared memory. Without the exchange of pieces they are for threads that read the same row.
-template <class T, int kDim, bool kExchange = exchanges_pieces(kDim, sizeof(T))>
+template <class T, int kDim, bool kExchange = exchanges_vectors(kDim, sizeof(T))>
 struct SharedRows {
-  static constexpr int kPieces = kDim * static_cast<int>(sizeof(T)) / kPiece;
+  static constexpr int kRowVectors16 = kDim * static_cast<int>(sizeof(T)) / kVector16Bytes;
   static constexpr int kRowBytes = forward_row_bytes(kDim, sizeof(T));
 
   unsigned char* begin;
 
-  __device__ Piece<T>* piece(int row, int index) const {
+  __device__ Vector16<T>* piece(int row, int index) const {
     if (kExchange) index ^= row >> 2 & 1;
-    return reinterpret_cast<Piece<T>*>(begin + row * kRowBytes + index * kPiece);
+    return reinterpret_cast<Vector16<T>*>(begin + row * kRowBytes + index * kVector16Bytes);
   }
 
   // A row for loops over its pieces: their addresses follow from two.
   class Row {
    public:
     __device__ Row(const SharedRows& rows, int row)
-        : even_(rows.piece(row, 0)), odd_(kPieces > 1 ? rows.piece(row, 1) : even_) {}
-    __device__ Piece<T>& operator[](int index) const {
+        : even_(rows.piece(row, 0)), odd_(kRowVectors16 > 1 ? rows.piece(row, 1) : even_) {}
+    __device__ Vector16<T>& operator[](int index) const {
       return index % 2 == 0 ? even_[index] : odd_[index - 1];
     }
 
    private:
-    Piece<T>* even_;
-    Piece<T>* odd_;
+    Vector16<T>* even_;
+    Vector16<T>* odd_;
   };
 
   __device__ void read(int row, float (&to)[kDim]) const {
     const Row pieces(*this, row);
 #pragma unroll
-    for (int i = 0; i < kPieces; ++i) {
-      const Piece<T> piece = pieces[i];
+    for (int i = 0; i < kRowVectors16; ++i) {
+      const Vector16<T> piece = pieces[i];
 #pragma unroll
-      for (int e = 0; e < Piece<T>::kElements; ++e)
-        to[i * Piece<T>::kElements + e] = to_float(piece.values[e]);
+      for (int e = 0; e < Vector16<T>::kElements; ++e)
+        to[i * Vector16<T>::kElements + e] = to_float(piece.values[e]);
     }
   }
 
   __device__ void write(int row, const float (&from)[kDim]) const {
     const Row pieces(*this, row);
 #pragma unroll
-    for (int i = 0; i < kPieces; ++i) {
-      Piece<T> piece;
+    for (int i = 0; i < kRowVectors16; ++i) {
+      Vector16<T> piece;
 #pragma unroll
-      for (int e = 0; e < Piece<T>::kElements; ++e)
-        from_float(from[i * Piece<T>::kElements + e], piece.values[e]);
+      for (int e = 0; e < Vector16<T>::kElements; ++e)
+        from_float(from[i * Vector16<T>::kElements + e], piece.values[e]);
       pieces[i] = piece;
     }
   }
@@ -124,11 +124,11 @@ struct SharedRows {
     const Row pieces(*this, row);
     float sum = 0.0f;
 #pragma unroll
-    for (int i = 0; i < kPieces; ++i) {
-      const Piece<T> piece = pieces[i];
+    for (int i = 0; i < kRowVectors16; ++i) {
+      const Vector16<T> piece = pieces[i];
 #pragma unroll
-      for (int e = 0; e < Piece<T>::kElements; ++e)
-        sum += from[i * Piece<T>::kElements + e] * to_float(piece.values[e]);
+      for (int e = 0; e < Vector16<T>::kElements; ++e)
+        sum += from[i * Vector16<T>::kElements + e] * to_float(piece.values[e]);
     }
     return sum;
   }
@@ -139,13 +139,13 @@ struct SharedRows {
     float square = 0.0f;
     float sum = 0.0f;
 #pragma unroll 1
-    for (int i = 0; i < kPieces; ++i) {
-      const Piece<T> piece = pieces[i];
+    for (int i = 0; i < kRowVectors16; ++i) {
+      const Vector16<T> piece = pieces[i];
 #pragma unroll
-      for (int e = 0; e < Piece<T>::kElements; ++e) {
+      for (int e = 0; e < Vector16<T>::kElements; ++e) {
         const float value = to_float(piece.values[e]);
         square += value * value;
-        sum += from[i * Piece<T>::kElements + e] * value;
+        sum += from[i * Vector16<T>::kElements + e] * value;
       }
     }
     return {device::inverse_norm(square), sum};
@@ -155,11 +155,11 @@ struct SharedRows {
   __device__ void add(int row, float factor, float (&to)[kDim]) const {
     const Row pieces(*this, row);
 #pragma unroll
-    for (int i = 0; i < kPieces; ++i) {
-      const Piece<T> piece = pieces[i];
+    for (int i = 0; i < kRowVectors16; ++i) {
+      const Vector16<T> piece = pieces[i];
 #pragma unroll
-      for (int e = 0; e < Piece<T>::kElements; ++e)
-        to[i * Piece<T>::kElements + e] += factor * to_float(piece.values[e]);
+      for (int e = 0; e < Vector16<T>::kElements; ++e)
+        to[i * Vector16<T>::kElements + e] += factor * to_float(piece.values[e]);
     }
   }
 
@@ -168,10 +168,10 @@ struct SharedRows {
     const Row pieces(*this, row);
     float square = 0.0f;
 #pragma unroll
-    for (int i = 0; i < kPieces; ++i) {
-      const Piece<T> piece = pieces[i];
+    for (int i = 0; i < kRowVectors16; ++i) {
+      const Vector16<T> piece = pieces[i];
 #pragma unroll
-      for (int e = 0; e < Piece<T>::kElements; ++e) {
+      for (int e = 0; e < Vector16<T>::kElements; ++e) {
         const float value = to_float(piece.values[e]);
         square += value * value;
       }
@@ -237,13 +237,13 @@ struct TilePlace {
 template <class Tile, class T, int kDim>
 __device__ inline void load_queries(const HeadRows<T>& from, const TilePlace<Tile>& place,
                                     const SharedRows<T, kDim>& to) {
-  constexpr int kPieces = SharedRows<T, kDim>::kPieces;
+  constexpr int kRowVectors16 = SharedRows<T, kDim>::kRowVectors16;
   const TileCorner corner = place.corner();
 #pragma unroll 1
-  for (unsigned i = thread_index(); i < static_cast<unsigned>(Tile::kQueries * kPieces);
+  for (unsigned i = thread_index(); i < static_cast<unsigned>(Tile::kQueries * kRowVectors16);
        i += Tile::kQueries) {
-    const int query = static_cast<int>(i / kPieces);
-    const int piece = static_cast<int>(i % kPieces);
+    const int query = static_cast<int>(i / kRowVectors16);
+    const int piece = static_cast<int>(i % kRowVectors16);
     const int row = corner.top + Tile::row(query);
     const int column = corner.left + Tile::column(query);
     from.load(to.piece(query, piece), corner.token(row, column), piece, corner.inside(row, column));
@@ -254,13 +254,13 @@ __device__ inline void load_queries(const HeadRows<T>& from, const TilePlace<Til
 template <class Tile, class T, int kDim>
 __device__ inline void store_queries(const HeadRows<T>& to, const TilePlace<Tile>& place,
                                      const SharedRows<T, kDim>& from) {
-  constexpr int kPieces = SharedRows<T, kDim>::kPieces;
+  constexpr int kRowVectors16 = SharedRows<T, kDim>::kRowVectors16;
   const TileCorner corner = place.corner();
   const int first = thread_index() / 32 * 32;
 #pragma unroll 1
-  for (unsigned i = thread_index() % 32; i < 32 * kPieces; i += 32) {
-    const int query = first + static_cast<int>(i / kPieces);
-    const int piece = static_cast<int>(i % kPieces);
+  for (unsigned i = thread_index() % 32; i < 32 * kRowVectors16; i += 32) {
+    const int query = first + static_cast<int>(i / kRowVectors16);
+    const int piece = static_cast<int>(i % kRowVectors16);
     const int row = corner.top + Tile::row(query);
     const int column = corner.left + Tile::column(query);
     if (corner.inside(row, column))
@@ -273,12 +273,12 @@ template <class Tile, class T, class KeyRows, class ValueRows>
 __device__ inline void load_chunk(const HeadRows<T>& keys, const HeadRows<T>& values, int first,
                                   int rows, int end, const KeyRows& to_keys,
                                   const ValueRows& to_values) {
-  constexpr int kPieces = KeyRows::kPieces;
+  constexpr int kRowVectors16 = KeyRows::kRowVectors16;
 #pragma unroll 1
-  for (unsigned i = thread_index(); i < static_cast<unsigned>(rows * kPieces);
+  for (unsigned i = thread_index(); i < static_cast<unsigned>(rows * kRowVectors16);
        i += Tile::kQueries) {
-    const int key = static_cast<int>(i / kPieces);
-    const int piece = static_cast<int>(i % kPieces);
+    const int key = static_cast<int>(i / kRowVectors16);
+    const int piece = static_cast<int>(i % kRowVectors16);
     keys.load(to_keys.piece(key, piece), first + key, piece, first + key < end);
     values.load(to_values.piece(key, piece), first + key, piece, first + key < end);
   }
@@ -286,17 +286,17 @@ __device__ inline void load_chunk(const HeadRows<T>& keys, const HeadRows<T>& va
 
 // Calls `load(cell, piece, token, valid)` for this thread's pieces of a tile's image cells and of
 // those around it, which are valid in the image.
-template <class Tile, int kWindow, int kPieces, class Load>
+template <class Tile, int kWindow, int kRowVectors16, class Load>
 __device__ inline void for_halo(const TilePlace<Tile>& place, const Load& load) {
   constexpr unsigned kWidth = Tile::kColumns + kWindow - 1;
   constexpr unsigned kCells = kWidth * (Tile::kRows + kWindow - 1);
   const TileCorner corner = place.corner();
 #pragma unroll 1
-  for (unsigned i = thread_index(); i < kCells * kPieces; i += Tile::kQueries) {
-    const unsigned cell = i / kPieces;
+  for (unsigned i = thread_index(); i < kCells * kRowVectors16; i += Tile::kQueries) {
+    const unsigned cell = i / kRowVectors16;
     const int row = corner.top - kWindow / 2 + static_cast<int>(cell / kWidth);
     const int column = corner.left - kWindow / 2 + static_cast<int>(cell % kWidth);
-    load(static_cast<int>(cell), static_cast<int>(i % kPieces), corner.token(row, column),
+    load(static_cast<int>(cell), static_cast<int>(i % kRowVectors16), corner.token(row, column),
          corner.inside(row, column));
   }
 }

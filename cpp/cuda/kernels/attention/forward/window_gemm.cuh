@@ -29,7 +29,7 @@ struct WindowProducts {
   static constexpr int kHalo = kWidth * (Tile::kRows + kWindow - 1);
   static constexpr int kKeyTiles = 5;
   using Rows = SharedRows<T, kDim>;
-  static constexpr int kRowPieces = Rows::kRowBytes / kPiece;
+  static constexpr int kVectorsOfRow = Rows::kRowBytes / kVector16Bytes;
   using Queries = ProductQueries<Tile, T, kDim>;
   using Operand = QueryOperand<T, kDim>;
 
@@ -46,10 +46,11 @@ struct WindowProducts {
                        const TilePlace<Tile>& place) const {
     const HeadRows<T> from_keys(in.k, batch, head);
     const HeadRows<T> from_values(in.v, batch, head);
-    for_halo<Tile, kWindow, Rows::kPieces>(place, [&](int cell, int piece, int token, bool valid) {
-      from_keys.load(keys.piece(cell, piece), token, piece, valid);
-      from_values.load(values.piece(cell, piece), token, piece, valid);
-    });
+    for_halo<Tile, kWindow, Rows::kRowVectors16>(
+        place, [&](int cell, int piece, int token, bool valid) {
+          from_keys.load(keys.piece(cell, piece), token, piece, valid);
+          from_values.load(values.piece(cell, piece), token, piece, valid);
+        });
     commit_copies();
     const WindowParameters parameters(in, head);
     if (thread_index() < 4) {
@@ -192,9 +193,9 @@ struct WindowProducts {
       T low;
       from_float(token, high);
       from_float(token - to_float(high), low);
-      const int piece = c / Piece<T>::kElements;
-      tokens.piece(column, piece)->values[c % Piece<T>::kElements] = high;
-      tokens.piece(kTokenRows + column, piece)->values[c % Piece<T>::kElements] = low;
+      const int piece = c / Vector16<T>::kElements;
+      tokens.piece(column, piece)->values[c % Vector16<T>::kElements] = high;
+      tokens.piece(kTokenRows + column, piece)->values[c % Vector16<T>::kElements] = low;
     }
   }
 
@@ -204,7 +205,7 @@ struct WindowProducts {
                                     float (&weights)[2][kWindow]) const {
     const int lane = thread_index() % 32;
     const int y = lane % 4;
-    const Piece<T>* columns = Operand::keys_of(tokens, lane % 8, lane);
+    const Vector16<T>* columns = Operand::keys_of(tokens, lane % 8, lane);
     const float norms[2] = {query_terms[Queries::query_of(thread_index(), t, 0)].norm * scale,
                             query_terms[Queries::query_of(thread_index(), t, 1)].norm * scale};
     // The second half's window row is the column of the lane before.
@@ -215,8 +216,8 @@ struct WindowProducts {
     for (int n = 0; n < 2; ++n) {
       float products[4] = {0.0f, 0.0f, 0.0f, 0.0f};
       if (has_tokens) {
-        operand.multiply(products, columns + n * 8 * kRowPieces);
-        operand.multiply(products, columns + (kTokenRows + n * 8) * kRowPieces);
+        operand.multiply(products, columns + n * 8 * kVectorsOfRow);
+        operand.multiply(products, columns + (kTokenRows + n * 8) * kVectorsOfRow);
       }
 #pragma unroll
       for (int j = 2 * n; j < kWindow && j < 2 * n + 2; ++j) {
@@ -230,18 +231,18 @@ struct WindowProducts {
 
   // Products with the patch's keys, of whose columns each lane chooses those from x on, by the bits of
   // x.
-  __device__ void multiply_keys(const Operand& operand, const Piece<T>* keys, int x,
+  __device__ void multiply_keys(const Operand& operand, const Vector16<T>* keys, int x,
                                 float (&chosen)[2][kWindow]) const {
     // Columns that are 4 apart: those of product n and of product n + 2.
     float pairs[kKeyTiles][4] = {};
     float columns[2][kWindow + 3];
 #pragma unroll
-    for (int n = 0; n < kKeyTiles; n += 2) operand.multiply(pairs[n], keys + n * 2 * kRowPieces);
+    for (int n = 0; n < kKeyTiles; n += 2) operand.multiply(pairs[n], keys + n * 2 * kVectorsOfRow);
     choose(0, (x & 4) != 0, pairs[0], pairs[2], columns);
     choose(4, (x & 4) != 0, pairs[2], pairs[4], columns);
     __syncwarp();  // all products together would need more registers than are free
 #pragma unroll
-    for (int n = 1; n < kKeyTiles; n += 2) operand.multiply(pairs[n], keys + n * 2 * kRowPieces);
+    for (int n = 1; n < kKeyTiles; n += 2) operand.multiply(pairs[n], keys + n * 2 * kVectorsOfRow);
     choose(2, (x & 4) != 0, pairs[1], pairs[3], columns);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -279,12 +280,13 @@ struct WindowProducts {
       return i == 0 ? pairs[half][0] : i == 1 ? pairs[half][1] : 0u;
     };
     // Of two products: lanes 8 to 15 and 24 to 31 bring the second one's keys.
-    const Piece<T>* from = values_of(values, cell_of(t, thread % 2 + thread / 8 % 2 * 2), thread);
+    const Vector16<T>* from =
+        values_of(values, cell_of(t, thread % 2 + thread / 8 % 2 * 2), thread);
 #pragma unroll
     for (int n = 0; n < kKeyTiles; n += 2) {
       const unsigned a[4] = {pair(n, 0), pair(n, 1), pair(n + 1, 0), pair(n + 1, 1)};
-      if (n + 1 == kKeyTiles) from -= thread / 8 % 2 * 2 * kRowPieces;  // there is no second one
-      multiply_values(out, a, from + 2 * n * kRowPieces);
+      if (n + 1 == kKeyTiles) from -= thread / 8 % 2 * 2 * kVectorsOfRow;  // there is no second one
+      multiply_values(out, a, from + 2 * n * kVectorsOfRow);
     }
   }
 };
