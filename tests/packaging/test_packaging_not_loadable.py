@@ -1,4 +1,4 @@
-"""A compiled library that is there and cannot be loaded: one warning at import, with file and reason."""
+"""A compiled library that is there and cannot be loaded: one warning, with file and reason."""
 
 from __future__ import annotations
 
@@ -109,7 +109,8 @@ def test_a_library_with_a_missing_symbol(package: Path, imported: Import) -> Non
     name = f"_cpp{SUFFIX}"
     source = package.parent / "module.c"
     source.write_text(
-        "extern int missing_runtime(void);\nvoid* PyInit__cpp(void) { missing_runtime(); return 0; }\n"
+        "extern int missing_runtime(void);\n"
+        "void* PyInit__cpp(void) { missing_runtime(); return 0; }\n"
     )
     command = ["gcc", "-shared", "-fPIC", "-Wl,-z,now", source, "-o", package / name]
     subprocess.run(command, check=True)
