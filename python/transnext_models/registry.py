@@ -49,7 +49,7 @@ def create_model(
     pretrained : bool
         Load the published weights, from the local cache or the Hugging Face Hub.
     weights : str | path | None
-        Load these instead: a file, or a name that :mod:`transnext_models.hub` resolves.
+        Load these instead: a file, or a name that :mod:`transnext_models.checkpoints.hub` resolves.
     key : str | None
         Which state dict, where the file has several, such as ``"model_ema"``; see
         :func:`transnext_models.checkpoints.read_weights`.
@@ -89,7 +89,7 @@ def create_model(
     source: WeightsFile | None = None
     if pretrained or weights is not None:
         from .checkpoints import read_weights
-        from .hub import resolve_weights
+        from .checkpoints.hub import resolve_weights
 
         published = f"{variant.name}.{checkpoint.tag}"
         source = read_weights(resolve_weights(published if weights is None else weights), key=key)
@@ -111,7 +111,7 @@ def build_model(
     arguments |= options
     new_head = "num_classes" in options
     if weights is not None:
-        from .pretrained import check_fitted, load_fitted
+        from .checkpoints.pretrained import check_fitted, load_fitted
 
         with torch.device("meta"):
             check_fitted(TransNeXt(**arguments), weights, new_head=new_head)

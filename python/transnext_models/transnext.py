@@ -19,17 +19,6 @@ from torch.utils.checkpoint import checkpoint
 import transnext_ops as ops
 from transnext_ops.backends.registry import check_backend_name
 
-from ._arguments import (
-    STAGES,
-    check_heads,
-    check_images,
-    check_int,
-    check_rates,
-    check_stages,
-    one_of,
-    square_side,
-)
-from .features import FeatureInfo, take_indices
 from .layers import (
     AggregatedAttention,
     Block,
@@ -40,7 +29,18 @@ from .layers import (
     StageGrids,
     initialise,
 )
+from .layers.arguments import (
+    STAGES,
+    check_heads,
+    check_images,
+    check_int,
+    check_rates,
+    check_stages,
+    one_of,
+    square_side,
+)
 from .layers.derived import freeze
+from .layers.features import FeatureInfo, take_indices
 from .layers.grids import stage_grids, tokens_to_map
 
 __all__ = ["TransNeXt"]
@@ -368,7 +368,7 @@ class TransNeXt(nn.Module):
 
     def load_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Load a weights file, fitting it to this model; see :func:`pretrained.load_fitted`."""
-        from .pretrained import load_fitted
+        from .checkpoints.pretrained import load_fitted
 
         load_fitted(self, path)
 

@@ -21,12 +21,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from stand_in_hub import stand_in_hub, use_endpoint
-from transnext_models import classifier as classifier_module
 from transnext_models import create_model
+from transnext_models.classification import classifier as classifier_module
+from transnext_models.classification.preprocess import Preprocess
 from transnext_models.classifier import Classifier
 from transnext_models.cli.application import app
 from transnext_models.images import ImageError, read_image
-from transnext_models.preprocess import Preprocess
 
 MAIN = "from transnext_models.cli import main; main()"
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from transnext_models import classifier as classifier_module
+from transnext_models.classification import classifier as classifier_module
 from transnext_models.classifier import Classified, Prediction
 from transnext_models.cli import classify as command
 from transnext_models.cli.application import app

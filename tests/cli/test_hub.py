@@ -13,7 +13,7 @@ from huggingface_hub import constants
 
 from stand_in_hub import COMMIT, FILE, REPO, StandInHub, refused, use_endpoint
 from transnext_models import VARIANTS, create_model
-from transnext_models.hub import DownloadError, HubFile, cached, resolve_weights
+from transnext_models.checkpoints.hub import DownloadError, HubFile, cached, resolve_weights
 
 CONTENT = os.urandom(300_000)
 

@@ -13,9 +13,16 @@ from huggingface_hub import constants
 
 from stand_in_hub import FILE, REPO, StandInHub, refused, use_endpoint
 from transnext_models import VARIANTS
-from transnext_models import download as download_module
 from transnext_models.checkpoints import WeightsWarning
-from transnext_models.hub import DownloadError, HubFile, cached, fetch, resolve_weights, sha256
+from transnext_models.checkpoints import download as download_module
+from transnext_models.checkpoints.hub import (
+    DownloadError,
+    HubFile,
+    cached,
+    fetch,
+    resolve_weights,
+    sha256,
+)
 
 CONTENT = os.urandom(300_000)
 

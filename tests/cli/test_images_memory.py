@@ -17,6 +17,7 @@ from PIL import Image
 
 import hostile_images as hostile
 from limits import measured, needs_linux
+from transnext_models.classification.preprocess import Preprocess
 from transnext_models.images import (
     DECODING_BYTES,
     DecodedBatches,
@@ -30,7 +31,6 @@ from transnext_models.images import (
 )
 from transnext_models.images.claims import ClaimError, read_claim
 from transnext_models.images.quiet import quiet
-from transnext_models.preprocess import Preprocess
 
 BOUND = 512  # MiB; what is stated is 448, of pixels and what goes with them
 PREPROCESS = Preprocess(64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "squash", 1.0)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from transnext_models import VARIANTS, create_model, list_models
-from transnext_models.flops import count_multiply_adds
+from transnext_models.classification.multiply_adds import count_multiply_adds
 from transnext_models.variants import Variant, find_checkpoint
 
 PARAMETERS = {

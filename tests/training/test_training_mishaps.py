@@ -17,7 +17,7 @@ from training import short_runs
 from training.short_runs import StopAfter, assert_same_end, metrics, resumed
 from training.test_training_files import FullDisk
 from training.test_training_run import transnext_train
-from transnext_models.preprocess import Preprocess
+from transnext_models.classification.preprocess import Preprocess
 from transnext_models.training.data import ImageData
 from transnext_models.training.durable import RunFileError
 from transnext_models.training.recipes import get_recipe

@@ -16,8 +16,8 @@ import transnext_models
 from training.short_runs import digits, metrics
 from transnext_models import create_model
 from transnext_models.checkpoints import read_state_dict
+from transnext_models.classification.preprocess import Preprocess
 from transnext_models.cli import train as command
-from transnext_models.preprocess import Preprocess
 from transnext_models.training import digit_augmentation
 from transnext_models.training.data import ImageData
 from transnext_models.training.module import ClassifierModule

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transnext_models.preprocess import Preprocess
+from transnext_models.classification.preprocess import Preprocess
 from transnext_models.training.data import ImageData
 from transnext_models.training.random_numbers import epoch_generator, seed_sample, seed_step
 from transnext_models.training.recipes import get_recipe

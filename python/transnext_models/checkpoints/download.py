@@ -13,10 +13,9 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from .hub import HubFile
+from .hub_file import HubFile
 
 # Less than `_CHUNK` bytes in so many seconds are no download.
 STALLED_AFTER = 60.0

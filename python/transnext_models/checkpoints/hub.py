@@ -11,15 +11,14 @@ import hashlib
 import os
 import re
 import warnings
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from .checkpoints import WeightsWarning
+from ..variants import VARIANTS, Checkpoint, find_checkpoint
 from .download import StalledError, download, remove
-from .variants import VARIANTS, Checkpoint, find_checkpoint
+from .errors import WeightsWarning
+from .hub_file import DEFAULT_REVISION, HubFile
 
-DEFAULT_REVISION = "main"
 # The name that files have by convention in repositories of a single model.
 DEFAULT_FILE = "model.safetensors"
 
@@ -27,51 +26,12 @@ _SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
 _HUB_ID = re.compile(
     r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?(?::(?P<file>[\w./-]+))?", re.ASCII
 )
-# Of a repository's name, a revision or a file's path: what stands between two slashes. The cache
-# makes paths of them.
-_PART = re.compile(r"(?!\.{1,2}$)[\w.+ -]{1,200}", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 1 << 20
 
 
 class DownloadError(RuntimeError):
     """Weights could not be had from the Hub; the message says what to do without it."""
-
-
-@dataclass(frozen=True, slots=True)
-class HubFile:
-    """A file on the Hugging Face Hub.
-
-    Raises
-    ------
-    ValueError
-        If one of the names could lead out of the cache's folder.
-    """
-
-    repo: str
-    file: str
-    revision: str = DEFAULT_REVISION
-
-    def __post_init__(self) -> None:
-        for what, name in (
-            ("a repository", self.repo),
-            ("a file in a repository", self.file),
-            ("a revision", self.revision),
-        ):
-            if not all(map(_PART.fullmatch, name.split("/"))):
-                raise ValueError(f"weights: {name!r} is not the name of {what} on the Hub")
-        if self.repo.count("/") != 1:
-            raise ValueError(f"weights: a repository is called owner/name, got {self.repo!r}")
-
-    @property
-    def url(self) -> str:
-        """Where a browser finds it."""
-        from huggingface_hub import hf_hub_url
-
-        return hf_hub_url(self.repo, self.file, revision=self.revision)
-
-    def __str__(self) -> str:
-        return f"{self.file} of {self.repo}"
 
 
 def resolve_weights(source: str | os.PathLike[str], *, revision: str | None = None) -> Path:
@@ -199,7 +159,7 @@ def _published() -> list[Checkpoint]:
 
 
 def _packaged(name: str, model: str) -> Path:
-    path = Path(str(resources.files(__package__) / "assets" / name))
+    path = Path(str(resources.files("transnext_models") / "assets" / name))
     if not path.is_file():
         raise ValueError(
             f"weights: this installation lacks {path.name}, the weights of {model}; "

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from .checkpoints import WeightsFile, check_fit, load_checkpoint, read_weights
-
-if TYPE_CHECKING:
-    from .transnext import TransNeXt
+from .load import check_fit, load_checkpoint
+from .read import WeightsFile, read_weights
 
 __all__ = ["check_fitted", "load_fitted", "spread_channels"]
 
@@ -21,14 +19,14 @@ _STAGE = re.compile(r"(?:patch_embed|block|norm)(\d+)\.")
 
 
 def load_fitted(
-    model: TransNeXt, source: str | os.PathLike[str] | WeightsFile, *, new_head: bool = True
+    model: nn.Module, source: str | os.PathLike[str] | WeightsFile, *, new_head: bool = True
 ) -> None:
     """Load weights into ``model``; what the model lacks or has otherwise is fitted.
 
     Parameters
     ----------
-    model : TransNeXt
-        Changed only if everything fits.
+    model : nn.Module
+        A `TransNeXt`, or any module with its parameter names; changed only if everything fits.
     source : path | WeightsFile
         The weights.
     new_head : bool
@@ -41,25 +39,31 @@ def load_fitted(
         If the file cannot be used or does not fit; a ValueError.
     """
     weights = source if isinstance(source, WeightsFile) else read_weights(source)
-    fitted, reset_head = _fitted(model, weights, new_head)
+    fitted, reset_head = _fitted(model.state_dict(), weights, new_head)
     load_checkpoint(model, fitted, reset_head=reset_head)
 
 
-def check_fitted(model: TransNeXt, weights: WeightsFile, *, new_head: bool = True) -> None:
+def check_fitted(model: nn.Module, weights: WeightsFile, *, new_head: bool = True) -> None:
     """Raise what `load_fitted` would if the weights do not fit; a model without memory will do."""
-    fitted, reset_head = _fitted(model, weights, new_head)
-    check_fit(model.state_dict(), fitted, reset_head=reset_head)
+    wanted = model.state_dict()
+    fitted, reset_head = _fitted(wanted, weights, new_head)
+    check_fit(wanted, fitted, reset_head=reset_head)
 
 
-def _fitted(model: TransNeXt, weights: WeightsFile, new_head: bool) -> tuple[WeightsFile, bool]:
-    """Return the weights as ``model`` takes them, and whether its classifier stays a new one."""
-    state = {name: tensor for name, tensor in weights.state_dict.items() if _built(model, name)}
-    filters = state.get(_FIRST_CONV)
-    known = weights.architecture is not None
-    if known and filters is not None and filters.shape[1] != model.in_chans:
-        state[_FIRST_CONV] = spread_channels(filters, model.in_chans)
+def _fitted(
+    wanted: Mapping[str, Tensor], weights: WeightsFile, new_head: bool
+) -> tuple[WeightsFile, bool]:
+    """Return the weights as a model takes them whose state dict is `wanted`, and whether its
+    classifier stays as it is initialised."""
+    stages = max((_stage(name) for name in wanted), default=0)
+    state = {name: value for name, value in weights.state_dict.items() if _stage(name) <= stages}
+    if weights.architecture is not None and _FIRST_CONV in wanted:
+        in_chans = wanted[_FIRST_CONV].shape[1]
+        if state[_FIRST_CONV].shape[1] != in_chans:
+            state[_FIRST_CONV] = spread_channels(state[_FIRST_CONV], in_chans)
     classes = weights.architecture.num_classes if weights.architecture else None
-    other_head = model.num_classes > 0 and classes != model.num_classes
+    head = wanted.get("head.weight")
+    other_head = head is not None and len(head) != classes
     return replace(weights, state_dict=state), new_head and other_head
 
 
@@ -76,7 +80,7 @@ def spread_channels(filters: Tensor, in_chans: int) -> Tensor:
     return filters.repeat(1, turns, 1, 1)[:, :in_chans] * (channels / in_chans)
 
 
-def _built(model: TransNeXt, name: str) -> bool:
-    """Whether a parameter does not belong to a stage that the model left out."""
+def _stage(name: str) -> int:
+    """Return the number of the stage that a parameter belongs to, from 1; 0 for none."""
     stage = _STAGE.match(name)
-    return stage is None or int(stage[1]) <= model.num_stages
+    return int(stage[1]) if stage else 0

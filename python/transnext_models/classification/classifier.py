@@ -15,15 +15,15 @@ import torch
 
 from transnext_ops.backends import registry as backends
 
-from .checkpoints import CheckpointError, WeightsFile, image_side, read_weights
-from .checkpoints import class_names as own_class_names
-from .hub import resolve_weights
-from .images import DECODING, Batch, DecodedBatches, ImageError, MemoryBudget, images_of
+from ..checkpoints import CheckpointError, WeightsFile, image_side, read_weights
+from ..checkpoints import class_names as own_class_names
+from ..checkpoints.hub import resolve_weights
+from ..images import DECODING, Batch, DecodedBatches, ImageError, MemoryBudget, images_of
+from ..registry import build_model
+from ..transnext import TransNeXt
+from ..variants import Checkpoint, Variant, find_checkpoint
 from .labels import class_names
 from .preprocess import Preprocess
-from .registry import build_model
-from .transnext import TransNeXt
-from .variants import Checkpoint, Variant, find_checkpoint
 
 DEFAULT_MODEL = "transnext_pico"
 _NOT_FINITE = "the model's output for it is not finite: damaged weights, or an overflow"

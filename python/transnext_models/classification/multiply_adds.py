@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ._arguments import MIN_SIZE
-from .layers import AggregatedAttention, Block, GlobalAttention, PixelFocusedAttention, StageGrids
-from .transnext import TransNeXt
+from ..layers import AggregatedAttention, Block, GlobalAttention, PixelFocusedAttention, StageGrids
+from ..layers.arguments import MIN_SIZE
+from ..transnext import TransNeXt
 
 __all__ = ["Cost", "count_multiply_adds"]
 

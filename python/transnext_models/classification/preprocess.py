@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .images.picture import Picture, pixels_between
-from .variants import Checkpoint
+from ..images.picture import Picture, pixels_between
+from ..variants import Checkpoint
 
 WARP_FROM = 384
 _CROP_PCT = 0.875

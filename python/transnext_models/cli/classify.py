@@ -29,7 +29,7 @@ from .console import (
 from .weights import WeightsKey, weights_remarks
 
 if TYPE_CHECKING:
-    from ..classifier import Classified, Classifier
+    from ..classification.classifier import Classified, Classifier
     from ..images import ImageError, LeftOut
 
 _BAR_WIDTH = 24
@@ -132,7 +132,7 @@ def classify(
         usage_error("give image files, folders or patterns, or --samples", "IMAGE")
 
     with messages().status("loading torch"):  # seen on a terminal only
-        from ..classifier import Classifier
+        from ..classification.classifier import Classifier
         from ..images import ImageError, find_images
 
         _check_names(model, device, backend)
@@ -187,7 +187,7 @@ def _check_names(model: str | None, device: str, backend: str | None) -> None:
     """Turn a name that does not exist into an error of usage, before anything is loaded."""
     from transnext_ops.backends.registry import check_backend_name
 
-    from ..classifier import resolve_device
+    from ..classification.classifier import resolve_device
     from ..variants import find_checkpoint
 
     for option, check, value in (

@@ -203,7 +203,7 @@ def result_so_far() -> dict[str, Any]:
 
 def describe(error: Exception) -> list[str]:
     """Return the message of an expected error; of any other also its type and what to do."""
-    from ..hub import DownloadError
+    from ..checkpoints.hub import DownloadError
 
     text = str(error)
     if isinstance(error, DownloadError):  # it says what to do, line by line

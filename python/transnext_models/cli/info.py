@@ -56,7 +56,7 @@ def collect() -> dict[str, Any]:
 
     from transnext_ops.backends import registry
 
-    from ..hub import cache_folder
+    from ..checkpoints.hub import cache_folder
     from ..registry import list_models
 
     here = [torch.device("cpu")]

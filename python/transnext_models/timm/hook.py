@@ -26,7 +26,7 @@ def register_when_imported() -> None:
 
 def _register() -> None:
     try:
-        importlib.import_module(f"{__package__}.timm_registry")
+        importlib.import_module(f"{__package__}.registry")
     except Exception as error:  # an unfit timm must not make `import timm` fail
         warnings.warn(f"the TransNeXt models are not registered with timm: {error!r}", stacklevel=2)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from ..preprocess import Preprocess
+from ..classification.preprocess import Preprocess
 from .recipes import ImageAugmentation
 
 __all__ = ["image_augmentation", "posterize"]

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+from ..classification.preprocess import Preprocess
 from ..images import visible_classes
-from ..preprocess import Preprocess
 from .augmentation import image_augmentation
 from .image_reading import READABLE, TrainingImages, UnreadableImages, ValidationImages
 from .loaders import Batch, TrainingData

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from ..preprocess import Preprocess
+from ..classification.preprocess import Preprocess
 from .digit_augmentation import DigitAugmentation
 from .digits import CLASSES, Digits, load_split
 from .loaders import Batch, TrainingData

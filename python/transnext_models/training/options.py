@@ -10,7 +10,7 @@ from typing import Any
 
 from transnext_ops.backends.registry import check_backend_name
 
-from ..preprocess import MIN_SIZE
+from ..classification.preprocess import MIN_SIZE
 from .launch import parse_devices
 
 __all__ = ["RunOptions", "check_options", "portable_options"]

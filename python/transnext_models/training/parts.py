@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning.fabric import Fabric
 
-from ..preprocess import Preprocess
+from ..classification.preprocess import Preprocess
 from ..registry import create_model
 from ..transnext import TransNeXt
 from ..variants import find_checkpoint

@@ -1,0 +1,1 @@
+"""The models as timm's: registered by name, once timm is imported."""
