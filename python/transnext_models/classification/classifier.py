@@ -15,13 +15,12 @@ import torch
 
 from transnext_ops.backends import registry as backends
 
-from ..checkpoints import CheckpointError, WeightsFile, image_side, read_weights
+from ..checkpoints import WeightsFile
 from ..checkpoints import class_names as own_class_names
-from ..checkpoints.hub import resolve_weights
+from ..checkpoints.errors import file_error
 from ..images import DECODING, Batch, DecodedBatches, ImageError, MemoryBudget, images_of
-from ..registry import build_model
+from ..registry import load_model
 from ..transnext import TransNeXt
-from ..variants import Checkpoint, Variant, find_checkpoint
 from .labels import class_names
 from .preprocess import Preprocess
 
@@ -127,33 +126,15 @@ class Classifier:
         if backend is not None:
             with backends.use_backend(backend):  # raises for a backend that cannot run here
                 pass
-        if model is not None:
-            find_checkpoint(model)  # before any download
         source = weights if weights is not None else model or DEFAULT_MODEL
-        path = resolve_weights(source)
-        file = read_weights(path, key=key)
-        if file.architecture is None:
-            raise CheckpointError(f"{path}: its entries are not those of a TransNeXt")
-        num_classes = file.architecture.num_classes
-        if num_classes is None:
-            raise CheckpointError(f"{path}: it has no classification head, so it names no classes")
-        if file.architecture.in_chans != _CHANNELS:
-            raise CheckpointError(
-                f"{path}: its images have {file.architecture.in_chans} channels; RGB has 3"
-            )
-        variant, checkpoint = _preset(model, source, file)
-        name = f"{variant.name}.{checkpoint.tag}"
-        options: dict[str, Any] = {"backend": backend}
-        # Weights of `transnext train` say the sizes they were trained at.
-        if (pretrain_size := image_side(file, "pretrain_size")) is not None:
-            options["pretrain_size"] = pretrain_size
-        network = build_model(variant, checkpoint, file, **options)
+        loaded = load_model(model, source, key=key, check=_check_channels, backend=backend)
+        file, checkpoint = loaded.weights, loaded.checkpoint
         return cls(
-            network,
-            Preprocess.of(checkpoint, size if size is not None else image_side(file, "img_size")),
-            own_class_names(file) or class_names(checkpoint.labels, num_classes),
-            name=name,
-            weights=path,
+            loaded.model,
+            Preprocess.of(checkpoint, size if size is not None else loaded.model.img_size),
+            own_class_names(file) or class_names(checkpoint.labels, loaded.model.num_classes),
+            name=f"{loaded.variant.name}.{checkpoint.tag}",
+            weights=file.path,
             device=target,
         )
 
@@ -162,7 +143,14 @@ class Classifier:
         """The operator backend that runs the model's attention."""
         requested = self.model.backend or backends.get_backend()
         parameter = next(self.model.parameters())
-        call = backends.Call("aggregated_attention", self.device, parameter.dtype, 24, 3)
+        attention = self.model.stages()[0].blocks[0].attn
+        call = backends.Call(
+            "aggregated_attention",
+            self.device,
+            parameter.dtype,
+            attention.head_dim,
+            attention.window_size or 0,
+        )
         return backends.resolve(requested, call)
 
     def classify(
@@ -307,27 +295,9 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def _preset(
-    model: str | None, source: str | os.PathLike[str], file: WeightsFile
-) -> tuple[Variant, Checkpoint]:
-    """Return the variant and the published weights whose preprocessing and labels apply.
-
-    They are those of the model's name if one is given, else those that the weights' name says, else
-    those of the variant that the weights' shapes show. A name without a tag leaves it to the file's
-    name which of the variant's weights they are.
-    """
-    file_name = file.metadata.get("source_file", file.path.name)
-    if model is not None:
-        variant, checkpoint = find_checkpoint(model)
-        named = [c for c in variant.checkpoints if c.file == file_name and "." not in model]
-        return variant, (named or [checkpoint])[0]
-    if isinstance(source, str) and not Path(source).is_file():
-        with contextlib.suppress(ValueError):  # then it is not a model's name but a Hub file's
-            return find_checkpoint(source)
-    shown = file.architecture.variant if file.architecture else None
-    if shown is None:
-        raise CheckpointError(
-            f"{file.path}: its shapes are those of no model known by name; say which with --model"
+def _check_channels(file: WeightsFile) -> None:
+    """Raise CheckpointError for weights whose images are not RGB."""
+    if file.architecture is not None and file.architecture.in_chans != _CHANNELS:
+        raise file_error(
+            file.path, f"its images have {file.architecture.in_chans} channels; RGB has 3"
         )
-    named = [checkpoint for checkpoint in shown.checkpoints if checkpoint.file == file_name]
-    return shown, (named or [shown.default])[0]
