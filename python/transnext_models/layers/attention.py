@@ -25,10 +25,11 @@ from transnext_ops import (
 )
 
 from .attention_dropout import attention_with_dropout
+from .calls import is_proxy, may_stand_in
 from .derived import DerivesFromWeights
 from .grids import StageGrids, map_grid, map_to_tokens, tokens_to_map
 from .linear import linear, linear_layer
-from .plain import is_proxy, observed, plain_convolution, plain_linear
+from .plain import plain_convolution, plain_linear
 
 __all__ = ["AggregatedAttention", "GlobalAttention", "PixelFocusedAttention"]
 
@@ -98,7 +99,7 @@ class _Attention(DerivesFromWeights):
         """The continuous position bias of these grids, kept in evaluation."""
         fc1, fc2 = self.cpb_fc1, self.cpb_fc2
         options = {name: getattr(grids, name) for name in StageGrids._fields}
-        if is_proxy(grids) or observed() or not self._has_plain_bias_layers():
+        if not (may_stand_in(grids) and self._has_plain_bias_layers()):
             coordinates = bias_coordinates(self.temperature, **options)
             with _without_autocast(coordinates):
                 values = fc2(F.relu(fc1(coordinates)))
@@ -186,7 +187,7 @@ class PixelFocusedAttention(_Attention):
     def pool(self, x: Tensor, grids: StageGrids) -> Tensor:
         """Pooled tokens ``[B, P, C]``; the 1x1 convolution is a Linear on tokens."""
         grid, sr = grids.grid, self.sr
-        if plain_convolution(sr, 1, 1, depthwise=False) and not is_proxy(x) and not observed():
+        if plain_convolution(sr, 1, 1, depthwise=False) and may_stand_in(x):
             x = linear(x, sr.weight.flatten(1), sr.bias)
         else:
             y = sr(tokens_to_map(x, grid))

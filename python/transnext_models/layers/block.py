@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from transnext_ops import branches
 
 from .attention import AggregatedAttention, GlobalAttention, PixelFocusedAttention
+from .calls import runs_on_cpu
 from .conv_glu import ConvolutionalGLU
 from .derived import DerivesFromWeights
 from .drop import DropPath
 from .fused import BlockWeights, fused_block, is_plain_block
 from .grids import StageGrids
-from .plain import is_tensor
 
 __all__ = ["Block"]
 
@@ -61,12 +60,11 @@ class Block(DerivesFromWeights):
         return x + self.drop_path(self.mlp(self.norm2(x), grids.grid))
 
     def _may_leave_samples_out(self, x: Tensor) -> bool:
-        """Whether nobody notices that stochastic depth's dropped samples are not computed."""
-        if not self.training or torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return False
-        if not is_tensor(x) or x.device.type != "cpu":
-            return False  # elsewhere the number of samples is not known without waiting for it
-        return is_plain_block(self) and self.drop_path.rate > 0
+        """Whether nobody notices that stochastic depth's dropped samples are not computed.
+
+        Elsewhere than on a CPU their number is not known without waiting for the device.
+        """
+        return self.training and runs_on_cpu(x) and is_plain_block(self) and self.drop_path.rate > 0
 
     def _fused(self, x: Tensor, grids: StageGrids, weights: BlockWeights) -> Tensor:
         x = branches.attention_branch(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transnext_ops.fingerprint import fingerprint
 from transnext_ops.tracing import traced, transformed
 
-from .plain import is_tensor
+from .calls import is_tensor
 
 __all__ = ["Derived", "DerivesFromWeights", "freeze"]
 

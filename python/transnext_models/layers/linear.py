@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .plain import is_proxy, observed, plain_linear
+from .calls import is_tensor, may_stand_in, recorded
+from .plain import plain_linear
 
 __all__ = ["linear", "linear_layer"]
 
@@ -39,7 +40,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def linear_layer(layer: nn.Module, x: Tensor) -> Tensor:
     """``layer(x)``, through :func:`linear` where nothing but speed tells the two apart."""
-    if plain_linear(layer) and not is_proxy(x) and not observed():
+    if plain_linear(layer) and may_stand_in(x):
         return linear(x, layer.weight, layer.bias)  # type: ignore[arg-type]
     return layer(x)
 
@@ -47,10 +48,9 @@ def linear_layer(layer: nn.Module, x: Tensor) -> Tensor:
 def _convolution_is_faster(x: Tensor, weight: Tensor) -> bool:
     return (
         torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        and not recorded()
         and type(x) is Tensor
-        and type(weight) in (Tensor, nn.Parameter)
+        and is_tensor(weight)
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and x.dim() == 3

@@ -11,12 +11,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._device import DeviceContext
+from torch import nn
 
-from transnext_ops.tracing import transformed
-
-__all__ = ["is_proxy", "observed", "plain", "plain_convolution", "plain_linear", "plain_norm"]
+__all__ = [
+    "plain",
+    "plain_convolution",
+    "plain_linear",
+    "plain_norm",
+    "plain_parameter",
+    "remember_forward",
+]
 
 # Attributes that replace what a call does when they are set on an instance.
 _REPLACEMENTS = frozenset(
@@ -32,30 +36,6 @@ def remember_forward(*kinds: type[nn.Module]) -> None:
 
 
 remember_forward(nn.Linear, nn.LayerNorm, nn.Conv2d, nn.Dropout)
-
-
-def is_proxy(x: object) -> bool:
-    """Whether `x` stands for a tensor while :mod:`torch.fx` records what a model does."""
-    return isinstance(x, torch.fx.Proxy)
-
-
-def observed() -> bool:
-    """Whether hooks on all modules, or a mode or transform of all operators, see what is called."""
-    registries = nn.modules.module
-    if (
-        registries._global_forward_hooks
-        or registries._global_forward_pre_hooks
-        or registries._global_backward_hooks
-        or registries._global_backward_pre_hooks
-    ):
-        return True
-    if torch.compiler.is_compiling():  # which sees the operators as they are
-        return False
-    if torch._C._len_torch_dispatch_stack() > 0 or transformed():
-        return True
-    # ``torch.set_default_device`` is a mode too, and changes nothing of a call.
-    functions = range(torch._C._len_torch_function_stack())
-    return any(type(torch._C._get_function_stack_at(i)) is not DeviceContext for i in functions)
 
 
 def plain(module: nn.Module | None, kind: type[nn.Module]) -> bool:
@@ -130,8 +110,3 @@ def plain_convolution(
 def plain_parameter(module: nn.Module, name: str) -> bool:
     """Whether `module` has a parameter of its own called `name`, as PyTorch makes them."""
     return type(module._parameters.get(name)) is nn.Parameter
-
-
-def is_tensor(x: object) -> bool:
-    """Whether `x` is a tensor and no subclass: nothing of it but its elements decides a result."""
-    return type(x) is Tensor or type(x) is nn.Parameter
