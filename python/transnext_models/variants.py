@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 __all__ = ["VARIANTS", "Checkpoint", "Metrics", "Variant", "find_checkpoint"]
 
+MIN_SIZE = 32  # of an image's sides: one token in the last stage
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 

@@ -25,7 +25,6 @@ MOST_ELEMENTS = 1 << 48
 # Of what its weights say about the network, and its metadata about the images.
 MOST_BLOCKS = 1000
 MOST_CLASSES = 1_000_000
-LEAST_IMAGE_SIDE = 32
 MOST_IMAGE_SIDE = 1024  # larger ones can be asked for, not claimed
 LONGEST_CLASS_NAME = 1000
 

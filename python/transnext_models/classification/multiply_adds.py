@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..layers import AggregatedAttention, Block, GlobalAttention, PixelFocusedAttention, StageGrids
-from ..layers.arguments import MIN_SIZE
 from ..transnext import TransNeXt
+from ..variants import MIN_SIZE
 
 __all__ = ["Cost", "count_multiply_adds"]
 

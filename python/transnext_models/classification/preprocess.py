@@ -17,11 +17,10 @@ import torch
 from PIL import Image
 
 from ..images.picture import Picture, pixels_between
-from ..variants import Checkpoint
+from ..variants import MIN_SIZE, Checkpoint
 
 WARP_FROM = 384
 _CROP_PCT = 0.875
-MIN_SIZE = 32
 _INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,

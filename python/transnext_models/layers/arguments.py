@@ -9,9 +9,10 @@ from typing import TypeVar
 from torch import Tensor
 from torch.fx import Proxy
 
+from ..variants import MIN_SIZE
+
 T = TypeVar("T")
 
-MIN_SIZE = 32  # of an image: one token in the last stage
 STAGES = 4
 
 

@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from transnext_ops.distribution import install_hint
+
 __all__ = ["DigitAugmentation", "pen_distances"]
 
 _SOURCE = 28  # pixels of a digit
@@ -59,7 +61,7 @@ def pen_distances(images: NDArray[np.uint8]) -> NDArray[np.float16]:
         from skimage.morphology import skeletonize
     except ImportError as error:
         raise RuntimeError(
-            "augmenting digits needs SciPy and scikit-image: pip install 'transnext[train]'"
+            f"augmenting digits needs SciPy and scikit-image: {install_hint('train')}"
         ) from error
     ink = torch.from_numpy(images.astype(np.float32) / 255)[:, None]
     smooth = F.interpolate(ink, size=(_FIELD, _FIELD), mode="bicubic", align_corners=False)[:, 0]
