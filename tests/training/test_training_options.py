@@ -17,7 +17,7 @@ from transnext_models.training.run import RunResult
 
 
 def test_the_command_has_an_option_for_each_field() -> None:
-    app = typer.Typer()
+    app = typer.Typer(add_completion=False)
     command.register(app)
     options = {parameter.name: parameter for parameter in typer.main.get_command(app).params}
     fields = {field.name: field for field in dataclasses.fields(RunOptions)}
