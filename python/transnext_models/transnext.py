@@ -43,9 +43,10 @@ from .layers.derived import freeze
 from .layers.features import FeatureInfo, take_indices
 from .layers.grids import stage_grids, tokens_to_map
 
-__all__ = ["TransNeXt"]
+__all__ = ["NO_WEIGHT_DECAY", "TransNeXt"]
 
-_NO_WEIGHT_DECAY = ("query_embedding", "relative_pos_bias_local", "cpb", "temperature")
+# Parameters with one of these in their name are never decayed, nor are biases and 1-D parameters.
+NO_WEIGHT_DECAY = ("query_embedding", "relative_pos_bias_local", "cpb", "temperature")
 
 torch.fx.wrap("stage_grids")  # one node in a graph of torch.fx, whatever the sizes
 
@@ -427,7 +428,7 @@ class TransNeXt(nn.Module):
         return {
             name
             for name, _ in self.named_parameters()
-            if any(keyword in name for keyword in _NO_WEIGHT_DECAY)
+            if any(keyword in name for keyword in NO_WEIGHT_DECAY)
         }
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:

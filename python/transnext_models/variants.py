@@ -100,6 +100,11 @@ class Variant:
     in_chans: int = 3
 
     @property
+    def head_dim(self) -> int:
+        """Channels of a head, the same in every stage."""
+        return self.embed_dims[0] // self.num_heads[0]
+
+    @property
     def default(self) -> Checkpoint:
         """The checkpoint that the bare name of the architecture stands for."""
         return self.checkpoints[0]

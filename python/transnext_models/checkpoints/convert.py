@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import secrets
 from collections import Counter
@@ -14,6 +13,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from .digest import sha256
 from .errors import file_error, quoted
 from .read import WEIGHT_DTYPES, WeightsFile, count_not_finite, read_weights
 
@@ -96,7 +96,7 @@ def describe_weights(weights: WeightsFile) -> dict[str, str]:
     # Of a file that was converted before, the first source is the one to know.
     if "source_file" not in metadata:
         metadata["source_file"] = weights.path.name
-        metadata["source_sha256"] = _sha256(weights.path)
+        metadata["source_sha256"] = sha256(weights.path)
     if architecture.variant is not None:
         metadata["variant"] = architecture.variant.name
         for checkpoint in architecture.variant.checkpoints:
@@ -136,11 +136,3 @@ def _shared(tensors: Mapping[str, torch.Tensor]) -> set[int]:
     """Return the addresses of the storages that several tensors share."""
     counts = Counter(tensor.untyped_storage().data_ptr() for tensor in tensors.values())
     return {address for address, count in counts.items() if count > 1}
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -7,7 +7,6 @@ change; whether it is still what was published is looked at every time.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import warnings
@@ -15,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 
 from ..variants import VARIANTS, Checkpoint, find_checkpoint
+from .digest import sha256
 from .download import StalledError, download, remove
 from .errors import WeightsWarning
 from .hub_file import DEFAULT_REVISION, HubFile
@@ -27,7 +27,6 @@ _HUB_ID = re.compile(
     r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?(?::(?P<file>[\w./-]+))?", re.ASCII
 )
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_CHUNK = 1 << 20
 
 
 class DownloadError(RuntimeError):
@@ -196,15 +195,6 @@ def _damage(file: HubFile, path: Path) -> str | None:
     except OSError as error:
         return f"it cannot be read: {error.strerror or error}"
     return None if found == expected else f"its SHA-256 is {found}, that of the file {expected}"
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as data:
-        while block := data.read(_CHUNK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _reason(file: HubFile, error: Exception) -> str | None:

@@ -10,11 +10,11 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from .load import check_fit, load_checkpoint
+from .names import FIRST_PARAMETER
 from .read import WeightsFile, read_weights
 
 __all__ = ["check_fitted", "load_fitted", "spread_channels"]
 
-_FIRST_CONV = "patch_embed1.proj.weight"
 _STAGE = re.compile(r"(?:patch_embed|block|norm)(\d+)\.")
 
 
@@ -57,10 +57,10 @@ def _fitted(
     classifier stays as it is initialised."""
     stages = max((_stage(name) for name in wanted), default=0)
     state = {name: value for name, value in weights.state_dict.items() if _stage(name) <= stages}
-    if weights.architecture is not None and _FIRST_CONV in wanted:
-        in_chans = wanted[_FIRST_CONV].shape[1]
-        if state[_FIRST_CONV].shape[1] != in_chans:
-            state[_FIRST_CONV] = spread_channels(state[_FIRST_CONV], in_chans)
+    if weights.architecture is not None and FIRST_PARAMETER in wanted:
+        in_chans = wanted[FIRST_PARAMETER].shape[1]
+        if state[FIRST_PARAMETER].shape[1] != in_chans:
+            state[FIRST_PARAMETER] = spread_channels(state[FIRST_PARAMETER], in_chans)
     classes = weights.architecture.num_classes if weights.architecture else None
     head = wanted.get("head.weight")
     other_head = head is not None and len(head) != classes

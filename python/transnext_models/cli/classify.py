@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from ..checkpoints.errors import escaped
 from .console import (
     JSON_OPTION,
     Debug,
@@ -23,7 +24,6 @@ from .console import (
     note,
     output,
     print_rows,
-    printable,
     usage_error,
 )
 from .weights import WeightsKey, weights_remarks
@@ -230,7 +230,7 @@ def _screen(total: int) -> Iterator[_Screen]:
 
 
 def _print_skipped(problem: ImageError, console: Console) -> None:
-    text = Text.assemble(("skipped ", "bold yellow"), printable(str(problem)))
+    text = Text.assemble(("skipped ", "bold yellow"), escaped(str(problem)))
     console.print(text, soft_wrap=True)
 
 
@@ -260,9 +260,7 @@ def _headline(classifier: Classifier) -> str:
 
 
 def _print_result(result: Classified, console: Console) -> None:
-    title = Text.assemble(
-        (printable(str(result.path)), "bold"), "  ", (_time(result.seconds), "dim")
-    )
+    title = Text.assemble((escaped(str(result.path)), "bold"), "  ", (_time(result.seconds), "dim"))
     console.print(title, soft_wrap=True)
     bar = _ascii_bar if console.options.ascii_only else _bar
     rows = []
@@ -270,7 +268,7 @@ def _print_result(result: Classified, console: Console) -> None:
         emphasis = "" if rank == 0 else "dim"
         rows.append(
             (
-                Text(printable(prediction.label), emphasis),
+                Text(escaped(prediction.label), emphasis),
                 Text(f"{100 * prediction.probability:.2f} %", emphasis),
                 Text(bar(prediction.probability), "green" if rank == 0 else "cyan"),
             )

@@ -14,8 +14,9 @@ from rich.text import Text
 
 from transnext_ops.distribution import install_hint
 
+from ..checkpoints.errors import escaped
 from ..training.options import RunOptions
-from .console import INTERRUPTED, Debug, command, messages, printable, usage_error
+from .console import INTERRUPTED, Debug, command, messages, usage_error
 
 _SIGNALLED = 128  # plus its number: as a shell reports a program ended by a signal
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
@@ -87,9 +88,9 @@ def train(context: typer.Context, **options: Any) -> None:
         return
     for name, value in sorted(result.metrics.items()):
         typer.echo(f"{name}: {value:.4f}")
-    typer.echo(f"weights: {printable(str(result.weights))}")
+    typer.echo(f"weights: {escaped(str(result.weights))}")
     if result.half_weights is not None:
-        typer.echo(f"float16 weights: {printable(str(result.half_weights))}")
+        typer.echo(f"float16 weights: {escaped(str(result.half_weights))}")
 
 
 def _kept(context: typer.Context, configuration: dict[str, Any] | None) -> dict[str, Any]:
@@ -107,7 +108,7 @@ def _kept(context: typer.Context, configuration: dict[str, Any] | None) -> dict[
 
 
 def _remark(text: str) -> None:
-    messages().print(Text(printable(text), style="yellow"), soft_wrap=True)
+    messages().print(Text(escaped(text), style="yellow"), soft_wrap=True)
 
 
 def _load() -> SimpleNamespace:

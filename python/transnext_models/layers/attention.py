@@ -166,12 +166,18 @@ class PixelFocusedAttention(_Attention):
     ) -> None:
         super().__init__(dim, num_heads, attn_drop, proj_drop)
         self.window_size = window_size
-        self.relative_pos_bias_local = nn.Parameter(torch.empty(num_heads, window_size**2))
         self.q = nn.Linear(dim, dim, bias=qkv_bias)
         self.kv = nn.Linear(dim, 2 * dim, bias=qkv_bias)
         self.sr = nn.Conv2d(dim, dim, kernel_size=1)
         self.norm = nn.LayerNorm(dim)  # eps 1e-5, unlike the block norms
+        self.add_parameters()
         self.reset_parameters()
+
+    def add_parameters(self) -> None:
+        """Add the parameters that belong to no submodule, not initialised."""
+        self.relative_pos_bias_local = nn.Parameter(
+            torch.empty(self.num_heads, self.window_size**2)
+        )
 
     def reset_parameters(self) -> None:
         """Initialise the parameters that belong to no submodule."""
@@ -230,22 +236,18 @@ class AggregatedAttention(PixelFocusedAttention):
         "learnable_bias",
     )
 
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        window_size: int = 3,
-        qkv_bias: bool = True,
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
-    ) -> None:
-        super().__init__(dim, num_heads, window_size, qkv_bias, attn_drop, proj_drop)
-        cells = window_size**2
-        self.query_embedding = nn.Parameter(torch.empty(num_heads, 1, self.head_dim))
-        self.learnable_tokens = nn.Parameter(torch.empty(num_heads, self.head_dim, cells))
-        self.learnable_bias = nn.Parameter(torch.zeros(num_heads, 1, cells))
+    def add_parameters(self) -> None:
+        super().add_parameters()
+        heads, cells = self.num_heads, self.window_size**2
+        self.query_embedding = nn.Parameter(torch.empty(heads, 1, self.head_dim))
+        self.learnable_tokens = nn.Parameter(torch.empty(heads, self.head_dim, cells))
+        self.learnable_bias = nn.Parameter(torch.empty(heads, 1, cells))
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
         nn.init.trunc_normal_(self.query_embedding, std=0.02)
         nn.init.trunc_normal_(self.learnable_tokens, std=0.02)
+        nn.init.zeros_(self.learnable_bias)
 
     def learnable_parameters(self) -> dict[str, Tensor]:
         return {

@@ -8,13 +8,11 @@ here computes: the modules beside this one read these numbers and hand them to t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-__all__ = ["NO_WEIGHT_DECAY", "RECIPES", "ImageAugmentation", "Recipe", "get_recipe"]
+from ..transnext import NO_WEIGHT_DECAY
 
-NO_WEIGHT_DECAY = ("query_embedding", "relative_pos_bias_local", "cpb", "temperature")
-"""Parameters whose names contain one of these are never decayed (nor are biases and 1-D
-parameters)."""
+__all__ = ["RECIPES", "ImageAugmentation", "Recipe", "get_recipe"]
 
 
 @dataclass(frozen=True)
@@ -124,18 +122,11 @@ RECIPES: dict[str, Recipe] = {
     for recipe in (
         _imagenet("imagenet_224", "transnext_tiny", 224),
         _imagenet("imagenet_256", "transnext_micro_AAAA", 256),
-        Recipe(
-            name="imagenet_384_ft",
-            data="images",
-            model="transnext_small",
-            img_size=384,
+        replace(
+            _imagenet("imagenet_384_ft", "transnext_small", 384),
             pretrain_size=224,
-            num_classes=1000,
             epochs=5,
-            batch_size=128,
-            total_batch=1024,
             lr=1e-5,
-            min_lr=1e-5,
             warmup_lr=1e-5,
             warmup_epochs=0,
             schedule="constant",
