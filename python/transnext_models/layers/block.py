@@ -16,7 +16,7 @@ from .grids import StageGrids
 
 __all__ = ["Block"]
 
-_NORM_EPS = 1e-6
+NORM_EPS = 1e-6
 
 
 class Block(DerivesFromWeights):
@@ -42,9 +42,9 @@ class Block(DerivesFromWeights):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=_NORM_EPS)
+        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
         self.attn = attn
-        self.norm2 = nn.LayerNorm(dim, eps=_NORM_EPS)
+        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
         self.mlp = mlp
         self.drop_path = DropPath(drop_path)
 

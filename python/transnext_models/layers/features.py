@@ -47,6 +47,17 @@ class FeatureInfo(list[dict[str, Any]]):
         super().__init__(info)
         self.out_indices = tuple(out_indices)
 
+    @classmethod
+    def of_stages(cls, widths: Sequence[int], out_indices: Sequence[int]) -> FeatureInfo:
+        """Describe the maps of stages of these widths, each at half the resolution of the last."""
+        return cls(
+            [
+                {"num_chs": width, "reduction": 4 * 2**i, "module": f"norm{i + 1}"}
+                for i, width in enumerate(widths)
+            ],
+            out_indices,
+        )
+
     def get_dicts(self, keys: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """The dicts of the maps given out, of these keys only if any are named."""
         taken = [self[index] for index in self.out_indices]

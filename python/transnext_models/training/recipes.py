@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from ..transnext import NO_WEIGHT_DECAY
+from ..layers.parameters import NO_WEIGHT_DECAY
 
 __all__ = ["RECIPES", "ImageAugmentation", "Recipe", "get_recipe"]
 
