@@ -85,9 +85,9 @@ def create_model(
     for option in options:
         if option not in _OPTIONS:
             known = ", ".join(_OPTIONS)
-            raise TypeError(f"create_model: unknown option {option!r}; known options: {known}")
+            raise TypeError(f"create_model: got unknown option {option!r}, needs one of {known}")
     if pretrained and weights is not None:
-        raise ValueError("weights: give either pretrained=True or weights, not both")
+        raise ValueError("weights: got both pretrained=True and weights, needs one of them")
     if key is not None and not pretrained and weights is None:
         raise ValueError(f"key: got {key!r}, which needs weights")
     if pretrained:

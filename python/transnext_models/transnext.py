@@ -130,7 +130,7 @@ class TransNeXt(nn.Module):
             drop_path_rate=drop_path_rate,
         )
         if out_indices is not None and not features_only:
-            raise ValueError("out_indices: choosing maps needs features_only=True")
+            raise ValueError(f"out_indices: got {out_indices!r}, needs features_only=True")
         if position_bias is None:
             position_bias = "interpolate" if features_only else "extrapolate"
 

@@ -261,7 +261,7 @@ def find_checkpoint(name: str) -> tuple[Variant, Checkpoint]:
         If `name` is no text.
     """
     if not isinstance(name, str):
-        raise TypeError(f"name: a model's name is needed, got {type(name).__name__}")
+        raise TypeError(f"name: got {type(name).__name__}, needs a model's name")
     architecture, _, tag = name.partition(".")
     variant = VARIANTS.get(architecture)
     if variant is None:

@@ -95,7 +95,7 @@ def test_no_hub_file_leads_elsewhere(arguments):
 
 
 def test_a_revision_given_apart_is_looked_at_too(hub):
-    with pytest.raises(ValueError, match=r"'\.\./x' is not the name of a revision"):
+    with pytest.raises(ValueError, match=r"'\.\./x', needs the name of a revision"):
         resolve_weights("transnext_tiny", revision="../x")
     assert hub.requests == []
 

@@ -236,7 +236,7 @@ def test_unknown_names_are_answered_with_known_ones(name, hint):
 
 
 def test_a_name_must_be_text():
-    with pytest.raises(TypeError, match="name: a model's name is needed, got int"):
+    with pytest.raises(TypeError, match="name: got int, needs a model's name"):
         create_model(3)
 
 

@@ -63,7 +63,7 @@ def convert(
     """
     target = Path(target)
     if dtype is not None and dtype not in WEIGHT_DTYPES:
-        raise ValueError(f"dtype: one of float16 to float64 is needed, got {dtype}")
+        raise ValueError(f"dtype: got {dtype}, needs one of float16 to float64")
     if target.is_dir():
         raise file_error(target, "a folder; give the name of the file to write")
     if target.exists() and not overwrite:

@@ -33,9 +33,9 @@ class HubFile:
             ("a revision", self.revision),
         ):
             if not all(map(_PART.fullmatch, name.split("/"))):
-                raise ValueError(f"weights: {name!r} is not the name of {what} on the Hub")
+                raise ValueError(f"weights: got {name!r}, needs the name of {what} on the Hub")
         if self.repo.count("/") != 1:
-            raise ValueError(f"weights: a repository is called owner/name, got {self.repo!r}")
+            raise ValueError(f"weights: got repository {self.repo!r}, needs owner/name")
 
     @property
     def url(self) -> str:

@@ -192,7 +192,7 @@ class Classifier:
         """
         for name, value in (("batch_size", batch_size), ("top_k", top_k)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: an int of at least 1 is needed, got {value!r}")
+                raise ValueError(f"{name}: got {value!r}, needs an int of at least 1")
         batches = DecodedBatches(
             images_of("images", images),
             self.preprocess,
@@ -281,17 +281,17 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
     except (RuntimeError, ValueError) as error:
         raise ValueError(
-            f"device: one of auto, cpu, cuda, cuda:N, mps is needed, got {name!r}"
+            f"device: got {name!r}, needs one of auto, cpu, cuda, cuda:N, mps"
         ) from error
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
             has = f"{count} CUDA device{'s' * (count != 1)}" if count else "no CUDA device"
-            raise ValueError(f"device: got {name!r}, but torch sees {has} here")
+            raise ValueError(f"device: got {name!r}, needs one that is here: torch sees {has}")
     elif device.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError(f"device: got {name!r}, but torch sees no Apple GPU here")
+        raise ValueError(f"device: got {name!r}, needs an Apple GPU: torch sees none here")
     elif device.type not in ("cpu", "cuda", "mps"):
-        raise ValueError(f"device: one of auto, cpu, cuda, cuda:N, mps is needed, got {name!r}")
+        raise ValueError(f"device: got {name!r}, needs one of auto, cpu, cuda, cuda:N, mps")
     return device
 
 

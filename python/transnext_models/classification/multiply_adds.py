@@ -67,7 +67,7 @@ def count_multiply_adds(model: TransNeXt, image_size: int | Sequence[int] | None
     height, width = (size, size) if isinstance(size, int) else size
     if min(height, width) < MIN_SIZE:
         raise ValueError(
-            f"image_size: at least {MIN_SIZE} x {MIN_SIZE} is needed, got {height} x {width}"
+            f"image_size: got {height} x {width}, needs at least {MIN_SIZE} x {MIN_SIZE}"
         )
     projections = convolutions = attention = position_bias = 0
     channels = model.in_chans

@@ -59,14 +59,14 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < MIN_SIZE:
-            raise ValueError(f"size: an int of at least {MIN_SIZE} is needed, got {self.size!r}")
+            raise ValueError(f"size: got {self.size!r}, needs an int of at least {MIN_SIZE}")
         if self.crop_mode not in ("center", "squash"):
-            raise ValueError(f"crop_mode: 'center' or 'squash' is needed, got {self.crop_mode!r}")
+            raise ValueError(f"crop_mode: got {self.crop_mode!r}, needs 'center' or 'squash'")
         if not 0 < self.crop_pct <= 1:
-            raise ValueError(f"crop_pct: more than 0, at most 1 is needed, got {self.crop_pct!r}")
+            raise ValueError(f"crop_pct: got {self.crop_pct!r}, needs more than 0 and at most 1")
         if self.interpolation not in _INTERPOLATIONS:
             known = ", ".join(_INTERPOLATIONS)
-            raise ValueError(f"interpolation: one of {known} is needed, got {self.interpolation!r}")
+            raise ValueError(f"interpolation: got {self.interpolation!r}, needs one of {known}")
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, size: int | None = None) -> Preprocess:

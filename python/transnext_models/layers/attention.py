@@ -80,7 +80,7 @@ class _Attention(DerivesFromWeights):
     def __init__(self, dim: int, num_heads: int, attn_drop: float, proj_drop: float) -> None:
         super().__init__()
         if dim % num_heads:
-            raise ValueError(f"dim: a multiple of num_heads={num_heads} is needed, got {dim}")
+            raise ValueError(f"dim: got {dim}, needs a multiple of num_heads={num_heads}")
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
         self.temperature = nn.Parameter(torch.full((num_heads, 1, 1), _INITIAL_TEMPERATURE))

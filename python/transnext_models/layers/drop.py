@@ -31,7 +31,7 @@ class DropPath(nn.Module):
     def __init__(self, rate: float = 0.0) -> None:
         super().__init__()
         if not 0.0 <= rate < 1.0:
-            raise ValueError(f"rate: a probability in [0, 1) is needed, got {rate}")
+            raise ValueError(f"rate: got {rate}, needs a probability in [0, 1)")
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:

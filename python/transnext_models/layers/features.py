@@ -22,17 +22,17 @@ def take_indices(count: int, indices: int | Sequence[int] | None, name: str) -> 
         return tuple(range(count))
     if isinstance(indices, int) and not isinstance(indices, bool):
         if not 0 < indices <= count:
-            raise ValueError(f"{name}: the last 1 to {count} maps can be taken, got {indices}")
+            raise ValueError(f"{name}: got {indices}, needs the last 1 to {count} maps")
         return tuple(range(count - indices, count))
     if not isinstance(indices, Sequence) or isinstance(indices, str):
-        raise ValueError(f"{name}: an int or a sequence of ints is needed, got {indices!r}")
+        raise ValueError(f"{name}: got {indices!r}, needs an int or a sequence of ints")
     if not indices:
-        raise ValueError(f"{name}: at least one index is needed, got {indices!r}")
+        raise ValueError(f"{name}: got {indices!r}, needs at least one index")
     for index in indices:
         if isinstance(index, bool) or not isinstance(index, int):
-            raise ValueError(f"{name}: an int or a sequence of ints is needed, got {indices!r}")
+            raise ValueError(f"{name}: got {indices!r}, needs an int or a sequence of ints")
         if not -count <= index < count:
-            raise ValueError(f"{name}: indices from {-count} to {count - 1} exist, got {index}")
+            raise ValueError(f"{name}: got {index}, needs indices from {-count} to {count - 1}")
     return tuple(index % count for index in indices)
 
 

@@ -89,7 +89,7 @@ class ImageData(TrainingData):
         if augmentation.mixup == 0 and augmentation.cutmix == 0:
             return
         if self.batch_size % 2:
-            raise ValueError(f"--batch-size must be even for mixup, got {self.batch_size}")
+            raise ValueError(f"--batch-size: got {self.batch_size}, needs an even number for mixup")
         self.mixup = Mixup(
             mixup_alpha=augmentation.mixup,
             cutmix_alpha=augmentation.cutmix,
@@ -154,7 +154,7 @@ def _create_dataset(source: str, root: Path | None, split: str) -> Dataset[Any]:
         found = [folder / name for name in names if (folder / name).is_dir()]
         if not found:
             needed = " or ".join(f"{name}/<class>/<image>" for name in names)
-            raise ValueError(f"--data {source} has no {split} images: {needed} is needed inside it")
+            raise ValueError(f"--data: got {source}, which has no {split} images, needs {needed}")
         name, root = "", found[0]
     elif source.partition("/")[0] in {"torch", "hfds"} and "/" in source:
         name = source
@@ -176,7 +176,7 @@ def _create_dataset(source: str, root: Path | None, split: str) -> Dataset[Any]:
             raise ValueError(f"--data {source}: all {split} images are hidden")
     if isinstance(dataset, IterableDataset):
         raise ValueError(
-            f"--data {source} can only be streamed; a data set with random access is needed"
+            f"--data: got {source}, which can only be streamed, needs a data set with random access"
         )
     return dataset
 

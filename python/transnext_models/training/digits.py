@@ -138,7 +138,7 @@ def export_samples(folder: str | Path, per_class: int = 2) -> list[Path]:
     ValueError : `per_class` is out of range.
     """
     if not 1 <= per_class <= HELD_OUT_PER_CLASS:
-        raise ValueError(f"per_class must be 1 to {HELD_OUT_PER_CLASS}, got {per_class}")
+        raise ValueError(f"per_class: got {per_class}, needs 1 to {HELD_OUT_PER_CLASS}")
     from PIL import Image
 
     folder = Path(folder)

@@ -83,7 +83,7 @@ class UnreadableImages:
         if new and len(self._found) > max(1, int(self.ALLOWED * total)):
             raise RuntimeError(
                 f"--data: {len(self._found)} of {total} {self._what} images cannot be read, "
-                f"{names[0]} among them: mend or remove them"
+                f"{names[0]} among them: repair or remove them"
             )
         return names
 

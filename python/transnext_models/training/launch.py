@@ -39,7 +39,7 @@ def parse_devices(devices: str) -> str | int | list[int]:
     parts = devices.split(",")
     if not all(part.isdecimal() for part in parts) or devices == "0":
         raise ValueError(
-            f"--devices must be auto, a number of devices, or indices such as 0,1, got {devices!r}"
+            f"--devices: got {devices!r}, needs auto, a number of devices, or indices such as 0,1"
         )
     return [int(part) for part in parts] if len(parts) > 1 else int(devices)
 

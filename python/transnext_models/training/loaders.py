@@ -129,7 +129,13 @@ class TrainingData:
         return itertools.islice(loader, self._limits[1])
 
     def close(self) -> None:
-        """End the loading processes."""
+        """End the loading processes, also those of an iterator that a traceback still holds.
+
+        They ignore SIGTERM, by which Python would end them at exit and then wait for them.
+        """
+        iterator = getattr(self._loader, "_iterator", None)
+        if iterator is not None and self.workers > 0:
+            iterator._shutdown_workers()
         self._loader = None
         self._batches = None
 

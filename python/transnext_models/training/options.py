@@ -99,18 +99,22 @@ def check_options(options: RunOptions) -> None:
     for name in _POSITIVE:
         value = getattr(options, name)
         if value is not None and not value > 0:
-            raise ValueError(f"--{name.replace('_', '-')} must be positive, got {value}")
+            raise ValueError(f"{_option(name)}: got {value}, needs a positive number")
     if options.workers < 0:
-        raise ValueError(f"--workers must be 0 or more, got {options.workers}")
+        raise ValueError(f"--workers: got {options.workers}, needs 0 or more")
     if not 0 <= options.seed <= _LARGEST_SEED:
-        raise ValueError(f"--seed must be 0 to {_LARGEST_SEED}, got {options.seed}")
+        raise ValueError(f"--seed: got {options.seed}, needs 0 to {_LARGEST_SEED}")
     for name in ("img_size", "pretrain_size"):
         value = getattr(options, name)
         if value is not None and value < MIN_SIZE:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least {MIN_SIZE}, got {value}")
+            raise ValueError(f"{_option(name)}: got {value}, needs at least {MIN_SIZE}")
     if options.backend is not None:
         check_backend_name(options.backend, "--backend")
     parse_devices(options.devices)
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def portable_options(options: RunOptions) -> dict[str, Any]:

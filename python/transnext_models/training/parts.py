@@ -90,12 +90,12 @@ def build_data(options: RunOptions, settings: Settings) -> TrainingData:
     source = options.data or ("digits" if recipe.data == "digits" else None)
     if source is None:
         raise ValueError(
-            f"--data is needed by recipe {recipe.name!r}: a folder with train/ and val/"
+            f"--data: got nothing, needs a folder with train/ and val/ for recipe {recipe.name!r}"
         )
     data: TrainingData
     if source == "digits":
         if recipe.data != "digits":
-            raise ValueError(f"--data digits needs --recipe digits, not {recipe.name!r}")
+            raise ValueError(f"--recipe: got {recipe.name!r}, needs digits for --data digits")
         from .digit_data import DigitData
 
         data = DigitData(settings.preprocess, settings.batch_size, options.seed)
@@ -112,8 +112,8 @@ def build_data(options: RunOptions, settings: Settings) -> TrainingData:
         data.enable_mixup(num_classes)
     if data.num_classes is not None and data.num_classes != num_classes:
         raise ValueError(
-            f"--data {source} has {data.num_classes} classes but the model has {num_classes}: "
-            f"give --num-classes {data.num_classes}"
+            f"--num-classes: got {num_classes}, needs {data.num_classes}, the number of classes "
+            f"in --data {source}"
         )
     return data
 

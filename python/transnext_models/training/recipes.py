@@ -167,4 +167,4 @@ def get_recipe(name: str) -> Recipe:
         return RECIPES[name]
     except KeyError:
         known = ", ".join(RECIPES)
-        raise ValueError(f"recipe {name!r} is not known; known recipes: {known}") from None
+        raise ValueError(f"recipe: got {name!r}, needs one of {known}") from None
