@@ -24,7 +24,7 @@ _OPTIONS = tuple(name for name in inspect.signature(TransNeXt).parameters)
 
 
 def list_models(*, pretrained: bool = False) -> list[str]:
-    """Names that :func:`create_model` knows.
+    """List the names that :func:`create_model` knows.
 
     Parameters
     ----------
@@ -131,7 +131,7 @@ def load_model(
     ----------
     name : str | None
         The model; None is the one that the weights' name or their shapes say.
-    source, key
+    source, key : str | os.PathLike[str], str | None
         The weights, as in :func:`create_model`.
     check : callable, optional
         Raises if the caller has no use for weights like these; called before the model is built.
@@ -232,7 +232,7 @@ def _build(
 
 
 def architecture_arguments(variant: Variant) -> dict[str, Any]:
-    """What the class needs to build ``variant``, whatever its weights."""
+    """Return what the class needs to build ``variant``, whatever its weights."""
     return {
         "embed_dims": variant.embed_dims,
         "num_heads": variant.num_heads,
@@ -247,7 +247,7 @@ def architecture_arguments(variant: Variant) -> dict[str, Any]:
 
 
 def pretrained_config(variant: Variant, checkpoint: Checkpoint) -> dict[str, Any]:
-    """The checkpoint in the terms of timm's ``pretrained_cfg``."""
+    """Return the checkpoint in the terms of timm's ``pretrained_cfg``."""
     side = checkpoint.img_size
     return {
         "architecture": variant.name,

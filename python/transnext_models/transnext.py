@@ -222,7 +222,7 @@ class TransNeXt(nn.Module):
         return self
 
     def stages(self) -> list[Stage]:
-        """The stages in order."""
+        """Return the stages in order."""
         return [
             Stage(*(getattr(self, f"{part}{i + 1}") for part in PARTS))
             for i in range(self.num_stages)
@@ -231,7 +231,7 @@ class TransNeXt(nn.Module):
     # Sizes
 
     def stage_grids(self, stage: int, grid: tuple[int, int]) -> StageGrids:
-        """All grids of stage ``stage`` (from 0) when its tokens lie on ``grid``."""
+        """Return all grids of stage ``stage`` (from 0) when its tokens lie on ``grid``."""
         stride = 4 * 2**stage
         interpolates = self.position_bias == "interpolate"
         return stage_grids(
@@ -245,7 +245,7 @@ class TransNeXt(nn.Module):
     # Forward
 
     def _maps(self, x: Tensor, stages: int) -> list[Tensor]:
-        """The normalised maps ``[B, C, H, W]`` of the first ``stages`` stages."""
+        """Return the normalised maps ``[B, C, H, W]`` of the first ``stages`` stages."""
         check_images(x, self.in_chans)
         maps = []
         for stage, (embed, blocks, norm) in enumerate(self.stages()[:stages]):
@@ -261,7 +261,7 @@ class TransNeXt(nn.Module):
         return maps
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """The last normalised map ``[B, C, H, W]`` of images ``x [B, in_chans, H, W]``."""
+        """Return the last normalised map ``[B, C, H, W]`` of images ``x [B, in_chans, H, W]``."""
         return self._maps(x, self.num_stages)[-1]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -290,13 +290,13 @@ class TransNeXt(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The last map and those of chosen stages.
+        """Return the last map and those of chosen stages.
 
         Parameters
         ----------
         x : Tensor
             Images ``[B, in_chans, H, W]``.
-        indices
+        indices : int | Sequence[int] | None
             Stages to take: None all, an int the last so many, a sequence those.
         norm : bool
             Accepted for timm; the maps are always normalised, the norm being part of the stage.
@@ -320,7 +320,7 @@ class TransNeXt(nn.Module):
         return chosen if intermediates_only else (maps[-1], chosen)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        """Logits ``[B, num_classes]``, or the list of maps of a backbone, of images ``x``.
+        """Return logits ``[B, num_classes]``, or the list of maps of a backbone, of images ``x``.
 
         Raises
         ------
@@ -341,7 +341,7 @@ class TransNeXt(nn.Module):
         load_fitted(self, path)
 
     def get_classifier(self) -> nn.Module:
-        """The classifier, an Identity if there is none."""
+        """Return the classifier, an Identity if there is none."""
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
@@ -388,7 +388,7 @@ class TransNeXt(nn.Module):
         self.grad_checkpointing = enable
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that the published recipe leaves without weight decay."""
+        """Return the parameters that the published recipe leaves without weight decay."""
         return {
             name
             for name, _ in self.named_parameters()
@@ -396,5 +396,5 @@ class TransNeXt(nn.Module):
         }
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Regular expressions that order parameters by depth, for layer-wise learning rates."""
+        """Return patterns that order parameters by depth, for layer-wise learning rates."""
         return depth_patterns(coarse)

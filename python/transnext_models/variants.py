@@ -110,7 +110,7 @@ class Variant:
         return self.checkpoints[0]
 
     def checkpoint(self, tag: str | None = None) -> Checkpoint:
-        """The checkpoint called ``tag``, the default one for None.
+        """Return the checkpoint called ``tag``, the default one for None.
 
         Raises
         ------
@@ -142,7 +142,7 @@ _DIGESTS = {
 
 
 def _published(name: str, gmacs: float, metrics: Metrics, img_size: int = 224) -> Checkpoint:
-    """A published classification checkpoint; ``name`` is e.g. ``small-384-1k-ft-1k``."""
+    """Return a published classification checkpoint; ``name`` is e.g. ``small-384-1k-ft-1k``."""
     stem = f"transnext-{name}"
     sha256, size = _DIGESTS.get(name, (None, None))
     return Checkpoint(
@@ -251,7 +251,7 @@ VARIANTS: dict[str, Variant] = {
 
 
 def find_checkpoint(name: str) -> tuple[Variant, Checkpoint]:
-    """The architecture and checkpoint that ``architecture`` or ``architecture.tag`` names.
+    """Return the architecture and checkpoint that ``architecture`` or ``architecture.tag`` names.
 
     Raises
     ------

@@ -39,15 +39,15 @@ def convert(
 
     Parameters
     ----------
-    source
+    source : str | os.PathLike[str]
         A ``.pth`` or safetensors file (see `read_weights`).
-    target
+    target : str | os.PathLike[str]
         The file to write; it appears whole or not at all.
-    key
+    key : str | None
         Which of several state dicts in `source`, see `read_weights`.
-    dtype
+    dtype : torch.dtype | None
         Store in this floating-point type, float16 to float64; None keeps each entry's own.
-    overwrite
+    overwrite : bool
         Whether `target` may be replaced.
 
     Returns

@@ -32,9 +32,9 @@ def download(file: HubFile, cache: Path, *, instead_of: Path | None = None) -> P
 
     Parameters
     ----------
-    file, cache
+    file, cache : HubFile, Path
         What, and where to.
-    instead_of
+    instead_of : Path | None
         A damaged copy in the cache, to be removed once the Hub has answered.
 
     Raises

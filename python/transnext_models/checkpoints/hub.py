@@ -38,11 +38,11 @@ def resolve_weights(source: str | os.PathLike[str], *, revision: str | None = No
 
     Parameters
     ----------
-    source
+    source : str | os.PathLike[str]
         A file; a model name such as ``transnext_tiny`` or ``transnext_small.in1k_384``; or a file
         on the Hub as ``owner/repo:file``, ``owner/repo@revision:file`` or ``owner/repo`` (then the
         published file of that repository, else ``model.safetensors``).
-    revision
+    revision : str | None
         Branch, tag or commit on the Hub; None is the one in `source`, else ``main``.
 
     Returns

@@ -31,11 +31,11 @@ class ParameterNames:
 
     Attributes
     ----------
-    prefix
+    prefix : str
         What stands before their names.
-    names
+    names : dict[str, str]
         For each entry's key the parameter's name.
-    others
+    others : tuple[str, ...]
         What stands before the names of other networks of the same kind.
     """
 
@@ -74,9 +74,9 @@ def parameter_names(path: Path, entries: Mapping[str, Any], start: str = "") -> 
 
     Parameters
     ----------
-    path, entries
+    path, entries : Path, Mapping[str, Any]
         The file, and the state dict in it.
-    start
+    start : str
         What all names in `entries` begin with, and is no part of them.
 
     Raises

@@ -30,7 +30,7 @@ class OpenFile:
 
     Attributes
     ----------
-    path, stream, size
+    path, stream, size : Path, io.BufferedReader, int
         Its name, itself, and how many bytes it had when it was opened.
     """
 

@@ -53,8 +53,10 @@ def check_fitted(model: nn.Module, weights: WeightsFile, *, new_head: bool = Tru
 def _fitted(
     wanted: Mapping[str, Tensor], weights: WeightsFile, new_head: bool
 ) -> tuple[WeightsFile, bool]:
-    """Return the weights as a model takes them whose state dict is `wanted`, and whether its
-    classifier stays as it is initialised."""
+    """Fit weights to a model whose state dict is `wanted`.
+
+    Also return whether the model's classifier stays as it is initialised.
+    """
     stages = max((_stage(name) for name in wanted), default=0)
     state = {name: value for name, value in weights.state_dict.items() if _stage(name) <= stages}
     if weights.architecture is not None and FIRST_PARAMETER in wanted:

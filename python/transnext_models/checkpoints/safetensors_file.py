@@ -82,15 +82,19 @@ class SafetensorsFile:
         self._check_spans()
 
     def is_tensor(self, value: object) -> bool:
+        """See `WeightsSource.is_tensor`."""
         return isinstance(value, _Entry)
 
     def is_object(self, value: object) -> bool:
+        """See `WeightsSource.is_object`."""
         return False
 
     def describe(self, value: object) -> str:
+        """See `WeightsSource.describe`."""
         return f"of type {type(value).__name__}"
 
     def layout(self, value: Any) -> Layout:
+        """See `WeightsSource.layout`."""
         dtype = _DTYPES.get(value.dtype)
         if dtype is None:
             raise NotWeightsError(f"is {value.dtype}; weights are float16 to float64")
@@ -102,6 +106,7 @@ class SafetensorsFile:
         return Layout(dtype, value.shape, strides, 0, place, value.end - value.begin)
 
     def tensor(self, layout: Layout) -> torch.Tensor:
+        """See `WeightsSource.tensor`."""
         begin, _, _ = layout.storage.partition(":")
         data = self._file.bytes_at(self._start + int(begin), layout.storage_bytes)
         if not data:

@@ -29,17 +29,17 @@ class StateDict:
 
     Attributes
     ----------
-    entries
+    entries : Mapping[str, Any]
         Name to a value that the file's reader understands.
-    key
+    key : str
         Where it is, keys joined by dots; "" for the top level.
-    averaged
+    averaged : bool
         Whether that key means averaged weights.
-    others
+    others : tuple[str, ...]
         Keys of the other state dicts that could have been meant; none if `key` was asked for.
-    unread
+    unread : tuple[str, ...]
         Averaged weights that are there too, but not as a state dict, and what they are.
-    prefix
+    prefix : str | None
         What the names asked for begin with, if `key` reached into the state dict; else None.
     """
 
@@ -84,9 +84,9 @@ def find_state_dict(path: Path, source: WeightsSource, key: str | None) -> State
 
     Parameters
     ----------
-    path, source
+    path, source : Path, WeightsSource
         The file.
-    key
+    key : str | None
         Where it is: keys joined by dots, which may go on into the names of a state dict
         (``state_dict.model_ema``). None looks under the usual names.
 

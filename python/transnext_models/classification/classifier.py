@@ -45,11 +45,11 @@ class Classified:
 
     Attributes
     ----------
-    path
+    path : Path
         The image file; of an image that has no path, its kind and place, such as ``<array 3>``.
-    predictions
+    predictions : tuple[Prediction, ...]
         The most probable classes, best first.
-    seconds
+    seconds : float
         The model's time for it: that of its batch, divided by the images in the batch.
     """
 
@@ -63,11 +63,11 @@ class Classifier:
 
     Attributes
     ----------
-    name
+    name : str
         ``architecture.tag`` of the preset whose preprocessing and labels are used.
-    weights
+    weights : Path
         The file the weights came from.
-    model, preprocess, labels, device
+    model, preprocess, labels, device : TransNeXt, Preprocess, Sequence[str], torch.device
         Its parts; the model is in evaluation mode on the device.
     """
 
@@ -103,18 +103,18 @@ class Classifier:
 
         Parameters
         ----------
-        model
+        model : str | None
             A model's name. None is the one that `weights` belong to, or else ``transnext_pico``.
-        weights
+        weights : str | os.PathLike[str] | None
             A file, a published name or a file on the Hub (see `hub.resolve_weights`). None is the
             model's published weights.
-        key
+        key : str | None
             Which state dict, where the file has several (see `checkpoints.read_weights`).
-        size
+        size : int | None
             Side of the images that the model gets, at least 32; None is what it was trained at.
-        device
+        device : str
             ``auto`` (CUDA, else Apple's GPU, else the CPU) or a torch device such as ``cuda:1``.
-        backend
+        backend : str | None
             Operator backend; None is the one in force (see `transnext_ops.set_backend`).
 
         Raises
@@ -167,17 +167,17 @@ class Classifier:
 
         Parameters
         ----------
-        images
+        images : Any
             One image, or any number of them: each a path, ``-`` for standard input, the bytes of a
             file, an object open for reading, a PIL image, a NumPy array ``[H, W, C]`` or
             ``[H, W]``, a tensor ``[C, H, W]`` (arrays and tensors of uint8, or floats in 0..1).
             An array or tensor of four dimensions is a batch. Of an iterator so many are taken as
             are needed for the batch in the model and the one after.
-        batch_size
+        batch_size : int
             Images in the model at a time.
-        top_k
+        top_k : int
             Classes of each result.
-        image_memory
+        image_memory : int | None
             Bytes that decoding may take, over all threads; an image that needs more is an error.
             None is `images.DECODING_BYTES`, shared by all that goes on in the process.
 
@@ -229,8 +229,10 @@ class Classifier:
     def _predict(
         self, images: Sequence[torch.Tensor], top_k: int
     ) -> Iterator[tuple[tuple[Prediction, ...], float]]:
-        """Return an iterator over (predictions, seconds) for each of the images; no predictions
-        where the model's output is not finite."""
+        """Return (predictions, seconds) for each of the images.
+
+        There are no predictions where the model's output is not finite.
+        """
         started = time.perf_counter()
         try:
             logits = self.model(torch.stack(list(images)).to(self.device))

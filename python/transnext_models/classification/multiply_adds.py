@@ -109,7 +109,7 @@ def _attention(
 
 
 def _position_bias(block: Block, grids: StageGrids) -> int:
-    """The two layers of the MLP on every distinct pair of axis distances."""
+    """Count the two layers of the MLP on every distinct pair of axis distances."""
     query = grids.train_grid or grids.grid
     key = grids.train_pool_grid or grids.pool_grid
     distances = 1

@@ -39,14 +39,14 @@ class Preprocess:
 
     Attributes
     ----------
-    size
+    size : int
         Side of the square result, at least 32.
-    mean, std
+    mean, std : Sequence[float]
         Of the channels, in 0..1.
-    crop_mode
+    crop_mode : str
         ``center`` resizes the short side to ``floor(size / crop_pct)`` and crops the middle;
         ``squash`` warps to the square of that side, then crops the middle.
-    crop_pct, interpolation
+    crop_pct, interpolation : float, str
         See `crop_mode`; ``bicubic`` and Pillow's other filters.
     """
 

@@ -103,7 +103,7 @@ class UsageError(typer.BadParameter):
 
     Attributes
     ----------
-    text
+    text : str
         What is wrong, as it is; the message is fit to be shown.
     """
 
@@ -117,7 +117,7 @@ class Failure(typer.Exit):
 
     Attributes
     ----------
-    text
+    text : str
         Why.
     """
 
@@ -203,10 +203,10 @@ def describe(error: Exception) -> list[str]:
 
 
 def as_json(value: Any) -> None:
-    """Print `value` as JSON to standard output, in ASCII.
+    r"""Print `value` as JSON to standard output, in ASCII.
 
     A number that JSON has not, such as NaN, is null. Names that are no text keep their bytes as
-    lone surrogates (``\\udcff``), which `os.fsencode` turns back.
+    lone surrogates (``\udcff``), which `os.fsencode` turns back.
     """
     import json
 

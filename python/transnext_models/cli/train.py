@@ -94,7 +94,7 @@ def train(context: typer.Context, **options: Any) -> None:
 
 
 def _kept(context: typer.Context, configuration: dict[str, Any] | None) -> dict[str, Any]:
-    """The options with which a run began, but for those that are given now."""
+    """Return the options with which a run began, but for those that are given now."""
     if configuration is None:
         return {}
     kept = {}

@@ -35,7 +35,7 @@ def from_array(array: np.ndarray) -> Image.Image:
 
     Parameters
     ----------
-    array
+    array : np.ndarray
         Of 1 (grey), 3 (RGB) or 4 (RGB and opacity) channels; uint8 of 0..255, uint16 of 0..65535,
         bool, or floats of 0..1.
 

@@ -35,7 +35,7 @@ class MemoryBudget:
 
     Parameters
     ----------
-    total
+    total : int
         Bytes in all.
     """
 
@@ -74,8 +74,11 @@ after_fork(DECODING.renew)
 
 
 def _return_freed_memory() -> None:
-    """Have the C library give back what was freed: glibc keeps it for each thread on its own, so
-    that threads which decode one after the other would hold as much as if all did at once."""
+    """Have the C library return what was freed to the system.
+
+    glibc keeps it for each thread on its own, so that threads which decode one after the other
+    would hold as much as if all did at once.
+    """
     if (trim := _malloc_trim()) is not None:
         trim(0)
 

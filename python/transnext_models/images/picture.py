@@ -46,9 +46,9 @@ class Picture:
 
     Parameters
     ----------
-    image
+    image : Image.Image
         The decoded image, of any mode.
-    orientation
+    orientation : int
         Its EXIF orientation, 1 to 8.
 
     Raises
@@ -74,10 +74,12 @@ class Picture:
 
     @property
     def width(self) -> int:
+        """Its width in pixels."""
         return self.size[0]
 
     @property
     def height(self) -> int:
+        """Its height in pixels."""
         return self.size[1]
 
     def close(self) -> None:

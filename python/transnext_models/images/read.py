@@ -43,12 +43,12 @@ def read_image(source: Any, *, memory_bytes: int | None = None) -> Image.Image:
 
     Parameters
     ----------
-    source
+    source : Any
         A JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file, or an AVIF or HEIF one where that can be
         decoded: its path, ``-`` for standard input, a pipe, its bytes, or an object open for
         reading. Or a PIL image, a NumPy array ``[H, W]`` or ``[H, W, C]``, a tensor ``[C, H, W]``
         (see `arrays`).
-    memory_bytes
+    memory_bytes : int | None
         What decoding it may take. None is a share of `DECODING_BYTES`, with all that is decoded
         at the same time.
 
@@ -88,13 +88,13 @@ def open_picture(
 
     Parameters
     ----------
-    source, name
+    source, name : Any, str | os.PathLike[str]
         As in `read_image`, and what errors call it.
-    working
+    working : Working
         What the work on it takes beside it.
-    budget
+    budget : MemoryBudget
         Where its memory is held; it waits until there is enough.
-    stop
+    stop : threading.Event
         Ends waiting for a pipe.
 
     Raises
@@ -176,8 +176,10 @@ def _decoded(
     budget: MemoryBudget,
     working: Working,
 ) -> Picture:
-    """Decode an image that was opened, with `extra` bytes beside it; `reserved` are held already,
-    if it had to be before it was opened."""
+    """Decode an image that was opened, with `extra` bytes beside it.
+
+    `reserved` is the memory already held for it, where that had to be before it was opened.
+    """
     memory.check_size(image.size)
     needed = memory.decoding_bytes(image) + extra + _work(image.size, working)
     if reserved is None:

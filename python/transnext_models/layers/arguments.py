@@ -17,7 +17,7 @@ STAGES = 4
 
 
 def check_stages(kind: type[Real] | type[int], **values: Sequence[float]) -> None:
-    """Each must have one positive number for each stage, of type ``kind``."""
+    """Check that each has one positive number for each stage, of type ``kind``."""
     what = "ints" if kind is int else "numbers"
     for name, numbers in values.items():
         if (
@@ -29,7 +29,7 @@ def check_stages(kind: type[Real] | type[int], **values: Sequence[float]) -> Non
 
 
 def check_heads(embed_dims: Sequence[int], num_heads: Sequence[int]) -> None:
-    """Each stage's heads must share its width evenly."""
+    """Check that each stage's heads divide its width."""
     for dim, heads in zip(embed_dims, num_heads, strict=True):
         if dim % heads:
             raise ValueError(
@@ -39,7 +39,7 @@ def check_heads(embed_dims: Sequence[int], num_heads: Sequence[int]) -> None:
 
 
 def check_int(least: int, **values: int | None) -> None:
-    """Each must be an int of at least ``least``, or None."""
+    """Check that each is an int of at least ``least``, or None."""
     what = "a positive int" if least == 1 else f"an int of at least {least}"
     for name, value in values.items():
         if value is not None and (
@@ -49,14 +49,14 @@ def check_int(least: int, **values: int | None) -> None:
 
 
 def check_rates(**values: float) -> None:
-    """Each must be a probability below 1."""
+    """Check that each is a probability below 1."""
     for name, value in values.items():
         if not isinstance(value, Real) or not 0.0 <= value < 1.0:
             raise ValueError(f"{name}: got {value!r}, needs a probability in [0, 1)")
 
 
 def square_side(name: str, value: int | Sequence[int]) -> int:
-    """The side of a square image, given as an int or as an equal pair."""
+    """Return the side of a square image, given as an int or as an equal pair."""
     sides = tuple(value) if isinstance(value, Sequence) else (value,)
     if len(set(sides)) != 1 or not isinstance(sides[0], int) or sides[0] < MIN_SIZE:
         raise ValueError(
@@ -66,14 +66,14 @@ def square_side(name: str, value: int | Sequence[int]) -> int:
 
 
 def one_of(name: str, value: T, allowed: tuple[T, ...]) -> T:
-    """``value``, which must be one of ``allowed``."""
+    """Return ``value``, which must be one of ``allowed``."""
     if value not in allowed:
         raise ValueError(f"{name}: got {value!r}, needs one of {', '.join(map(repr, allowed))}")
     return value
 
 
 def check_images(x: Tensor, in_chans: int) -> None:
-    """Images must be floating-point ``[B, in_chans, H, W]`` of at least the smallest size."""
+    """Check that images are floating-point ``[B, in_chans, H, W]``, no side below `MIN_SIZE`."""
     if isinstance(x, Proxy):  # torch.fx records the call; there is nothing to look at
         return
     if not isinstance(x, Tensor):

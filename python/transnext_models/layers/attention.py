@@ -58,12 +58,12 @@ def _softplus(temperature: Tensor) -> Tensor:
 
 
 def _without_autocast(x: Tensor) -> AbstractContextManager[Any]:
-    """A bias that autocast rounded would differ from the one that the operator computes."""
+    """Turn autocast off: a bias that it rounded would differ from the operator's."""
     return nullcontext() if is_proxy(x) else torch.autocast(x.device.type, enabled=False)
 
 
 class _Attention(DerivesFromWeights):
-    """What all three share: temperature, position bias, output projection.
+    """The parts that all three share: temperature, position bias, output projection.
 
     Attributes
     ----------
@@ -96,7 +96,7 @@ class _Attention(DerivesFromWeights):
         return _softplus(self.temperature.flatten())
 
     def position_bias(self, grids: StageGrids) -> ops.PositionBias:
-        """The continuous position bias of these grids, kept in evaluation."""
+        """Return the continuous position bias of these grids, cached in evaluation."""
         fc1, fc2 = self.cpb_fc1, self.cpb_fc2
         options = {name: getattr(grids, name) for name in StageGrids._fields}
         if not (may_stand_in(grids) and self._has_plain_bias_layers()):
@@ -219,7 +219,7 @@ class PixelFocusedAttention(_Attention):
         return aggregated_attention(q, k, v, k_pool, v_pool, **arguments)
 
     def learnable_parameters(self) -> dict[str, Tensor]:
-        """The operator's learnable arguments, but for the scale and the position bias."""
+        """Return the operator's learnable arguments but for the scale and the position bias."""
         return {"local_bias": self.relative_pos_bias_local}
 
 
@@ -237,6 +237,7 @@ class AggregatedAttention(PixelFocusedAttention):
     )
 
     def add_parameters(self) -> None:
+        """Add the parameters that belong to no submodule, not initialised."""
         super().add_parameters()
         heads, cells = self.num_heads, self.window_size**2
         self.query_embedding = nn.Parameter(torch.empty(heads, 1, self.head_dim))
@@ -244,12 +245,14 @@ class AggregatedAttention(PixelFocusedAttention):
         self.learnable_bias = nn.Parameter(torch.empty(heads, 1, cells))
 
     def reset_parameters(self) -> None:
+        """Initialise the parameters that belong to no submodule."""
         super().reset_parameters()
         nn.init.trunc_normal_(self.query_embedding, std=0.02)
         nn.init.trunc_normal_(self.learnable_tokens, std=0.02)
         nn.init.zeros_(self.learnable_bias)
 
     def learnable_parameters(self) -> dict[str, Tensor]:
+        """Return the operator's learnable arguments but for the scale and the position bias."""
         return {
             **super().learnable_parameters(),
             "query_embedding": self.query_embedding.squeeze(1),
@@ -315,5 +318,5 @@ class GlobalAttention(_Attention):
         return self._project(x)
 
     def learnable_parameters(self) -> dict[str, Tensor]:
-        """The operator's learnable arguments, but for the scale and the position bias."""
+        """Return the operator's learnable arguments but for the scale and the position bias."""
         return {"query_embedding": self.query_embedding.squeeze(1)}

@@ -1,4 +1,4 @@
-"""What may stand in for the calls of layers, asked of a call: who sees it, and does it run now?
+"""Whether an operator may stand in for layers in a call: who sees it, and whether it runs now.
 
 :mod:`.plain` asks the same of layers, and :mod:`.fused` puts the two together.
 """

@@ -134,8 +134,11 @@ class ConvolutionalGLU(nn.Module):
         return self.drop(linear_layer(self.fc2, self.drop(x)))
 
     def _groups(self, x: Tensor) -> int:
-        """How many groups of images to compute one after the other, for hidden features of a
-        memory that the allocator keeps; 1 where somebody would see the parts."""
+        """Return how many groups of images to compute one after the other.
+
+        Their hidden features then fit in memory that the allocator keeps. It is 1 where somebody
+        would see the parts.
+        """
         if not runs_on_cpu(x) or x.dim() != 3 or not self.has_plain_layers():
             return 1
         image_bytes = x.shape[1] * self.fc1.out_features * x.element_size()

@@ -90,7 +90,7 @@ class Derived:
         return value
 
     def _state(self, weights: Sequence[Tensor]) -> object:
-        """What tells these weights from others; None where nothing may be kept."""
+        """Return what tells these weights from others; None where nothing may be cached."""
         if traced() or transformed():
             return None
         records_gradient = torch.is_grad_enabled()
@@ -141,6 +141,7 @@ class DerivesFromWeights(nn.Module):
         self.derived = Derived()
 
     def train(self, mode: bool = True) -> Any:
+        """Change the mode, as :meth:`torch.nn.Module.train`."""
         if mode or self.derived.frozen:
             self._forget(still_frozen=not mode)
         return super().train(mode)

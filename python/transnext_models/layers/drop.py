@@ -59,4 +59,5 @@ class DropPath(nn.Module):
         return x.index_add(0, kept, y.to(x.dtype), alpha=scale)
 
     def extra_repr(self) -> str:
+        """Return what the module shows of itself."""
         return f"rate={self.rate:.3f}"

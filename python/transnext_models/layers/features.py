@@ -59,18 +59,18 @@ class FeatureInfo(list[dict[str, Any]]):
         )
 
     def get_dicts(self, keys: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        """The dicts of the maps given out, of these keys only if any are named."""
+        """Return the dicts of the maps in ``out_indices``, with these keys only if named."""
         taken = [self[index] for index in self.out_indices]
         return taken if keys is None else [{key: info[key] for key in keys} for info in taken]
 
     def channels(self) -> list[int]:
-        """Channels of each map."""
+        """Return the channels of each map."""
         return [self[index]["num_chs"] for index in self.out_indices]
 
     def reduction(self) -> list[int]:
-        """Stride of each map with respect to the image."""
+        """Return the stride of each map with respect to the image."""
         return [self[index]["reduction"] for index in self.out_indices]
 
     def module_name(self) -> list[str]:
-        """Name of the module that ends each map's stage."""
+        """Return the name of the module that ends each map's stage."""
         return [self[index]["module"] for index in self.out_indices]

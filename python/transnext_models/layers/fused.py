@@ -94,8 +94,10 @@ def fused_block(block: BlockLike, x: Tensor) -> BlockWeights | None:
 def fused_patch_embed(
     embed: PatchEmbedLike, x: Tensor
 ) -> tuple[branches.PatchEmbedWeights, torch.dtype] | None:
-    """Return the packed weights of a patch embedding that may take a map `x` in one call, and the
-    type of its products; None if it may not."""
+    """Return the packed weights of a patch embedding that may take a map `x` in one call.
+
+    The second value is the type of its products. None if it may not.
+    """
     features = None if embed.training else _features(x)
     if features is None:
         return None
@@ -167,7 +169,7 @@ def _drops_nothing(block: BlockLike) -> bool:
 
 
 def _features(x: Tensor) -> torch.dtype | None:
-    """The type of the branches' features for `x` under the autocast in force.
+    """Return the type of the fused blocks' features for `x` under the autocast in force.
 
     None where gradients are recorded, the call is traced, or autocast would change the type of
     float64 tokens.
@@ -180,7 +182,7 @@ def _features(x: Tensor) -> torch.dtype | None:
 
 
 def _parameters(module: _Module) -> list[Tensor]:
-    """All parameters that a module's call in one reads, in a fixed order."""
+    """Return all parameters that a module's call in one reads, in a fixed order."""
     found: list[Tensor] = [value for value in module._parameters.values() if value is not None]
     for name, child in module._modules.items():
         if child is not None and name not in _OF_THE_POSITION_BIAS:
@@ -189,8 +191,10 @@ def _parameters(module: _Module) -> list[Tensor]:
 
 
 def _are_alike(weights: list[Tensor], x: Tensor) -> bool:
-    """Whether PyTorch's own layers would take the weights: on x's device, and of its type unless
-    autocast converts them."""
+    """Whether PyTorch's own layers would take the weights.
+
+    They must be on x's device, and of its type unless autocast converts them.
+    """
     dtype = None if torch.is_autocast_enabled("cpu") else x.dtype
     device = x.device
     return all(
@@ -202,7 +206,7 @@ def _are_alike(weights: list[Tensor], x: Tensor) -> bool:
 
 
 def _parameter(tensor: Tensor, features: torch.dtype) -> Tensor:
-    """A parameter in the compute type of `features`, contiguous, in memory of its own."""
+    """Return a parameter in the compute type of `features`, contiguous, in memory of its own."""
     compute = torch.float64 if features == torch.float64 else torch.float32
     return tensor.detach().to(compute, copy=True).contiguous()
 

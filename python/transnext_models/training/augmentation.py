@@ -18,8 +18,10 @@ def image_augmentation(augmentation: ImageAugmentation, preprocess: Preprocess) 
 
     Parameters
     ----------
-    augmentation : what to do to an image.
-    preprocess : size, mean and standard deviation of the result.
+    augmentation : ImageAugmentation
+        What to do to an image.
+    preprocess : Preprocess
+        Size, mean and standard deviation of the result.
     """
     from timm.data import create_transform
 

@@ -27,16 +27,21 @@ class ImageData(TrainingData):
 
     Parameters
     ----------
-    source : a folder holding `train` and `val` (or `validation`), each with a folder per class; or
-        a name for `timm.data.create_dataset`, such as `torch/cifar10` or `hfds/imagenet-1k`.
-    root : where a named data set is kept.
-    recipe : says the augmentation.
-    preprocess : of validation images; its size, mean and standard deviation are those of training
-        images too.
+    source : str
+        A folder holding `train` and `val` (or `validation`), each with a folder per class; or a
+        name for `timm.data.create_dataset`, such as `torch/cifar10` or `hfds/imagenet-1k`.
+    root : Path | None
+        Where a named data set is kept.
+    recipe : Recipe
+        Its augmentation is used.
+    preprocess : Preprocess
+        Of validation images; its size, mean and standard deviation are those of training images
+        too.
 
     Raises
     ------
-    ValueError : the folder, a split or a class is missing, or the data can only be streamed.
+    ValueError
+        The folder, a split or a class is missing, or the data can only be streamed.
     """
 
     def __init__(
@@ -81,7 +86,8 @@ class ImageData(TrainingData):
 
         Raises
         ------
-        ValueError : the batch size is odd (timm mixes a batch with its own reverse).
+        ValueError
+            The batch size is odd (timm mixes a batch with its own reverse).
         """
         from timm.data import Mixup
 

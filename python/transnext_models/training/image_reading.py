@@ -24,8 +24,10 @@ class TrainingImages(Dataset[tuple[Any, int, int]]):
 
     Parameters
     ----------
-    images : map-style data set of timm or torchvision, its transform included.
-    seed : of the run.
+    images : Any
+        Map-style data set of timm or torchvision, its transform included.
+    seed : int
+        Of the run.
     """
 
     def __init__(self, images: Any, seed: int) -> None:
@@ -57,8 +59,10 @@ class UnreadableImages:
 
     Parameters
     ----------
-    images : the data set.
-    what : its name in messages.
+    images : Any
+        The data set.
+    what : str
+        Its name in messages.
     """
 
     ALLOWED = 0.001
@@ -74,7 +78,8 @@ class UnreadableImages:
 
         Raises
         ------
-        RuntimeError : more than one image and more than 0.1 % of the data set cannot be read.
+        RuntimeError
+            More than one image and more than 0.1 % of the data set cannot be read.
         """
         new = sorted({index for index in indices if index != READABLE} - self._found)
         self._found.update(new)
@@ -107,7 +112,7 @@ class _Unreadable(Exception):
 
 
 def _load(images: Any, index: int) -> tuple[Any, int]:
-    """Transformed image and label."""
+    """Return the transformed image and its label."""
     reader = getattr(images, "reader", None)
     if reader is None:  # torchvision's: what may be wrong with them is not known
         image, label = images[index][:2]

@@ -17,9 +17,12 @@ class LaunchPlan:
 
     Attributes
     ----------
-    devices : as Fabric takes them.
-    processes : that train together, on all machines.
-    is_first : whether this process is the one that writes.
+    devices : str | int | list[int]
+        As Fabric takes them.
+    processes : int
+        Processes that train together, on all machines.
+    is_first : bool
+        Whether this process is the one that writes.
     """
 
     devices: str | int | list[int]
@@ -28,11 +31,12 @@ class LaunchPlan:
 
 
 def parse_devices(devices: str) -> str | int | list[int]:
-    """What --devices means to Fabric: "auto", a number of devices, or their indices.
+    """Return what --devices means to Fabric: "auto", a number of devices, or their indices.
 
     Raises
     ------
-    ValueError : it is none of these.
+    ValueError
+        It is none of these.
     """
     if devices == "auto":
         return devices
@@ -51,9 +55,10 @@ def plan_launch(
 
     Raises
     ------
-    ValueError : torchrun, SLURM or mpirun has started another number of processes than `devices`
-        on each of `num_nodes`. They would wait for each other for ever, or, which is worse, train
-        side by side into one folder.
+    ValueError
+        torchrun, SLURM or mpirun has started another number of processes than `devices` on each of
+        `num_nodes`. They would wait for each other for ever, or, which is worse, train side by side
+        into one folder.
     """
     parsed = parse_devices(devices)
     if parsed == "auto":

@@ -28,14 +28,19 @@ class TrainingData:
 
     Parameters
     ----------
-    batch_size : images per device and step.
-    workers : loading processes per device; 0 loads in the training process.
-    seed : decides the order of the images, and what is random about them.
+    batch_size : int
+        Images per device and step.
+    workers : int
+        Loading processes per device; 0 loads in the training process.
+    seed : int
+        Decides the order of the images, and what is random about them.
 
     Attributes
     ----------
-    num_classes : classes of the data; None where the data set does not say.
-    train_set, val_set : map-style data sets.
+    num_classes : int | None
+        Classes of the data; None where the data set does not say.
+    train_set, val_set : Dataset[Any]
+        Map-style data sets.
     """
 
     train_set: Dataset[Any]
@@ -161,7 +166,7 @@ class TrainingData:
         return self._batches
 
     def _loading(self) -> dict[str, Any]:
-        """What the loaders of training and validation have in common."""
+        """Return what the loaders of training and validation have in common."""
         return {
             "num_workers": self.workers,
             "pin_memory": torch.cuda.is_available(),
@@ -172,7 +177,9 @@ class TrainingData:
 
 
 def _ignore_signals(worker: int) -> None:
-    """Leave ctrl-C and SIGTERM, which reach every process of a job, to the training process: it
-    still wants batches for the step that it finishes."""
+    """Leave ctrl-C and SIGTERM, which reach every process of a job, to the training process.
+
+    It still needs batches for the step that it finishes.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

@@ -94,7 +94,8 @@ def check_options(options: RunOptions) -> None:
 
     Raises
     ------
-    ValueError : names the option.
+    ValueError
+        Names the option.
     """
     for name in _POSITIVE:
         value = getattr(options, name)

@@ -44,7 +44,8 @@ class Settings:
 
         Raises
         ------
-        ValueError : the recipe or the model is not known.
+        ValueError
+            The recipe or the model is not known.
         """
         recipe = get_recipe(options.recipe)
         model_name = options.model or recipe.model
@@ -84,7 +85,8 @@ def build_data(options: RunOptions, settings: Settings) -> TrainingData:
 
     Raises
     ------
-    ValueError : the data, the recipe and the model do not fit each other.
+    ValueError
+        The data, the recipe and the model do not fit each other.
     """
     recipe, num_classes = settings.recipe, settings.num_classes
     source = options.data or ("digits" if recipe.data == "digits" else None)
@@ -141,7 +143,8 @@ def build_fabric(
 
     Raises
     ------
-    ValueError : the machine has no such devices, or precision.
+    ValueError
+        The machine has no such devices, or precision.
     """
     on_accelerator = torch.accelerator.is_available()
     # Fabric checks it itself, at run time.

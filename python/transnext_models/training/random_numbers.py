@@ -42,9 +42,9 @@ def seed_sample(seed: int, epoch: int, position: int) -> None:
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Start the random numbers of batch `step` (counted from the start of the run) on process
-    `rank`.
+    """Start the random numbers of a batch on process `rank`.
 
+    `step` counts the batches from the start of the run.
     Seeds Python's, NumPy's and PyTorch's global generators, of all devices.
     """
     words = _words(_STEP, seed, step, rank)

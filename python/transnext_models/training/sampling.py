@@ -57,11 +57,16 @@ class EpochBatches(Sampler[list[Sample]]):
 
     Parameters
     ----------
-    order : indices of the images of an epoch, int64 [n], for the epoch's number.
-    length : n.
-    batch_size : images per process and batch.
-    rank, ranks : number of this process, and of how many.
-    limit : cuts an epoch to so many batches.
+    order : Callable[[int], Tensor]
+        Indices of the images of an epoch, int64 [n], for the epoch's number.
+    length : int
+        N.
+    batch_size : int
+        Images per process and batch.
+    rank, ranks : int
+        Number of this process, and of how many.
+    limit : int | None
+        Cuts an epoch to so many batches.
     """
 
     def __init__(
