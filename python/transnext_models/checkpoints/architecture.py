@@ -1,4 +1,4 @@
-"""Tell from a state dict's names and shapes which TransNeXt it belongs to."""
+"""Infer from a state dict's names and shapes which TransNeXt it belongs to."""
 
 from __future__ import annotations
 

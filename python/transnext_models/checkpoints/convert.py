@@ -79,7 +79,7 @@ def convert(
     tensors = weights.state_dict
     shared = _shared(tensors)
     for name in tensors:
-        # In place of what was read: both together would be a file in memory once more.
+        # Replaces what was read: both together would take the memory of the file twice.
         tensors[name] = _stored(weights, name, dtype, shared)
     with written_atomically(target) as temporary:
         save_file(tensors, temporary, metadata)
@@ -108,7 +108,7 @@ def describe_weights(weights: WeightsFile) -> dict[str, str]:
 
 @contextlib.contextmanager
 def written_atomically(target: Path) -> Iterator[Path]:
-    """Yield a name to write to beside `target`, which takes `target`'s place if all went well."""
+    """Yield a name to write to beside `target`, which replaces `target` if all went well."""
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:
         yield temporary

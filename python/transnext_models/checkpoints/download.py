@@ -103,7 +103,7 @@ def _arrived(folder: Path) -> int:
 
 @contextmanager
 def _settings() -> Iterator[None]:
-    """Plain HTTP, written to the disk in small pieces, with a progress bar if someone looks."""
+    """Use plain HTTP, written to disk in small chunks, with a progress bar on a terminal."""
     from huggingface_hub import constants
     from huggingface_hub.utils import (
         are_progress_bars_disabled,

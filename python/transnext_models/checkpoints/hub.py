@@ -200,8 +200,8 @@ def _damage(file: HubFile, path: Path) -> str | None:
 def _reason(file: HubFile, error: Exception) -> str | None:
     """Say why the Hub did not give `file`; None if the error is not the network's or the Hub's.
 
-    The Hub's client changed its HTTP library between versions, so the library's errors are told by
-    the module they come from.
+    The Hub's client changed its HTTP library between versions, so the library's errors are
+    identified by the module they come from.
     """
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 

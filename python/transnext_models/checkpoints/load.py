@@ -28,7 +28,7 @@ class LoadReport:
     kept : tuple[str, ...]
         The model's parameters that the file does not give: they are as they were.
     unused : tuple[str, ...]
-        The file's entries that the model has no place for.
+        The file's entries that the model does not have.
     key : str
         Where in the file the weights were, keys joined by dots; "" for the file itself.
     """
@@ -61,7 +61,7 @@ def load_checkpoint(
         Which of several state dicts in the file, see `read_weights`.
     strict : bool
         Whether every parameter must be given and every entry used. Otherwise also entries that are
-        no weights (counters, index buffers) are left out, unless the model has a place for them.
+        no weights (counters, index buffers) are left out, unless the model has them.
         Shapes must agree in any case.
     reset_head : bool
         Leave the model's ``head`` as it is initialised, whatever the file has: to fine-tune on

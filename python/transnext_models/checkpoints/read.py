@@ -87,7 +87,7 @@ def read_weights(
     Parameters
     ----------
     path : str | os.PathLike[str]
-        The file. Its format is told from its bytes, not from its name.
+        The file. Its format is detected from its bytes, not from its name.
     key : str | None
         Which state dict, where a file has several: ``"model_ema"``, ``"ema.module"``; also what the
         names begin with, ``"state_dict.teacher"``. None looks under the usual names and takes

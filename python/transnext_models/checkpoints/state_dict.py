@@ -2,7 +2,7 @@
 
 Training programs keep weights under many names, and often raw ones beside their running average.
 Where both are there the averaged ones are taken, as timm does (`timm.models.load_state_dict`), and
-whoever asked for none by name is told.
+whoever asked for none by name is warned.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class _Candidate:
 
     @property
     def rank(self) -> tuple[object, ...]:
-        """Smaller is better; equal ranks cannot be told apart."""
+        """Smaller is better; equal ranks are ambiguous."""
         ranks = (_ORDER.index(part) if part in _ORDER else len(_ORDER) for part in self.path)
         return (not self.is_averaged, not self.path, *ranks)
 

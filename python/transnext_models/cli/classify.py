@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _BAR_WIDTH = 24
 _BAR_PARTS = " ▏▎▍▌▋▊▉█"
 _PROGRESS_FROM = 2  # images; one is done before a bar could be read
-_MOST_REASONS, _MOST_NAMES = 5, 3  # of files left out, told in text
+_MOST_REASONS, _MOST_NAMES = 5, 3  # of files left out, shown in text
 
 Images = Annotated[
     list[str] | None,
@@ -203,7 +203,7 @@ def _check_names(model: str | None, device: str, backend: str | None) -> None:
 
 
 class _Screen(NamedTuple):
-    """Where results and messages go while images are classified, and how progress is told."""
+    """Where results and messages go while images are classified, and how progress is shown."""
 
     results: Console
     messages: Console

@@ -50,7 +50,7 @@ def visible_classes(
     samples : Sequence[tuple[str, int]]
         Path and class of each image below `root`.
     class_to_idx : Mapping[str, int]
-        Names of the classes; those that stay are numbered anew, in the same order.
+        Names of the classes; those that stay are renumbered in the same order.
     """
     folders: dict[str, bool] = {}  # there are few of them, and millions of images
     visible = []

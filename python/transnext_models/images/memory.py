@@ -121,12 +121,12 @@ def decoding_bytes(image: Image.Image) -> int:
         pixel += _HEIF_ALPHA_BYTES
     if image.format == "BMP" and image.info.get("compression") in _RUN_LENGTHS:
         return bytes_of(image.size, pixel + _RUN_BYTES) + _RUN_ROWS * image.width
-    if isinstance(image, TiffImagePlugin.TiffImageFile) and _is_turned(image):
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and _is_rotated(image):
         pixel *= 2
     return bytes_of(image.size, pixel)
 
 
-def _is_turned(image: TiffImagePlugin.TiffImageFile) -> bool:
+def _is_rotated(image: TiffImagePlugin.TiffImageFile) -> bool:
     """Whether Pillow turns a TIFF image as it decodes it, to a copy."""
     return image.tag_v2.get(ExifTags.Base.Orientation, 1) != 1
 

@@ -160,12 +160,12 @@ def _claimed_by(image: ImageFile.ImageFile) -> Claim:
     file: Any = image.fp
     if file is None or getattr(file, "closed", False):
         return Claim()
-    place = file.tell()
+    offset = file.tell()
     try:
         file.seek(0, os.SEEK_END)
         return read_claim(file, file.tell())
     finally:
-        file.seek(place)
+        file.seek(offset)
 
 
 def _decoded(
@@ -192,7 +192,7 @@ def _decoded(
 
 
 def _work(size: Size, working: Working) -> int:
-    """Return what work on an image takes that may yet be turned to its side."""
+    """Return the memory for work on an image that may yet be rotated by 90 degrees."""
     return memory.strip_bytes(size) + max(working(size), working(size[::-1]))
 
 

@@ -96,7 +96,10 @@ class _Attention(DerivesFromWeights):
         return _softplus(self.temperature.flatten())
 
     def position_bias(self, grids: StageGrids) -> ops.PositionBias:
-        """Return the continuous position bias of these grids, cached in evaluation."""
+        """Return the continuous position bias of these grids, cached in evaluation.
+
+        Source: TransNeXt paper, section 3.1.3.
+        """
         fc1, fc2 = self.cpb_fc1, self.cpb_fc2
         options = {name: getattr(grids, name) for name in StageGrids._fields}
         if not (may_stand_in(grids) and self._has_plain_bias_layers()):
@@ -111,7 +114,7 @@ class _Attention(DerivesFromWeights):
 
         if self.training:
             return compute()
-        # A table made on one CUDA stream may not be ready on another, nor do backends share one.
+        # A table computed on one CUDA stream may not be ready on another, and backends share none.
         device = weights[0].device
         stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else None
         key = (grids, self.backend or ops.get_backend(), stream)

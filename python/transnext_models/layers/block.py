@@ -53,16 +53,16 @@ class Block(DerivesFromWeights):
         weights = fused_block(self, x)
         if weights is not None:
             return self._fused(x, grids, weights)
-        if self._may_leave_samples_out(x):
+        if self._may_skip_samples(x):
             x = self.drop_path.residual(x, lambda kept: self.attn(self.norm1(kept), grids))
             return self.drop_path.residual(x, lambda kept: self.mlp(self.norm2(kept), grids.grid))
         x = x + self.drop_path(self.attn(self.norm1(x), grids))
         return x + self.drop_path(self.mlp(self.norm2(x), grids.grid))
 
-    def _may_leave_samples_out(self, x: Tensor) -> bool:
-        """Whether nobody notices that stochastic depth's dropped samples are not computed.
+    def _may_skip_samples(self, x: Tensor) -> bool:
+        """Whether dropped samples of stochastic depth may be skipped without anybody noticing.
 
-        Elsewhere than on a CPU their number is not known without waiting for the device.
+        On devices other than a CPU their number is unknown without a synchronisation.
         """
         return self.training and runs_on_cpu(x) and is_plain_block(self) and self.drop_path.rate > 0
 

@@ -18,8 +18,8 @@ __all__ = ["ConvolutionalGLU", "DepthwiseConv"]
 
 torch.fx.wrap("conv_glu")
 
-# glibc takes every block of 32 MiB or more fresh from the kernel, which costs a page fault per
-# 4 KiB and as much time as the arithmetic on it; smaller ones it learns to keep.
+# glibc maps every block of 32 MiB or more afresh, which costs a page fault per 4 KiB and as much
+# time as the arithmetic on it; smaller blocks it learns to reuse.
 _LARGEST_BUFFER = 31 << 20
 
 
@@ -136,8 +136,8 @@ class ConvolutionalGLU(nn.Module):
     def _groups(self, x: Tensor) -> int:
         """Return how many groups of images to compute one after the other.
 
-        Their hidden features then fit in memory that the allocator keeps. It is 1 where somebody
-        would see the parts.
+        Their hidden features then fit in blocks that the allocator reuses. It is 1 where somebody
+        would observe the parts.
         """
         if not runs_on_cpu(x) or x.dim() != 3 or not self.has_plain_layers():
             return 1

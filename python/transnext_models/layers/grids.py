@@ -49,7 +49,7 @@ def stage_grids(
     pool_ratio : int
         Tokens of each pooled one on an axis; 1 pools nothing.
     pool_size : int | None
-        Side of the pooled grid, in the place of `pool_ratio`: linear inference mode.
+        Side of the pooled grid, instead of `pool_ratio`: linear inference mode.
     pretrain_side : int
         Side of the token grid at the size that the weights were trained at.
     train_side : int | None

@@ -1,9 +1,9 @@
-"""Whether a module is what its class says: only then may something stand in for its call.
+"""Whether a module is plain, as its class builds it: only then may an operator replace its call.
 
 Fused operators read a layer's weights instead of calling it. That is right for a layer as PyTorch
-and this package build it, and wrong as soon as anything is attached to it or put in its place: a
+and this package build it, and wrong once anything is attached to it or replaces a part of it: a
 hook, an adapter, a parametrisation, a pruned or quantised weight, another padding mode. All of that
-shows in a module's type, dictionaries and attributes, and this module is where it is looked at.
+shows in a module's type, dictionaries and attributes, which are checked here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _FORWARDS: dict[type[nn.Module], Any] = {}
 
 
 def remember_forward(*kinds: type[nn.Module]) -> None:
-    """Take the ``forward`` that these classes have now for theirs, to notice another one later."""
+    """Record the ``forward`` that these classes have now, to notice a replacement later."""
     for kind in kinds:
         _FORWARDS[kind] = kind.forward
 

@@ -55,7 +55,7 @@ def posterize(image: Image.Image, bits_to_keep: int, **_: Any) -> Image.Image:
 
 
 def _replace_posterize(transform: Any) -> None:
-    """Put `posterize` in the place of timm's in one transform; timm's own table stays as it is.
+    """Replace timm's posterize by `posterize` in one transform; timm's own table stays as it is.
 
     A transform holds its operations as objects with the function to call, so nothing global is
     changed, and a copy of the transform in a loading process has the replacement too.

@@ -125,7 +125,7 @@ class CheckpointFolder:
 
     path: Path
     last_is_whole: bool = False
-    """Whether `last.ckpt` is known to be good; only then may it take the place of the previous."""
+    """Whether `last.ckpt` is known to be good; only then may it replace the previous."""
 
     def save(self, content: dict[str, Any]) -> None:
         """Write `content` as the newest checkpoint and keep the one before."""
@@ -234,7 +234,7 @@ def _fault(file: BinaryIO) -> str | None:
 
 
 def _seal(path: Path) -> bytes:
-    """Return the last bytes of a checkpoint, which tell it from every other one."""
+    """Return the last bytes of a checkpoint, which identify it."""
     with open(path, "rb") as file:
         file.seek(max(0, file.seek(0, io.SEEK_END) - _SEAL_LENGTH))
         return file.read()

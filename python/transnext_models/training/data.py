@@ -118,7 +118,7 @@ class ImageData(TrainingData):
         return repeated_order(super().epoch_length, self.augmentation.repeats, epoch)
 
     def training_samples(self) -> Dataset[Any]:
-        """Augmented images by their place in the run."""
+        """Augmented images by their position in the run."""
         return TrainingImages(self.train_set, self.seed)
 
     def validation_samples(self) -> Dataset[Any]:

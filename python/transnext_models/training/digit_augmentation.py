@@ -94,7 +94,7 @@ class DigitAugmentation:
         self.extent = _ink_extent(images)  # float32 [n, 4]
 
     def __call__(self, indices: Tensor, generator: torch.Generator) -> Tensor:
-        """Render the digits `indices` (int64 [B]) anew.
+        """Render the digits `indices` (int64 [B]), differently at every call.
 
         Returns
         -------

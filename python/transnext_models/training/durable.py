@@ -26,7 +26,7 @@ class RunFileError(RuntimeError):
 
 @contextlib.contextmanager
 def written_durably(target: Path, keep: Path | None = None) -> Iterator[BinaryIO]:
-    """Yield a file to write, which takes `target`'s place if all went well.
+    """Yield a file to write, which replaces `target` if all went well.
 
     Parameters
     ----------

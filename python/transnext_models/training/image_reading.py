@@ -20,7 +20,7 @@ _TRIES = 10  # images in a row that cannot be read before the data set is taken 
 
 
 class TrainingImages(Dataset[tuple[Any, int, int]]):
-    """Augmented images by their place in a run.
+    """Augmented images by their position in a run.
 
     Parameters
     ----------

@@ -13,7 +13,7 @@ __all__ = ["LaunchPlan", "is_first_process", "parse_devices", "plan_launch"]
 
 @dataclass(frozen=True)
 class LaunchPlan:
-    """What Lightning Fabric is told.
+    """What is passed to Lightning Fabric.
 
     Attributes
     ----------

@@ -1,6 +1,6 @@
 """Batches for a training run: of any epoch from any batch on, and of a validation.
 
-Their order and their random numbers depend on the seed, the epoch and the place in it only (see
+Their order and their random numbers depend on the seed, the epoch and the position in it only (see
 `sampling` and `random_numbers`), so that an interrupted run goes on as it would have.
 """
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from .sampling import EpochBatches, ShareOfImages, shuffled_order
+from .sampling import EpochBatches, Shard, shuffled_order
 
 __all__ = ["Batch", "TrainingData"]
 
@@ -89,7 +89,7 @@ class TrainingData:
 
     # -- what a run asks for ----------------------------------------------------------------------
 
-    def share(
+    def shard(
         self,
         rank: int,
         ranks: int,
@@ -123,12 +123,12 @@ class TrainingData:
         return iter(self._loader)
 
     def val_batches(self) -> Iterator[Any]:
-        """Iterate over this process's share of the validation images, as the loader gives it."""
+        """Iterate over this process's shard of the validation images, as the loader gives it."""
         length = len(self.val_set)  # type: ignore[arg-type]
         loader: DataLoader[Any] = DataLoader(
             self.validation_samples(),
             batch_size=self.batch_size,
-            sampler=ShareOfImages(length, self._rank, self._ranks),
+            sampler=Shard(length, self._rank, self._ranks),
             **self._loading(),
         )
         return itertools.islice(loader, self._limits[1])

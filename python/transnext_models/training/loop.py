@@ -1,7 +1,7 @@
 """The loop of a training run: epochs, steps, validations, checkpoints between them.
 
 Lightning Fabric places the model and its numbers (devices, processes, precision); the loop is
-written out here, because a run must be able to end and go on between any two steps.
+written out here, because a run must be able to stop and resume between any two steps.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class TrainingLoop:
     wrapped : tuple[Any, Any]
         Model and optimiser as `fabric.setup` gave them.
     save : Callable[[dict[str, Any], bool], None]
-        Writes the content of a checkpoint, told whether it is the best; called on the first process
+        Writes the content of a checkpoint, and whether it is the best; called on the first process
         only.
     """
 
@@ -90,7 +90,7 @@ class TrainingLoop:
         self._signals = StopSignals()
         self._rate = 0.0
         self._began = (0.0, 0.0)
-        self._saved_at = (0.0, (-1, -1, False))  # time, place
+        self._saved_at = (0.0, (-1, -1, False))  # time, position
         # Processes agree on the host, where no device has to be waited for.
         self._group: Any = None
         if fabric.world_size > 1:

@@ -1,4 +1,4 @@
-"""What a run is told, and what is refused before anything is loaded or written."""
+"""The options of a run, and which are refused before anything is loaded or written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LARGEST_SEED = 2**32 - 1  # NumPy's
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What a run is told, each with its help: `transnext train` has an option for each.
+    """The options of a run, each with its help; `transnext train` has an option for each.
 
     None stands for the recipe's value, where it has one.
     """
@@ -51,7 +51,7 @@ class RunOptions:
     resume: Annotated[
         Path | None,
         "Continue a run: its folder, or one of its checkpoints. It keeps the options that are not "
-        "given anew.",
+        "given again.",
     ] = None
     precision: Annotated[
         str | None, "Lightning precision, such as 32-true, 16-mixed, bf16-mixed."

@@ -69,7 +69,7 @@ class Recipe:
     drop_path : Mapping[str, float]
         Stochastic depth rate by model name; a model not listed keeps its variant's own rate.
     precision : str
-        Lightning precision on accelerators; a CPU trains in "32-true" unless told otherwise.
+        Lightning precision on accelerators; a CPU trains in "32-true" unless asked otherwise.
     label_smoothing : float
         Mass of the target spread evenly over all classes.
     augmentation : ImageAugmentation | None

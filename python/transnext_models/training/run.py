@@ -103,7 +103,7 @@ class _Run:
         wrapped = fabric.setup(self.model, module.optimizer)
         module.network = wrapped[0]
         state = TrainingState(fabric, self.model, module.optimizer, settings.recipe.ema_decay)
-        self.data.share(
+        self.data.shard(
             fabric.global_rank,
             fabric.world_size,
             options.limit_train_batches,

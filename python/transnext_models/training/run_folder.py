@@ -1,6 +1,6 @@
 """The folder of a run: what lies in it, and in which order it is written.
 
-    config.json                    what the run was told and made of it, written before it trains
+    config.json                    options of the run, resolved, written before training
     run.lock                       see `run_lock`
     checkpoints/last.ckpt          the newest state, with all rows of metrics.csv in it
     checkpoints/previous.ckpt      the one before, should the newest be damaged

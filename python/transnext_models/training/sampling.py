@@ -17,11 +17,11 @@ from torch.utils.data import Sampler
 
 from .random_numbers import epoch_generator
 
-__all__ = ["EpochBatches", "Sample", "ShareOfImages", "repeated_order", "shuffled_order"]
+__all__ = ["EpochBatches", "Sample", "Shard", "repeated_order", "shuffled_order"]
 
 
 class Sample(NamedTuple):
-    """One image at one place of a run: what a training data set is asked for."""
+    """One image at one position of a run: what a training data set is asked for."""
 
     epoch: int
     position: int
@@ -108,7 +108,7 @@ class EpochBatches(Sampler[list[Sample]]):
             ]
 
 
-class ShareOfImages(Sampler[int]):
+class Shard(Sampler[int]):
     """Every `ranks`-th image in the data set's order: each image on one process, none twice."""
 
     def __init__(self, length: int, rank: int = 0, ranks: int = 1) -> None:

@@ -18,7 +18,7 @@ _PREFIX = "model."  # before the names of parameters in a checkpoint, as Lightni
 
 
 class TrainingState:
-    """Weights, optimiser, averages, and the place of a run.
+    """Weights, optimiser, averages, and the position in a run.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ class TrainingState:
         }
 
     def restore(self, content: dict[str, Any]) -> None:
-        """Take up what `content` returned, in this process or an earlier one."""
+        """Restore what `content` returned, in this process or an earlier one."""
         training = content["training"]
         _load(self.model, training.get("weights", content["state_dict"]))
         if self.averaged is not None:
