@@ -13,7 +13,8 @@ from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import save_file
 
-from stand_in_hub import StandInHub, stand_in_hub, use_endpoint
+from cli.hub_content import CONTENT
+from stand_in_hub import FILE, REPO, StandInHub, stand_in_hub, use_endpoint
 from transnext_models import create_model
 
 
@@ -48,6 +49,13 @@ def empty_hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInH
     with stand_in_hub() as server:
         use_endpoint(monkeypatch, server.url)
         yield server
+
+
+@pytest.fixture
+def hub(empty_hub: StandInHub) -> StandInHub:
+    """A server like the Hub, with the published weights of one model."""
+    empty_hub.files[f"{REPO}/{FILE}"] = CONTENT
+    return empty_hub
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from stand_in_hub import FILE, REPO, StandInHub, refused, use_endpoint
+from cli.hub_content import CONTENT
+from stand_in_hub import FILE, REPO, refused, use_endpoint
 from transnext_models import VARIANTS
 from transnext_models.checkpoints import WeightsWarning
 from transnext_models.checkpoints import download as download_module
@@ -23,15 +24,6 @@ from transnext_models.checkpoints.hub import (
     resolve_weights,
     sha256,
 )
-
-CONTENT = os.urandom(300_000)
-
-
-@pytest.fixture
-def hub(empty_hub: StandInHub) -> StandInHub:
-    empty_hub.files[f"{REPO}/{FILE}"] = CONTENT
-    return empty_hub
-
 
 # -- names that lead out of the cache -------------------------------------------------------------
 
