@@ -1,4 +1,4 @@
-"""The classifier, under the name that scripts import it by."""
+"""The classifier, under its short import path."""
 
 from .classification.classifier import Classified, Classifier, Prediction
 

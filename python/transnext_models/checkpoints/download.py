@@ -1,4 +1,4 @@
-"""Download one file from the Hub into the cache, or give up: a server that stalls holds nobody.
+"""Download one file from the Hub into the cache, or give up once the server stalls.
 
 `huggingface_hub` waits ten seconds for an answer and for more of one, and tries several times; some
 of its ways wait for minutes or, for a server that sends a byte now and then, for ever. So whoever

@@ -1,4 +1,4 @@
-"""The one exception every checkpoint function raises, and text of files made fit to be shown."""
+"""The exception that every checkpoint function raises, and escaping of text from files."""
 
 from __future__ import annotations
 

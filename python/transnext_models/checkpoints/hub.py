@@ -1,4 +1,4 @@
-"""Turn what a user calls weights into a local file: a path, a published name, a file on the Hub.
+"""Resolve what a user calls weights to a local file: a path, a published name, a file on the Hub.
 
 Downloads go through `huggingface_hub`: its cache, its progress bar, its proxy and token settings.
 A file already in the cache is used without asking the network, since published weights do not

@@ -1,4 +1,4 @@
-"""Put a file's weights into a model; all is compared first, so no model is ever half loaded."""
+"""Load a file's weights into a model; all are compared first, so no model is ever half loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What names in a file mean: which lead to weights, or averaged ones, which are a network's."""
+"""Names in a file: which hold weights, which averaged ones, which are a network's."""
 
 from __future__ import annotations
 

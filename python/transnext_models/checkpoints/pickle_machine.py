@@ -1,4 +1,4 @@
-"""The pickle stack machine over inert data, in which every step is paid for; see `pickle_data`."""
+"""The pickle stack machine over inert data, every step accounted for; see `pickle_data`."""
 
 from __future__ import annotations
 

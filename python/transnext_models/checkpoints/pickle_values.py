@@ -1,4 +1,4 @@
-"""What a pickle's data is made of where it is not plain: names, calls, what is kept elsewhere."""
+"""Values in a pickle that are not plain data: names, calls, persistent ids."""
 
 from __future__ import annotations
 

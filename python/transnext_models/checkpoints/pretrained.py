@@ -1,4 +1,4 @@
-"""Fit a file's weights to a model that was asked for with other classes, channels or stages."""
+"""Fit a file's weights to a model with other classes, channels or stages."""
 
 from __future__ import annotations
 

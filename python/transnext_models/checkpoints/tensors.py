@@ -1,4 +1,4 @@
-"""How a tensor lies in a file, checked against the bytes that are there before it is made."""
+"""The layout of a tensor in a file, checked against the bytes that are there before it is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `torch.save` writes for a tensor: calls with a storage, an offset, a shape and strides."""
+"""Tensors as `torch.save` writes them: calls with a storage, an offset, a shape and strides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prepare images for evaluation exactly as the published models were evaluated, with Pillow alone.
+"""Prepare images exactly as the published models were evaluated, with Pillow alone.
 
 Below 384 pixels: resize the short side to ``floor(size / 0.875)``, crop the middle. From 384 on:
 warp the whole image to the square. Bicubic, in 8 bits, with Pillow's antialiasing; then scale to

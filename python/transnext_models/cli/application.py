@@ -1,4 +1,4 @@
-"""The command line's commands, each in a module of its own that imports what it needs when run."""
+"""The command line; each command is a module of its own that imports what it needs when run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every command shares: where text goes, and how a failure looks.
+"""What every command shares: its output streams, and how a failure looks.
 
 Results go to standard output and nothing else does; progress, remarks and errors go to standard
 error. A failure is one line that says what to do, and the traceback only with ``--debug``. How it

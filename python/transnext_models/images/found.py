@@ -1,4 +1,4 @@
-"""What a search for images comes to."""
+"""The result of a search for images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What users do not mean when they name a folder: what systems and programs keep beside images."""
+"""What users do not mean when they name a folder: files of the system and of programs."""
 
 from __future__ import annotations
 

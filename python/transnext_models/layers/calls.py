@@ -1,4 +1,4 @@
-"""Whether an operator may stand in for layers in a call: who sees it, and whether it runs now.
+"""Whether operators may replace layers in a call: nobody observes it, and it runs now.
 
 :mod:`.plain` asks the same of layers, and :mod:`.fused` puts the two together.
 """

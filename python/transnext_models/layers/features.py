@@ -1,4 +1,4 @@
-"""Feature maps of a model: which there are, and which of them a caller takes."""
+"""Feature maps of a model, and the choice among them."""
 
 from __future__ import annotations
 

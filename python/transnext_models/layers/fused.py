@@ -1,4 +1,4 @@
-"""May a call take the fused path? Asked here alone, for patch embeddings and for blocks.
+"""Decide whether a call takes the fused path: for patch embeddings and blocks, here alone.
 
 In evaluation on a CPU a patch embedding, and each of a block's two residual branches, is one call
 of the compiled library (:mod:`transnext_ops.branches`) on packed weights. That holds for layers as
@@ -29,7 +29,7 @@ from .plain import (
     remember_forward,
 )
 
-_OF_THE_POSITION_BIAS = ("cpb_fc1", "cpb_fc2")  # which keeps its own
+_OF_THE_POSITION_BIAS = ("cpb_fc1", "cpb_fc2")  # which has a cache of its own
 
 __all__ = ["BlockWeights", "fused_block", "fused_patch_embed", "is_plain_block"]
 
@@ -43,7 +43,7 @@ class _Module(Protocol):
 
 
 class BlockLike(_Module, Protocol):
-    """What is asked here of a `Block`, which imports this module."""
+    """The attributes of a `Block` that are read here; `Block` imports this module."""
 
     norm1: nn.LayerNorm
     attn: PixelFocusedAttention | AggregatedAttention | GlobalAttention
@@ -54,7 +54,7 @@ class BlockLike(_Module, Protocol):
 
 
 class PatchEmbedLike(_Module, Protocol):
-    """What is asked here of a `PatchEmbed`, which imports this module."""
+    """The attributes of a `PatchEmbed` that are read here; it imports this module."""
 
     proj: nn.Conv2d
     norm: nn.LayerNorm
@@ -73,7 +73,7 @@ class BlockWeights(NamedTuple):
 def fused_block(block: BlockLike, x: Tensor) -> BlockWeights | None:
     """Return the packed weights of a block that may take tokens `x` through its branches.
 
-    None if it may not, or if its weights do not fit each other: calling the layers says how.
+    None if it may not, or if its weights do not fit each other; calling the layers then raises.
     """
     features = None if block.training else _features(x)
     if features is None or not is_plain_block(block) or not _drops_nothing(block):
@@ -112,7 +112,7 @@ def fused_patch_embed(
     weights = _parameters(embed)
     if not _are_alike(weights, x) or embed.norm.weight.shape != (embed.proj.weight.shape[0],):
         return None
-    # Which of the two runs along the memory: an image's columns or a map's channels.
+    # Which axis is contiguous: an image's columns or a map's channels.
     channels_last = x.stride(1) <= x.stride(3)
     packed = embed.derived.get(
         weights,
@@ -144,7 +144,7 @@ def _is_plain_attention(attn: nn.Module | None) -> bool:
     ):
         return False
     parts = attn._modules
-    # The layers of the position bias may be anything: the branch takes what they give.
+    # The layers of the position bias may be anything: the operator reads their output.
     if not all(plain_linear(parts[name]) for name in ("proj", *kind.projections)):
         return False
     if not plain(parts["proj_drop"], nn.Dropout):
@@ -159,7 +159,7 @@ def _is_plain_mixer(mlp: nn.Module | None) -> bool:
 
 
 def _drops_nothing(block: BlockLike) -> bool:
-    """Whether dropout is off, module by module: some put it back to training alone."""
+    """Whether dropout is off in every module: users may put one alone into training mode."""
     attn = block.attn
     return not (
         (block.drop_path.training and block.drop_path.rate > 0)
@@ -182,7 +182,7 @@ def _features(x: Tensor) -> torch.dtype | None:
 
 
 def _parameters(module: _Module) -> list[Tensor]:
-    """Return all parameters that a module's call in one reads, in a fixed order."""
+    """Return all parameters that the fused call of a module reads, in a fixed order."""
     found: list[Tensor] = [value for value in module._parameters.values() if value is not None]
     for name, child in module._modules.items():
         if child is not None and name not in _OF_THE_POSITION_BIAS:

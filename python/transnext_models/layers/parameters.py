@@ -1,4 +1,4 @@
-"""What the names of parameters say: which are never decayed, and how deep they lie."""
+"""What the names of parameters imply: no weight decay, and depth in the network."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The models as timm's: registered by name, once timm is imported."""
+"""The models in timm's registry, once timm is imported."""

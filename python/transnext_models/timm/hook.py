@@ -1,4 +1,4 @@
-"""Make the models known to timm without importing it.
+"""Register the models with timm without importing it.
 
 timm takes seconds to import and is an extra, so :func:`register_when_imported` registers at once if
 timm is there already, and otherwise right after someone imports it.

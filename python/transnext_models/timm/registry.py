@@ -1,4 +1,4 @@
-"""The models as timm's: ``timm.create_model("transnext_tiny.in1k", pretrained=True)``.
+"""The models as timm builds them: ``timm.create_model("transnext_tiny.in1k", pretrained=True)``.
 
 Importing this module imports timm; :mod:`.hook` does so at the right time. timm resolves the
 name, downloads and wraps feature backbones; the weights are read by this package's own reader.

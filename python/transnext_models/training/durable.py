@@ -1,4 +1,4 @@
-"""Files that are whole or as they were, whenever the machine or the process stops.
+"""Files that are whole or unchanged, whenever the machine or the process stops.
 
 A file is written beside its target, so on the same file system, brought to the disk, and renamed;
 then the folder is brought to the disk too, without which a power cut may undo the renaming.

@@ -1,4 +1,4 @@
-"""The weights that a run leaves for use: safetensors in full and half precision."""
+"""The weights that a run exports: safetensors in full and half precision."""
 
 from __future__ import annotations
 

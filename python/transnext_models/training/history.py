@@ -1,4 +1,4 @@
-"""What a run has measured, one row per epoch: `metrics.csv`."""
+"""The measurements of a run, one row per epoch: `metrics.csv`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many processes train, and whether as many were started."""
+"""How many processes train, and whether that many were started."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The loop of a training run: epochs, steps, validations, checkpoints between them.
 
-Lightning Fabric places the model and its numbers (devices, processes, precision); the loop is
+Lightning Fabric handles devices, processes and precision; the loop is
 written out here, because a run must be able to stop and resume between any two steps.
 """
 
@@ -28,7 +28,7 @@ from .state import TrainingState
 
 __all__ = ["Pace", "TrainingLoop"]
 
-_NOTHING, _CHECKPOINT, _STOP = range(3)  # what a process asks for between two steps
+_NOTHING, _CHECKPOINT, _STOP = range(3)  # what a process requests between two steps
 
 
 @dataclass(frozen=True)

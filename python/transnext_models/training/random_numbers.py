@@ -1,4 +1,4 @@
-"""Random numbers that depend on where a run is, never on how it came there.
+"""Random numbers that depend on the position in a run, never on how it was reached.
 
 A run that was interrupted draws what one that was not would have drawn, with nothing about
 generators in its checkpoints, and any number of loading processes draws the same, because every

@@ -1,4 +1,4 @@
-"""Everything that decides how a run goes on, and its form in a checkpoint."""
+"""The state that decides how a run continues, and its form in a checkpoint."""
 
 from __future__ import annotations
 
