@@ -136,7 +136,7 @@ def test_a_damaged_file_without_a_network_is_named(hub, monkeypatch, damage):
     assert path.exists()  # it is not ours to delete what cannot be had again
 
 
-def test_files_of_other_repositories_are_held_to_what_arrived(hub):
+def test_files_of_other_repositories_are_checked_against_what_arrived(hub):
     """The cache names what it keeps by the SHA-256 that the Hub gave."""
     hub.files["someone/my-model/model.safetensors"] = CONTENT
     flip(resolve_weights("someone/my-model"))
@@ -156,7 +156,7 @@ def published(monkeypatch, content: bytes) -> HubFile:
     return HubFile(REPO, FILE)
 
 
-def test_published_files_are_held_to_their_digest(hub, monkeypatch):
+def test_published_files_are_checked_against_their_digest(hub, monkeypatch):
     """Whatever the Hub says, and where the cache has copies instead of links."""
     file = published(monkeypatch, CONTENT)
     path = fetch(file)

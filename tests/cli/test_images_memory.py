@@ -177,7 +177,7 @@ def test_limit_of_a_side():
 
 
 @pytest.mark.parametrize("format_", ["PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP"])
-def test_images_that_the_caller_opened_are_held_to_it_too(format_):
+def test_images_that_the_caller_opened_must_keep_it_too(format_):
     """And are decoded from where they stand."""
     file = io.BytesIO()
     Image.effect_noise((640, 480), 90).convert("RGB").save(file, format_)

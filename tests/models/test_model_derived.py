@@ -44,7 +44,7 @@ def computed(monkeypatch):
     return calls
 
 
-def test_a_size_seen_before_is_not_computed_again(computed):
+def test_a_size_seen_before_is_not_recomputed(computed):
     model, x = small_model(), images()
     first = run(model, x)
     assert len(computed) == BLOCKS

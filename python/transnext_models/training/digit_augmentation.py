@@ -176,7 +176,7 @@ def _geometry(extent: Tensor, plain: Tensor, size: int, draws: _Draws) -> tuple[
     degrees = ROTATION_DEGREES * math.pi / 180
     angle = draws.uniform(-degrees, degrees)
     shear = draws.uniform(-0.25, 0.25)
-    stretch = draws.uniform(-0.18, 0.18).exp()
+    elongation = draws.uniform(-0.18, 0.18).exp()
     x, y = _frame(size)
     x, y = x - centre[0], y - centre[1]
     # Perspective: the divisor grows across the frame as it does when a sheet is seen at a slant.
@@ -186,7 +186,7 @@ def _geometry(extent: Tensor, plain: Tensor, size: int, draws: _Draws) -> tuple[
     x, y = x / tilt, y / tilt
     cosine, sine = angle.cos() / zoom, angle.sin() / zoom
     u, v = cosine * x + sine * y, cosine * y - sine * x
-    grid = torch.cat([(u + shear * v) * stretch, v / stretch], dim=1).permute(0, 2, 3, 1)
+    grid = torch.cat([(u + shear * v) * elongation, v / elongation], dim=1).permute(0, 2, 3, 1)
 
     # Elastic bend: a smooth random displacement that travels with the digit.
     bend = F.grid_sample(
