@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from huggingface_hub import constants, file_download
 
-from transnext_models.hub import DownloadError, cache_folder, resolve_weights
+from transnext_models.checkpoints.hub import DownloadError, cache_folder, resolve_weights
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPO, FILE = "DaiShiResearch/transnext-tiny-224-1k", "transnext_tiny_224_1k.pth"

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from small_model import ARCHITECTURE, CLASSES, images, small_model
 from transnext_models import create_model, list_models
-from transnext_models.features import FeatureInfo
+from transnext_models.layers.features import FeatureInfo
 
 WIDTH = ARCHITECTURE["embed_dims"][-1]
 

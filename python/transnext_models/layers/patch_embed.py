@@ -55,7 +55,7 @@ class PatchEmbed(DerivesFromWeights):
             )
             return x, grid
         # Channels-last in, channels-last out: the map then is the tokens without a copy. Maps of
-        # the stages before arrive so already; only the image is ever copied. (vmap cannot do it.)
+        # earlier stages arrive in that layout; only the image is ever copied. (vmap cannot do it.)
         if not transformed():
             x = x.contiguous(memory_format=torch.channels_last)
         x = self.proj(x)

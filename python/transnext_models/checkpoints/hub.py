@@ -1,4 +1,4 @@
-"""Turn what a user calls weights into a local file: a path, a published name, a file on the Hub.
+"""Resolve what a user calls weights to a local file: a path, a published name, a file on the Hub.
 
 Downloads go through `huggingface_hub`: its cache, its progress bar, its proxy and token settings.
 A file already in the cache is used without asking the network, since published weights do not
@@ -7,19 +7,18 @@ change; whether it is still what was published is looked at every time.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import warnings
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from .checkpoints import WeightsWarning
+from ..variants import VARIANTS, Checkpoint, find_checkpoint
+from .digest import sha256
 from .download import StalledError, download, remove
-from .variants import VARIANTS, Checkpoint, find_checkpoint
+from .errors import WeightsWarning
+from .hub_file import DEFAULT_REVISION, HubFile
 
-DEFAULT_REVISION = "main"
 # The name that files have by convention in repositories of a single model.
 DEFAULT_FILE = "model.safetensors"
 
@@ -27,51 +26,11 @@ _SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
 _HUB_ID = re.compile(
     r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?(?::(?P<file>[\w./-]+))?", re.ASCII
 )
-# Of a repository's name, a revision or a file's path: what stands between two slashes. The cache
-# makes paths of them.
-_PART = re.compile(r"(?!\.{1,2}$)[\w.+ -]{1,200}", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_CHUNK = 1 << 20
 
 
 class DownloadError(RuntimeError):
     """Weights could not be had from the Hub; the message says what to do without it."""
-
-
-@dataclass(frozen=True, slots=True)
-class HubFile:
-    """A file on the Hugging Face Hub.
-
-    Raises
-    ------
-    ValueError
-        If one of the names could lead out of the cache's folder.
-    """
-
-    repo: str
-    file: str
-    revision: str = DEFAULT_REVISION
-
-    def __post_init__(self) -> None:
-        for what, name in (
-            ("a repository", self.repo),
-            ("a file in a repository", self.file),
-            ("a revision", self.revision),
-        ):
-            if not all(map(_PART.fullmatch, name.split("/"))):
-                raise ValueError(f"weights: {name!r} is not the name of {what} on the Hub")
-        if self.repo.count("/") != 1:
-            raise ValueError(f"weights: a repository is called owner/name, got {self.repo!r}")
-
-    @property
-    def url(self) -> str:
-        """Where a browser finds it."""
-        from huggingface_hub import hf_hub_url
-
-        return hf_hub_url(self.repo, self.file, revision=self.revision)
-
-    def __str__(self) -> str:
-        return f"{self.file} of {self.repo}"
 
 
 def resolve_weights(source: str | os.PathLike[str], *, revision: str | None = None) -> Path:
@@ -79,11 +38,11 @@ def resolve_weights(source: str | os.PathLike[str], *, revision: str | None = No
 
     Parameters
     ----------
-    source
+    source : str | os.PathLike[str]
         A file; a model name such as ``transnext_tiny`` or ``transnext_small.in1k_384``; or a file
         on the Hub as ``owner/repo:file``, ``owner/repo@revision:file`` or ``owner/repo`` (then the
         published file of that repository, else ``model.safetensors``).
-    revision
+    revision : str | None
         Branch, tag or commit on the Hub; None is the one in `source`, else ``main``.
 
     Returns
@@ -199,7 +158,7 @@ def _published() -> list[Checkpoint]:
 
 
 def _packaged(name: str, model: str) -> Path:
-    path = Path(str(resources.files(__package__) / "assets" / name))
+    path = Path(str(resources.files("transnext_models") / "assets" / name))
     if not path.is_file():
         raise ValueError(
             f"weights: this installation lacks {path.name}, the weights of {model}; "
@@ -238,20 +197,11 @@ def _damage(file: HubFile, path: Path) -> str | None:
     return None if found == expected else f"its SHA-256 is {found}, that of the file {expected}"
 
 
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as data:
-        while block := data.read(_CHUNK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _reason(file: HubFile, error: Exception) -> str | None:
     """Say why the Hub did not give `file`; None if the error is not the network's or the Hub's.
 
-    The Hub's client changed its HTTP library between versions, so the library's errors are told by
-    the module they come from.
+    The Hub's client changed its HTTP library between versions, so the library's errors are
+    identified by the module they come from.
     """
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 

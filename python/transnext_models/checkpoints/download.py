@@ -1,4 +1,4 @@
-"""Download one file from the Hub into the cache, or give up: a server that stalls holds nobody.
+"""Download one file from the Hub into the cache, or give up once the server stalls.
 
 `huggingface_hub` waits ten seconds for an answer and for more of one, and tries several times; some
 of its ways wait for minutes or, for a server that sends a byte now and then, for ever. So whoever
@@ -13,10 +13,9 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from .hub import HubFile
+from .hub_file import HubFile
 
 # Less than `_CHUNK` bytes in so many seconds are no download.
 STALLED_AFTER = 60.0
@@ -33,9 +32,9 @@ def download(file: HubFile, cache: Path, *, instead_of: Path | None = None) -> P
 
     Parameters
     ----------
-    file, cache
+    file, cache : HubFile, Path
         What, and where to.
-    instead_of
+    instead_of : Path | None
         A damaged copy in the cache, to be removed once the Hub has answered.
 
     Raises
@@ -104,7 +103,7 @@ def _arrived(folder: Path) -> int:
 
 @contextmanager
 def _settings() -> Iterator[None]:
-    """Plain HTTP, written to the disk in small pieces, with a progress bar if someone looks."""
+    """Use plain HTTP, written to disk in small chunks, with a progress bar on a terminal."""
     from huggingface_hub import constants
     from huggingface_hub.utils import (
         are_progress_bars_disabled,

@@ -1,4 +1,4 @@
-"""Prepare images for evaluation exactly as the published models were evaluated, with Pillow alone.
+"""Prepare images exactly as the published models were evaluated, with Pillow alone.
 
 Below 384 pixels: resize the short side to ``floor(size / 0.875)``, crop the middle. From 384 on:
 warp the whole image to the square. Bicubic, in 8 bits, with Pillow's antialiasing; then scale to
@@ -16,12 +16,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .images.picture import Picture, pixels_between
-from .variants import Checkpoint
+from ..images.picture import Picture, pixels_between
+from ..variants import MIN_SIZE, Checkpoint
 
 WARP_FROM = 384
 _CROP_PCT = 0.875
-MIN_SIZE = 32
 _INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -40,14 +39,14 @@ class Preprocess:
 
     Attributes
     ----------
-    size
+    size : int
         Side of the square result, at least 32.
-    mean, std
+    mean, std : Sequence[float]
         Of the channels, in 0..1.
-    crop_mode
+    crop_mode : str
         ``center`` resizes the short side to ``floor(size / crop_pct)`` and crops the middle;
         ``squash`` warps to the square of that side, then crops the middle.
-    crop_pct, interpolation
+    crop_pct, interpolation : float, str
         See `crop_mode`; ``bicubic`` and Pillow's other filters.
     """
 
@@ -60,14 +59,14 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < MIN_SIZE:
-            raise ValueError(f"size: an int of at least {MIN_SIZE} is needed, got {self.size!r}")
+            raise ValueError(f"size: got {self.size!r}, needs an int of at least {MIN_SIZE}")
         if self.crop_mode not in ("center", "squash"):
-            raise ValueError(f"crop_mode: 'center' or 'squash' is needed, got {self.crop_mode!r}")
+            raise ValueError(f"crop_mode: got {self.crop_mode!r}, needs 'center' or 'squash'")
         if not 0 < self.crop_pct <= 1:
-            raise ValueError(f"crop_pct: more than 0, at most 1 is needed, got {self.crop_pct!r}")
+            raise ValueError(f"crop_pct: got {self.crop_pct!r}, needs more than 0 and at most 1")
         if self.interpolation not in _INTERPOLATIONS:
             known = ", ".join(_INTERPOLATIONS)
-            raise ValueError(f"interpolation: one of {known} is needed, got {self.interpolation!r}")
+            raise ValueError(f"interpolation: got {self.interpolation!r}, needs one of {known}")
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, size: int | None = None) -> Preprocess:

@@ -15,9 +15,9 @@ def class_names(labels: str, num_classes: int) -> list[str]:
 
     Parameters
     ----------
-    labels
+    labels : str
         Name of a list: ``imagenet_1k`` or ``digits``; any other has no names.
-    num_classes
+    num_classes : int
         Number of classes of the model.
 
     Returns

@@ -1,6 +1,6 @@
-"""The models as timm's: ``timm.create_model("transnext_tiny.in1k", pretrained=True)``.
+"""The models as timm builds them: ``timm.create_model("transnext_tiny.in1k", pretrained=True)``.
 
-Importing this module imports timm; :mod:`timm_hook` does so at the right time. timm resolves the
+Importing this module imports timm; :mod:`.hook` does so at the right time. timm resolves the
 name, downloads and wraps feature backbones; the weights are read by this package's own reader.
 """
 
@@ -12,9 +12,9 @@ from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
-from .registry import architecture_arguments, pretrained_config
-from .transnext import TransNeXt
-from .variants import VARIANTS, Checkpoint, Variant
+from ..registry import architecture_arguments, pretrained_config
+from ..transnext import TransNeXt
+from ..variants import VARIANTS, Checkpoint, Variant
 
 __all__: list[str] = []  # timm's register_model adds the entry points
 
@@ -23,7 +23,7 @@ def _config(variant: Variant, checkpoint: Checkpoint) -> dict[str, Any]:
     config = pretrained_config(variant, checkpoint)
     config["custom_load"] = "hf"  # timm downloads and hands the file to TransNeXt.load_pretrained
     if checkpoint.repo is None:
-        config["file"] = str(resources.files(__package__) / "assets" / checkpoint.file)
+        config["file"] = str(resources.files("transnext_models") / "assets" / checkpoint.file)
     return config
 
 

@@ -1,4 +1,4 @@
-"""Make the models known to timm without importing it.
+"""Register the models with timm without importing it.
 
 timm takes seconds to import and is an extra, so :func:`register_when_imported` registers at once if
 timm is there already, and otherwise right after someone imports it.
@@ -26,7 +26,7 @@ def register_when_imported() -> None:
 
 def _register() -> None:
     try:
-        importlib.import_module(f"{__package__}.timm_registry")
+        importlib.import_module(f"{__package__}.registry")
     except Exception as error:  # an unfit timm must not make `import timm` fail
         warnings.warn(f"the TransNeXt models are not registered with timm: {error!r}", stacklevel=2)
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ._arguments import MIN_SIZE
-from .layers import AggregatedAttention, Block, GlobalAttention, PixelFocusedAttention, StageGrids
-from .transnext import TransNeXt
+from ..layers import AggregatedAttention, Block, GlobalAttention, PixelFocusedAttention, StageGrids
+from ..transnext import TransNeXt
+from ..variants import MIN_SIZE
 
 __all__ = ["Cost", "count_multiply_adds"]
 
@@ -67,7 +67,7 @@ def count_multiply_adds(model: TransNeXt, image_size: int | Sequence[int] | None
     height, width = (size, size) if isinstance(size, int) else size
     if min(height, width) < MIN_SIZE:
         raise ValueError(
-            f"image_size: at least {MIN_SIZE} x {MIN_SIZE} is needed, got {height} x {width}"
+            f"image_size: got {height} x {width}, needs at least {MIN_SIZE} x {MIN_SIZE}"
         )
     projections = convolutions = attention = position_bias = 0
     channels = model.in_chans
@@ -109,7 +109,7 @@ def _attention(
 
 
 def _position_bias(block: Block, grids: StageGrids) -> int:
-    """The two layers of the MLP on every distinct pair of axis distances."""
+    """Count the two layers of the MLP on every distinct pair of axis distances."""
     query = grids.train_grid or grids.grid
     key = grids.train_pool_grid or grids.pool_grid
     distances = 1
