@@ -22,6 +22,8 @@ from types import ModuleType
 
 import torch
 
+from transnext_ops.tracing import constant_in_graphs
+
 BACKEND_NAMES = ("reference", "torch", "cpp", "cupy")
 KERNEL_BACKENDS = ("reference", "cpp", "cupy")
 OPERATORS = (
@@ -139,7 +141,7 @@ def get_backend() -> str:
     return _thread.name or _process.name or _environment_choice()
 
 
-@torch.compiler.assume_constant_result
+@constant_in_graphs
 def _environment_choice() -> str:
     name = os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
     return check_backend_name(name, f"environment variable {ENVIRONMENT_VARIABLE}")
@@ -202,7 +204,7 @@ def resolve(requested: str, call: Call) -> str:
 
 # Opaque to torch.compile: a trace bakes the decision in. It is guarded by the requested name, which
 # is read in the traced code.
-@torch.compiler.assume_constant_result
+@constant_in_graphs
 def _resolve(
     requested: str,
     op: str,
