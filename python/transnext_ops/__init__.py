@@ -26,13 +26,14 @@ from transnext_ops.backends.registry import (
 )
 from transnext_ops.bias_table import PositionBias
 from transnext_ops.conv_glu import conv_glu
+from transnext_ops.distribution import NAME
 from transnext_ops.gelu_pool import gelu_pool
 from transnext_ops.global_attention import global_attention
 from transnext_ops.position_bias import bias_coordinates, bias_from_values, position_bias
 from transnext_ops.window import window_av, window_qk
 
 try:
-    __version__ = version("transnext")
+    __version__ = version(NAME)
 except PackageNotFoundError:  # run from a checkout that is not installed
     __version__ = "0+unknown"
 

@@ -230,7 +230,7 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setitem(sys.modules, "lightning.fabric", None)
     result = transnext_train("--recipe", "digits", "--output", str(tmp_path / "run"))
     assert result.exit_code == 1
-    assert "needs the package lightning: pip install 'transnext[train]'" in result.stderr
+    assert "needs the package lightning: pip install 'transnext-vision[train]'" in result.stderr
 
 
 @pytest.mark.parametrize("every", [None, 1])

@@ -171,7 +171,7 @@ def _load() -> SimpleNamespace:
         missing = (error.name or "").partition(".")[0]
         if missing in _EXTRA:
             raise RuntimeError(
-                f"training needs the package {missing}: pip install 'transnext[train]'"
+                f"training needs the package {missing}: {install_hint('train')}"
             ) from None
         raise
     return SimpleNamespace(

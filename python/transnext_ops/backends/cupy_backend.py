@@ -24,6 +24,7 @@ from torch import Tensor
 
 from transnext_ops.backends import cpp_backend, kernel_sources
 from transnext_ops.backends.registry import BackendError, Call
+from transnext_ops.distribution import install_hint
 
 _OLDEST_CUPY = 13
 _SHARED_BYTES_FOR_ALL = 48 * 1024  # a kernel has to ask for more
@@ -32,7 +33,7 @@ _SHARED_BYTES_FOR_ALL = 48 * 1024  # a kernel has to ask for more
 def unavailable() -> str | None:
     """Say why CuPy kernels cannot run in this process, without importing cupy."""
     if importlib.util.find_spec("cupy") is None:
-        return "the package cupy is not installed (pip install 'transnext[cupy]')"
+        return f"the package cupy is not installed ({install_hint('cupy')})"
     version = _installed_version()
     if version is not None and int(version.split(".")[0]) < _OLDEST_CUPY:
         return f"cupy is version {version}, {_OLDEST_CUPY} or newer is needed"
