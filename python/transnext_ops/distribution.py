@@ -1,4 +1,4 @@
-"""The name under which the packages are distributed, and how users are told to install more of it."""
+"""The name of the distribution, and how users are told to install more of it."""
 
 from __future__ import annotations
 

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
+from transnext_ops.distribution import install_hint
+
 from .console import INTERRUPTED, Debug, command, messages, usage_error
 
 _SIGNALLED = 128  # plus its number: as a shell reports a program ended by a signal

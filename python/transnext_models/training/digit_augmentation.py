@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from transnext_ops.distribution import install_hint
+
 __all__ = ["DigitAugmentation", "pen_distances"]
 
 _SOURCE = 28  # pixels of a digit

@@ -22,6 +22,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from transnext_ops.distribution import install_hint
+
 __all__ = [
     "CLASSES",
     "HELD_OUT_PER_CLASS",
