@@ -14,8 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 # child forked while another thread imports a module would wait for that thread for ever.
 import transnext_ops.backends.cpp_backend
 import transnext_ops.backends.reference_backend
-import transnext_ops.torch_library  # noqa: F401  registers torch.ops.transnext
-from transnext_ops.aggregated_attention import aggregated_attention, pixel_focused_attention
+import transnext_ops.dispatch.custom_operators  # noqa: F401  registers torch.ops.transnext
 from transnext_ops.backends.registry import (
     BackendError,
     available_backends,
@@ -24,13 +23,17 @@ from transnext_ops.backends.registry import (
     set_backend,
     use_backend,
 )
-from transnext_ops.bias_table import PositionBias
-from transnext_ops.conv_glu import conv_glu
 from transnext_ops.distribution import NAME
-from transnext_ops.gelu_pool import gelu_pool
-from transnext_ops.global_attention import global_attention
-from transnext_ops.position_bias import bias_coordinates, bias_from_values, position_bias
-from transnext_ops.window import window_av, window_qk
+from transnext_ops.operators.aggregated_attention import (
+    aggregated_attention,
+    pixel_focused_attention,
+)
+from transnext_ops.operators.conv_glu import conv_glu
+from transnext_ops.operators.gelu_pool import gelu_pool
+from transnext_ops.operators.global_attention import global_attention
+from transnext_ops.operators.position_bias import bias_coordinates, bias_from_values, position_bias
+from transnext_ops.operators.position_bias.table import PositionBias
+from transnext_ops.operators.window import window_av, window_qk
 
 try:
     __version__ = version(NAME)

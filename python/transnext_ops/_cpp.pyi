@@ -69,7 +69,6 @@ def aggregated_attention(
     window_size: int,
     allow_tf32: bool,
     threads: int,
-    stream: int,
     /,
 ) -> None: ...
 def aggregated_attention_backward(
@@ -106,7 +105,6 @@ def aggregated_attention_backward(
     window_size: int,
     deterministic: bool,
     threads: int,
-    stream: int,
     /,
 ) -> None: ...
 def window_qk(
@@ -117,7 +115,6 @@ def window_qk(
     grid: Sequence[int],
     window_size: int,
     threads: int,
-    stream: int,
     /,
 ) -> None: ...
 def window_qk_backward(
@@ -130,7 +127,6 @@ def window_qk_backward(
     grid: Sequence[int],
     window_size: int,
     threads: int,
-    stream: int,
     /,
 ) -> None: ...
 def window_av(
@@ -140,7 +136,6 @@ def window_av(
     grid: Sequence[int],
     window_size: int,
     threads: int,
-    stream: int,
     /,
 ) -> None: ...
 def window_av_backward(
@@ -152,7 +147,6 @@ def window_av_backward(
     grid: Sequence[int],
     window_size: int,
     threads: int,
-    stream: int,
     /,
 ) -> None: ...
 def position_bias_table(
@@ -164,7 +158,6 @@ def position_bias_table(
     fc2_bias: _Capsule,
     table: _Capsule,
     threads: int,
-    stream: int,
     /,
 ) -> None: ...
 def position_bias_table_backward(
@@ -179,7 +172,6 @@ def position_bias_table_backward(
     d_fc2_weight: _Optional,
     d_fc2_bias: _Optional,
     threads: int,
-    stream: int,
     /,
 ) -> None: ...
 def conv_glu(
@@ -189,7 +181,6 @@ def conv_glu(
     out: _Capsule,
     grid: Sequence[int],
     threads: int = 1,
-    stream: int = 0,
 ) -> None: ...
 def conv_glu_backward(
     d_out: _Capsule,
@@ -201,7 +192,6 @@ def conv_glu_backward(
     d_bias: _Optional,
     grid: Sequence[int],
     threads: int = 1,
-    stream: int = 0,
 ) -> None: ...
 def gelu_pool(
     x: _Capsule,
@@ -209,7 +199,6 @@ def gelu_pool(
     grid: Sequence[int],
     pool_grid: Sequence[int],
     threads: int = 1,
-    stream: int = 0,
 ) -> None: ...
 def gelu_pool_backward(
     d_out: _Capsule,
@@ -218,17 +207,12 @@ def gelu_pool_backward(
     grid: Sequence[int],
     pool_grid: Sequence[int],
     threads: int = 1,
-    stream: int = 0,
 ) -> None: ...
-def gelu_pool_plan(
-    batch: int, channels: int, grid: Sequence[int], pool_grid: Sequence[int]
-) -> _Plan: ...
-def gelu_pool_backward_plan(batch: int, channels: int, grid: Sequence[int]) -> _Plan: ...
 def packed_weight_size(dtype: str, columns: int, depth: int, /) -> int: ...
 def pack_weight(
-    weight: _Capsule, packed: _Capsule, sizes: Sequence[int], threads: int, stream: int, /
+    weight: _Capsule, packed: _Capsule, sizes: Sequence[int], threads: int, /
 ) -> None: ...
-def attention_branch(
+def attention_residual(
     x: _Capsule,
     norm_weight: _Capsule,
     norm_bias: _Capsule,
@@ -258,10 +242,9 @@ def attention_branch(
     pool_epsilon: float,
     features: str,
     threads: int,
-    stream: int,
     /,
 ) -> None: ...
-def convolutional_glu(
+def conv_glu_residual(
     x: _Capsule,
     norm_weight: _Capsule,
     norm_bias: _Capsule,
@@ -278,7 +261,6 @@ def convolutional_glu(
     hidden: int,
     epsilon: float,
     threads: int,
-    stream: int,
     /,
 ) -> None: ...
 def patch_embed(
@@ -296,6 +278,5 @@ def patch_embed(
     channels_last: bool,
     epsilon: float,
     threads: int,
-    stream: int,
     /,
 ) -> None: ...

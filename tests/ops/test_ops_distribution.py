@@ -1,4 +1,4 @@
-"""The distribution's name is written once: a hint with another one would install a stranger's code."""
+"""The distribution's name is written once: another one in a hint would install foreign code."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from transnext_ops import branches
+from transnext_ops import fused_blocks
 
 from .attention import AggregatedAttention, GlobalAttention, PixelFocusedAttention
 from .conv_glu import ConvolutionalGLU
@@ -69,7 +69,7 @@ class Block(DerivesFromWeights):
         return is_plain_block(self) and self.drop_path.rate > 0
 
     def _fused(self, x: Tensor, grids: StageGrids, weights: BlockWeights) -> Tensor:
-        x = branches.attention_branch(
+        x = fused_blocks.attention_residual(
             x,
             weights.attention,
             grid=grids.grid,
@@ -78,6 +78,6 @@ class Block(DerivesFromWeights):
             pool_bias=self.attn.position_bias(grids),
             features=weights.features,
         )
-        return branches.convolutional_glu(
+        return fused_blocks.conv_glu_residual(
             x, weights.glu, grid=grids.grid, features=weights.features
         )

@@ -167,9 +167,9 @@ def _run(operator: Callable[..., None], tensors: Sequence[Tensor | None], *sizes
         return
     threads = torch.get_num_threads()
     try:
-        operator(*exchanged(tensors), *sizes, threads, 0)
+        operator(*exchanged(tensors), *sizes, threads)
     except _cpp.UnreadableTensor:
-        operator(*exchanged(readable(tensors)), *sizes, threads, 0)
+        operator(*exchanged(readable(tensors)), *sizes, threads)
 
 
 def empty_like(tensor: Tensor) -> Tensor:
@@ -383,7 +383,7 @@ def pack_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
     return packed
 
 
-def attention_branch(
+def attention_residual(
     x: Tensor,
     norm_weight: Tensor,
     norm_bias: Tensor,
@@ -419,11 +419,11 @@ def attention_branch(
         row_map, col_map, col_weights, tokens, token_bias, out_projection, out_bias, out,
     )  # fmt: skip
     sizes = (grid, pool_grid, window_size, heads, x.shape[2], epsilon, pool_epsilon)
-    _run(_cpp.attention_branch, tensors, *sizes, str(features).removeprefix("torch."))
+    _run(_cpp.attention_residual, tensors, *sizes, str(features).removeprefix("torch."))
     return out
 
 
-def convolutional_glu(
+def conv_glu_residual(
     x: Tensor,
     norm_weight: Tensor,
     norm_bias: Tensor,
@@ -443,7 +443,7 @@ def convolutional_glu(
         x, norm_weight, norm_bias, value_weight, gate_weight, fc1_bias, conv_weight, conv_bias,
         fc2_weight, fc2_bias, out,
     )  # fmt: skip
-    _run(_cpp.convolutional_glu, tensors, grid, x.shape[2], conv_weight.shape[0], epsilon)
+    _run(_cpp.conv_glu_residual, tensors, grid, x.shape[2], conv_weight.shape[0], epsilon)
     return out
 
 

@@ -2,7 +2,7 @@
 
 Four backends exist. ``torch`` is a *composite*: plain differentiable PyTorch that ``torch.compile``
 inlines. ``reference``, ``cpp`` and ``cupy`` are *kernel* backends: forward and backward functions
-that run behind the custom operators of :mod:`transnext_ops.torch_library`. Each lives in one
+that run behind the custom operators of :mod:`transnext_ops.dispatch.custom_operators`. Each is one
 module, ``transnext_ops.backends.<name>_backend``, imported on first use, with ``unavailable()``
 (why it cannot run in this process) and ``unsupported(call)`` (why it cannot run this call).
 """

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from transnext_ops.axis_maps import length_scale, pooling_matrix, window_mask
 from transnext_ops.backends.registry import ACTIVATION_DTYPES, Call
+from transnext_ops.grid_constants import length_scale, pooling_matrix, window_mask
 from transnext_ops.tracing import reshaped, traced
 
 

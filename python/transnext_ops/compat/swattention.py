@@ -14,15 +14,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from transnext_ops._checks import (
+from transnext_ops.backends import registry
+from transnext_ops.operators.checks import (
     check_activation,
     check_grid,
     check_length,
     check_like,
     check_window_size,
 )
-from transnext_ops.backends import registry
-from transnext_ops.window import window_av, window_qk
+from transnext_ops.operators.window import window_av, window_qk
 
 __all__ = [
     "av_backward",

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from transnext_ops._checks import (
+from transnext_ops.cupy_arrays import accepts_cupy
+from transnext_ops.dispatch.autocast import autocast_activations
+from transnext_ops.dispatch.run import run
+from transnext_ops.operators.checks import (
     Grid,
     check_activation,
     check_grid,
@@ -16,9 +19,7 @@ from transnext_ops._checks import (
     check_like,
     check_parameter,
 )
-from transnext_ops.bias_table import PositionBias, bias_arguments
-from transnext_ops.cupy_arrays import accepts_cupy
-from transnext_ops.dispatch import autocast_activations, run
+from transnext_ops.operators.position_bias.table import PositionBias, bias_arguments
 
 
 @accepts_cupy

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transnext_ops import eager
 from transnext_ops.backends.registry import KERNEL_BACKENDS, backend_module
-from transnext_ops.dispatch import autocast_activations
+from transnext_ops.dispatch import eager
+from transnext_ops.dispatch.autocast import autocast_activations
 
 _ATTENTION_TENSORS = (
     "Tensor q, Tensor? k, Tensor? v, Tensor k_pool, Tensor v_pool, Tensor scale, "
@@ -50,16 +50,16 @@ _SCHEMAS = {
     "str backend) -> Tensor",
 }
 
-# Whole residual branches: inference on packed weights, no gradient (transnext_ops.branches).
+# Whole residual branches: inference on packed weights, no gradient (transnext_ops.fused_blocks).
 _BRANCH_SCHEMAS = {
-    "attention_branch": "(Tensor x, Tensor norm_weight, Tensor norm_bias, Tensor projections, "
+    "attention_residual": "(Tensor x, Tensor norm_weight, Tensor norm_bias, Tensor projections, "
     "Tensor? projections_bias, Tensor? pool_norm_weight, Tensor? pool_norm_bias, "
     "Tensor? pool_projections, Tensor scale, Tensor? query_embedding, Tensor? local_bias, "
     "Tensor? pool_bias, Tensor? row_map, Tensor? col_map, Tensor? col_weights, Tensor? tokens, "
     "Tensor? token_bias, Tensor out_projection, Tensor? out_bias, SymInt[2] grid, "
     "SymInt[2] pool_grid, int window_size, int heads, float epsilon, float pool_epsilon, "
     "ScalarType features, str backend) -> Tensor",
-    "convolutional_glu": "(Tensor x, Tensor norm_weight, Tensor norm_bias, Tensor value_weight, "
+    "conv_glu_residual": "(Tensor x, Tensor norm_weight, Tensor norm_bias, Tensor value_weight, "
     "Tensor gate_weight, Tensor? fc1_bias, Tensor conv_weight, Tensor? conv_bias, "
     "Tensor fc2_weight, Tensor? fc2_bias, SymInt[2] grid, float epsilon, str backend) -> Tensor",
     "patch_embed": "(Tensor x, Tensor weight, Tensor? bias, Tensor norm_weight, Tensor norm_bias, "
@@ -179,12 +179,12 @@ def _(d_out, x, grid, pool_grid, backend):
     return x.new_empty(x.shape)
 
 
-@_register_fake("attention_branch")
+@_register_fake("attention_residual")
 def _(x, *arguments):
     return x.new_empty(x.shape)
 
 
-@_register_fake("convolutional_glu")
+@_register_fake("conv_glu_residual")
 def _(x, *arguments):
     return x.new_empty(x.shape)
 
@@ -334,7 +334,7 @@ for _name in _SCHEMAS:
 
 def _refuse_backward(ctx, *gradients):
     raise NotImplementedError(
-        "transnext_ops.branches are for inference and have no gradient; compose the branch from "
+        "transnext_ops.fused_blocks are for inference and have no gradient; compose the block from "
         "the operators to train, or call it under torch.no_grad()"
     )
 

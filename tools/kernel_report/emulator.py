@@ -23,15 +23,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tools.kernel_report.compilers import compile_kernels
+from tools.kernel_report.subjects import Subject
 from transnext_ops.backends import launches
-from transnext_ops.kernel_report.compilers import compile_kernels
-from transnext_ops.kernel_report.subjects import Subject
 
 # The package's own, or, where it is installed, the one that is worked in.
 _CHECKOUT = next(
     (
         folder
-        for folder in (Path(__file__).resolve().parents[3], Path.cwd())
+        for folder in (Path(__file__).resolve().parents[2], Path.cwd())
         if (folder / "cpp" / "device").is_dir()
     ),
     Path.cwd(),

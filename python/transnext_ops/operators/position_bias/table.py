@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from transnext_ops._checks import Grid, check_not_empty, check_parameter
 from transnext_ops.backends import torch_backend
+from transnext_ops.operators.checks import Grid, check_not_empty, check_parameter
 
 _ranges = WeakIdKeyDictionary()  # map: (its version, least, most)
 

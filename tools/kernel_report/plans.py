@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tools.kernel_report.compilers import CompiledKernel
+from tools.kernel_report.occupancy import occupancy
+from tools.kernel_report.subjects import Subject, subjects
 from transnext_ops.backends import launches
-from transnext_ops.kernel_report.compilers import CompiledKernel
-from transnext_ops.kernel_report.occupancy import occupancy
-from transnext_ops.kernel_report.subjects import Subject, subjects
 
 
 @dataclass(frozen=True)

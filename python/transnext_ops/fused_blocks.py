@@ -2,7 +2,7 @@
 inference on CPUs.
 
     patch_embed        LayerNorm(convolution(x)), as tokens
-    attention_branch   x + proj(attention(projections(LayerNorm(x))))
+    attention_residual   x + proj(attention(projections(LayerNorm(x))))
     convolutional_glu  x + fc2(GELU(dwconv(a)) * g),   a, g = fc1(LayerNorm(x))
 
 They compute what the operators and Linear layers compute one after the other, without ever writing
@@ -20,23 +20,23 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from transnext_ops import eager
-from transnext_ops._checks import Grid, check_grid, check_window_size
 from transnext_ops.backends import registry
-from transnext_ops.bias_table import PositionBias, bias_arguments
+from transnext_ops.dispatch import eager
+from transnext_ops.operators.checks import Grid, check_grid, check_window_size
+from transnext_ops.operators.position_bias.table import PositionBias, bias_arguments
 
 __all__ = [
-    "AttentionBranchWeights",
-    "ConvolutionalGLUWeights",
+    "AttentionResidualWeights",
+    "ConvGluResidualWeights",
     "NormWeights",
     "PackedWeight",
     "PatchEmbedWeights",
-    "attention_branch",
-    "branches_unsupported",
+    "attention_residual",
     "convolutional_glu",
     "pack_convolution",
     "pack_weight",
     "patch_embed",
+    "unsupported",
 ]
 
 _PRODUCT_DTYPES = {
@@ -74,8 +74,8 @@ class NormWeights(NamedTuple):
     epsilon: float
 
 
-class AttentionBranchWeights(NamedTuple):
-    """What :func:`attention_branch` multiplies by.
+class AttentionResidualWeights(NamedTuple):
+    """What :func:`attention_residual` multiplies by.
 
     Attributes
     ----------
@@ -113,7 +113,7 @@ class AttentionBranchWeights(NamedTuple):
     token_bias: Tensor | None = None
 
 
-class ConvolutionalGLUWeights(NamedTuple):
+class ConvGluResidualWeights(NamedTuple):
     """What :func:`convolutional_glu` multiplies by.
 
     Attributes
@@ -163,7 +163,7 @@ class PatchEmbedWeights(NamedTuple):
     norm: NormWeights
 
 
-def branches_unsupported(
+def unsupported(
     x: Tensor,
     *,
     head_dim: int | None = None,
@@ -301,9 +301,9 @@ def patch_embed(
     )  # fmt: skip
 
 
-def attention_branch(
+def attention_residual(
     x: Tensor,
-    weights: AttentionBranchWeights,
+    weights: AttentionResidualWeights,
     *,
     grid: Grid,
     pool_grid: Grid,
@@ -317,7 +317,7 @@ def attention_branch(
     ----------
     x : Tensor [B, N, C]
         Tokens of `grid`, on the CPU; any strides.
-    weights : AttentionBranchWeights
+    weights : AttentionResidualWeights
         Its heads divide C.
     grid, pool_grid : (int, int)
         Query grid and pooled grid; the same for global attention.
@@ -356,7 +356,7 @@ def attention_branch(
     pool_projections = None if weights.pool_projections is None else weights.pool_projections.data
     pool_norm = (None, None, 0.0) if weights.pool_norm is None else weights.pool_norm
     return eager.call(
-        "attention_branch",
+        "attention_residual",
         x, weights.norm.weight, weights.norm.bias, weights.projections.data,
         weights.projections_bias, pool_norm[0], pool_norm[1], pool_projections, weights.scale,
         weights.query_embedding, weights.local_bias, bias, row_map, col_map, col_weights,
@@ -367,7 +367,7 @@ def attention_branch(
 
 def convolutional_glu(
     x: Tensor,
-    weights: ConvolutionalGLUWeights,
+    weights: ConvGluResidualWeights,
     *,
     grid: Grid,
     features: torch.dtype | None = None,
@@ -380,7 +380,7 @@ def convolutional_glu(
     ----------
     x : Tensor [B, N, C]
         Tokens of `grid`, on the CPU; any strides.
-    weights : ConvolutionalGLUWeights
+    weights : ConvGluResidualWeights
     grid : (int, int)
         (H, W) with N = H * W.
     features : torch.dtype, optional

@@ -18,12 +18,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from transnext_ops import axis_maps
-from transnext_ops._checks import Grid, check_grid, check_not_empty, check_parameter
 from transnext_ops.backends import torch_backend
-from transnext_ops.bias_table import PositionBias
 from transnext_ops.cupy_arrays import accepts_cupy
-from transnext_ops.dispatch import run
+from transnext_ops.dispatch.run import run
+from transnext_ops.operators.checks import Grid, check_grid, check_not_empty, check_parameter
+from transnext_ops.operators.position_bias.axes import BiasAxis, bias_axis
+from transnext_ops.operators.position_bias.table import PositionBias
 from transnext_ops.tracing import reshaped, traced, transformed
 
 
@@ -179,7 +179,7 @@ def _axes(
     train_grid: Grid | None,
     train_pool_grid: Grid | None,
     device: torch.device,
-) -> tuple[axis_maps.BiasAxis, axis_maps.BiasAxis]:
+) -> tuple[BiasAxis, BiasAxis]:
     """Check the grids of a position bias and return its two axes."""
     grid, pool_grid = check_grid("grid", grid), check_grid("pool_grid", pool_grid)
     pretrain_grid = check_grid("pretrain_grid", pretrain_grid)
@@ -190,7 +190,7 @@ def _axes(
         train_grid = check_grid("train_grid", train_grid)
         train_pool_grid = check_grid("train_pool_grid", train_pool_grid)
     rows, cols = (
-        axis_maps.bias_axis(
+        bias_axis(
             grid[axis],
             pool_grid[axis],
             pretrain_grid[axis],
@@ -203,7 +203,7 @@ def _axes(
     return rows, cols
 
 
-def _from_table(table: Tensor, rows: axis_maps.BiasAxis, cols: axis_maps.BiasAxis) -> PositionBias:
+def _from_table(table: Tensor, rows: BiasAxis, cols: BiasAxis) -> PositionBias:
     """Put a table ``[h, R, S]`` and the two axes together; a resize of the rows is done now."""
     row_map = rows.positions[:, :, 0]
     if rows.weights is not None:
