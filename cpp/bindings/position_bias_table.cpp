@@ -26,8 +26,9 @@ void position_bias_table(py::handle row_coords, py::handle col_coords, py::handl
 
 void position_bias_table_backward(py::handle d_table, py::handle row_coords, py::handle col_coords,
                                   py::handle fc1_weight, py::handle fc1_bias, py::handle fc2_weight,
-                                  py::handle d_fc1_weight, py::handle d_fc1_bias,
-                                  py::handle d_fc2_weight, py::handle d_fc2_bias, int threads) {
+                                  py::handle fc2_bias, py::handle d_fc1_weight,
+                                  py::handle d_fc1_bias, py::handle d_fc2_weight,
+                                  py::handle d_fc2_bias, int threads) {
   Call call("position_bias_table_backward");
   PositionBiasTableBackwardParams p;
   p.row_coords = call.parameter<1>(row_coords, "row_coords", {kAny});
@@ -37,6 +38,7 @@ void position_bias_table_backward(py::handle d_table, py::handle row_coords, py:
   const index_t hidden = p.fc2_weight.shape[1];
   p.fc1_weight = call.parameter<2>(fc1_weight, "fc1_weight", {hidden, 2});
   p.fc1_bias = call.parameter<1>(fc1_bias, "fc1_bias", {hidden});
+  call.parameter<1>(fc2_bias, "fc2_bias", {heads});  // only its gradient is computed
   p.d_table =
       call.parameter<3>(d_table, "d_table", {heads, p.row_coords.shape[0], p.col_coords.shape[0]});
   p.d_fc1_weight = call.optional_parameter<2>(d_fc1_weight, "d_fc1_weight", {hidden, 2});

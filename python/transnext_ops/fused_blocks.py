@@ -3,7 +3,7 @@ inference on CPUs.
 
     patch_embed        LayerNorm(convolution(x)), as tokens
     attention_residual   x + proj(attention(projections(LayerNorm(x))))
-    convolutional_glu  x + fc2(GELU(dwconv(a)) * g),   a, g = fc1(LayerNorm(x))
+    conv_glu_residual  x + fc2(GELU(dwconv(a)) * g),   a, g = fc1(LayerNorm(x))
 
 They compute what the operators and Linear layers compute one after the other, without ever writing
 what lies between them to memory: the norm goes into the product that follows it, the bias and the
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from transnext_ops.backends import registry
 from transnext_ops.dispatch import eager
+from transnext_ops.dispatch.custom_operators import PATHS
 from transnext_ops.operators.checks import Grid, check_grid, check_window_size
 from transnext_ops.operators.position_bias.table import PositionBias, bias_arguments
 
@@ -32,7 +33,7 @@ __all__ = [
     "PackedWeight",
     "PatchEmbedWeights",
     "attention_residual",
-    "convolutional_glu",
+    "conv_glu_residual",
     "pack_convolution",
     "pack_weight",
     "patch_embed",
@@ -114,7 +115,7 @@ class AttentionResidualWeights(NamedTuple):
 
 
 class ConvGluResidualWeights(NamedTuple):
-    """What :func:`convolutional_glu` multiplies by.
+    """What :func:`conv_glu_residual` multiplies by.
 
     Attributes
     ----------
@@ -294,7 +295,7 @@ def patch_embed(
     if height < 1 or width < 1:
         raise ValueError(f"x: got {tuple(x.shape)}, needs a map as large as the kernel")
     return eager.call(
-        "patch_embed",
+        PATHS["patch_embed"],
         x, weights.convolution.data, weights.bias, weights.norm.weight, weights.norm.bias,
         (height, width), columns, kernel_size, stride, weights.channels_last,
         weights.norm.epsilon, "cpp",
@@ -356,7 +357,7 @@ def attention_residual(
     pool_projections = None if weights.pool_projections is None else weights.pool_projections.data
     pool_norm = (None, None, 0.0) if weights.pool_norm is None else weights.pool_norm
     return eager.call(
-        "attention_residual",
+        PATHS["attention_residual"],
         x, weights.norm.weight, weights.norm.bias, weights.projections.data,
         weights.projections_bias, pool_norm[0], pool_norm[1], pool_projections, weights.scale,
         weights.query_embedding, weights.local_bias, bias, row_map, col_map, col_weights,
@@ -365,7 +366,7 @@ def attention_residual(
     )  # fmt: skip
 
 
-def convolutional_glu(
+def conv_glu_residual(
     x: Tensor,
     weights: ConvGluResidualWeights,
     *,
@@ -399,7 +400,7 @@ def convolutional_glu(
     grid = check_grid("grid", grid)
     _check_branch_input(x, grid, weights.values, features)
     return eager.call(
-        "convolutional_glu",
+        PATHS["conv_glu_residual"],
         x, weights.norm.weight, weights.norm.bias, weights.values.data, weights.gates.data,
         weights.fc1_bias, weights.conv_weight, weights.conv_bias, weights.fc2.data,
         weights.fc2_bias, grid, weights.norm.epsilon, "cpp",

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from transnext_ops.backends import cpp_backend, kernel_sources
-from transnext_ops.backends.registry import BackendError, Call
+from transnext_ops.backends.registry import OPERATORS, BackendError, Call
 from transnext_ops.distribution import install_hint
 
 _OLDEST_CUPY = 13
@@ -117,26 +117,18 @@ class _CupyKernels:
 _kernels = _CupyKernels()
 
 
-def _on_cupy(function: Callable[..., Any]) -> Callable[..., Any]:
+def _on_cupy(name: str) -> Callable[..., Any]:
     """Return a function of the compiled library's backend with its kernels launched by CuPy."""
+    function = getattr(cpp_backend, name)
 
     @functools.wraps(function)
-    def call(*arguments: Any) -> Any:
+    def call(*arguments: Any, **named: Any) -> Any:
         with cpp_backend.launches.use_runner(_kernels):
-            return function(*arguments)
+            return function(*arguments, **named)
 
     return call
 
 
-aggregated_attention = _on_cupy(cpp_backend.aggregated_attention)
-aggregated_attention_backward = _on_cupy(cpp_backend.aggregated_attention_backward)
-window_qk = _on_cupy(cpp_backend.window_qk)
-window_qk_backward = _on_cupy(cpp_backend.window_qk_backward)
-window_av = _on_cupy(cpp_backend.window_av)
-window_av_backward = _on_cupy(cpp_backend.window_av_backward)
-position_bias_table = _on_cupy(cpp_backend.position_bias_table)
-position_bias_table_backward = _on_cupy(cpp_backend.position_bias_table_backward)
-conv_glu = _on_cupy(cpp_backend.conv_glu)
-conv_glu_backward = _on_cupy(cpp_backend.conv_glu_backward)
-gelu_pool = _on_cupy(cpp_backend.gelu_pool)
-gelu_pool_backward = _on_cupy(cpp_backend.gelu_pool_backward)
+for _name in OPERATORS:
+    globals()[_name] = _on_cupy(_name)
+    globals()[f"{_name}_backward"] = _on_cupy(f"{_name}_backward")

@@ -15,25 +15,20 @@ import operator
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import torch
 
+from transnext_ops import schema
 from transnext_ops.tracing import constant_in_graphs
 
 BACKEND_NAMES = ("reference", "torch", "cpp", "cupy")
 KERNEL_BACKENDS = ("reference", "cpp", "cupy")
-OPERATORS = (
-    "aggregated_attention",
-    "window_qk",
-    "window_av",
-    "position_bias_table",
-    "conv_glu",
-    "gelu_pool",
-)
+OPERATORS = tuple(schema.OPERATORS)
 ENVIRONMENT_VARIABLE = "TRANSNEXT_OPS_BACKEND"
 
 # Fastest first. `reference` is never chosen by itself: it is the truth, not a way to run.
@@ -96,6 +91,27 @@ def check_backend_name(name: object, argument: str = "backend") -> str:
 def backend_module(name: str) -> ModuleType:
     """Import (once) and return the module of a backend."""
     return importlib.import_module(f"transnext_ops.backends.{name}_backend")
+
+
+_kernel_modules: dict[str, ModuleType] = {}  # of the backends used so far
+
+
+def kernel(op: str, backend: str) -> Callable[..., Any]:
+    """Return the function of a kernel backend that runs an operator or a backward.
+
+    Raises
+    ------
+    ValueError
+        `backend` is not a kernel backend.
+    """
+    module = _kernel_modules.get(backend)
+    if module is None:
+        if backend not in KERNEL_BACKENDS:
+            raise ValueError(
+                f"backend: got {backend!r}, torch.ops.transnext.{op} needs one of {KERNEL_BACKENDS}"
+            )
+        module = _kernel_modules[backend] = backend_module(backend)
+    return getattr(module, op)
 
 
 def unavailable_reason(name: str) -> str | None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from transnext_ops.backends import registry, torch_backend
 from transnext_ops.dispatch import eager
+from transnext_ops.dispatch.custom_operators import PATHS
 
 
 def run(
@@ -37,5 +38,5 @@ def run(
     name = registry.choose(requested, op, first.device, first.dtype, head_dim, window_size)
     if name == "torch":
         return getattr(torch_backend, op)(*arguments)
-    result = eager.call(op, *arguments, name)
+    result = eager.call(PATHS[op], *arguments, name)
     return result[0] if isinstance(result, (tuple, list)) else result

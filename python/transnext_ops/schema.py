@@ -1,0 +1,539 @@
+"""One record of every operator: its tensors, sizes and outputs, declared once.
+
+From a record follow the schema of the custom operator and of its backward, their fake versions, the
+mask of gradients, what autocast casts, the messages of the argument checks, the named arguments
+that backends read, and the signature of the compiled function (``_cpp.pyi``). A new optional tensor
+is one line here; the rest is kernels.
+
+A shape is a string of axes. An axis that is a name is bound by the first tensor that has it; these
+follow from sizes: ``N`` the positions of `grid`, ``P`` those of `pool_grid`, ``L`` the cells of
+`window_size`. ``*`` is an axis that the operator's own code checks.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import re
+from collections import namedtuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "FUSED_BLOCKS",
+    "OPERATORS",
+    "Operator",
+    "Output",
+    "Role",
+    "Size",
+    "TensorArgument",
+    "compute_dtype",
+]
+
+Axis = Callable[[Any], int]
+
+_SIZE_TYPES = {"grid": "SymInt[2]", "dtype": "ScalarType"}
+_FROM_SIZES: dict[str, tuple[str, Axis]] = {
+    "N": ("grid", lambda call: call.grid[0] * call.grid[1]),
+    "P": ("pool_grid", lambda call: call.pool_grid[0] * call.pool_grid[1]),
+    "L": ("window_size", lambda call: call.window_size * call.window_size),
+}
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the arithmetic type for a storage type: float64 for itself, float32 otherwise."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+class Role(enum.Enum):
+    """What a tensor is to its operator."""
+
+    ACTIVATION = "activation"  # in the call's storage type; autocast casts it
+    PARAMETER = "parameter"  # in the compute type of the call
+    INDEX_MAP = "index map"  # int32
+    PACKED = "packed weight"  # opaque, laid out for the compiled GEMMs
+    TOKENS = "tokens"  # of a fused block: any floating-point type, which autocast leaves alone
+
+
+@dataclass(frozen=True)
+class TensorArgument:
+    """A tensor that an operator reads.
+
+    Attributes
+    ----------
+    name : str
+    shape : str
+        Axes, ``"B N h d"``.
+    role : Role
+    optional : bool
+        Whether None may stand for it.
+    differentiable : bool
+        Whether it has a gradient.
+    in_backward : bool
+        Whether the backward reads it.
+    """
+
+    name: str
+    shape: str
+    role: Role
+    optional: bool = False
+    differentiable: bool = True
+    in_backward: bool = True
+
+    @functools.cached_property
+    def axes(self) -> tuple[str, ...]:
+        """The axes of the shape."""
+        return tuple(self.shape.split())
+
+    @functools.cached_property
+    def layout(self) -> str:
+        """The shape as messages show it: ``[B, N, h, d]``."""
+        return f"[{', '.join(self.axes)}]"
+
+    def dtype(self, activation: torch.dtype) -> torch.dtype:
+        """Return the dtype of a tensor of this role in a call on activations of this dtype."""
+        return compute_dtype(activation) if self.role is Role.PARAMETER else activation
+
+    @property
+    def schema(self) -> str:
+        """The argument in a torch schema."""
+        return f"Tensor{'?' * self.optional} {self.name}"
+
+
+@dataclass(frozen=True)
+class Size:
+    """A number that an operator takes after its tensors.
+
+    Attributes
+    ----------
+    name : str
+    kind : {"grid", "int", "bool", "float", "dtype"}
+    axis : str or None
+        The axis that says its value: then only the compiled function takes it.
+    """
+
+    name: str
+    kind: str
+    axis: str | None = None
+
+    @property
+    def schema(self) -> str:
+        """The argument in a torch schema."""
+        return f"{_SIZE_TYPES.get(self.kind, self.kind)} {self.name}"
+
+
+@dataclass(frozen=True)
+class Output:
+    """A tensor that an operator returns, contiguous, with the dtype and device of input `like`."""
+
+    name: str
+    shape: str
+    like: str
+
+
+@dataclass(frozen=True)
+class Operator:
+    """The record of an operator.
+
+    Attributes
+    ----------
+    name : str
+    tensors : tuple of TensorArgument
+    sizes : tuple of Size
+    outputs : tuple of Output
+        The first is the result; it alone is differentiable.
+    saves_outputs : bool
+        Whether the backward reads the outputs.
+    has_backward : bool
+        False for operators of inference alone.
+    options, backward_options : tuple of str
+        Settings that the compiled functions take after the sizes, as bools.
+    """
+
+    name: str
+    tensors: tuple[TensorArgument, ...]
+    sizes: tuple[Size, ...]
+    outputs: tuple[Output, ...]
+    saves_outputs: bool = False
+    has_backward: bool = True
+    options: tuple[str, ...] = ()
+    backward_options: tuple[str, ...] = ()
+
+    # What follows for the forward ----------------------------------------------------------------
+
+    @functools.cached_property
+    def by_name(self) -> Mapping[str, TensorArgument]:
+        """The tensors by their names."""
+        return {tensor.name: tensor for tensor in self.tensors}
+
+    @functools.cached_property
+    def torch_sizes(self) -> tuple[Size, ...]:
+        """The sizes that the custom operator takes."""
+        return tuple(size for size in self.sizes if size.axis is None)
+
+    @functools.cached_property
+    def Arguments(self) -> Any:
+        """The class of named arguments: the tensors, then the custom operator's sizes."""
+        return namedtuple(self.name, [each.name for each in (*self.tensors, *self.torch_sizes)])
+
+    @functools.cached_property
+    def schema(self) -> str:
+        """The schema of the custom operator, whose last argument is a backend."""
+        results = ", ".join("Tensor" for _ in self.outputs)
+        return f"{self._declared(self.tensors)} -> " + (
+            results if len(self.outputs) == 1 else f"({results})"
+        )
+
+    @functools.cached_property
+    def autocast(self) -> tuple[bool, ...]:
+        """For each tensor, whether autocast casts it."""
+        return tuple(tensor.role is Role.ACTIVATION for tensor in self.tensors)
+
+    @functools.cached_property
+    def allocate(self) -> Callable[[Any], tuple[Tensor, ...]]:
+        """A function of the named arguments that allocates the outputs."""
+        parts = [self._allocation(output) for output in self.outputs]
+        if len(parts) == 1:
+            (one,) = parts
+            return lambda call: (one(call),)
+        return lambda call: tuple([part(call) for part in parts])
+
+    # What follows for the backward ---------------------------------------------------------------
+
+    @functools.cached_property
+    def differentiable(self) -> tuple[int, ...]:
+        """The positions of the tensors that have gradients."""
+        return tuple(i for i, tensor in enumerate(self.tensors) if tensor.differentiable)
+
+    @functools.cached_property
+    def in_backward(self) -> tuple[int, ...]:
+        """The positions of the tensors that the backward reads."""
+        return tuple(i for i, tensor in enumerate(self.tensors) if tensor.in_backward)
+
+    @functools.cached_property
+    def masked(self) -> bool:
+        """Whether the backward takes a mask of gradients and returns a list of them."""
+        return len(self.differentiable) > 1
+
+    @functools.cached_property
+    def gradient_name(self) -> str:
+        """The name of the result's gradient."""
+        return f"d_{self.outputs[0].name}"
+
+    @functools.cached_property
+    def backward_inputs(self) -> tuple[TensorArgument, ...]:
+        """The tensors that the backward reads: a gradient, saved outputs, inputs."""
+        result = self.outputs[0]
+        saved = self.outputs if self.saves_outputs else ()
+        return (
+            TensorArgument(self.gradient_name, result.shape, self.by_name[result.like].role),
+            *(TensorArgument(o.name, o.shape, self.by_name[o.like].role) for o in saved),
+            *(self.tensors[i] for i in self.in_backward),
+        )
+
+    @functools.cached_property
+    def BackwardArguments(self) -> Any:
+        """The class of the backward's named arguments; the last is `needs` if it is masked."""
+        names = [each.name for each in (*self.backward_inputs, *self.torch_sizes)]
+        return namedtuple(f"{self.name}_backward", names + ["needs"] * self.masked)
+
+    @functools.cached_property
+    def backward_schema(self) -> str:
+        """The schema of the backward's custom operator."""
+        mask = (f"bool[{len(self.differentiable)}] needs",) if self.masked else ()
+        result = "Tensor[]" if self.masked else "Tensor"
+        return f"{self._declared(self.backward_inputs, *mask)} -> {result}"
+
+    @functools.cached_property
+    def allocate_gradients(self) -> Callable[[Any], list[Tensor | None]]:
+        """A function of the backward's named arguments that allocates the gradients needed."""
+        parts = [self._gradient(self.tensors[i]) for i in self.differentiable]
+        if not self.masked:
+            (one,) = parts
+            return lambda call: [one(call)]
+        return lambda call: [
+            part(call) if needed else None for part, needed in zip(parts, call.needs, strict=True)
+        ]
+
+    # What follows for the compiled library -------------------------------------------------------
+
+    @functools.cached_property
+    def compiled_sizes(self) -> Callable[[Any], tuple[Any, ...]]:
+        """A function of the named arguments that gives the compiled function's sizes."""
+        if not any(size.axis or size.kind == "dtype" for size in self.sizes):
+            first = len(self.tensors)
+            return lambda call: call[first:]
+        getters = [self._compiled_size(size) for size in self.sizes]
+        return lambda call: tuple([get(call) for get in getters])
+
+    @functools.cached_property
+    def compiled_signature(self) -> list[tuple[str, str]]:
+        """Names and kinds of what the compiled function takes."""
+        return self._compiled(
+            [*self.tensors, *self.outputs], [*self.options], optional=self._optional
+        )
+
+    @functools.cached_property
+    def compiled_backward_signature(self) -> list[tuple[str, str]]:
+        """Names and kinds of what the compiled backward takes."""
+        gradients = [Output(f"d_{self.tensors[i].name}", "", "") for i in self.differentiable]
+        optional = self._optional | ({g.name for g in gradients} if self.masked else set())
+        return self._compiled(
+            [*self.backward_inputs, *gradients], [*self.backward_options], optional=optional
+        )
+
+    # ---------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _optional(self) -> set[str]:
+        return {tensor.name for tensor in self.tensors if tensor.optional}
+
+    def _compiled(
+        self, tensors: Sequence[Any], options: Sequence[str], *, optional: set[str]
+    ) -> list[tuple[str, str]]:
+        return [
+            *((t.name, "optional tensor" if t.name in optional else "tensor") for t in tensors),
+            *((size.name, size.kind) for size in self.sizes),
+            *((option, "bool") for option in options),
+            ("threads", "int"),
+        ]
+
+    def _declared(self, tensors: Sequence[TensorArgument], *rest: str) -> str:
+        declared = [each.schema for each in (*tensors, *self.torch_sizes)]
+        return f"({', '.join((*declared, *rest, 'str backend'))})"
+
+    def _axis(self, name: str) -> Axis:
+        """Return the function of the named arguments that gives the length of an axis."""
+        if name.isdigit():
+            length = int(name)
+            return lambda call: length
+        for tensor in self.tensors:
+            if name in tensor.axes and not tensor.optional and tensor.in_backward:
+                tensor_name, axis = tensor.name, tensor.axes.index(name)
+                return lambda call: getattr(call, tensor_name).shape[axis]
+        if name in _FROM_SIZES:
+            return _FROM_SIZES[name][1]
+        raise ValueError(f"{self.name}: got the axis {name!r}, needs one that a tensor has")
+
+    def _allocation(self, output: Output) -> Callable[[Any], Tensor]:
+        like = output.like
+        if self.by_name[like].shape == output.shape:
+            return lambda call: _empty_like(getattr(call, like))
+        axes = [self._axis(axis) for axis in output.shape.split()]
+        return lambda call: getattr(call, like).new_empty([axis(call) for axis in axes])
+
+    def _gradient(self, tensor: TensorArgument) -> Callable[[Any], Tensor | None]:
+        name = tensor.name
+        if tensor.in_backward and tensor.optional:
+
+            def like_optional(call: Any) -> Tensor | None:
+                value = getattr(call, name)
+                return None if value is None else _empty_like(value)
+
+            return like_optional
+        if tensor.in_backward:
+            return lambda call: _empty_like(getattr(call, name))
+        like = self.tensors[self.in_backward[0]].name
+        axes = [self._axis(axis) for axis in tensor.axes]
+
+        def of_shape(call: Any) -> Tensor:
+            first = getattr(call, like)
+            shape = [axis(call) for axis in axes]
+            return first.new_empty(shape, dtype=tensor.dtype(first.dtype))
+
+        return of_shape
+
+    def _compiled_size(self, size: Size) -> Callable[[Any], Any]:
+        name = size.name
+        if size.axis is not None:
+            return self._axis(size.axis)
+        if size.kind == "dtype":
+            return lambda call: str(getattr(call, name)).removeprefix("torch.")
+        return lambda call: getattr(call, name)
+
+
+def _empty_like(tensor: Tensor) -> Tensor:
+    """Allocate a contiguous tensor of the same kind: in half the time of ``new_empty``."""
+    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
+
+
+def _tensors(role: Role, names: str, shape: str, **properties: bool) -> tuple[TensorArgument, ...]:
+    return tuple(
+        TensorArgument(name, shape, role, **properties) for name in re.split(r"\W+", names)
+    )
+
+
+_activations = functools.partial(_tensors, Role.ACTIVATION)
+_parameters = functools.partial(_tensors, Role.PARAMETER)
+_maps = functools.partial(_tensors, Role.INDEX_MAP, optional=True, differentiable=False)
+_packed = functools.partial(_tensors, Role.PACKED, differentiable=False)
+_tokens = functools.partial(_tensors, Role.TOKENS, differentiable=False)
+
+_GRID, _POOL_GRID = Size("grid", "grid"), Size("pool_grid", "grid")
+_WINDOW = Size("window_size", "int")
+
+_PARAMETERS_OF_ATTENTION = (
+    *_parameters("scale", "h"),
+    *_parameters("query_embedding", "h d", optional=True),
+    *_parameters("local_bias", "h L", optional=True),
+    # Dense, [h, N, P], or a table, [h, R, S], with maps from grid and pooled grid to it.
+    *_parameters("pool_bias", "h * *", optional=True),
+    *_maps("row_map", "H Hp"),
+    *_maps("col_map", "W Wp taps"),
+    *_parameters("col_weights", "W Wp taps", optional=True, differentiable=False),
+    *_parameters("tokens", "h d L", optional=True),
+    *_parameters("token_bias", "h L", optional=True),
+)
+
+AGGREGATED_ATTENTION = Operator(
+    "aggregated_attention",
+    (
+        *_activations("q", "B N h d"),
+        *_activations("k, v", "B N h d", optional=True),  # without a window there are none
+        *_activations("k_pool, v_pool", "B P h d"),
+        *_PARAMETERS_OF_ATTENTION,
+    ),
+    (_GRID, _POOL_GRID, _WINDOW),
+    (Output("out", "B N h d", like="q"), Output("log_sum_exp", "B N h", like="scale")),
+    saves_outputs=True,
+    options=("allow_tf32",),
+    backward_options=("deterministic",),
+)
+
+WINDOW_QK = Operator(
+    "window_qk",
+    (
+        *_activations("q, k", "B h N d"),
+        *_parameters("bias", "h L", optional=True, in_backward=False),
+    ),
+    (_GRID, _WINDOW),
+    (Output("attn", "B h N L", like="q"),),
+)
+
+WINDOW_AV = Operator(
+    "window_av",
+    (*_activations("attn", "B h N L"), *_activations("v", "B h N d")),
+    (_GRID, _WINDOW),
+    (Output("out", "B h N d", like="v"),),
+)
+
+POSITION_BIAS_TABLE = Operator(
+    "position_bias_table",
+    (
+        *_parameters("row_coords", "R", differentiable=False),
+        *_parameters("col_coords", "S", differentiable=False),
+        *_parameters("fc1_weight", "E 2"),
+        *_parameters("fc1_bias", "E"),
+        *_parameters("fc2_weight", "h E"),
+        *_parameters("fc2_bias", "h"),
+    ),
+    (),
+    (Output("table", "h R S", like="fc1_weight"),),
+)
+
+CONV_GLU = Operator(
+    "conv_glu",
+    (
+        *_activations("x", "B N 2*hidden"),
+        *_parameters("weight", "hidden 1 3 3"),
+        *_parameters("bias", "hidden", optional=True),
+    ),
+    (_GRID,),
+    (Output("out", "B N hidden", like="x"),),
+)
+
+GELU_POOL = Operator(
+    "gelu_pool",
+    _activations("x", "B N C"),
+    (_GRID, _POOL_GRID),
+    (Output("out", "B P C", like="x"),),
+)
+
+ATTENTION_RESIDUAL = Operator(
+    "attention_residual",
+    (
+        *_tokens("x", "B N C"),
+        *_parameters("norm_weight, norm_bias", "C", differentiable=False),
+        *_packed("projections", "*"),
+        *_parameters("projections_bias", "*", optional=True, differentiable=False),
+        *_parameters("pool_norm_weight, pool_norm_bias", "C", optional=True, differentiable=False),
+        *_packed("pool_projections", "*", optional=True),
+        *_PARAMETERS_OF_ATTENTION,
+        *_packed("out_projection", "*"),
+        *_parameters("out_bias", "C", optional=True, differentiable=False),
+    ),
+    (
+        _GRID,
+        _POOL_GRID,
+        _WINDOW,
+        Size("heads", "int"),
+        Size("width", "int", axis="C"),
+        Size("epsilon", "float"),
+        Size("pool_epsilon", "float"),
+        Size("features", "dtype"),
+    ),
+    (Output("out", "B N C", like="x"),),
+    has_backward=False,
+)
+
+CONV_GLU_RESIDUAL = Operator(
+    "conv_glu_residual",
+    (
+        *_tokens("x", "B N C"),
+        *_parameters("norm_weight, norm_bias", "C", differentiable=False),
+        *_packed("value_weight, gate_weight", "*"),
+        *_parameters("fc1_bias", "*", optional=True, differentiable=False),
+        *_parameters("conv_weight", "hidden 1 3 3", differentiable=False),
+        *_parameters("conv_bias", "hidden", optional=True, differentiable=False),
+        *_packed("fc2_weight", "*"),
+        *_parameters("fc2_bias", "C", optional=True, differentiable=False),
+    ),
+    (
+        _GRID,
+        Size("width", "int", axis="C"),
+        Size("hidden", "int", axis="hidden"),
+        Size("epsilon", "float"),
+    ),
+    (Output("out", "B N C", like="x"),),
+    has_backward=False,
+)
+
+PATCH_EMBED = Operator(
+    "patch_embed",
+    (
+        *_tokens("x", "B C H W"),
+        *_packed("weight", "*"),
+        *_parameters("bias", "columns", optional=True, differentiable=False),
+        *_parameters("norm_weight, norm_bias", "columns", differentiable=False),
+    ),
+    (
+        _GRID,
+        Size("channels", "int", axis="C"),
+        Size("columns", "int"),
+        Size("kernel", "int"),
+        Size("stride", "int"),
+        Size("channels_last", "bool"),
+        Size("epsilon", "float"),
+    ),
+    (Output("out", "B N columns", like="x"),),
+    has_backward=False,
+)
+
+OPERATORS = {
+    operator.name: operator
+    for operator in (
+        AGGREGATED_ATTENTION,
+        WINDOW_QK,
+        WINDOW_AV,
+        POSITION_BIAS_TABLE,
+        CONV_GLU,
+        GELU_POOL,
+    )
+}
+FUSED_BLOCKS = {
+    operator.name: operator for operator in (ATTENTION_RESIDUAL, CONV_GLU_RESIDUAL, PATCH_EMBED)
+}
