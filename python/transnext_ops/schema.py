@@ -32,15 +32,14 @@ __all__ = [
     "Size",
     "TensorArgument",
     "compute_dtype",
+    "make_function",
 ]
 
-Axis = Callable[[Any], int]
-
 _SIZE_TYPES = {"grid": "SymInt[2]", "dtype": "ScalarType"}
-_FROM_SIZES: dict[str, tuple[str, Axis]] = {
-    "N": ("grid", lambda call: call.grid[0] * call.grid[1]),
-    "P": ("pool_grid", lambda call: call.pool_grid[0] * call.pool_grid[1]),
-    "L": ("window_size", lambda call: call.window_size * call.window_size),
+_FROM_SIZES = {
+    "N": "grid[0] * grid[1]",
+    "P": "pool_grid[0] * pool_grid[1]",
+    "L": "window_size * window_size",
 }
 
 
@@ -194,13 +193,16 @@ class Operator:
         return tuple(tensor.role is Role.ACTIVATION for tensor in self.tensors)
 
     @functools.cached_property
-    def allocate(self) -> Callable[[Any], tuple[Tensor, ...]]:
-        """A function of the named arguments that allocates the outputs."""
-        parts = [self._allocation(output) for output in self.outputs]
-        if len(parts) == 1:
-            (one,) = parts
-            return lambda call: (one(call),)
-        return lambda call: tuple([part(call) for part in parts])
+    def allocations(self) -> list[str]:
+        """For each output, the expression of the arguments' names that allocates it."""
+        return [self._allocation(output) for output in self.outputs]
+
+    @functools.cached_property
+    def allocate(self) -> Callable[..., tuple[Tensor, ...]]:
+        """A function of the custom operator's arguments that allocates the outputs."""
+        return make_function(
+            "allocate", self.Arguments._fields, [f"return ({', '.join(self.allocations)},)"]
+        )
 
     # What follows for the backward ---------------------------------------------------------------
 
@@ -249,26 +251,25 @@ class Operator:
         return f"{self._declared(self.backward_inputs, *mask)} -> {result}"
 
     @functools.cached_property
-    def allocate_gradients(self) -> Callable[[Any], list[Tensor | None]]:
-        """A function of the backward's named arguments that allocates the gradients needed."""
-        parts = [self._gradient(self.tensors[i]) for i in self.differentiable]
-        if not self.masked:
-            (one,) = parts
-            return lambda call: [one(call)]
-        return lambda call: [
-            part(call) if needed else None for part, needed in zip(parts, call.needs, strict=True)
+    def gradient_allocations(self) -> list[str]:
+        """For each gradient, the expression that allocates it, or None if it is not needed."""
+        return [
+            self._gradient(self.tensors[position], i)
+            for i, position in enumerate(self.differentiable)
         ]
+
+    @functools.cached_property
+    def allocate_gradients(self) -> Callable[..., list[Tensor | None]]:
+        """A function of the backward's arguments that allocates the gradients needed."""
+        body = [f"return [{', '.join(self.gradient_allocations)}]"]
+        return make_function("allocate_gradients", self.BackwardArguments._fields, body)
 
     # What follows for the compiled library -------------------------------------------------------
 
     @functools.cached_property
-    def compiled_sizes(self) -> Callable[[Any], tuple[Any, ...]]:
-        """A function of the named arguments that gives the compiled function's sizes."""
-        if not any(size.axis or size.kind == "dtype" for size in self.sizes):
-            first = len(self.tensors)
-            return lambda call: call[first:]
-        getters = [self._compiled_size(size) for size in self.sizes]
-        return lambda call: tuple([get(call) for get in getters])
+    def compiled_sizes(self) -> list[str]:
+        """The expressions of the compiled function's sizes."""
+        return [self._compiled_size(size) for size in self.sizes]
 
     @functools.cached_property
     def compiled_signature(self) -> list[tuple[str, str]]:
@@ -306,54 +307,73 @@ class Operator:
         declared = [each.schema for each in (*tensors, *self.torch_sizes)]
         return f"({', '.join((*declared, *rest, 'str backend'))})"
 
-    def _axis(self, name: str) -> Axis:
-        """Return the function of the named arguments that gives the length of an axis."""
+    def _axis(self, name: str) -> str:
+        """Return the expression of the arguments' names that gives the length of an axis."""
         if name.isdigit():
-            length = int(name)
-            return lambda call: length
+            return name
         for tensor in self.tensors:
             if name in tensor.axes and not tensor.optional and tensor.in_backward:
-                tensor_name, axis = tensor.name, tensor.axes.index(name)
-                return lambda call: getattr(call, tensor_name).shape[axis]
+                return f"{tensor.name}.shape[{tensor.axes.index(name)}]"
         if name in _FROM_SIZES:
-            return _FROM_SIZES[name][1]
+            return _FROM_SIZES[name]
         raise ValueError(f"{self.name}: got the axis {name!r}, needs one that a tensor has")
 
-    def _allocation(self, output: Output) -> Callable[[Any], Tensor]:
-        like = output.like
-        if self.by_name[like].shape == output.shape:
-            return lambda call: _empty_like(getattr(call, like))
-        axes = [self._axis(axis) for axis in output.shape.split()]
-        return lambda call: getattr(call, like).new_empty([axis(call) for axis in axes])
+    def _new(self, like: str, axes: Sequence[str], dtype: str = "") -> str:
+        shape = ", ".join(self._axis(axis) for axis in axes)
+        return f"{like}.new_empty(({shape},){dtype})"
 
-    def _gradient(self, tensor: TensorArgument) -> Callable[[Any], Tensor | None]:
-        name = tensor.name
-        if tensor.in_backward and tensor.optional:
+    def _allocation(self, output: Output) -> str:
+        if self.by_name[output.like].shape == output.shape:
+            return f"empty_like({output.like})"
+        return self._new(output.like, output.shape.split())
 
-            def like_optional(call: Any) -> Tensor | None:
-                value = getattr(call, name)
-                return None if value is None else _empty_like(value)
+    def _gradient(self, tensor: TensorArgument, i: int) -> str:
+        if not tensor.in_backward:
+            like = self.tensors[self.in_backward[0]].name
+            of_role = tensor.role is Role.PARAMETER
+            dtype = f", dtype=compute_dtype({like}.dtype)" if of_role else ""
+            allocation = self._new(like, tensor.axes, dtype)
+        else:
+            allocation = f"empty_like({tensor.name})"
+        if not self.masked:
+            return allocation
+        there = f" and {tensor.name} is not None" * (tensor.optional and tensor.in_backward)
+        return f"{allocation} if needs[{i}]{there} else None"
 
-            return like_optional
-        if tensor.in_backward:
-            return lambda call: _empty_like(getattr(call, name))
-        like = self.tensors[self.in_backward[0]].name
-        axes = [self._axis(axis) for axis in tensor.axes]
-
-        def of_shape(call: Any) -> Tensor:
-            first = getattr(call, like)
-            shape = [axis(call) for axis in axes]
-            return first.new_empty(shape, dtype=tensor.dtype(first.dtype))
-
-        return of_shape
-
-    def _compiled_size(self, size: Size) -> Callable[[Any], Any]:
-        name = size.name
+    def _compiled_size(self, size: Size) -> str:
         if size.axis is not None:
             return self._axis(size.axis)
-        if size.kind == "dtype":
-            return lambda call: str(getattr(call, name)).removeprefix("torch.")
-        return lambda call: getattr(call, name)
+        return f"dtype_name({size.name})" if size.kind == "dtype" else size.name
+
+
+def make_function(
+    name: str, parameters: Sequence[str], body: Sequence[str], **names: Any
+) -> Callable[..., Any]:
+    """Return a function made of source text, as ``collections.namedtuple`` makes its own.
+
+    A call of an operator is so short that loops over its record would show in its time.
+
+    Parameters
+    ----------
+    name : str
+    parameters : sequence of str
+    body : sequence of str
+        Statements, of the parameters, of `names` and of ``empty_like``, ``compute_dtype`` and
+        ``dtype_name``.
+    **names
+        What else the statements name.
+    """
+    source = f"def {name}({', '.join(parameters)}):\n" + "".join(f"    {line}\n" for line in body)
+    namespace = {
+        "compute_dtype": compute_dtype,
+        "dtype_name": lambda dtype: str(dtype).removeprefix("torch."),
+        "empty_like": _empty_like,
+        **names,
+    }
+    exec(source, namespace)
+    function = namespace[name]
+    function.__module__ = names.get("__name__", __name__)
+    return function
 
 
 def _empty_like(tensor: Tensor) -> Tensor:

@@ -131,7 +131,7 @@ def tokens_of(case: BranchCase, numbers: Numbers) -> Tensor:
 @example(case(grid=(9, 60), batch=1, storage=torch.bfloat16, features=torch.bfloat16))
 @example(case(grid=(1, 1), hidden=1, head_dim=8, heads=1))
 @example(case(hidden=1024, grid=(3, 3)))
-def test_convolutional_glu_agrees_with_the_reference(case: BranchCase) -> None:
+def test_conv_glu_residual_agrees_with_the_reference(case: BranchCase) -> None:
     numbers = Numbers(case.seed)
     dtype, hidden, width = case.features, case.hidden, case.width
     x = tokens_of(case, numbers)
@@ -351,7 +351,7 @@ def test_opcheck() -> None:
     weights = glu_weights()
     x = torch.randn(2, 6, 24)
     torch.library.opcheck(
-        torch.ops.transnext.convolutional_glu.default,
+        torch.ops.transnext.conv_glu_residual.default,
         (x, weights.norm.weight, weights.norm.bias, weights.values.data, weights.gates.data, None,
          weights.conv_weight, None, weights.fc2.data, None, (2, 3), EPSILON, "cpp"),
     )  # fmt: skip

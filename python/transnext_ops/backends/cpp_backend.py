@@ -21,8 +21,8 @@ from torch import Tensor
 from transnext_ops import schema
 from transnext_ops.backends.dlpack import check_memory, exchanged, readable
 from transnext_ops.backends.matmul_precision import tf32_allowed
-from transnext_ops.backends.registry import ACTIVATION_DTYPES, Call
-from transnext_ops.schema import Operator
+from transnext_ops.backends.registry import ACTIVATION_DTYPES, OPERATORS, Call
+from transnext_ops.schema import Operator, make_function
 
 _import_failure: str | None = None
 try:
@@ -73,6 +73,8 @@ def unsupported(call: Call) -> str | None:
 
 def cuda_unsupported(call: Call) -> str | None:
     """Say why there is no CUDA kernel, compiled or for CuPy, that can run `call`."""
+    if call.op not in OPERATORS:
+        return f"it has no CUDA kernel for {call.op}; use backend 'torch'"
     if call.dtype not in CUDA_DTYPES:
         return f"it has no CUDA kernel of {call.op} for {call.dtype}"
     if call.op != "aggregated_attention" or call.head_dim is None or call.window_size is None:
@@ -162,13 +164,12 @@ def _run(operator: Callable[..., None], tensors: Sequence[Tensor | None], *sizes
         operator(*exchanged(readable(tensors)), *sizes, threads)
 
 
-def _contiguous_table(call: Any) -> Any:
-    """Return the arguments with a pooled bias as kernels read it: a table contiguous."""
-    pool_bias = call.pool_bias
-    if pool_bias is None or call.row_map is None or pool_bias.is_contiguous():
-        return call
+def _table_contiguous(pool_bias: Tensor | None, row_map: Tensor | None) -> Tensor | None:
+    """Return the pooled bias as the kernels read it: a dense one as it is, a table contiguous."""
+    if pool_bias is None or row_map is None or pool_bias.is_contiguous():
+        return pool_bias
     check_memory(pool_bias)
-    return call._replace(pool_bias=pool_bias.contiguous())
+    return pool_bias.contiguous()
 
 
 def _tf32(first: Tensor) -> bool:
@@ -176,59 +177,66 @@ def _tf32(first: Tensor) -> bool:
     return (first.is_cuda or launches.chosen_runner() is not None) and tf32_allowed()
 
 
-_OPTIONS: dict[str, Callable[[Tensor], bool]] = {
-    "allow_tf32": _tf32,
-    "deterministic": lambda first: torch.are_deterministic_algorithms_enabled(),
+# What the options of a compiled function are set to.
+_OPTIONS = {
+    "allow_tf32": "tf32({first})",
+    "deterministic": "deterministic()",
 }
 
 
 def _forward(operator: Operator) -> Callable[..., Any]:
-    """Return the function that runs an operator: its arguments by position or by name."""
-    compiled = None if _import_failure is not None else getattr(_cpp, operator.name, None)
-    count, many = len(operator.tensors), len(operator.outputs) > 1
-    options = [_OPTIONS[option] for option in operator.options]
-    has_table = "row_map" in operator.by_name
-    Arguments, allocate, sizes_of = operator.Arguments, operator.allocate, operator.compiled_sizes
-
-    def run(*arguments: Any, **named: Any) -> Any:
-        call = Arguments(*arguments, **named)
-        if has_table:
-            call = _contiguous_table(call)
-        outputs = allocate(call)
-        chosen = [option(call[0]) for option in options] if options else ()
-        _run(compiled, (*call[:count], *outputs), *sizes_of(call), *chosen)
-        return outputs if many else outputs[0]
-
-    return _named(run, operator.name, f"Run :func:`transnext_ops.schema` operator {operator.name}.")
+    """Return the function that runs an operator: it allocates the outputs and fills them."""
+    outputs = [output.name for output in operator.outputs]
+    allocations = [
+        f"{name} = {expression}"
+        for name, expression in zip(outputs, operator.allocations, strict=True)
+    ]
+    tensors = [*(tensor.name for tensor in operator.tensors), *outputs]
+    return _compiled(
+        operator.name, operator.Arguments._fields, allocations, tensors,
+        [*operator.compiled_sizes, *(_OPTIONS[option] for option in operator.options)],
+        ", ".join(outputs),
+    )  # fmt: skip
 
 
 def _backward(operator: Operator) -> Callable[..., Any]:
-    """Return the function that runs a backward: a list of gradients, None if not needed."""
-    name = f"{operator.name}_backward"
-    compiled = None if _import_failure is not None else getattr(_cpp, name, None)
-    count = len(operator.backward_inputs)
-    last = count + len(operator.torch_sizes)
+    """Return the function that runs a backward: its gradients, None for those not needed."""
+    gradients = [f"grad_{i}" for i in range(len(operator.differentiable))]
+    allocations = [
+        f"{name} = {expression}"
+        for name, expression in zip(gradients, operator.gradient_allocations, strict=True)
+    ]
+    tensors = [*(tensor.name for tensor in operator.backward_inputs), *gradients]
     options = [_OPTIONS[option] for option in operator.backward_options]
-    has_table = "row_map" in operator.by_name
-    masked = operator.masked
-    Arguments, allocate = operator.BackwardArguments, operator.allocate_gradients
-
-    def run(*arguments: Any, **named: Any) -> Any:
-        call = Arguments(*arguments, **named)
-        if has_table:
-            call = _contiguous_table(call)
-        gradients = allocate(call)
-        chosen = [option(call[0]) for option in options] if options else ()
-        _run(compiled, (*call[:count], *gradients), *call[count:last], *chosen)
-        return gradients if masked else gradients[0]
-
-    return _named(run, name, f"Return the gradients of {operator.name}, None for those not needed.")
+    result = f"[{', '.join(gradients)}]" if operator.masked else gradients[0]
+    return _compiled(
+        f"{operator.name}_backward", operator.BackwardArguments._fields, allocations, tensors,
+        [*operator.compiled_sizes, *options], result,
+    )  # fmt: skip
 
 
-def _named(function: Callable[..., Any], name: str, doc: str) -> Callable[..., Any]:
-    function.__name__ = function.__qualname__ = name
-    function.__doc__ = doc
-    return function
+def _compiled(
+    name: str,
+    parameters: Sequence[str],
+    allocations: Sequence[str],
+    tensors: Sequence[str],
+    sizes: Sequence[str],
+    result: str,
+) -> Callable[..., Any]:
+    """Return the function that allocates, runs the compiled function `name`, and returns."""
+    table = ["pool_bias = table_contiguous(pool_bias, row_map)"] if "row_map" in parameters else []
+    arguments = ", ".join([f"({', '.join(tensors)},)", *sizes]).format(first=tensors[0])
+    return make_function(
+        name,
+        parameters,
+        [*table, *allocations, f"run(compiled, {arguments})", f"return {result}"],
+        __name__=__name__,
+        compiled=None if _import_failure is not None else getattr(_cpp, name, None),
+        deterministic=torch.are_deterministic_algorithms_enabled,
+        run=_run,
+        table_contiguous=_table_contiguous,
+        tf32=_tf32,
+    )
 
 
 aggregated_attention = _forward(schema.AGGREGATED_ATTENTION)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -83,12 +84,12 @@ def _register_fake(library: torch.library.Library, name: str, function: Callable
 
 
 def _fake(operator: Operator, arguments: tuple[Any, ...]) -> Any:
-    outputs = operator.allocate(operator.Arguments(*arguments[:-1]))
+    outputs = operator.allocate(*arguments[:-1])
     return outputs if len(outputs) > 1 else outputs[0]
 
 
 def _fake_backward(operator: Operator, arguments: tuple[Any, ...]) -> Any:
-    gradients = operator.allocate_gradients(operator.BackwardArguments(*arguments[:-1]))
+    gradients = operator.allocate_gradients(*arguments[:-1])
     if not operator.masked:
         return gradients[0]
     return [gradient for gradient in gradients if gradient is not None]
@@ -115,30 +116,32 @@ def _autograd_formula(
     count = len(operator.tensors)
     in_backward, differentiable = operator.in_backward, operator.differentiable
     saves_outputs, masked = operator.saves_outputs, operator.masked
+    several, reads_all = len(operator.outputs) > 1, len(in_backward) == count
     absent = (None,) * (count + len(operator.torch_sizes) + 1)
+    # Of the gradients and a None behind them, what belongs to each argument.
+    order = [differentiable.index(i) if i in differentiable else -1 for i in range(len(absent))]
+    in_order = itemgetter(*order)
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        outputs = output if isinstance(output, (tuple, list)) else (output,)
-        if len(outputs) > 1:
-            ctx.mark_non_differentiable(*outputs[1:])
+        if several:
+            ctx.mark_non_differentiable(*output[1:])
             ctx.set_materialize_grads(False)
         ctx.sizes, ctx.backend = inputs[count:-1], inputs[-1]
-        tensors = [inputs[i] for i in in_backward]
-        ctx.save_for_backward(*(outputs if saves_outputs else ()), *tensors)
+        saved = inputs[:count] if reads_all else [inputs[i] for i in in_backward]
+        if saves_outputs:
+            saved = (*(output if several else (output,)), *saved)
+        ctx.save_for_backward(*saved)
 
-    def backward(ctx: Any, *d_outputs: Any) -> tuple[Any, ...]:
-        if d_outputs[0] is None:
+    def backward(ctx: Any, d_out: Any, *_: Any) -> tuple[Any, ...]:
+        if d_out is None:
             return absent
-        call = (d_outputs[0], *ctx.saved_tensors, *ctx.sizes)
-        if masked:
-            needs = [ctx.needs_input_grad[i] for i in differentiable]
-            gradients = eager.spread(eager.call(paths, *call, needs, ctx.backend), needs)
-        else:
-            gradients = [eager.call(paths, *call, ctx.backend)]
-        result: list[Any] = list(absent)
-        for position, gradient in zip(differentiable, gradients, strict=True):
-            result[position] = gradient
-        return tuple(result)
+        if not masked:
+            gradient = eager.call(paths, d_out, *ctx.saved_tensors, *ctx.sizes, ctx.backend)
+            return in_order((gradient, None))
+        needed = ctx.needs_input_grad
+        needs = [needed[i] for i in differentiable]
+        gradients = eager.call(paths, d_out, *ctx.saved_tensors, *ctx.sizes, needs, ctx.backend)
+        return in_order((*eager.spread(gradients, needs), None))
 
     return setup_context, backward
 

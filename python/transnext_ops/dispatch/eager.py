@@ -79,13 +79,13 @@ def call(paths: Paths, *arguments: Any) -> Any:
     return paths.packet(*arguments)
 
 
-def spread(gradients: Sequence[Any], needs: Sequence[bool]) -> list[Any]:
+def spread(gradients: Sequence[Any], needs: Sequence[bool]) -> Sequence[Any]:
     """Return one gradient per entry of `needs`, None where it is False.
 
     The functions of backends return such lists; operators of PyTorch return tensors alone.
     """
     if len(gradients) == len(needs):
-        return list(gradients)
+        return gradients
     remaining = iter(gradients)
     return [next(remaining) if needed else None for needed in needs]
 
