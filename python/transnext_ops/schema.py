@@ -177,7 +177,7 @@ class Operator:
     @functools.cached_property
     def Arguments(self) -> Any:
         """The class of named arguments: the tensors, then the custom operator's sizes."""
-        return namedtuple(self.name, [each.name for each in (*self.tensors, *self.torch_sizes)])
+        return namedtuple(self.name, self._names(self.tensors))
 
     @functools.cached_property
     def schema(self) -> str:
@@ -240,7 +240,7 @@ class Operator:
     @functools.cached_property
     def BackwardArguments(self) -> Any:
         """The class of the backward's named arguments; the last is `needs` if it is masked."""
-        names = [each.name for each in (*self.backward_inputs, *self.torch_sizes)]
+        names = self._names(self.backward_inputs)
         return namedtuple(f"{self.name}_backward", names + ["needs"] * self.masked)
 
     @functools.cached_property
@@ -304,8 +304,12 @@ class Operator:
         ]
 
     def _declared(self, tensors: Sequence[TensorArgument], *rest: str) -> str:
-        declared = [each.schema for each in (*tensors, *self.torch_sizes)]
+        declared = [tensor.schema for tensor in tensors]
+        declared += [size.schema for size in self.torch_sizes]
         return f"({', '.join((*declared, *rest, 'str backend'))})"
+
+    def _names(self, tensors: Sequence[TensorArgument]) -> list[str]:
+        return [tensor.name for tensor in tensors] + [size.name for size in self.torch_sizes]
 
     def _axis(self, name: str) -> str:
         """Return the expression of the arguments' names that gives the length of an axis."""

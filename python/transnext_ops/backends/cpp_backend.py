@@ -192,7 +192,7 @@ def _forward(operator: Operator) -> Callable[..., Any]:
         for name, expression in zip(outputs, operator.allocations, strict=True)
     ]
     tensors = [*(tensor.name for tensor in operator.tensors), *outputs]
-    return _compiled(
+    return _compiled_function(
         operator.name, operator.Arguments._fields, allocations, tensors,
         [*operator.compiled_sizes, *(_OPTIONS[option] for option in operator.options)],
         ", ".join(outputs),
@@ -209,13 +209,13 @@ def _backward(operator: Operator) -> Callable[..., Any]:
     tensors = [*(tensor.name for tensor in operator.backward_inputs), *gradients]
     options = [_OPTIONS[option] for option in operator.backward_options]
     result = f"[{', '.join(gradients)}]" if operator.masked else gradients[0]
-    return _compiled(
+    return _compiled_function(
         f"{operator.name}_backward", operator.BackwardArguments._fields, allocations, tensors,
         [*operator.compiled_sizes, *options], result,
     )  # fmt: skip
 
 
-def _compiled(
+def _compiled_function(
     name: str,
     parameters: Sequence[str],
     allocations: Sequence[str],
