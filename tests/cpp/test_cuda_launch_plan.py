@@ -81,9 +81,10 @@ def test_threads_of_a_bin_are_no_more_than_its_cells_need() -> None:
     assert pool_plan(1024, 64, (56, 56), (7, 7))[1] == (32, 1, 8)
 
 
-def test_empty_tensors_need_no_blocks() -> None:
-    assert pool_plan(0, 32, (4, 4), (2, 2))[0][0] == 0
-    assert pool_backward_plan(0, 32, (4, 4), (2, 2))[0][0] == 0
+def test_empty_tensors_need_no_kernel() -> None:
+    x, out = of_shape(0, 16, 32), of_shape(0, 4, 32)
+    assert record(_cpp.gelu_pool, [x, out], (4, 4), (2, 2)).kernels == []
+    assert record(_cpp.gelu_pool_backward, [out, x, x], (4, 4), (2, 2)).kernels == []
 
 
 def test_the_largest_tensors_stay_within_the_grid_limits() -> None:
@@ -175,7 +176,9 @@ def test_position_bias_table_plans_cover_every_position(sizes: tuple) -> None:
     blocks = math.ceil(rows * columns / 128) * chunks
     assert kernels(forward) == [("position_bias_table_forward<float>", blocks, (32, 8), 0)]
 
-    backward = record(_cpp.position_bias_table_backward, [table, *coordinates, *mlp, *mlp, bias])
+    backward = record(
+        _cpp.position_bias_table_backward, [table, *coordinates, *mlp, bias, *mlp, bias]
+    )
     slices = min(math.ceil(rows * columns / 64), 256)
     blocks = slices * chunks * math.ceil(hidden / 128)
     assert kernels(backward)[0] == (
@@ -482,7 +485,9 @@ def test_one_token_is_one_block(op: str) -> None:
         mlp = [torch.empty(1, 2), one, torch.empty(1, 1)]
         table = torch.empty(1, 1, 1)
         recorded = [record(_cpp.position_bias_table, [one, one, *mlp, one, table])]
-        recorded += [record(_cpp.position_bias_table_backward, [table, one, one, *mlp, *mlp, one])]
+        recorded += [
+            record(_cpp.position_bias_table_backward, [table, one, one, *mlp, one, *mlp, one])
+        ]
     for launches in recorded:
         assert all(blocks == 1 for _, blocks, *_ in kernels(launches))
 

@@ -1,4 +1,4 @@
-"""The NumPy float64 reference behind the operators' interface: slow, on any device, the truth."""
+"""The NumPy float64 reference behind the operators' interface: slow, on any device, the oracle."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from transnext_ops.backends.dlpack import check_memory
 from transnext_ops.backends.registry import ACTIVATION_DTYPES, Call
+from transnext_ops.schema import AGGREGATED_ATTENTION, compute_dtype
 
 
 def unavailable() -> str | None:
@@ -59,64 +60,51 @@ def _chosen(
 _quietly = np.errstate(all="ignore")
 
 
-def _attention_arguments(
-    q, k, v, k_pool, v_pool, scale, query_embedding, local_bias, pool_bias, row_map, col_map,
-    col_weights, tokens, token_bias, grid, pool_grid, window_size,
-):  # fmt: skip
+def _attention_arguments(call: Any) -> tuple[list[Any], dict[str, Any]]:
+    """Return the reference's positional and named arguments for an attention's named ones."""
     import transnext_reference as reference
 
-    dense_bias = _array(pool_bias)
-    if pool_bias is not None and row_map is not None:
-        dense_bias = reference.expand_position_bias(
-            *_arrays(pool_bias, row_map, col_map, col_weights)
-        )
-    positional = _arrays(q, k, v, k_pool, v_pool)
-    keywords = {
-        "grid": tuple(grid),
-        "pool_grid": tuple(pool_grid),
-        "window_size": window_size,
-        "scale": _array(scale),
-        "query_embedding": _array(query_embedding),
-        "local_bias": _array(local_bias),
+    dense_bias = _array(call.pool_bias)
+    if call.pool_bias is not None and call.row_map is not None:
+        dense_bias = reference.expand_position_bias(*_table(call))
+    names = ("scale", "query_embedding", "local_bias", "tokens", "token_bias")
+    keywords = {name: _array(getattr(call, name)) for name in names}
+    return _arrays(call.q, call.k, call.v, call.k_pool, call.v_pool), {
+        **keywords,
+        "grid": tuple(call.grid),
+        "pool_grid": tuple(call.pool_grid),
+        "window_size": call.window_size,
         "pool_bias": dense_bias,
-        "tokens": _array(tokens),
-        "token_bias": _array(token_bias),
     }
-    return positional, keywords
+
+
+def _table(call: Any) -> list[Any]:
+    return _arrays(call.pool_bias, call.row_map, call.col_map, call.col_weights)
 
 
 @_quietly
-def aggregated_attention(q: Tensor, *rest) -> tuple[Tensor, Tensor]:
+def aggregated_attention(*arguments: Any, **named: Any) -> tuple[Tensor, Tensor]:
     import transnext_reference as reference
 
-    scale = rest[4]
-    positional, keywords = _attention_arguments(q, *rest)
+    call = AGGREGATED_ATTENTION.Arguments(*arguments, **named)
+    positional, keywords = _attention_arguments(call)
     out, log_sum_exp = reference.aggregated_attention(*positional, **keywords)
-    return _tensor(out, q), _tensor(log_sum_exp, scale)
+    return _tensor(out, call.q), _tensor(log_sum_exp, call.scale)
 
 
 @_quietly
-def aggregated_attention_backward(
-    d_out, out, log_sum_exp, q, k, v, k_pool, v_pool, scale, query_embedding, local_bias, pool_bias,
-    row_map, col_map, col_weights, tokens, token_bias, grid, pool_grid, window_size, needs,
-):  # fmt: skip
+def aggregated_attention_backward(*arguments: Any, **named: Any) -> list[Tensor | None]:
     import transnext_reference as reference
 
-    positional, keywords = _attention_arguments(
-        q, k, v, k_pool, v_pool, scale, query_embedding, local_bias, pool_bias, row_map, col_map,
-        col_weights, tokens, token_bias, grid, pool_grid, window_size,
-    )  # fmt: skip
-    gradients = reference.aggregated_attention_backward(_array(d_out), *positional, **keywords)
-    if pool_bias is not None and row_map is not None:
+    call = AGGREGATED_ATTENTION.BackwardArguments(*arguments, **named)
+    positional, keywords = _attention_arguments(call)
+    gradients = reference.aggregated_attention_backward(_array(call.d_out), *positional, **keywords)
+    if call.pool_bias is not None and call.row_map is not None:
         gradients["pool_bias"] = reference.expand_position_bias_backward(
-            gradients["pool_bias"], *_arrays(pool_bias, row_map, col_map, col_weights)
+            gradients["pool_bias"], *_table(call)
         )
-    inputs = {
-        "q": q, "k": k, "v": v, "k_pool": k_pool, "v_pool": v_pool, "scale": scale,
-        "query_embedding": query_embedding, "local_bias": local_bias, "pool_bias": pool_bias,
-        "tokens": tokens, "token_bias": token_bias,
-    }  # fmt: skip
-    return _chosen(gradients, inputs, needs)
+    inputs = [AGGREGATED_ATTENTION.tensors[i].name for i in AGGREGATED_ATTENTION.differentiable]
+    return _chosen(gradients, {name: getattr(call, name) for name in inputs}, call.needs)
 
 
 @_quietly
@@ -134,8 +122,7 @@ def window_qk_backward(d_attn, q, k, grid, window_size, needs):
     no_bias = np.broadcast_to(0.0, (q.shape[1], window_size**2))  # it enters no gradient
     inputs = (*_arrays(d_attn, q, k), no_bias)
     gradients = reference.window_qk_backward(*inputs, grid=tuple(grid), window_size=window_size)
-    compute = torch.float64 if q.dtype == torch.float64 else torch.float32
-    bias = q.new_empty(0, dtype=compute)
+    bias = q.new_empty(0, dtype=compute_dtype(q.dtype))
     return _chosen(gradients, {"q": q, "k": k, "bias": bias}, needs)
 
 

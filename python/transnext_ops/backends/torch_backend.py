@@ -8,13 +8,18 @@ need no backward functions and keep no log-sum-exp.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from transnext_ops.backends.registry import ACTIVATION_DTYPES, Call
 from transnext_ops.grid_constants import length_scale, pooling_matrix, window_mask
+from transnext_ops.schema import AGGREGATED_ATTENTION, compute_dtype
 from transnext_ops.tracing import reshaped, traced
+
+_AttentionArguments = AGGREGATED_ATTENTION.Arguments
 
 
 def unavailable() -> str | None:
@@ -27,11 +32,6 @@ def unsupported(call: Call) -> str | None:
     if call.dtype not in ACTIVATION_DTYPES:
         return f"it has no {call.dtype}"
     return None
-
-
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the arithmetic type for a storage type: float64 for itself, float32 otherwise."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _products(a: Tensor, b: Tensor) -> Tensor:
@@ -80,60 +80,45 @@ def dense_position_bias(
     return reshaped(cells, heads, height * width, pool_height * pool_width)
 
 
-def aggregated_attention(
-    q: Tensor,
-    k: Tensor | None,
-    v: Tensor | None,
-    k_pool: Tensor,
-    v_pool: Tensor,
-    scale: Tensor,
-    query_embedding: Tensor | None,
-    local_bias: Tensor | None,
-    pool_bias: Tensor | None,
-    row_map: Tensor | None,
-    col_map: Tensor | None,
-    col_weights: Tensor | None,
-    tokens: Tensor | None,
-    token_bias: Tensor | None,
-    grid: tuple[int, int],
-    pool_grid: tuple[int, int],
-    window_size: int,
-) -> Tensor:
+def aggregated_attention(*arguments: Any) -> Tensor:
+    call = _AttentionArguments(*arguments)
+    q, k, v, scale, pool_bias = call.q, call.k, call.v, call.scale, call.pool_bias
+    grid, pool_grid, window_size = call.grid, call.pool_grid, call.window_size
     dtype, compute = q.dtype, scale.dtype
     pool_length = pool_grid[0] * pool_grid[1]
     qn = _normalize(q.to(compute))  # [B, N, h, d]
-    scaled = qn if query_embedding is None else qn + query_embedding
+    scaled = qn if call.query_embedding is None else qn + call.query_embedding
     lengths = length_scale(grid, window_size, pool_length, compute, q.device)  # [N]
     scaled = scaled * (lengths[:, None] * scale)[:, :, None]
 
-    kpn = _normalize(k_pool.to(compute))
+    kpn = _normalize(call.k_pool.to(compute))
     pooled = _products(scaled.transpose(1, 2), kpn.permute(0, 2, 3, 1))  # [B, h, N, P]
     if pool_bias is not None:
-        if row_map is not None and col_map is not None:
-            pool_bias = dense_position_bias(pool_bias, row_map, col_map, col_weights)
+        if call.row_map is not None:
+            pool_bias = dense_position_bias(pool_bias, call.row_map, call.col_map, call.col_weights)
         pooled = pooled + pool_bias
 
     local_length = window_size * window_size
     if k is None or v is None or local_length == 0:
         weights = pooled.softmax(-1)
-        return _products(weights, v_pool.to(compute).transpose(1, 2)).transpose(1, 2).to(dtype)
+        return _products(weights, call.v_pool.to(compute).transpose(1, 2)).transpose(1, 2).to(dtype)
 
     kn = _normalize(k.to(compute))
     cells = [(scaled * cell).sum(-1) for cell in _window_slices(kn, grid, window_size)]
     local = torch.stack(cells, dim=-1)  # [B, N, h, L]
-    if local_bias is not None:
-        local = local + local_bias
+    if call.local_bias is not None:
+        local = local + call.local_bias
     outside = ~window_mask(grid, window_size, q.device)  # [N, L]
     local = local.masked_fill(outside[:, None], float("-inf")).transpose(1, 2)
 
     weights = torch.cat((local, pooled), dim=-1).softmax(-1)
     window_weights, pool_weights = weights.split((local_length, pool_length), dim=-1)
     window_weights = window_weights.transpose(1, 2)  # [B, N, h, L]
-    if tokens is not None:
-        window_weights = window_weights + (qn[..., None, :] @ tokens)[..., 0, :]
-    if token_bias is not None:
-        window_weights = window_weights + token_bias
-    out = _products(pool_weights, v_pool.to(compute).transpose(1, 2)).transpose(1, 2)
+    if call.tokens is not None:
+        window_weights = window_weights + (qn[..., None, :] @ call.tokens)[..., 0, :]
+    if call.token_bias is not None:
+        window_weights = window_weights + call.token_bias
+    out = _products(pool_weights, call.v_pool.to(compute).transpose(1, 2)).transpose(1, 2)
     for j, cell in enumerate(_window_slices(v.to(compute), grid, window_size)):
         out = out + window_weights[..., j, None] * cell
     return out.to(dtype)

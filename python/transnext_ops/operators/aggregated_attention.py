@@ -16,11 +16,20 @@ from transnext_ops.operators.checks import (
     check_activation,
     check_grid,
     check_length,
-    check_like,
-    check_parameter,
     check_window_size,
+    tensor_checks,
 )
 from transnext_ops.operators.position_bias.table import PositionBias, bias_arguments
+from transnext_ops.schema import AGGREGATED_ATTENTION
+
+_check = tensor_checks(
+    AGGREGATED_ATTENTION,
+    "q",
+    (
+        *("k", "v", "k_pool", "v_pool", "scale", "query_embedding", "local_bias"),
+        *("tokens", "token_bias"),
+    ),
+)
 
 
 @accepts_cupy
@@ -98,35 +107,16 @@ def aggregated_attention(
     window_size = check_window_size(window_size)
     check_activation("q", q, "[B, N, h, d]")
     batch, length, heads, head_dim = q.shape
-    pool_length = pool_grid[0] * pool_grid[1]
-    window_length = window_size * window_size
     check_length("q", length, "grid", grid, "1")
-    for name, tensor in (("k", k), ("v", v)):
-        check_like(name, tensor, "[B, N, h, d]", (batch, length, heads, head_dim), "q", q)
-    for name, tensor in (("k_pool", k_pool), ("v_pool", v_pool)):
-        check_like(name, tensor, "[B, P, h, d]", (batch, pool_length, heads, head_dim), "q", q)
-
-    scale = check_parameter("scale", scale, "[h]", (heads,), "q", q)
-    if query_embedding is not None:
-        query_embedding = check_parameter(
-            "query_embedding", query_embedding, "[h, d]", (heads, head_dim), "q", q
-        )
-    if local_bias is not None:
-        local_bias = check_parameter(
-            "local_bias", local_bias, "[h, L]", (heads, window_length), "q", q
-        )
-    if tokens is not None:
-        tokens = check_parameter(
-            "tokens", tokens, "[h, d, L]", (heads, head_dim, window_length), "q", q
-        )
-    if token_bias is not None:
-        token_bias = check_parameter(
-            "token_bias", token_bias, "[h, L]", (heads, window_length), "q", q
-        )
+    k, v, k_pool, v_pool, scale, query_embedding, local_bias, tokens, token_bias = _check(
+        q, k, v, k_pool, v_pool, scale, query_embedding, local_bias, tokens, token_bias,
+        B=batch, N=length, P=pool_grid[0] * pool_grid[1], L=window_size * window_size,
+        h=heads, d=head_dim,
+    )  # fmt: skip
+    bias = bias_arguments("pool_bias", pool_bias, heads, grid, pool_grid, q)
     arguments = (
-        q, k, v, k_pool, v_pool, scale, query_embedding, local_bias,
-        *bias_arguments("pool_bias", pool_bias, heads, grid, pool_grid, q),
-        tokens, token_bias, grid, pool_grid, window_size,
+        q, k, v, k_pool, v_pool, scale, query_embedding, local_bias, *bias, tokens, token_bias,
+        grid, pool_grid, window_size,
     )  # fmt: skip
     return run(
         "aggregated_attention", q, arguments, backend, head_dim=head_dim, window_size=window_size

@@ -15,8 +15,11 @@ from transnext_ops.operators.checks import (
     check_activation,
     check_grid,
     check_length,
-    check_parameter,
+    tensor_checks,
 )
+from transnext_ops.schema import CONV_GLU
+
+_check = tensor_checks(CONV_GLU, "x", ("weight", "bias"))
 
 
 @accepts_cupy
@@ -61,7 +64,5 @@ def conv_glu(
     if x.shape[2] % 2 or x.shape[2] == 0:
         raise ValueError(f"x: got {x.shape[2]} channels, needs an even number, 2*hidden")
     hidden = x.shape[2] // 2
-    weight = check_parameter("weight", weight, "[hidden, 1, 3, 3]", (hidden, 1, 3, 3), "x", x)
-    if bias is not None:
-        bias = check_parameter("bias", bias, "[hidden]", (hidden,), "x", x)
+    weight, bias = _check(x, weight, bias, hidden=hidden)
     return run("conv_glu", x, (x, weight, bias, grid), backend)

@@ -16,10 +16,13 @@ from transnext_ops.operators.checks import (
     check_activation,
     check_grid,
     check_length,
-    check_like,
-    check_parameter,
     check_window_size,
+    tensor_checks,
 )
+from transnext_ops.schema import WINDOW_AV, WINDOW_QK
+
+_check_qk = tensor_checks(WINDOW_QK, "q", ("k", "bias"))
+_check_av = tensor_checks(WINDOW_AV, "v", ("attn",))
 
 
 @accepts_cupy
@@ -64,9 +67,9 @@ def window_qk(
     check_activation("q", q, "[B, h, N, d]")
     batch, heads, length, head_dim = q.shape
     check_length("q", length, "grid", grid, "2")
-    check_like("k", k, "[B, h, N, d]", (batch, heads, length, head_dim), "q", q)
-    if bias is not None:
-        bias = check_parameter("bias", bias, "[h, L]", (heads, window_size * window_size), "q", q)
+    k, bias = _check_qk(
+        q, k, bias, B=batch, h=heads, N=length, d=head_dim, L=window_size * window_size
+    )
     arguments = (q, k, bias, grid, window_size)
     return run("window_qk", q, arguments, backend, head_dim=head_dim, window_size=window_size)
 
@@ -110,7 +113,6 @@ def window_av(
     check_activation("v", v, "[B, h, N, d]")
     batch, heads, length, head_dim = v.shape
     check_length("v", length, "grid", grid, "2")
-    sizes = (batch, heads, length, window_size * window_size)
-    check_like("attn", attn, "[B, h, N, L]", sizes, "v", v)
+    attn = _check_av(v, attn, B=batch, h=heads, N=length, L=window_size * window_size)
     arguments = (attn, v, grid, window_size)
     return run("window_av", v, arguments, backend, head_dim=head_dim, window_size=window_size)

@@ -18,12 +18,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from transnext_ops.backends import torch_backend
 from transnext_ops.cupy_arrays import accepts_cupy
 from transnext_ops.dispatch.run import run
 from transnext_ops.operators.checks import Grid, check_grid, check_not_empty, check_parameter
 from transnext_ops.operators.position_bias.axes import BiasAxis, bias_axis
 from transnext_ops.operators.position_bias.table import PositionBias
+from transnext_ops.schema import compute_dtype
 from transnext_ops.tracing import reshaped, traced, transformed
 
 
@@ -167,7 +167,7 @@ def bias_from_values(
         )
     if not values.is_floating_point():
         raise TypeError(f"values: got {values.dtype}, needs a floating-point tensor")
-    compute = torch_backend.compute_dtype(values.dtype)
+    compute = compute_dtype(values.dtype)
     table = values.to(compute).t().unflatten(1, shape).contiguous()
     return _from_table(table, rows, cols)
 
