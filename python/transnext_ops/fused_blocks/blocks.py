@@ -1,21 +1,6 @@
-"""A block's two residual branches and the patch embedding before it, each in one call, for
-inference on CPUs.
-
-    patch_embed        LayerNorm(convolution(x)), as tokens
-    attention_residual   x + proj(attention(projections(LayerNorm(x))))
-    conv_glu_residual  x + fc2(GELU(dwconv(a)) * g),   a, g = fc1(LayerNorm(x))
-
-They compute what the operators and Linear layers compute one after the other, without ever writing
-what lies between them to memory: the norm goes into the product that follows it, the bias and the
-residual into the one before, and the features between stay in cache. Weights are packed once.
-They have no gradient; training composes the same from the differentiable operators.
-
-Source: TransNeXt paper (arXiv 2311.17132), figure 3 and equations 5 to 9.
-"""
+"""The fused blocks: their checks and calls."""
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,145 +8,15 @@ from torch import Tensor
 from transnext_ops.backends import registry
 from transnext_ops.dispatch import eager
 from transnext_ops.dispatch.custom_operators import PATHS
+from transnext_ops.fused_blocks.weights import (
+    GEMM_DTYPES,
+    AttentionResidualWeights,
+    ConvGluResidualWeights,
+    PackedWeight,
+    PatchEmbedWeights,
+)
 from transnext_ops.operators.checks import Grid, check_grid, check_window_size
 from transnext_ops.operators.position_bias.table import PositionBias, bias_arguments
-
-__all__ = [
-    "AttentionResidualWeights",
-    "ConvGluResidualWeights",
-    "NormWeights",
-    "PackedWeight",
-    "PatchEmbedWeights",
-    "attention_residual",
-    "conv_glu_residual",
-    "pack_convolution",
-    "pack_weight",
-    "patch_embed",
-    "unsupported",
-]
-
-_PRODUCT_DTYPES = {
-    torch.float32: torch.float32,
-    torch.float64: torch.float64,
-    torch.bfloat16: torch.bfloat16,
-    torch.float16: torch.float32,
-}
-
-
-class PackedWeight(NamedTuple):
-    """The weight of a Linear layer, laid out for the compiled products.
-
-    Attributes
-    ----------
-    data : Tensor
-        Opaque, one-dimensional, in the type of the products.
-    columns, depth : int
-        Outputs and inputs of the layer.
-    """
-
-    data: Tensor
-    columns: int
-    depth: int
-
-
-class NormWeights(NamedTuple):
-    """A LayerNorm: `weight` and `bias` ``[C]`` in the parameters' compute type, and its `epsilon`.
-
-    Source: Ba et al., "Layer normalization", 2016.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    epsilon: float
-
-
-class AttentionResidualWeights(NamedTuple):
-    """What :func:`attention_residual` multiplies by.
-
-    Attributes
-    ----------
-    norm : NormWeights
-        Of the tokens.
-    projections : PackedWeight
-        ``[4 C, C]``: query, key, value and the features to pool; ``[3 C, C]`` without the last for
-        global attention.
-    projections_bias : Tensor or None
-        ``[4 C]`` or ``[3 C]``.
-    pool_norm : NormWeights or None
-        Of the pooled features; None for global attention.
-    pool_projections : PackedWeight or None
-        ``[2 C, C]``: key and value again, for the pooled features; None for global attention.
-    out : PackedWeight
-        ``[C, C]``.
-    out_bias : Tensor or None
-        ``[C]``.
-    scale, query_embedding, local_bias, tokens, token_bias : Tensor or None
-        As in :func:`transnext_ops.aggregated_attention`, in the parameters' compute type; scale,
-        ``[h]``, is there always and says how many heads there are.
-    """
-
-    norm: NormWeights
-    projections: PackedWeight
-    projections_bias: Tensor | None
-    pool_norm: NormWeights | None
-    pool_projections: PackedWeight | None
-    out: PackedWeight
-    out_bias: Tensor | None
-    scale: Tensor
-    query_embedding: Tensor | None = None
-    local_bias: Tensor | None = None
-    tokens: Tensor | None = None
-    token_bias: Tensor | None = None
-
-
-class ConvGluResidualWeights(NamedTuple):
-    """What :func:`conv_glu_residual` multiplies by.
-
-    Attributes
-    ----------
-    norm : NormWeights
-        Of the tokens.
-    values, gates : PackedWeight
-        ``[hidden, C]``: the two halves of fc1, the first of which is convolved.
-    fc1_bias : Tensor or None
-        ``[2 hidden]``.
-    conv_weight, conv_bias : Tensor, Tensor or None
-        ``[hidden, 1, 3, 3]`` and ``[hidden]``.
-    fc2 : PackedWeight
-        ``[C, hidden]``.
-    fc2_bias : Tensor or None
-        ``[C]``.
-    """
-
-    norm: NormWeights
-    values: PackedWeight
-    gates: PackedWeight
-    fc1_bias: Tensor | None
-    conv_weight: Tensor
-    conv_bias: Tensor | None
-    fc2: PackedWeight
-    fc2_bias: Tensor | None
-
-
-class PatchEmbedWeights(NamedTuple):
-    """What :func:`patch_embed` multiplies by.
-
-    Attributes
-    ----------
-    convolution : PackedWeight
-        Of :func:`pack_convolution`.
-    channels_last : bool
-        For which memory format of the map it was packed.
-    bias : Tensor or None
-        ``[columns]``.
-    norm : NormWeights
-        Of the tokens.
-    """
-
-    convolution: PackedWeight
-    channels_last: bool
-    bias: Tensor | None
-    norm: NormWeights
 
 
 def unsupported(
@@ -184,67 +39,13 @@ def unsupported(
     """
     if x.device.type != "cpu":
         return f"the branches run on the CPU, got {x.device}"
-    if x.dtype not in _PRODUCT_DTYPES:
+    if x.dtype not in GEMM_DTYPES:
         return f"the branches have no kernels for {x.dtype}"
     requested = registry.get_backend() if backend is None else registry.check_backend_name(backend)
     chosen = registry.choose(
         requested, "aggregated_attention", x.device, x.dtype, head_dim, window_size or 0
     )
     return None if chosen == "cpp" else f"the branches run on backend 'cpp', chosen is {chosen!r}"
-
-
-def pack_weight(weight: Tensor, dtype: torch.dtype) -> PackedWeight:
-    """Lay out the weight of a Linear layer for the compiled products.
-
-    Parameters
-    ----------
-    weight : Tensor [columns, depth]
-        On the CPU, of any floating-point type and any strides.
-    dtype : torch.dtype
-        Type of the features it will be multiplied with: bfloat16 and float64 keep their type,
-        float16 and float32 take products in float32.
-
-    Raises
-    ------
-    TypeError, ValueError
-        `weight` or `dtype` is not as it must be; the message names it.
-    """
-    if not isinstance(weight, Tensor):
-        raise TypeError(f"weight: got {type(weight).__name__}, needs a torch.Tensor")
-    if weight.dim() != 2 or weight.device.type != "cpu":
-        raise ValueError(
-            f"weight: got shape {tuple(weight.shape)} on {weight.device}, "
-            "needs [columns, depth] on the CPU"
-        )
-    if dtype not in _PRODUCT_DTYPES:
-        raise TypeError(f"dtype: got {dtype}, needs one of {', '.join(map(str, _PRODUCT_DTYPES))}")
-    from transnext_ops.backends import cpp_backend
-
-    product = _PRODUCT_DTYPES[dtype]
-    if (product == torch.float64) != (weight.dtype == torch.float64):
-        weight = weight.to(product)
-    return PackedWeight(cpp_backend.pack_weight(weight.detach(), product), *weight.shape)
-
-
-def pack_convolution(weight: Tensor, dtype: torch.dtype, *, channels_last: bool) -> PackedWeight:
-    """Lay out the weight of a convolution for :func:`patch_embed`.
-
-    Parameters
-    ----------
-    weight : Tensor [columns, C, kernel, kernel]
-        On the CPU.
-    dtype : torch.dtype
-        As for :func:`pack_weight`.
-    channels_last : bool
-        Whether the channels of the maps lie next to each other in memory, or their columns.
-    """
-    if weight.dim() != 4 or weight.shape[2] != weight.shape[3]:
-        raise ValueError(
-            f"weight: got shape {tuple(weight.shape)}, needs [columns, C, kernel, kernel]"
-        )
-    if channels_last:
-        weight = weight.permute(0, 2, 3, 1)
-    return pack_weight(weight.flatten(1), dtype)
 
 
 def patch_embed(
@@ -426,7 +227,7 @@ def _check_branch_input(
 def _check_product(x: Tensor, features: torch.dtype, weight: PackedWeight) -> None:
     if x.device.type != "cpu":
         raise ValueError(f"x: got device {x.device}, needs the CPU")
-    if _PRODUCT_DTYPES.get(features) != weight.data.dtype:
+    if GEMM_DTYPES.get(features) != weight.data.dtype:
         raise ValueError(
             f"features: got {features}, needs the type that the weights were packed for, whose "
             f"products are in {weight.data.dtype}"
