@@ -2,16 +2,16 @@
 
 Foveal attention for PyTorch: one softmax over a sharp neighbourhood and a coarse whole image. Every
 operator takes torch tensors, differentiates, and runs on the backend that :func:`set_backend` or
-:func:`use_backend` names (by default the fastest that supports the call). CuPy arrays are taken too
-and give CuPy arrays (:mod:`transnext_ops.cupy_arrays`).
+:func:`use_backend` names (by default the fastest that supports the call). Given CuPy arrays, they
+return CuPy arrays (:mod:`transnext_ops.cupy_arrays`).
 """
 
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-# Now and not at the first call: the compiled library prepares for forks when it is loaded, and a
-# child forked while another thread imports a module would wait for that thread for ever.
+# Imported here, not at the first call: the compiled library prepares for forks when it is loaded,
+# and a child forked while another thread imports a module would wait for that thread for ever.
 import transnext_ops.backends.cpp_backend
 import transnext_ops.backends.reference_backend
 import transnext_ops.dispatch.custom_operators  # noqa: F401  registers torch.ops.transnext

@@ -21,8 +21,10 @@ T = TypeVar("T")
 
 
 def shared_constant(build: Callable[P, T]) -> Callable[P, T]:
-    """Share the results of `build` between eager calls; build anew while a graph is traced or a
-    function transformed, to which what it makes belongs."""
+    """Share the results of `build` between eager calls.
+
+    While a graph is traced or a function transformed, constants are rebuilt: they belong to it.
+    """
 
     def build_constant(*args: P.args, **kwargs: P.kwargs) -> T:
         # A constant made under inference mode or functional tracing could not be used outside it.
@@ -67,8 +69,11 @@ def length_scale(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Tensor:
-    """Return s = log(window cells inside the image + P) per query, [N] (length-scaled cosine
-    attention of the TransNeXt paper; a window of 0 gives global attention's log N)."""
+    """Return s = log(window cells inside the image + P) per query, [N].
+
+    A window of 0 gives global attention's log N. Source: TransNeXt paper, section 3.1.3,
+    length-scaled cosine attention.
+    """
     rows = _axis_inside(grid[0], window_size, device).sum(1)
     cols = _axis_inside(grid[1], window_size, device).sum(1)
     counts = (rows[:, None] * cols).flatten() + pool_length

@@ -64,7 +64,7 @@ def known_true(condition: bool) -> bool:
     """
     if not traced() or torch.jit.is_tracing():  # which fixes all sizes
         return bool(condition)
-    # Imported late: it brings all of sympy with it.
+    # Imported late: it imports all of sympy.
     from torch.fx.experimental.symbolic_shapes import statically_known_true
 
     return statically_known_true(condition)

@@ -26,6 +26,7 @@ from transnext_ops.backends import cpp_backend, kernel_sources
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the report and return the exit status: 1 for problems, 2 where it cannot run."""
     options = _parser().parse_args(arguments)
     if (reason := cpp_backend.unavailable()) is not None:
         print(f"kernel_report: {reason}", file=sys.stderr)

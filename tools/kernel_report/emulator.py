@@ -69,6 +69,7 @@ class Count:
 
     @classmethod
     def of(cls, kernel: str, stats: dict[str, Any]) -> Count:
+        """Return the counts of one launch, from the emulator's statistics."""
         accesses = [stats[f"global_{kind}"] for kind in ("load", "store", "atomic")]
         return cls(
             kernel,
@@ -83,6 +84,7 @@ class Count:
         )
 
     def plus(self, other: Count) -> Count:
+        """Return the sum of two counts, under this one's kernel."""
         return Count(
             self.kernel,
             *(
@@ -108,6 +110,7 @@ class Counts:
     least_sectors: int
 
     def total(self) -> Count:
+        """Return the sum over all kernels."""
         return functools.reduce(Count.plus, self.kernels)
 
 

@@ -24,6 +24,7 @@ class Block:
     shared_bytes: int
 
     def occupancy(self, kernel: CompiledKernel) -> float:
+        """Return the theoretical occupancy of a kernel launched with this block."""
         shared_bytes = kernel.shared_bytes + self.shared_bytes
         return occupancy(kernel.architecture, kernel.registers, self.threads, shared_bytes)
 

@@ -1,10 +1,10 @@
 """The compiled library: vectorised, threaded CPU kernels, and CUDA kernels if built with them.
 
-Every function allocates its outputs here and passes tensors to ``transnext_ops._cpp`` as DLPack has
-it (:mod:`.dlpack`), which reads strided views in place, follows ``torch.get_num_threads()`` on
-the CPU and torch's current stream on CUDA, and releases the GIL. Arguments are those of the
-operators' backend functions: checked, parameters already in the compute type (float64 for float64,
-else float32).
+Every function is made from its operator's record (:mod:`transnext_ops.schema`): it allocates the
+outputs and passes the tensors to ``transnext_ops._cpp`` through DLPack (:mod:`.dlpack`). The
+library reads strided views in place, uses ``torch.get_num_threads()`` threads on the CPU and
+torch's current stream on CUDA, and releases the GIL. Arguments are checked by then, and parameters
+are in the compute type (float64 for float64, else float32).
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _runs_on(architectures: str, capability: tuple[int, int]) -> bool:
 
     Machine code (``80-real``) runs on the same major version from its minor version on, PTX
     (``80-virtual``) on all from there on; ``80`` is both. ``90a`` is for 9.0 alone, ``100f`` for
-    its major version, and words like ``native`` are taken to mean this GPU.
+    its major version, and a word like ``native`` means this GPU.
     """
     major, minor = capability
     for architecture in architectures.split():

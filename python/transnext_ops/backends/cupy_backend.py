@@ -27,7 +27,7 @@ from transnext_ops.backends.registry import OPERATORS, BackendError, Call
 from transnext_ops.distribution import install_hint
 
 _OLDEST_CUPY = 13
-_SHARED_BYTES_FOR_ALL = 48 * 1024  # a kernel has to ask for more
+_SHARED_BYTES_FOR_ALL = 48 * 1024  # a kernel has to request more
 
 
 def unavailable() -> str | None:
@@ -48,7 +48,7 @@ def unavailable() -> str | None:
 
 @functools.cache
 def _installed_version() -> str | None:
-    """Return the version of the distribution that brings cupy (cupy, cupy-cuda12x, ...)."""
+    """Return the version of the distribution that contains cupy (cupy, cupy-cuda12x, ...)."""
     for distribution in importlib.metadata.distributions():
         name = (distribution.metadata["Name"] or "").lower()
         if name == "cupy" or name.startswith(("cupy-cuda", "cupy-rocm")):

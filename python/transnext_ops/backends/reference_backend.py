@@ -84,6 +84,7 @@ def _table(call: Any) -> list[Any]:
 
 @_quietly
 def aggregated_attention(*arguments: Any, **named: Any) -> tuple[Tensor, Tensor]:
+    """Return aggregated attention ``[B, N, h, d]`` and its log-sum-exp ``[B, N, h]``."""
     import transnext_reference as reference
 
     call = AGGREGATED_ATTENTION.Arguments(*arguments, **named)
@@ -94,6 +95,7 @@ def aggregated_attention(*arguments: Any, **named: Any) -> tuple[Tensor, Tensor]
 
 @_quietly
 def aggregated_attention_backward(*arguments: Any, **named: Any) -> list[Tensor | None]:
+    """Return the gradients of :func:`aggregated_attention`."""
     import transnext_reference as reference
 
     call = AGGREGATED_ATTENTION.BackwardArguments(*arguments, **named)
@@ -109,6 +111,7 @@ def aggregated_attention_backward(*arguments: Any, **named: Any) -> list[Tensor 
 
 @_quietly
 def window_qk(q, k, bias, grid, window_size):
+    """Return the window logits ``[B, h, N, L]``, -inf outside the image."""
     import transnext_reference as reference
 
     out = reference.window_qk(*_arrays(q, k, bias), grid=tuple(grid), window_size=window_size)
@@ -117,6 +120,7 @@ def window_qk(q, k, bias, grid, window_size):
 
 @_quietly
 def window_qk_backward(d_attn, q, k, grid, window_size, needs):
+    """Return the gradients of :func:`window_qk` for q, k and bias."""
     import transnext_reference as reference
 
     no_bias = np.broadcast_to(0.0, (q.shape[1], window_size**2))  # it enters no gradient
@@ -128,6 +132,7 @@ def window_qk_backward(d_attn, q, k, grid, window_size, needs):
 
 @_quietly
 def window_av(attn, v, grid, window_size):
+    """Return the weighted sum of the window's values, ``[B, h, N, d]``."""
     import transnext_reference as reference
 
     out = reference.window_av(*_arrays(attn, v), grid=tuple(grid), window_size=window_size)
@@ -136,6 +141,7 @@ def window_av(attn, v, grid, window_size):
 
 @_quietly
 def window_av_backward(d_out, attn, v, grid, window_size, needs):
+    """Return the gradients of :func:`window_av` for attn and v."""
     import transnext_reference as reference
 
     gradients = reference.window_av_backward(
@@ -146,6 +152,7 @@ def window_av_backward(d_out, attn, v, grid, window_size, needs):
 
 @_quietly
 def position_bias_table(row_coords, col_coords, fc1_weight, fc1_bias, fc2_weight, fc2_bias):
+    """Return the position-bias table ``[h, R, S]``."""
     import transnext_reference as reference
 
     inputs = (row_coords, col_coords, fc1_weight, fc1_bias, fc2_weight, fc2_bias)
@@ -156,6 +163,7 @@ def position_bias_table(row_coords, col_coords, fc1_weight, fc1_bias, fc2_weight
 def position_bias_table_backward(
     d_table, row_coords, col_coords, fc1_weight, fc1_bias, fc2_weight, fc2_bias, needs
 ):
+    """Return the gradients of :func:`position_bias_table` for the MLP."""
     import transnext_reference as reference
 
     parameters = {
@@ -172,6 +180,7 @@ def position_bias_table_backward(
 
 @_quietly
 def conv_glu(x, weight, bias, grid):
+    """Return GELU(dwconv(a)) ⊙ g for ``x = [a, g]``, ``[B, N, hidden]``."""
     import transnext_reference as reference
 
     return _tensor(reference.conv_glu(*_arrays(x, weight, bias), grid=tuple(grid)), x)
@@ -179,6 +188,7 @@ def conv_glu(x, weight, bias, grid):
 
 @_quietly
 def conv_glu_backward(d_out, x, weight, bias, grid, needs):
+    """Return the gradients of :func:`conv_glu` for x, weight and bias."""
     import transnext_reference as reference
 
     gradients = reference.conv_glu_backward(*_arrays(d_out, x, weight, bias), grid=tuple(grid))
@@ -186,13 +196,14 @@ def conv_glu_backward(d_out, x, weight, bias, grid, needs):
 
 
 def _check_pool_grid(grid, pool_grid):
-    # The reference takes finer ones, and any time that they need.
+    # The reference would accept finer grids, however long they take.
     if pool_grid[0] > grid[0] or pool_grid[1] > grid[1]:
         raise ValueError(f"pool_grid: got {tuple(pool_grid)}, needs at most the grid {tuple(grid)}")
 
 
 @_quietly
 def gelu_pool(x, grid, pool_grid):
+    """Return the adaptive average pooling of GELU(x), ``[B, P, C]``."""
     import transnext_reference as reference
 
     _check_pool_grid(grid, pool_grid)
@@ -201,6 +212,7 @@ def gelu_pool(x, grid, pool_grid):
 
 @_quietly
 def gelu_pool_backward(d_out, x, grid, pool_grid):
+    """Return the gradient of :func:`gelu_pool` for x, ``[B, N, C]``."""
     import transnext_reference as reference
 
     _check_pool_grid(grid, pool_grid)

@@ -31,7 +31,7 @@ KERNEL_BACKENDS = ("reference", "cpp", "cupy")
 OPERATORS = tuple(schema.OPERATORS)
 ENVIRONMENT_VARIABLE = "TRANSNEXT_OPS_BACKEND"
 
-# Fastest first. `reference` is never chosen by itself: it is the truth, not a way to run.
+# Fastest first. `reference` is never chosen automatically: it is the oracle of the tests.
 _AUTO_ORDER = {"cpu": ("cpp", "torch"), "cuda": ("cpp", "cupy", "torch")}
 _AUTO_ORDER_ELSEWHERE = ("torch",)
 
@@ -152,8 +152,11 @@ def set_backend(name: str) -> None:
 
 
 def get_backend() -> str:
-    """Return the name in force in this thread: ``use_backend``, else ``set_backend``, else the
-    environment variable ``TRANSNEXT_OPS_BACKEND``, else ``"auto"``."""
+    """Return the backend in force in this thread.
+
+    That is the one of ``use_backend``, else of ``set_backend``, else of the environment variable
+    ``TRANSNEXT_OPS_BACKEND``, else ``"auto"``.
+    """
     return _thread.name or _process.name or _environment_choice()
 
 
@@ -239,7 +242,7 @@ def _exported(requested: str) -> str:
     Raises
     ------
     BackendError
-        Another one than "torch" is asked for by name.
+        A backend other than "torch" is named.
     """
     onnx = sys.modules.get("torch.onnx")
     if onnx is not None and onnx.is_in_onnx_export():
@@ -293,9 +296,9 @@ def explain_backend(
     op : str
         An operator's public name.
     *inputs : torch.Tensor
-        The call's tensors; the first gives device, dtype and (attention, windows) head dim.
+        The call's tensors; the first sets device, dtype and (attention, windows) head dim.
     device, dtype, head_dim, window_size
-        Say these instead of, or over, what `inputs` give. Defaults: CPU, float32, 24, 3.
+        Override what `inputs` say. Defaults: CPU, float32, 24, 3.
 
     Returns
     -------
@@ -356,6 +359,6 @@ def _explain(call: Call) -> str:
         if reason is None and name in order:
             reason = f"can run it; choice {order.index(name) + 1} of auto on {call.device.type}"
         elif reason is None:
-            reason = "can run it; taken only when asked for by name"
+            reason = "can run it; chosen only by name"
         lines.append(f"  {name:<9} {reason}")
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """Plain PyTorch: every device, differentiable twice, exportable, inlined by ``torch.compile``.
 
 These are the operators as PyTorch users would write them, without one N×P index and without unfold:
-window cells are slices of a padded map, pooling is two small matrix products. They compute in the
+window cells are views of a padded map, pooling is two small GEMMs. They compute in the
 parameters' dtype (float32 at least) and return the activations' dtype. Being differentiable, they
 need no backward functions and keep no log-sum-exp.
 """
@@ -72,7 +72,7 @@ def dense_position_bias(
         rows = table.permute(1, 2, 0)[row_map.long()]  # [H, Hp, S, h]
         cells = rows.permute(2, 0, 1, 3)[col_map.long()]  # [W, Wp, taps, H, Hp, h]
         cells = cells.permute(5, 3, 4, 0, 1, 2).contiguous()
-    else:  # whose gradient is faster, and deterministic where that is asked for
+    else:  # the gradient is faster, and deterministic in deterministic mode
         cells = table.index_select(1, row_map.flatten()).index_select(2, col_map.flatten())
         cells = cells.reshape(heads, height, pool_height, width, pool_width, taps)
     cells = cells[..., 0] if col_weights is None else (cells * col_weights).sum(-1)
@@ -81,6 +81,7 @@ def dense_position_bias(
 
 
 def aggregated_attention(*arguments: Any) -> Tensor:
+    """Return aggregated attention ``[B, N, h, d]``."""
     call = _AttentionArguments(*arguments)
     q, k, v, scale, pool_bias = call.q, call.k, call.v, call.scale, call.pool_bias
     grid, pool_grid, window_size = call.grid, call.pool_grid, call.window_size
@@ -127,6 +128,7 @@ def aggregated_attention(*arguments: Any) -> Tensor:
 def window_qk(
     q: Tensor, k: Tensor, bias: Tensor | None, grid: tuple[int, int], window_size: int
 ) -> Tensor:
+    """Return the window logits ``[B, h, N, L]``, -inf outside the image."""
     compute = compute_dtype(q.dtype)
     q_tokens, k_tokens = q.to(compute).transpose(1, 2), k.to(compute).transpose(1, 2)
     cells = [(q_tokens * cell).sum(-1) for cell in _window_slices(k_tokens, grid, window_size)]
@@ -138,6 +140,7 @@ def window_qk(
 
 
 def window_av(attn: Tensor, v: Tensor, grid: tuple[int, int], window_size: int) -> Tensor:
+    """Return the weighted sum of the window's values, ``[B, h, N, d]``."""
     compute = compute_dtype(v.dtype)
     outside = ~window_mask(grid, window_size, v.device)
     weights = attn.to(compute).masked_fill(outside, 0.0)  # whatever stands there, its value is 0
@@ -154,6 +157,7 @@ def position_bias_table(
     fc2_weight: Tensor,
     fc2_bias: Tensor,
 ) -> Tensor:
+    """Return the position-bias table ``[h, R, S]``."""
     # fc1 of a product set of coordinates is a sum of one row term and one column term.
     row_term = row_coords[:, None] * fc1_weight[:, 0] + fc1_bias  # [R, E]
     col_term = col_coords[:, None] * fc1_weight[:, 1]  # [S, E]
@@ -163,6 +167,7 @@ def position_bias_table(
 
 
 def conv_glu(x: Tensor, weight: Tensor, bias: Tensor | None, grid: tuple[int, int]) -> Tensor:
+    """Return GELU(dwconv(a)) ⊙ g for ``x = [a, g]``, ``[B, N, hidden]``."""
     values, gate = x.to(weight.dtype).chunk(2, dim=-1)
     image = values.transpose(1, 2).unflatten(2, grid)  # [B, hidden, H, W], channels last in memory
     image = F.conv2d(image, weight, bias, padding=1, groups=weight.shape[0])
@@ -174,11 +179,12 @@ def _average(x: Tensor, size: int, bins: int) -> Tensor:
     if type(size) is int and type(bins) is int and size % bins == 0:
         return x.unflatten(1, (bins, size // bins)).mean(2)
     # A matrix product rather than adaptive_avg_pool2d, whose CUDA backward is not deterministic and
-    # which does not export here. It takes 0 times what is outside a bin: a NaN is seen there too.
+    # which does not export here. It multiplies what is outside a bin by 0: a NaN there spreads.
     return torch.bmm(pooling_matrix(size, bins, x.dtype, x.device).expand(x.shape[0], -1, -1), x)
 
 
 def gelu_pool(x: Tensor, grid: tuple[int, int], pool_grid: tuple[int, int]) -> Tensor:
+    """Return the adaptive average pooling of GELU(x), ``[B, P, C]``."""
     (height, width), (pool_height, pool_width) = grid, pool_grid
     batch, _, channels = x.shape
     lines = F.gelu(x.to(compute_dtype(x.dtype)))

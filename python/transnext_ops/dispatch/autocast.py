@@ -11,7 +11,7 @@ from torch import Tensor
 def autocast_activations(*activations: Any) -> tuple[Any, ...]:
     """Cast activations as the enclosing ``torch.autocast`` of their device asks, if there is one.
 
-    Parameters (biases, scales, weights) stay as they are: every backend takes them in float32, so a
+    Parameters (biases, scales, weights) stay as they are: every backend reads them in float32, so a
     16-bit copy would lose digits and save nothing. float64 is left alone, as in PyTorch's own
     rules.
     """

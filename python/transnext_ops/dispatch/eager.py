@@ -1,10 +1,10 @@
-"""Operators called past PyTorch's dispatcher, where nothing but autograd looks at the call.
+"""Operators called past PyTorch's dispatcher, where nothing but autograd sees the call.
 
 A custom operator written in Python passes through the dispatcher twice forward and twice
 backward, each time with its arguments converted: half of what an attention's forward and backward
-cost beside the kernels (``docs/performance.md``). A plain eager call needs nothing of that.
-Whatever looks at operators (compilers, tracers, modes, function transforms, tensor subclasses, the
-profiler) gets those of ``torch.ops.transnext``.
+cost beside the kernels (``docs/performance.md``). A plain eager call needs none of that. Whatever
+watches operators (compilers, tracers, modes, function transforms, tensor subclasses, the profiler)
+sees those of ``torch.ops.transnext``.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def call(paths: Paths, *arguments: Any) -> Any:
             return paths.function.apply(*arguments)
     elif _is_transformed(arguments):
         raise NotImplementedError(
-            f"transnext_ops backend {arguments[-1]!r} has no forward-mode derivatives and takes no "
-            "part in torch.func's transforms for gradients; use backend 'torch', which does"
+            f"transnext_ops backend {arguments[-1]!r} has no forward-mode derivatives and no "
+            "gradients by torch.func's transforms; use backend 'torch', which has both"
         )
     return paths.packet(*arguments)
 
@@ -137,7 +137,7 @@ def _assume_observed() -> bool:
 
 
 def _find_observers() -> Callable[[], bool]:
-    """Return a function that tells whether anything beside autograd sees operators now.
+    """Return a function that says whether anything beside autograd sees operators now.
 
     PyTorch has no public name for these states; where a version lacks one of them, every call
     counts as seen.

@@ -26,7 +26,7 @@ def unsupported(
     window_size: int | None = None,
     backend: str | None = None,
 ) -> str | None:
-    """Say why the branches cannot run on `x` with the backend in force, or None if they can.
+    """Say why the fused blocks cannot run on `x` with the backend in force, or None if they can.
 
     Parameters
     ----------
@@ -38,14 +38,16 @@ def unsupported(
         Overrides the backend in force.
     """
     if x.device.type != "cpu":
-        return f"the branches run on the CPU, got {x.device}"
+        return f"the fused blocks run on the CPU, got {x.device}"
     if x.dtype not in GEMM_DTYPES:
-        return f"the branches have no kernels for {x.dtype}"
+        return f"the fused blocks have no kernels for {x.dtype}"
     requested = registry.get_backend() if backend is None else registry.check_backend_name(backend)
     chosen = registry.choose(
         requested, "aggregated_attention", x.device, x.dtype, head_dim, window_size or 0
     )
-    return None if chosen == "cpp" else f"the branches run on backend 'cpp', chosen is {chosen!r}"
+    if chosen == "cpp":
+        return None
+    return f"the fused blocks run on backend 'cpp', chosen is {chosen!r}"
 
 
 def patch_embed(
@@ -230,5 +232,5 @@ def _check_product(x: Tensor, features: torch.dtype, weight: PackedWeight) -> No
     if GEMM_DTYPES.get(features) != weight.data.dtype:
         raise ValueError(
             f"features: got {features}, needs the type that the weights were packed for, whose "
-            f"products are in {weight.data.dtype}"
+            f"GEMMs are in {weight.data.dtype}"
         )

@@ -16,12 +16,12 @@ GEMM_DTYPES = {
 
 
 class PackedWeight(NamedTuple):
-    """The weight of a Linear layer, laid out for the compiled products.
+    """The weight of a Linear layer, laid out for the compiled GEMMs.
 
     Attributes
     ----------
     data : Tensor
-        Opaque, one-dimensional, in the type of the products.
+        Opaque, one-dimensional, in the type of the GEMMs.
     columns, depth : int
         Outputs and inputs of the layer.
     """
@@ -140,12 +140,12 @@ def pack_weight(weight: Tensor, dtype: torch.dtype) -> PackedWeight:
         On the CPU, of any floating-point type and any strides.
     dtype : torch.dtype
         Type of the features it will be multiplied with: bfloat16 and float64 keep their type,
-        float16 and float32 take products in float32.
+        float16 and float32 are multiplied in float32.
 
     Raises
     ------
     TypeError, ValueError
-        `weight` or `dtype` is not as it must be; the message names it.
+        `weight` or `dtype` is not supported; the message names it.
     """
     if not isinstance(weight, Tensor):
         raise TypeError(f"weight: got {type(weight).__name__}, needs a torch.Tensor")

@@ -1,7 +1,7 @@
 """Aggregated attention: a sharp 3×3 neighbourhood and a coarse whole image in one softmax.
 
 Source: Shi, "TransNeXt: Robust Foveal Visual Perception for Vision Transformers", CVPR 2024,
-arXiv 2311.17132, sections 3.1 (pixel-focused attention) and 3.2 (aggregated attention).
+arXiv 2311.17132, sections 3.1.1 (pixel-focused attention) and 3.1.2 (aggregated attention).
 """
 
 from __future__ import annotations
@@ -93,7 +93,8 @@ def aggregated_attention(
         In q's dtype (autocast's, where that is active), contiguous. Arithmetic is float32 at least,
         but for one case: where PyTorch allows TF32 for float32 matrix products
         (``torch.set_float32_matmul_precision``, ``torch.backends.cuda.matmul``; not by default),
-        the CUDA kernels round float32 operands of the forward's pooled products to it.
+        the forward's CUDA kernels round the float32 operands of QKᵀ and PV over the pooled keys to
+        it.
 
     Raises
     ------
@@ -141,7 +142,7 @@ def pixel_focused_attention(
 ) -> Tensor:
     """Attend as :func:`aggregated_attention` without query embedding, tokens and token bias.
 
-    The paper's earlier form (section 3.1), kept for ablations. Arguments, result and errors are
+    The paper's section 3.1.1, kept for ablations. Arguments, result and errors are
     those of :func:`aggregated_attention`.
     """
     return aggregated_attention(

@@ -1,6 +1,6 @@
-"""The heart of the Convolutional GLU: a depthwise 3×3 convolution whose GELU gates, on tokens.
+"""The gate of the Convolutional GLU, GELU(dwconv(a)) ⊙ g, on tokens.
 
-Source: TransNeXt paper (arXiv 2311.17132), section 3.4.
+Source: TransNeXt paper (arXiv 2311.17132), section 3.2.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from transnext_ops.tracing import known_true
 def gelu_pool(x: Tensor, *, grid: Grid, pool_grid: Grid, backend: str | None = None) -> Tensor:
     """Return the adaptive average pooling of GELU(x).
 
-    Source: TransNeXt paper (arXiv 2311.17132), section 3.1, activate-and-pool.
+    Source: TransNeXt paper (arXiv 2311.17132), section 3.1.1, activate-and-pool.
 
     Parameters
     ----------

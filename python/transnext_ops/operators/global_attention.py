@@ -1,7 +1,7 @@
 """Length-scaled cosine attention over all tokens: TransNeXt's last stage.
 
-Source: TransNeXt paper (arXiv 2311.17132), section 3.2 with every position a key, and its
-length-scaled cosine attention.
+Source: TransNeXt paper (arXiv 2311.17132), section 3.1.3 (length-scaled cosine attention),
+with every position a key.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The two sliding-window products on their own, for attention of one's own making.
+"""The two sliding-window products, to build attention of another kind with.
 
 Head-major ``[B, h, N, d]``, as the published CUDA extension has them; strided views (a token-major
 tensor transposed) are read in place.
@@ -88,7 +88,7 @@ def window_av(
     Parameters
     ----------
     attn : Tensor [B, h, N, L]
-        Weights, L = window_size²; those of cells outside the image are not looked at.
+        Weights, L = window_size²; those of cells outside the image are not read.
     v : Tensor [B, h, N, d]
     grid : (int, int)
         (H, W) with H·W = N.

@@ -9,7 +9,7 @@ for query n = (i, j) and pooled cell m = (a, b). Extrapolation needs one tap of 
 Interpolation resizes the bias of the training grid; the resize is separable, so its row half is
 folded into the table once and its column half stays as at most 4 weighted taps.
 
-Source: TransNeXt paper (arXiv 2311.17132), section 3.3; coordinates after Swin Transformer V2's
+Source: TransNeXt paper (arXiv 2311.17132), section 3.1.3; coordinates after Swin Transformer V2's
 log-spaced continuous position bias.
 """
 
@@ -102,7 +102,7 @@ def bias_coordinates(
     train_grid: Grid | None = None,
     train_pool_grid: Grid | None = None,
 ) -> Tensor:
-    """Return the coordinates at which a network of one's own computes the position bias.
+    """Return the coordinates at which a custom network computes the position bias.
 
     :func:`position_bias` is ``bias_from_values(fc2(relu(fc1(bias_coordinates(...)))), ...)``,
     without ever holding these coordinates or the hidden layer.
@@ -122,7 +122,7 @@ def bias_coordinates(
     Raises
     ------
     TypeError, ValueError
-        A grid is none.
+        A grid is not a pair of positive ints.
     """
     rows, cols = _axes(grid, pool_grid, pretrain_grid, train_grid, train_pool_grid, like.device)
     shape = (rows.coords.shape[0], cols.coords.shape[0])
@@ -139,7 +139,7 @@ def bias_from_values(
     train_grid: Grid | None = None,
     train_pool_grid: Grid | None = None,
 ) -> PositionBias:
-    """Return the position bias whose values a network of one's own gave.
+    """Return the position bias whose values a custom network computed.
 
     Parameters
     ----------
@@ -156,7 +156,7 @@ def bias_from_values(
     Raises
     ------
     TypeError, ValueError
-        A grid is none, or there are not as many values as coordinates.
+        A grid is not a pair of positive ints, or there are not as many values as coordinates.
     """
     rows, cols = _axes(grid, pool_grid, pretrain_grid, train_grid, train_pool_grid, values.device)
     shape = (rows.coords.shape[0], cols.coords.shape[0])
@@ -204,12 +204,12 @@ def _axes(
 
 
 def _from_table(table: Tensor, rows: BiasAxis, cols: BiasAxis) -> PositionBias:
-    """Put a table ``[h, R, S]`` and the two axes together; a resize of the rows is done now."""
+    """Return the position bias of a table ``[h, R, S]`` and two axes, its rows resized now."""
     row_map = rows.positions[:, :, 0]
     if rows.weights is not None:
         table, row_map = _fold_rows(table, rows.positions, rows.weights.to(table.dtype))
     col_weights = None if cols.weights is None else cols.weights.to(table.dtype)
-    # A graph makes them anew.
+    # A traced graph rebuilds them.
     shared = not (traced() or transformed())
     return PositionBias(table, row_map, cols.positions, col_weights, _trusted=True, _shared=shared)
 
