@@ -19,7 +19,7 @@ from operator_calls import (
     operator_calls,
 )
 from strategies import Numbers
-from transnext_ops import branches
+from transnext_ops import fused_blocks
 
 
 def custom_op_calls(backend: str) -> dict[str, tuple[Any, ...]]:
@@ -70,7 +70,7 @@ def branch_op_calls() -> dict[str, tuple[Any, ...]]:
         return numbers.parameter(*shape, dtype=torch.float32)
 
     def packed(columns: int, depth: int) -> Tensor:
-        return branches.pack_weight(parameter(columns, depth), torch.float32).data
+        return fused_blocks.pack_weight(parameter(columns, depth), torch.float32).data
 
     def norm(channels: int) -> tuple[Tensor, Tensor]:
         return parameter(channels), parameter(channels)
@@ -78,18 +78,18 @@ def branch_op_calls() -> dict[str, tuple[Any, ...]]:
     tensors, _ = attention_call()
     bias = tensors["pool_bias"]
     x = numbers.activation(2, LENGTH, width, dtype=torch.float32)
-    convolution = branches.pack_convolution(
+    convolution = fused_blocks.pack_convolution(
         parameter(width, 3, 3, 3), torch.float32, channels_last=False
     )
     return {
-        "attention_branch": (
+        "attention_residual": (
             x, *norm(width), packed(4 * width, width), parameter(4 * width), *norm(width),
             packed(2 * width, width), tensors["scale"], tensors["query_embedding"],
             tensors["local_bias"], bias.table, bias.row_map, bias.col_map, bias.col_weights,
             tensors["tokens"], tensors["token_bias"], packed(width, width), parameter(width),
             GRID, POOL, WINDOW, HEADS, 1e-6, 1e-6, torch.float32, "cpp",
         ),
-        "convolutional_glu": (
+        "conv_glu_residual": (
             x, *norm(width), packed(HIDDEN, width), packed(HIDDEN, width), parameter(2 * HIDDEN),
             parameter(HIDDEN, 1, 3, 3), parameter(HIDDEN), packed(width, HIDDEN), parameter(width),
             GRID, 1e-6, "cpp",

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tools.kernel_report import emulator as ptxemu
 from torch import Tensor
 
 from transnext_ops.backends import kernel_sources
-from transnext_ops.kernel_report import emulator as ptxemu
 
 ROOT = Path(__file__).resolve().parents[1]
 

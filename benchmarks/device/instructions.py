@@ -4,7 +4,7 @@
 
 TransNeXt-Tiny's first stage at 224x224, one image and head, float16: the kernels of ``unfused.cu``
 run on the CPU in the PTX emulator (``TRANSNEXT_PTXEMU``; nvcc is needed). What the fused kernel
-executes is told by ``python -m transnext_ops.kernel_report attention 24``.
+executes is reported by ``python -m tools.kernel_report attention 24``.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from transnext_ops.kernel_report import emulator
+from tools.kernel_report import emulator
 
 ROOT = Path(__file__).resolve().parents[2]
 HEIGHT = WIDTH = 56

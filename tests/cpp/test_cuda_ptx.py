@@ -179,7 +179,7 @@ def name_of(dtype: torch.dtype) -> str:
 
 RUNNABLE = [
     pytest.param(op, check, id=f"{op}-{i}")
-    for op in cpp_backend.CUDA_OPERATORS
+    for op in registry.OPERATORS
     for i, check in enumerate(CASES[op].values())
 ]
 
@@ -193,7 +193,7 @@ def test_kernels_agree_with_the_reference(compiled, op, check, dtype, monkeypatc
 
 
 @pytest.mark.parametrize("dtype", cpp_backend.CUDA_DTYPES, ids=name_of)
-@pytest.mark.parametrize("op", cpp_backend.CUDA_OPERATORS)
+@pytest.mark.parametrize("op", registry.OPERATORS)
 def test_the_oldest_architecture(op: str, dtype: torch.dtype, monkeypatch) -> None:
     """The first case of each operator, all heads of 24, on a GPU without asynchronous copies and
     bfloat16 products."""

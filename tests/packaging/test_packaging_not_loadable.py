@@ -72,7 +72,7 @@ def assert_warned(lines: list[str], explained: str, package: Path, name: str, re
     assert Path(file).name == "program.py", "the warning points at who imports"
     assert str(package / name) in lines[2]
     assert reason in lines[2]
-    assert "install transnext again" in lines[2]
+    assert "install transnext-vision again" in lines[2]
     assert "'torch'" in lines[2]
     assert str(package / name) in explained
     assert "runs on backend 'torch'" in explained

@@ -136,7 +136,7 @@ def test_what_is_installed_runs_and_knows_the_reason(installed: Path) -> None:
     assert said.count("torch.Size([1, 16, 4])") == 3
     assert "runs on backend 'torch'" in said
     assert len(NO_COMPILER.findall(said)) >= 2  # explain_backend and transnext info
-    assert "transnext was installed without the compiled library" in said
+    assert "transnext-vision was installed without the compiled library" in said
 
 
 def test_on_insists(checkout: Path, bare, tmp_path: Path) -> None:

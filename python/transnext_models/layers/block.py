@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from transnext_ops import branches
+from transnext_ops import fused_blocks
 
 from .attention import AggregatedAttention, GlobalAttention, PixelFocusedAttention
 from .calls import runs_on_cpu
@@ -67,7 +67,7 @@ class Block(DerivesFromWeights):
         return self.training and runs_on_cpu(x) and is_plain_block(self) and self.drop_path.rate > 0
 
     def _fused(self, x: Tensor, grids: StageGrids, weights: BlockWeights) -> Tensor:
-        x = branches.attention_branch(
+        x = fused_blocks.attention_residual(
             x,
             weights.attention,
             grid=grids.grid,
@@ -76,6 +76,6 @@ class Block(DerivesFromWeights):
             pool_bias=self.attn.position_bias(grids),
             features=weights.features,
         )
-        return branches.convolutional_glu(
+        return fused_blocks.conv_glu_residual(
             x, weights.glu, grid=grids.grid, features=weights.features
         )

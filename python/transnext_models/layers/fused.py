@@ -1,8 +1,8 @@
 """Decide whether a call takes the fused path: for patch embeddings and blocks, here alone.
 
 In evaluation on a CPU a patch embedding, and each of a block's two residual branches, is one call
-of the compiled library (:mod:`transnext_ops.branches`) on packed weights. That holds for layers as
-they were built. Whatever is attached to one or put in its place, records gradients, traces or
+of the compiled library (:mod:`transnext_ops.fused_blocks`) on packed weights. That holds for layers
+as they were built. Whatever is attached to one or put in its place, records gradients, traces or
 watches operators is met by the ordinary path, which calls every layer.
 """
 
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from transnext_ops import branches
+from transnext_ops import fused_blocks
 
 from .attention import AggregatedAttention, GlobalAttention, PixelFocusedAttention
 from .calls import runs_on_cpu
@@ -65,8 +65,8 @@ class PatchEmbedLike(_Module, Protocol):
 class BlockWeights(NamedTuple):
     """A block's weights as its two branches take them, and the type of their features."""
 
-    attention: branches.AttentionBranchWeights
-    glu: branches.ConvolutionalGLUWeights
+    attention: fused_blocks.AttentionResidualWeights
+    glu: fused_blocks.ConvGluResidualWeights
     features: torch.dtype
 
 
@@ -79,7 +79,7 @@ def fused_block(block: BlockLike, x: Tensor) -> BlockWeights | None:
     if features is None or not is_plain_block(block) or not _drops_nothing(block):
         return None
     attn, mlp = block.attn, block.mlp
-    if attn.backend != mlp.backend or branches.branches_unsupported(
+    if attn.backend != mlp.backend or fused_blocks.unsupported(
         x, head_dim=attn.head_dim, window_size=attn.window_size, backend=attn.backend
     ):
         return None
@@ -93,7 +93,7 @@ def fused_block(block: BlockLike, x: Tensor) -> BlockWeights | None:
 
 def fused_patch_embed(
     embed: PatchEmbedLike, x: Tensor
-) -> tuple[branches.PatchEmbedWeights, torch.dtype] | None:
+) -> tuple[fused_blocks.PatchEmbedWeights, torch.dtype] | None:
     """Return the packed weights of a patch embedding that may take a map `x` in one call.
 
     The second value is the type of its products. None if it may not.
@@ -107,7 +107,7 @@ def fused_patch_embed(
     kernel, stride = conv.kernel_size[0], conv.stride[0]
     if kernel % 2 == 0 or not plain_convolution(conv, kernel, stride, depthwise=False):
         return None
-    if branches.branches_unsupported(x, backend=embed.backend):
+    if fused_blocks.unsupported(x, backend=embed.backend):
         return None
     weights = _parameters(embed)
     if not _are_alike(weights, x) or embed.norm.weight.shape != (embed.proj.weight.shape[0],):
@@ -215,18 +215,18 @@ def _optional(tensor: Tensor | None, features: torch.dtype) -> Tensor | None:
     return None if tensor is None else _parameter(tensor, features)
 
 
-def _norm(norm: nn.LayerNorm, features: torch.dtype) -> branches.NormWeights:
-    return branches.NormWeights(
+def _norm(norm: nn.LayerNorm, features: torch.dtype) -> fused_blocks.NormWeights:
+    return fused_blocks.NormWeights(
         _parameter(norm.weight, features), _parameter(norm.bias, features), norm.eps
     )
 
 
 def _pack_patch_embed(
     embed: PatchEmbedLike, features: torch.dtype, channels_last: bool
-) -> branches.PatchEmbedWeights:
+) -> fused_blocks.PatchEmbedWeights:
     conv = embed.proj
-    return branches.PatchEmbedWeights(
-        branches.pack_convolution(conv.weight, features, channels_last=channels_last),
+    return fused_blocks.PatchEmbedWeights(
+        fused_blocks.pack_convolution(conv.weight, features, channels_last=channels_last),
         channels_last,
         _optional(conv.bias, features),
         _norm(embed.norm, features),
@@ -273,7 +273,7 @@ def _pack_attention(
     norm: nn.LayerNorm,
     attn: AggregatedAttention | PixelFocusedAttention | GlobalAttention,
     features: torch.dtype,
-) -> branches.AttentionBranchWeights:
+) -> fused_blocks.AttentionResidualWeights:
     layers: list[nn.Linear | nn.Conv2d]
     layers = [attn.qkv] if isinstance(attn, GlobalAttention) else [attn.q, attn.kv, attn.sr]
     weights = [layer.weight.flatten(1) for layer in layers]
@@ -284,17 +284,17 @@ def _pack_attention(
     pool_norm, pool_projections = None, None
     if not isinstance(attn, GlobalAttention):
         pool_norm = _norm(attn.norm, features)
-        pool_projections = branches.pack_weight(weights[1], features)
+        pool_projections = fused_blocks.pack_weight(weights[1], features)
     learnable = {
         name: _parameter(value, features) for name, value in attn.learnable_parameters().items()
     }
-    return branches.AttentionBranchWeights(
+    return fused_blocks.AttentionResidualWeights(
         _norm(norm, features),
-        branches.pack_weight(torch.cat(weights), features),
+        fused_blocks.pack_weight(torch.cat(weights), features),
         _parameter(torch.cat(biases), features),
         pool_norm,
         pool_projections,
-        branches.pack_weight(attn.proj.weight, features),
+        fused_blocks.pack_weight(attn.proj.weight, features),
         _optional(attn.proj.bias, features),
         scale=_parameter(attn.scale(), features),
         **learnable,
@@ -303,16 +303,16 @@ def _pack_attention(
 
 def _pack_glu(
     norm: nn.LayerNorm, mlp: ConvolutionalGLU, features: torch.dtype
-) -> branches.ConvolutionalGLUWeights:
+) -> fused_blocks.ConvGluResidualWeights:
     conv = mlp.dwconv.dwconv
     values, gates = mlp.fc1.weight.chunk(2)
-    return branches.ConvolutionalGLUWeights(
+    return fused_blocks.ConvGluResidualWeights(
         _norm(norm, features),
-        branches.pack_weight(values, features),
-        branches.pack_weight(gates, features),
+        fused_blocks.pack_weight(values, features),
+        fused_blocks.pack_weight(gates, features),
         _optional(mlp.fc1.bias, features),
         _parameter(conv.weight, features),
         _optional(conv.bias, features),
-        branches.pack_weight(mlp.fc2.weight, features),
+        fused_blocks.pack_weight(mlp.fc2.weight, features),
         _optional(mlp.fc2.bias, features),
     )

@@ -9,7 +9,7 @@ for query n = (i, j) and pooled cell m = (a, b). Extrapolation needs one tap of 
 Interpolation resizes the bias of the training grid; the resize is separable, so its row half is
 folded into the table once and its column half stays as at most 4 weighted taps.
 
-Source: TransNeXt paper (arXiv 2311.17132), section 3.3; coordinates after Swin Transformer V2's
+Source: TransNeXt paper (arXiv 2311.17132), section 3.1.3; coordinates after Swin Transformer V2's
 log-spaced continuous position bias.
 """
 
@@ -18,12 +18,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from transnext_ops import axis_maps
-from transnext_ops._checks import Grid, check_grid, check_not_empty, check_parameter
-from transnext_ops.backends import torch_backend
-from transnext_ops.bias_table import PositionBias
 from transnext_ops.cupy_arrays import accepts_cupy
-from transnext_ops.dispatch import run
+from transnext_ops.dispatch.run import run
+from transnext_ops.operators.checks import Grid, check_grid, check_not_empty, check_parameter
+from transnext_ops.operators.position_bias.axes import BiasAxis, bias_axis
+from transnext_ops.operators.position_bias.table import PositionBias
+from transnext_ops.schema import compute_dtype
 from transnext_ops.tracing import reshaped, traced, transformed
 
 
@@ -102,7 +102,7 @@ def bias_coordinates(
     train_grid: Grid | None = None,
     train_pool_grid: Grid | None = None,
 ) -> Tensor:
-    """Return the coordinates at which a network of one's own computes the position bias.
+    """Return the coordinates at which a custom network computes the position bias.
 
     :func:`position_bias` is ``bias_from_values(fc2(relu(fc1(bias_coordinates(...)))), ...)``,
     without ever holding these coordinates or the hidden layer.
@@ -122,7 +122,7 @@ def bias_coordinates(
     Raises
     ------
     TypeError, ValueError
-        A grid is none.
+        A grid is not a pair of positive ints.
     """
     rows, cols = _axes(grid, pool_grid, pretrain_grid, train_grid, train_pool_grid, like.device)
     shape = (rows.coords.shape[0], cols.coords.shape[0])
@@ -139,7 +139,7 @@ def bias_from_values(
     train_grid: Grid | None = None,
     train_pool_grid: Grid | None = None,
 ) -> PositionBias:
-    """Return the position bias whose values a network of one's own gave.
+    """Return the position bias whose values a custom network computed.
 
     Parameters
     ----------
@@ -156,7 +156,7 @@ def bias_from_values(
     Raises
     ------
     TypeError, ValueError
-        A grid is none, or there are not as many values as coordinates.
+        A grid is not a pair of positive ints, or there are not as many values as coordinates.
     """
     rows, cols = _axes(grid, pool_grid, pretrain_grid, train_grid, train_pool_grid, values.device)
     shape = (rows.coords.shape[0], cols.coords.shape[0])
@@ -167,7 +167,7 @@ def bias_from_values(
         )
     if not values.is_floating_point():
         raise TypeError(f"values: got {values.dtype}, needs a floating-point tensor")
-    compute = torch_backend.compute_dtype(values.dtype)
+    compute = compute_dtype(values.dtype)
     table = values.to(compute).t().unflatten(1, shape).contiguous()
     return _from_table(table, rows, cols)
 
@@ -179,7 +179,7 @@ def _axes(
     train_grid: Grid | None,
     train_pool_grid: Grid | None,
     device: torch.device,
-) -> tuple[axis_maps.BiasAxis, axis_maps.BiasAxis]:
+) -> tuple[BiasAxis, BiasAxis]:
     """Check the grids of a position bias and return its two axes."""
     grid, pool_grid = check_grid("grid", grid), check_grid("pool_grid", pool_grid)
     pretrain_grid = check_grid("pretrain_grid", pretrain_grid)
@@ -190,7 +190,7 @@ def _axes(
         train_grid = check_grid("train_grid", train_grid)
         train_pool_grid = check_grid("train_pool_grid", train_pool_grid)
     rows, cols = (
-        axis_maps.bias_axis(
+        bias_axis(
             grid[axis],
             pool_grid[axis],
             pretrain_grid[axis],
@@ -203,13 +203,13 @@ def _axes(
     return rows, cols
 
 
-def _from_table(table: Tensor, rows: axis_maps.BiasAxis, cols: axis_maps.BiasAxis) -> PositionBias:
-    """Put a table ``[h, R, S]`` and the two axes together; a resize of the rows is done now."""
+def _from_table(table: Tensor, rows: BiasAxis, cols: BiasAxis) -> PositionBias:
+    """Return the position bias of a table ``[h, R, S]`` and two axes, its rows resized now."""
     row_map = rows.positions[:, :, 0]
     if rows.weights is not None:
         table, row_map = _fold_rows(table, rows.positions, rows.weights.to(table.dtype))
     col_weights = None if cols.weights is None else cols.weights.to(table.dtype)
-    # A graph makes them anew.
+    # A traced graph rebuilds them.
     shared = not (traced() or transformed())
     return PositionBias(table, row_map, cols.positions, col_weights, _trusted=True, _shared=shared)
 

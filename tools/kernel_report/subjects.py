@@ -52,6 +52,7 @@ class Subject:
 
     @property
     def name(self) -> str:
+        """The operator and the size."""
         return f"{self.operator} {self.size}"
 
 

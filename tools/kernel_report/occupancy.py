@@ -1,4 +1,4 @@
-"""Theoretical occupancy: the share of a multiprocessor's warps that can be resident.
+"""Theoretical occupancy: the fraction of a multiprocessor's warps that can be resident.
 
 Source: CUDA C++ Programming Guide, technical specifications per compute capability, and the
 allocation units of NVIDIA's occupancy calculator.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from transnext_ops.kernel_report.compilers import CompiledKernel
+from tools.kernel_report.compilers import CompiledKernel
 
 _OLDEST = 80  # tensor cores for both 16-bit types, asynchronous copies
 

@@ -1,8 +1,8 @@
 """Print what compilers make of the CUDA kernels and what emulated launches count.
 
-    python -m transnext_ops.kernel_report                                  # everything, 224x224
-    python -m transnext_ops.kernel_report attention --architectures 80 90  # part of it
-    python -m transnext_ops.kernel_report --check --no-launches            # for CI
+    python -m tools.kernel_report                                  # everything, 224x224
+    python -m tools.kernel_report attention --architectures 80 90  # part of it
+    python -m tools.kernel_report --check --no-launches            # for CI
 
 The first table has a row for each kernel and architecture, the second one for each kernel of each
 call at TransNeXt-Tiny's sizes, beside the least that is possible: every input read once and every
@@ -19,13 +19,14 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from tools.kernel_report import compilers, emulator, limits, plans
+from tools.kernel_report.emulator import SECTOR, Count, Counts
+from tools.kernel_report.subjects import SIZES, Subject, subjects
 from transnext_ops.backends import cpp_backend, kernel_sources
-from transnext_ops.kernel_report import compilers, emulator, limits, plans
-from transnext_ops.kernel_report.emulator import SECTOR, Count, Counts
-from transnext_ops.kernel_report.subjects import SIZES, Subject, subjects
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the report and return the exit status: 1 for problems, 2 where it cannot run."""
     options = _parser().parse_args(arguments)
     if (reason := cpp_backend.unavailable()) is not None:
         print(f"kernel_report: {reason}", file=sys.stderr)
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     summary, _, details = str(__doc__).partition("\n\n")
     parser = argparse.ArgumentParser(
-        "python -m transnext_ops.kernel_report", description=summary, epilog=details,
+        "python -m tools.kernel_report", description=summary, epilog=details,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     add = parser.add_argument

@@ -1,4 +1,4 @@
-"""A position bias in table form, which users hold and operators take."""
+"""A position bias in table form."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from transnext_ops._checks import Grid, check_not_empty, check_parameter
 from transnext_ops.backends import torch_backend
+from transnext_ops.operators.checks import Grid, check_not_empty, check_parameter
 
 _ranges = WeakIdKeyDictionary()  # map: (its version, least, most)
 
@@ -15,8 +15,8 @@ _ranges = WeakIdKeyDictionary()  # map: (its version, least, most)
 def _range(index: Tensor) -> tuple[int, int]:
     """Return the least and the largest entry of a map.
 
-    Each map is looked at once: a training step makes a new table for the same maps, and on a GPU
-    looking waits for the device.
+    Each map is read once: a training step makes a new table for the same maps, and on a GPU the
+    read waits for the device.
     """
     if torch.compiler.is_compiling() or index.is_inference():
         return int(index.min()), int(index.max())
@@ -50,7 +50,7 @@ class PositionBias:
     Notes
     -----
     The maps of :func:`position_bias` are constants of its sizes that all biases of these sizes
-    share; a bias makes them its own, by a copy, when it is first asked for one.
+    share. A bias copies them when one is first read.
     """
 
     __slots__ = ("_maps", "_shared", "table")
@@ -72,7 +72,7 @@ class PositionBias:
             self._check()
 
     def _own_maps(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return the maps and weights, which whoever asks for them may write to."""
+        """Return maps and weights that the caller may write to."""
         if self._shared:
             row_map, col_map, col_weights = self._maps
             self._maps = (
@@ -90,8 +90,7 @@ class PositionBias:
 
     @property
     def col_map(self) -> Tensor:
-        """int32 [W, Wp, taps], positions in the table's columns for query column j and pooled
-        column b."""
+        """int32 [W, Wp, taps], positions in the table's columns for query column j, pooled b."""
         return self._own_maps()[1]
 
     @property
@@ -166,8 +165,7 @@ def bias_arguments(
     pool_grid: Grid,
     q: Tensor,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """Check an attention's bias; return it as the backends take it: (bias or table, row_map,
-    col_map, col_weights)."""
+    """Check an attention's bias and return ``(bias or table, row_map, col_map, col_weights)``."""
     if bias is None:
         return None, None, None, None
     if isinstance(bias, PositionBias):

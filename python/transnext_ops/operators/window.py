@@ -1,4 +1,4 @@
-"""The two sliding-window products on their own, for attention of one's own making.
+"""The two sliding-window products, to build attention of another kind with.
 
 Head-major ``[B, h, N, d]``, as the published CUDA extension has them; strided views (a token-major
 tensor transposed) are read in place.
@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from transnext_ops._checks import (
+from transnext_ops.cupy_arrays import accepts_cupy
+from transnext_ops.dispatch.autocast import autocast_activations
+from transnext_ops.dispatch.run import run
+from transnext_ops.operators.checks import (
     Grid,
     check_activation,
     check_grid,
     check_length,
-    check_like,
-    check_parameter,
     check_window_size,
+    tensor_checks,
 )
-from transnext_ops.cupy_arrays import accepts_cupy
-from transnext_ops.dispatch import autocast_activations, run
+from transnext_ops.schema import WINDOW_AV, WINDOW_QK
+
+_check_qk = tensor_checks(WINDOW_QK, "q", ("k", "bias"))
+_check_av = tensor_checks(WINDOW_AV, "v", ("attn",))
 
 
 @accepts_cupy
@@ -63,9 +67,9 @@ def window_qk(
     check_activation("q", q, "[B, h, N, d]")
     batch, heads, length, head_dim = q.shape
     check_length("q", length, "grid", grid, "2")
-    check_like("k", k, "[B, h, N, d]", (batch, heads, length, head_dim), "q", q)
-    if bias is not None:
-        bias = check_parameter("bias", bias, "[h, L]", (heads, window_size * window_size), "q", q)
+    k, bias = _check_qk(
+        q, k, bias, B=batch, h=heads, N=length, d=head_dim, L=window_size * window_size
+    )
     arguments = (q, k, bias, grid, window_size)
     return run("window_qk", q, arguments, backend, head_dim=head_dim, window_size=window_size)
 
@@ -84,7 +88,7 @@ def window_av(
     Parameters
     ----------
     attn : Tensor [B, h, N, L]
-        Weights, L = window_size²; those of cells outside the image are not looked at.
+        Weights, L = window_size²; those of cells outside the image are not read.
     v : Tensor [B, h, N, d]
     grid : (int, int)
         (H, W) with H·W = N.
@@ -109,7 +113,6 @@ def window_av(
     check_activation("v", v, "[B, h, N, d]")
     batch, heads, length, head_dim = v.shape
     check_length("v", length, "grid", grid, "2")
-    sizes = (batch, heads, length, window_size * window_size)
-    check_like("attn", attn, "[B, h, N, L]", sizes, "v", v)
+    attn = _check_av(v, attn, B=batch, h=heads, N=length, L=window_size * window_size)
     arguments = (attn, v, grid, window_size)
     return run("window_av", v, arguments, backend, head_dim=head_dim, window_size=window_size)

@@ -1,24 +1,27 @@
 """Length-scaled cosine attention over all tokens: TransNeXt's last stage.
 
-Source: TransNeXt paper (arXiv 2311.17132), section 3.2 with every position a key, and its
-length-scaled cosine attention.
+Source: TransNeXt paper (arXiv 2311.17132), section 3.1.3 (length-scaled cosine attention),
+with every position a key.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from transnext_ops._checks import (
+from transnext_ops.cupy_arrays import accepts_cupy
+from transnext_ops.dispatch.autocast import autocast_activations
+from transnext_ops.dispatch.run import run
+from transnext_ops.operators.checks import (
     Grid,
     check_activation,
     check_grid,
     check_length,
-    check_like,
-    check_parameter,
+    tensor_checks,
 )
-from transnext_ops.bias_table import PositionBias, bias_arguments
-from transnext_ops.cupy_arrays import accepts_cupy
-from transnext_ops.dispatch import autocast_activations, run
+from transnext_ops.operators.position_bias.table import PositionBias, bias_arguments
+from transnext_ops.schema import AGGREGATED_ATTENTION
+
+_check = tensor_checks(AGGREGATED_ATTENTION, "q", ("k", "v", "scale", "query_embedding"))
 
 
 @accepts_cupy
@@ -71,13 +74,9 @@ def global_attention(
     check_activation("q", q, "[B, N, h, d]")
     batch, length, heads, head_dim = q.shape
     check_length("q", length, "grid", grid, "1")
-    for name, tensor in (("k", k), ("v", v)):
-        check_like(name, tensor, "[B, N, h, d]", (batch, length, heads, head_dim), "q", q)
-    scale = check_parameter("scale", scale, "[h]", (heads,), "q", q)
-    if query_embedding is not None:
-        query_embedding = check_parameter(
-            "query_embedding", query_embedding, "[h, d]", (heads, head_dim), "q", q
-        )
+    k, v, scale, query_embedding = _check(
+        q, k, v, scale, query_embedding, B=batch, N=length, h=heads, d=head_dim
+    )
     # Aggregated attention with an empty window whose pooled features are the features themselves:
     # then s(n) = log(0 + N) and one kernel serves both.
     arguments = (

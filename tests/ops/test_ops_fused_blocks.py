@@ -17,7 +17,7 @@ from torch import Tensor
 import transnext_reference as reference
 from strategies import DTYPES, Numbers, compute_dtype, grids, layouts, seeds
 from tolerances import FORWARD, assert_agrees
-from transnext_ops import branches
+from transnext_ops import fused_blocks
 from transnext_reference.numerics import layer_norm
 
 _cpp = pytest.importorskip("transnext_ops._cpp")
@@ -110,10 +110,12 @@ def rounded(tensor: Tensor, dtype: torch.dtype) -> np.ndarray:
 
 def norm_weights(numbers: Numbers, width: int, dtype: torch.dtype, epsilon: float):
     weight = numbers.parameter(width, dtype=dtype, scale=0.2) + 1
-    return branches.NormWeights(weight, numbers.parameter(width, dtype=dtype, scale=0.2), epsilon)
+    return fused_blocks.NormWeights(
+        weight, numbers.parameter(width, dtype=dtype, scale=0.2), epsilon
+    )
 
 
-def normalised(x: np.ndarray, norm: branches.NormWeights) -> np.ndarray:
+def normalised(x: np.ndarray, norm: fused_blocks.NormWeights) -> np.ndarray:
     return layer_norm(x, norm.weight.double().numpy(), norm.bias.double().numpy(), norm.epsilon)
 
 
@@ -129,7 +131,7 @@ def tokens_of(case: BranchCase, numbers: Numbers) -> Tensor:
 @example(case(grid=(9, 60), batch=1, storage=torch.bfloat16, features=torch.bfloat16))
 @example(case(grid=(1, 1), hidden=1, head_dim=8, heads=1))
 @example(case(hidden=1024, grid=(3, 3)))
-def test_convolutional_glu_agrees_with_the_reference(case: BranchCase) -> None:
+def test_conv_glu_residual_agrees_with_the_reference(case: BranchCase) -> None:
     numbers = Numbers(case.seed)
     dtype, hidden, width = case.features, case.hidden, case.width
     x = tokens_of(case, numbers)
@@ -141,18 +143,18 @@ def test_convolutional_glu_agrees_with_the_reference(case: BranchCase) -> None:
     fc1_bias, conv_bias, fc2_bias = biases if case.bias else (None, None, None)
     with setting(case.level, case.threads):
         values, gates = fc1.chunk(2)
-        weights = branches.ConvolutionalGLUWeights(
+        weights = fused_blocks.ConvGluResidualWeights(
             norm,
-            branches.pack_weight(values, dtype),
-            branches.pack_weight(gates, dtype),
+            fused_blocks.pack_weight(values, dtype),
+            fused_blocks.pack_weight(gates, dtype),
             fc1_bias,
             conv,
             conv_bias,
-            branches.pack_weight(fc2, dtype),
+            fused_blocks.pack_weight(fc2, dtype),
             fc2_bias,
         )
-        actual = branches.convolutional_glu(x, weights, grid=case.grid, features=dtype)
-        again = branches.convolutional_glu(x, weights, grid=case.grid, features=dtype)
+        actual = fused_blocks.conv_glu_residual(x, weights, grid=case.grid, features=dtype)
+        again = fused_blocks.conv_glu_residual(x, weights, grid=case.grid, features=dtype)
     assert torch.equal(actual, again)
     assert actual.dtype == x.dtype
 
@@ -173,7 +175,7 @@ def test_convolutional_glu_agrees_with_the_reference(case: BranchCase) -> None:
 @example(case(grid=(28, 28), pool_grid=(7, 7), batch=1), False)
 @example(case(grid=(7, 7), batch=3, heads=3), True)
 @example(case(grid=(5, 30), storage=torch.bfloat16, features=torch.bfloat16), False)
-def test_attention_branch_agrees_with_the_reference(case: BranchCase, is_global: bool) -> None:
+def test_attention_residual_agrees_with_the_reference(case: BranchCase, is_global: bool) -> None:
     numbers = Numbers(case.seed)
     dtype, width, heads, dim = case.features, case.width, case.heads, case.head_dim
     pool_grid = case.grid if is_global else case.pool_grid
@@ -197,13 +199,13 @@ def test_attention_branch_agrees_with_the_reference(case: BranchCase, is_global:
         parameters["tokens"] = numbers.parameter(heads, dim, cells, dtype=dtype, scale=0.3)
         parameters["token_bias"] = numbers.parameter(heads, cells, dtype=dtype)
     with setting(case.level, case.threads):
-        weights = branches.AttentionBranchWeights(
+        weights = fused_blocks.AttentionResidualWeights(
             norm,
-            branches.pack_weight(projections, dtype),
+            fused_blocks.pack_weight(projections, dtype),
             bias,
             None if is_global else pool_norm,
-            None if is_global else branches.pack_weight(projections[width : 3 * width], dtype),
-            branches.pack_weight(out_projection, dtype),
+            None if is_global else fused_blocks.pack_weight(projections[width : 3 * width], dtype),
+            fused_blocks.pack_weight(out_projection, dtype),
             out_bias,
             **parameters,
         )
@@ -211,8 +213,8 @@ def test_attention_branch_agrees_with_the_reference(case: BranchCase, is_global:
             "grid": case.grid, "pool_grid": pool_grid, "window_size": window,
             "pool_bias": pool_bias, "features": dtype,
         }  # fmt: skip
-        actual = branches.attention_branch(x, weights, **keywords)
-        again = branches.attention_branch(x, weights, **keywords)
+        actual = fused_blocks.attention_residual(x, weights, **keywords)
+        again = fused_blocks.attention_residual(x, weights, **keywords)
     assert torch.equal(actual, again)
     assert actual.dtype == x.dtype
 
@@ -272,9 +274,11 @@ def test_patch_embed_agrees_with_the_reference(
     bias = numbers.parameter(columns, dtype=dtype, scale=0.3) if case.bias else None
     norm = norm_weights(numbers, columns, dtype, POOL_EPSILON)
     with setting(case.level, case.threads):
-        packed = branches.pack_convolution(weight, dtype, channels_last=channels_last)
-        weights = branches.PatchEmbedWeights(packed, channels_last, bias, norm)
-        actual = branches.patch_embed(x, weights, kernel_size=kernel, stride=stride, features=dtype)
+        packed = fused_blocks.pack_convolution(weight, dtype, channels_last=channels_last)
+        weights = fused_blocks.PatchEmbedWeights(packed, channels_last, bias, norm)
+        actual = fused_blocks.patch_embed(
+            x, weights, kernel_size=kernel, stride=stride, features=dtype
+        )
     shift = np.zeros(columns) if bias is None else bias.double().numpy()
     exact = convolution(x.double().numpy(), rounded(weight, dtype), shift, stride, kernel // 2)
     expected = normalised(exact.transpose(0, 2, 3, 1).reshape(actual.shape), norm)
@@ -303,13 +307,13 @@ def convolution(
 def glu_weights(width: int = 24, hidden: int = 32, dtype: torch.dtype = torch.float32):
     numbers = Numbers(0)
     fc1 = numbers.parameter(2 * hidden, width, dtype=dtype)
-    return branches.ConvolutionalGLUWeights(
+    return fused_blocks.ConvGluResidualWeights(
         norm_weights(numbers, width, dtype, EPSILON),
-        *(branches.pack_weight(half, dtype) for half in fc1.chunk(2)),
+        *(fused_blocks.pack_weight(half, dtype) for half in fc1.chunk(2)),
         None,
         numbers.parameter(hidden, 1, 3, 3, dtype=dtype),
         None,
-        branches.pack_weight(numbers.parameter(width, hidden, dtype=dtype), dtype),
+        fused_blocks.pack_weight(numbers.parameter(width, hidden, dtype=dtype), dtype),
         None,
     )
 
@@ -326,19 +330,19 @@ def glu_weights(width: int = 24, hidden: int = 32, dtype: torch.dtype = torch.fl
 )
 def test_arguments_are_checked(x, keywords, message) -> None:
     with pytest.raises(ValueError, match=message):
-        branches.convolutional_glu(x, glu_weights(), grid=(2, 3), **keywords)
+        fused_blocks.conv_glu_residual(x, glu_weights(), grid=(2, 3), **keywords)
 
 
 def test_a_weight_must_be_a_matrix_on_the_cpu() -> None:
     with pytest.raises(ValueError, match=r"weight: got shape \(3,\)"):
-        branches.pack_weight(torch.zeros(3), torch.float32)
+        fused_blocks.pack_weight(torch.zeros(3), torch.float32)
     with pytest.raises(TypeError, match=r"dtype: got torch\.int32"):
-        branches.pack_weight(torch.zeros(3, 3), torch.int32)
+        fused_blocks.pack_weight(torch.zeros(3, 3), torch.int32)
 
 
 def test_there_is_no_gradient_and_it_says_so() -> None:
     x = torch.zeros(1, 6, 24, requires_grad=True)
-    out = branches.convolutional_glu(x, glu_weights(), grid=(2, 3))
+    out = fused_blocks.conv_glu_residual(x, glu_weights(), grid=(2, 3))
     with pytest.raises(NotImplementedError, match="for inference"):
         out.sum().backward()
 
@@ -347,7 +351,7 @@ def test_opcheck() -> None:
     weights = glu_weights()
     x = torch.randn(2, 6, 24)
     torch.library.opcheck(
-        torch.ops.transnext.convolutional_glu.default,
+        torch.ops.transnext.conv_glu_residual.default,
         (x, weights.norm.weight, weights.norm.bias, weights.values.data, weights.gates.data, None,
          weights.conv_weight, None, weights.fc2.data, None, (2, 3), EPSILON, "cpp"),
     )  # fmt: skip

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from transnext_ops._checks import Grid, check_activation, check_grid, check_length
 from transnext_ops.cupy_arrays import accepts_cupy
-from transnext_ops.dispatch import autocast_activations, run
+from transnext_ops.dispatch.autocast import autocast_activations
+from transnext_ops.dispatch.run import run
+from transnext_ops.operators.checks import Grid, check_activation, check_grid, check_length
 from transnext_ops.tracing import known_true
 
 
@@ -14,7 +15,7 @@ from transnext_ops.tracing import known_true
 def gelu_pool(x: Tensor, *, grid: Grid, pool_grid: Grid, backend: str | None = None) -> Tensor:
     """Return the adaptive average pooling of GELU(x).
 
-    Source: TransNeXt paper (arXiv 2311.17132), section 3.1, activate-and-pool.
+    Source: TransNeXt paper (arXiv 2311.17132), section 3.1.1, activate-and-pool.
 
     Parameters
     ----------

@@ -1,15 +1,16 @@
-"""Operators called past PyTorch's dispatcher, where nothing but autograd looks at the call.
+"""Operators called past PyTorch's dispatcher, where nothing but autograd sees the call.
 
 A custom operator written in Python passes through the dispatcher twice forward and twice
 backward, each time with its arguments converted: half of what an attention's forward and backward
-cost beside the kernels (``docs/performance.md``). A plain eager call needs nothing of that.
-Whatever looks at operators (compilers, tracers, modes, function transforms, tensor subclasses, the
-profiler) gets those of ``torch.ops.transnext``.
+cost beside the kernels (``docs/performance.md``). A plain eager call needs none of that. Whatever
+watches operators (compilers, tracers, modes, function transforms, tensor subclasses, the profiler)
+sees those of ``torch.ops.transnext``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,46 +20,47 @@ from torch.autograd import forward_ad
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 _PLAIN_DEVICES = ("cpu", "cuda")
 
-_kernels: dict[str, Callable[..., Any]] = {}
-_functions: dict[str, type[torch.autograd.Function]] = {}
+
+@dataclass
+class Paths:
+    """The ways to call an operator, or a backward.
+
+    Attributes
+    ----------
+    packet : torch.ops operator
+        Through PyTorch's dispatcher.
+    kernel : callable
+        A backend's name to its function.
+    function : type of torch.autograd.Function or None
+        The autograd formula, for operators that have one.
+    is_backward : bool
+    """
+
+    packet: Any
+    kernel: Callable[[str], Callable[..., Any]]
+    function: Any = None
+    is_backward: bool = False
 
 
-def register_kernel(op: str, kernel: Callable[..., Any]) -> None:
-    """Name an operator's implementation: its arguments with a backend last, without autograd."""
-    _kernels[op] = kernel
+def call(paths: Paths, *arguments: Any) -> Any:
+    """Call an operator, past PyTorch's dispatcher where the result is the same.
 
-
-def register_autograd(
-    op: str,
-    setup_context: Callable[..., None],
-    backward: Callable[..., tuple[Any, ...]],
-) -> None:
-    """Give an operator the autograd formula that ``torch.library.register_autograd`` takes."""
-    kernel = _kernels[op]
-
-    def forward(ctx: Any, *inputs: Any) -> Any:
-        output = kernel(*inputs)
-        setup_context(ctx, inputs, output)
-        return output
-
-    name = "".join(word.capitalize() for word in op.split("_"))
-    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
-    _functions[op] = type(name, (torch.autograd.Function,), members)
-
-
-def call(op: str, *arguments: Any) -> Any:
-    """Call an operator of ``torch.ops.transnext``, directly where the result is the same.
+    Parameters
+    ----------
+    paths : Paths
+    *arguments
+        The operator's, in the order of its record; the last is a backend's name.
 
     Raises
     ------
     NotImplementedError
-        A derivative is asked for that the operator has not: a forward-mode one, or one of
+        A derivative is asked for that the operator does not have: a forward-mode one, one of
         ``torch.func``, or gradients of several outputs at once. PyTorch would give no tangent, or
         an error about its own classes.
     """
     if torch.compiler.is_compiling():
-        return getattr(torch.ops.transnext, op)(*arguments)
-    if op.endswith("_backward") and _is_batched(arguments[0]):
+        return paths.packet(*arguments)
+    if paths.is_backward and _is_batched(arguments[0]):
         raise NotImplementedError(
             f"transnext_ops backend {arguments[-1]!r} computes the gradient of one output at a "
             "time: neither vmap over gradients nor is_grads_batched or vectorize; use backend "
@@ -66,15 +68,26 @@ def call(op: str, *arguments: Any) -> Any:
         )
     if _is_plain(arguments):
         if not _records_gradient(arguments):
-            return _kernels[op](*arguments)
-        if op in _functions:
-            return _functions[op].apply(*arguments)
+            return paths.kernel(arguments[-1])(*arguments[:-1])
+        if paths.function is not None:
+            return paths.function.apply(*arguments)
     elif _is_transformed(arguments):
         raise NotImplementedError(
-            f"transnext_ops backend {arguments[-1]!r} has no forward-mode derivatives and takes no "
-            "part in torch.func's transforms for gradients; use backend 'torch', which does"
+            f"transnext_ops backend {arguments[-1]!r} has no forward-mode derivatives and no "
+            "gradients by torch.func's transforms; use backend 'torch', which has both"
         )
-    return getattr(torch.ops.transnext, op)(*arguments)
+    return paths.packet(*arguments)
+
+
+def spread(gradients: Sequence[Any], needs: Sequence[bool]) -> Sequence[Any]:
+    """Return one gradient per entry of `needs`, None where it is False.
+
+    The functions of backends return such lists; operators of PyTorch return tensors alone.
+    """
+    if len(gradients) == len(needs):
+        return gradients
+    remaining = iter(gradients)
+    return [next(remaining) if needed else None for needed in needs]
 
 
 def _records_gradient(arguments: Sequence[Any]) -> bool:
@@ -124,7 +137,7 @@ def _assume_observed() -> bool:
 
 
 def _find_observers() -> Callable[[], bool]:
-    """Return a function that tells whether anything beside autograd sees operators now.
+    """Return a function that says whether anything beside autograd sees operators now.
 
     PyTorch has no public name for these states; where a version lacks one of them, every call
     counts as seen.

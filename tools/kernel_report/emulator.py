@@ -23,15 +23,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tools.kernel_report.compilers import compile_kernels
+from tools.kernel_report.subjects import Subject
 from transnext_ops.backends import launches
-from transnext_ops.kernel_report.compilers import compile_kernels
-from transnext_ops.kernel_report.subjects import Subject
 
 # The package's own, or, where it is installed, the one that is worked in.
 _CHECKOUT = next(
     (
         folder
-        for folder in (Path(__file__).resolve().parents[3], Path.cwd())
+        for folder in (Path(__file__).resolve().parents[2], Path.cwd())
         if (folder / "cpp" / "device").is_dir()
     ),
     Path.cwd(),
@@ -69,6 +69,7 @@ class Count:
 
     @classmethod
     def of(cls, kernel: str, stats: dict[str, Any]) -> Count:
+        """Return the counts of one launch, from the emulator's statistics."""
         accesses = [stats[f"global_{kind}"] for kind in ("load", "store", "atomic")]
         return cls(
             kernel,
@@ -83,6 +84,7 @@ class Count:
         )
 
     def plus(self, other: Count) -> Count:
+        """Return the sum of two counts, under this one's kernel."""
         return Count(
             self.kernel,
             *(
@@ -108,6 +110,7 @@ class Counts:
     least_sectors: int
 
     def total(self) -> Count:
+        """Return the sum over all kernels."""
         return functools.reduce(Count.plus, self.kernels)
 
 

@@ -1,25 +1,35 @@
 """Aggregated attention: a sharp 3×3 neighbourhood and a coarse whole image in one softmax.
 
 Source: Shi, "TransNeXt: Robust Foveal Visual Perception for Vision Transformers", CVPR 2024,
-arXiv 2311.17132, sections 3.1 (pixel-focused attention) and 3.2 (aggregated attention).
+arXiv 2311.17132, sections 3.1.1 (pixel-focused attention) and 3.1.2 (aggregated attention).
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from transnext_ops._checks import (
+from transnext_ops.cupy_arrays import accepts_cupy
+from transnext_ops.dispatch.autocast import autocast_activations
+from transnext_ops.dispatch.run import run
+from transnext_ops.operators.checks import (
     Grid,
     check_activation,
     check_grid,
     check_length,
-    check_like,
-    check_parameter,
     check_window_size,
+    tensor_checks,
 )
-from transnext_ops.bias_table import PositionBias, bias_arguments
-from transnext_ops.cupy_arrays import accepts_cupy
-from transnext_ops.dispatch import autocast_activations, run
+from transnext_ops.operators.position_bias.table import PositionBias, bias_arguments
+from transnext_ops.schema import AGGREGATED_ATTENTION
+
+_check = tensor_checks(
+    AGGREGATED_ATTENTION,
+    "q",
+    (
+        *("k", "v", "k_pool", "v_pool", "scale", "query_embedding", "local_bias"),
+        *("tokens", "token_bias"),
+    ),
+)
 
 
 @accepts_cupy
@@ -83,7 +93,8 @@ def aggregated_attention(
         In q's dtype (autocast's, where that is active), contiguous. Arithmetic is float32 at least,
         but for one case: where PyTorch allows TF32 for float32 matrix products
         (``torch.set_float32_matmul_precision``, ``torch.backends.cuda.matmul``; not by default),
-        the CUDA kernels round float32 operands of the forward's pooled products to it.
+        the forward's CUDA kernels round the float32 operands of QKᵀ and PV over the pooled keys to
+        it.
 
     Raises
     ------
@@ -97,35 +108,16 @@ def aggregated_attention(
     window_size = check_window_size(window_size)
     check_activation("q", q, "[B, N, h, d]")
     batch, length, heads, head_dim = q.shape
-    pool_length = pool_grid[0] * pool_grid[1]
-    window_length = window_size * window_size
     check_length("q", length, "grid", grid, "1")
-    for name, tensor in (("k", k), ("v", v)):
-        check_like(name, tensor, "[B, N, h, d]", (batch, length, heads, head_dim), "q", q)
-    for name, tensor in (("k_pool", k_pool), ("v_pool", v_pool)):
-        check_like(name, tensor, "[B, P, h, d]", (batch, pool_length, heads, head_dim), "q", q)
-
-    scale = check_parameter("scale", scale, "[h]", (heads,), "q", q)
-    if query_embedding is not None:
-        query_embedding = check_parameter(
-            "query_embedding", query_embedding, "[h, d]", (heads, head_dim), "q", q
-        )
-    if local_bias is not None:
-        local_bias = check_parameter(
-            "local_bias", local_bias, "[h, L]", (heads, window_length), "q", q
-        )
-    if tokens is not None:
-        tokens = check_parameter(
-            "tokens", tokens, "[h, d, L]", (heads, head_dim, window_length), "q", q
-        )
-    if token_bias is not None:
-        token_bias = check_parameter(
-            "token_bias", token_bias, "[h, L]", (heads, window_length), "q", q
-        )
+    k, v, k_pool, v_pool, scale, query_embedding, local_bias, tokens, token_bias = _check(
+        q, k, v, k_pool, v_pool, scale, query_embedding, local_bias, tokens, token_bias,
+        B=batch, N=length, P=pool_grid[0] * pool_grid[1], L=window_size * window_size,
+        h=heads, d=head_dim,
+    )  # fmt: skip
+    bias = bias_arguments("pool_bias", pool_bias, heads, grid, pool_grid, q)
     arguments = (
-        q, k, v, k_pool, v_pool, scale, query_embedding, local_bias,
-        *bias_arguments("pool_bias", pool_bias, heads, grid, pool_grid, q),
-        tokens, token_bias, grid, pool_grid, window_size,
+        q, k, v, k_pool, v_pool, scale, query_embedding, local_bias, *bias, tokens, token_bias,
+        grid, pool_grid, window_size,
     )  # fmt: skip
     return run(
         "aggregated_attention", q, arguments, backend, head_dim=head_dim, window_size=window_size
@@ -150,7 +142,7 @@ def pixel_focused_attention(
 ) -> Tensor:
     """Attend as :func:`aggregated_attention` without query embedding, tokens and token bias.
 
-    The paper's earlier form (section 3.1), kept for ablations. Arguments, result and errors are
+    The paper's section 3.1.1, kept for ablations. Arguments, result and errors are
     those of :func:`aggregated_attention`.
     """
     return aggregated_attention(

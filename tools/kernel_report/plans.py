@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tools.kernel_report.compilers import CompiledKernel
+from tools.kernel_report.occupancy import occupancy
+from tools.kernel_report.subjects import Subject, subjects
 from transnext_ops.backends import launches
-from transnext_ops.kernel_report.compilers import CompiledKernel
-from transnext_ops.kernel_report.occupancy import occupancy
-from transnext_ops.kernel_report.subjects import Subject, subjects
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Block:
     shared_bytes: int
 
     def occupancy(self, kernel: CompiledKernel) -> float:
+        """Return the theoretical occupancy of a kernel launched with this block."""
         shared_bytes = kernel.shared_bytes + self.shared_bytes
         return occupancy(kernel.architecture, kernel.registers, self.threads, shared_bytes)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from transnext_ops.backends.registry import ACTIVATION_DTYPES
+from transnext_ops.schema import Operator, Role, compute_dtype, make_function
 
 Grid = tuple[int, int]
 
@@ -84,7 +88,7 @@ def check_parameter(
     name: str, tensor: object, layout: str, sizes: tuple[int, ...], like_name: str, like: Tensor
 ) -> Tensor:
     """Check a parameter's shape and device; return it in the arithmetic type of the call."""
-    compute = torch.float64 if like.dtype == torch.float64 else torch.float32
+    compute = compute_dtype(like.dtype)
     if _is_right(tensor, sizes, compute, like):
         return tensor  # type: ignore[return-value]
     _check_is_tensor(name, tensor)
@@ -94,6 +98,45 @@ def check_parameter(
         raise TypeError(f"{name}: got {tensor.dtype}, needs a floating-point tensor")
     _check_device(name, tensor, like_name, like)
     return tensor if tensor.dtype == compute else tensor.to(compute)
+
+
+def tensor_checks(operator: Operator, like_name: str, names: Sequence[str]) -> Callable[..., Any]:
+    """Return the function that checks tensors of a call against their record.
+
+    Parameters
+    ----------
+    operator : Operator
+    like_name : str
+        The activation that sets the call's dtype and device.
+    names : sequence of str
+        The tensors to check.
+
+    Returns
+    -------
+    callable
+        Takes that activation, the tensors in the order of `names`, and the lengths of their axes by
+        name; returns the tensors as the operator takes them. None may stand for a parameter that is
+        optional.
+    """
+    axes: dict[str, None] = {}
+    body = []
+    for name in names:
+        tensor = operator.by_name[name]
+        axes.update((axis, None) for axis in tensor.axes if not axis.isdigit())
+        described = f"{name!r}, {name}, {tensor.layout!r}, ({', '.join(tensor.axes)},)"
+        is_parameter = tensor.role is Role.PARAMETER
+        check = "check_parameter" if is_parameter else "check_like"
+        line = f"{name} = {check}({described}, {like_name!r}, like)"
+        absent = f"if {name} is not None: " if is_parameter and tensor.optional else ""
+        body.append(absent + line)
+    return make_function(
+        f"check_{operator.name}",
+        ["like", *names, "*", *axes],
+        [*body, f"return {', '.join(names)}"],
+        __name__=__name__,
+        check_like=check_like,
+        check_parameter=check_parameter,
+    )
 
 
 def check_not_empty(name: str, tensor: Tensor, layout: str, *, first: int = 0) -> None:

@@ -1,21 +1,25 @@
-"""The heart of the Convolutional GLU: a depthwise 3×3 convolution whose GELU gates, on tokens.
+"""The gate of the Convolutional GLU, GELU(dwconv(a)) ⊙ g, on tokens.
 
-Source: TransNeXt paper (arXiv 2311.17132), section 3.4.
+Source: TransNeXt paper (arXiv 2311.17132), section 3.2.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from transnext_ops._checks import (
+from transnext_ops.cupy_arrays import accepts_cupy
+from transnext_ops.dispatch.autocast import autocast_activations
+from transnext_ops.dispatch.run import run
+from transnext_ops.operators.checks import (
     Grid,
     check_activation,
     check_grid,
     check_length,
-    check_parameter,
+    tensor_checks,
 )
-from transnext_ops.cupy_arrays import accepts_cupy
-from transnext_ops.dispatch import autocast_activations, run
+from transnext_ops.schema import CONV_GLU
+
+_check = tensor_checks(CONV_GLU, "x", ("weight", "bias"))
 
 
 @accepts_cupy
@@ -60,7 +64,5 @@ def conv_glu(
     if x.shape[2] % 2 or x.shape[2] == 0:
         raise ValueError(f"x: got {x.shape[2]} channels, needs an even number, 2*hidden")
     hidden = x.shape[2] // 2
-    weight = check_parameter("weight", weight, "[hidden, 1, 3, 3]", (hidden, 1, 3, 3), "x", x)
-    if bias is not None:
-        bias = check_parameter("bias", bias, "[hidden]", (hidden,), "x", x)
+    weight, bias = _check(x, weight, bias, hidden=hidden)
     return run("conv_glu", x, (x, weight, bias, grid), backend)
