@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import torch
 from huggingface_hub import constants
 
 from stand_in_hub import StandInHub, stand_in_hub, use_endpoint
@@ -21,12 +20,9 @@ class Outcome(NamedTuple):
     err: str
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+@pytest.fixture(autouse=True)
+def _one_thread(one_thread: None) -> None:
+    """Compute on one thread."""
 
 
 @pytest.fixture

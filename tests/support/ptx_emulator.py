@@ -21,7 +21,7 @@ from torch import Tensor
 from transnext_ops.backends import kernel_sources
 from transnext_ops.kernel_report import emulator as ptxemu
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def emulator() -> ModuleType:

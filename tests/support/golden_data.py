@@ -38,7 +38,7 @@ FLOAT32_TOLERANCE = 5e-5
 INPUT_SEED = 1234
 LOSS_SEED = 4321
 
-_TESTS = Path(__file__).resolve().parent
+_TESTS = Path(__file__).resolve().parents[1]
 
 
 def golden_directories() -> list[Path]:
