@@ -1,7 +1,6 @@
 """Recorded launches executed on the CPU from PTX, every access, barrier and race checked.
 
-Needs the PTX emulator: a folder named by ``TRANSNEXT_PTXEMU``, ``../shared/tools/ptxemu`` beside
-the repository by default.
+Needs a C++ compiler, for the PTX emulator (tools/ptxemu).
 """
 
 from __future__ import annotations
