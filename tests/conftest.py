@@ -46,3 +46,18 @@ def _global_state() -> Iterator[None]:
 def one_thread() -> None:
     """Compute on one thread: small batches would mostly wait for more."""
     importlib.import_module("torch").set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let tests marked ``after_its_module`` run after the others of their file, in any order."""
+    last: dict[str, int] = {item.nodeid.partition("::")[0]: i for i, item in enumerate(items)}
+    after = [item for item in items if item.get_closest_marker("after_its_module")]
+    behind: dict[int, list[pytest.Item]] = {}
+    for item in after:
+        behind.setdefault(last[item.nodeid.partition("::")[0]], []).append(item)
+    ordered = []
+    for i, item in enumerate(items):
+        if item not in after:
+            ordered.append(item)
+        ordered += behind.get(i, [])
+    items[:] = ordered

@@ -19,6 +19,7 @@ import torch
 import transnext_ops as ops
 from global_state import preserved
 
+pytest_plugins = ["pytester"]
 ROOT = Path(__file__).resolve().parents[1]
 MATMUL: Any = torch.backends.cuda.matmul
 needs_fp32_precision = pytest.mark.skipif(
@@ -198,3 +199,27 @@ def test_parallel_workers_share_the_processor() -> None:
     assert openmp_settings(two) == ["PASSIVE", str(max(1, (os.cpu_count() or 1) // 2))]
     own = ("OMP_WAIT_POLICY=ACTIVE", "OMP_NUM_THREADS=3")
     assert openmp_settings(two, *own) == ["ACTIVE", "3"]
+
+
+def test_what_looks_back_runs_last_in_any_order(pytester: pytest.Pytester) -> None:
+    pytester.makeini("[pytest]\nmarkers = after_its_module")
+    conftest = str(ROOT / "tests" / "conftest.py")
+    pytester.makeconftest(
+        "import importlib.util, sys\n"
+        f"sys.path.insert(0, {str(ROOT / 'tests' / 'support')!r})\n"
+        f"spec = importlib.util.spec_from_file_location('root', {conftest!r})\n"
+        "root = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(root)\n"
+        "pytest_collection_modifyitems = root.pytest_collection_modifyitems\n"
+    )
+    pytester.makepyfile(
+        "import pytest\n"
+        "seen = []\n"
+        "@pytest.mark.after_its_module\n"
+        "def test_a():\n"
+        "    assert sorted(seen) == list('bcd')\n"
+        + "".join(f"def test_{name}():\n    seen.append('{name}')\n" for name in "bcd")
+    )
+    for seed in range(3):
+        options = ("-p", "randomly", f"--randomly-seed={seed}", "-p", "no:cacheprovider")
+        pytester.runpytest_inprocess(*options).assert_outcomes(passed=4)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ptxemu.library import Options, load
-from ptxemu.result import LaunchResult
+from tools.ptxemu.library import Options, load
+from tools.ptxemu.result import LaunchResult
 
 # What `strict` lets pass: a value written that was there, and conflicts that a shuffle orders.
 _BENIGN = ("race_same_value_writes", "race_within_warp_shuffle_ordered")

@@ -119,10 +119,9 @@ def unavailable(checkout: Path = _CHECKOUT) -> str | None:
 @functools.cache
 def load(checkout: Path = _CHECKOUT) -> ModuleType:
     """Import the emulator, which has to be there."""
-    tools = str(checkout / "tools")
-    if tools not in sys.path:
-        sys.path.insert(0, tools)
-    return importlib.import_module("ptxemu")
+    if str(checkout) not in sys.path:
+        sys.path.insert(0, str(checkout))
+    return importlib.import_module("tools.ptxemu")
 
 
 def count(subject: Subject, dtype: torch.dtype, compiler: str, architecture: int) -> Counts:
