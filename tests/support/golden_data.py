@@ -195,7 +195,7 @@ class GoldenCase:
     arrays: dict[str, np.ndarray]
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """The weights, float32, made anew at each call."""
+        """The weights, float32, a new copy at each call."""
         return fill_state_dict(self.shapes)
 
     def images(self) -> np.ndarray:
