@@ -41,7 +41,8 @@ def half_fma(a: Any, b: Any, c: Any) -> np.ndarray:
     results = []
     for x, y, z in zip(a, b, c, strict=True):
         exact = Fraction(float(x)) * Fraction(float(y)) + Fraction(float(z))
-        guess = int(np.float16(float(x) * float(y) + float(z)).view(np.uint16))
+        with np.errstate(over="ignore"):
+            guess = int(np.float16(float(x) * float(y) + float(z)).view(np.uint16))
         overflow = abs(exact) >= _LARGEST_HALF
         results.append(0x7C00 if overflow else nearest_even(exact, half_value, 0x7C00, guess))
     return np.array(results, np.uint16)
