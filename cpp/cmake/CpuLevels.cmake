@@ -1,6 +1,6 @@
 # The CPU kernels are compiled once per instruction set ("level"), each time in its own namespace, and
-# the one to run is chosen at run time. A new level is a call of transnext_add_cpu_level and an entry in
-# cpu/dispatch.cpp.
+# the one to run is chosen at run time. Sets transnext_cpu_levels, the levels that this compiler builds,
+# slowest first. A new level is flags and a check here and an entry in cpu/dispatch.cpp.
 include(CheckCXXSourceCompiles)
 
 set(transnext_cpu_sources
@@ -22,6 +22,17 @@ function(transnext_check_cpu_flags result flags statements)
   check_cxx_source_compiles("#include <immintrin.h>\nint main() { ${statements} }" ${result})
 endfunction()
 
+# What every processor of the family has: on 64-bit ARM that is NEON, vectors of 128 bit.
+check_cxx_source_compiles("#if !defined(__aarch64__) || !defined(__ARM_NEON)
+                           #error
+                           #endif
+                           int main() { return 0; }" transnext_has_neon)
+if(transnext_has_neon)
+  set(transnext_cpu_levels neon)
+else()
+  set(transnext_cpu_levels baseline)
+endif()
+
 set(transnext_avx2_flags -mavx2 -mfma -mf16c)
 set(transnext_avx512_flags ${transnext_avx2_flags} -mavx512f -mavx512bw -mavx512dq -mavx512vl)
 set(transnext_avx512_bf16_flags ${transnext_avx512_flags} -mavx512bf16)
@@ -40,6 +51,14 @@ transnext_check_cpu_flags(transnext_can_build_avx512_bf16 "${flags}" "
   __m512bh b = _mm512_cvtne2ps_pbh(a, a);
   a = _mm512_dpbf16_ps(a, b, b);
   return __builtin_cpu_supports(\"avx512bf16\") ? (int)_mm512_reduce_add_ps(a) : 0;")
+
+set(TRANSNEXT_CPU_LEVELS avx2 avx512 avx512_bf16 CACHE STRING
+    "CPU instruction sets beside the portable one, as far as the compiler has them")
+foreach(level IN LISTS TRANSNEXT_CPU_LEVELS)
+  if(transnext_can_build_${level})
+    list(APPEND transnext_cpu_levels ${level})
+  endif()
+endforeach()
 
 function(transnext_add_cpu_level level)
   add_library(transnext_cpu_${level} OBJECT ${transnext_cpu_sources})

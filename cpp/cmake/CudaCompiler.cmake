@@ -1,5 +1,7 @@
 # Decides whether the CUDA kernels are built, and for what, and enables the language if they are.
-# Sets transnext_with_cuda; if that is false, transnext_cuda_reason says why.
+# Sets transnext_with_cuda, with it CMAKE_CUDA_ARCHITECTURES and transnext_architectures_reason; if it is
+# false, transnext_cuda_reason says why.
+include(CudaArchitectures)
 set(transnext_with_cuda FALSE)
 set(transnext_cuda_reason "TRANSNEXT_CUDA=OFF")
 set(minimum_nvcc 11.8)
@@ -28,33 +30,23 @@ macro(transnext_find_nvcc)
 endmacro()
 
 # A compiler that is found may still be broken (no host compiler that it accepts, half an
-# installation): building a one-file project aside shows it, where enable_language would end this one.
+# installation): a program compiled aside shows it, where enable_language would end this project.
 function(transnext_probe_nvcc nvcc failed)
   set(probe ${CMAKE_BINARY_DIR}/cuda_probe)
-  file(WRITE ${probe}/CMakeLists.txt
-       "cmake_minimum_required(VERSION 3.24)\n"
-       "project(probe LANGUAGES CXX CUDA)\n"
-       "add_library(probe STATIC probe.cu)\n")
   file(WRITE ${probe}/probe.cu
        "#include <cuda_runtime.h>\n"
+       "#include <string>\n"
        "__global__ void probe() {}\n"
-       "void launch() { probe<<<1, 1>>>(); }\n")
-  set(options -DCMAKE_CUDA_COMPILER=${nvcc} -DCMAKE_CUDA_ARCHITECTURES=75
-              -DCMAKE_CXX_COMPILER=${CMAKE_CXX_COMPILER})
-  if(CMAKE_MAKE_PROGRAM)
-    list(APPEND options -DCMAKE_MAKE_PROGRAM=${CMAKE_MAKE_PROGRAM})
-  endif()
+       "int main() { probe<<<1, 1>>>(); return static_cast<int>(std::string(\"probe\").size()); }\n")
+  set(host "")
   if(CMAKE_CUDA_HOST_COMPILER)
-    list(APPEND options -DCMAKE_CUDA_HOST_COMPILER=${CMAKE_CUDA_HOST_COMPILER})
+    set(host -ccbin ${CMAKE_CUDA_HOST_COMPILER})
+  elseif(NOT "$ENV{CUDAHOSTCXX}" STREQUAL "")
+    set(host -ccbin $ENV{CUDAHOSTCXX})
   endif()
-  execute_process(COMMAND ${CMAKE_COMMAND} -S ${probe} -B ${probe}/build -G ${CMAKE_GENERATOR} ${options}
-                  OUTPUT_FILE ${probe}/configure.log ERROR_FILE ${probe}/configure.log
-                  RESULT_VARIABLE status)
-  if(status EQUAL 0)
-    execute_process(COMMAND ${CMAKE_COMMAND} --build ${probe}/build
-                    OUTPUT_FILE ${probe}/build.log ERROR_FILE ${probe}/build.log
-                    RESULT_VARIABLE status)
-  endif()
+  separate_arguments(flags UNIX_COMMAND "$ENV{CUDAFLAGS} ${CMAKE_CUDA_FLAGS}")
+  execute_process(COMMAND ${nvcc} ${host} ${flags} -std=c++17 -o ${probe}/probe ${probe}/probe.cu
+                  OUTPUT_FILE ${probe}/build.log ERROR_FILE ${probe}/build.log RESULT_VARIABLE status)
   set(${failed} ${status} PARENT_SCOPE)
 endfunction()
 
@@ -84,26 +76,11 @@ macro(transnext_check_nvcc)
   endif()
 endmacro()
 
-# Machine code for every listed GPU generation that this nvcc knows, PTX of the newest for those to
-# come.
-function(transnext_default_architectures nvcc result)
-  execute_process(COMMAND ${nvcc} --list-gpu-code OUTPUT_VARIABLE known ERROR_QUIET)
-  foreach(architecture 75 80 86 89 90 100 120)
-    if(known MATCHES "sm_${architecture}[^0-9]")
-      list(APPEND architectures ${architecture}-real)
-      set(newest ${architecture})
-    endif()
-  endforeach()
-  set(${result} ${architectures} ${newest}-virtual PARENT_SCOPE)
-endfunction()
-
 if(NOT TRANSNEXT_CUDA STREQUAL "OFF")
   transnext_check_nvcc()
   if(problem STREQUAL "")
     set(transnext_with_cuda TRUE)
-    if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND "$ENV{CUDAARCHS}" STREQUAL "")
-      transnext_default_architectures(${nvcc} CMAKE_CUDA_ARCHITECTURES)
-    endif()
+    transnext_choose_architectures(${nvcc})
     set(CMAKE_CUDA_COMPILER ${nvcc} CACHE FILEPATH "CUDA compiler")
     enable_language(CUDA)
   elseif(TRANSNEXT_CUDA STREQUAL "ON")

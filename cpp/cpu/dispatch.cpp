@@ -8,9 +8,16 @@
 #include "cpu/kernels.h"
 
 #define TRANSNEXT_DECLARE(function, Params) void function(const Params&, int);
+#if defined(TRANSNEXT_HAS_BASELINE)
 namespace transnext::cpu::baseline {
 TRANSNEXT_FOR_EACH_CPU_KERNEL(TRANSNEXT_DECLARE)
 }
+#endif
+#if defined(TRANSNEXT_HAS_NEON)
+namespace transnext::cpu::neon {
+TRANSNEXT_FOR_EACH_CPU_KERNEL(TRANSNEXT_DECLARE)
+}
+#endif
 #if defined(TRANSNEXT_HAS_AVX2)
 namespace transnext::cpu::avx2 {
 TRANSNEXT_FOR_EACH_CPU_KERNEL(TRANSNEXT_DECLARE)
@@ -52,11 +59,18 @@ bool has_avx512() {
 }
 #endif
 
-// Slowest first.
+// Slowest first. The first is what every processor of the family can run.
 const Level kLevels[] = {
+#if defined(TRANSNEXT_HAS_BASELINE)
 #define TRANSNEXT_ENTRY(function, Params) baseline::function,
     {"baseline", true, TRANSNEXT_FOR_EACH_CPU_KERNEL(TRANSNEXT_ENTRY)},
 #undef TRANSNEXT_ENTRY
+#endif
+#if defined(TRANSNEXT_HAS_NEON)
+#define TRANSNEXT_ENTRY(function, Params) neon::function,
+    {"neon", true, TRANSNEXT_FOR_EACH_CPU_KERNEL(TRANSNEXT_ENTRY)},
+#undef TRANSNEXT_ENTRY
+#endif
 #if defined(TRANSNEXT_HAS_AVX2)
 #define TRANSNEXT_ENTRY(function, Params) avx2::function,
     {"avx2", has_avx2(), TRANSNEXT_FOR_EACH_CPU_KERNEL(TRANSNEXT_ENTRY)},

@@ -1,13 +1,12 @@
+// All kernels, or the groups of them that TRANSNEXT_KERNELS says: one file for each set of GPUs.
 #include "cuda/kernel_table.h"
 #include "device/aggregated_attention_backward.cuh"
 
 namespace transnext::cuda {
 
-KernelTable aggregated_attention_backward_kernels() {
-  static const Kernel kernels[] = {
+static const Kernel kKernels[] = {
 #include "device/kernels/aggregated_attention_backward.inc"
-  };
-  return table_of(kernels);
-}
+};
+TRANSNEXT_KERNEL_TABLE(aggregated_attention_backward_kernels, kKernels)
 
 }  // namespace transnext::cuda

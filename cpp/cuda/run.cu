@@ -7,6 +7,9 @@
 #include "transnext/cuda_run.h"
 
 namespace transnext::cuda {
+
+const KernelPart* KernelPart::first = nullptr;
+
 namespace {
 
 constexpr unsigned kDefaultSharedBytes = 48 * 1024;  // more needs to be asked for
@@ -94,15 +97,24 @@ class DeviceGuard {
   bool changed_ = false;
 };
 
+// Calls visit(kernel) with the kernels of a table until it returns true, and says whether it did.
+template <class Visit>
+bool visit_table(const KernelTable& table, const Visit& visit) {
+  for (const Kernel* kernel = table.begin; kernel != table.begin + table.size; ++kernel)
+    if (visit(*kernel)) return true;
+  return false;
+}
+
 // Calls visit(kernel) with every kernel until it returns true.
 template <class Visit>
 void visit_kernels(const Visit& visit) {
   for (const KernelTable& table :
        {aggregated_attention_kernels(), aggregated_attention_backward_kernels(), conv_glu_kernels(),
         gelu_pool_kernels(), position_bias_table_kernels(), window_kernels()}) {
-    for (const Kernel* kernel = table.begin; kernel != table.begin + table.size; ++kernel)
-      if (visit(*kernel)) return;
+    if (visit_table(table, visit)) return;
   }
+  for (const KernelPart* part = KernelPart::first; part != nullptr; part = part->next)
+    if (visit_table(part->table, visit)) return;
 }
 
 const void* find(const char* op, const std::string& name) {

@@ -12,10 +12,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 # Now and not at the first call: the compiled library prepares for forks when it is loaded, and a
 # child forked while another thread imports a module would wait for that thread for ever.
-import transnext_ops.backends.cpp_backend
 import transnext_ops.backends.reference_backend
 import transnext_ops.torch_library  # noqa: F401  registers torch.ops.transnext
 from transnext_ops.aggregated_attention import aggregated_attention, pixel_focused_attention
+from transnext_ops.backends import cpp_backend
 from transnext_ops.backends.registry import (
     BackendError,
     available_backends,
@@ -35,6 +35,8 @@ try:
     __version__ = version("transnext")
 except PackageNotFoundError:  # run from a checkout that is not installed
     __version__ = "0+unknown"
+
+cpp_backend.warn_if_not_loadable()
 
 __all__ = [
     "BackendError",

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from transnext_ops.backends import compiled_library
 from transnext_ops.backends.dlpack import check_memory, exchanged, readable
 from transnext_ops.backends.matmul_precision import tf32_allowed
 from transnext_ops.backends.registry import ACTIVATION_DTYPES, Call
@@ -45,12 +46,19 @@ Grid = Sequence[int]
 
 def unavailable() -> str | None:
     """Say why the compiled library cannot be used in this process, or None if it can."""
+    return None if _import_failure is None else _why_missing()
+
+
+@functools.cache
+def _why_missing() -> str:
+    assert _import_failure is not None
+    return compiled_library.why_missing(_import_failure)
+
+
+def warn_if_not_loadable() -> None:
+    """Warn of a compiled library that was installed and cannot be loaded."""
     if _import_failure is not None:
-        return (
-            f"the compiled library is not there ({_import_failure}); build it with 'pip install .' "
-            "in the project's folder, which needs a C++ compiler"
-        )
-    return None
+        compiled_library.warn_if_not_loadable(_import_failure)
 
 
 def unsupported(call: Call) -> str | None:
@@ -68,15 +76,17 @@ def unsupported(call: Call) -> str | None:
             "the compiled library was built without CUDA kernels; rebuild it with nvcc on PATH: "
             "pip install . --config-settings=cmake.define.TRANSNEXT_CUDA=ON (it says what it lacks)"
         )
+    if (reason := cuda_unsupported(call)) is not None:
+        return reason
     capability = _capability(call.device)
-    if capability is not None and not _runs_on(_cpp.cuda_architectures, capability):
-        major, minor = capability
-        return (
-            f"its CUDA kernels are compiled for {_cpp.cuda_architectures}, which a GPU of compute "
-            f"capability {major}.{minor} does not run; rebuild it: pip install . "
-            f"--config-settings=cmake.define.CMAKE_CUDA_ARCHITECTURES={major}{minor}"
-        )
-    return cuda_unsupported(call)
+    if capability is None or _runs_on(_architectures_of(call, capability), capability):
+        return None
+    major, minor = capability
+    return (
+        f"its CUDA kernels are compiled for {_cpp.cuda_architectures}, which a GPU of compute "
+        f"capability {major}.{minor} does not run; rebuild it: pip install . "
+        f"--config-settings=cmake.define.CMAKE_CUDA_ARCHITECTURES={major}{minor}"
+    )
 
 
 def cuda_unsupported(call: Call) -> str | None:
@@ -88,13 +98,18 @@ def cuda_unsupported(call: Call) -> str | None:
     if call.op != "aggregated_attention" or call.head_dim is None or call.window_size is None:
         return None
     dtype, head_dim = str(call.dtype).removeprefix("torch."), call.head_dim
+    # The capability is what an explanation is for where no GPU is.
+    major, minor = _capability(call.device) or (8, 0)
+    if call.dtype == torch.bfloat16 and major < 8:
+        return (
+            f"its CUDA kernels of attention with bfloat16 need compute capability 8.0 or newer, "
+            f"this GPU has {major}.{minor}, without units for it; use float16, or backend 'torch'"
+        )
     if head_dim > _MOST_HEAD_DIM:
         return (
             f"its CUDA kernels of attention take head dims up to {_MOST_HEAD_DIM}, got {head_dim}; "
             "use backend 'torch'"
         )
-    # The capability is what an explanation is for where no GPU is.
-    major, minor = _capability(call.device) or (8, 0)
 
     def fits(window_size: int) -> bool:
         return _cpp.attention_fits(dtype, head_dim, window_size, 10 * major + minor)
@@ -107,6 +122,18 @@ def cuda_unsupported(call: Call) -> str | None:
         f"{dtype} do not fit into the shared memory of compute capability {major}.{minor}, "
         f"{f'windows up to {largest} do' if largest > 0 else 'no window does'}; use backend 'torch'"
     )
+
+
+def _architectures_of(call: Call, capability: tuple[int, int]) -> str:
+    """Return the architectures that the kernels of a call are compiled for.
+
+    Attention with bfloat16 and, on GPUs that have it, TF32, which a float32 call may ask for, has
+    none for 7.x (cpp/cmake/CudaKernels.cmake): there later GPUs have no PTX of it to run.
+    """
+    architectures = str(_cpp.cuda_architectures)
+    if call.op != "aggregated_attention" or call.dtype == torch.float16 or capability < (8, 0):
+        return architectures
+    return " ".join(each for each in architectures.split() if not each.startswith("7"))
 
 
 def _capability(device: torch.device) -> tuple[int, int] | None:

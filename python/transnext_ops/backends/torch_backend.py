@@ -14,7 +14,7 @@ from torch import Tensor
 
 from transnext_ops.axis_maps import length_scale, pooling_matrix, window_mask
 from transnext_ops.backends.registry import ACTIVATION_DTYPES, Call
-from transnext_ops.tracing import reshaped, traced
+from transnext_ops.tracing import known_true, reshaped, traced
 
 
 def unavailable() -> str | None:
@@ -186,7 +186,7 @@ def conv_glu(x: Tensor, weight: Tensor, bias: Tensor | None, grid: tuple[int, in
 
 def _average(x: Tensor, size: int, bins: int) -> Tensor:
     """Average the bins of adaptive pooling on axis 1: [n, size, m] to [n, bins, m]."""
-    if type(size) is int and type(bins) is int and size % bins == 0:
+    if known_true(size % bins == 0):
         return x.unflatten(1, (bins, size // bins)).mean(2)
     # A matrix product rather than adaptive_avg_pool2d, whose CUDA backward is not deterministic and
     # which does not export here. It takes 0 times what is outside a bin: a NaN is seen there too.

@@ -92,7 +92,12 @@ def _print_compiled(options: argparse.Namespace, compiler: str) -> list[str]:
     for architecture in options.architectures:
         blocks = plans.blocks(tuple(options.sizes), architecture)
         for kernels in kernel_sources.kernel_names().values():
-            chosen = [k for k in kernels if all(word in k for word in options.words)]
+            chosen = [
+                kernel
+                for kernel in kernels
+                if all(word in kernel for word in options.words)
+                and limits.is_compiled(kernel, architecture)
+            ]
             if not chosen:
                 continue
             for kernel in compilers.compile_kernels(compiler, chosen, architecture).kernels:

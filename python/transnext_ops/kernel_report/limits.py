@@ -35,6 +35,12 @@ def problems(kernel: CompiledKernel, occupancy: float | None) -> list[str]:
     return found
 
 
+def is_compiled(kernel: str, architecture: int) -> bool:
+    """Return whether the library has a kernel for an architecture (cpp/cmake/CudaKernels.cmake)."""
+    newer = "attention" in kernel and _arguments(kernel)[0] in ("BFloat16", "TensorFloat32")
+    return architecture >= _OLDEST or not newer
+
+
 def _least_occupancy(kernel: str) -> float:
     if not has_head_dim(kernel):
         return 0.0

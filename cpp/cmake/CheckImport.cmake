@@ -1,0 +1,15 @@
+# Fails where the module that was built cannot be loaded: cmake -DPYTHON=... -DMODULE=... -P CheckImport.cmake.
+# By the interpreter that it is for, alone: the module needs neither the package around it nor torch.
+set(load "
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location('_cpp', sys.argv[1])
+spec.loader.exec_module(importlib.util.module_from_spec(spec))")
+execute_process(COMMAND ${PYTHON} -I -S -c "${load}" ${MODULE}
+                RESULT_VARIABLE status OUTPUT_VARIABLE said ERROR_VARIABLE said)
+if(NOT status EQUAL 0)
+  string(REGEX REPLACE ".*\n([^\n]+)\n*$" "\\1" reason "${said}")
+  if(reason STREQUAL "")
+    set(reason "${status}")
+  endif()
+  message(FATAL_ERROR "transnext: ${MODULE} was built, but ${PYTHON} cannot load it: ${reason}")
+endif()

@@ -1,0 +1,67 @@
+# Compiles the CUDA kernels into _cpp, each group of them for the GPUs that it is worth compiling for.
+#
+# - Head dim 24, of the published models: machine code for every architecture chosen.
+# - The other head dims, which have as many kernels again: for the earliest of each major version, whose
+#   machine code runs on the later ones.
+# - bfloat16 and TF32 of the attention: from compute capability 8.0 on. 7.5 has no units for them, so that
+#   these kernels were slow there, and two thirds of all the time that compiling took.
+#
+# Groups for the same GPUs are one object.
+
+# Pairs of architectures that no kernel tells apart, so that their PTX is the same
+# (tests/packaging/test_packaging_architectures.py), and that the other head dims need not.
+set(same_ptx 80:90 86:89)
+set(close_ptx 80:90 86:89 100:120)
+
+# transnext_add_cuda_object(<name> <options> <groups> <source>...): options are nvcc's, groups is
+# TRANSNEXT_KERNELS of device/kernels, 0 where there are none.
+function(transnext_add_cuda_object name options groups)
+  add_library(${name} OBJECT ${ARGN})
+  set_target_properties(${name} PROPERTIES CUDA_ARCHITECTURES OFF CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON
+                                           CUDA_VISIBILITY_PRESET hidden)
+  target_compile_options(${name} PRIVATE ${options})
+  if(groups)
+    target_compile_definitions(${name} PRIVATE TRANSNEXT_KERNELS=${groups})
+  endif()
+  target_link_libraries(${name} PRIVATE transnext_common)
+  target_link_libraries(_cpp PRIVATE ${name})
+endfunction()
+
+function(transnext_add_grouped_kernels name)
+  transnext_one_of_each_major("${CMAKE_CUDA_ARCHITECTURES}" one_of_each)
+  transnext_from_80("${CMAKE_CUDA_ARCHITECTURES}" from_80)
+  transnext_from_80("${one_of_each}" one_of_each_from_80)
+  transnext_generate_code("${CMAKE_CUDA_ARCHITECTURES}" "${same_ptx}" options_1)
+  transnext_generate_code("${from_80}" "${same_ptx}" options_2)
+  transnext_generate_code("${one_of_each}" "${close_ptx}" options_4)
+  transnext_generate_code("${one_of_each_from_80}" "${close_ptx}" options_8)
+  foreach(group 1 2 4 8)
+    set(options "${options_${group}}")
+    set(groups 0)
+    foreach(same 1 2 4 8)
+      if(options AND options STREQUAL "${options_${same}}")
+        math(EXPR groups "${groups} + ${same}")
+        set(options_${same} "")
+      endif()
+    endforeach()
+    if(options)
+      transnext_add_cuda_object(transnext_cuda_${name}_${groups} "${options}" ${groups} cpp/cuda/${name}.cu)
+    endif()
+  endforeach()
+endfunction()
+
+transnext_add_grouped_kernels(aggregated_attention)
+transnext_add_grouped_kernels(aggregated_attention_backward)
+transnext_generate_code("${CMAKE_CUDA_ARCHITECTURES}" "${same_ptx}" options)
+transnext_add_cuda_object(transnext_cuda "${options}" 0
+  cpp/cuda/conv_glu.cu
+  cpp/cuda/gelu_pool.cu
+  cpp/cuda/position_bias_table.cu
+  cpp/cuda/window.cu)
+# The launches, host code that also brings CUDA's runtime in.
+target_sources(_cpp PRIVATE cpp/cuda/run.cu)
+list(GET CMAKE_CUDA_ARCHITECTURES 0 architecture)
+list(JOIN CMAKE_CUDA_ARCHITECTURES " " architectures)
+set_target_properties(_cpp PROPERTIES CUDA_ARCHITECTURES ${architecture} CUDA_RUNTIME_LIBRARY Static CUDA_STANDARD 17
+                                      CUDA_STANDARD_REQUIRED ON CUDA_VISIBILITY_PRESET hidden)
+target_compile_definitions(_cpp PRIVATE TRANSNEXT_WITH_CUDA=1 TRANSNEXT_CUDA_ARCHITECTURES="${architectures}")
