@@ -29,7 +29,6 @@ RETIRED = {
     r"(quads|eights)": "16-byte vectors, vec8, 4×4 transpose",
     r"(matrix product|multiply)\.h": "packed and small GEMM",
     r"ops\.branches": "fused_blocks",
-    r"in turns": "interleaved",
 }
 EXCEPTIONS = {
     "CHANGELOG.md": "history",
