@@ -39,7 +39,8 @@ def nvcc(source: str, arch: str = "sm_80", flags: Sequence[str] = ()) -> str:
         if "\n" in source:
             path = Path(folder, "kernel.cu")
             path.write_text(source)
-        command = [find_nvcc(), "-ptx", f"-arch={arch}", "-std=c++17", *flags, "-o", ptx, path]
+        command: list[str | Path] = [find_nvcc(), "-ptx", f"-arch={arch}", "-std=c++17"]
+        command += [*flags, "-o", ptx, path]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise RuntimeError(done.stderr + done.stdout)

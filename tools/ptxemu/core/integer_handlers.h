@@ -10,10 +10,18 @@
       return (T)(EXPR);           \
     }                             \
   };
+// clang-format off
 BIN(OAdd, a + b)
 BIN(OSub, a - b)
-BIN(OMul, a* b) BIN(OAnd, a& b) BIN(OOr, a | b) BIN(OXor, a ^ b) BIN(OMin, a < b ? a : b)
-    BIN(OMax, a > b ? a : b) struct ODiv {
+BIN(OMul, a * b)
+BIN(OAnd, a & b)
+BIN(OOr, a | b)
+BIN(OXor, a ^ b)
+BIN(OMin, a < b ? a : b)
+BIN(OMax, a > b ? a : b)
+// clang-format on
+
+struct ODiv {
   template <class T>
   static inline T f(T a, T b) {
     if (b == 0) return (T) ~(T)0;
@@ -65,9 +73,15 @@ static void h_shr(Warp& w, const Inst& I, u32 m) {
       return (T)(EXPR);      \
     }                        \
   };
+// clang-format off
 UN(ONot, ~a)
 UN(ONeg, 0 - a)
-UN(OAbs, a < 0 ? 0 - a : a) UN(OMov, a) UN(OCnot, a == 0 ? 1 : 0) template <class T, class F>
+UN(OAbs, a < 0 ? 0 - a : a)
+UN(OMov, a)
+UN(OCnot, a == 0 ? 1 : 0)
+// clang-format on
+
+template <class T, class F>
 static void h_un(Warp& w, const Inst& I, u32 m) {
   T* d = RG<T>(w, I.d);
   const T* a = RG<T>(w, I.a);

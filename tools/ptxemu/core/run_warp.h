@@ -21,6 +21,147 @@ static void lanesExit(Warp& w, u32 m) {
   w.alive &= ~m;
   B.aliveThreads -= __builtin_popcount(m);
 }
+
+// Merges groups at the same place, then chooses one that can run: the deepest call first, then the lowest
+// position; with `fair`, the one that has waited longest. -1 if all wait; `anyColl`: some for a collective.
+static int chooseGroup(Warp& w, bool fair, bool& anyColl) {
+  int best = -1;
+  size_t n = w.gs.size();
+  for (size_t i = 0; i < n; i++) {
+    if (w.gs[i].st == G_COLL) anyColl = true;
+    if (w.gs[i].st != G_RUN) continue;
+    for (size_t j = i + 1; j < n;) {
+      if (w.gs[j].st == G_RUN && w.gs[j].pc == w.gs[i].pc && w.gs[j].fr == w.gs[i].fr) {
+        w.gs[i].mask |= w.gs[j].mask;
+        w.gs[i].defer = false;
+        w.gs[j] = w.gs[n - 1];
+        w.gs.pop_back();
+        n--;
+      } else
+        j++;
+    }
+    if (best < 0) {
+      best = (int)i;
+      continue;
+    }
+    Group &a = w.gs[i], &b = w.gs[best];
+    bool lt = fair ? a.last < b.last
+              : a.defer != b.defer
+                  ? b.defer
+                  : (a.fr->depth != b.fr->depth ? a.fr->depth > b.fr->depth : a.pc < b.pc);
+    if (lt) best = (int)i;
+  }
+  return best;
+}
+
+// brx.idx: one group for each target that lanes of `m` take; `rest` goes on.
+static void branchByIndex(Warp& w, const Inst& I, int best, u32 m, u32 rest, u32 pc) {
+  const auto& tab = w.C->prog->tables[I.n];
+  const u32* ix = RG<u32>(w, I.a);
+  u32 left = m;
+  std::vector<Group> add;
+  Group base = w.gs[best];
+  while (left) {
+    int l = __builtin_ctz(left);
+    u32 v = ix[l];
+    if (v >= tab.size()) fault(w, I, l, "brx", "brx.idx index outside its table");
+    u32 s = 0;
+    for (u32 t = left; t; t &= t - 1) {
+      int k = __builtin_ctz(t);
+      if (ix[k] == v) s |= 1u << k;
+    }
+    Group h = base;
+    h.pc = tab[v];
+    h.mask = s;
+    add.push_back(h);
+    left &= ~s;
+  }
+  if (rest) {
+    Group h = base;
+    h.pc = pc + 1;
+    h.mask = rest;
+    add.push_back(h);
+  }
+  w.gs[best] = add[0];
+  w.gs.insert(w.gs.end(), add.begin() + 1, add.end());
+}
+
+// ret: results go to the caller's frame, where lanes of `m` go on; `rest` goes on here.
+static void returnToCaller(Warp& w, int best, u32 m, u32 rest, u32 pc) {
+  Group* g = &w.gs[best];
+  Frame* fr = g->fr;
+  Frame* par = fr->parent;
+  const CallSite* cs = fr->cs;
+  for (size_t k = 0; k < cs->rets.size() && k < fr->f->rets.size(); k++) {
+    u32 dsz = cs->rets[k].second, ssz = std::max(8u, (fr->f->rets[k].size + 7) / 8 * 8),
+        cp = std::min(dsz, ssz);
+    for (u32 t = m; t; t &= t - 1) {
+      int i = __builtin_ctz(t);
+      memcpy(par->P + (size_t)cs->rets[k].first * 32 + (size_t)i * dsz,
+             fr->P + (size_t)fr->f->rets[k].off * 32 + (size_t)i * ssz, cp);
+    }
+  }
+  u32 rp = fr->retpc;
+  fr->active &= ~m;
+  if (rest) {
+    g->pc = pc + 1;
+    g->mask = rest;
+    Group h = *g;
+    h.pc = rp;
+    h.mask = m;
+    h.fr = par;
+    w.gs.push_back(h);
+  } else {
+    g->pc = rp;
+    g->mask = m;
+    g->fr = par;
+  }
+  if (!fr->active) w.freeF.push_back(fr);
+}
+
+// A collective that not all its lanes have reached: one waiting group for each member mask.
+static void waitForCollective(Warp& w, const Inst& I, int best, u32 m, u32 pc) {
+  const bool full = I.e == SINK;
+  const u32 M0 = full ? 0xffffffffu : RG<u32>(w, I.e)[__builtin_ctz(m)];
+  u32 left = m;
+  std::vector<Group> add;
+  Group base = w.gs[best];
+  base.pc = pc;
+  base.st = G_COLL;
+  while (left) {
+    int l = __builtin_ctz(left);
+    u32 Mv = full ? M0 : RG<u32>(w, I.e)[l];
+    u32 s = 0;
+    for (u32 t = left; t; t &= t - 1) {
+      int k = __builtin_ctz(t);
+      if ((full ? M0 : RG<u32>(w, I.e)[k]) == Mv) s |= 1u << k;
+    }
+    if ((Mv & s) != s)
+      fault(w, I, __builtin_ctz(s & ~Mv), "collective",
+            "thread executes a warp collective without being in its member mask");
+    for (u32 t = s; t; t &= t - 1) w.collMask[__builtin_ctz(t)] = Mv;
+    Group h = base;
+    h.mask = s;
+    add.push_back(h);
+    left &= ~s;
+  }
+  w.gs[best] = add[0];
+  w.gs.insert(w.gs.end(), add.begin() + 1, add.end());
+}
+
+// Up to where a group may run on after a jump to `pc`: 0 if another group of its frame is there or before,
+// else the lowest position of one.
+static u32 nextPosition(const Warp& w, int best, u32 pc) {
+  u32 limit = ~0u;
+  for (size_t i = 0; i < w.gs.size(); i++)
+    if ((int)i != best && w.gs[i].st == G_RUN && w.gs[i].fr == w.gs[best].fr) {
+      if (w.gs[i].pc <= pc) return 0;
+      limit = std::min(limit, w.gs[i].pc);
+    }
+  return limit;
+}
+
+// Runs a warp for about `slice` instructions; whether it got anywhere.
 static bool runWarp(Warp& w, u64 slice) {
   Ctx& C = *w.C;
   Block& B = *w.B;
@@ -30,34 +171,9 @@ static bool runWarp(Warp& w, u64 slice) {
   u64 used = 0;
   bool progress = false, fair = false;
   for (;;) {
-    // merge groups at the same place, then choose one: deepest call first, then lowest pc
-    int best = -1;
-    size_t n = w.gs.size();
     bool anyColl = false;
-    for (size_t i = 0; i < n; i++) {
-      if (w.gs[i].st == G_COLL) anyColl = true;
-      if (w.gs[i].st != G_RUN) continue;
-      for (size_t j = i + 1; j < n;) {
-        if (w.gs[j].st == G_RUN && w.gs[j].pc == w.gs[i].pc && w.gs[j].fr == w.gs[i].fr) {
-          w.gs[i].mask |= w.gs[j].mask;
-          w.gs[i].defer = false;
-          w.gs[j] = w.gs[n - 1];
-          w.gs.pop_back();
-          n--;
-        } else
-          j++;
-      }
-      if (best < 0) {
-        best = (int)i;
-        continue;
-      }
-      Group &a = w.gs[i], &b = w.gs[best];
-      bool lt = fair ? a.last < b.last
-                : a.defer != b.defer
-                    ? b.defer
-                    : (a.fr->depth != b.fr->depth ? a.fr->depth > b.fr->depth : a.pc < b.pc);
-      if (lt) best = (int)i;
-    }
+    const int best = chooseGroup(w, fair, anyColl);
+    const size_t n = w.gs.size();
     if (best < 0) {
       if (anyColl && collTry(w)) continue;
       if (w.gs.empty()) w.done = true;
@@ -138,26 +254,7 @@ static bool runWarp(Warp& w, u64 slice) {
           break;
         }
         // a jump below another group's position keeps this group first; otherwise re-evaluate at the next check
-        if (limit != ~0u && !fairRun) {
-          limit = ~0u;
-          for (size_t i = 0; i < w.gs.size(); i++)
-            if ((int)i != best && w.gs[i].st == G_RUN && w.gs[i].fr == g->fr) {
-              if (w.gs[i].pc <= pc) {
-                limit = 0;
-                break;
-              }
-              limit = std::min(limit, w.gs[i].pc);
-            }
-        } else if (others && !fairRun) {
-          for (size_t i = 0; i < w.gs.size(); i++)
-            if ((int)i != best && w.gs[i].st == G_RUN && w.gs[i].fr == g->fr) {
-              if (w.gs[i].pc <= pc) {
-                limit = 0;
-                break;
-              }
-              limit = std::min(limit, w.gs[i].pc);
-            }
-        }
+        if ((limit != ~0u || others) && !fairRun) limit = nextPosition(w, best, pc);
         continue;
       }
       if (!m) {
@@ -177,37 +274,9 @@ static bool runWarp(Warp& w, u64 slice) {
         }
       };
       switch (I.kind) {
-        case K_BRX: {
-          const auto& tab = C.prog->tables[I.n];
-          const u32* ix = RG<u32>(w, I.a);
-          u32 left = m;
-          std::vector<Group> add;
-          Group base = *g;
-          while (left) {
-            int l = __builtin_ctz(left);
-            u32 v = ix[l];
-            if (v >= tab.size()) fault(w, I, l, "brx", "brx.idx index outside its table");
-            u32 s = 0;
-            for (u32 t = left; t; t &= t - 1) {
-              int k = __builtin_ctz(t);
-              if (ix[k] == v) s |= 1u << k;
-            }
-            Group h = base;
-            h.pc = tab[v];
-            h.mask = s;
-            add.push_back(h);
-            left &= ~s;
-          }
-          if (rest) {
-            Group h = base;
-            h.pc = pc + 1;
-            h.mask = rest;
-            add.push_back(h);
-          }
-          w.gs[best] = add[0];
-          w.gs.insert(w.gs.end(), add.begin() + 1, add.end());
+        case K_BRX:
+          branchByIndex(w, I, best, m, rest, pc);
           goto resched;
-        }
         case K_EXIT: {
           lanesExit(w, m);
           if (rest) {
@@ -222,37 +291,9 @@ static bool runWarp(Warp& w, u64 slice) {
             if (B.bar[b].arrived && !B.bar[b].expect) barCheck(B, b);
           goto resched;
         }
-        case K_RET: {
-          Frame* fr = g->fr;
-          Frame* par = fr->parent;
-          const CallSite* cs = fr->cs;
-          for (size_t k = 0; k < cs->rets.size() && k < fr->f->rets.size(); k++) {
-            u32 dsz = cs->rets[k].second, ssz = std::max(8u, (fr->f->rets[k].size + 7) / 8 * 8),
-                cp = std::min(dsz, ssz);
-            for (u32 t = m; t; t &= t - 1) {
-              int i = __builtin_ctz(t);
-              memcpy(par->P + (size_t)cs->rets[k].first * 32 + (size_t)i * dsz,
-                     fr->P + (size_t)fr->f->rets[k].off * 32 + (size_t)i * ssz, cp);
-            }
-          }
-          u32 rp = fr->retpc;
-          fr->active &= ~m;
-          if (rest) {
-            g->pc = pc + 1;
-            g->mask = rest;
-            Group h = *g;
-            h.pc = rp;
-            h.mask = m;
-            h.fr = par;
-            w.gs.push_back(h);
-          } else {
-            g->pc = rp;
-            g->mask = m;
-            g->fr = par;
-          }
-          if (!fr->active) w.freeF.push_back(fr);
+        case K_RET:
+          returnToCaller(w, best, m, rest, pc);
           goto resched;
-        }
         case K_CALL: {
           const CallSite& cs = C.prog->calls[I.n];
           if (cs.builtin) {
@@ -322,30 +363,7 @@ static bool runWarp(Warp& w, u64 slice) {
             continue;
           }
           splitRest();
-          u32 left = m;
-          std::vector<Group> add;
-          Group base = *g;
-          base.pc = pc;
-          base.st = G_COLL;
-          while (left) {
-            int l = __builtin_ctz(left);
-            u32 Mv = full ? M0 : RG<u32>(w, I.e)[l];
-            u32 s = 0;
-            for (u32 t = left; t; t &= t - 1) {
-              int k = __builtin_ctz(t);
-              if ((full ? M0 : RG<u32>(w, I.e)[k]) == Mv) s |= 1u << k;
-            }
-            if ((Mv & s) != s)
-              fault(w, I, __builtin_ctz(s & ~Mv), "collective",
-                    "thread executes a warp collective without being in its member mask");
-            for (u32 t = s; t; t &= t - 1) w.collMask[__builtin_ctz(t)] = Mv;
-            Group h = base;
-            h.mask = s;
-            add.push_back(h);
-            left &= ~s;
-          }
-          w.gs[best] = add[0];
-          w.gs.insert(w.gs.end(), add.begin() + 1, add.end());
+          waitForCollective(w, I, best, m, pc);
           collTry(w);
           goto resched;
         }
