@@ -3,7 +3,7 @@
     python benchmarks/device/instructions.py
 
 TransNeXt-Tiny's first stage at 224x224, one image and head, float16: the kernels of ``unfused.cu``
-run on the CPU in the PTX emulator (nvcc is needed). What the fused kernel
+run on the CPU in the PTX emulator (``TRANSNEXT_PTXEMU``; nvcc is needed). What the fused kernel
 executes is told by ``python -m transnext_ops.kernel_report attention 24``.
 """
 
