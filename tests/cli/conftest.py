@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-import torch
 from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import save_file
@@ -26,12 +25,9 @@ class Outcome(NamedTuple):
     err: str
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+@pytest.fixture(autouse=True)
+def _one_thread(one_thread: None) -> None:
+    """Compute on one thread."""
 
 
 @pytest.fixture

@@ -236,6 +236,7 @@ def test_a_kernel_that_fails_is_named_with_its_operator(by_cupy, monkeypatch) ->
         ops.gelu_pool(torch.randn(1, 4, 8), grid=(2, 2), pool_grid=(1, 1), backend="cupy")
 
 
+@pytest.mark.after_its_module
 def test_every_instance_has_run(compiled, request) -> None:
     """Needs the whole module to have run before, in one process."""
     if hasattr(request.config, "workerinput"):

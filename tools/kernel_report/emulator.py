@@ -1,7 +1,6 @@
 """Kernels executed on the CPU from their PTX, for what a launch moves and computes.
 
-Needs the PTX emulator: a folder named by ``TRANSNEXT_PTXEMU``, ``../shared/tools/ptxemu`` beside
-the checkout by default.
+Needs a checkout, for its PTX emulator (``tools/ptxemu``), and a C++ compiler.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import ctypes
 import functools
 import importlib
 import os
-import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -114,31 +112,19 @@ class Counts:
         return functools.reduce(Count.plus, self.kernels)
 
 
-def folder(checkout: Path = _CHECKOUT) -> Path:
-    """Return where the emulator is looked for."""
-    beside = checkout.parent / "shared" / "tools" / "ptxemu"
-    return Path(os.environ.get("TRANSNEXT_PTXEMU", beside))
-
-
 def unavailable(checkout: Path = _CHECKOUT) -> str | None:
     """Say why there is no emulation, or None if there is."""
-    if (folder(checkout) / "ptxemu.py").exists():
-        return None
-    return f"no PTX emulator in {folder(checkout)} (set TRANSNEXT_PTXEMU)"
+    if not (checkout / "tools" / "ptxemu").is_dir():
+        return f"no PTX emulator: {checkout} is no checkout with tools/ptxemu"
+    return load(checkout).unavailable()
 
 
 @functools.cache
 def load(checkout: Path = _CHECKOUT) -> ModuleType:
-    """Import the emulator, which has to be there.
-
-    It builds itself beside its sources, which may be read-only: a copy in the checkout's ``build``
-    is used, that later runs find.
-    """
-    copy = checkout / "build" / "ptxemu"
-    source = folder(checkout)
-    shutil.copytree(source, copy, ignore=shutil.ignore_patterns("_build"), dirs_exist_ok=True)
-    sys.path.insert(0, str(copy))
-    return importlib.import_module("ptxemu")
+    """Import the emulator, which has to be there."""
+    if str(checkout) not in sys.path:
+        sys.path.insert(0, str(checkout))
+    return importlib.import_module("tools.ptxemu")
 
 
 def count(subject: Subject, dtype: torch.dtype, compiler: str, architecture: int) -> Counts:

@@ -78,7 +78,7 @@ _ORDERED = (
 )
 
 
-# Pooled products on TF32 tensor cores, forward alone: head dims up to 24.
+# QKᵀ and PV over the pooled keys on TF32 tensor cores, forward only: head dims up to 24.
 _ON_TF32 = (
     edge(head_dim=9, heads=1),
     edge(bias="dense", batch=1, grid=(5, 9), pool_grid=(5, 9), layout="contiguous"),

@@ -1,4 +1,4 @@
-"""Hand-derived gradients held to finite differences: one random direction for each input.
+"""Hand-derived gradients tested against finite differences: one random direction for each input.
 
 For a function f and random output weights w, the loss is L(x) = sum w f(x). Along a random
 direction u, its slope by the fourth-order central difference ::

@@ -94,6 +94,9 @@ def stand_in_hub() -> Iterator[StandInHub]:
             self.end_headers()
 
         def answer(self, with_content: bool) -> None:
+            if "/resolve/" not in self.path:  # what a client asks once in its life, of no file
+                self.refuse(404, "")
+                return
             hub.requests.append((self.command, self.path))
             if hub.stall == self.command:
                 self.wait()

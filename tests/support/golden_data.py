@@ -38,7 +38,7 @@ FLOAT32_TOLERANCE = 5e-5
 INPUT_SEED = 1234
 LOSS_SEED = 4321
 
-_TESTS = Path(__file__).resolve().parent
+_TESTS = Path(__file__).resolve().parents[1]
 
 
 def golden_directories() -> list[Path]:
@@ -195,7 +195,7 @@ class GoldenCase:
     arrays: dict[str, np.ndarray]
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """The weights, float32, made anew at each call."""
+        """The weights, float32, a new copy at each call."""
         return fill_state_dict(self.shapes)
 
     def images(self) -> np.ndarray:

@@ -205,7 +205,7 @@ def check_attention(case: AttentionCase, backend: str) -> None:
     units |= {"v": STORAGE_UNIT[case.dtype], "v_pool": STORAGE_UNIT[case.dtype]}
     conditions = condition_numbers(backward, numbers, units)
     expected = backward(numbers)
-    # The weights are made again as exp(logit - log-sum-exp), the latter saved in the compute type:
+    # The weights are recomputed as exp(logit - log-sum-exp), the latter saved in the compute type:
     # the rounding of a logit's terms is the weight's relative error, and need not be the forward's.
     again = 2 * ARITHMETIC_UNIT[case.dtype] * size
     for name, gradient in expected.items():

@@ -1,7 +1,6 @@
 """Recorded launches executed on the CPU from PTX, every access, barrier and race checked.
 
-Needs the PTX emulator: a folder named by ``TRANSNEXT_PTXEMU``, ``../shared/tools/ptxemu`` beside
-the repository by default.
+Needs a C++ compiler, for the PTX emulator (tools/ptxemu).
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from transnext_ops.backends import kernel_sources
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def emulator() -> ModuleType:

@@ -1,4 +1,4 @@
-"""Attention whose pooled products are on TF32 tensor cores, against the NumPy reference.
+"""Attention with QKᵀ and PV over the pooled keys on TF32 tensor cores, against the reference.
 
 A TF32 has a mantissa of 10 bits, so rounding changes an operand by 2^-11 of itself at most, and
 
