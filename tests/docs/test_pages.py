@@ -1,8 +1,8 @@
 """The code blocks of README and of every page of the documentation run; pages keep their style.
 
 The Python blocks of a page run in order, in one process, as a reader types them. A block that
-needs a download or a GPU is marked by ``<!-- test: compile only, REASON -->`` on the line before it:
-it is compiled and not run. Blocks shown as ``py`` are examples, which test_examples.py runs.
+needs a download or a GPU is marked by ``<!-- test: compile only, REASON -->`` on the line before it
+and is compiled only. Blocks shown as ``py`` are examples, which test_examples.py runs.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ def test_links_and_included_examples_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_lines_are_short(page: Path) -> None:
-    """Prose is wrapped; tables and code are as long as they are."""
+    """Prose is wrapped; tables, pictures and code are as long as they are."""
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     for line in text.splitlines():
-        assert line.startswith("|") or len(line) <= LONGEST_LINE, line
+        assert line.startswith(("|", "![")) or len(line) <= LONGEST_LINE, line
 
 
 @pytest.mark.parametrize("page", PUBLIC, ids=name)
