@@ -1,1 +1,1 @@
-"""Benchmarks of one device's backends against each other, in one process: ``run.py --device``."""
+"""Benchmarks on one device, in one process: every backend, baselines, roofline bounds of cards."""

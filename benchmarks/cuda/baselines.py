@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import transnext_ops as ops
-from device.inputs import AttentionInputs, Numbers, attention_inputs
-from operator_steps import HEAD_DIM, WINDOW_SIZE, Shapes
-from published import attention, conv_glu, window
+from benchmarks.cuda.inputs import AttentionInputs, Numbers, attention_inputs
+from benchmarks.published import attention, conv_glu, window
+from benchmarks.shapes.sizes import HEAD_DIM, WINDOW_SIZE, Shapes
 
 BACKENDS = ("torch", "cpp", "cupy")
 Function = Callable[..., Tensor]
@@ -31,7 +31,7 @@ def everything(name: str) -> bool:
 
 
 @dataclass
-class Contest:
+class Baselines:
     """One operator's candidates over the same leaves; the first is the baseline.
 
     Attributes
@@ -55,7 +55,7 @@ class Contest:
     missing: dict[str, str] = field(default_factory=dict)
 
     def add(self, name: str, function: Function, comparable: bool = True) -> None:
-        """Enter a candidate."""
+        """Add a candidate."""
         if not self.may_enter(name):
             return
         self.functions[name] = function
@@ -67,7 +67,7 @@ class Contest:
         return not self.functions or self.wanted(name)
 
     def add_backends(self, op: str, call: Callable[..., Tensor]) -> None:
-        """Enter every backend that can run ``call(*leaves, backend=name)`` here."""
+        """Add every backend that can run ``call(*leaves, backend=name)`` here."""
         for name in BACKENDS:
             if not self.may_enter(f"{op} {name}"):
                 continue
@@ -85,13 +85,13 @@ def _with_backend(call: Callable[..., Tensor], name: str) -> Function:
     return lambda *leaves: call(*leaves, backend=name)
 
 
-def contest(
+def baselines_of(
     subject: str,
     s: Shapes,
     dtype: torch.dtype,
     device: torch.device,
     wanted: Wanted = everything,
-) -> Contest:
+) -> Baselines:
     """Return the candidates of an operator at a stage's sizes: the baseline and those wanted."""
     return {
         "aggregated_attention": _aggregated_attention,
@@ -110,12 +110,12 @@ def _leaf(tensor: Tensor) -> Tensor:
 
 def _aggregated_attention(
     s: Shapes, dtype: torch.dtype, device: torch.device, wanted: Wanted
-) -> Contest:
+) -> Baselines:
     inputs = attention_inputs(s, dtype, device)
     outside = window.padding_mask(s.grid, WINDOW_SIZE, device)
     length_scale = window.length_scale(outside, s.pool_length)
     dense = inputs.pool_bias.dense()
-    fight = Contest([_leaf(inputs.q), _leaf(inputs.kv), _leaf(inputs.kv_pool)], wanted)
+    entries = Baselines([_leaf(inputs.q), _leaf(inputs.kv), _leaf(inputs.kv_pool)], wanted)
 
     def published(q: Tensor, kv: Tensor, kv_pool: Tensor) -> Tensor:
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
@@ -151,10 +151,10 @@ def _aggregated_attention(
             backend=backend,
         ).flatten(2)
 
-    fight.add("published", published)
-    fight.add("published, torch.compile", torch.compile(published))
-    fight.add_backends("transnext_ops", ours)
-    return fight
+    entries.add("published", published)
+    entries.add("published, torch.compile", torch.compile(published))
+    entries.add_backends("transnext_ops", ours)
+    return entries
 
 
 def _replaced(inputs: AttentionInputs, q: Tensor, kv: Tensor, kv_pool: Tensor) -> list[Tensor]:
@@ -163,10 +163,10 @@ def _replaced(inputs: AttentionInputs, q: Tensor, kv: Tensor, kv_pool: Tensor) -
 
 def _pixel_focused_attention(
     s: Shapes, dtype: torch.dtype, device: torch.device, wanted: Wanted
-) -> Contest:
+) -> Baselines:
     """Without tokens it is one softmax over a masked set of keys, which FlexAttention can take."""
     inputs = attention_inputs(s, dtype, device)
-    fight = Contest([_leaf(inputs.q), _leaf(inputs.kv), _leaf(inputs.kv_pool)], wanted)
+    entries = Baselines([_leaf(inputs.q), _leaf(inputs.kv), _leaf(inputs.kv_pool)], wanted)
     dense = inputs.pool_bias.dense()
 
     def ours(q: Tensor, kv: Tensor, kv_pool: Tensor, backend: str) -> Tensor:
@@ -181,14 +181,14 @@ def _pixel_focused_attention(
             backend=backend,
         ).flatten(2)
 
-    fight.add_backends("transnext_ops", ours)
-    if not fight.may_enter("FlexAttention"):
-        return fight
+    entries.add_backends("transnext_ops", ours)
+    if not entries.may_enter("FlexAttention"):
+        return entries
     if device.type != "cuda":
-        fight.missing["FlexAttention"] = "it is measured on CUDA devices"
-        return fight
-    fight.add("FlexAttention", flex_attention(inputs, s, dense))
-    return fight
+        entries.missing["FlexAttention"] = "it is measured on CUDA devices"
+        return entries
+    entries.add("FlexAttention", flex_attention(inputs, s, dense))
+    return entries
 
 
 def flex_attention(
@@ -235,14 +235,14 @@ def flex_attention(
 
 def _global_attention(
     s: Shapes, dtype: torch.dtype, device: torch.device, wanted: Wanted
-) -> Contest:
-    """Every key is a pooled one here; SDPA takes the same product with a dense bias."""
+) -> Baselines:
+    """Every key is a pooled one here; SDPA computes the same with a dense bias."""
     numbers = Numbers(device)
     packed = numbers.normal(s.batch, s.length, 3 * s.width).to(dtype)
     scale = numbers.uniform(s.heads) + 1
     embedding = numbers.normal(s.heads, HEAD_DIM, spread=0.02)
     bias = numbers.normal(s.heads, s.length, s.length)
-    fight = Contest([_leaf(packed)], wanted)
+    entries = Baselines([_leaf(packed)], wanted)
 
     def apart(packed: Tensor) -> list[Tensor]:
         return [part.unflatten(-1, (-1, HEAD_DIM)) for part in packed.chunk(3, dim=-1)]
@@ -278,67 +278,67 @@ def _global_attention(
             backend=backend,
         ).flatten(2)
 
-    fight.add("published", published)
-    fight.add("SDPA", sdpa)
-    fight.add_backends("transnext_ops", ours)
-    return fight
+    entries.add("published", published)
+    entries.add("SDPA", sdpa)
+    entries.add_backends("transnext_ops", ours)
+    return entries
 
 
-def _add_natten(fight: Contest, name: str, grid: tuple[int, int]) -> None:
-    """Enter NATTEN's unfused product, which shifts windows at the border: other numbers there."""
-    if not fight.may_enter("NATTEN"):
+def _add_natten(entries: Baselines, name: str, grid: tuple[int, int]) -> None:
+    """Add NATTEN's unfused QKᵀ, which shifts windows at the border: other numbers there."""
+    if not entries.may_enter("NATTEN"):
         return
     if importlib.util.find_spec("natten") is None:
-        fight.missing["NATTEN"] = "the package natten is not installed"
+        entries.missing["NATTEN"] = "the package natten is not installed"
         return
     import natten.functional
 
     function = getattr(natten.functional, name, None)
     if function is None:
-        fight.missing["NATTEN"] = f"this version of natten has no natten.functional.{name}"
+        entries.missing["NATTEN"] = f"this version of natten has no natten.functional.{name}"
         return
 
     def run(first: Tensor, second: Tensor) -> Tensor:
         return function(first.unflatten(2, grid), second.unflatten(2, grid), WINDOW_SIZE, 1)
 
-    fight.add("NATTEN", run, comparable=False)
+    entries.add("NATTEN", run, comparable=False)
 
 
-def _window_qk(s: Shapes, dtype: torch.dtype, device: torch.device, wanted: Wanted) -> Contest:
+def _window_qk(s: Shapes, dtype: torch.dtype, device: torch.device, wanted: Wanted) -> Baselines:
     numbers = Numbers(device)
     shape = (s.batch, s.heads, s.length, HEAD_DIM)
     q, k = (numbers.normal(*shape).to(dtype) for _ in range(2))
     bias = numbers.normal(s.heads, WINDOW_SIZE**2)
-    fight = Contest([_leaf(q), _leaf(k)], wanted)
+    entries = Baselines([_leaf(q), _leaf(k)], wanted)
     sizes = {"grid": s.grid, "window_size": WINDOW_SIZE}
-    fight.add("published", lambda q, k: window.window_qk(q, k, bias.to(dtype), **sizes))
-    fight.add_backends(
+    entries.add("published", lambda q, k: window.window_qk(q, k, bias.to(dtype), **sizes))
+    entries.add_backends(
         "transnext_ops", lambda q, k, backend: ops.window_qk(q, k, bias, **sizes, backend=backend)
     )
-    _add_natten(fight, "na2d_qk", s.grid)
-    return fight
+    _add_natten(entries, "na2d_qk", s.grid)
+    return entries
 
 
-def _window_av(s: Shapes, dtype: torch.dtype, device: torch.device, wanted: Wanted) -> Contest:
+def _window_av(s: Shapes, dtype: torch.dtype, device: torch.device, wanted: Wanted) -> Baselines:
     numbers = Numbers(device)
     attn = numbers.uniform(s.batch, s.heads, s.length, WINDOW_SIZE**2)
     v = numbers.normal(s.batch, s.heads, s.length, HEAD_DIM)
-    fight = Contest([_leaf(attn.to(dtype)), _leaf(v.to(dtype))], wanted)
+    entries = Baselines([_leaf(attn.to(dtype)), _leaf(v.to(dtype))], wanted)
     sizes = {"grid": s.grid, "window_size": WINDOW_SIZE}
-    fight.add("published", lambda attn, v: window.window_av(attn, v, **sizes))
-    fight.add_backends(
+    entries.add("published", lambda attn, v: window.window_av(attn, v, **sizes))
+    entries.add_backends(
         "transnext_ops", lambda attn, v, backend: ops.window_av(attn, v, **sizes, backend=backend)
     )
-    _add_natten(fight, "na2d_av", s.grid)
-    return fight
+    _add_natten(entries, "na2d_av", s.grid)
+    return entries
 
 
-def _conv_glu(s: Shapes, dtype: torch.dtype, device: torch.device, wanted: Wanted) -> Contest:
+def _conv_glu(s: Shapes, dtype: torch.dtype, device: torch.device, wanted: Wanted) -> Baselines:
     numbers = Numbers(device)
     x = numbers.normal(s.batch, s.length, 2 * s.hidden).to(dtype)
     weight = numbers.normal(s.hidden, 1, 3, 3) / 3
     bias = numbers.normal(s.hidden)
-    fight = Contest([_leaf(x), _leaf(weight), _leaf(bias)], wanted)
+    entries = Baselines([_leaf(x), _leaf(weight), _leaf(bias)], wanted)
 
     def published(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return conv_glu.conv_glu(x, weight.to(dtype), bias.to(dtype), grid=s.grid)
@@ -346,24 +346,24 @@ def _conv_glu(s: Shapes, dtype: torch.dtype, device: torch.device, wanted: Wante
     def ours(x: Tensor, weight: Tensor, bias: Tensor, backend: str) -> Tensor:
         return ops.conv_glu(x, weight, bias, grid=s.grid, backend=backend)
 
-    fight.add("published", published)
-    fight.add("published, torch.compile", torch.compile(published))
-    fight.add_backends("transnext_ops", ours)
-    return fight
+    entries.add("published", published)
+    entries.add("published, torch.compile", torch.compile(published))
+    entries.add_backends("transnext_ops", ours)
+    return entries
 
 
-def _gelu_pool(s: Shapes, dtype: torch.dtype, device: torch.device, wanted: Wanted) -> Contest:
+def _gelu_pool(s: Shapes, dtype: torch.dtype, device: torch.device, wanted: Wanted) -> Baselines:
     numbers = Numbers(device)
     x = numbers.normal(s.batch, s.length, s.width).to(dtype)
-    fight = Contest([_leaf(x)], wanted)
+    entries = Baselines([_leaf(x)], wanted)
 
     def published(x: Tensor) -> Tensor:
         image = x.permute(0, 2, 1).reshape(s.batch, s.width, *s.grid)
         return attention.gelu_pool(image, pool_grid=s.pool_grid)
 
-    fight.add("published", published)
-    fight.add_backends(
+    entries.add("published", published)
+    entries.add_backends(
         "transnext_ops",
         lambda x, backend: ops.gelu_pool(x, grid=s.grid, pool_grid=s.pool_grid, backend=backend),
     )
-    return fight
+    return entries

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cases import OPERATORS, TINY_STAGES, Case
-from operator_steps import HEAD_DIM, Shapes, shapes
+from benchmarks.shapes.cases import OPERATORS, TINY_STAGES, Case
+from benchmarks.shapes.sizes import HEAD_DIM, Shapes, shapes
 
 DTYPES = ("float32", "float16", "bfloat16")
 SUBJECTS = (

@@ -1,4 +1,4 @@
-"""What ``run.py --device`` does: cases in turn, rows and tables as for a CPU."""
+"""What ``run.py --device`` does: cases one by one, rows and tables as for a CPU."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-import report
-from device.cases import device_cases
-from device.clock import Clock
-from device.race import run_case
-from measure import Result
+from benchmarks.cuda.cases import device_cases
+from benchmarks.cuda.clock import Clock
+from benchmarks.cuda.interleave import run_case
+from benchmarks.runner import report
+from benchmarks.runner.measure import Result
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Options:
 
     words: list[str]
     candidates: list[str]
-    turns: int
+    runs: int
     graphs: bool
     folder: Path
 
@@ -71,7 +71,7 @@ def run(name: str, options: Options, list_only: bool) -> None:
     paths: dict[Path, None] = {}
     for place, case in enumerate(cases):
         print(f"[{place + 1}/{len(cases)}] {case.name}", file=sys.stderr, flush=True)
-        measured = list(run_case(case, clock, options.turns, options.wants))
+        measured = list(run_case(case, clock, options.runs, options.wants))
         results += measured
         if measured:  # after every case, so that a long run that is stopped keeps what it has
             paths |= dict.fromkeys(report.write_csv(measured, options.folder, where, when))

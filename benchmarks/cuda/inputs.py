@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import transnext_ops as ops
-from operator_steps import BIAS_HIDDEN, HEAD_DIM, WINDOW_SIZE, Shapes
+from benchmarks.shapes.sizes import BIAS_HIDDEN, HEAD_DIM, WINDOW_SIZE, Shapes
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """Thread instructions of attention as a sequence of one-thread-per-output kernels, counted.
 
-    python benchmarks/device/instructions.py
+    python -m benchmarks.cuda.instructions
 
 TransNeXt-Tiny's first stage at 224x224, one image and head, float16: the kernels of ``unfused.cu``
 run on the CPU in the PTX emulator (``TRANSNEXT_PTXEMU``; nvcc is needed). What the fused kernel
-executes is told by ``python -m transnext_ops.kernel_report attention 24``.
+executes is reported by ``python -m transnext_ops.kernel_report attention 24``.
 """
 
 from __future__ import annotations

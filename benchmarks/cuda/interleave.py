@@ -1,4 +1,4 @@
-"""Run the cases of a device: results checked, then all candidates timed in turns."""
+"""Run the cases of a device: results checked, then all candidates timed in interleaved runs."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from cases import Candidate, Case
-from device import models
-from device.candidates import Contest, Wanted, contest, everything
-from device.cases import sizes_of
-from device.clock import Clock
-from device.floors import floor_seconds
-from device.inputs import Numbers
-from measure import Result
-from operator_steps import Shapes
+from benchmarks.cuda import models
+from benchmarks.cuda.baselines import Baselines, Wanted, baselines_of, everything
+from benchmarks.cuda.cases import sizes_of
+from benchmarks.cuda.clock import Clock
+from benchmarks.cuda.inputs import Numbers
+from benchmarks.cuda.roofline import bound_seconds
+from benchmarks.runner.measure import Result
+from benchmarks.shapes.cases import Candidate, Case
+from benchmarks.shapes.sizes import Shapes
 
-# Most of ||result - truth|| / ||truth||; gradients may have twice that.
+# Largest ||result - oracle|| / ||oracle||; gradients may have twice that.
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 3e-2}
-_SHORTEST = 0.005  # seconds of one turn at least
+_SHORTEST = 0.005  # seconds of one run at least
 
 
-def run_case(case: Case, clock: Clock, turns: int, wanted: Wanted = everything) -> Iterator[Result]:
+def run_case(case: Case, clock: Clock, runs: int, wanted: Wanted = everything) -> Iterator[Result]:
     """Yield a result for every candidate; one that fails or is wrong says so on stderr instead.
 
     Of the candidates only those with a ``wanted`` name enter, and the baseline.
     """
     dtype = getattr(torch, case.dtype)
     if case.what == "models":
-        steps = models.steps(case, clock.device, wanted, _tell)
+        steps = models.steps(case, clock.device, wanted, _report_failure)
     else:
         sizes = sizes_of(case)
-        fight = contest(case.subject, sizes, dtype, clock.device, wanted)
-        for name, reason in fight.missing.items():
-            _tell(case, name, reason)
-        steps = _checked_steps(case, fight, _truth(case, fight, sizes, clock.device))
-    seconds = _in_turns(case, steps, clock, turns)
+        entries = baselines_of(case.subject, sizes, dtype, clock.device, wanted)
+        for name, reason in entries.missing.items():
+            _report_failure(case, name, reason)
+        steps = _checked_steps(case, entries, _oracle(case, entries, sizes, clock.device))
+    seconds = _interleaved(case, steps, clock, runs)
     for name, values in seconds.items():
         low, median, high = values[0], statistics.median(values), values[0]
         if len(values) > 1:
@@ -55,14 +55,14 @@ def run_case(case: Case, clock: Clock, turns: int, wanted: Wanted = everything) 
             0.0,
             None,
             "",
-            floor_seconds(case, clock.name()),
+            bound_seconds(case, clock.name()),
         )
 
 
-def _truth(case: Case, fight: Contest, sizes: Shapes, device: torch.device) -> list[Tensor]:
-    """Return what the baseline makes of the same numbers in float32: output, then gradients."""
-    exact = contest(case.subject, sizes, torch.float32, device, lambda name: False)
-    leaves = [leaf.detach().float().requires_grad_() for leaf in fight.leaves]
+def _oracle(case: Case, entries: Baselines, sizes: Shapes, device: torch.device) -> list[Tensor]:
+    """Return the baseline's output and gradients from the same numbers, in float32."""
+    exact = baselines_of(case.subject, sizes, torch.float32, device, lambda name: False)
+    leaves = [leaf.detach().float().requires_grad_() for leaf in entries.leaves]
     out = next(iter(exact.functions.values()))(*leaves)
     return [out, *_gradients(out, leaves)]
 
@@ -84,24 +84,26 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
 
 
 def _checked_steps(
-    case: Case, fight: Contest, truth: list[Tensor]
+    case: Case, entries: Baselines, oracle: list[Tensor]
 ) -> dict[str, Callable[[], object]]:
     steps = {}
-    for name, function in fight.functions.items():
+    for name, function in entries.functions.items():
         try:
-            out = function(*fight.leaves)
-            if name in fight.comparable:
-                made = [out, *_gradients(out, fight.leaves)] if case.direction == "both" else [out]
-                _check(made, truth, TOLERANCES[getattr(torch, case.dtype)])
+            out = function(*entries.leaves)
+            if name in entries.comparable:
+                made = (
+                    [out, *_gradients(out, entries.leaves)] if case.direction == "both" else [out]
+                )
+                _check(made, oracle, TOLERANCES[getattr(torch, case.dtype)])
         except Exception as error:  # alternatives fail in ways of their own; the others go on
-            _tell(case, name, f"{type(error).__name__}: {error}")
+            _report_failure(case, name, f"{type(error).__name__}: {error}")
             continue
-        steps[name] = _step(case, function, fight.leaves, out.detach())
+        steps[name] = _step(case, function, entries.leaves, out.detach())
     return steps
 
 
-def _check(made: list[Tensor], truth: list[Tensor], tolerance: float) -> None:
-    for place, (actual, expected) in enumerate(zip(made, truth, strict=False)):
+def _check(made: list[Tensor], oracle: list[Tensor], tolerance: float) -> None:
+    for place, (actual, expected) in enumerate(zip(made, oracle, strict=False)):
         error, most = relative_error(actual, expected), tolerance * (2 if place else 1)
         if not error <= most:
             what = f"the gradient of input {place}" if place else "the result"
@@ -122,8 +124,8 @@ def _step(
     return lambda: torch.autograd.grad(function(*leaves), leaves, d_out)
 
 
-def _in_turns(
-    case: Case, steps: dict[str, Callable[[], object]], clock: Clock, turns: int
+def _interleaved(
+    case: Case, steps: dict[str, Callable[[], object]], clock: Clock, runs: int
 ) -> dict[str, list[float]]:
     repetitions, timed = {}, {}
     for name, step in list(steps.items()):
@@ -132,13 +134,13 @@ def _in_turns(
             clock.seconds(timed[name])  # warm: compiles, allocates
             repetitions[name] = max(1, round(_SHORTEST / max(clock.seconds(timed[name]), 1e-9)))
         except Exception as error:
-            _tell(case, name, f"{type(error).__name__}: {error}")
+            _report_failure(case, name, f"{type(error).__name__}: {error}")
     seconds: dict[str, list[float]] = {name: [] for name in repetitions}
-    for _ in range(turns):
+    for _ in range(runs):
         for name, count in repetitions.items():
             seconds[name].append(clock.seconds(timed[name], count))
     return seconds
 
 
-def _tell(case: Case, name: str, reason: str) -> None:
+def _report_failure(case: Case, name: str, reason: str) -> None:
     print(f"{case.name}: {name}: {reason.splitlines()[0]}", file=sys.stderr)

@@ -8,17 +8,20 @@ import torch
 from torch import Tensor, nn
 
 import transnext_ops as ops
-from cases import Case
-from device.candidates import BACKENDS, Wanted
-from published.model import PublishedTransNeXt
-from steps import published_arguments
+from benchmarks.cuda.baselines import BACKENDS, Wanted
+from benchmarks.published.model import PublishedTransNeXt
+from benchmarks.runner.steps import published_arguments
+from benchmarks.shapes.cases import Case
 from transnext_models import TransNeXt, create_model
 
 
 def steps(
-    case: Case, device: torch.device, wanted: Wanted, tell: Callable[[Case, str, str], None]
+    case: Case,
+    device: torch.device,
+    wanted: Wanted,
+    report_failure: Callable[[Case, str, str], None],
 ) -> dict[str, Callable[[], object]]:
-    """Return a step for every candidate that can run here; the others are told.
+    """Return a step for every candidate that can run here; the others are reported.
 
     All have the published formulation's weights and must agree with it before they are timed.
     """
@@ -39,11 +42,11 @@ def steps(
             with torch.inference_mode():
                 actual = model.eval()(images[:2])
         except ops.BackendError as error:
-            tell(case, name, str(error))
+            report_failure(case, name, str(error))
             continue
         error = float((actual - expected).norm() / expected.norm())
         if not error <= 1e-3:
-            tell(case, name, f"its logits are off by {error:.1e}")
+            report_failure(case, name, f"its logits are off by {error:.1e}")
             continue
         found[name] = _step(case, model, images)
     return found

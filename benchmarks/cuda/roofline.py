@@ -1,26 +1,21 @@
-"""What a CUDA kernel cannot be faster than, from a card's published figures; nothing is measured.
+"""Roofline bounds of the CUDA kernels, from a card's published figures; nothing is measured.
 
-    python benchmarks/device/floors.py        # the table of docs/gpu.md
+    python -m benchmarks.cuda.roofline        # the table of docs/roofline.md
 
-A kernel's floor is the largest of four times: its bytes at the memory's rate (every input read
-once, every result written once), its products at the tensor cores' rate, its other multiply-adds at
+A kernel's bound is the largest of four times: its bytes at the memory's rate (every input read
+once, every result written once), its GEMMs at the tensor cores' rate, its other multiply-adds at
 the float32 rate, its exponentials at the special-function units' rate. They overlap on a GPU, so
 the largest bounds the kernel, and says what it is bound by.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from cases import Case
-from device.cases import sizes_of
-from operator_steps import BIAS_HIDDEN, HEAD_DIM, WINDOW_SIZE, Shapes
+from benchmarks.cuda.cases import sizes_of
+from benchmarks.shapes.cases import Case
+from benchmarks.shapes.sizes import BIAS_HIDDEN, HEAD_DIM, WINDOW_SIZE, Shapes
 
 _CELLS = WINDOW_SIZE**2
 _FLOAT = 4  # bytes
@@ -36,8 +31,8 @@ class Card:
         Bytes of the memory.
     float32 : float
         Operations outside the tensor cores, two for each multiply-add.
-    products : dict of float
-        Operations of the tensor cores' products, with float32 sums: ``float16`` (bfloat16 too) and
+    gemm_rates : dict of float
+        Operations of the tensor cores' GEMMs, with float32 sums: ``float16`` (bfloat16 too) and
         ``TF32``.
     exponentials : float
         Of the special-function units: 16 per clock and multiprocessor on each of these cards.
@@ -46,7 +41,7 @@ class Card:
     name: str
     bandwidth: float
     float32: float
-    products: dict[str, float]
+    gemm_rates: dict[str, float]
     exponentials: float
 
 
@@ -54,11 +49,11 @@ def _card(
     name: str,
     gigabytes: float,
     teraflops: float,
-    products: tuple[float, float],
+    gemms: tuple[float, float],
     processors: int,
     gigahertz: float,
 ) -> Card:
-    float16, tf32 = (1e12 * rate for rate in products)
+    float16, tf32 = (1e12 * rate for rate in gemms)
     exponentials = 16 * processors * gigahertz * 1e9
     rates = {"float16": float16, "TF32": tf32}
     return Card(name, gigabytes * 1e9, teraflops * 1e12, rates, exponentials)
@@ -78,21 +73,21 @@ class Work:
     """What a kernel must do at least."""
 
     moved: float  # bytes
-    products: float = 0.0  # operations that tensor cores can take
+    gemms: float = 0.0  # operations that tensor cores can take
     other: float = 0.0  # operations that they cannot
     exponentials: float = 0.0  # also of the error function, which costs more than one
 
     def seconds(self, card: Card, precision: str) -> dict[str, float]:
         """Return the times that bound it, by what they are bound by.
 
-        ``precision`` is that of the products: ``float32``, which tensor cores do not have, or one
+        ``precision`` is that of the GEMMs: ``float32``, which tensor cores do not have, or one
         of the card's.
         """
-        tensor_cores = precision in card.products
-        plain = self.other + (0.0 if tensor_cores else self.products)
+        tensor_cores = precision in card.gemm_rates
+        plain = self.other + (0.0 if tensor_cores else self.gemms)
         return {
             "bytes": self.moved / card.bandwidth,
-            "tensor cores": (self.products / card.products[precision] if tensor_cores else 0.0),
+            "tensor cores": (self.gemms / card.gemm_rates[precision] if tensor_cores else 0.0),
             "float32": plain / card.float32,
             "exp": self.exponentials / card.exponentials,
         }
@@ -101,8 +96,9 @@ class Work:
 def attention_work(s: Shapes, element: int, backward: bool, local: bool) -> Work:
     """Return the work of aggregated (``local``) or global attention.
 
-    Per query and head with d channels, L cells and P pooled keys: 4 d P operations of pooled
-    products (backward 10 d P: logits again, and two products for each of the forward's), 6 d L of
+    Per query and head with d channels, L cells and P pooled keys: 4 d P operations of QKᵀ
+    and PV over the pooled keys (backward 10 d P: logits recomputed, and two GEMMs for each of the
+    forward's), 6 d L of
     the window with its tokens (backward 14 d L), 10 d to normalise, L + P exponentials.
     """
     queries = s.batch * s.length * s.heads
@@ -112,15 +108,15 @@ def attention_work(s: Shapes, element: int, backward: bool, local: bool) -> Work
     table = _table_entries(s) * s.heads * _FLOAT
     read = (streams * tokens + 2 * pooled) * element + table
     written = tokens * element + queries * _FLOAT
-    products = queries * 4.0 * HEAD_DIM * s.pool_length
+    gemms = queries * 4.0 * HEAD_DIM * s.pool_length
     other = queries * (6.0 * HEAD_DIM * cells + 10 * HEAD_DIM)
     exponentials = queries * float(cells + s.pool_length)
     if not backward:
-        return Work(read + written, products, other, exponentials)
+        return Work(read + written, gemms, other, exponentials)
     read += 2 * tokens * element + queries * _FLOAT  # d_out, out, log-sum-exp
     written = (streams * tokens + 2 * pooled) * element + table
     other = queries * (14.0 * HEAD_DIM * cells + 20 * HEAD_DIM)
-    return Work(read + written, 2.5 * products, other, exponentials)
+    return Work(read + written, 2.5 * gemms, other, exponentials)
 
 
 def _table_entries(s: Shapes) -> int:
@@ -146,7 +142,7 @@ def gelu_pool_work(s: Shapes, element: int, backward: bool) -> Work:
     """Return gelu_pool's work.
 
     For each input an error function, 16 operations and an exponential, and 4 of GELU and the sum.
-    Backward 9 more and an exponential: the density, the slope, the share of an output's gradient.
+    Backward 9 more and an exponential: the density, the slope, its part of an output's gradient.
     """
     tokens, pooled = s.batch * s.length * s.width, s.batch * s.pool_length * s.width
     if not backward:
@@ -182,7 +178,7 @@ WORK = {
 }
 
 
-def floor_seconds(case: Case, device_name: str) -> float | None:
+def bound_seconds(case: Case, device_name: str) -> float | None:
     """Return the seconds that an operator's kernels take at least on a card of this name.
 
     Forward and backward one after the other for both; None for a card or a case without figures.
@@ -215,7 +211,7 @@ def lines() -> Iterator[str]:
                     work = work_of(sizes_of(case), element, direction == "backward")
                     yield _line(case.name, work, dtype)
                     # The one direction that has kernels for it.
-                    if dtype == "float32" and work.products and direction == "forward":
+                    if dtype == "float32" and work.gemms and direction == "forward":
                         yield _line(f"{case.name}, TF32", work, "TF32")
 
 

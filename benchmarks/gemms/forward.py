@@ -1,9 +1,9 @@
-"""The floor of a model: its matrix products and convolutions alone, each at the best rate found.
+"""GEMM time of a model: its GEMMs and convolutions by themselves, each at the best rate found.
 
 What there is to multiply is recorded from a forward pass of the published formulation; for a case
-of both directions each product's gradients follow it (`gradient_products`). For every distinct
+of both directions each GEMM's gradients follow it (`gradients`). For every distinct
 shape each way that PyTorch (and this package) offers is timed, and the fastest kept; the step then
-runs all products of the model in order, every one with its own weights. Element-wise work,
+runs all GEMMs of the model in order, every one with its own weights. Element-wise work,
 normalisation, softmax, the 1×9 products of the window and the position bias are left out.
 """
 
@@ -17,34 +17,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import rates
 import transnext_ops as ops
-from cases import Candidate, Case
-from gradient_products import attention_gradients, convolution_gradients, linear_gradients
-from product import Like, Product, Way
-from published.attention import AggregatedAttention, GlobalAttention
-from published.conv_glu import ConvolutionalGLU
-from published.model import PublishedTransNeXt
-from steps import Step, published_arguments
+from benchmarks.gemms.gemm import Gemm, Like, Way
+from benchmarks.gemms.gradients import attention_gradients, convolution_gradients, linear_gradients
+from benchmarks.published.attention import AggregatedAttention, GlobalAttention
+from benchmarks.published.conv_glu import ConvolutionalGLU
+from benchmarks.published.model import PublishedTransNeXt
+from benchmarks.roofline import rates
+from benchmarks.runner.steps import Step, published_arguments
+from benchmarks.shapes.cases import Candidate, Case
 
 _SEARCH_SECONDS = 0.06  # spent on each way of each distinct shape
 
 
-def build_products(case: Case, candidate: Candidate) -> Step:
-    """Return the step that runs a model's products, each in the fastest way for its shape."""
+def build_gemms(case: Case, candidate: Candidate) -> Step:
+    """Return the step that runs a model's GEMMs, each in the fastest way for its shape."""
     dtype = getattr(torch, candidate.dtype)
     with torch.inference_mode():
-        products = record_products(case, dtype)
-        distinct = {product.shape: product.ways for product in products}
+        gemms = record_gemms(case, dtype)
+        distinct = {gemm.shape: gemm.ways for gemm in gemms}
         fastest = {shape: _fastest(ways) for shape, ways in distinct.items()}
-        chosen = [product.ways[fastest[product.shape]] for product in products]
+        chosen = [gemm.ways[fastest[gemm.shape]] for gemm in gemms]
 
         parts = []
         for kind in ("linear", "convolution", "depthwise", "attention"):
-            mine = [product for product in products if product.kind == kind]
-            ways = [product.ways[fastest[product.shape]] for product in mine]
+            mine = [gemm for gemm in gemms if gemm.kind == kind]
+            ways = [gemm.ways[fastest[gemm.shape]] for gemm in mine]
             seconds = rates.median_seconds(functools.partial(_run, ways), 0.3)
-            rate = sum(product.flops for product in mine) / seconds / 1e9
+            rate = sum(gemm.flops for gemm in mine) / seconds / 1e9
             parts.append(f"{kind} {1e3 * seconds:.1f} ms at {rate:.0f} GFLOP/s")
         counts: dict[str, int] = {}
         for shape, way in fastest.items():
@@ -71,14 +71,14 @@ def _run(ways: list[Way]) -> None:
         way()
 
 
-def record_products(case: Case, dtype: torch.dtype) -> list[Product]:
-    """Return every product of a step, in order: of one forward pass, and of its gradients."""
-    # A backbone's products do not depend on the size it was built for, so the quickest is taken.
+def record_gemms(case: Case, dtype: torch.dtype) -> list[Gemm]:
+    """Return every GEMM of a step, in order: of one forward pass, and of its gradients."""
+    # A backbone's GEMMs do not depend on the size it was built for, so the quickest is taken.
     sizes: dict[str, Any] = {"img_size": case.size[0]}
     if case.dense:
         sizes = {"img_size": 224, "dense": "interpolate"}
     model = PublishedTransNeXt(**published_arguments(case.subject), **sizes).eval()
-    products: list[Product] = []
+    gemms: list[Gemm] = []
     backward = case.direction == "both"
     inputs: dict[tuple[object, ...], Tensor] = {}
 
@@ -93,9 +93,9 @@ def record_products(case: Case, dtype: torch.dtype) -> list[Product]:
         add_linear(x, module.weight.to(dtype), module.bias.to(dtype))
 
     def add_linear(x: Tensor, weight: Tensor, bias: Tensor) -> None:
-        products.append(linear_product(x, weight, bias))
+        gemms.append(linear_gemm(x, weight, bias))
         if backward:
-            products.extend(linear_gradients(x, weight, like))
+            gemms.extend(linear_gradients(x, weight, like))
 
     def on_convolution(module: nn.Conv2d, arguments: tuple[Tensor, ...], _: object) -> None:
         weight, bias, shape = module.weight.to(dtype), module.bias.to(dtype), arguments[0].shape
@@ -103,10 +103,10 @@ def record_products(case: Case, dtype: torch.dtype) -> list[Product]:
             x = like((shape[0], shape[2] * shape[3], shape[1]))
             add_linear(x, weight.flatten(1), bias)
             return
-        first = not products
-        products.append(convolution_product(like(tuple(shape)), weight, bias, module, like))
+        first = not gemms
+        gemms.append(convolution_gemm(like(tuple(shape)), weight, bias, module, like))
         if backward:
-            products.extend(
+            gemms.extend(
                 convolution_gradients(like(tuple(shape)), weight, module, like, to_image=not first)
             )
 
@@ -119,9 +119,9 @@ def record_products(case: Case, dtype: torch.dtype) -> list[Product]:
     def on_attention(module: nn.Module, arguments: tuple, _: object) -> None:
         x, pool_grid = arguments[0], arguments[2]
         rows, keys = x.shape[0] * module.heads, pool_grid[0] * pool_grid[1]
-        products.extend(attention_products(like, rows, x.shape[1], keys, module.head_dim))
+        gemms.extend(attention_gemms(like, rows, x.shape[1], keys, module.head_dim))
         if backward:
-            products.extend(attention_gradients(like, rows, x.shape[1], keys, module.head_dim))
+            gemms.extend(attention_gradients(like, rows, x.shape[1], keys, module.head_dim))
 
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and "cpb" not in name:
@@ -133,10 +133,10 @@ def record_products(case: Case, dtype: torch.dtype) -> list[Product]:
         elif isinstance(module, AggregatedAttention | GlobalAttention):
             module.register_forward_hook(on_attention)
     model(torch.randn(case.batch, 3, *case.size))
-    return products
+    return gemms
 
 
-def linear_product(x: Tensor, weight: Tensor, bias: Tensor) -> Product:
+def linear_gemm(x: Tensor, weight: Tensor, bias: Tensor) -> Gemm:
     """A Linear of ``x [..., in]`` with ``weight [out, in]``."""
     rows = x.numel() // x.shape[-1]
     tokens = x.reshape(rows, x.shape[-1])
@@ -150,19 +150,17 @@ def linear_product(x: Tensor, weight: Tensor, bias: Tensor) -> Product:
         image = tokens.view(1, rows // side, side, -1).permute(0, 3, 1, 2)
         kernel = weight[:, :, None, None].contiguous(memory_format=torch.channels_last)
         ways["1x1 convolution"] = lambda: F.conv2d(image, kernel, bias)
-    if hasattr(ops, "linear"):
-        ways["transnext_ops.linear"] = lambda: ops.linear(x, weight, bias)
     shape = ("linear", rows, *weight.shape)
-    return Product("linear", shape, 2.0 * rows * weight.numel(), ways)
+    return Gemm("linear", shape, 2.0 * rows * weight.numel(), ways)
 
 
-def convolution_product(
+def convolution_gemm(
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
     module: nn.Conv2d,
     like: Like,
-) -> Product:
+) -> Gemm:
     """A convolution of ``x [B, C, H, W]``, depthwise or dense."""
     options = {"stride": module.stride, "padding": module.padding, "groups": module.groups}
     ways: dict[str, Way] = {}
@@ -182,16 +180,16 @@ def convolution_product(
     kind = "depthwise" if depthwise else "convolution"
     outputs = height * width // math.prod(module.stride)
     shape = (kind, *x.shape, *weight.shape)
-    return Product(kind, shape, 2.0 * batch * outputs * weight.numel(), ways)
+    return Gemm(kind, shape, 2.0 * batch * outputs * weight.numel(), ways)
 
 
-def attention_products(like: Like, rows: int, length: int, keys: int, dim: int) -> list[Product]:
+def attention_gemms(like: Like, rows: int, length: int, keys: int, dim: int) -> list[Gemm]:
     """Queries with pooled keys, and weights with pooled values, for ``rows`` images × heads."""
     query, key, value = like((rows, length, dim)), like((rows, dim, keys)), like((rows, keys, dim))
     weights = like((rows, length, keys))
     flops = 2.0 * rows * length * keys * dim
     return [
-        Product("attention", ("attention", *left.shape, *right.shape), flops, {"bmm": way})
+        Gemm("attention", ("attention", *left.shape, *right.shape), flops, {"bmm": way})
         for left, right, way in (
             (query, key, functools.partial(torch.bmm, query, key)),
             (weights, value, functools.partial(torch.bmm, weights, value)),

@@ -1,4 +1,4 @@
-"""One product of a model, and the ways to compute it."""
+"""One GEMM or convolution of a model, and the ways to compute it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ Like = Callable[[tuple[int, ...]], Tensor]
 
 
 @dataclass
-class Product:
-    """One product of the model.
+class Gemm:
+    """One GEMM or convolution of the model.
 
     Attributes
     ----------
     kind : {"linear", "convolution", "depthwise", "attention"}
-        ``attention`` are the products with the pooled (stage 4: with all) keys and values.
+        ``attention`` is QKᵀ and PV over the pooled (stage 4: all) keys.
     shape : tuple
-        Equal for products that do the same work on other weights.
+        Equal for those that do the same work on other weights.
     flops : float
         Two for each multiply-add.
     ways : dict

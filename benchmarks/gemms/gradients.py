@@ -1,4 +1,4 @@
-"""The products of a backward pass, beside those of the forward pass in `products`.
+"""The GEMMs and convolutions of a backward pass; those of the forward pass are in `forward`.
 
 A Linear's or convolution's gradients to its input and to its weight are as many multiply-adds each
 as its forward pass; each of them is timed in the ways there are, and may take another than the
@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from product import Like, Product, Way
+from benchmarks.gemms.gemm import Gemm, Like, Way
 
 _convolution_backward = torch.ops.aten.convolution_backward
 
 
-def linear_gradients(x: Tensor, weight: Tensor, like: Like) -> list[Product]:
+def linear_gradients(x: Tensor, weight: Tensor, like: Like) -> list[Gemm]:
     """Return the gradients of a Linear of ``x [..., in]`` with ``weight [out, in]``."""
     tokens = x.reshape(-1, x.shape[-1])
     rows, columns = len(tokens), len(weight)
@@ -44,14 +44,14 @@ def linear_gradients(x: Tensor, weight: Tensor, like: Like) -> list[Product]:
         )  # fmt: skip
     flops = 2.0 * rows * weight.numel()
     return [
-        Product("linear", ("input gradient", rows, *weight.shape), flops, to_input),
-        Product("linear", ("weight gradient", rows, *weight.shape), flops, to_weight),
+        Gemm("linear", ("input gradient", rows, *weight.shape), flops, to_input),
+        Gemm("linear", ("weight gradient", rows, *weight.shape), flops, to_weight),
     ]
 
 
 def convolution_gradients(
     x: Tensor, weight: Tensor, module: nn.Conv2d, like: Like, to_image: bool
-) -> list[Product]:
+) -> list[Gemm]:
     """Return the gradients of a convolution of ``x [B, C, H, W]``, together.
 
     Parameters
@@ -82,10 +82,10 @@ def convolution_gradients(
         )  # fmt: skip
     kind = "depthwise" if depthwise else "convolution"
     flops = 2.0 * batch * math.prod(size) * weight.numel() * (2 if to_image else 1)
-    return [Product(kind, (f"{kind} gradients", to_image, *x.shape, *weight.shape), flops, ways)]
+    return [Gemm(kind, (f"{kind} gradients", to_image, *x.shape, *weight.shape), flops, ways)]
 
 
-def attention_gradients(like: Like, rows: int, length: int, keys: int, dim: int) -> list[Product]:
+def attention_gradients(like: Like, rows: int, length: int, keys: int, dim: int) -> list[Gemm]:
     """Return the gradients of queries with pooled keys and of weights with pooled values."""
     query, key = like((rows, length, dim)), like((rows, keys, dim))
     weights = like((rows, length, keys))
@@ -97,6 +97,6 @@ def attention_gradients(like: Like, rows: int, length: int, keys: int, dim: int)
         ("values", functools.partial(torch.bmm, weights.transpose(1, 2), query)),
     )
     return [
-        Product("attention", (f"gradient of {name}", *weights.shape, dim), flops, {"bmm": way})
+        Gemm("attention", (f"gradient of {name}", *weights.shape, dim), flops, {"bmm": way})
         for name, way in ways
     ]

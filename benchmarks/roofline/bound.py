@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-import rates
-from cases import Case
-from operator_steps import BIAS_HIDDEN, HEAD_DIM, WINDOW_SIZE, shapes
-from steps import Step
+from benchmarks.roofline import rates
+from benchmarks.runner.steps import Step
+from benchmarks.shapes.cases import Case
+from benchmarks.shapes.sizes import BIAS_HIDDEN, HEAD_DIM, WINDOW_SIZE, shapes
 
 EXP_FLOPS = 20  # also of erf
 _BYTES = {"float32": 4, "bfloat16": 2}
@@ -57,7 +57,7 @@ def operator_work(case: Case) -> tuple[float, float]:
 def _attention_flops(cells: int, pooled: int) -> tuple[int, int]:
     """Return the flops of aggregated attention per query and head, forward and backward.
 
-    Two for a multiply-add, one for any other operation. The backward computes the weights again:
+    Two for a multiply-add, one for any other operation. The backward recomputes the weights:
     nothing is kept per query and key.
     """
     d, keys = HEAD_DIM, cells + pooled
@@ -88,24 +88,26 @@ def _attention_flops(cells: int, pooled: int) -> tuple[int, int]:
     return forward, backward
 
 
-def floor_step(case: Case) -> Step:
-    """Return the step whose time is the one below which an operator cannot be.
+def bound_step(case: Case) -> Step:
+    """Return the step whose time is the roofline bound of an operator.
 
-    A share of a large product with the operator's flops, or of a copy with its bytes, whichever
-    takes longer. Run in turns with the other candidates, it sees the processor as they do.
+    A fraction of a large GEMM with the operator's flops, or of a copy with its bytes, whichever
+    takes longer. Interleaved with the other candidates, it sees the processor as they do.
     """
     flops, moved = operator_work(case)
-    (product, product_flops), (copy, copy_bytes) = rates.best_product(), rates.copy(moved)
-    computing = flops / product_flops, product
+    (gemm, gemm_flops), (copy, copy_bytes) = rates.best_gemm(), rates.copy(moved)
+    computing = flops / gemm_flops, gemm
     moving = moved / copy_bytes, copy
     with torch.no_grad():
-        share, run = max(computing, moving, key=lambda way: way[0] * rates.median_seconds(way[1]))
+        fraction, run = max(
+            computing, moving, key=lambda way: way[0] * rates.median_seconds(way[1])
+        )
 
     def step() -> None:
         with torch.no_grad():
             run()
 
-    return Step(step, note="arithmetic" if run is product else "bytes", share=share)
+    return Step(step, note="arithmetic" if run is gemm else "bytes", fraction=fraction)
 
 
 def _distances(size: int, pooled: int) -> int:

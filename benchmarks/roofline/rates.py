@@ -25,10 +25,10 @@ def median_seconds(function: Callable[[], object], budget: float = 0.2) -> float
     return statistics.median(times)
 
 
-def best_product() -> tuple[Callable[[], object], float]:
-    """Return the product that reaches the float32 peak, and its flops.
+def best_gemm() -> tuple[Callable[[], object], float]:
+    """Return the GEMM that reaches the float32 peak, and its flops.
 
-    The best rate of large products in cache-friendly shapes, by the BLAS or by oneDNN.
+    The best rate of large GEMMs in cache-friendly shapes, by the BLAS or by oneDNN.
     """
     found: list[tuple[float, Callable[[], object], float]] = []
     with torch.no_grad():

@@ -1,9 +1,9 @@
 """Whether an operator costs the same inside a model as alone: its threads beside PyTorch's own.
 
-    python benchmarks/inside_model.py                  # Tiny 224x224 batch 8, forward and backward
+    python -m benchmarks.runner.inside_model           # Tiny 224x224 batch 8, forward and backward
 
 A model runs in training mode and every call of a compiled operator is timed where it happens. Then
-each call is made again alone, on the same tensors, as often as the model makes it and with its
+each call is repeated by itself, on the same tensors, as often as the model makes it and with its
 operands just as cold: a buffer larger than the caches is written before each call. The ratio of the
 medians is what the operator pays for its place among PyTorch's operators.
 """
@@ -58,12 +58,12 @@ class Recorder:
 
         return run
 
-    def alone(self, turns: int) -> dict[str, list[float]]:
-        """Return the seconds of each recorded call made by itself, results allocated anew."""
+    def alone(self, runs: int) -> dict[str, list[float]]:
+        """Return the seconds of each recorded call made by itself, with results in new memory."""
         cold = torch.empty(_COLD_BYTES // 4)
         seconds: dict[str, list[float]] = defaultdict(list)
         for name, call in self._calls.items():
-            for _ in range(turns):
+            for _ in range(runs):
                 cold.add_(1.0)
                 start = time.perf_counter()
                 result = call()
@@ -72,16 +72,16 @@ class Recorder:
         return seconds
 
 
-def measure(model_name: str, batch: int, side: int, turns: int) -> list[tuple[str, float, float]]:
+def measure(model_name: str, batch: int, side: int, runs: int) -> list[tuple[str, float, float]]:
     """Return (call, median seconds inside the model, median seconds alone) for every call."""
     model = create_model(model_name, img_size=side).train()
     images = torch.randn(batch, 3, side, side)
     with Recorder() as recorder:
         model(images).sum().backward()  # warms up
         recorder.seconds.clear()
-        for _ in range(turns):
+        for _ in range(runs):
             model(images).sum().backward()
-    alone = recorder.alone(max(turns, 11))
+    alone = recorder.alone(max(runs, 11))
     return [
         (name, statistics.median(values), statistics.median(alone[name]))
         for name, values in recorder.seconds.items()
@@ -93,9 +93,9 @@ def main() -> None:
     parser.add_argument("--model", default="transnext_tiny")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--runs", type=int, default=7)
     options = parser.parse_args()
-    rows = measure(options.model, options.batch, options.size, options.turns)
+    rows = measure(options.model, options.batch, options.size, options.runs)
     table = Table(title=f"{torch.get_num_threads()} threads, torch {torch.__version__}")
     table.add_column("call")
     for column in ("in the model ms", "alone ms", "ratio"):

@@ -35,6 +35,6 @@ def peak() -> int | None:
 
 
 def reset_peak() -> None:
-    """Start the peak anew from what is resident now."""
+    """Reset the peak to what is resident now."""
     if _CLEAR.exists():
         _CLEAR.write_text("5")

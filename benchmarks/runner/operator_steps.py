@@ -3,64 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 import transnext_ops as ops
-from cases import TINY_STAGES, Candidate, Case
-from published import attention, conv_glu, window
-from published.position_bias import coordinates, gather_bias
-from steps import Step, autocast
-
-HEAD_DIM = 24
-WINDOW_SIZE = 3
-BIAS_HIDDEN = 512
-
-
-class Shapes(NamedTuple):
-    """The sizes of a stage."""
-
-    batch: int
-    grid: tuple[int, int]
-    pool_grid: tuple[int, int]
-    pretrain_grid: tuple[int, int]
-    heads: int
-    hidden: int
-
-    @property
-    def length(self) -> int:
-        """Tokens."""
-        return self.grid[0] * self.grid[1]
-
-    @property
-    def pool_length(self) -> int:
-        """Pooled tokens."""
-        return self.pool_grid[0] * self.pool_grid[1]
-
-    @property
-    def width(self) -> int:
-        """Channels."""
-        return self.heads * HEAD_DIM
-
-
-def shapes(case: Case) -> Shapes:
-    """Return the sizes of an operator's case."""
-    heads, ratio, mlp_ratio = TINY_STAGES[case.stage]
-    height, width = (side // (4 << case.stage) for side in case.size)
-    pretrain = 224 // (4 << case.stage)
-    hidden = int(2 * heads * HEAD_DIM * mlp_ratio / 3)
-    return Shapes(
-        case.batch,
-        (height, width),
-        (height // ratio, width // ratio),
-        (pretrain, pretrain),
-        heads,
-        hidden,
-    )
-
+from benchmarks.published import attention, conv_glu, window
+from benchmarks.published.position_bias import coordinates, gather_bias
+from benchmarks.runner.steps import Step, autocast
+from benchmarks.shapes.cases import Candidate, Case
+from benchmarks.shapes.sizes import BIAS_HIDDEN, HEAD_DIM, WINDOW_SIZE, Shapes, shapes
 
 Call = Callable[..., Tensor]
 
@@ -155,7 +108,7 @@ def _attention(s: Shapes, published: bool) -> tuple[Call, list[Tensor]]:
     )
 
     def run(q, k, v, k_pool, v_pool, table, scale, embedding, local, tokens, token_bias):
-        # As position_bias makes it: its maps are not looked at again.
+        # As position_bias makes it: its maps are not checked again.
         maps = bias.row_map, bias.col_map, bias.col_weights
         return ops.aggregated_attention(
             q,

@@ -14,8 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from measure import Result
-from targets import targets
+from benchmarks.runner.measure import Result
 
 _console = Console(width=None if Console().is_terminal else 150)
 _VERSIONS = ("torch", "numpy", "timm")
@@ -90,11 +89,11 @@ def _baseline(results: list[Result], result: Result) -> Result:
 
 
 def print_results(results: list[Result], machine: Machine) -> None:
-    """Print one row per case and candidate; speed is relative to the case's first candidate."""
+    """Print one row per case and candidate; speed-ups are over the case's first candidate."""
     table = Table(title=f"{machine.title}, torch {torch.__version__}")
     for column in ("case", "candidate"):
         table.add_column(column)
-    for column in ("median ms", "quartiles ms", "speed", "over floor", "peak MB", "build s"):
+    for column in ("median ms", "quartiles ms", "speed", "× bound", "peak MB", "build s"):
         table.add_column(column, justify="right")
     previous = ""
     for result in results:
@@ -105,7 +104,7 @@ def print_results(results: list[Result], machine: Machine) -> None:
             f"{1e3 * result.median:.2f}",
             f"{1e3 * result.low:.2f} - {1e3 * result.high:.2f}",
             _times(_baseline(results, result).median / result.median),
-            _times(result.median / result.floor) if result.floor else "",
+            _times(result.median / result.bound) if result.bound else "",
             _megabytes(result.peak),
             f"{result.build_seconds:.2f}",
         )
@@ -114,20 +113,6 @@ def print_results(results: list[Result], machine: Machine) -> None:
     for result in results:
         if result.note:
             _console.print(f"{result.case.name}, {result.candidate.name}: {result.note}")
-
-
-def print_targets(results: list[Result]) -> None:
-    """Print the targets that the measured cases have, and whether each is met."""
-    table = Table(title="targets")
-    table.add_column("target")
-    for column in ("measured", "needed", ""):
-        table.add_column(column, justify="right")
-    for target in targets(results):
-        bound = f"{'≥' if target.at_least else '≤'} {target.limit:.2f}"
-        met = "met" if target.met else "not met"
-        table.add_row(target.text, _times(target.measured), bound, met)
-    if table.row_count:
-        _console.print(table)
 
 
 def _rows(results: list[Result], machine: Machine, when: str) -> Iterator[dict[str, object]]:
@@ -140,9 +125,9 @@ def _rows(results: list[Result], machine: Machine, when: str) -> Iterator[dict[s
             "median_seconds": f"{result.median:.6g}",
             "first_quartile_seconds": f"{result.low:.6g}",
             "third_quartile_seconds": f"{result.high:.6g}",
-            "turns": result.turns,
+            "runs": result.runs,
             "speed": f"{_baseline(results, result).median / result.median:.4g}",
-            "floor_seconds": f"{result.floor:.6g}" if result.floor else "",
+            "bound_seconds": f"{result.bound:.6g}" if result.bound else "",
             "peak_bytes": "" if result.peak is None else result.peak,
             "build_seconds": f"{result.build_seconds:.4g}",
             "build_peak_bytes": "" if result.build_peak is None else result.build_peak,

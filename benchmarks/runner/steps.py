@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cases import DENSE_IMG_SIZE, Candidate, Case
-from published.model import PublishedTransNeXt
+from benchmarks.published.model import PublishedTransNeXt
+from benchmarks.shapes.cases import DENSE_IMG_SIZE, Candidate, Case
 from transnext_models import create_model
 from transnext_models.variants import VARIANTS
 
@@ -28,14 +28,14 @@ class Step:
         Of the model's parameters, which peak memory is counted above.
     note : str
         What the tables are to say of this candidate.
-    share : float
+    fraction : float
         How much of a run's time counts.
     """
 
     run: Callable[[], object]
     parameter_bytes: int = 0
     note: str = ""
-    share: float = 1.0
+    fraction: float = 1.0
 
 
 def load_libraries() -> None:
@@ -49,18 +49,18 @@ def load_libraries() -> None:
 
 def build(case: Case, candidate: Candidate) -> Step:
     """Return the step of a candidate."""
-    if candidate.code == "floor":
-        from work import floor_step
+    if candidate.code == "bound":
+        from benchmarks.roofline.bound import bound_step
 
-        return floor_step(case)
+        return bound_step(case)
     if case.what == "operators":
-        from operator_steps import build_operator
+        from benchmarks.runner.operator_steps import build_operator
 
         return build_operator(case, candidate)
-    if candidate.code == "products":
-        from products import build_products
+    if candidate.code == "gemms":
+        from benchmarks.gemms.forward import build_gemms
 
-        return build_products(case, candidate)
+        return build_gemms(case, candidate)
     return _model_step(case, candidate)
 
 

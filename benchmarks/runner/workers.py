@@ -1,8 +1,8 @@
-"""One process per candidate, told by the parent when to run: steps take turns, idle ones sleep.
+"""One process per candidate, which runs steps when the parent says so and sleeps otherwise.
 
 A process of its own gives each candidate its own allocator settings and its own peak memory. Only
-one process runs at a time; the others wait in a read, so what else the machine does hits all
-candidates alike and none disturbs another.
+one process runs at a time; the others wait in a read, so what else the machine does slows
+all candidates alike and none disturbs another.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
-import memory
-from cases import Candidate, Case
+from benchmarks.runner import memory
+from benchmarks.shapes.cases import Candidate, Case
 
 # So large that glibc never gives a buffer back to the kernel, which would have to zero it again.
 _TUNED = {"MALLOC_MMAP_THRESHOLD_": str(1 << 34), "MALLOC_TRIM_THRESHOLD_": str(1 << 35)}
-_PRELOAD = ["torch", "transnext_models", "published.model"]
+_PRELOAD = ["torch", "transnext_models", "benchmarks.published.model"]
 _SETTLE = 0.01  # seconds; OpenMP's threads spin for a moment after a step before they sleep
 
 
@@ -36,14 +36,14 @@ class Built:
         Most bytes resident while building, above the process before it and the parameters.
     note : str
         What the candidate has to say about itself.
-    share : float
+    fraction : float
         How much of a run's time counts.
     """
 
     seconds: float
     peak: int | None
     note: str
-    share: float
+    fraction: float
 
 
 class WorkerError(RuntimeError):
@@ -56,7 +56,7 @@ def _serve(connection: Connection, case: Case, candidate: Candidate, threads: in
     try:
         import torch
 
-        import steps
+        from benchmarks.runner import steps
 
         torch.set_num_threads(threads)
         torch.manual_seed(0)
@@ -71,7 +71,7 @@ def _serve(connection: Connection, case: Case, candidate: Candidate, threads: in
                 return None
             return max(0, peak - before - step.parameter_bytes)
 
-        connection.send(Built(seconds, above(peak), step.note, step.share))
+        connection.send(Built(seconds, above(peak), step.note, step.fraction))
         memory.resident()  # gives back what building left free
         memory.reset_peak()
         while (message := connection.recv()) is not None:

@@ -32,10 +32,10 @@ class Candidate:
     ----------
     name : str
         As the tables show it.
-    code : {"published", "ours", "peer", "products", "floor"}
-        The published formulation, the packages under test, a timm model, the model's matrix
-        products and convolutions alone at the best rate found for each, or what an operator's
-        arithmetic or bytes take at the best rate.
+    code : {"published", "ours", "peer", "gemms", "bound"}
+        The published formulation, the packages under test, a timm model, the model's
+        GEMMs and convolutions by themselves at the best rate found for each, or the roofline bound
+        of an operator.
     dtype : {"float32", "bfloat16"}
         bfloat16 is autocast.
     tuned_allocator : bool
@@ -99,11 +99,11 @@ PUBLISHED = Candidate("published", "published")
 TUNED = Candidate("published, tuned allocator", "published", tuned_allocator=True)
 COMPILED = Candidate("published, torch.compile", "published", compiled=True)
 OURS = Candidate("ours", "ours")
-PRODUCTS = Candidate("products alone", "products", tuned_allocator=True)
-FLOOR = Candidate("floor", "floor")
+GEMMS = Candidate("GEMM time", "gemms", tuned_allocator=True)
+BOUND = Candidate("roofline bound", "bound")
 PUBLISHED_BF16 = Candidate("published bfloat16", "published", dtype="bfloat16")
 OURS_BF16 = Candidate("ours bfloat16", "ours", dtype="bfloat16")
-PRODUCTS_BF16 = Candidate("products alone bfloat16", "products", "bfloat16", tuned_allocator=True)
+GEMMS_BF16 = Candidate("GEMM time bfloat16", "gemms", "bfloat16", tuned_allocator=True)
 
 
 def operator_cases() -> Iterator[Case]:
@@ -122,7 +122,7 @@ def operator_cases() -> Iterator[Case]:
                         direction,
                         batch,
                         size,
-                        (PUBLISHED, OURS, FLOOR),
+                        (PUBLISHED, OURS, BOUND),
                         stage=stage,
                         groups=frozenset({"quick"} if size == (224, 224) and stage != 1 else ()),
                     )
@@ -135,7 +135,7 @@ def operator_cases() -> Iterator[Case]:
                     direction,
                     8,
                     (224, 224),
-                    (PUBLISHED, PUBLISHED_BF16, OURS_BF16, FLOOR),
+                    (PUBLISHED, PUBLISHED_BF16, OURS_BF16, BOUND),
                     dtype="bfloat16",
                     stage=stage,
                 )
@@ -153,7 +153,7 @@ def model_cases(compiled: bool, peers: bool) -> Iterator[Case]:
     """
     square, quick = (224, 224), frozenset({"quick"})
     others = tuple(Candidate(name, "peer", model=model) for name, model in PEERS.items())
-    forward: tuple[Candidate, ...] = (PUBLISHED, TUNED, OURS, PRODUCTS)
+    forward: tuple[Candidate, ...] = (PUBLISHED, TUNED, OURS, GEMMS)
     if compiled:
         forward += (COMPILED,)
     if peers:
@@ -165,18 +165,18 @@ def model_cases(compiled: bool, peers: bool) -> Iterator[Case]:
         "forward",
         8,
         square,
-        (PUBLISHED, PUBLISHED_BF16, OURS_BF16, PRODUCTS_BF16),
+        (PUBLISHED, PUBLISHED_BF16, OURS_BF16, GEMMS_BF16),
         dtype="bfloat16",
     )
-    both = (PUBLISHED, TUNED, OURS, PRODUCTS)
+    both = (PUBLISHED, TUNED, OURS, GEMMS)
     yield Case("models", "transnext_tiny", "both", 8, square, both, groups=quick)
     for subject in ("transnext_tiny", "transnext_micro", "transnext_base"):
-        tuned = (PUBLISHED, TUNED, OURS, PRODUCTS)
+        tuned = (PUBLISHED, TUNED, OURS, GEMMS)
         yield Case("models", subject, "forward", 1, square, tuned, groups=quick)
-    yield Case("models", "transnext_tiny", "forward", 1, (64, 64), (PUBLISHED, OURS, PRODUCTS))
+    yield Case("models", "transnext_tiny", "forward", 1, (64, 64), (PUBLISHED, OURS, GEMMS))
     for dense, candidates in (
-        ("interpolate", (PUBLISHED, OURS, PRODUCTS)),
-        # Without the products, which are the same: the baseline needs the memory.
+        ("interpolate", (PUBLISHED, OURS, GEMMS)),
+        # Without the GEMMs, which are the same: the baseline needs the memory.
         ("extrapolate", (PUBLISHED, OURS)),
     ):
         yield Case(

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-import report
-from device import race
-from device.candidates import contest, flex_attention
-from device.cases import SUBJECTS, device_cases, sizes_of
-from device.clock import Clock
-from device.inputs import attention_inputs
-from device.race import relative_error, run_case
-from measure import Result
+from benchmarks.cuda import interleave
+from benchmarks.cuda.baselines import baselines_of, flex_attention
+from benchmarks.cuda.cases import SUBJECTS, device_cases, sizes_of
+from benchmarks.cuda.clock import Clock
+from benchmarks.cuda.inputs import attention_inputs
+from benchmarks.cuda.interleave import relative_error, run_case
+from benchmarks.runner import report
+from benchmarks.runner.measure import Result
 
 CPU = torch.device("cpu")
 
@@ -47,10 +47,10 @@ def test_case_names_are_unique():
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("subject", [*SUBJECTS, "global_attention"])
 def test_candidates_agree_and_are_timed(subject, dtype, capsys):
-    results = list(run_case(small(subject, "both", dtype), Clock(CPU), turns=2))
+    results = list(run_case(small(subject, "both", dtype), Clock(CPU), runs=2))
     names = [result.candidate.name for result in results]
     assert {"transnext_ops torch", "transnext_ops cpp"} <= set(names)
-    assert all(0 < r.low <= r.median <= r.high and r.turns == 2 for r in results)
+    assert all(0 < r.low <= r.median <= r.high and r.runs == 2 for r in results)
     told = capsys.readouterr().err
     assert "transnext_ops cupy" in told  # it needs CUDA tensors
     assert "is off by" not in told
@@ -59,19 +59,19 @@ def test_candidates_agree_and_are_timed(subject, dtype, capsys):
 def test_models_agree_and_are_timed(capsys):
     case = next(c for c in device_cases() if c.what == "models")
     case = dataclasses.replace(case, batch=2, size=(64, 64))
-    names = [result.candidate.name for result in run_case(case, Clock(CPU), turns=1)]
+    names = [result.candidate.name for result in run_case(case, Clock(CPU), runs=1)]
     assert names == ["published", "transnext_models torch", "transnext_models cpp"]
     assert "cupy" in capsys.readouterr().err
 
 
 def test_a_wrong_candidate_is_told_and_not_timed(monkeypatch, capsys):
     def with_a_wrong_one(*arguments):
-        fight = contest(*arguments)
-        fight.add("wrong", lambda x: fight.functions["published"](x) * 1.01)
-        return fight
+        entries = baselines_of(*arguments)
+        entries.add("wrong", lambda x: entries.functions["published"](x) * 1.01)
+        return entries
 
-    monkeypatch.setattr(race, "contest", with_a_wrong_one)
-    results = list(run_case(small("gelu_pool", "forward"), Clock(CPU), turns=1))
+    monkeypatch.setattr(interleave, "baselines_of", with_a_wrong_one)
+    results = list(run_case(small("gelu_pool", "forward"), Clock(CPU), runs=1))
     assert "wrong" not in [result.candidate.name for result in results]
     assert "wrong: ArithmeticError: the result is off by 1.0e-02" in capsys.readouterr().err
 
@@ -80,17 +80,17 @@ def test_a_wrong_candidate_is_told_and_not_timed(monkeypatch, capsys):
 def test_flex_attention_computes_pixel_focused_attention():
     case = small("pixel_focused_attention", "forward")
     sizes = sizes_of(case)
-    fight = contest(case.subject, sizes, torch.float32, CPU)
+    entries = baselines_of(case.subject, sizes, torch.float32, CPU)
     inputs = attention_inputs(sizes, torch.float32, CPU)
     function = flex_attention(inputs, sizes, inputs.pool_bias.dense(), compiled=False)
     with torch.no_grad():
-        expected = fight.functions["transnext_ops torch"](*fight.leaves)
-        assert relative_error(function(*fight.leaves), expected) < 1e-5
+        expected = entries.functions["transnext_ops torch"](*entries.leaves)
+        assert relative_error(function(*entries.leaves), expected) < 1e-5
 
 
 def test_rows_carry_the_cards_name(tmp_path: Path):
     case = small("gelu_pool", "forward")
-    results: list[Result] = list(run_case(case, Clock(CPU), turns=1))
+    results: list[Result] = list(run_case(case, Clock(CPU), runs=1))
     where = report.Machine.of_device("NVIDIA Example 100")
     (path,) = report.write_csv(results, tmp_path, where, "now")
     assert path.name == "operators-float32-nvidia-example-100.csv"
@@ -101,7 +101,7 @@ def test_rows_carry_the_cards_name(tmp_path: Path):
 
 
 def test_the_command_line(monkeypatch, tmp_path, capsys):
-    import run
+    from benchmarks import run
 
     def command(*words: str) -> None:
         monkeypatch.setattr(sys, "argv", ["run.py", *words])
@@ -120,6 +120,6 @@ def test_the_command_line(monkeypatch, tmp_path, capsys):
         with pytest.raises(SystemExit, match="torch sees no CUDA device"):
             command("--device", "cuda")
     picture = "gelu_pool stage 3 800x1280 batch 2 float32 forward"
-    command("--device", "cpu", "--only", picture, "--turns", "1", "--results", str(tmp_path))
+    command("--device", "cpu", "--only", picture, "--runs", "1", "--results", str(tmp_path))
     assert (tmp_path / "operators-float32-cpu.csv").exists()
     assert "transnext_ops cpp" in capsys.readouterr().out

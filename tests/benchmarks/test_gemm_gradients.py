@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-import cases
-from gradient_products import attention_gradients, convolution_gradients, linear_gradients
-from products import record_products
+from benchmarks.gemms.forward import record_gemms
+from benchmarks.gemms.gradients import attention_gradients, convolution_gradients, linear_gradients
+from benchmarks.shapes import cases
 
 
 class Drawn:
@@ -84,10 +84,10 @@ def test_a_step_has_twice_the_forward_products_more():
     forward = dataclasses.replace(both, direction="forward")
     totals = []
     for case in (forward, both):
-        products = record_products(case, torch.float32)
+        products = record_gemms(case, torch.float32)
         totals.append(sum(product.flops for product in products))
     image = 2 * 16 * 16 * 48 * 3 * 7 * 7
-    first = record_products(forward, torch.float32)[0]
+    first = record_gemms(forward, torch.float32)[0]
     assert first.kind == "convolution"
     assert first.flops == image
     assert totals[1] == 3 * totals[0] - image
