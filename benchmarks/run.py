@@ -74,6 +74,7 @@ def selected(options: argparse.Namespace) -> list[Case]:
 
 
 def main() -> None:
+    """Measure the cases that the command line asks for."""
     options = arguments()
     if options.device:
         from benchmarks.cuda import command

@@ -1,7 +1,4 @@
-"""Foveal attention in a network of your own: a transformer block around one operator call.
-
-Run: ``python examples/attention_in_your_network.py``
-"""
+"""A transformer block around one operator call: python examples/attention_in_your_network.py"""
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +18,8 @@ class FovealBlock(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.temperature = nn.Parameter(torch.full((heads,), 4.0))
 
-    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:  # [B, H·W, dim]
+    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Return ``[B, H·W, dim]`` for tokens of that shape."""
         x = self.norm(tokens)
         pooled = self.pool_norm(ops.gelu_pool(x, grid=grid, pool_grid=self.pool_grid))
         q = self.q(x).unflatten(-1, (self.heads, -1))

@@ -35,6 +35,7 @@ def compiled() -> str:
 
 
 def main() -> None:
+    """Run each unfused kernel in the emulator and print what it executes."""
     if (reason := emulator.unavailable(ROOT)) is not None:
         raise SystemExit(reason)
     module = emulator.load(ROOT).Module(compiled())

@@ -137,7 +137,7 @@ def record_gemms(case: Case, dtype: torch.dtype) -> list[Gemm]:
 
 
 def linear_gemm(x: Tensor, weight: Tensor, bias: Tensor) -> Gemm:
-    """A Linear of ``x [..., in]`` with ``weight [out, in]``."""
+    """Return the GEMM of a Linear of ``x [..., in]`` with ``weight [out, in]``."""
     rows = x.numel() // x.shape[-1]
     tokens = x.reshape(rows, x.shape[-1])
     transposed = weight.t().contiguous()
@@ -161,7 +161,7 @@ def convolution_gemm(
     module: nn.Conv2d,
     like: Like,
 ) -> Gemm:
-    """A convolution of ``x [B, C, H, W]``, depthwise or dense."""
+    """Return the convolution of ``x [B, C, H, W]``, depthwise or dense."""
     options = {"stride": module.stride, "padding": module.padding, "groups": module.groups}
     ways: dict[str, Way] = {}
     for name, layout in (
@@ -184,7 +184,7 @@ def convolution_gemm(
 
 
 def attention_gemms(like: Like, rows: int, length: int, keys: int, dim: int) -> list[Gemm]:
-    """Queries with pooled keys, and weights with pooled values, for ``rows`` images × heads."""
+    """Return QKᵀ and PV over the pooled keys, for ``rows`` images × heads."""
     query, key, value = like((rows, length, dim)), like((rows, dim, keys)), like((rows, keys, dim))
     weights = like((rows, length, keys))
     flops = 2.0 * rows * length * keys * dim

@@ -89,6 +89,7 @@ def measure(model_name: str, batch: int, side: int, runs: int) -> list[tuple[str
 
 
 def main() -> None:
+    """Print every call's time in the model and by itself."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="transnext_tiny")
     parser.add_argument("--batch", type=int, default=8)

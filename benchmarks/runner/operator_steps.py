@@ -164,7 +164,7 @@ def _mlp(s: Shapes) -> list[Tensor]:
 
 
 def _position_bias(s: Shapes, published: bool) -> tuple[Call, list[Tensor]]:
-    """The MLP and its lookup: N·P values as published, a table for the package.
+    """Return the MLP and its lookup: N·P values as published, a table for the package.
 
     Coordinates and index are made outside the step, as for a classifier, and here axis by axis:
     sorting the pairs of a dense task's grid would take longer than all the timing.

@@ -51,8 +51,10 @@ class WorkerError(RuntimeError):
 
 
 def _serve(connection: Connection, case: Case, candidate: Candidate, threads: int) -> None:
-    """Run in the child: build the candidate, then run as many steps as each message asks for, the
-    first ones untimed."""
+    """Build the candidate, then run the steps that each message asks for; runs in the child.
+
+    The warm-up steps of a message are not timed.
+    """
     try:
         import torch
 
