@@ -3,8 +3,8 @@
     python -m benchmarks.cuda.instructions
 
 TransNeXt-Tiny's first stage at 224x224, one image and head, float16: the kernels of ``unfused.cu``
-run on the CPU in the PTX emulator (``TRANSNEXT_PTXEMU``; nvcc is needed). What the fused kernel
-executes is reported by ``python -m transnext_ops.kernel_report attention 24``.
+run on the CPU in the PTX emulator (nvcc is needed). What the fused kernel executes is reported by
+``python -m tools.kernel_report attention 24``.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from transnext_ops.kernel_report import emulator
+from tools.kernel_report import emulator
 
 ROOT = Path(__file__).resolve().parents[2]
 HEIGHT = WIDTH = 56

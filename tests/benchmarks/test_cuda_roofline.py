@@ -55,7 +55,7 @@ def test_tensor_cores_take_the_products_in_the_precisions_that_they_have():
 
 
 def test_the_kernel_report_derives_the_same_operations():
-    subjects = pytest.importorskip("transnext_ops.kernel_report.subjects").subjects
+    subjects = pytest.importorskip("tools.kernel_report.subjects").subjects
     found = {subject.operator: subject.operations for subject in subjects("224")}
     for operator, work_of in WORK.items():
         name = "position_bias_table" if operator == "position_bias" else operator
