@@ -35,14 +35,12 @@ if _WORKERS > 1:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-# Meant for this run of pytest, not for those that tests start.
-os.environ.pop("PYTEST_ADDOPTS", None)
-
-
 @pytest.fixture(autouse=True)
 def _global_state() -> Iterator[None]:
     """Let no test see what another one has set: threads, precision, backend, environment, ..."""
     with preserved():
+        # Meant for this run of pytest, not for those that tests start.
+        os.environ.pop("PYTEST_ADDOPTS", None)
         yield
 
 

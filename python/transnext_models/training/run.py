@@ -231,8 +231,9 @@ def _advised(folder: RunFolder) -> Iterator[None]:
     except RunFileError as error:
         how = advice if folder.config.exists() else "start again"
         raise RunFileError(f"{error}, then {how}") from error
-    except RuntimeError as error:
-        # PyTorch reports the end of a loading process wherever the program happens to be.
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        # PyTorch reports the end of a loading process wherever the program happens to be; where it
+        # is about to take a tensor's memory from it, the connection ends.
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
         raise RuntimeError(f"a loading process has ended: {error}; {advice}") from error
