@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import save_file

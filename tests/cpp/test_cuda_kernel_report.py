@@ -11,12 +11,11 @@ import pytest
 
 pytest.importorskip("transnext_ops._cpp")
 
+from ptx_emulator import emulator, kept
 from tools.kernel_report import __main__ as command
 from tools.kernel_report import compilers, limits, plans
 from tools.kernel_report.compilers import ARCHITECTURES, CompiledKernel
 from tools.kernel_report.occupancy import MULTIPROCESSORS, occupancy
-
-from ptx_emulator import emulator, kept
 from transnext_ops.backends import kernel_sources
 
 SIZES = ("224", "800x1280")

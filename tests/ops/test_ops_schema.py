@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from tools import cpp_stub
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from tools import cpp_stub
 from transnext_ops import _cpp, schema
 from transnext_ops.backends import cpp_backend, reference_backend
 from transnext_ops.dispatch import custom_operators, eager

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tools.kernel_report import emulator as ptxemu
 from torch import Tensor
 
+from tools.kernel_report import emulator as ptxemu
 from transnext_ops.backends import kernel_sources
 
 ROOT = Path(__file__).resolve().parents[2]

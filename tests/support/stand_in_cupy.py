@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tools.kernel_report.compilers import OPTIONS_OF_CUPY, run_nvrtc, unavailable
 from torch import Tensor
 
 from ptx_emulator import Execution, emulator, kept
+from tools.kernel_report.compilers import OPTIONS_OF_CUPY, run_nvrtc, unavailable
 
 
 def need_nvrtc() -> None:
