@@ -1,15 +1,15 @@
 """Time operators and models against the published formulation.
 
     python benchmarks/run.py                        # everything, tens of minutes
-    python benchmarks/run.py --quick                # the most telling cases, a few turns
+    python benchmarks/run.py --quick                # the most telling cases, a few runs
     python benchmarks/run.py --only conv_glu        # cases whose name has all these words
     python benchmarks/run.py --list                 # names of the cases
     python benchmarks/run.py --device cuda          # every backend on a GPU, CUDA events
     python benchmarks/run.py --device cuda --graphs # the kernels without their launches
 
-Every candidate runs in a process of its own and they take turns, so that what else the machine does
-hits all alike. Rows go to ``benchmarks/results/<what>-<dtype>-<machine>.csv`` with a picture; the
-tables come last. What the numbers mean: docs/performance.md.
+Every candidate runs in a process of its own and their runs are interleaved, so that what else the
+machine does slows all alike. Rows go to ``benchmarks/results/<what>-<dtype>-<machine>.csv`` with a
+picture; the tables come last. What the numbers mean: docs/performance.md.
 """
 
 from __future__ import annotations
@@ -23,17 +23,20 @@ from pathlib import Path
 
 import torch
 
-from cases import FLOOR, OURS, OURS_BF16, PUBLISHED, Case, all_cases
+if not __package__:  # run as a file: the package's folder is on the path, its parent is needed
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from benchmarks.shapes.cases import BOUND, OURS, OURS_BF16, PUBLISHED, Case, all_cases
 
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", default=[], help="cases whose name has all these")
-    parser.add_argument("--quick", action="store_true", help="the most telling cases, few turns")
+    parser.add_argument("--quick", action="store_true", help="the most telling cases, few runs")
     parser.add_argument("--list", action="store_true", help="print the cases' names and end")
-    parser.add_argument("--turns", type=int, help="turns of each candidate (default 11; quick 5)")
-    parser.add_argument("--budget", type=float, help="seconds for a case's turns (60; quick 15)")
+    parser.add_argument("--runs", type=int, help="runs of each candidate (default 11; quick 5)")
+    parser.add_argument("--budget", type=float, help="seconds for a case's runs (60; quick 15)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--compile", action="store_true", help="also torch.compile of published")
     parser.add_argument("--no-peers", action="store_true", help="leave timm's models out")
@@ -60,7 +63,7 @@ def selected(options: argparse.Namespace) -> list[Case]:
         and (not options.quick or "quick" in case.groups)
     ]
     if options.ours_only:
-        kept = (PUBLISHED, OURS, OURS_BF16, FLOOR)
+        kept = (PUBLISHED, OURS, OURS_BF16, BOUND)
         cases = [
             dataclasses.replace(case, candidates=tuple(c for c in case.candidates if c in kept))
             for case in cases
@@ -71,13 +74,14 @@ def selected(options: argparse.Namespace) -> list[Case]:
 
 
 def main() -> None:
+    """Measure the cases that the command line asks for."""
     options = arguments()
     if options.device:
-        from device import command
+        from benchmarks.cuda import command
 
-        turns = options.turns or 11
+        runs = options.runs or 11
         how = command.Options(
-            options.only, options.candidates, turns, options.graphs, options.results
+            options.only, options.candidates, runs, options.graphs, options.results
         )
         command.run(options.device, how, options.list)
         return
@@ -88,11 +92,11 @@ def main() -> None:
         print("\n".join(case.name for case in cases))
         return
     # Imported here, so that the processes that workers are forked from do not load them.
-    import report
-    from measure import Result, measure
+    from benchmarks.runner import report
+    from benchmarks.runner.measure import Result, measure
 
     torch.set_num_threads(options.threads)
-    turns = options.turns or (5 if options.quick else 11)
+    runs = options.runs or (5 if options.quick else 11)
     budget = options.budget or (15.0 if options.quick else 60.0)
     here = report.Machine.of_cpu(options.threads)
     when = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -100,17 +104,16 @@ def main() -> None:
     paths: dict[Path, None] = {}
     for place, case in enumerate(cases):
         print(f"[{place + 1}/{len(cases)}] {case.name}", file=sys.stderr, flush=True)
-        measured = measure(case, turns, budget, options.threads)
-        floors = [r.median for r in measured if r.candidate.code in ("products", "floor")]
+        measured = measure(case, runs, budget, options.threads)
+        bounds = [r.median for r in measured if r.candidate.code in ("gemms", "bound")]
         measured = [
-            dataclasses.replace(result, floor=floors[0] if floors else None) for result in measured
+            dataclasses.replace(result, bound=bounds[0] if bounds else None) for result in measured
         ]
         results += measured
         # After every case, so that a long run that is stopped keeps what it has.
         paths |= dict.fromkeys(report.write_csv(measured, options.results, here, when))
     report.print_paths(list(paths))
     report.print_results(results, here)
-    report.print_targets(results)
 
 
 if __name__ == "__main__":

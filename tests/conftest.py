@@ -1,12 +1,15 @@
-"""Settings of all tests: Hypothesis profiles, and a clean choice of backend for each test."""
+"""For all tests: Hypothesis profiles, shares of the processor, and global state restored."""
 
 from __future__ import annotations
 
+import importlib
 import os
-import sys
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
+
+from global_state import preserved
 
 _COMMON = {
     "deadline": None,  # timings on shared machines say nothing
@@ -23,30 +26,40 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _share_of_the_processor():
-    """With pytest-xdist, give each worker its share of the cores: an OpenMP team on a core that
-    another process holds waits for it at every loop."""
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    if workers > 1:
-        torch = pytest.importorskip("torch")
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if _WORKERS > 1:
+    # Each worker of pytest-xdist takes its share of the cores, and threads that wait sleep: an
+    # OpenMP team that spins on cores which other workers hold is ten times slower. Set here,
+    # because OpenMP reads both once, when torch is loaded.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _WORKERS)))
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @pytest.fixture(autouse=True)
-def _default_backend():
-    """Let no test see the backend choice of another one."""
-    # The reference's tests run without torch; where the package is not loaded, nothing was chosen.
-    before = _choices()
-    yield
-    process, thread = before or (None, None)
-    if (registry := sys.modules.get(_REGISTRY)) is not None:
-        registry._process.name, registry._thread.name = process, thread
+def _global_state() -> Iterator[None]:
+    """Let no test see what another one has set: threads, precision, backend, environment, ..."""
+    with preserved():
+        # Meant for this run of pytest, not for those that tests start.
+        os.environ.pop("PYTEST_ADDOPTS", None)
+        yield
 
 
-_REGISTRY = "transnext_ops.backends.registry"
+@pytest.fixture
+def one_thread() -> None:
+    """Compute on one thread: small batches would mostly wait for more."""
+    importlib.import_module("torch").set_num_threads(1)
 
 
-def _choices() -> tuple[str | None, str | None] | None:
-    registry = sys.modules.get(_REGISTRY)
-    return None if registry is None else (registry._process.name, registry._thread.name)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let tests marked ``after_its_module`` run after the others of their file, in any order."""
+    last: dict[str, int] = {item.nodeid.partition("::")[0]: i for i, item in enumerate(items)}
+    after = [item for item in items if item.get_closest_marker("after_its_module")]
+    behind: dict[int, list[pytest.Item]] = {}
+    for item in after:
+        behind.setdefault(last[item.nodeid.partition("::")[0]], []).append(item)
+    ordered = []
+    for i, item in enumerate(items):
+        if item not in after:
+            ordered.append(item)
+        ordered += behind.get(i, [])
+    items[:] = ordered

@@ -1,4 +1,4 @@
-"""The published formulation of TransNeXt in plain PyTorch: the baseline that everything is held to.
+"""The published formulation of TransNeXt in plain PyTorch: the baseline of every comparison.
 
 Written from the paper (arXiv 2311.17132) and the description of the released model, operation by
 operation the way the research code runs on a CPU: unfold the window, concatenate both sets of

@@ -97,7 +97,7 @@ void aggregated_attention(py::handle q, py::handle k, py::handle v, py::handle k
                           py::handle col_map, py::handle col_weights, py::handle tokens,
                           py::handle token_bias, py::handle out, py::handle log_sum_exp,
                           GridArgument grid, GridArgument pool_grid, index_t window_size,
-                          bool allow_tf32, int threads, std::uintptr_t stream) {
+                          bool allow_tf32, int threads) {
   Call call("aggregated_attention");
   AggregatedAttentionParams p;
   p.in = read_inputs(call, {q, k, v, k_pool, v_pool},
@@ -108,21 +108,18 @@ void aggregated_attention(py::handle q, py::handle k, py::handle v, py::handle k
   p.out = call.activation<4>(out, "out", {shape[0], shape[1], shape[2], shape[3]});
   p.log_sum_exp = call.parameter<3>(log_sum_exp, "log_sum_exp", {shape[0], shape[1], shape[2]});
   p.allow_tf32 = allow_tf32;
-  call.run(threads, stream, p, cpu::aggregated_attention, launches);
+  call.run(threads, p, cpu::aggregated_attention, launches);
 }
 
-void aggregated_attention_backward(py::handle d_out, py::handle out, py::handle log_sum_exp,
-                                   py::handle q, py::handle k, py::handle v, py::handle k_pool,
-                                   py::handle v_pool, py::handle scale, py::handle query_embedding,
-                                   py::handle local_bias, py::handle pool_bias, py::handle row_map,
-                                   py::handle col_map, py::handle col_weights, py::handle tokens,
-                                   py::handle token_bias, py::handle d_q, py::handle d_k,
-                                   py::handle d_v, py::handle d_k_pool, py::handle d_v_pool,
-                                   py::handle d_scale, py::handle d_query_embedding,
-                                   py::handle d_local_bias, py::handle d_pool_bias,
-                                   py::handle d_tokens, py::handle d_token_bias, GridArgument grid,
-                                   GridArgument pool_grid, index_t window_size, bool deterministic,
-                                   int threads, std::uintptr_t stream) {
+void aggregated_attention_backward(
+    py::handle d_out, py::handle out, py::handle log_sum_exp, py::handle q, py::handle k,
+    py::handle v, py::handle k_pool, py::handle v_pool, py::handle scale,
+    py::handle query_embedding, py::handle local_bias, py::handle pool_bias, py::handle row_map,
+    py::handle col_map, py::handle col_weights, py::handle tokens, py::handle token_bias,
+    py::handle d_q, py::handle d_k, py::handle d_v, py::handle d_k_pool, py::handle d_v_pool,
+    py::handle d_scale, py::handle d_query_embedding, py::handle d_local_bias,
+    py::handle d_pool_bias, py::handle d_tokens, py::handle d_token_bias, GridArgument grid,
+    GridArgument pool_grid, index_t window_size, bool deterministic, int threads) {
   Call call("aggregated_attention_backward");
   AggregatedAttentionBackwardParams p;
   p.in = read_inputs(call, {q, k, v, k_pool, v_pool},
@@ -160,7 +157,7 @@ void aggregated_attention_backward(py::handle d_out, py::handle out, py::handle 
     if (!compact(p.d_pool_bias)) call.fail("d_pool_bias must be contiguous");
   }
   p.deterministic = deterministic;
-  call.run(threads, stream, p, cpu::aggregated_attention_backward, launches);
+  call.run(threads, p, cpu::aggregated_attention_backward, launches);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// The arguments that aggregated attention and its branch have in common.
+// The arguments that aggregated attention and its fused block share.
 #pragma once
 
 #include "bindings/call.h"

@@ -1,4 +1,4 @@
-// The two residual branches of a block, and the patch embedding before them.
+// The fused blocks: a block's two residual parts, and the patch embedding before them.
 #include "bindings/attention_arguments.h"
 #include "bindings/operators.h"
 #include "transnext/attention_branch.h"
@@ -8,18 +8,17 @@
 namespace transnext::bindings {
 namespace {
 
-void attention_branch(py::handle x, py::handle norm_weight, py::handle norm_bias,
-                      py::handle projections, py::handle projections_bias,
-                      py::handle pool_norm_weight, py::handle pool_norm_bias,
-                      py::handle pool_projections, py::handle scale, py::handle query_embedding,
-                      py::handle local_bias, py::handle pool_bias, py::handle row_map,
-                      py::handle col_map, py::handle col_weights, py::handle tokens,
-                      py::handle token_bias, py::handle out_projection, py::handle out_bias,
-                      py::handle out, GridArgument grid, GridArgument pool_grid,
-                      index_t window_size, index_t heads, index_t width, double epsilon,
-                      double pool_epsilon, const std::string& features, int threads,
-                      std::uintptr_t stream) {
-  Call call("attention_branch");
+void attention_residual(py::handle x, py::handle norm_weight, py::handle norm_bias,
+                        py::handle projections, py::handle projections_bias,
+                        py::handle pool_norm_weight, py::handle pool_norm_bias,
+                        py::handle pool_projections, py::handle scale, py::handle query_embedding,
+                        py::handle local_bias, py::handle pool_bias, py::handle row_map,
+                        py::handle col_map, py::handle col_weights, py::handle tokens,
+                        py::handle token_bias, py::handle out_projection, py::handle out_bias,
+                        py::handle out, GridArgument grid, GridArgument pool_grid,
+                        index_t window_size, index_t heads, index_t width, double epsilon,
+                        double pool_epsilon, const std::string& features, int threads) {
+  Call call("attention_residual");
   AttentionBranchParams p;
   p.attention = read_attention_sizes(call, grid, pool_grid, window_size);
   if (heads < 1 || width < 1 || width % heads != 0)
@@ -55,15 +54,15 @@ void attention_branch(py::handle x, py::handle norm_weight, py::handle norm_bias
   p.x = call.floating<3>(x, "x", {kAnyBatch, p.attention.grid.size(), width});
   p.out = call.floating<3>(out, "out", {p.x.shape[0], p.x.shape[1], width});
   if (p.x.dtype != p.out.dtype) call.fail("x and out differ in type");
-  call.run(threads, stream, p, cpu::attention_branch);
+  call.run(threads, p, cpu::attention_branch);
 }
 
-void convolutional_glu(py::handle x, py::handle norm_weight, py::handle norm_bias,
+void conv_glu_residual(py::handle x, py::handle norm_weight, py::handle norm_bias,
                        py::handle value_weight, py::handle gate_weight, py::handle fc1_bias,
                        py::handle conv_weight, py::handle conv_bias, py::handle fc2_weight,
                        py::handle fc2_bias, py::handle out, GridArgument grid, index_t width,
-                       index_t hidden, double epsilon, int threads, std::uintptr_t stream) {
-  Call call("convolutional_glu");
+                       index_t hidden, double epsilon, int threads) {
+  Call call("conv_glu_residual");
   ConvolutionalGluParams p;
   if (width < 1 || hidden < 1) call.fail("width and hidden must be positive");
   p.grid = call.grid(grid, "grid");
@@ -81,13 +80,13 @@ void convolutional_glu(py::handle x, py::handle norm_weight, py::handle norm_bia
   p.out = call.floating<3>(out, "out", {p.x.shape[0], p.x.shape[1], width});
   if (p.x.dtype != p.out.dtype) call.fail("x and out differ in type");
   if (p.x.data == p.out.data && p.x.shape[0] > 0) call.fail("out must not be x");
-  call.run(threads, stream, p, cpu::convolutional_glu);
+  call.run(threads, p, cpu::convolutional_glu);
 }
 
 void patch_embed(py::handle x, py::handle weight, py::handle bias, py::handle norm_weight,
                  py::handle norm_bias, py::handle out, GridArgument grid, index_t channels,
                  index_t columns, index_t kernel, index_t stride, bool channels_last,
-                 double epsilon, int threads, std::uintptr_t stream) {
+                 double epsilon, int threads) {
   Call call("patch_embed");
   PatchEmbedParams p;
   if (channels < 1 || columns < 1 || kernel < 1 || stride < 1)
@@ -106,14 +105,14 @@ void patch_embed(py::handle x, py::handle weight, py::handle bias, py::handle no
       p.grid.width != (p.x.shape[3] + padding) / stride + 1)
     call.fail("grid does not fit x, kernel and stride");
   p.out = call.floating<3>(out, "out", {p.x.shape[0], p.grid.size(), columns});
-  call.run(threads, stream, p, cpu::patch_embed);
+  call.run(threads, p, cpu::patch_embed);
 }
 
 }  // namespace
 
-void define_branches(py::module_& m) {
-  m.def("attention_branch", &attention_branch);
-  m.def("convolutional_glu", &convolutional_glu);
+void define_fused_blocks(py::module_& m) {
+  m.def("attention_residual", &attention_residual);
+  m.def("conv_glu_residual", &conv_glu_residual);
   m.def("patch_embed", &patch_embed);
 }
 

@@ -121,8 +121,7 @@ class Call {
   // Runs the CPU kernel, without the GIL. In a recording (recording.h) it notes what would run on a
   // GPU instead, wherever the tensors are; that is the only way of tensors on a GPU.
   template <class Params>
-  void run(int threads, std::uintptr_t, const Params& params,
-           void (*cpu_kernel)(const Params&, int),
+  void run(int threads, const Params& params, void (*cpu_kernel)(const Params&, int),
            std::common_type_t<Launches (*)(const Params&, int)> plan = nullptr) const {
     if (Recording* recording = Recording::current()) {
       if (plan == nullptr) fail("it has no CUDA kernel, needs to run on the CPU");

@@ -7,7 +7,7 @@ namespace transnext::bindings {
 namespace {
 
 void pack_weight(py::handle weight, py::handle packed, std::pair<index_t, index_t> sizes,
-                 int threads, std::uintptr_t stream) {
+                 int threads) {
   Call call("pack_weight");
   PackWeightParams p;
   const auto [columns, depth] = sizes;
@@ -17,7 +17,7 @@ void pack_weight(py::handle weight, py::handle packed, std::pair<index_t, index_
   p.packed.dtype = target.dtype;
   p.packed.shape[0] = packed_weight_size(target.dtype, target.columns, target.depth);
   p.packed.stride[0] = 1;
-  call.run(threads, stream, p, cpu::pack_weight);
+  call.run(threads, p, cpu::pack_weight);
 }
 
 }  // namespace
@@ -31,7 +31,7 @@ void define_linear(py::module_& m) {
     return packed_weight_size(call.dtype(dtype, "dtype"), columns, depth);
   });
   m.def("pack_weight", &pack_weight, py::arg("weight"), py::arg("packed"), py::arg("sizes"),
-        py::arg("threads") = 1, py::arg("stream") = 0);
+        py::arg("threads") = 1);
 }
 
 }  // namespace transnext::bindings

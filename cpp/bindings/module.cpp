@@ -1,8 +1,10 @@
-// transnext_ops._cpp: the compiled operators, on DLPack capsules.
+// transnext_ops._cpp: the compiled operators.
 //
-// Each operator takes its inputs and the outputs to fill, then sizes, the number of CPU threads
-// and, for CUDA tensors, the stream's handle as an integer. None stands for an absent input or a
-// gradient not wanted.
+// Each operator takes its input tensors and the outputs to fill, then sizes and the number of CPU
+// threads. None stands for an absent input or a gradient that is not needed. Tensors are read
+// through DLPack's C interface, or as DLPack capsules where their type has none. On CPU tensors an
+// operator runs at once; record_launches() returns what it launches on a GPU, and run_launches()
+// runs that on a stream.
 #include <pybind11/stl.h>
 
 #include "bindings/call.h"
@@ -28,7 +30,7 @@ PYBIND11_MODULE(_cpp, m) {
   m.def("set_cpu_level", &transnext::cpu::set_level, py::arg("name").none(true),
         "Change the instruction set for later calls; None for the default.");
   transnext::bindings::define_aggregated_attention(m);
-  transnext::bindings::define_branches(m);
+  transnext::bindings::define_fused_blocks(m);
   transnext::bindings::define_conv_glu(m);
   transnext::bindings::define_fingerprint(m);
   transnext::bindings::define_gelu_pool(m);

@@ -12,7 +12,7 @@ void define_position_bias_table(pybind11::module_& m);
 void define_aggregated_attention(pybind11::module_& m);
 void define_launches(pybind11::module_& m);
 void define_linear(pybind11::module_& m);
-void define_branches(pybind11::module_& m);
+void define_fused_blocks(pybind11::module_& m);
 void define_fingerprint(pybind11::module_& m);
 
 }  // namespace transnext::bindings

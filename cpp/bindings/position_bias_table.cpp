@@ -8,7 +8,7 @@ namespace {
 
 void position_bias_table(py::handle row_coords, py::handle col_coords, py::handle fc1_weight,
                          py::handle fc1_bias, py::handle fc2_weight, py::handle fc2_bias,
-                         py::handle table, int threads, std::uintptr_t stream) {
+                         py::handle table, int threads) {
   Call call("position_bias_table");
   PositionBiasTableParams p;
   p.row_coords = call.parameter<1>(row_coords, "row_coords", {kAny});
@@ -21,14 +21,14 @@ void position_bias_table(py::handle row_coords, py::handle col_coords, py::handl
   p.fc2_bias = call.parameter<1>(fc2_bias, "fc2_bias", {heads});
   p.table =
       call.parameter<3>(table, "table", {heads, p.row_coords.shape[0], p.col_coords.shape[0]});
-  call.run(threads, stream, p, cpu::position_bias_table, launches);
+  call.run(threads, p, cpu::position_bias_table, launches);
 }
 
 void position_bias_table_backward(py::handle d_table, py::handle row_coords, py::handle col_coords,
                                   py::handle fc1_weight, py::handle fc1_bias, py::handle fc2_weight,
-                                  py::handle d_fc1_weight, py::handle d_fc1_bias,
-                                  py::handle d_fc2_weight, py::handle d_fc2_bias, int threads,
-                                  std::uintptr_t stream) {
+                                  py::handle fc2_bias, py::handle d_fc1_weight,
+                                  py::handle d_fc1_bias, py::handle d_fc2_weight,
+                                  py::handle d_fc2_bias, int threads) {
   Call call("position_bias_table_backward");
   PositionBiasTableBackwardParams p;
   p.row_coords = call.parameter<1>(row_coords, "row_coords", {kAny});
@@ -38,13 +38,14 @@ void position_bias_table_backward(py::handle d_table, py::handle row_coords, py:
   const index_t hidden = p.fc2_weight.shape[1];
   p.fc1_weight = call.parameter<2>(fc1_weight, "fc1_weight", {hidden, 2});
   p.fc1_bias = call.parameter<1>(fc1_bias, "fc1_bias", {hidden});
+  call.parameter<1>(fc2_bias, "fc2_bias", {heads});  // only its gradient is computed
   p.d_table =
       call.parameter<3>(d_table, "d_table", {heads, p.row_coords.shape[0], p.col_coords.shape[0]});
   p.d_fc1_weight = call.optional_parameter<2>(d_fc1_weight, "d_fc1_weight", {hidden, 2});
   p.d_fc1_bias = call.optional_parameter<1>(d_fc1_bias, "d_fc1_bias", {hidden});
   p.d_fc2_weight = call.optional_parameter<2>(d_fc2_weight, "d_fc2_weight", {heads, hidden});
   p.d_fc2_bias = call.optional_parameter<1>(d_fc2_bias, "d_fc2_bias", {heads});
-  call.run(threads, stream, p, cpu::position_bias_table_backward, launches);
+  call.run(threads, p, cpu::position_bias_table_backward, launches);
 }
 
 }  // namespace

@@ -17,7 +17,7 @@ index_t cells_of(const Call& call, index_t window_size) {
 }
 
 void window_qk(py::handle q, py::handle k, py::handle bias, py::handle attn, GridArgument grid,
-               index_t window_size, int threads, std::uintptr_t stream) {
+               index_t window_size, int threads) {
   Call call("window_qk");
   WindowQkParams p;
   p.grid = call.grid(grid, "grid");
@@ -28,12 +28,12 @@ void window_qk(py::handle q, py::handle k, py::handle bias, py::handle attn, Gri
   p.k = call.activation<4>(k, "k", {shape[0], shape[1], shape[2], shape[3]});
   p.bias = call.optional_parameter<2>(bias, "bias", {shape[1], cells});
   p.attn = call.activation<4>(attn, "attn", {shape[0], shape[1], shape[2], cells});
-  call.run(threads, stream, p, cpu::window_qk, launches);
+  call.run(threads, p, cpu::window_qk, launches);
 }
 
 void window_qk_backward(py::handle d_attn, py::handle q, py::handle k, py::handle d_q,
                         py::handle d_k, py::handle d_bias, GridArgument grid, index_t window_size,
-                        int threads, std::uintptr_t stream) {
+                        int threads) {
   Call call("window_qk_backward");
   WindowQkBackwardParams p;
   p.grid = call.grid(grid, "grid");
@@ -46,11 +46,11 @@ void window_qk_backward(py::handle d_attn, py::handle q, py::handle k, py::handl
   p.d_q = call.optional_activation<4>(d_q, "d_q", {shape[0], shape[1], shape[2], shape[3]});
   p.d_k = call.optional_activation<4>(d_k, "d_k", {shape[0], shape[1], shape[2], shape[3]});
   p.d_bias = call.optional_parameter<2>(d_bias, "d_bias", {shape[1], cells});
-  call.run(threads, stream, p, cpu::window_qk_backward, launches);
+  call.run(threads, p, cpu::window_qk_backward, launches);
 }
 
 void window_av(py::handle attn, py::handle v, py::handle out, GridArgument grid,
-               index_t window_size, int threads, std::uintptr_t stream) {
+               index_t window_size, int threads) {
   Call call("window_av");
   WindowAvParams p;
   p.grid = call.grid(grid, "grid");
@@ -60,12 +60,11 @@ void window_av(py::handle attn, py::handle v, py::handle out, GridArgument grid,
   const index_t* shape = p.v.shape;
   p.attn = call.activation<4>(attn, "attn", {shape[0], shape[1], shape[2], cells});
   p.out = call.activation<4>(out, "out", {shape[0], shape[1], shape[2], shape[3]});
-  call.run(threads, stream, p, cpu::window_av, launches);
+  call.run(threads, p, cpu::window_av, launches);
 }
 
 void window_av_backward(py::handle d_out, py::handle attn, py::handle v, py::handle d_attn,
-                        py::handle d_v, GridArgument grid, index_t window_size, int threads,
-                        std::uintptr_t stream) {
+                        py::handle d_v, GridArgument grid, index_t window_size, int threads) {
   Call call("window_av_backward");
   WindowAvBackwardParams p;
   p.grid = call.grid(grid, "grid");
@@ -77,7 +76,7 @@ void window_av_backward(py::handle d_out, py::handle attn, py::handle v, py::han
   p.d_out = call.activation<4>(d_out, "d_out", {shape[0], shape[1], shape[2], shape[3]});
   p.d_attn = call.optional_activation<4>(d_attn, "d_attn", {shape[0], shape[1], shape[2], cells});
   p.d_v = call.optional_activation<4>(d_v, "d_v", {shape[0], shape[1], shape[2], shape[3]});
-  call.run(threads, stream, p, cpu::window_av_backward, launches);
+  call.run(threads, p, cpu::window_av_backward, launches);
 }
 
 }  // namespace

@@ -59,6 +59,11 @@ foreach(level IN LISTS TRANSNEXT_CPU_LEVELS)
     list(APPEND transnext_cpu_levels ${level})
   endif()
 endforeach()
+# Where processors without AVX2, of before 2013, are all that the portable level is for, it is to compile fast
+# rather than to be so.
+if("avx2" IN_LIST transnext_cpu_levels AND CMAKE_BUILD_TYPE STREQUAL "Release")
+  set(transnext_baseline_flags -O2)
+endif()
 
 function(transnext_add_cpu_level level)
   add_library(transnext_cpu_${level} OBJECT ${transnext_cpu_sources})

@@ -11,7 +11,7 @@ Importing this package also makes the models known to timm, if timm is installed
 from __future__ import annotations
 
 from .registry import create_model, list_models
-from .timm_hook import register_when_imported
+from .timm.hook import register_when_imported
 from .transnext import TransNeXt
 from .variants import VARIANTS, Checkpoint, Metrics, Variant
 

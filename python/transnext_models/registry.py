@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,13 +18,13 @@ from .variants import VARIANTS, Checkpoint, Variant, find_checkpoint
 if TYPE_CHECKING:
     from .checkpoints import WeightsFile
 
-__all__ = ["create_model", "list_models", "pretrained_config"]
+__all__ = ["LoadedModel", "create_model", "list_models", "load_model", "pretrained_config"]
 
 _OPTIONS = tuple(name for name in inspect.signature(TransNeXt).parameters)
 
 
 def list_models(*, pretrained: bool = False) -> list[str]:
-    """Names that :func:`create_model` knows.
+    """List the names that :func:`create_model` knows.
 
     Parameters
     ----------
@@ -49,7 +53,7 @@ def create_model(
     pretrained : bool
         Load the published weights, from the local cache or the Hugging Face Hub.
     weights : str | path | None
-        Load these instead: a file, or a name that :mod:`transnext_models.hub` resolves.
+        Load these instead: a file, or a name that :mod:`transnext_models.checkpoints.hub` resolves.
     key : str | None
         Which state dict, where the file has several, such as ``"model_ema"``; see
         :func:`transnext_models.checkpoints.read_weights`.
@@ -75,34 +79,139 @@ def create_model(
     The model has as many classes as the weights, unless ``num_classes`` asks for another number:
     then its classifier is a new one. With another ``in_chans`` than theirs, the first convolution's
     filters are spread over the new channels. A backbone leaves out the classifier, and the stages
-    that it does not build.
+    that it does not build. Image sizes that the weights' metadata give are the model's.
     """
     variant, checkpoint = find_checkpoint(name)
     for option in options:
         if option not in _OPTIONS:
             known = ", ".join(_OPTIONS)
-            raise TypeError(f"create_model: unknown option {option!r}; known options: {known}")
+            raise TypeError(f"create_model: got unknown option {option!r}, needs one of {known}")
     if pretrained and weights is not None:
-        raise ValueError("weights: give either pretrained=True or weights, not both")
+        raise ValueError("weights: got both pretrained=True and weights, needs one of them")
     if key is not None and not pretrained and weights is None:
         raise ValueError(f"key: got {key!r}, which needs weights")
-    source: WeightsFile | None = None
-    if pretrained or weights is not None:
-        from .checkpoints import read_weights
-        from .hub import resolve_weights
-
-        published = f"{variant.name}.{checkpoint.tag}"
-        source = read_weights(resolve_weights(published if weights is None else weights), key=key)
-    return build_model(variant, checkpoint, source, **options)
+    if pretrained:
+        weights = f"{variant.name}.{checkpoint.tag}"
+    if weights is None:
+        return _build(variant, checkpoint, None, options)
+    return load_model(name, weights, key=key, **options).model
 
 
-def build_model(
-    variant: Variant, checkpoint: Checkpoint, weights: WeightsFile | None, **options: Any
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model with the weights of a file.
+
+    Attributes
+    ----------
+    model : TransNeXt
+        In training mode.
+    weights : WeightsFile
+        What was read.
+    variant, checkpoint : Variant, Checkpoint
+        The preset that they belong to: its preprocessing and its labels are theirs.
+    """
+
+    model: TransNeXt
+    weights: WeightsFile
+    variant: Variant
+    checkpoint: Checkpoint
+
+
+def load_model(
+    name: str | None,
+    source: str | os.PathLike[str],
+    *,
+    key: str | None = None,
+    check: Callable[[WeightsFile], None] | None = None,
+    **options: Any,
+) -> LoadedModel:
+    """Build a model with weights; every function and command that does goes through here.
+
+    Parameters
+    ----------
+    name : str | None
+        The model; None is the one that the weights' name or their shapes say.
+    source, key : str | os.PathLike[str], str | None
+        The weights, as in :func:`create_model`.
+    check : callable, optional
+        Raises if the caller has no use for weights like these; called before the model is built.
+    **options
+        Any parameter of :class:`TransNeXt`, over what the weights say and over the variant's.
+
+    Returns
+    -------
+    LoadedModel
+
+    Raises
+    ------
+    ValueError, TypeError, RuntimeError
+        As :func:`create_model`.
+    """
+    from .checkpoints import image_side, read_weights
+    from .checkpoints.errors import file_error
+    from .checkpoints.hub import resolve_weights
+
+    if name is not None:
+        find_checkpoint(name)  # before any download
+    weights = read_weights(resolve_weights(source), key=key)
+    shown = weights.architecture
+    if shown is None and name is None:
+        raise file_error(weights.path, "its entries are not those of a TransNeXt")
+    needs_head = "num_classes" not in options and not options.get("features_only")
+    if shown is not None and shown.num_classes is None and needs_head:
+        raise file_error(
+            weights.path,
+            "it has no classification head, so it names no classes; create_model(num_classes=0) "
+            "builds a model without one, another num_classes gives it a new one",
+        )
+    if check is not None:
+        check(weights)
+    variant, checkpoint = _preset(name, source, weights)
+    # Weights of `transnext train` say the sizes they were trained at.
+    for side in ("img_size", "pretrain_size"):
+        if side not in options and (value := image_side(weights, side)) is not None:
+            options[side] = value
+    return LoadedModel(_build(variant, checkpoint, weights, options), weights, variant, checkpoint)
+
+
+def _preset(
+    name: str | None, source: str | os.PathLike[str], weights: WeightsFile
+) -> tuple[Variant, Checkpoint]:
+    """Return the variant and the published weights that a file's weights belong to.
+
+    They are those of the model's name if one is given, else those that the weights' name says, else
+    those of the variant that the weights' shapes show. A name without a tag leaves it to the file's
+    name which of the variant's weights they are.
+    """
+    from .checkpoints.errors import file_error
+
+    file_name = weights.metadata.get("source_file", weights.path.name)
+    if name is not None:
+        variant, checkpoint = find_checkpoint(name)
+        if "." in name:
+            return variant, checkpoint
+    else:
+        if isinstance(source, str) and not Path(source).is_file():
+            with contextlib.suppress(ValueError):  # then it is not a model's name but a Hub file's
+                return find_checkpoint(source)
+        shown = weights.architecture.variant if weights.architecture else None
+        if shown is None:
+            raise file_error(
+                weights.path,
+                "its shapes are those of no model known by name; say which with --model",
+            )
+        variant, checkpoint = shown, shown.default
+    named = (candidate for candidate in variant.checkpoints if candidate.file == file_name)
+    return variant, next(named, checkpoint)
+
+
+def _build(
+    variant: Variant, checkpoint: Checkpoint, weights: WeightsFile | None, options: dict[str, Any]
 ) -> TransNeXt:
-    """Build a model of ``variant``, with the weights that were read, or random ones for None.
+    """Build a model of `variant`, with the weights that were read, or random ones for None.
 
-    Options and errors are those of :func:`create_model`. Weights are compared with a model that
-    takes no memory first, so that those of something else cost what their file does.
+    Weights are compared with a model that takes no memory first, so that those of something else
+    cost what their file does.
     """
     arguments = architecture_arguments(variant)
     arguments |= {"img_size": checkpoint.img_size, "num_classes": checkpoint.num_classes}
@@ -111,7 +220,7 @@ def build_model(
     arguments |= options
     new_head = "num_classes" in options
     if weights is not None:
-        from .pretrained import check_fitted, load_fitted
+        from .checkpoints.pretrained import check_fitted, load_fitted
 
         with torch.device("meta"):
             check_fitted(TransNeXt(**arguments), weights, new_head=new_head)
@@ -123,7 +232,7 @@ def build_model(
 
 
 def architecture_arguments(variant: Variant) -> dict[str, Any]:
-    """What the class needs to build ``variant``, whatever its weights."""
+    """Return what the class needs to build ``variant``, whatever its weights."""
     return {
         "embed_dims": variant.embed_dims,
         "num_heads": variant.num_heads,
@@ -138,7 +247,7 @@ def architecture_arguments(variant: Variant) -> dict[str, Any]:
 
 
 def pretrained_config(variant: Variant, checkpoint: Checkpoint) -> dict[str, Any]:
-    """The checkpoint in the terms of timm's ``pretrained_cfg``."""
+    """Return the checkpoint in the terms of timm's ``pretrained_cfg``."""
     side = checkpoint.img_size
     return {
         "architecture": variant.name,

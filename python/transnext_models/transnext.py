@@ -6,10 +6,11 @@ arXiv 2311.17132. State dict, numbers and initialisation are those of the publis
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from numbers import Real
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 import torch.fx
@@ -19,7 +20,15 @@ from torch.utils.checkpoint import checkpoint
 import transnext_ops as ops
 from transnext_ops.backends.registry import check_backend_name
 
-from ._arguments import (
+from .layers import (
+    ConvolutionalGLU,
+    GlobalAttention,
+    PatchEmbed,
+    PixelFocusedAttention,
+    StageGrids,
+    initialise,
+)
+from .layers.arguments import (
     STAGES,
     check_heads,
     check_images,
@@ -29,33 +38,15 @@ from ._arguments import (
     one_of,
     square_side,
 )
-from .features import FeatureInfo, take_indices
-from .layers import (
-    AggregatedAttention,
-    Block,
-    ConvolutionalGLU,
-    GlobalAttention,
-    PatchEmbed,
-    PixelFocusedAttention,
-    StageGrids,
-    initialise,
-)
 from .layers.derived import freeze
+from .layers.features import FeatureInfo, take_indices
 from .layers.grids import stage_grids, tokens_to_map
+from .layers.parameters import NO_WEIGHT_DECAY, depth_patterns
+from .layers.stage import PARTS, Stage, build_stage
 
 __all__ = ["TransNeXt"]
 
-_NO_WEIGHT_DECAY = ("query_embedding", "relative_pos_bias_local", "cpb", "temperature")
-
 torch.fx.wrap("stage_grids")  # one node in a graph of torch.fx, whatever the sizes
-
-
-class Stage(NamedTuple):
-    """The parts of stage i, held by the model as ``patch_embed{i}``, ``block{i}``, ``norm{i}``."""
-
-    embed: PatchEmbed
-    blocks: Sequence[Block]
-    norm: nn.LayerNorm
 
 
 class TransNeXt(nn.Module):
@@ -75,15 +66,13 @@ class TransNeXt(nn.Module):
     img_size : int
         Side of the images of training; only the interpolated position bias depends on it.
     pretrain_size : int
-        Side of the images that the position bias was first trained at, which scales its
-        coordinates. It stays that of the weights, whatever ``img_size`` is.
+        Side of the images that the position bias was first trained at; it scales its coordinates.
     in_chans, num_classes : int
         Channels of the image and classes; 0 classes give the pooled features.
     global_pool : {"avg", ""}
         Average over the last map, or none (the classifier then acts on each position).
     fixed_pool_size : int | None
-        Linear inference mode: the side of the pooled grid whatever the image, 7 as published. None
-        pools by ``sr_ratios``.
+        Linear inference mode: side of the pooled grid, 7 as published. None pools by ``sr_ratios``.
     position_bias : {"extrapolate", "interpolate"} | None
         Compute the position bias for the grid in use, or resize that of the training grid. None is
         "interpolate" for a backbone, "extrapolate" otherwise, as published.
@@ -95,12 +84,10 @@ class TransNeXt(nn.Module):
         Which of the four maps; an int takes the last so many, None all. Stages after the last
         one taken are not built.
     drop_rate, proj_drop_rate, attn_drop_rate, drop_path_rate : float
-        Dropout of the classifier's input, of the projections and of the attention weights (which
-        then are materialised in training); stochastic depth of the last block, to which it rises
-        linearly from 0.
+        Dropout of the classifier's input, of the projections and of the attention weights (training
+        then materialises them); stochastic depth of the last block, rising linearly from 0.
     backend : str | None
-        Operator backend of this model, None for the one in force at the call; see
-        :func:`transnext_ops.set_backend`.
+        Operator backend, None for the one in force at the call (:func:`transnext_ops.set_backend`).
     """
 
     def __init__(
@@ -143,7 +130,7 @@ class TransNeXt(nn.Module):
             drop_path_rate=drop_path_rate,
         )
         if out_indices is not None and not features_only:
-            raise ValueError("out_indices: choosing maps needs features_only=True")
+            raise ValueError(f"out_indices: got {out_indices!r}, needs features_only=True")
         if position_bias is None:
             position_bias = "interpolate" if features_only else "extrapolate"
 
@@ -160,46 +147,27 @@ class TransNeXt(nn.Module):
 
         taken = take_indices(STAGES, out_indices, "out_indices")
         self.num_stages = max(taken) + 1
-        self.feature_info = FeatureInfo(
-            [
-                {"num_chs": embed_dims[i], "reduction": 4 * 2**i, "module": f"norm{i + 1}"}
-                for i in range(self.num_stages)
-            ],
-            taken,
-        )
+        self.feature_info = FeatureInfo.of_stages(embed_dims[: self.num_stages], taken)
 
         one_of("attention", attention, ("aggregated", "pixel_focused"))
-        windowed = AggregatedAttention if attention == "aggregated" else PixelFocusedAttention
-
-        def build_attention(
-            stage: int,
-        ) -> AggregatedAttention | PixelFocusedAttention | GlobalAttention:
-            dim, heads = embed_dims[stage], num_heads[stage]
-            if sr_ratios[stage] == 1:
-                return GlobalAttention(dim, heads, qkv_bias, attn_drop_rate, proj_drop_rate)
-            return windowed(dim, heads, window_size, qkv_bias, attn_drop_rate, proj_drop_rate)
-
         total = sum(depths)
         rates = iter(drop_path_rate * i / max(total - 1, 1) for i in range(total))
         for i in range(self.num_stages):
-            dim = embed_dims[i]
-            embed = (
-                PatchEmbed(in_chans, dim, kernel_size=7, stride=4)
-                if i == 0
-                else PatchEmbed(embed_dims[i - 1], dim, kernel_size=3, stride=2)
+            modules = build_stage(
+                embed_dims[i - 1] if i else in_chans,
+                embed_dims[i],
+                stride=2 if i else 4,
+                attention="global" if sr_ratios[i] == 1 else attention,
+                num_heads=num_heads[i],
+                window_size=window_size,
+                qkv_bias=qkv_bias,
+                attn_drop=attn_drop_rate,
+                hidden=int(embed_dims[i] * mlp_ratios[i]),
+                proj_drop=proj_drop_rate,
+                drop_path_rates=list(itertools.islice(rates, depths[i])),
             )
-            blocks = nn.ModuleList(
-                Block(
-                    dim,
-                    build_attention(i),
-                    ConvolutionalGLU(dim, int(dim * mlp_ratios[i]), drop=proj_drop_rate),
-                    next(rates),
-                )
-                for _ in range(depths[i])
-            )
-            self.add_module(f"patch_embed{i + 1}", embed)
-            self.add_module(f"block{i + 1}", blocks)
-            self.add_module(f"norm{i + 1}", nn.LayerNorm(dim, eps=1e-6))
+            for part, module in zip(PARTS, modules, strict=True):
+                self.add_module(f"{part}{i + 1}", module)
 
         self.num_features = self.head_hidden_size = embed_dims[self.num_stages - 1]
         self.head_drop = nn.Dropout(drop_rate)
@@ -227,16 +195,16 @@ class TransNeXt(nn.Module):
                 module.backend = name
 
     def freeze(self, frozen: bool = True) -> TransNeXt:
-        """Say that the weights stay as they are, and change to evaluation mode.
+        """Declare that the weights stay as they are, and change to evaluation mode.
 
-        In evaluation the model keeps what it derives from its weights (packed products,
-        position-bias tables). On a CPU every call makes sure that they are still the same, which
-        takes as long as reading them from memory; on other devices nothing is kept. A frozen model
-        keeps it everywhere and looks no more.
+        In evaluation the model caches what it derives from its weights (packed weights,
+        position-bias tables). On a CPU every call checks that they are unchanged, which takes as
+        long as reading them from memory; other devices cache nothing. A frozen model caches
+        everywhere and checks nothing.
 
-        Ended by ``freeze(False)``, by :meth:`train` and by loading weights, and by an edit that
-        PyTorch's version counters show. Weights of a frozen model that are edited past these,
-        through ``parameter.data`` say, give outputs of the old ones until then.
+        :meth:`train`, loading weights, an edit that PyTorch's version counters show and
+        ``freeze(False)`` end it. Other edits, through ``parameter.data`` say, go unnoticed until
+        then: outputs are those of the old weights.
 
         Parameters
         ----------
@@ -254,16 +222,16 @@ class TransNeXt(nn.Module):
         return self
 
     def stages(self) -> list[Stage]:
-        """The stages in order."""
+        """Return the stages in order."""
         return [
-            Stage(*(getattr(self, f"{part}{i + 1}") for part in ("patch_embed", "block", "norm")))
+            Stage(*(getattr(self, f"{part}{i + 1}") for part in PARTS))
             for i in range(self.num_stages)
         ]
 
     # Sizes
 
     def stage_grids(self, stage: int, grid: tuple[int, int]) -> StageGrids:
-        """All grids of stage ``stage`` (from 0) when its tokens lie on ``grid``."""
+        """Return all grids of stage ``stage`` (from 0) when its tokens lie on ``grid``."""
         stride = 4 * 2**stage
         interpolates = self.position_bias == "interpolate"
         return stage_grids(
@@ -277,7 +245,7 @@ class TransNeXt(nn.Module):
     # Forward
 
     def _maps(self, x: Tensor, stages: int) -> list[Tensor]:
-        """The normalised maps ``[B, C, H, W]`` of the first ``stages`` stages."""
+        """Return the normalised maps ``[B, C, H, W]`` of the first ``stages`` stages."""
         check_images(x, self.in_chans)
         maps = []
         for stage, (embed, blocks, norm) in enumerate(self.stages()[:stages]):
@@ -293,7 +261,7 @@ class TransNeXt(nn.Module):
         return maps
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """The last normalised map ``[B, C, H, W]`` of images ``x [B, in_chans, H, W]``."""
+        """Return the last normalised map ``[B, C, H, W]`` of images ``x [B, in_chans, H, W]``."""
         return self._maps(x, self.num_stages)[-1]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -322,13 +290,13 @@ class TransNeXt(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The last map and those of chosen stages.
+        """Return the last map and those of chosen stages.
 
         Parameters
         ----------
         x : Tensor
             Images ``[B, in_chans, H, W]``.
-        indices
+        indices : int | Sequence[int] | None
             Stages to take: None all, an int the last so many, a sequence those.
         norm : bool
             Accepted for timm; the maps are always normalised, the norm being part of the stage.
@@ -352,7 +320,7 @@ class TransNeXt(nn.Module):
         return chosen if intermediates_only else (maps[-1], chosen)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        """Logits ``[B, num_classes]``, or the list of maps of a backbone, of images ``x``.
+        """Return logits ``[B, num_classes]``, or the list of maps of a backbone, of images ``x``.
 
         Raises
         ------
@@ -368,12 +336,12 @@ class TransNeXt(nn.Module):
 
     def load_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Load a weights file, fitting it to this model; see :func:`pretrained.load_fitted`."""
-        from .pretrained import load_fitted
+        from .checkpoints.pretrained import load_fitted
 
         load_fitted(self, path)
 
     def get_classifier(self) -> nn.Module:
-        """The classifier, an Identity if there is none."""
+        """Return the classifier, an Identity if there is none."""
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
@@ -405,7 +373,7 @@ class TransNeXt(nn.Module):
         last = max(taken)
         shortened = last + 1 < self.num_stages
         for stage in range(last + 1, self.num_stages):
-            for part in ("patch_embed", "block", "norm"):
+            for part in PARTS:
                 delattr(self, f"{part}{stage + 1}")
         del self.feature_info[last + 1 :]
         self.feature_info.out_indices = tuple(range(last + 1))
@@ -416,27 +384,17 @@ class TransNeXt(nn.Module):
         return list(taken)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only block inputs for the backward pass and compute each block again there."""
+        """Keep only block inputs for the backward pass, which recomputes each block."""
         self.grad_checkpointing = enable
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that the published recipe leaves without weight decay.
-
-        One-dimensional parameters and biases, which every recipe leaves out, are not all named.
-        """
+        """Return the parameters that the published recipe leaves without weight decay."""
         return {
             name
             for name, _ in self.named_parameters()
-            if any(keyword in name for keyword in _NO_WEIGHT_DECAY)
+            if any(keyword in name for keyword in NO_WEIGHT_DECAY)
         }
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Regular expressions that order parameters by depth, for layer-wise learning rates."""
-        blocks: Any = r"^(?:patch_embed|block|norm)(\d+)"
-        if not coarse:
-            blocks = [
-                (r"^patch_embed(\d+)", (-1,)),
-                (r"^block(\d+)\.(\d+)", None),
-                (r"^norm(\d+)", (99999,)),
-            ]
-        return {"stem": r"^patch_embed1\.", "blocks": blocks}
+        """Return patterns that order parameters by depth, for layer-wise learning rates."""
+        return depth_patterns(coarse)

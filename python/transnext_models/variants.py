@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 
 __all__ = ["VARIANTS", "Checkpoint", "Metrics", "Variant", "find_checkpoint"]
 
+MIN_SIZE = 32  # of an image's sides: one token in the last stage
+HEAD_DIM = 24  # of every published model
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -44,7 +46,7 @@ class Checkpoint:
         Hugging Face Hub repository and the file in it. ``repo is None`` marks a file that travels
         with this package, in ``transnext_models/assets``.
     sha256, bytes : str | None, int | None
-        Of the published file, where they are known: it is held to them.
+        Of the published file, where they are known; the file is checked against them.
     img_size : int
         Side of the square image it was trained (and is evaluated) at.
     gmacs : float | None
@@ -99,12 +101,17 @@ class Variant:
     in_chans: int = 3
 
     @property
+    def head_dim(self) -> int:
+        """Channels of a head, the same in every stage."""
+        return self.embed_dims[0] // self.num_heads[0]
+
+    @property
     def default(self) -> Checkpoint:
         """The checkpoint that the bare name of the architecture stands for."""
         return self.checkpoints[0]
 
     def checkpoint(self, tag: str | None = None) -> Checkpoint:
-        """The checkpoint called ``tag``, the default one for None.
+        """Return the checkpoint called ``tag``, the default one for None.
 
         Raises
         ------
@@ -136,7 +143,7 @@ _DIGESTS = {
 
 
 def _published(name: str, gmacs: float, metrics: Metrics, img_size: int = 224) -> Checkpoint:
-    """A published classification checkpoint; ``name`` is e.g. ``small-384-1k-ft-1k``."""
+    """Return a published classification checkpoint; ``name`` is e.g. ``small-384-1k-ft-1k``."""
     stem = f"transnext-{name}"
     sha256, size = _DIGESTS.get(name, (None, None))
     return Checkpoint(
@@ -153,99 +160,85 @@ def _published(name: str, gmacs: float, metrics: Metrics, img_size: int = 224) -
     )
 
 
-VARIANTS: dict[str, Variant] = {
-    variant.name: variant
-    for variant in (
-        Variant(
-            name="transnext_pico",
-            embed_dims=(24, 48, 96, 144),
-            num_heads=(1, 2, 4, 6),
-            depths=(1, 1, 2, 1),
-            mlp_ratios=(4, 4, 4, 4),
-            drop_path_rate=0.05,
-            parameters=745_602,
-            pretrain_size=64,
-            checkpoints=(
-                Checkpoint(
-                    tag="mnist5k",
-                    repo=None,
-                    file="transnext_pico.safetensors",
-                    img_size=64,
-                    gmacs=0.0137,
-                    num_classes=10,
-                    labels="digits",
-                    crop_pct=1.0,
-                    crop_mode="squash",
-                ),
-            ),
-        ),
-        Variant(
-            name="transnext_micro",
-            embed_dims=(48, 96, 192, 384),
-            num_heads=(2, 4, 8, 16),
-            depths=(2, 2, 15, 2),
-            drop_path_rate=0.15,
-            parameters=12_809_304,
-            checkpoints=(
-                _published("micro-224-1k", 2.65, Metrics(82.5, 29.9, 50.8, 45.8, 33.0, 72.6)),
-            ),
-        ),
-        Variant(
-            name="transnext_tiny",
-            embed_dims=(72, 144, 288, 576),
-            num_heads=(3, 6, 12, 24),
-            depths=(2, 2, 15, 2),
-            drop_path_rate=0.25,
-            parameters=28_258_960,
-            checkpoints=(
-                _published("tiny-224-1k", 5.71, Metrics(84.0, 39.9, 46.5, 49.6, 37.6, 73.8)),
-            ),
-        ),
-        Variant(
-            name="transnext_small",
-            embed_dims=(72, 144, 288, 576),
-            num_heads=(3, 6, 12, 24),
-            depths=(5, 5, 22, 5),
-            drop_path_rate=0.45,
-            parameters=49_741_564,
-            checkpoints=(
-                _published("small-224-1k", 10.29, Metrics(84.7, 47.1, 43.9, 52.5, 39.7, 74.8)),
-                _published(
-                    "small-384-1k-ft-1k", 32.02, Metrics(86.0, 58.3, None, 56.4, 43.2, 76.8), 384
-                ),
-            ),
-        ),
-        Variant(
-            name="transnext_base",
-            embed_dims=(96, 192, 384, 768),
-            num_heads=(4, 8, 16, 32),
-            depths=(5, 5, 23, 5),
-            drop_path_rate=0.6,
-            parameters=89_721_496,
-            checkpoints=(
-                _published("base-224-1k", 18.30, Metrics(84.8, 50.6, 43.5, 53.9, 41.4, 75.1)),
-                _published(
-                    "base-384-1k-ft-1k", 56.19, Metrics(86.2, 61.6, None, 57.7, 44.7, 77.0), 384
-                ),
-            ),
-        ),
-        Variant(
-            name="transnext_micro_AAAA",
-            embed_dims=(48, 96, 192, 384),
-            num_heads=(2, 4, 8, 16),
-            depths=(2, 2, 15, 2),
-            sr_ratios=(16, 8, 4, 2),
-            drop_path_rate=0.15,
-            parameters=13_114_008,
-            pretrain_size=256,
-            checkpoints=(_published("micro-AAAA-256-1k", 3.33, Metrics(82.6), 256),),
-        ),
+def _imagenet(
+    name: str,
+    width: int,
+    depths: tuple[int, int, int, int],
+    drop_path_rate: float,
+    parameters: int,
+    *checkpoints: Checkpoint,
+    sr_ratios: tuple[int, int, int, int] = (8, 4, 2, 1),
+    pretrain_size: int = 224,
+) -> Variant:
+    """Return a published architecture, whose width doubles from stage to stage."""
+    first, second, third, fourth = (width * 2**stage for stage in range(4))
+    return Variant(
+        name=name,
+        embed_dims=(first, second, third, fourth),
+        num_heads=(first // HEAD_DIM, second // HEAD_DIM, third // HEAD_DIM, fourth // HEAD_DIM),
+        depths=depths,
+        drop_path_rate=drop_path_rate,
+        parameters=parameters,
+        checkpoints=checkpoints,
+        sr_ratios=sr_ratios,
+        pretrain_size=pretrain_size,
     )
-}
+
+
+_PICO = Variant(
+    name="transnext_pico",
+    embed_dims=(24, 48, 96, 144),
+    num_heads=(1, 2, 4, 6),
+    depths=(1, 1, 2, 1),
+    mlp_ratios=(4, 4, 4, 4),
+    drop_path_rate=0.05,
+    parameters=745_602,
+    pretrain_size=64,
+    checkpoints=(
+        Checkpoint(
+            tag="mnist5k",
+            repo=None,
+            file="transnext_pico.safetensors",
+            img_size=64,
+            gmacs=0.0137,
+            num_classes=10,
+            labels="digits",
+            crop_pct=1.0,
+            crop_mode="squash",
+        ),
+    ),
+)
+_PUBLISHED = (
+    _imagenet(
+        "transnext_micro", 48, (2, 2, 15, 2), 0.15, 12_809_304,
+        _published("micro-224-1k", 2.65, Metrics(82.5, 29.9, 50.8, 45.8, 33.0, 72.6)),
+    ),
+    _imagenet(
+        "transnext_tiny", 72, (2, 2, 15, 2), 0.25, 28_258_960,
+        _published("tiny-224-1k", 5.71, Metrics(84.0, 39.9, 46.5, 49.6, 37.6, 73.8)),
+    ),
+    _imagenet(
+        "transnext_small", 72, (5, 5, 22, 5), 0.45, 49_741_564,
+        _published("small-224-1k", 10.29, Metrics(84.7, 47.1, 43.9, 52.5, 39.7, 74.8)),
+        _published("small-384-1k-ft-1k", 32.02, Metrics(86.0, 58.3, None, 56.4, 43.2, 76.8), 384),
+    ),
+    _imagenet(
+        "transnext_base", 96, (5, 5, 23, 5), 0.6, 89_721_496,
+        _published("base-224-1k", 18.30, Metrics(84.8, 50.6, 43.5, 53.9, 41.4, 75.1)),
+        _published("base-384-1k-ft-1k", 56.19, Metrics(86.2, 61.6, None, 57.7, 44.7, 77.0), 384),
+    ),
+    _imagenet(
+        "transnext_micro_AAAA", 48, (2, 2, 15, 2), 0.15, 13_114_008,
+        _published("micro-AAAA-256-1k", 3.33, Metrics(82.6), 256),
+        sr_ratios=(16, 8, 4, 2),
+        pretrain_size=256,
+    ),
+)  # fmt: skip
+VARIANTS: dict[str, Variant] = {variant.name: variant for variant in (_PICO, *_PUBLISHED)}
 
 
 def find_checkpoint(name: str) -> tuple[Variant, Checkpoint]:
-    """The architecture and checkpoint that ``architecture`` or ``architecture.tag`` names.
+    """Return the architecture and checkpoint that ``architecture`` or ``architecture.tag`` names.
 
     Raises
     ------
@@ -255,7 +248,7 @@ def find_checkpoint(name: str) -> tuple[Variant, Checkpoint]:
         If `name` is no text.
     """
     if not isinstance(name, str):
-        raise TypeError(f"name: a model's name is needed, got {type(name).__name__}")
+        raise TypeError(f"name: got {type(name).__name__}, needs a model's name")
     architecture, _, tag = name.partition(".")
     variant = VARIANTS.get(architecture)
     if variant is None:

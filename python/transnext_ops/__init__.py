@@ -2,19 +2,18 @@
 
 Foveal attention for PyTorch: one softmax over a sharp neighbourhood and a coarse whole image. Every
 operator takes torch tensors, differentiates, and runs on the backend that :func:`set_backend` or
-:func:`use_backend` names (by default the fastest that supports the call). CuPy arrays are taken too
-and give CuPy arrays (:mod:`transnext_ops.cupy_arrays`).
+:func:`use_backend` names (by default the fastest that supports the call). Given CuPy arrays, they
+return CuPy arrays (:mod:`transnext_ops.cupy_arrays`).
 """
 
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-# Now and not at the first call: the compiled library prepares for forks when it is loaded, and a
-# child forked while another thread imports a module would wait for that thread for ever.
+# Imported here, not at the first call: the compiled library prepares for forks when it is loaded,
+# and a child forked while another thread imports a module would wait for that thread for ever.
 import transnext_ops.backends.reference_backend
-import transnext_ops.torch_library  # noqa: F401  registers torch.ops.transnext
-from transnext_ops.aggregated_attention import aggregated_attention, pixel_focused_attention
+import transnext_ops.dispatch.custom_operators  # noqa: F401  registers torch.ops.transnext
 from transnext_ops.backends import cpp_backend
 from transnext_ops.backends.registry import (
     BackendError,
@@ -24,15 +23,20 @@ from transnext_ops.backends.registry import (
     set_backend,
     use_backend,
 )
-from transnext_ops.bias_table import PositionBias
-from transnext_ops.conv_glu import conv_glu
-from transnext_ops.gelu_pool import gelu_pool
-from transnext_ops.global_attention import global_attention
-from transnext_ops.position_bias import bias_coordinates, bias_from_values, position_bias
-from transnext_ops.window import window_av, window_qk
+from transnext_ops.distribution import NAME
+from transnext_ops.operators.aggregated_attention import (
+    aggregated_attention,
+    pixel_focused_attention,
+)
+from transnext_ops.operators.conv_glu import conv_glu
+from transnext_ops.operators.gelu_pool import gelu_pool
+from transnext_ops.operators.global_attention import global_attention
+from transnext_ops.operators.position_bias import bias_coordinates, bias_from_values, position_bias
+from transnext_ops.operators.position_bias.table import PositionBias
+from transnext_ops.operators.window import window_av, window_qk
 
 try:
-    __version__ = version("transnext")
+    __version__ = version(NAME)
 except PackageNotFoundError:  # run from a checkout that is not installed
     __version__ = "0+unknown"
 

@@ -1,4 +1,4 @@
-"""CuPy arrays in the public functions: taken and returned in place of torch tensors.
+"""CuPy arrays in the public functions, accepted and returned instead of torch tensors.
 
 Memory is shared both ways (DLPack), and DLPack orders the two libraries' current streams. A call
 with a CuPy array among its tensors returns a CuPy array, without gradient; a
@@ -18,7 +18,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def accepts_cupy(function: _Function) -> _Function:
-    """Let a function of torch tensors take CuPy arrays too."""
+    """Let a function of torch tensors accept CuPy arrays too."""
 
     @functools.wraps(function)
     def call(*arguments: Any, **keywords: Any) -> Any:

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["known_true", "reshaped", "traced", "transformed"]
+__all__ = ["constant_in_graphs", "known_true", "reshaped", "traced", "transformed"]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def constant_in_graphs(function: _Function) -> _Function:
+    """Have ``torch.compile`` call a function once, while it traces, and record its result.
+
+    ``torch.compiler.assume_constant_result`` does the same, but imports all of ``torch._dynamo``
+    for it, which takes longer than importing PyTorch.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 def traced() -> bool:
@@ -51,7 +64,7 @@ def known_true(condition: bool) -> bool:
     """
     if not traced() or torch.jit.is_tracing():  # which fixes all sizes
         return bool(condition)
-    # Imported late: it brings all of sympy with it.
+    # Imported late: it imports all of sympy.
     from torch.fx.experimental.symbolic_shapes import statically_known_true
 
     return statically_known_true(condition)

@@ -1,4 +1,4 @@
-"""The reference TransNeXt: NumPy float64, written for reading. What everything else is held to.
+"""The reference TransNeXt: NumPy float64, written for reading. The oracle of every test.
 
 Every operator of `transnext_ops` with its gradients derived by hand, and the whole model forward
 from a state dict. Source: Shi, "TransNeXt: Robust Foveal Visual Perception for Vision

@@ -93,5 +93,5 @@ def check_grid(name: str, grid: Grid) -> Grid:
 
 
 def cell_count(name: str, grid: Grid) -> int:
-    """The number of cells of a grid: N of ``(H, W)``, P of ``(Hp, Wp)``."""
+    """Return the number of cells of a grid: N of ``(H, W)``, P of ``(Hp, Wp)``."""
     return math.prod(check_grid(name, grid))

@@ -1,4 +1,4 @@
-r"""Aggregated attention (paper, sections 3.2 and 3.3).
+r"""Aggregated attention (paper, section 3.1).
 
 Notation, for one image and one head; n, m number queries and pooled keys, l window cells::
 
@@ -23,6 +23,7 @@ Its special cases, pixel-focused and global attention, are in special_attention.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -40,6 +41,37 @@ from transnext_reference.window import (
     scatter_window,
     window_cells,
 )
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class PixelFocusedOptions(TypedDict, total=False):
+    """The optional tensors of pixel-focused attention."""
+
+    local_bias: ArrayLike | None
+    pool_bias: ArrayLike | None
+
+
+class PixelFocusedArguments(PixelFocusedOptions):
+    """The keyword arguments of `pixel_focused_attention`, which describes them."""
+
+    grid: Grid
+    pool_grid: Grid
+    window_size: int
+    scale: ArrayLike
+
+
+class AttentionOptions(TypedDict, total=False):
+    """The optional tensors that aggregated attention adds."""
+
+    query_embedding: ArrayLike | None
+    tokens: ArrayLike | None
+    token_bias: ArrayLike | None
+
+
+class AttentionArguments(AttentionOptions, PixelFocusedArguments):
+    """The keyword arguments of `aggregated_attention`, which describes them."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +110,11 @@ def _prepare(
     pool_grid: Grid,
     window_size: int,
     scale: ArrayLike,
-    query_embedding: ArrayLike | None,
-    local_bias: ArrayLike | None,
-    pool_bias: ArrayLike | None,
-    tokens: ArrayLike | None,
-    token_bias: ArrayLike | None,
+    query_embedding: ArrayLike | None = None,
+    local_bias: ArrayLike | None = None,
+    pool_bias: ArrayLike | None = None,
+    tokens: ArrayLike | None = None,
+    token_bias: ArrayLike | None = None,
 ) -> _Inputs:
     """Check the arguments of `aggregated_attention`."""
     count, window = cell_count("grid", grid), check_window("window_size", window_size) ** 2
@@ -202,7 +234,7 @@ def aggregated_attention(
     tokens: ArrayLike | None = None,
     token_bias: ArrayLike | None = None,
 ) -> tuple[Array, Array]:
-    """Aggregated attention, from un-normalised projections.
+    """Compute aggregated attention from un-normalised projections.
 
     Parameters
     ----------
@@ -265,16 +297,7 @@ def aggregated_attention_backward(
     v: ArrayLike | None,
     k_pool: ArrayLike,
     v_pool: ArrayLike,
-    *,
-    grid: Grid,
-    pool_grid: Grid,
-    window_size: int,
-    scale: ArrayLike,
-    query_embedding: ArrayLike | None = None,
-    local_bias: ArrayLike | None = None,
-    pool_bias: ArrayLike | None = None,
-    tokens: ArrayLike | None = None,
-    token_bias: ArrayLike | None = None,
+    **arguments: Unpack[AttentionArguments],
 ) -> dict[str, Array]:
     r"""Gradients of `aggregated_attention`'s output.
 
@@ -292,7 +315,7 @@ def aggregated_attention_backward(
         d_S_n   = A_n (d_A_n - sum A_n d_A_n)
         d_B_l   = sum over b, n of d_S_nl          d_B_nm = sum over b of d_S_nm
 
-    Note that sum A d_A is O . d_O less the positional term's share (Q^ T + t) . d_W. The logits::
+    Note that sum A d_A is O . d_O less the positional term's part (Q^ T + t) . d_W. The logits::
 
         d_Qs_n  = sum_l d_S_nl K^_rho + sum_m d_S_nm Kp^_m
         d_K^    = scatter over rho of d_S_nl Qs_n
@@ -310,30 +333,17 @@ def aggregated_attention_backward(
     ----------
     d_out
         d_O, ``[B, N, h, d]``.
-    q, k, v, k_pool, v_pool, grid, pool_grid, window_size, scale
-        As in `aggregated_attention`, and the optional ones too.
+    q, k, v, k_pool, v_pool
+        As in `aggregated_attention`.
+    **arguments
+        Its keyword arguments.
 
     Returns
     -------
     dict
         A gradient for every tensor that was given, by argument name, of that tensor's shape.
     """
-    inputs = _prepare(
-        q,
-        k,
-        v,
-        k_pool,
-        v_pool,
-        grid=grid,
-        pool_grid=pool_grid,
-        window_size=window_size,
-        scale=scale,
-        query_embedding=query_embedding,
-        local_bias=local_bias,
-        pool_bias=pool_bias,
-        tokens=tokens,
-        token_bias=token_bias,
-    )
+    inputs = _prepare(q, k, v, k_pool, v_pool, **arguments)
     forward = _attend(inputs)
     window = inputs.inside.shape[1]
     d_out = float64("d_out", d_out, *inputs.q.shape)

@@ -33,7 +33,7 @@ def position_bias_table(
     fc2_weight: ArrayLike,
     fc2_bias: ArrayLike,
 ) -> Array:
-    """The bias MLP over the product of row and column coordinates.
+    """Evaluate the bias MLP over the product of row and column coordinates.
 
     Parameters
     ----------
@@ -177,9 +177,9 @@ def expand_position_bias_backward(
 
 
 def _distinct(coordinates: Array) -> tuple[Array, NDArray[np.intp]]:
-    """The distinct coordinates, and where each of ``[size, bins]`` is among them."""
-    distinct, places = np.unique(coordinates, return_inverse=True)
-    return distinct, places.reshape(coordinates.shape)
+    """Return the distinct coordinates, and the index of each of ``[size, bins]`` among them."""
+    distinct, indices = np.unique(coordinates, return_inverse=True)
+    return distinct, indices.reshape(coordinates.shape)
 
 
 def tabulated_position_bias(
@@ -194,7 +194,7 @@ def tabulated_position_bias(
     train_grid: Grid | None = None,
     train_pool_grid: Grid | None = None,
 ) -> Array:
-    """The same as `position_bias`, by a table of the distinct coordinates: many times faster.
+    """Compute `position_bias` by a table of the distinct coordinates, many times faster.
 
     Parameters, errors and the returned ``[h, N, P]`` are those of `position_bias`.
     """

@@ -1,4 +1,4 @@
-r"""The gate of the Convolutional GLU (paper, section 3.4), on tokens.
+r"""The gate of the Convolutional GLU (paper, section 3.2), on tokens.
 
 x is [a | g], two halves of `hidden` channels each. Per channel c and grid position (i, j)::
 
@@ -65,7 +65,7 @@ def depthwise_conv3x3_backward(d_result: Array, image: Array, weight: Array) -> 
 def _prepare(
     x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None, grid: Grid
 ) -> tuple[Array, Array, Array, Array | None]:
-    """The checked arguments: a and g as images ``[B, H, W, hidden]``, weight, bias."""
+    """Check the arguments; return a and g as images ``[B, H, W, hidden]``, weight, bias."""
     weight = float64("weight", weight, None, 1, 3, 3)
     hidden = weight.shape[0]
     x = float64("x", x, BATCH, cell_count("grid", grid), 2 * hidden)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -25,6 +26,9 @@ from transnext_reference.numerics import layer_norm, softplus
 from transnext_reference.pooling import gelu_pool
 from transnext_reference.special_attention import global_attention
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 NORM_EPSILON = 1e-6
 """Of the norms of blocks and of stages: ``norm1``, ``norm2``, ``norm{i}``."""
 
@@ -35,6 +39,16 @@ MINIMUM_SIZE = 32
 """The smallest height and width of an image."""
 
 
+class ModelOptions(TypedDict, total=False):
+    """The keyword arguments of `forward_features`, which describes them."""
+
+    sr_ratios: Sequence[int]
+    img_size: int
+    pretrain_size: int
+    fixed_pool_size: int | None
+    position_bias: str
+
+
 @dataclass(frozen=True)
 class Parameters:
     """A state dict, seen from one module of the network."""
@@ -43,7 +57,7 @@ class Parameters:
     prefix: str = ""
 
     def at(self, name: str) -> Parameters:
-        """The parameters of a module inside this one."""
+        """Return the parameters of a module inside this one."""
         return Parameters(self.state_dict, f"{self.prefix}{name}.")
 
     def __contains__(self, name: str) -> bool:
@@ -237,7 +251,7 @@ def forward_features(
     fixed_pool_size: int | None = None,
     position_bias: str = "extrapolate",
 ) -> list[Array]:
-    """The dense backbone: the normalised feature map of every stage.
+    """Run the dense backbone; return the normalised feature map of every stage.
 
     Parameters
     ----------
@@ -328,19 +342,16 @@ def forward_features(
 def forward(
     state_dict: Mapping[str, ArrayLike],
     images: ArrayLike,
-    *,
-    sr_ratios: Sequence[int] = (8, 4, 2, 1),
-    img_size: int = 224,
-    pretrain_size: int = 224,
-    fixed_pool_size: int | None = None,
-    position_bias: str = "extrapolate",
+    **options: Unpack[ModelOptions],
 ) -> Array:
-    """The classifier: mean of the last stage's normalised tokens, then a linear head.
+    """Run the classifier: mean of the last stage's normalised tokens, then a linear head.
 
     Parameters
     ----------
-    state_dict, images, sr_ratios, img_size, pretrain_size, fixed_pool_size, position_bias
+    state_dict, images
         As in `forward_features`.
+    **options
+        Its keyword arguments.
 
     Returns
     -------
@@ -352,13 +363,5 @@ def forward(
     ValueError
         As in `forward_features`, or if the state dict has no ``head``.
     """
-    *_, last = forward_features(
-        state_dict,
-        images,
-        sr_ratios=sr_ratios,
-        img_size=img_size,
-        pretrain_size=pretrain_size,
-        fixed_pool_size=fixed_pool_size,
-        position_bias=position_bias,
-    )
+    *_, last = forward_features(state_dict, images, **options)
     return _linear(Parameters(state_dict).at("head"), last.mean(axis=(2, 3)))

@@ -70,7 +70,7 @@ def normal_cdf(x: Array) -> Array:
 
 
 def gelu(x: Array) -> Array:
-    """The exact GELU, x Phi(x): the erf form, not the tanh approximation."""
+    """Return the exact GELU, x Phi(x): the erf form, not the tanh approximation."""
     return x * normal_cdf(x)
 
 

@@ -25,7 +25,7 @@ def _bin(a: int, size: int, bins: int) -> slice:
 
 
 def averaging_matrix(size: int, bins: int) -> Array:
-    """The matrix ``[bins, size]`` whose row a averages adaptive-pooling bin a."""
+    """Return the matrix ``[bins, size]`` whose row a averages adaptive-pooling bin a."""
     matrix = np.zeros((bins, size))
     for a in range(bins):
         inside = _bin(a, size, bins)
@@ -34,7 +34,7 @@ def averaging_matrix(size: int, bins: int) -> Array:
 
 
 def _average(x: Array, bins: int) -> Array:
-    """The means of the bins of axis 1: ``[n, size, ...]`` to ``[n, bins, ...]``."""
+    """Return the means of the bins of axis 1: ``[n, size, ...]`` to ``[n, bins, ...]``."""
     size = x.shape[1]
     return np.stack([x[:, _bin(a, size, bins)].mean(axis=1) for a in range(bins)], axis=1)
 

@@ -1,4 +1,4 @@
-r"""Continuous position bias (paper, section 3.3: length-extrapolative position embedding).
+r"""Continuous position bias (paper, section 3.1.3: overcoming multi-scale image input).
 
 A small MLP gives each pair of query n = i W + j and pooled key m = a Wp + b its bias per head::
 
@@ -45,6 +45,7 @@ class BiasMlp:
         fc2_weight: ArrayLike,
         fc2_bias: ArrayLike,
     ) -> BiasMlp:
+        """Check the parameters; raise ValueError if a shape does not fit."""
         first = float64("fc1_weight", fc1_weight, None, 2)
         second = float64("fc2_weight", fc2_weight, None, first.shape[0])
         return cls(
@@ -56,6 +57,7 @@ class BiasMlp:
 
     @property
     def heads(self) -> int:
+        """Number of heads, h."""
         return self.fc2_weight.shape[0]
 
     def forward(self, coordinates: Array) -> Array:
@@ -68,7 +70,9 @@ class BiasMlp:
         return result + self.fc2_bias
 
     def backward(self, d_result: Array, coordinates: Array) -> dict[str, Array]:
-        r"""Gradients from ``[K, h]``; sums over the K pairs, y = ReLU(u)::
+        r"""Gradients from ``[K, h]``, with sums over the K pairs and y = ReLU(u).
+
+        ::
 
         d_W2 = sum d_bias y^T,     d_b2 = sum d_bias
         d_u  = W2^T d_bias where u > 0, else 0
@@ -94,7 +98,7 @@ def _chunks(count: int) -> Iterator[slice]:
 
 
 def axis_coordinates(size: int, bins: int, pretrain: int) -> Array:
-    """The coordinates of one axis, ``coord[i, a]``: query i of `size`, pooled key a of `bins`.
+    """Return one axis' coordinates ``coord[i, a]``: query i of `size`, pooled key a of `bins`.
 
     Parameters
     ----------
@@ -129,10 +133,10 @@ def _pair_coordinates(grid: Grid, pool_grid: Grid, pretrain_grid: Grid) -> Array
 
 
 def bilinear_matrix(size: int, source_size: int) -> Array:
-    """The matrix ``[size, source_size]`` of a bilinear resize along one axis.
+    """Return the matrix ``[size, source_size]`` of a bilinear resize along one axis.
 
     Pixel centres are aligned, not corners: output o reads position (o + 1/2) source_size / size -
-    1/2, held inside the source, between its two neighbours. Equal sizes give the identity.
+    1/2, clamped to the source, between its two neighbours. Equal sizes give the identity.
     """
     position = np.maximum((np.arange(size) + 0.5) * (source_size / size) - 0.5, 0.0)
     lower = np.minimum(position.astype(np.intp), source_size - 1)
@@ -160,6 +164,7 @@ class BiasResize:
     def between(
         cls, grid: Grid, pool_grid: Grid, train_grid: Grid, train_pool_grid: Grid
     ) -> BiasResize:
+        """Return the resize from the training grids to the grids in use."""
         sizes = (*check_grid("pool_grid", pool_grid), *check_grid("grid", grid))
         sources = (
             *check_grid("train_pool_grid", train_pool_grid),
@@ -174,7 +179,7 @@ class BiasResize:
         )
 
     def backward(self, d_result: Array) -> Array:
-        """The transposed matrices: ``[h, N, P]`` to ``[h, training N, training P]``."""
+        """Apply the transposed matrices: ``[h, N, P]`` to ``[h, training N, training P]``."""
         return self._apply(
             d_result, self.key_rows.T, self.key_columns.T, self.query_rows.T, self.query_columns.T
         )
@@ -195,7 +200,7 @@ class BiasResize:
 def bias_resize(
     grid: Grid, pool_grid: Grid, train_grid: Grid | None, train_pool_grid: Grid | None
 ) -> BiasResize | None:
-    """The resize from the training grids, or None for extrapolation.
+    """Return the resize from the training grids, or None for extrapolation.
 
     Raises
     ------
@@ -224,7 +229,7 @@ def position_bias(
     train_grid: Grid | None = None,
     train_pool_grid: Grid | None = None,
 ) -> Array:
-    """The bias of every pair of query and pooled key, as the formulas stand.
+    """Compute the bias of every pair of query and pooled key, as the formulas stand.
 
     Extrapolation evaluates the MLP at the coordinates of the grid in use. Interpolation, chosen
     by giving the training grids, evaluates it there and resizes the result bilinearly, first over

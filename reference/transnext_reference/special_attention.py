@@ -6,10 +6,19 @@ stage whose grid is small, has no window, and its pooled keys are the keys thems
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from numpy.typing import ArrayLike
 
 from transnext_reference.arrays import Array, Grid
-from transnext_reference.attention import aggregated_attention, aggregated_attention_backward
+from transnext_reference.attention import (
+    PixelFocusedArguments,
+    aggregated_attention,
+    aggregated_attention_backward,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 def pixel_focused_attention(
@@ -26,7 +35,7 @@ def pixel_focused_attention(
     local_bias: ArrayLike | None = None,
     pool_bias: ArrayLike | None = None,
 ) -> Array:
-    """The paper's earlier form: `aggregated_attention` without QE, T and t.
+    """Compute the paper's earlier form: `aggregated_attention` without QE, T and t.
 
     Parameters, errors and the returned ``[B, N, h, d]`` are those of `aggregated_attention`.
     """
@@ -53,13 +62,7 @@ def pixel_focused_attention_backward(
     v: ArrayLike,
     k_pool: ArrayLike,
     v_pool: ArrayLike,
-    *,
-    grid: Grid,
-    pool_grid: Grid,
-    window_size: int,
-    scale: ArrayLike,
-    local_bias: ArrayLike | None = None,
-    pool_bias: ArrayLike | None = None,
+    **arguments: Unpack[PixelFocusedArguments],
 ) -> dict[str, Array]:
     """Gradients of `pixel_focused_attention`: those of `aggregated_attention` with QE = T = t = 0.
 
@@ -67,28 +70,17 @@ def pixel_focused_attention_backward(
     ----------
     d_out
         ``[B, N, h, d]``.
-    q, k, v, k_pool, v_pool, grid, pool_grid, window_size, scale, local_bias, pool_bias
+    q, k, v, k_pool, v_pool
         As in `pixel_focused_attention`.
+    **arguments
+        Its keyword arguments.
 
     Returns
     -------
     dict
         A gradient for every tensor that was given, by argument name.
     """
-    return aggregated_attention_backward(
-        d_out,
-        q,
-        k,
-        v,
-        k_pool,
-        v_pool,
-        grid=grid,
-        pool_grid=pool_grid,
-        window_size=window_size,
-        scale=scale,
-        local_bias=local_bias,
-        pool_bias=pool_bias,
-    )
+    return aggregated_attention_backward(d_out, q, k, v, k_pool, v_pool, **arguments)
 
 
 def global_attention(

@@ -40,7 +40,7 @@ def check_window(name: str, window_size: int) -> int:
 
 
 def window_cells(grid: Grid, window_size: int) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """The window cells of every token.
+    """Return the window cells of every token.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def window_cells(grid: Grid, window_size: int) -> tuple[NDArray[np.intp], NDArra
 
 
 def gather_window(x: Array, grid: Grid, window_size: int) -> Array:
-    """What lies in every token's window: ``[B, N, ...]`` to ``[B, N, L, ...]``, 0 outside."""
+    """Gather the values in every token's window: ``[B, N, ...]`` to ``[B, N, L, ...]``, else 0."""
     cells, inside = window_cells(grid, window_size)
     mask = inside.reshape(inside.shape + (1,) * (x.ndim - 2))
     return np.where(mask, x[:, cells], 0.0)

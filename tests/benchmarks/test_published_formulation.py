@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import transnext_ops as ops
-from published.model import PublishedTransNeXt
-from published.window import window_av, window_qk
+from benchmarks.published.model import PublishedTransNeXt
+from benchmarks.published.window import window_av, window_qk
 from small_model import ARCHITECTURE, images, small_model
 
 PRETRAIN = 64

@@ -13,14 +13,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import cases
-import inside_model
-import rates
-from measure import Result
-from operator_steps import build_operator
-from products import linear_product
-from targets import targets
-from work import floor_step, operator_work
+from benchmarks.gemms.forward import linear_gemm
+from benchmarks.roofline import rates
+from benchmarks.roofline.bound import bound_step, operator_work
+from benchmarks.runner import inside_model
+from benchmarks.runner.operator_steps import build_operator
+from benchmarks.shapes import cases
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,7 +43,7 @@ OPERATORS = [
 def test_operator_steps_do_the_same_work(case):
     """All candidates run; the package's q, k, v come apart, so gradients differ in number."""
     for candidate in case.candidates:
-        if candidate == cases.FLOOR:
+        if candidate == cases.BOUND:
             continue
         gradients = build_operator(small(case), candidate).run()
         assert all(bool(gradient.isfinite().all()) for gradient in gradients)
@@ -66,31 +64,31 @@ def test_floor_is_a_share_of_what_takes_longest(subject, monkeypatch):
     """A processor without arithmetic's cost is bound by bytes, and the other way round."""
     case = small(next(c for c in OPERATORS if c.subject == subject))
     flops, moved = operator_work(case)
-    ways = {"product": (object, 2.0 * flops), "copy": (list, 4.0 * moved)}
-    monkeypatch.setattr(rates, "best_product", lambda: ways["product"])
+    ways = {"gemm": (object, 2.0 * flops), "copy": (list, 4.0 * moved)}
+    monkeypatch.setattr(rates, "best_gemm", lambda: ways["gemm"])
     monkeypatch.setattr(rates, "copy", lambda moved: ways["copy"])
-    for slow, note, share in (("product", "arithmetic", 0.5), ("copy", "bytes", 0.25)):
+    for slow, note, fraction in (("gemm", "arithmetic", 0.5), ("copy", "bytes", 0.25)):
         cost = {way[0]: 9.0 if name == slow else 1.0 for name, way in ways.items()}
         monkeypatch.setattr(rates, "median_seconds", cost.__getitem__)
-        step = floor_step(case)
+        step = bound_step(case)
         step.run()
-        assert (step.note, step.share) == (note, share)
+        assert (step.note, step.fraction) == (note, fraction)
 
 
 def test_floor_step_runs_whichever_way_is_best(monkeypatch):
     for seconds in ([2.0, 1.0] * 3 + [0.0, 0.0], [1.0, 2.0] * 3 + [0.0, 0.0]):
         order = iter(seconds)
         monkeypatch.setattr(rates, "median_seconds", lambda function, order=order: next(order))
-        step = floor_step(small(OPERATORS[0]))
+        step = bound_step(small(OPERATORS[0]))
         step.run()
-        assert 0 < step.share < 1
+        assert 0 < step.fraction < 1
 
 
 def test_every_way_of_a_linear_gives_the_same():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 12, 8, generator=generator)
     weight, bias = torch.randn(5, 8, generator=generator), torch.randn(5, generator=generator)
-    product = linear_product(x, weight, bias)
+    product = linear_gemm(x, weight, bias)
     assert product.flops == 2 * 24 * 8 * 5
     expected = torch.nn.functional.linear(x, weight, bias).reshape(24, 5)
     assert {"linear", "transposed weight", "1x1 convolution"} <= set(product.ways)
@@ -120,26 +118,11 @@ def test_work_of_attention_is_its_products_and_a_little(direction):
     assert 1 < flops / products.get_total_flops() < 1.6
 
 
-def result(case: cases.Case, candidate: cases.Candidate, seconds: float, peak: int) -> Result:
-    return Result(case, candidate, seconds, seconds, seconds, 5, peak, 0.1, 0, "")
-
-
-def test_targets_compare_with_the_baseline_of_the_same_case():
-    case = next(c for c in cases.model_cases(False, False) if c.direction == "both")
-    results = [
-        result(case, cases.PUBLISHED, 4.0, 1000),
-        result(case, cases.OURS, 1.0, 600),
-    ]
-    speed, peak = targets(results)
-    assert (speed.measured, speed.limit, speed.met) == (4.0, 3.5, True)
-    assert (peak.measured, peak.limit, peak.met) == (0.6, 0.5, False)
-
-
 @pytest.mark.slow
 def test_a_case_end_to_end(tmp_path):
     command = [
         sys.executable, "benchmarks/run.py", "--only", "gelu_pool stage 3 224x224", "forward",
-        "--turns", "3", "--budget", "0.1", "--threads", "1", "--results", str(tmp_path),
+        "--runs", "3", "--budget", "0.1", "--threads", "1", "--results", str(tmp_path),
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(
@@ -149,7 +132,7 @@ def test_a_case_end_to_end(tmp_path):
     (path,) = tmp_path.glob("operators-float32-*.csv")
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["candidate"] for row in rows] == ["published", "ours", "floor"]
+    assert [row["candidate"] for row in rows] == ["published", "ours", "roofline bound"]
     for row in rows:
         low, median, high = (
             float(row[name])
@@ -161,7 +144,7 @@ def test_a_case_end_to_end(tmp_path):
 
 
 def test_operators_inside_a_model_and_alone():
-    rows = inside_model.measure("transnext_micro", batch=1, side=64, turns=1)
+    rows = inside_model.measure("transnext_micro", batch=1, side=64, runs=1)
     calls = {name.split()[0] for name, _, _ in rows}
     assert {"aggregated_attention", "aggregated_attention_backward", "conv_glu_backward"} <= calls
     assert all(inside > 0 and alone > 0 for _, inside, alone in rows)

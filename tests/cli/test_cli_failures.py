@@ -16,11 +16,12 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from transnext_models import classifier as classifier_module
+from transnext_models.checkpoints.errors import escaped
+from transnext_models.classification import classifier as classifier_module
 from transnext_models.classifier import Classified, Prediction
 from transnext_models.cli import classify as command
 from transnext_models.cli.application import app
-from transnext_models.cli.console import as_json, note, print_rows, printable, report_error
+from transnext_models.cli.console import as_json, note, print_rows, report_error
 from transnext_models.images import ImageError
 from transnext_models.images.found import LeftOut
 
@@ -60,12 +61,12 @@ def is_one_line(text: str) -> bool:
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_printable(text):
-    shown = printable(text)
+def test_shown_text_is_escaped(text):
+    shown = escaped(text)
     assert is_one_line(shown)
     plain = "".join(char for char in text if is_one_line(char))
     assert [char for char in shown if char in plain][:1] == [plain[0]]
-    assert printable("naïve 写真 🦀 é.png") == "naïve 写真 🦀 é.png"
+    assert escaped("naïve 写真 🦀 é.png") == "naïve 写真 🦀 é.png"
 
 
 def console_text(capsys: pytest.CaptureFixture[str]) -> str:
@@ -99,8 +100,8 @@ def test_names_of_files(transnext, tmp_path, image, name):
     bad.write_bytes(b"")
     code, out, err = transnext("classify", good, bad, "--top-k", 1)
     assert code == 1
-    assert printable(f"{name}.png") in out
-    assert printable(f"{name}-bad.png: an empty file") in err
+    assert escaped(f"{name}.png") in out
+    assert escaped(f"{name}-bad.png: an empty file") in err
     assert all(is_one_line(line) for line in (out + err).split("\n"))
     assert len(out.split("\n")) == 4
     _, out, _ = transnext("classify", good, bad, "--json")

@@ -11,18 +11,10 @@ import pytest
 import torch
 from huggingface_hub import constants
 
+from cli.hub_content import CONTENT
 from stand_in_hub import COMMIT, FILE, REPO, StandInHub, refused, use_endpoint
 from transnext_models import VARIANTS, create_model
-from transnext_models.hub import DownloadError, HubFile, cached, resolve_weights
-
-CONTENT = os.urandom(300_000)
-
-
-@pytest.fixture
-def hub(empty_hub: StandInHub) -> StandInHub:
-    empty_hub.files[f"{REPO}/{FILE}"] = CONTENT
-    return empty_hub
-
+from transnext_models.checkpoints.hub import DownloadError, HubFile, cached, resolve_weights
 
 # -- downloads ------------------------------------------------------------------------------------
 

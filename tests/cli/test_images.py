@@ -53,7 +53,7 @@ def test_formats(tmp_path, rgb, suffix, options, tolerance):
     assert np.abs(pixels(path) - gradient()).max() <= tolerance
 
 
-def test_format_is_told_from_the_bytes(tmp_path, rgb):
+def test_format_is_detected_from_the_bytes(tmp_path, rgb):
     rgb.save(tmp_path / "x.png")
     os.rename(tmp_path / "x.png", tmp_path / "x.dat")
     assert np.array_equal(pixels(tmp_path / "x.dat"), gradient())

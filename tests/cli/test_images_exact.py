@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from hostile_images import ORIENTATION
+from transnext_models.classification.preprocess import Preprocess
 from transnext_models.images import Picture, open_picture, picture, read_image
-from transnext_models.preprocess import Preprocess
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 METHODS = ("nearest", "bilinear", "bicubic", "lanczos")

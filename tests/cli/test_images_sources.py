@@ -204,16 +204,16 @@ def test_transparent_arrays_are_put_on_white():
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((3, 40, 50), np.uint8), r"\[H, W, C\] is needed.*transpose\(1, 2, 0\)"),
-        (torch.zeros(40, 50, 3), r"\[C, H, W\] is needed.*permute\(2, 0, 1\)"),
+        (np.zeros((3, 40, 50), np.uint8), r"needs \[H, W, C\]: transpose\(1, 2, 0\)"),
+        (torch.zeros(40, 50, 3), r"needs \[C, H, W\]: permute\(2, 0, 1\)"),
         (np.zeros((40, 50, 2), np.uint8), "1, 3 or 4 channels"),
-        (np.array(3), r"needed, got shape \[\]"),
-        (np.zeros((0, 50, 3), np.uint8), "without pixels"),
+        (np.array(3), r"got an array \[\], needs \[H, W\]"),
+        (np.zeros((0, 50, 3), np.uint8), "needs pixels"),
         (np.zeros((40, 50, 3), np.int64), "got an array of int64"),
         (np.zeros((40, 50, 3), complex), "got an array of complex128"),
-        (np.full((40, 50, 3), 255.0), r"floats of 0\.\.1 are needed, got 255 to 255"),
-        (np.full((40, 50, 3), np.nan), r"floats of 0\.\.1 are needed"),
-        (np.full((40, 50, 3), -0.1), r"floats of 0\.\.1 are needed"),
+        (np.full((40, 50, 3), 255.0), r"got floats of 255 to 255, needs 0\.\.1"),
+        (np.full((40, 50, 3), np.nan), r"got floats of .* needs 0\.\.1"),
+        (np.full((40, 50, 3), -0.1), r"got floats of .* needs 0\.\.1"),
     ],
 )
 def test_arrays_that_are_no_images(array, message):

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from transnext_models import labels
-from transnext_models.labels import class_names
+from transnext_models.classification import labels
+from transnext_models.classification.labels import class_names
 
 
 @pytest.fixture(autouse=True)

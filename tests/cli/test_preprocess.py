@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from transnext_models import VARIANTS
-from transnext_models.preprocess import Preprocess
+from transnext_models.classification.preprocess import Preprocess
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

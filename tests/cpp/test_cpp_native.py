@@ -101,3 +101,20 @@ def test_the_whole_module_is_clean_under_the_sanitizers(tmp_path: Path) -> None:
     assert len(re.findall(r"^\d{2,} passed", report, re.MULTILINE)) == len(levels), report[-8000:]
     assert "ERROR: AddressSanitizer" not in report
     assert "runtime error" not in report
+
+
+CROSS = ("aarch64-linux-gnu-g++", ("qemu-aarch64", "qemu-aarch64-static"))
+
+
+@needs_tools
+@pytest.mark.skipif(
+    not (shutil.which(CROSS[0]) and any(map(shutil.which, CROSS[1]))),
+    reason="needs g++-aarch64-linux-gnu and qemu-user",
+)
+@pytest.mark.slow
+def test_the_kernels_run_on_64_bit_arm(tmp_path: Path) -> None:
+    report = run(SOURCES / "run_aarch64.sh", TRANSNEXT_AARCH64_BUILD=str(tmp_path))
+    assert "== aarch64, neon: run_kernels_neon few" in report
+    assert report.count("all kernels ran") == 1
+    assert report.count("infinities and NaN: right") == 2
+    assert "EXCEEDED" not in report

@@ -210,7 +210,7 @@ used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20),) * 2)
 try:
     capsules = [None if tensor is None else tensor.__dlpack__() for tensor in tensors]
-    _cpp.aggregated_attention(*capsules, (1, 2), (1, 1), 4000, False, 2, 0)
+    _cpp.aggregated_attention(*capsules, (1, 2), (1, 1), 4000, False, 2)
 except MemoryError:
     print("MemoryError")
 """

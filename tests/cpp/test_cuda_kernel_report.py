@@ -1,5 +1,5 @@
 """The CUDA kernels compile with nvcc and NVRTC without a warning, those of head dim 24 keep to
-their limits, and ``python -m transnext_ops.kernel_report`` says so.
+their limits, and ``python -m tools.kernel_report`` says so.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import pytest
 pytest.importorskip("transnext_ops._cpp")
 
 from ptx_emulator import emulator, kept
+from tools.kernel_report import __main__ as command
+from tools.kernel_report import compilers, limits, plans
+from tools.kernel_report.compilers import ARCHITECTURES, CompiledKernel
+from tools.kernel_report.occupancy import MULTIPROCESSORS, occupancy
 from transnext_ops.backends import kernel_sources
-from transnext_ops.kernel_report import __main__ as command
-from transnext_ops.kernel_report import compilers, limits, plans
-from transnext_ops.kernel_report.compilers import ARCHITECTURES, CompiledKernel
-from transnext_ops.kernel_report.occupancy import MULTIPROCESSORS, occupancy
 
 SIZES = ("224", "800x1280")
 LISTS = kernel_sources.kernel_names()
 # One of each generation that has limits: all kernels for all architectures take a quarter of an
-# hour, which `python -m transnext_ops.kernel_report --check` is for.
+# hour, which `python -m tools.kernel_report --check` is for.
 CHECKED = [("nvcc", 80), ("nvrtc", 90), ("nvrtc", 120)]
 
 

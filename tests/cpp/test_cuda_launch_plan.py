@@ -23,47 +23,6 @@ SIZES = [
 ]
 
 
-@pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_gelu_pool_plans_cover_every_output(sizes: tuple) -> None:
-    batch, channels, grid, pool_grid = sizes
-    tiles = math.ceil(channels / 80)  # of two channels for each of 40 lanes
-    lanes = math.ceil(math.ceil(channels / 2) / tiles)
-    blocks, threads, shared = _cpp.gelu_pool_plan(batch, channels, grid, pool_grid)
-    assert threads[0] == lanes
-    assert threads[1] in (1, 2, 4, 8)
-    assert threads[1] * threads[2] == 8
-    assert blocks == (math.ceil(batch * math.prod(pool_grid) / threads[2]) * tiles, 1, 1)
-    assert shared == 0
-    blocks, threads, shared = _cpp.gelu_pool_backward_plan(batch, channels, grid)
-    assert blocks == (batch * grid[0] * math.ceil(grid[1] / 128) * tiles, 1, 1)
-    assert threads == (lanes, 8, 1)
-    assert shared == 0
-
-
-def test_threads_of_a_bin_are_no_more_than_its_cells_need() -> None:
-    assert _cpp.gelu_pool_plan(1, 64, (56, 56), (7, 7))[1] == (32, 8, 1)
-    assert _cpp.gelu_pool_plan(1, 64, (28, 28), (7, 7))[1] == (32, 4, 2)
-    assert _cpp.gelu_pool_plan(1, 64, (14, 14), (7, 7))[1] == (32, 1, 8)
-    # Large batches have bins enough for all blocks.
-    assert _cpp.gelu_pool_plan(64, 64, (56, 56), (7, 7))[1] == (32, 4, 2)
-    assert _cpp.gelu_pool_plan(1024, 64, (56, 56), (7, 7))[1] == (32, 1, 8)
-
-
-def test_empty_tensors_need_no_blocks() -> None:
-    assert _cpp.gelu_pool_plan(0, 32, (4, 4), (2, 2))[0][0] == 0
-    assert _cpp.gelu_pool_backward_plan(2, 0, (4, 4))[0][0] == 0
-
-
-def test_the_largest_tensors_stay_within_the_grid_limits() -> None:
-    blocks, _, _ = _cpp.gelu_pool_plan(2**20, 2**12, (64, 64), (64, 64))
-    assert blocks == (2**31 - 1, 1, 1)
-
-
-def test_the_plan_needs_sensible_grids() -> None:
-    with pytest.raises(ValueError, match=r"gelu_pool_plan: pool_grid is \(0, 1\)"):
-        _cpp.gelu_pool_plan(1, 1, (1, 1), (0, 1))
-
-
 def record(
     operator: Callable[..., None],
     tensors: list[Tensor | None],
@@ -72,12 +31,70 @@ def record(
 ) -> Any:
     """Return what a bound operator would launch."""
     capsules = [None if tensor is None else to_dlpack(tensor) for tensor in tensors]
-    return _cpp.record_launches(operator, (*capsules, *sizes, 1, 0), architecture)
+    return _cpp.record_launches(operator, (*capsules, *sizes, 1), architecture)
 
 
 def of_shape(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return a tensor of any size that takes no memory."""
     return torch.empty(1, dtype=dtype).expand(shape)
+
+
+def pool_plan(batch: int, channels: int, grid: tuple, pool_grid: tuple) -> tuple:
+    """Return grid, block and shared bytes of the one kernel of gelu_pool."""
+    x = of_shape(batch, math.prod(grid), channels)
+    out = of_shape(batch, math.prod(pool_grid), channels)
+    ((_, *plan, _),) = record(_cpp.gelu_pool, [x, out], grid, pool_grid).kernels
+    return tuple(plan)
+
+
+def pool_backward_plan(batch: int, channels: int, grid: tuple, pool_grid: tuple) -> tuple:
+    """Return grid, block and shared bytes of the one kernel of gelu_pool's backward."""
+    x = of_shape(batch, math.prod(grid), channels)
+    d_out = of_shape(batch, math.prod(pool_grid), channels)
+    ((_, *plan, _),) = record(_cpp.gelu_pool_backward, [d_out, x, x], grid, pool_grid).kernels
+    return tuple(plan)
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_gelu_pool_plans_cover_every_output(sizes: tuple) -> None:
+    batch, channels, grid, pool_grid = sizes
+    tiles = math.ceil(channels / 80)  # of two channels for each of 40 lanes
+    lanes = math.ceil(math.ceil(channels / 2) / tiles)
+    blocks, threads, shared = pool_plan(batch, channels, grid, pool_grid)
+    assert threads[0] == lanes
+    assert threads[1] in (1, 2, 4, 8)
+    assert threads[1] * threads[2] == 8
+    assert blocks == (math.ceil(batch * math.prod(pool_grid) / threads[2]) * tiles, 1, 1)
+    assert shared == 0
+    blocks, threads, shared = pool_backward_plan(*sizes)
+    assert blocks == (batch * grid[0] * math.ceil(grid[1] / 128) * tiles, 1, 1)
+    assert threads == (lanes, 8, 1)
+    assert shared == 0
+
+
+def test_threads_of_a_bin_are_no_more_than_its_cells_need() -> None:
+    assert pool_plan(1, 64, (56, 56), (7, 7))[1] == (32, 8, 1)
+    assert pool_plan(1, 64, (28, 28), (7, 7))[1] == (32, 4, 2)
+    assert pool_plan(1, 64, (14, 14), (7, 7))[1] == (32, 1, 8)
+    # Large batches have bins enough for all blocks.
+    assert pool_plan(64, 64, (56, 56), (7, 7))[1] == (32, 4, 2)
+    assert pool_plan(1024, 64, (56, 56), (7, 7))[1] == (32, 1, 8)
+
+
+def test_empty_tensors_need_no_kernel() -> None:
+    x, out = of_shape(0, 16, 32), of_shape(0, 4, 32)
+    assert record(_cpp.gelu_pool, [x, out], (4, 4), (2, 2)).kernels == []
+    assert record(_cpp.gelu_pool_backward, [out, x, x], (4, 4), (2, 2)).kernels == []
+
+
+def test_the_largest_tensors_stay_within_the_grid_limits() -> None:
+    blocks, _, _ = pool_plan(2**20, 2**12, (64, 64), (64, 64))
+    assert blocks == (2**31 - 1, 1, 1)
+
+
+def test_the_plan_needs_sensible_grids() -> None:
+    with pytest.raises(ValueError, match=r"gelu_pool: pool_grid is \(0, 1\)"):
+        pool_plan(1, 1, (1, 1), (0, 1))
 
 
 def kernels(launches: Any) -> list[tuple]:
@@ -159,7 +176,9 @@ def test_position_bias_table_plans_cover_every_position(sizes: tuple) -> None:
     blocks = math.ceil(rows * columns / 128) * chunks
     assert kernels(forward) == [("position_bias_table_forward<float>", blocks, (32, 8), 0)]
 
-    backward = record(_cpp.position_bias_table_backward, [table, *coordinates, *mlp, *mlp, bias])
+    backward = record(
+        _cpp.position_bias_table_backward, [table, *coordinates, *mlp, bias, *mlp, bias]
+    )
     slices = min(math.ceil(rows * columns / 64), 256)
     blocks = slices * chunks * math.ceil(hidden / 128)
     assert kernels(backward)[0] == (
@@ -466,7 +485,9 @@ def test_one_token_is_one_block(op: str) -> None:
         mlp = [torch.empty(1, 2), one, torch.empty(1, 1)]
         table = torch.empty(1, 1, 1)
         recorded = [record(_cpp.position_bias_table, [one, one, *mlp, one, table])]
-        recorded += [record(_cpp.position_bias_table_backward, [table, one, one, *mlp, *mlp, one])]
+        recorded += [
+            record(_cpp.position_bias_table_backward, [table, one, one, *mlp, one, *mlp, one])
+        ]
     for launches in recorded:
         assert all(blocks == 1 for _, blocks, *_ in kernels(launches))
 

@@ -3,7 +3,7 @@
 NVRTC's goes through the CuPy backend itself, with a stand-in for cupy; nvcc's through the launches
 of the compiled library. Results are compared with the NumPy reference on tensors whose outputs held
 NaN before. The emulator reports every race, uninitialised shared read and access outside a tensor.
-That every instance in cpp/device/kernels has run is checked last.
+That every instance in cpp/cuda/instances has run is checked last.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ def name_of(dtype: torch.dtype) -> str:
 
 RUNNABLE = [
     pytest.param(op, check, id=f"{op}-{i}")
-    for op in cpp_backend.CUDA_OPERATORS
+    for op in registry.OPERATORS
     for i, check in enumerate(CASES[op].values())
 ]
 
@@ -193,7 +193,7 @@ def test_kernels_agree_with_the_reference(compiled, op, check, dtype, monkeypatc
 
 
 @pytest.mark.parametrize("dtype", cpp_backend.CUDA_DTYPES, ids=name_of)
-@pytest.mark.parametrize("op", cpp_backend.CUDA_OPERATORS)
+@pytest.mark.parametrize("op", registry.OPERATORS)
 def test_the_oldest_architecture(op: str, dtype: torch.dtype, monkeypatch) -> None:
     """The first case of each operator, all heads of 24, on a GPU without asynchronous copies and
     bfloat16 products."""
@@ -236,6 +236,7 @@ def test_a_kernel_that_fails_is_named_with_its_operator(by_cupy, monkeypatch) ->
         ops.gelu_pool(torch.randn(1, 4, 8), grid=(2, 2), pool_grid=(1, 1), backend="cupy")
 
 
+@pytest.mark.after_its_module
 def test_every_instance_has_run(compiled, request) -> None:
     """Needs the whole module to have run before, in one process."""
     if hasattr(request.config, "workerinput"):

@@ -108,7 +108,7 @@ def test_errors_are_python_exceptions() -> None:
     if torch.cuda.is_available():
         pytest.skip("the launch would run")
     tensors = [to_dlpack(torch.zeros(1, size, 8)) for size in (4, 1)]
-    arguments = (*tensors, (2, 2), (1, 1), 1, 0)
+    arguments = (*tensors, (2, 2), (1, 1), 1)
     launches = _cpp.record_launches(_cpp.gelu_pool, arguments, 80)
     lacks = "the compiled library has no CUDA kernels, needs to be built with nvcc"
     if _cpp.cuda_architectures is not None:

@@ -1,7 +1,7 @@
 """The inline PTX of cpp/cuda/kernels, compiled by nvcc and executed, against NumPy.
 
-Needs nvcc and the PTX emulator (see tests/ptx_emulator.py). tests/emulation/test_wrappers.py runs
-the same kernels and the same comparisons in the project's own emulation.
+Needs nvcc. tests/emulation/test_wrappers.py runs the same kernels and the same comparisons in the
+project's own emulation.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ COUNT = int(os.environ.get("TRANSNEXT_WEIGHT_MUTATIONS", "20000"))
 _AT_A_TIME = 500
 SETUP = f"""
 import sys
-sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parent.parent)]!r}
+sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1] / "support")]!r}
 import torch
 torch.set_num_threads(1)
 from weights_oracle import examine_mutations

@@ -35,7 +35,7 @@ from strategies import (
     token_cases,
 )
 from tf32_agreement import check_attention_on_tf32
-from transnext_ops.backends import cpp_backend
+from transnext_ops.backends import cpp_backend, registry
 
 DTYPES = cpp_backend.CUDA_DTYPES
 
@@ -44,7 +44,7 @@ storage = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).
 
 RUNNABLE = [
     pytest.param(check, id=f"{op}-{i}")
-    for op in cpp_backend.CUDA_OPERATORS
+    for op in registry.OPERATORS
     for i, check in enumerate(CASES[op].values())
 ]
 

@@ -1,5 +1,4 @@
-"""Outputs are always those of the weights: what evaluation derives from them is kept for as long as
-their content stays, however it is changed, and no longer."""
+"""Outputs are always those of the weights, however these are changed and whatever is cached."""
 
 from __future__ import annotations
 
@@ -12,10 +11,23 @@ import pytest
 import torch
 
 import transnext_ops as ops
+from models.changed_weights import (
+    BLOCKS,
+    change_by_assigning,
+    change_by_loading,
+    change_by_optimiser_in_evaluation_mode,
+    change_data_pointer,
+    change_in_place,
+    change_packed_weights_in_place,
+    change_parameter_object,
+    change_the_epsilon_of_a_norm,
+    change_through_data,
+    change_under_inference_mode,
+    fresh,
+    run,
+)
 from small_model import images, small_model
 from transnext_models.layers import attention
-from transnext_models.layers.derived import Derived, DerivesFromWeights
-from transnext_ops.fingerprint import fingerprint
 
 
 @pytest.fixture
@@ -32,20 +44,7 @@ def computed(monkeypatch):
     return calls
 
 
-BLOCKS = 5
-
-
-def run(model, x):
-    with torch.no_grad():
-        return model(x)
-
-
-def fresh(model, x):
-    """What the model gives with nothing remembered: a copy's caches are empty."""
-    return run(copy.deepcopy(model), x)
-
-
-def test_a_size_seen_before_is_not_computed_again(computed):
+def test_a_size_seen_before_is_not_recomputed(computed):
     model, x = small_model(), images()
     first = run(model, x)
     assert len(computed) == BLOCKS
@@ -93,57 +92,9 @@ def change_by_optimiser(model):
     model.eval()
 
 
-def change_by_optimiser_in_evaluation_mode(model):
-    optimiser = torch.optim.AdamW(model.parameters(), lr=0.01)
-    model(images()).square().sum().backward()
-    optimiser.step()
-
-
-def change_by_loading(model):
-    model.load_state_dict({name: 0.5 * x for name, x in model.state_dict().items()})
-
-
-def change_by_assigning(model):
-    state = {name: 0.5 * x for name, x in model.state_dict().items()}
-    model.load_state_dict(state, assign=True)
-
-
-def change_in_place(model):
-    with torch.no_grad():
-        model.block1[0].attn.cpb_fc2.bias.add_(1.0)
-
-
-def change_under_inference_mode(model):
-    with torch.inference_mode():
-        model.block3[1].attn.cpb_fc1.weight.mul_(2.0)
-
-
-def change_packed_weights_in_place(model):
-    with torch.no_grad():
-        for name in ("attn.kv.weight", "attn.norm.bias", "mlp.fc2.weight"):
-            model.block1[0].get_parameter(name).mul_(1.5)
-
-
 def change_one_packed_weight(model):
     with torch.no_grad():
         model.block4[0].mlp.dwconv.dwconv.bias.add_(0.5)
-
-
-def change_data_pointer(model):
-    weight = model.block2[0].attn.cpb_fc1.weight
-    for _ in range(3):  # the memory of the first may come back as that of the third
-        weight.data = weight.data * 1.5
-
-
-def change_parameter_object(model):
-    layer = model.block4[0].attn.cpb_fc2
-    layer.weight = torch.nn.Parameter(layer.weight.detach() * 2)
-
-
-def change_through_data(model):
-    """A mean teacher, a target network."""
-    for parameter in model.parameters():
-        parameter.data.mul_(0.9).add_(torch.ones_like(parameter), alpha=0.01)
 
 
 def change_through_data_by_copying(model):
@@ -172,10 +123,6 @@ def change_signs_through_data(model):
 def change_order_through_data(model):
     weight = model.block1[0].mlp.fc1.weight
     weight.data.copy_(weight.data.flip(0))
-
-
-def change_the_epsilon_of_a_norm(model):
-    model.block2[0].norm1.eps = 1.0
 
 
 def change_the_epsilon_of_the_pool_norm(model):
@@ -290,10 +237,6 @@ def test_functional_calls_see_their_own_weights():
     torch.testing.assert_close(actual, run(model, x))
 
 
-def derived(model):
-    return [m.derived for m in model.modules() if isinstance(m, DerivesFromWeights)]
-
-
 def test_every_element_of_every_parameter_counts():
     model, x = small_model(depths=(1, 1, 1, 1)), images(32, batch=1)
     outputs = {run(model, x).numpy().tobytes()}
@@ -342,118 +285,6 @@ def test_half_of_a_batch_from_each_of_two_threads():
     for thread in threads:
         thread.join()
     assert all(torch.equal(output, expected) for output in outputs.values())
-
-
-# Frozen models -----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def looked_at(monkeypatch):
-    """Counts the times that weights are looked at."""
-    from transnext_models.layers import derived as module
-
-    calls = []
-
-    def counting(weights):
-        calls.append(len(weights))
-        return fingerprint(weights)
-
-    monkeypatch.setattr(module, "fingerprint", counting)
-    return calls
-
-
-def test_a_frozen_model_is_not_looked_at_again(looked_at):
-    model, x = small_model(), images()
-    first = run(model, x)
-    assert len(looked_at) > BLOCKS
-    model.freeze()
-    looked_at.clear()
-    assert torch.equal(run(model, x), first)
-    assert torch.equal(run(model, x), first)
-    assert not looked_at
-
-
-def test_freezing_means_evaluation_and_keeps_gradients_as_they_are():
-    model = small_model().train()
-    assert model.freeze() is model
-    assert not model.training
-    assert all(parameter.requires_grad for parameter in model.parameters())
-
-
-@pytest.mark.parametrize(
-    "thaw",
-    [
-        lambda model: model.freeze(False),
-        lambda model: model.train().eval(),
-        change_by_loading,
-        change_by_assigning,
-        lambda model: model.block1[0].load_state_dict(model.block1[0].state_dict()),
-        lambda model: copy.deepcopy(model),
-        lambda model: pickle.loads(pickle.dumps(model)),
-    ],
-    ids=["freeze(False)", "train", "loading", "assigning", "a block's loading", "copy", "pickle"],
-)
-def test_what_ends_it(thaw):
-    model, x = small_model().freeze(), images()
-    run(model, x)
-    result = thaw(model)
-    model = result if isinstance(result, torch.nn.Module) else model
-    assert not model.block1[0].derived.frozen
-    model.block1[0].attn.q.weight.data.mul_(1.5)
-    assert torch.equal(run(model, x), fresh(model, x))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        change_by_optimiser_in_evaluation_mode,
-        change_in_place,
-        change_under_inference_mode,
-        change_packed_weights_in_place,
-        change_data_pointer,
-        change_parameter_object,
-        change_the_epsilon_of_a_norm,
-    ],
-)
-def test_an_edit_that_version_counters_show_ends_it_too(change):
-    model, x = small_model().freeze(), images()
-    before = run(model, x)
-    change(model)
-    after = run(model, x)
-    assert not torch.allclose(after, before)
-    assert torch.equal(after, fresh(model, x))
-
-
-def test_eval_forgets_although_the_model_stays_frozen():
-    model, x = small_model().freeze(), images()
-    run(model, x)
-    change_through_data(model)
-    model.eval()
-    assert torch.equal(run(model, x), fresh(model, x))
-    assert all(part.frozen for part in derived(model))
-
-
-def test_a_frozen_model_moves():
-    model, x = small_model().freeze(), images()
-    expected = run(model, x)
-    single = run(model.float(), x.float())
-    torch.testing.assert_close(single.double(), expected, rtol=1e-4, atol=1e-4)
-    assert all(part.frozen for part in derived(model))
-
-
-def test_elsewhere_than_on_the_cpu_nothing_is_kept_unless_frozen():
-    weights = [torch.nn.Parameter(torch.zeros(3, device="meta"))]
-    kept, made = Derived(), []
-
-    def derive():
-        made.append(1)
-        return len(made)
-
-    with torch.no_grad():
-        assert [kept.get(weights, "key", derive) for _ in range(3)] == [1, 2, 3]
-        kept.frozen = True
-        assert [kept.get(weights, "key", derive) for _ in range(3)] == [4, 4, 4]
-    assert len(kept) == 1
 
 
 def test_fake_weights_and_observed_calls_leave_nothing_behind():

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from transnext_models import VARIANTS, create_model, list_models
-from transnext_models.flops import count_multiply_adds
+from transnext_models.classification.multiply_adds import count_multiply_adds
 from transnext_models.variants import Variant, find_checkpoint
 
 PARAMETERS = {
@@ -236,7 +236,7 @@ def test_unknown_names_are_answered_with_known_ones(name, hint):
 
 
 def test_a_name_must_be_text():
-    with pytest.raises(TypeError, match="name: a model's name is needed, got int"):
+    with pytest.raises(TypeError, match="name: got int, needs a model's name"):
         create_model(3)
 
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from transnext_models import create_model
-from transnext_models.pretrained import spread_channels
+from transnext_models.checkpoints.pretrained import spread_channels
 
 SIZE = 32
 
@@ -118,7 +118,7 @@ def test_published_weights_and_a_file_exclude_each_other(weights):
 
 
 def test_published_weights_come_through_the_hub(monkeypatch, trained, weights, x):
-    from transnext_models import hub
+    from transnext_models.checkpoints import hub
 
     asked = []
 

@@ -248,6 +248,38 @@ def test_which_gpus_run_the_code_of_an_architecture(architectures, runs, does_no
     assert [each for each in runs + does_not if runs_on(architectures, each)] == runs
 
 
+def test_bfloat16_attention_is_passed_over_where_gpus_have_no_units_for_it(gpu) -> None:
+    gpu("7.5")
+    attention = {"device": "cuda", "head_dim": 24, "window_size": 3}
+    text = ops.explain_backend(dtype=torch.bfloat16, **attention)
+    assert "runs on backend 'torch'" in text.splitlines()[0]
+    reason = "need compute capability 8.0 or newer, this GPU has 7.5, without units for it; use"
+    assert sum(reason in line for line in text.splitlines()) == 2  # cpp and cupy
+    for dtype in (torch.float16, torch.float32):
+        text = ops.explain_backend(dtype=dtype, **attention)
+        assert "runs on backend 'cpp'" in text.splitlines()[0]
+    text = ops.explain_backend("conv_glu", device="cuda", dtype=torch.bfloat16)
+    assert "runs on backend 'cpp'" in text.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("op", "dtype", "backend"),
+    [
+        ("aggregated_attention", torch.float16, "cpp"),
+        ("aggregated_attention", torch.bfloat16, "cupy"),
+        ("aggregated_attention", torch.float32, "cupy"),  # whose TF32 the library lacks for 7.5
+        ("gelu_pool", torch.bfloat16, "cpp"),
+    ],
+)
+def test_ptx_for_7_5_lacks_the_kernels_that_later_gpus_may_ask_for(
+    gpu, monkeypatch, op, dtype, backend
+) -> None:
+    gpu("8.6")
+    monkeypatch.setattr(registry.backend_module("cpp")._cpp, "cuda_architectures", "75")
+    text = ops.explain_backend(op, device="cuda", dtype=dtype)
+    assert f"runs on backend '{backend}'" in text.splitlines()[0]
+
+
 def test_explain_backend_says_what_would_raise() -> None:
     ops.set_backend("torch")
     text = ops.explain_backend("conv_glu", dtype=torch.int64)

@@ -52,7 +52,7 @@ def test_arrays_give_an_array_of_the_same_numbers(op: str) -> None:
 def test_memory_is_shared(monkeypatch) -> None:
     x = torch.randn(1, 4, 8)
     seen: list[Tensor] = []
-    module = sys.modules["transnext_ops.gelu_pool"]  # ops.gelu_pool is its function
+    module = sys.modules["transnext_ops.operators.gelu_pool"]  # ops.gelu_pool is its function
     monkeypatch.setattr(module, "run", lambda op, first, *_: seen.append(first) or first)
     out = ops.gelu_pool(Array(x), grid=(2, 2), pool_grid=(1, 1))
     assert seen[0].data_ptr() == x.data_ptr()

@@ -8,7 +8,7 @@ from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import transnext_ops as ops
-from transnext_ops import eager
+from transnext_ops.dispatch import eager
 
 GRID, POOL_GRID = (4, 5), (2, 2)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
@@ -17,16 +16,6 @@ MATMUL: Any = torch.backends.cuda.matmul
 needs_new_setting = pytest.mark.skipif(
     not hasattr(MATMUL, "fp32_precision"), reason="this PyTorch has allow_tf32 alone"
 )
-
-
-@pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
-    """Leave every setting as PyTorch comes."""
-    yield
-    MATMUL.allow_tf32 = False
-    if hasattr(MATMUL, "fp32_precision"):
-        MATMUL.fp32_precision = "none"
-        torch.backends.fp32_precision = "none"
 
 
 def test_it_is_not_allowed_unless_asked_for() -> None:

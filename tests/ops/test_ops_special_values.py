@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import transnext_ops as ops
-from transnext_ops import branches
+from transnext_ops import fused_blocks
 
 _cpp = pytest.importorskip("transnext_ops._cpp")
 
@@ -206,8 +206,8 @@ def test_non_finite_mlp_of_the_position_bias(backend, dtype: torch.dtype, value:
             assert not (right.isfinite() < result.isfinite()).any()
 
 
-def packed(columns: int, depth: int, dtype: torch.dtype, seed: int) -> branches.PackedWeight:
-    return branches.pack_weight(parameter(columns, depth, dtype=dtype, seed=seed), dtype)
+def packed(columns: int, depth: int, dtype: torch.dtype, seed: int) -> fused_blocks.PackedWeight:
+    return fused_blocks.pack_weight(parameter(columns, depth, dtype=dtype, seed=seed), dtype)
 
 
 @pytest.mark.parametrize("level", _cpp.available_cpu_levels())
@@ -215,20 +215,20 @@ def packed(columns: int, depth: int, dtype: torch.dtype, seed: int) -> branches.
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 def test_branches_keep_it_in_its_image(level: str, dtype: torch.dtype, value: float) -> None:
     width, hidden = HEADS * DIM, 2 * CHANNELS
-    norm = branches.NormWeights(
+    norm = fused_blocks.NormWeights(
         parameter(width, dtype=dtype, seed=1), parameter(width, dtype=dtype, seed=2), 1e-6
     )
-    glu = branches.ConvolutionalGLUWeights(
+    glu = fused_blocks.ConvGluResidualWeights(
         norm, packed(hidden, width, dtype, 3), packed(hidden, width, dtype, 4), None,
         parameter(hidden, 1, 3, 3, dtype=dtype, seed=5), None, packed(width, hidden, dtype, 6),
         None,
     )  # fmt: skip
-    attention = branches.AttentionBranchWeights(
+    attention = fused_blocks.AttentionResidualWeights(
         norm, packed(4 * width, width, dtype, 7), None, norm, packed(2 * width, width, dtype, 8),
         packed(width, width, dtype, 9), None, torch.ones_like(norm.weight[:HEADS]),
     )  # fmt: skip
-    embed = branches.PatchEmbedWeights(
-        branches.pack_convolution(
+    embed = fused_blocks.PatchEmbedWeights(
+        fused_blocks.pack_convolution(
             parameter(width, 3, 3, 3, dtype=dtype, seed=10), dtype, channels_last=False
         ),
         False, None, norm,
@@ -236,14 +236,14 @@ def test_branches_keep_it_in_its_image(level: str, dtype: torch.dtype, value: fl
     tokens = random(BATCH, LENGTH, width, dtype=dtype, seed=11)
     image = random(BATCH, 3, 10, 18, dtype=dtype, seed=12)
     calls: list[tuple[Callable[[Tensor], Tensor], Tensor]] = [
-        (lambda x: branches.convolutional_glu(x, glu, grid=GRID), tokens),
+        (lambda x: fused_blocks.conv_glu_residual(x, glu, grid=GRID), tokens),
         (
-            lambda x: branches.attention_branch(
+            lambda x: fused_blocks.attention_residual(
                 x, attention, grid=GRID, pool_grid=POOL, window_size=3
             ),
             tokens,
         ),
-        (lambda x: branches.patch_embed(x, embed, kernel_size=3, stride=2), image),
+        (lambda x: fused_blocks.patch_embed(x, embed, kernel_size=3, stride=2), image),
     ]
     _cpp.set_cpu_level(level)
     try:

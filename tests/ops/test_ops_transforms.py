@@ -15,7 +15,7 @@ from torch.func import grad, jacfwd, jacrev, jvp, vjp, vmap
 
 import transnext_ops as ops
 from operator_calls import GRID, HEADS, LENGTH, POOL, attention_call, operator_calls
-from transnext_ops import axis_maps
+from transnext_ops import grid_constants
 
 CALLS = operator_calls(torch.float64)
 KERNELS = [name for name in ops.available_backends() if name not in ("torch", "cupy")]
@@ -156,7 +156,7 @@ def test_what_a_transform_made_is_not_kept(transform: str) -> None:
     transforms[transform]()
     leaf = x.clone().requires_grad_()
     call(leaf).sum().backward()
-    matrix = axis_maps.pooling_matrix(grid[0], pool_grid[0], x.dtype, x.device)
+    matrix = grid_constants.pooling_matrix(grid[0], pool_grid[0], x.dtype, x.device)
     assert not torch._C._functorch.is_functorch_wrapped_tensor(matrix)
     assert_close(call(x), ops.gelu_pool(x, grid=grid, pool_grid=pool_grid, backend="reference"))
 

@@ -1,4 +1,4 @@
-"""The whole model forward: held to the published outputs, and to what every mode must do."""
+"""The whole model forward, tested against the published outputs and what every mode must do."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import torch
 
 from training import short_runs
 from transnext_models.training.recipes import RECIPES
+from transnext_models.training.run import RunOptions, train
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,3 +35,16 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("images")
     short_runs.write_images(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
+    """A run on images that nothing has interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(short_runs.images(folder, images))
+    return folder
+
+
+@pytest.fixture
+def options(tmp_path: Path, images: Path) -> RunOptions:
+    return short_runs.images(tmp_path / "run", images)

@@ -16,7 +16,7 @@ import PIL
 import pytest
 from PIL import Image
 
-from transnext_models.preprocess import Preprocess
+from transnext_models.classification.preprocess import Preprocess
 from transnext_models.training.augmentation import image_augmentation, posterize
 from transnext_models.training.random_numbers import seed_sample
 from transnext_models.training.recipes import ImageAugmentation, get_recipe

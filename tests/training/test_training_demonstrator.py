@@ -17,8 +17,8 @@ from safetensors import safe_open
 
 from training import photographed_digits
 from transnext_models import TransNeXt, create_model
-from transnext_models.hub import resolve_weights
-from transnext_models.preprocess import Preprocess
+from transnext_models.checkpoints.hub import resolve_weights
+from transnext_models.classification.preprocess import Preprocess
 from transnext_models.training.digit_data import held_out_views
 from transnext_models.training.digits import held_out_digits
 from transnext_models.variants import VARIANTS

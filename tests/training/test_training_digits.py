@@ -87,7 +87,7 @@ def test_samples_are_reproduced_by_the_command(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [0, 101])
 def test_impossible_number_of_samples_is_refused(tmp_path: Path, count: int) -> None:
-    with pytest.raises(ValueError, match=f"per_class must be 1 to 100, got {count}"):
+    with pytest.raises(ValueError, match=f"per_class: got {count}, needs 1 to 100"):
         export_samples(tmp_path, count)
 
 

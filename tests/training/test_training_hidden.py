@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from transnext_models import VARIANTS
-from transnext_models.preprocess import Preprocess
+from transnext_models.classification.preprocess import Preprocess
 from transnext_models.training.data import ImageData
 from transnext_models.training.recipes import get_recipe
 

@@ -17,7 +17,7 @@ from training import short_runs
 from training.short_runs import StopAfter, assert_same_end, metrics, resumed
 from training.test_training_files import FullDisk
 from training.test_training_run import transnext_train
-from transnext_models.preprocess import Preprocess
+from transnext_models.classification.preprocess import Preprocess
 from transnext_models.training.data import ImageData
 from transnext_models.training.durable import RunFileError
 from transnext_models.training.recipes import get_recipe
@@ -134,8 +134,12 @@ class _KillALoader:
 
 def test_a_loading_process_that_dies(tmp_path: Path, images: Path, whole: Path) -> None:
     options = short_runs.images(tmp_path, images, workers=2)
-    with pytest.raises(RuntimeError, match=rf"a loading process has ended.*--resume {tmp_path}"):
+    ended = rf"a loading process has ended.*--resume {tmp_path}"
+    with pytest.raises(RuntimeError, match=ended) as caught:
         train(options, [_KillALoader()])
+    # Others that go on, for as long as the traceback lives, would be waited for at exit.
+    assert not multiprocessing.active_children()
+    del caught
     train(resumed(options))
     assert_same_end(whole, tmp_path)
 

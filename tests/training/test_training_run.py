@@ -16,8 +16,8 @@ import transnext_models
 from training.short_runs import digits, metrics
 from transnext_models import create_model
 from transnext_models.checkpoints import read_state_dict
+from transnext_models.classification.preprocess import Preprocess
 from transnext_models.cli import train as command
-from transnext_models.preprocess import Preprocess
 from transnext_models.training import digit_augmentation
 from transnext_models.training.data import ImageData
 from transnext_models.training.module import ClassifierModule
@@ -165,36 +165,57 @@ def test_image_data_uses_every_published_augmentation(images: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--recipe", "imagenet_22"], "recipe 'imagenet_22' is not known"),
-        (["--recipe", "imagenet_224"], "--data is needed by recipe 'imagenet_224'"),
+        (["--recipe", "imagenet_22"], "recipe: got 'imagenet_22', needs one of imagenet_224, "),
+        (
+            ["--recipe", "imagenet_224"],
+            "--data: got nothing, needs a folder with train/ and val/ for recipe 'imagenet_224'",
+        ),
         (["--recipe", "imagenet_224", "--data", "nowhere"], "--data nowhere is neither a folder"),
-        (["--recipe", "imagenet_224", "--data", "digits"], "--data digits needs --recipe digits"),
+        (
+            ["--recipe", "imagenet_224", "--data", "digits"],
+            "--recipe: got 'imagenet_224', needs digits",
+        ),
         (["--recipe", "digits", "--data", "IMAGES"], "recipe 'digits' has no augmentation"),
-        (["--recipe", "imagenet_224", "--data", "EMPTY"], "has no train images"),
+        (
+            ["--recipe", "imagenet_224", "--data", "EMPTY"],
+            "which has no train images, needs train/<class>/<image>",
+        ),
         (
             ["--recipe", "imagenet_224", "--data", "IMAGES", "--batch-size", "6"],
-            "has 3 classes but the model has 1000: give --num-classes 3",
+            "--num-classes: got 1000, needs 3, the number of classes in --data",
         ),
         (
             ["--recipe", "imagenet_224", "--data", "IMAGES", "--batch-size", "3"],
-            "--batch-size must be even for mixup, got 3",
+            "--batch-size: got 3, needs an even number for mixup",
         ),
         (
             ["--recipe", "imagenet_224", "--data", "IMAGES", "--num-classes", "3"],
             "has 18 training images, fewer than one batch of 128",
         ),
-        (["--recipe", "digits", "--epochs", "0"], "--epochs must be positive, got 0"),
-        (["--recipe", "digits", "--lr", "-1"], "--lr must be positive, got -1"),
-        (["--recipe", "digits", "--seed", "-1"], "--seed must be 0 to 4294967295, got -1"),
-        (["--recipe", "digits", "--checkpoint-every-steps", "0"], "must be positive, got 0"),
-        (["--recipe", "digits", "--checkpoint-every-minutes", "-1"], "must be positive, got -1"),
-        (["--recipe", "digits", "--workers", "-1"], "--workers must be 0 or more, got -1"),
+        (["--recipe", "digits", "--epochs", "0"], "--epochs: got 0, needs a positive number"),
+        (["--recipe", "digits", "--lr", "-1"], "--lr: got -1.0, needs a positive number"),
+        (["--recipe", "digits", "--seed", "-1"], "--seed: got -1, needs 0 to 4294967295"),
+        (
+            ["--recipe", "digits", "--checkpoint-every-steps", "0"],
+            "-steps: got 0, needs a positive number",
+        ),
+        (
+            ["--recipe", "digits", "--checkpoint-every-minutes", "-1"],
+            "-minutes: got -1.0, needs a positive number",
+        ),
+        (["--recipe", "digits", "--workers", "-1"], "--workers: got -1, needs 0 or more"),
         (["--recipe", "digits", "--resume", "nowhere"], "--resume nowhere: there is no checkpoint"),
         (["--recipe", "digits", "--model", "resnet50"], "resnet50"),
-        (["--recipe", "digits", "--img-size", "16"], "--img-size must be at least 32, got 16"),
-        (["--recipe", "digits", "--pretrain-size", "9"], "--pretrain-size must be at least 32"),
+        (["--recipe", "digits", "--img-size", "16"], "--img-size: got 16, needs at least 32"),
+        (
+            ["--recipe", "digits", "--pretrain-size", "9"],
+            "--pretrain-size: got 9, needs at least 32",
+        ),
         (["--recipe", "digits", "--backend", "gpu"], "--backend: got 'gpu', needs one of 'auto'"),
-        (["--recipe", "digits", "--devices", "two"], "--devices must be auto, a number of devices"),
+        (
+            ["--recipe", "digits", "--devices", "two"],
+            "--devices: got 'two', needs auto, a number of devices",
+        ),
     ],
 )
 def test_mistakes_are_named(
@@ -230,7 +251,7 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setitem(sys.modules, "lightning.fabric", None)
     result = transnext_train("--recipe", "digits", "--output", str(tmp_path / "run"))
     assert result.exit_code == 1
-    assert "needs the package lightning: pip install 'transnext[train]'" in result.stderr
+    assert "needs the package lightning: pip install 'transnext-vision[train]'" in result.stderr
 
 
 @pytest.mark.parametrize("every", [None, 1])

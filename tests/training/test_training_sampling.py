@@ -11,13 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transnext_models.preprocess import Preprocess
+from transnext_models.classification.preprocess import Preprocess
 from transnext_models.training.data import ImageData
 from transnext_models.training.random_numbers import epoch_generator, seed_sample, seed_step
 from transnext_models.training.recipes import get_recipe
 from transnext_models.training.sampling import (
     EpochBatches,
-    ShareOfImages,
+    Shard,
     repeated_order,
     shuffled_order,
 )
@@ -42,26 +42,26 @@ def test_processes_share_every_batch_and_any_start_is_a_rest(
     def order(epoch: int) -> torch.Tensor:
         return shuffled_order(length, 7, epoch)
 
-    shares = [EpochBatches(order, length, batch_size, rank, ranks, limit) for rank in range(ranks)]
-    served = [_served(share, epoch) for share in shares]
+    shards = [EpochBatches(order, length, batch_size, rank, ranks, limit) for rank in range(ranks)]
+    served = [_served(shard, epoch) for shard in shards]
     count = length // (batch_size * ranks)
     count = count if limit is None else min(count, limit)
-    assert {len(share) for share in shares} == {len(batches) for batches in served} == {count}
+    assert {len(shard) for shard in shards} == {len(batches) for batches in served} == {count}
     for number, parts in enumerate(zip(*served, strict=True)):
         together = sorted((sample for part in parts for sample in part), key=lambda s: s[1])
         first = number * batch_size * ranks
         positions = range(first, first + batch_size * ranks)
         assert together == [(epoch, place, int(order(epoch)[place])) for place in positions]
     start = data.draw(st.integers(0, count))
-    for share, batches in zip(shares, served, strict=True):
-        assert _served(share, epoch, start) == batches[start:]
+    for shard, batches in zip(shards, served, strict=True):
+        assert _served(shard, epoch, start) == batches[start:]
 
 
 @given(length=st.integers(0, 50), ranks=st.integers(1, 9))
 def test_validation_sees_every_image_once(length: int, ranks: int) -> None:
-    shares = [list(ShareOfImages(length, rank, ranks)) for rank in range(ranks)]
-    assert sorted(index for share in shares for index in share) == list(range(length))
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    shards = [list(Shard(length, rank, ranks)) for rank in range(ranks)]
+    assert sorted(index for shard in shards for index in shard) == list(range(length))
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
 
 def test_order_depends_on_seed_and_epoch() -> None:

@@ -116,7 +116,7 @@ inline Vector<C> load_vector(const T* source) {
     return reinterpret_cast<Vector<C>>(_mm256_cvtph_ps(load<__m128i>(source)));
 #endif
   } else {
-    Vector<C> vector;
+    Vector<C> vector{};
     for (int lane = 0; lane < kLanes<C>; ++lane) vector[lane] = convert_to<C>(source[lane]);
     return vector;
   }

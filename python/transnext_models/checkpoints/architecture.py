@@ -1,4 +1,4 @@
-"""Tell from a state dict's names and shapes which TransNeXt it belongs to."""
+"""Infer from a state dict's names and shapes which TransNeXt it belongs to."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class Architecture:
 
     Attributes
     ----------
-    embed_dims, num_heads, depths
+    embed_dims, num_heads, depths : tuple[int, ...]
         One entry for each of the four stages.
-    global_attention
+    global_attention : tuple[bool, ...]
         For each stage, whether its blocks use global attention (``sr_ratio`` 1).
-    window_size
+    window_size : int | None
         Of the aggregated-attention blocks; None if there are none.
-    in_chans
+    in_chans : int
         Channels of the input image.
-    num_classes
+    num_classes : int | None
         Rows of the classification head; None without one.
     """
 

@@ -1,4 +1,4 @@
-"""Tell a file made to do harm from one that merely keeps objects beside its weights."""
+"""Distinguish a malicious file from one that merely stores objects beside its weights."""
 
 from __future__ import annotations
 

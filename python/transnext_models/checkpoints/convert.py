@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import secrets
 from collections import Counter
@@ -14,6 +13,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from .digest import sha256
 from .errors import file_error, quoted
 from .read import WEIGHT_DTYPES, WeightsFile, count_not_finite, read_weights
 
@@ -39,15 +39,15 @@ def convert(
 
     Parameters
     ----------
-    source
+    source : str | os.PathLike[str]
         A ``.pth`` or safetensors file (see `read_weights`).
-    target
+    target : str | os.PathLike[str]
         The file to write; it appears whole or not at all.
-    key
+    key : str | None
         Which of several state dicts in `source`, see `read_weights`.
-    dtype
+    dtype : torch.dtype | None
         Store in this floating-point type, float16 to float64; None keeps each entry's own.
-    overwrite
+    overwrite : bool
         Whether `target` may be replaced.
 
     Returns
@@ -63,7 +63,7 @@ def convert(
     """
     target = Path(target)
     if dtype is not None and dtype not in WEIGHT_DTYPES:
-        raise ValueError(f"dtype: one of float16 to float64 is needed, got {dtype}")
+        raise ValueError(f"dtype: got {dtype}, needs one of float16 to float64")
     if target.is_dir():
         raise file_error(target, "a folder; give the name of the file to write")
     if target.exists() and not overwrite:
@@ -79,7 +79,7 @@ def convert(
     tensors = weights.state_dict
     shared = _shared(tensors)
     for name in tensors:
-        # In place of what was read: both together would be a file in memory once more.
+        # Replaces what was read: both together would take the memory of the file twice.
         tensors[name] = _stored(weights, name, dtype, shared)
     with written_atomically(target) as temporary:
         save_file(tensors, temporary, metadata)
@@ -96,7 +96,7 @@ def describe_weights(weights: WeightsFile) -> dict[str, str]:
     # Of a file that was converted before, the first source is the one to know.
     if "source_file" not in metadata:
         metadata["source_file"] = weights.path.name
-        metadata["source_sha256"] = _sha256(weights.path)
+        metadata["source_sha256"] = sha256(weights.path)
     if architecture.variant is not None:
         metadata["variant"] = architecture.variant.name
         for checkpoint in architecture.variant.checkpoints:
@@ -108,7 +108,7 @@ def describe_weights(weights: WeightsFile) -> dict[str, str]:
 
 @contextlib.contextmanager
 def written_atomically(target: Path) -> Iterator[Path]:
-    """Yield a name to write to beside `target`, which takes `target`'s place if all went well."""
+    """Yield a name to write to beside `target`, which replaces `target` if all went well."""
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:
         yield temporary
@@ -136,11 +136,3 @@ def _shared(tensors: Mapping[str, torch.Tensor]) -> set[int]:
     """Return the addresses of the storages that several tensors share."""
     counts = Counter(tensor.untyped_storage().data_ptr() for tensor in tensors.values())
     return {address for address, count in counts.items() if count > 1}
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

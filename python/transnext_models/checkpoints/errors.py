@@ -1,4 +1,4 @@
-"""The one exception every checkpoint function raises, and text of files made fit to be shown."""
+"""The exception that every checkpoint function raises, and escaping of text from files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,13 @@ def quoted(text: str) -> str:
 
 
 def escaped(text: str, longest: int | None = None) -> str:
-    """Return `text` on one line: control, format and unpaired characters escaped, cut if long."""
+    r"""Return `text` on one line that shows what is in it; a longer one than `longest` is cut.
+
+    Names in files, names of files and what errors say of them may hold what moves a terminal's
+    cursor, reverses the direction of writing or pretends to be another line. Control and format
+    characters, line and paragraph separators, and the surrogates that stand for bytes that are no
+    text are escaped as in Python (``\x1b``).
+    """
     cut = longest is not None and len(text) > longest
     if cut:
         text = text[:longest]

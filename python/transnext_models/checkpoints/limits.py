@@ -1,4 +1,4 @@
-"""What a weights file may ask for, whatever it says: the stated limits, and why they are enough.
+"""Limits on what a weights file may ask for, and why they are enough.
 
 Reading a file takes at most 1 s + 1 s per MB of it, and 64 MB + 4 times its size of memory. So
 nothing in a file is believed until it has been compared with the bytes that are there, and what
@@ -25,7 +25,6 @@ MOST_ELEMENTS = 1 << 48
 # Of what its weights say about the network, and its metadata about the images.
 MOST_BLOCKS = 1000
 MOST_CLASSES = 1_000_000
-LEAST_IMAGE_SIDE = 32
 MOST_IMAGE_SIDE = 1024  # larger ones can be asked for, not claimed
 LONGEST_CLASS_NAME = 1000
 

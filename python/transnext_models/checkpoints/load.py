@@ -1,4 +1,4 @@
-"""Put a file's weights into a model; all is compared first, so no model is ever half loaded."""
+"""Load a file's weights into a model; all are compared first, so no model is ever half loaded."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class LoadReport:
 
     Attributes
     ----------
-    loaded
+    loaded : int
         Number of parameters copied.
-    kept
+    kept : tuple[str, ...]
         The model's parameters that the file does not give: they are as they were.
-    unused
-        The file's entries that the model has no place for.
-    key
+    unused : tuple[str, ...]
+        The file's entries that the model does not have.
+    key : str
         Where in the file the weights were, keys joined by dots; "" for the file itself.
     """
 
@@ -53,17 +53,17 @@ def load_checkpoint(
 
     Parameters
     ----------
-    model
+    model : nn.Module
         A `TransNeXt`, or any module with (some of) its parameter names.
-    path
+    path : str | os.PathLike[str] | WeightsFile
         A ``.pth`` or safetensors file, or what `read_weights` returned for one.
-    key
+    key : str | None
         Which of several state dicts in the file, see `read_weights`.
-    strict
+    strict : bool
         Whether every parameter must be given and every entry used. Otherwise also entries that are
-        no weights (counters, index buffers) are left out, unless the model has a place for them.
+        no weights (counters, index buffers) are left out, unless the model has them.
         Shapes must agree in any case.
-    reset_head
+    reset_head : bool
         Leave the model's ``head`` as it is initialised, whatever the file has: to fine-tune on
         other classes.
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import warnings
 
+from ..variants import MIN_SIZE
 from .errors import WeightsWarning, about, escaped
-from .limits import LEAST_IMAGE_SIDE, LONGEST_CLASS_NAME, MOST_IMAGE_SIDE
+from .limits import LONGEST_CLASS_NAME, MOST_IMAGE_SIDE
 from .read import WeightsFile
 
 _LONGEST_SHOWN = 40
@@ -22,9 +23,9 @@ def image_side(weights: WeightsFile, key: str) -> int | None:
     if text is None:
         return None
     digits = text if text.isascii() and text.isdecimal() and len(text) < 10 else "0"
-    if LEAST_IMAGE_SIDE <= int(digits) <= MOST_IMAGE_SIDE:
+    if MIN_SIZE <= int(digits) <= MOST_IMAGE_SIDE:
         return int(digits)
-    needs = f"a number from {LEAST_IMAGE_SIDE} to {MOST_IMAGE_SIDE}"
+    needs = f"a number from {MIN_SIZE} to {MOST_IMAGE_SIDE}"
     _ignored(weights, key, f"{_shown(text)}, not {needs}")
     return None
 

@@ -1,4 +1,4 @@
-"""What names in a file mean: which lead to weights, or averaged ones, which are a network's."""
+"""Names in a file: which hold weights, which averaged ones, which are a network's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _AVERAGES = frozenset(("ema", "swa", "averaged", "average", "avg", "teacher", "s
 # What programs put before the names: a detector's backbone, DataParallel, Lightning, torch.compile.
 _WRAPPERS = {"backbone", "module", "model", "_orig_mod"}
 # The first parameter of every TransNeXt: whatever precedes it precedes all.
-_ANCHOR = "patch_embed1.proj.weight"
+FIRST_PARAMETER = "patch_embed1.proj.weight"
 _SHOWN = 4
 
 
@@ -31,11 +31,11 @@ class ParameterNames:
 
     Attributes
     ----------
-    prefix
+    prefix : str
         What stands before their names.
-    names
+    names : dict[str, str]
         For each entry's key the parameter's name.
-    others
+    others : tuple[str, ...]
         What stands before the names of other networks of the same kind.
     """
 
@@ -57,12 +57,16 @@ def is_averaged(name: str) -> bool:
 
 def holds_network(entries: Iterable[object]) -> bool:
     """Whether there is a TransNeXt's first parameter among these names."""
-    return any(_is_anchor(name) for name in entries)
+    return any(_is_first_parameter(name) for name in entries)
 
 
 def network_prefixes(entries: Iterable[object]) -> list[str]:
     """Return what stands before the names of each TransNeXt in `entries`."""
-    return [name[: -len(_ANCHOR)] for name in entries if isinstance(name, str) and _is_anchor(name)]
+    return [
+        name[: -len(FIRST_PARAMETER)]
+        for name in entries
+        if isinstance(name, str) and _is_first_parameter(name)
+    ]
 
 
 def parameter_names(path: Path, entries: Mapping[str, Any], start: str = "") -> ParameterNames:
@@ -70,9 +74,9 @@ def parameter_names(path: Path, entries: Mapping[str, Any], start: str = "") -> 
 
     Parameters
     ----------
-    path, entries
+    path, entries : Path, Mapping[str, Any]
         The file, and the state dict in it.
-    start
+    start : str
         What all names in `entries` begin with, and is no part of them.
 
     Raises
@@ -109,8 +113,10 @@ def _rank(prefix: str) -> int:
     return _BARE_AVERAGE if averaged else _OTHER
 
 
-def _is_anchor(name: object) -> bool:
-    return isinstance(name, str) and (name == _ANCHOR or name.endswith(f".{_ANCHOR}"))
+def _is_first_parameter(name: object) -> bool:
+    return isinstance(name, str) and (
+        name == FIRST_PARAMETER or name.endswith(f".{FIRST_PARAMETER}")
+    )
 
 
 def _words(name: str) -> frozenset[str]:

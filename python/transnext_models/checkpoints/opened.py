@@ -1,4 +1,4 @@
-"""Open a weights file once, and only if it is an ordinary file; all that reads it reads here."""
+"""Open a weights file once, and only if it is a regular file; all reading goes through here."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class OpenFile:
 
     Attributes
     ----------
-    path, stream, size
+    path, stream, size : Path, io.BufferedReader, int
         Its name, itself, and how many bytes it had when it was opened.
     """
 

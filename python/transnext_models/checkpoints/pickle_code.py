@@ -23,13 +23,17 @@ _LONGEST_INTEGER = 1024  # bytes, or decimal digits
 class ByteReader(Protocol):
     """What is needed of a file."""
 
-    def read(self, size: int = -1, /) -> bytes: ...
+    def read(self, size: int = -1, /) -> bytes:
+        """Return up to `size` bytes, all for -1."""
 
-    def readline(self, size: int = -1, /) -> bytes: ...
+    def readline(self, size: int = -1, /) -> bytes:
+        """Return the rest of a line, its end included."""
 
-    def seek(self, offset: int, whence: int = 0, /) -> int: ...
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Go to an offset, and return it."""
 
-    def tell(self) -> int: ...
+    def tell(self) -> int:
+        """Return the offset of what is read next."""
 
 
 def instructions(file: ByteReader) -> Iterator[tuple[str, Any]]:
@@ -37,7 +41,7 @@ def instructions(file: ByteReader) -> Iterator[tuple[str, Any]]:
 
     Parameters
     ----------
-    file
+    file : ByteReader
         Positioned at the pickle's first byte; after STOP it is just behind the last.
 
     Raises

@@ -51,13 +51,13 @@ def read_pickle(
 
     Parameters
     ----------
-    file
+    file : ByteReader
         Positioned at the pickle's first byte; left just behind its last.
-    persistent
+    persistent : Callable[[object], object]
         Called with each persistent id (data); what it returns stands in its place.
-    called
+    called : Callable[[object], None]
         Told each function that unpickling would call (data, a `Name` unless the pickle is odd).
-    allowance
+    allowance : Allowance | None
         What the pickle may cost, with others if they share it; None is 64 MiB.
 
     Returns

@@ -1,4 +1,4 @@
-"""The pickle stack machine over inert data, in which every step is paid for; see `pickle_data`."""
+"""The pickle stack machine over inert data, every step accounted for; see `pickle_data`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Machine:
 
     Parameters
     ----------
-    persistent, called, allowance
+    persistent, called, allowance : Callable[[object], object], Callable[[object], None], Allowance
         See `pickle_data.read_pickle`.
     """
 
@@ -67,26 +67,31 @@ class Machine:
         raise AssertionError("instructions end with STOP or an error")
 
     def push(self, value: Any, cost: int = 0) -> None:
+        """Put a value on the stack, and pay for it."""
         if cost:
             self.spend(cost)
         self.stack.append(value)
 
     def push_literal(self, value: Any) -> None:
+        """Put what the pickle spells out on the stack."""
         self.push(value, sys.getsizeof(value))
 
     def pop(self) -> Any:
+        """Take the value on top of the stack."""
         value = self.stack.pop()
         if value is _MARK:
             raise PickleDataError("the pickle uses its stack marker as a value")
         return value
 
     def top(self) -> Any:
+        """Return the value on top of the stack."""
         value = self.stack[-1]
         if value is _MARK:
             raise PickleDataError("the pickle uses its stack marker as a value")
         return value
 
     def pop_to_mark(self) -> list[Any]:
+        """Take all above the topmost marker, and the marker."""
         for index in range(len(self.stack) - 1, -1, -1):
             if self.stack[index] is _MARK:
                 items = self.stack[index + 1 :]
@@ -97,14 +102,17 @@ class Machine:
     # -- containers -------------------------------------------------------------------------------
 
     def pop_tuple(self, length: int) -> None:
+        """Replace the topmost values by a tuple of them."""
         items = [self.pop() for _ in range(length)]
         self.push(tuple(reversed(items)), _OBJECT)
 
     def push_tuple(self) -> None:
+        """Replace all above the topmost marker by a tuple."""
         items = self.pop_to_mark()
         self.push(tuple(items), _OBJECT + _ITEM * len(items))
 
     def extend(self, items: list[Any]) -> None:
+        """Append to the list on top of the stack."""
         target = self.top()
         if isinstance(target, list):
             self.spend(_ITEM * len(items))
@@ -113,6 +121,7 @@ class Machine:
             _wrong_target("append to", target)
 
     def set_items(self, items: list[Any]) -> None:
+        """Set items of the dict on top of the stack: keys and values in turn."""
         target = self.top()
         if len(items) % 2:
             raise PickleDataError("not a well-formed pickle (a key without a value)")
@@ -123,11 +132,13 @@ class Machine:
             _wrong_target("set items of", target)
 
     def push_dict(self) -> None:
+        """Replace all above the topmost marker by a dict."""
         items = self.pop_to_mark()
         self.push({}, _OBJECT)
         self.set_items(items)
 
     def add(self, items: list[Any]) -> None:
+        """Add to the set on top of the stack."""
         target = self.top()
         if isinstance(target, set):
             target.update(map(self.key, items))
@@ -158,6 +169,7 @@ class Machine:
         return result
 
     def store(self, index: int) -> None:
+        """Remember the topmost value under a number."""
         if index == len(self.memo):
             self.spend(_ITEM)
             self.memo.append(self.top())
@@ -170,6 +182,7 @@ class Machine:
             raise PickleDataError("the pickle numbers its memo beyond any pickle's")
 
     def recall(self, index: int) -> None:
+        """Push what was remembered under a number."""
         if 0 <= index < len(self.memo):
             self.stack.append(self.memo[index])
         elif index in self.odd_memo:
@@ -180,6 +193,7 @@ class Machine:
     # -- what Python would do, written down instead -----------------------------------------------
 
     def push_name(self, module: object, name: object) -> None:
+        """Push a name in a module, which is never imported."""
         if not (isinstance(name, str) and isinstance(module, str)):
             raise PickleDataError("the pickle refers to a name that is not text")
         if len(module) > _LONGEST_PATH or len(name) > _LONGEST_PATH:
@@ -187,6 +201,7 @@ class Machine:
         self.push(Name(module, name), _OBJECT + sys.getsizeof(module) + sys.getsizeof(name))
 
     def call(self, function: object, arguments: object, keywords: object = None) -> None:
+        """Write down a call that Python would make."""
         if not isinstance(arguments, tuple):
             raise PickleDataError("the pickle calls a name without an argument list")
         self.called(function)
@@ -196,6 +211,7 @@ class Machine:
             self.push(Call(function, arguments, keywords), _OBJECT)
 
     def build(self, state: object) -> None:
+        """Write down the state that an object would get."""
         target = self.top()
         if isinstance(target, Call):
             target.state = state
@@ -205,6 +221,7 @@ class Machine:
             _wrong_target("give state to", target)
 
     def push_persistent(self, value: object) -> None:
+        """Push what a persistent id stands for."""
         self.push(self.persistent(value), _SET)
 
 

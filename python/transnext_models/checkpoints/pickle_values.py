@@ -1,4 +1,4 @@
-"""What a pickle's data is made of where it is not plain: names, calls, what is kept elsewhere."""
+"""Values in a pickle that are not plain data: names, calls, persistent ids."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class Call:
 
     Attributes
     ----------
-    function
+    function : object
         What would have been called: a `Name` unless the pickle is odd.
-    arguments
+    arguments : tuple[object, ...]
         The positional arguments, as data.
-    keywords
+    keywords : object
         The named arguments, as data; None without.
-    state
+    state : object
         What the pickle would have put into the object afterwards (an ``argparse.Namespace`` keeps
         its values here).
     """

@@ -37,25 +37,25 @@ class WeightsFile:
 
     Attributes
     ----------
-    path
+    path : Path
         The file.
-    state_dict
+    state_dict : dict[str, torch.Tensor]
         The parameters by the names of `TransNeXt`, on the CPU, in the file's floating-point types.
-    prefix
+    prefix : str
         What stood before the names in the file, such as ``backbone.``; "" if nothing.
-    left_out
+    left_out : int
         How many entries had another prefix (the neck and heads of a detector, say).
-    metadata
+    metadata : Mapping[str, str]
         The text entries of a safetensors file's header.
-    architecture
+    architecture : Architecture | None
         What the shapes say; None if they are no TransNeXt's.
-    key
+    key : str
         Where in the file the state dict was, keys joined by dots; "" for the file itself.
-    averaged
+    averaged : bool
         Whether that key means averaged weights.
-    other_keys
+    other_keys : tuple[str, ...]
         Keys of the other networks that could have been meant, where none was asked for.
-    not_weights
+    not_weights : Mapping[str, str]
         Entries that are no weights (counters, index buffers), by name, and what they are; such are
         errors where reading is strict.
     """
@@ -86,13 +86,13 @@ def read_weights(
 
     Parameters
     ----------
-    path
-        The file. Its format is told from its bytes, not from its name.
-    key
+    path : str | os.PathLike[str]
+        The file. Its format is detected from its bytes, not from its name.
+    key : str | None
         Which state dict, where a file has several: ``"model_ema"``, ``"ema.module"``; also what the
         names begin with, ``"state_dict.teacher"``. None looks under the usual names and takes
         averaged weights rather than raw ones, with a `WeightsWarning` where there was a choice.
-    strict
+    strict : bool
         Whether an entry that is no weight (a counter, an index buffer) is an error; otherwise it is
         left out and listed.
 

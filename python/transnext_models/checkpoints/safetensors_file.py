@@ -42,7 +42,7 @@ _DTYPES = {
     "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
     "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
 }
-# Of types that not every PyTorch has, their bits; the header is held to them nevertheless.
+# Of types that not every PyTorch has, their bits; the header is checked against them nevertheless.
 _OTHER_BITS = {"F8_E8M0": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4}
 _LONGEST_INTEGER = 20  # digits
 
@@ -82,15 +82,19 @@ class SafetensorsFile:
         self._check_spans()
 
     def is_tensor(self, value: object) -> bool:
+        """See `WeightsSource.is_tensor`."""
         return isinstance(value, _Entry)
 
     def is_object(self, value: object) -> bool:
+        """See `WeightsSource.is_object`."""
         return False
 
     def describe(self, value: object) -> str:
+        """See `WeightsSource.describe`."""
         return f"of type {type(value).__name__}"
 
     def layout(self, value: Any) -> Layout:
+        """See `WeightsSource.layout`."""
         dtype = _DTYPES.get(value.dtype)
         if dtype is None:
             raise NotWeightsError(f"is {value.dtype}; weights are float16 to float64")
@@ -98,10 +102,11 @@ class SafetensorsFile:
         for length in value.shape[:0:-1]:
             stride.append(stride[-1] * max(length, 1))
         strides = tuple(stride[::-1][: len(value.shape)])
-        place = f"{value.begin}:{value.end}"
-        return Layout(dtype, value.shape, strides, 0, place, value.end - value.begin)
+        storage = f"{value.begin}:{value.end}"
+        return Layout(dtype, value.shape, strides, 0, storage, value.end - value.begin)
 
     def tensor(self, layout: Layout) -> torch.Tensor:
+        """See `WeightsSource.tensor`."""
         begin, _, _ = layout.storage.partition(":")
         data = self._file.bytes_at(self._start + int(begin), layout.storage_bytes)
         if not data:
@@ -167,19 +172,19 @@ def _metadata(file: OpenFile, value: object) -> Mapping[str, str]:
 def _entry(value: object) -> _Entry:
     """Return an entry of the header, whose size fits its shape."""
     if not isinstance(value, dict) or not value.keys() >= {"dtype", "shape", "data_offsets"}:
-        raise TensorDataError("it has no type, shape and place")
-    dtype, shape, place = value["dtype"], value["shape"], value["data_offsets"]
+        raise TensorDataError("it has no type, shape and offsets")
+    dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     bits = None
     if isinstance(dtype, str):
         bits = _DTYPES[dtype].itemsize * 8 if dtype in _DTYPES else _OTHER_BITS.get(dtype)
     if bits is None:
         raise TensorDataError("its element type is not known")
-    if not (_are_sizes(shape) and _are_sizes(place) and len(place) == 2):
-        raise TensorDataError("its shape or place are not sizes")
+    if not (_are_sizes(shape) and _are_sizes(offsets) and len(offsets) == 2):
+        raise TensorDataError("its shape or offsets are not sizes")
     count = count_elements(shape)
     if count is None:
         raise TensorDataError("its shape is larger than any tensor's")
-    begin, end = place
+    begin, end = offsets
     if 8 * (end - begin) != count * bits:
         raise TensorDataError(f"its shape {shape} does not fit its {end - begin} bytes of {dtype}")
     return _Entry(dtype, tuple(shape), begin, end)

@@ -2,7 +2,7 @@
 
 Training programs keep weights under many names, and often raw ones beside their running average.
 Where both are there the averaged ones are taken, as timm does (`timm.models.load_state_dict`), and
-whoever asked for none by name is told.
+whoever asked for none by name is warned.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ class StateDict:
 
     Attributes
     ----------
-    entries
+    entries : Mapping[str, Any]
         Name to a value that the file's reader understands.
-    key
+    key : str
         Where it is, keys joined by dots; "" for the top level.
-    averaged
+    averaged : bool
         Whether that key means averaged weights.
-    others
+    others : tuple[str, ...]
         Keys of the other state dicts that could have been meant; none if `key` was asked for.
-    unread
+    unread : tuple[str, ...]
         Averaged weights that are there too, but not as a state dict, and what they are.
-    prefix
+    prefix : str | None
         What the names asked for begin with, if `key` reached into the state dict; else None.
     """
 
@@ -74,7 +74,7 @@ class _Candidate:
 
     @property
     def rank(self) -> tuple[object, ...]:
-        """Smaller is better; equal ranks cannot be told apart."""
+        """Smaller is better; equal ranks are ambiguous."""
         ranks = (_ORDER.index(part) if part in _ORDER else len(_ORDER) for part in self.path)
         return (not self.is_averaged, not self.path, *ranks)
 
@@ -84,9 +84,9 @@ def find_state_dict(path: Path, source: WeightsSource, key: str | None) -> State
 
     Parameters
     ----------
-    path, source
+    path, source : Path, WeightsSource
         The file.
-    key
+    key : str | None
         Where it is: keys joined by dots, which may go on into the names of a state dict
         (``state_dict.model_ema``). None looks under the usual names.
 

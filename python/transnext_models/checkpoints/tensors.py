@@ -1,4 +1,4 @@
-"""How a tensor lies in a file, checked against the bytes that are there before it is made."""
+"""The layout of a tensor in a file, checked against the bytes that are there before it is read."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Layout:
 
     Attributes
     ----------
-    dtype, shape
+    dtype, shape : torch.dtype, tuple[int, ...]
         Of the tensor.
-    stride, offset
+    stride, offset : tuple[int, ...], int
         In elements of its storage.
-    storage
+    storage : str
         What its bytes are called in the file; tensors may share a storage.
-    storage_bytes
+    storage_bytes : int
         How many bytes that storage has.
     """
 
@@ -60,12 +60,12 @@ class WeightsSource(Protocol):
 
     Attributes
     ----------
-    root
+    root : Any
         What it holds: a mapping of names to values that `layout` understands, or, where the format
         has such, anything around one.
-    metadata
+    metadata : Mapping[str, str]
         Text about it.
-    is_flat
+    is_flat : bool
         Whether the format has names and tensors and nothing else.
     """
 

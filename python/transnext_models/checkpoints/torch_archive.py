@@ -47,9 +47,11 @@ class ZipRecords:
         return io.BytesIO(self._content(self._entries[self._pickle]))
 
     def size(self, key: str) -> int:
+        """Return how many bytes the storage called `key` has."""
         return self._storage(key).file_size
 
     def read(self, key: str) -> bytearray:
+        """Return the bytes of the storage called `key`."""
         return self._content(self._storage(key))
 
     def _storage(self, key: str) -> zipfile.ZipInfo:

@@ -47,7 +47,7 @@ class TorchFile:
 
     Attributes
     ----------
-    root
+    root : Any
         The pickled object as data (see `pickle_data.read_pickle`); tensors are `Call` objects.
     """
 
@@ -63,15 +63,19 @@ class TorchFile:
         self._read: dict[str, torch.Tensor] = {}
 
     def is_tensor(self, value: object) -> bool:
+        """See `WeightsSource.is_tensor`."""
         return is_tensor(value)
 
     def is_object(self, value: object) -> bool:
+        """See `WeightsSource.is_object`."""
         return isinstance(value, Call) and not is_tensor(value)
 
     def describe(self, value: object) -> str:
+        """See `WeightsSource.describe`."""
         return describe(value)
 
     def layout(self, value: object) -> Layout:
+        """See `WeightsSource.layout`."""
         parts = rebuilt(value)
         storage, dtype = parts.storage, parts.storage.dtype
         size = self._records.size(storage.key)
@@ -94,6 +98,7 @@ class TorchFile:
         return layout
 
     def tensor(self, layout: Layout) -> torch.Tensor:
+        """See `WeightsSource.tensor`."""
         if not layout.count:
             return torch.empty(layout.shape, dtype=layout.dtype)
         whole = self._read.get(layout.storage)

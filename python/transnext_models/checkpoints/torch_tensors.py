@@ -1,4 +1,4 @@
-"""What `torch.save` writes for a tensor: calls with a storage, an offset, a shape and strides."""
+"""Tensors as `torch.save` writes them: calls with a storage, an offset, a shape and strides."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def _are_sizes(value: object) -> TypeGuard[Sequence[int]]:
 
 
 def describe(value: object) -> str:
-    """Say in a few words what a piece of pickled data is, for error messages."""
+    """Say in a few words what pickled data is, for error messages."""
     if isinstance(value, Call):
         name = str(value.function) if isinstance(value.function, Name) else "something unnamed"
         return f"an object made by {name[:_LONGEST_SHOWN]} (not run)"

@@ -1,4 +1,4 @@
-"""The command line's commands, each in a module of its own that imports what it needs when run."""
+"""The command line; each command is a module of its own that imports what it needs when run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from ..checkpoints.errors import escaped
 from . import classify, convert, info, models, train
 from .console import (
     INTERRUPTED,
@@ -19,7 +20,6 @@ from .console import (
     describe,
     discard_output,
     keep_result,
-    printable,
     result_so_far,
 )
 
@@ -59,7 +59,7 @@ def _failure_as_json(ctx: Any) -> Iterator[None]:
         yield
     except _UsageError as error:
         text = getattr(error, "text", None) or error.format_message()
-        error.message = printable(error.message)
+        error.message = escaped(error.message)
         _print_failure(ctx, text)
         raise
     except Failure as failure:

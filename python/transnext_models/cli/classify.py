@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from ..checkpoints.errors import escaped
 from .console import (
     JSON_OPTION,
     Debug,
@@ -23,19 +24,18 @@ from .console import (
     note,
     output,
     print_rows,
-    printable,
     usage_error,
 )
 from .weights import WeightsKey, weights_remarks
 
 if TYPE_CHECKING:
-    from ..classifier import Classified, Classifier
+    from ..classification.classifier import Classified, Classifier
     from ..images import ImageError, LeftOut
 
 _BAR_WIDTH = 24
 _BAR_PARTS = " ▏▎▍▌▋▊▉█"
 _PROGRESS_FROM = 2  # images; one is done before a bar could be read
-_MOST_REASONS, _MOST_NAMES = 5, 3  # of files left out, told in text
+_MOST_REASONS, _MOST_NAMES = 5, 3  # of files left out, shown in text
 
 Images = Annotated[
     list[str] | None,
@@ -132,7 +132,7 @@ def classify(
         usage_error("give image files, folders or patterns, or --samples", "IMAGE")
 
     with messages().status("loading torch"):  # seen on a terminal only
-        from ..classifier import Classifier
+        from ..classification.classifier import Classifier
         from ..images import ImageError, find_images
 
         _check_names(model, device, backend)
@@ -187,7 +187,7 @@ def _check_names(model: str | None, device: str, backend: str | None) -> None:
     """Turn a name that does not exist into an error of usage, before anything is loaded."""
     from transnext_ops.backends.registry import check_backend_name
 
-    from ..classifier import resolve_device
+    from ..classification.classifier import resolve_device
     from ..variants import find_checkpoint
 
     for option, check, value in (
@@ -203,7 +203,7 @@ def _check_names(model: str | None, device: str, backend: str | None) -> None:
 
 
 class _Screen(NamedTuple):
-    """Where results and messages go while images are classified, and how progress is told."""
+    """Where results and messages go while images are classified, and how progress is shown."""
 
     results: Console
     messages: Console
@@ -230,7 +230,7 @@ def _screen(total: int) -> Iterator[_Screen]:
 
 
 def _print_skipped(problem: ImageError, console: Console) -> None:
-    text = Text.assemble(("skipped ", "bold yellow"), printable(str(problem)))
+    text = Text.assemble(("skipped ", "bold yellow"), escaped(str(problem)))
     console.print(text, soft_wrap=True)
 
 
@@ -260,9 +260,7 @@ def _headline(classifier: Classifier) -> str:
 
 
 def _print_result(result: Classified, console: Console) -> None:
-    title = Text.assemble(
-        (printable(str(result.path)), "bold"), "  ", (_time(result.seconds), "dim")
-    )
+    title = Text.assemble((escaped(str(result.path)), "bold"), "  ", (_time(result.seconds), "dim"))
     console.print(title, soft_wrap=True)
     bar = _ascii_bar if console.options.ascii_only else _bar
     rows = []
@@ -270,7 +268,7 @@ def _print_result(result: Classified, console: Console) -> None:
         emphasis = "" if rank == 0 else "dim"
         rows.append(
             (
-                Text(printable(prediction.label), emphasis),
+                Text(escaped(prediction.label), emphasis),
                 Text(f"{100 * prediction.probability:.2f} %", emphasis),
                 Text(bar(prediction.probability), "green" if rank == 0 else "cyan"),
             )

@@ -1,4 +1,4 @@
-"""What every command shares: where text goes, and how a failure looks.
+"""What every command shares: its output streams, and how a failure looks.
 
 Results go to standard output and nothing else does; progress, remarks and errors go to standard
 error. A failure is one line that says what to do, and the traceback only with ``--debug``. How it
@@ -12,7 +12,6 @@ import io
 import math
 import os
 import sys
-import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar
 
@@ -20,11 +19,12 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from ..checkpoints.errors import escaped
+
 USAGE_ERROR = 2
 JSON_OPTION = "--json"
 INTERRUPTED = 130  # as a shell reports a program ended by ctrl-C
 _BROKEN_PIPE = 141
-_ESCAPED = ("Cc", "Cf", "Cs", "Zl", "Zp")  # Unicode categories
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -62,7 +62,7 @@ def print_rows(
     a terminal to wrap and for a program to read.
     """
     cells = [
-        [Text(printable(cell)) if isinstance(cell, str) else cell for cell in row] for row in rows
+        [Text(escaped(cell)) if isinstance(cell, str) else cell for cell in row] for row in rows
     ]
     widths = [max(cell.cell_len for cell in column) for column in zip(*cells, strict=True)]
     for row in cells:
@@ -73,20 +73,6 @@ def print_rows(
             line.append("  ")
         line.rstrip()
         (console or output()).print(line, soft_wrap=True)
-
-
-def printable(text: str) -> str:
-    r"""Return `text` on one line that shows what is in it.
-
-    Names of files, labels and what errors say of them may hold what moves a terminal's cursor,
-    turns the direction of writing or pretends to be another line. Escaped as in Python (``\x1b``)
-    are control and format characters, line and paragraph separators, and the surrogates that stand
-    for bytes that are no text.
-    """
-    return "".join(
-        char.encode("unicode_escape").decode() if unicodedata.category(char) in _ESCAPED else char
-        for char in text
-    )
 
 
 def make_output_robust() -> None:
@@ -102,14 +88,14 @@ def make_output_robust() -> None:
 def note(*lines: str, console: Console | None = None) -> None:
     """Print a remark to standard error."""
     for line in lines:
-        (console or messages()).print(Text(printable(line), style="dim"), soft_wrap=True)
+        (console or messages()).print(Text(escaped(line), style="dim"), soft_wrap=True)
 
 
 def report_error(*lines: str) -> None:
     """Print an error to standard error."""
     for index, line in enumerate(lines):
         title = ("error: ", "bold red") if index == 0 else ""
-        messages().print(Text.assemble(title, printable(line)), soft_wrap=True)
+        messages().print(Text.assemble(title, escaped(line)), soft_wrap=True)
 
 
 class UsageError(typer.BadParameter):
@@ -117,12 +103,12 @@ class UsageError(typer.BadParameter):
 
     Attributes
     ----------
-    text
-        What is wrong, as it is; the message is printable.
+    text : str
+        What is wrong, as it is; the message is fit to be shown.
     """
 
     def __init__(self, text: str, option: str | None) -> None:
-        super().__init__(printable(text), param_hint=option)
+        super().__init__(escaped(text), param_hint=option)
         self.text = f"{option}: {text}" if option else text
 
 
@@ -131,7 +117,7 @@ class Failure(typer.Exit):
 
     Attributes
     ----------
-    text
+    text : str
         Why.
     """
 
@@ -203,7 +189,7 @@ def result_so_far() -> dict[str, Any]:
 
 def describe(error: Exception) -> list[str]:
     """Return the message of an expected error; of any other also its type and what to do."""
-    from ..hub import DownloadError
+    from ..checkpoints.hub import DownloadError
 
     text = str(error)
     if isinstance(error, DownloadError):  # it says what to do, line by line
@@ -217,10 +203,10 @@ def describe(error: Exception) -> list[str]:
 
 
 def as_json(value: Any) -> None:
-    """Print `value` as JSON to standard output, in ASCII.
+    r"""Print `value` as JSON to standard output, in ASCII.
 
     A number that JSON has not, such as NaN, is null. Names that are no text keep their bytes as
-    lone surrogates (``\\udcff``), which `os.fsencode` turns back.
+    lone surrogates (``\udcff``), which `os.fsencode` turns back.
     """
     import json
 

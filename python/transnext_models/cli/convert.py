@@ -61,7 +61,7 @@ def convert(
 
     from ..checkpoints import convert as convert_file
     from ..checkpoints.errors import escaped
-    from ..hub import resolve_weights
+    from ..checkpoints.hub import resolve_weights
 
     stored = getattr(torch, dtype.value) if dtype is not None else None
     with weights_remarks():

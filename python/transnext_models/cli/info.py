@@ -56,7 +56,7 @@ def collect() -> dict[str, Any]:
 
     from transnext_ops.backends import registry
 
-    from ..hub import cache_folder
+    from ..checkpoints.hub import cache_folder
     from ..registry import list_models
 
     here = [torch.device("cpu")]
@@ -188,10 +188,14 @@ def _auto_choice(device: torch.device) -> str:
 
 
 def _call(op: str, device: torch.device) -> Any:
+    """Return a call of `op` as the published models make them."""
     import torch
 
     from transnext_ops.backends import registry
 
+    from ..variants import VARIANTS
+
     has_heads = op in ("aggregated_attention", "window_qk", "window_av")
-    head_dim, window_size = (24, 3) if has_heads else (None, None)
-    return registry.Call(op, device, torch.float32, head_dim, window_size)
+    published = VARIANTS["transnext_tiny"]
+    shape = (published.head_dim, published.window_size) if has_heads else (None, None)
+    return registry.Call(op, device, torch.float32, *shape)

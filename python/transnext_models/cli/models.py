@@ -44,7 +44,7 @@ def models(json: Json = False, debug: Debug = False) -> None:
 
 
 def _row(variant: Variant, checkpoint: Checkpoint) -> list[str]:
-    from ..hub import HubFile, cached
+    from ..checkpoints.hub import HubFile, cached
 
     top_1 = checkpoint.metrics.imagenet_1k
     where = "in this package"

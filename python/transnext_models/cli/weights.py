@@ -1,4 +1,4 @@
-"""What commands that take weights share: which state dict of a file, and what to say of it."""
+"""What commands that take weights share: the choice of a state dict, and remarks on a file."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def from_tensor(tensor: torch.Tensor) -> Image.Image:
     tensor = tensor.detach()
     if tensor.ndim == 3 and tensor.shape[0] not in _CHANNELS and tensor.shape[2] in _CHANNELS:
         raise Unreadable(
-            f"a tensor [C, H, W] is needed, got {list(tensor.shape)}: permute(2, 0, 1) turns "
+            f"got a tensor {list(tensor.shape)}, needs [C, H, W]: permute(2, 0, 1) turns "
             "[H, W, C] into it"
         )
     if tensor.is_floating_point():
@@ -35,7 +35,7 @@ def from_array(array: np.ndarray) -> Image.Image:
 
     Parameters
     ----------
-    array
+    array : np.ndarray
         Of 1 (grey), 3 (RGB) or 4 (RGB and opacity) channels; uint8 of 0..255, uint16 of 0..65535,
         bool, or floats of 0..1.
 
@@ -46,16 +46,15 @@ def from_array(array: np.ndarray) -> Image.Image:
     """
     if array.ndim == 3 and array.shape[2] not in _CHANNELS and array.shape[0] in _CHANNELS:
         raise Unreadable(
-            f"an array [H, W, C] is needed, got {list(array.shape)}: transpose(1, 2, 0) turns "
+            f"got an array {list(array.shape)}, needs [H, W, C]: transpose(1, 2, 0) turns "
             "[C, H, W] into it"
         )
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in _CHANNELS):
         raise Unreadable(
-            "an array [H, W] or [H, W, C] of 1, 3 or 4 channels is needed, got shape "
-            f"{list(array.shape)}"
+            f"got an array {list(array.shape)}, needs [H, W] or [H, W, C] of 1, 3 or 4 channels"
         )
     if array.size == 0:
-        raise Unreadable(f"an array without pixels, of shape {list(array.shape)}")
+        raise Unreadable(f"got an array {list(array.shape)}, needs pixels")
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     return Image.fromarray(np.ascontiguousarray(_to_8_bit(array)))
@@ -71,9 +70,9 @@ def _to_8_bit(array: np.ndarray) -> np.ndarray:
         return ((wide + _16_TO_8_BIT // 2) // _16_TO_8_BIT).astype(np.uint8)
     if not np.issubdtype(array.dtype, np.floating):
         raise Unreadable(
-            f"uint8, uint16, bool or floats of 0..1 are needed, got an array of {array.dtype}"
+            f"got an array of {array.dtype}, needs uint8, uint16, bool or floats of 0..1"
         )
     lowest, highest = float(array.min()), float(array.max())
     if not (lowest >= -_SLACK and highest <= 1 + _SLACK):  # also where one is NaN
-        raise Unreadable(f"floats of 0..1 are needed, got {lowest:.4g} to {highest:.4g}")
+        raise Unreadable(f"got floats of {lowest:.4g} to {highest:.4g}, needs 0..1")
     return np.rint(np.clip(array.astype(np.float32), 0, 1) * np.float32(255)).astype(np.uint8)

@@ -22,8 +22,13 @@ Batch = list[tuple[Path, "T | ImageError"]]
 
 
 def images_of(argument: str, images: Any) -> Iterable[Any]:
-    """Return the images that `images`, one or several, are; TypeError, naming the argument, where
-    they are neither."""
+    """Return the images that `images` are, one or several.
+
+    Raises
+    ------
+    TypeError
+        If they are neither; the message names the argument.
+    """
     if is_one(images):
         return [images]
     if not isinstance(images, Iterable) or isinstance(images, Mapping):
@@ -38,14 +43,14 @@ class DecodedBatches(Generic[T]):
 
     Parameters
     ----------
-    images
+    images : Iterable[Any]
         See `images_of`; an error of the iterator, or of an item that cannot be an image, is raised
         after the images before it.
-    prepare, working
+    prepare, working : Callable[[Picture], T], Working
         What is made of an image, and how much memory that takes beside it.
-    batch_size
+    batch_size : int
         Images in a batch.
-    budget
+    budget : MemoryBudget
         Memory for decoding, over all threads.
     """
 

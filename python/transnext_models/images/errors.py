@@ -10,7 +10,7 @@ class ImageError(ValueError):
 
     Attributes
     ----------
-    path, reason
+    path, reason : str | os.PathLike[str], str
         Its name, and why.
     """
 

@@ -21,7 +21,7 @@ def find_images(names: Name | Iterable[Name]) -> FoundImages:
 
     Parameters
     ----------
-    names
+    names : Name | Iterable[Name]
         One name or several. Files and pipes are taken as they are, whatever their suffix; ``-`` is
         standard input. Folders are searched, with all folders below and those that they link to,
         for files with an image's suffix; what is hidden is left out, unless it is named itself.

@@ -55,8 +55,11 @@ def _optional() -> dict[str, tuple[str, ...]]:
 
 
 def readable_formats() -> tuple[str, ...]:
-    """Return the names of Pillow's formats that are opened: `FORMATS`, and AVIF and HEIF (by the
-    package pillow-heif) where they are installed. MPO, JPEGs in one file, goes with JPEG."""
+    """Return the names of Pillow's formats that are opened.
+
+    They are `FORMATS`, and AVIF and HEIF (by the package pillow-heif) where these are installed.
+    MPO, JPEGs in one file, goes with JPEG.
+    """
     return (*FORMATS, *_optional())
 
 

@@ -1,4 +1,4 @@
-"""What a search for images comes to."""
+"""The result of a search for images."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class LeftOut:
 
     Attributes
     ----------
-    reason
+    reason : str
         Why, as a phrase that goes after a number: ``hidden``, ``of suffix .txt``.
-    count
+    count : int
         How many.
-    paths
+    paths : list[Path]
         Which; none where only their suffix is the reason.
     """
 
@@ -33,11 +33,11 @@ class FoundImages:
 
     Attributes
     ----------
-    paths
+    paths : list[Path]
         Files in order, without repeats.
-    problems
+    problems : list[ImageError]
         Names that gave none, and what below them could not be looked at.
-    left_out
+    left_out : list[LeftOut]
         What was left out on purpose, by reason.
     """
 

@@ -1,4 +1,4 @@
-"""What users do not mean when they name a folder: what systems and programs keep beside images."""
+"""What users do not mean when they name a folder: files of the system and of programs."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def visible_classes(
 
     Parameters
     ----------
-    samples
+    samples : Sequence[tuple[str, int]]
         Path and class of each image below `root`.
-    class_to_idx
-        Names of the classes; those that stay are numbered anew, in the same order.
+    class_to_idx : Mapping[str, int]
+        Names of the classes; those that stay are renumbered in the same order.
     """
     folders: dict[str, bool] = {}  # there are few of them, and millions of images
     visible = []

@@ -35,7 +35,7 @@ class MemoryBudget:
 
     Parameters
     ----------
-    total
+    total : int
         Bytes in all.
     """
 
@@ -74,8 +74,11 @@ after_fork(DECODING.renew)
 
 
 def _return_freed_memory() -> None:
-    """Have the C library give back what was freed: glibc keeps it for each thread on its own, so
-    that threads which decode one after the other would hold as much as if all did at once."""
+    """Have the C library return what was freed to the system.
+
+    glibc keeps it for each thread on its own, so that threads which decode one after the other
+    would hold as much as if all did at once.
+    """
     if (trim := _malloc_trim()) is not None:
         trim(0)
 
@@ -118,12 +121,12 @@ def decoding_bytes(image: Image.Image) -> int:
         pixel += _HEIF_ALPHA_BYTES
     if image.format == "BMP" and image.info.get("compression") in _RUN_LENGTHS:
         return bytes_of(image.size, pixel + _RUN_BYTES) + _RUN_ROWS * image.width
-    if isinstance(image, TiffImagePlugin.TiffImageFile) and _is_turned(image):
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and _is_rotated(image):
         pixel *= 2
     return bytes_of(image.size, pixel)
 
 
-def _is_turned(image: TiffImagePlugin.TiffImageFile) -> bool:
+def _is_rotated(image: TiffImagePlugin.TiffImageFile) -> bool:
     """Whether Pillow turns a TIFF image as it decodes it, to a copy."""
     return image.tag_v2.get(ExifTags.Base.Orientation, 1) != 1
 

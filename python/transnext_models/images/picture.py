@@ -17,7 +17,7 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom
 Size = tuple[int, int]  # width, height
 
 _Turn = Image.Transpose
-_TURNS = {  # by EXIF orientation
+_TRANSPOSITIONS = {  # by EXIF orientation
     2: _Turn.FLIP_LEFT_RIGHT,
     3: _Turn.ROTATE_180,
     4: _Turn.FLIP_TOP_BOTTOM,
@@ -46,9 +46,9 @@ class Picture:
 
     Parameters
     ----------
-    image
+    image : Image.Image
         The decoded image, of any mode.
-    orientation
+    orientation : int
         Its EXIF orientation, 1 to 8.
 
     Raises
@@ -64,7 +64,7 @@ class Picture:
             if image.mode == "F" or extrema[0] < 0 or extrema[1] > _WHITE_16:
                 raise Unreadable("has 32-bit pixels, whose black and white are not defined")
         self._image = image
-        self._orientation = orientation if orientation in _TURNS else 1
+        self._orientation = orientation if orientation in _TRANSPOSITIONS else 1
 
     @property
     def size(self) -> Size:
@@ -74,10 +74,12 @@ class Picture:
 
     @property
     def width(self) -> int:
+        """Its width in pixels."""
         return self.size[0]
 
     @property
     def height(self) -> int:
+        """Its height in pixels."""
         return self.size[1]
 
     def close(self) -> None:
@@ -95,8 +97,8 @@ class Picture:
         """Return the part inside of `box`, an image of mode RGB."""
         with quiet():  # Pillow warns of large parts too
             part = _to_rgb(self._image.crop(self._stored(box)))
-        turn = _TURNS.get(self._orientation)
-        return part if turn is None else part.transpose(turn)
+        transposition = _TRANSPOSITIONS.get(self._orientation)
+        return part if transposition is None else part.transpose(transposition)
 
     def resize(
         self,

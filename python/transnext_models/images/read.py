@@ -43,12 +43,12 @@ def read_image(source: Any, *, memory_bytes: int | None = None) -> Image.Image:
 
     Parameters
     ----------
-    source
+    source : Any
         A JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file, or an AVIF or HEIF one where that can be
         decoded: its path, ``-`` for standard input, a pipe, its bytes, or an object open for
         reading. Or a PIL image, a NumPy array ``[H, W]`` or ``[H, W, C]``, a tensor ``[C, H, W]``
         (see `arrays`).
-    memory_bytes
+    memory_bytes : int | None
         What decoding it may take. None is a share of `DECODING_BYTES`, with all that is decoded
         at the same time.
 
@@ -88,13 +88,13 @@ def open_picture(
 
     Parameters
     ----------
-    source, name
+    source, name : Any, str | os.PathLike[str]
         As in `read_image`, and what errors call it.
-    working
+    working : Working
         What the work on it takes beside it.
-    budget
+    budget : MemoryBudget
         Where its memory is held; it waits until there is enough.
-    stop
+    stop : threading.Event
         Ends waiting for a pipe.
 
     Raises
@@ -160,12 +160,12 @@ def _claimed_by(image: ImageFile.ImageFile) -> Claim:
     file: Any = image.fp
     if file is None or getattr(file, "closed", False):
         return Claim()
-    place = file.tell()
+    offset = file.tell()
     try:
         file.seek(0, os.SEEK_END)
         return read_claim(file, file.tell())
     finally:
-        file.seek(place)
+        file.seek(offset)
 
 
 def _decoded(
@@ -176,8 +176,10 @@ def _decoded(
     budget: MemoryBudget,
     working: Working,
 ) -> Picture:
-    """Decode an image that was opened, with `extra` bytes beside it; `reserved` are held already,
-    if it had to be before it was opened."""
+    """Decode an image that was opened, with `extra` bytes beside it.
+
+    `reserved` is the memory already held for it, where that had to be before it was opened.
+    """
     memory.check_size(image.size)
     needed = memory.decoding_bytes(image) + extra + _work(image.size, working)
     if reserved is None:
@@ -190,7 +192,7 @@ def _decoded(
 
 
 def _work(size: Size, working: Working) -> int:
-    """Return what work on an image takes that may yet be turned to its side."""
+    """Return the memory for work on an image that may yet be rotated by 90 degrees."""
     return memory.strip_bytes(size) + max(working(size), working(size[::-1]))
 
 

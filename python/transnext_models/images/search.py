@@ -52,6 +52,7 @@ class Search:
 
     @property
     def problem_count(self) -> int:
+        """How many different problems there were."""
         return len(self._problems)
 
     def found(self) -> FoundImages:
@@ -90,8 +91,10 @@ class Search:
         return bool(files)
 
     def walk(self, root: Path, seen: set[Identity]) -> Iterator[Folder]:
-        """Yield a folder and those below that are not hidden, none that is `seen`; links come last,
-        so that what they lead to is found where it is."""
+        """Yield a folder and those below that are not hidden, none that is `seen`.
+
+        Links come last, so that what they lead to is found where it is.
+        """
         waiting, links = [(root, False)], deque[tuple[Path, bool]]()
         while waiting or links:
             path, is_linked = waiting.pop() if waiting else links.popleft()

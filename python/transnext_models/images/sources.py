@@ -1,4 +1,4 @@
-"""What an image can be given as, and the bytes of those that are files or streams."""
+"""The kinds of object that an image can be given as, and the bytes of files and streams."""
 
 from __future__ import annotations
 

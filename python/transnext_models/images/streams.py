@@ -36,8 +36,10 @@ _reading = Lock()
 
 
 def descriptor_of(name: str) -> int | None:
-    """Return the number of the open file that `name` stands for: ``-``, ``/dev/stdin``,
-    ``/dev/fd/3``; None for other names."""
+    """Return the number of the open file that `name` stands for, None if it is the name of a file.
+
+    Such names are ``-``, ``/dev/stdin`` and ``/dev/fd/3``.
+    """
     if name in (STANDARD_INPUT, "/dev/stdin"):
         return 0
     named = _DESCRIPTOR.fullmatch(name)

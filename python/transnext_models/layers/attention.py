@@ -25,10 +25,11 @@ from transnext_ops import (
 )
 
 from .attention_dropout import attention_with_dropout
+from .calls import is_proxy, may_stand_in
 from .derived import DerivesFromWeights
 from .grids import StageGrids, map_grid, map_to_tokens, tokens_to_map
 from .linear import linear, linear_layer
-from .plain import is_proxy, observed, plain_convolution, plain_linear
+from .plain import plain_convolution, plain_linear
 
 __all__ = ["AggregatedAttention", "GlobalAttention", "PixelFocusedAttention"]
 
@@ -57,12 +58,12 @@ def _softplus(temperature: Tensor) -> Tensor:
 
 
 def _without_autocast(x: Tensor) -> AbstractContextManager[Any]:
-    """A bias that autocast rounded would differ from the one that the operator computes."""
+    """Turn autocast off: a bias that it rounded would differ from the operator's."""
     return nullcontext() if is_proxy(x) else torch.autocast(x.device.type, enabled=False)
 
 
 class _Attention(DerivesFromWeights):
-    """What all three share: temperature, position bias, output projection.
+    """The parts that all three share: temperature, position bias, output projection.
 
     Attributes
     ----------
@@ -79,7 +80,7 @@ class _Attention(DerivesFromWeights):
     def __init__(self, dim: int, num_heads: int, attn_drop: float, proj_drop: float) -> None:
         super().__init__()
         if dim % num_heads:
-            raise ValueError(f"dim: a multiple of num_heads={num_heads} is needed, got {dim}")
+            raise ValueError(f"dim: got {dim}, needs a multiple of num_heads={num_heads}")
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
         self.temperature = nn.Parameter(torch.full((num_heads, 1, 1), _INITIAL_TEMPERATURE))
@@ -95,10 +96,13 @@ class _Attention(DerivesFromWeights):
         return _softplus(self.temperature.flatten())
 
     def position_bias(self, grids: StageGrids) -> ops.PositionBias:
-        """The continuous position bias of these grids, kept in evaluation."""
+        """Return the continuous position bias of these grids, cached in evaluation.
+
+        Source: TransNeXt paper, section 3.1.3.
+        """
         fc1, fc2 = self.cpb_fc1, self.cpb_fc2
         options = {name: getattr(grids, name) for name in StageGrids._fields}
-        if is_proxy(grids) or observed() or not self._has_plain_bias_layers():
+        if not (may_stand_in(grids) and self._has_plain_bias_layers()):
             coordinates = bias_coordinates(self.temperature, **options)
             with _without_autocast(coordinates):
                 values = fc2(F.relu(fc1(coordinates)))
@@ -110,7 +114,7 @@ class _Attention(DerivesFromWeights):
 
         if self.training:
             return compute()
-        # A table made on one CUDA stream may not be ready on another, nor do backends share one.
+        # A table computed on one CUDA stream may not be ready on another, and backends share none.
         device = weights[0].device
         stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else None
         key = (grids, self.backend or ops.get_backend(), stream)
@@ -165,12 +169,18 @@ class PixelFocusedAttention(_Attention):
     ) -> None:
         super().__init__(dim, num_heads, attn_drop, proj_drop)
         self.window_size = window_size
-        self.relative_pos_bias_local = nn.Parameter(torch.empty(num_heads, window_size**2))
         self.q = nn.Linear(dim, dim, bias=qkv_bias)
         self.kv = nn.Linear(dim, 2 * dim, bias=qkv_bias)
         self.sr = nn.Conv2d(dim, dim, kernel_size=1)
         self.norm = nn.LayerNorm(dim)  # eps 1e-5, unlike the block norms
+        self.add_parameters()
         self.reset_parameters()
+
+    def add_parameters(self) -> None:
+        """Add the parameters that belong to no submodule, not initialised."""
+        self.relative_pos_bias_local = nn.Parameter(
+            torch.empty(self.num_heads, self.window_size**2)
+        )
 
     def reset_parameters(self) -> None:
         """Initialise the parameters that belong to no submodule."""
@@ -186,7 +196,7 @@ class PixelFocusedAttention(_Attention):
     def pool(self, x: Tensor, grids: StageGrids) -> Tensor:
         """Pooled tokens ``[B, P, C]``; the 1x1 convolution is a Linear on tokens."""
         grid, sr = grids.grid, self.sr
-        if plain_convolution(sr, 1, 1, depthwise=False) and not is_proxy(x) and not observed():
+        if plain_convolution(sr, 1, 1, depthwise=False) and may_stand_in(x):
             x = linear(x, sr.weight.flatten(1), sr.bias)
         else:
             y = sr(tokens_to_map(x, grid))
@@ -212,7 +222,7 @@ class PixelFocusedAttention(_Attention):
         return aggregated_attention(q, k, v, k_pool, v_pool, **arguments)
 
     def learnable_parameters(self) -> dict[str, Tensor]:
-        """The operator's learnable arguments, but for the scale and the position bias."""
+        """Return the operator's learnable arguments but for the scale and the position bias."""
         return {"local_bias": self.relative_pos_bias_local}
 
 
@@ -229,24 +239,23 @@ class AggregatedAttention(PixelFocusedAttention):
         "learnable_bias",
     )
 
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        window_size: int = 3,
-        qkv_bias: bool = True,
-        attn_drop: float = 0.0,
-        proj_drop: float = 0.0,
-    ) -> None:
-        super().__init__(dim, num_heads, window_size, qkv_bias, attn_drop, proj_drop)
-        cells = window_size**2
-        self.query_embedding = nn.Parameter(torch.empty(num_heads, 1, self.head_dim))
-        self.learnable_tokens = nn.Parameter(torch.empty(num_heads, self.head_dim, cells))
-        self.learnable_bias = nn.Parameter(torch.zeros(num_heads, 1, cells))
+    def add_parameters(self) -> None:
+        """Add the parameters that belong to no submodule, not initialised."""
+        super().add_parameters()
+        heads, cells = self.num_heads, self.window_size**2
+        self.query_embedding = nn.Parameter(torch.empty(heads, 1, self.head_dim))
+        self.learnable_tokens = nn.Parameter(torch.empty(heads, self.head_dim, cells))
+        self.learnable_bias = nn.Parameter(torch.empty(heads, 1, cells))
+
+    def reset_parameters(self) -> None:
+        """Initialise the parameters that belong to no submodule."""
+        super().reset_parameters()
         nn.init.trunc_normal_(self.query_embedding, std=0.02)
         nn.init.trunc_normal_(self.learnable_tokens, std=0.02)
+        nn.init.zeros_(self.learnable_bias)
 
     def learnable_parameters(self) -> dict[str, Tensor]:
+        """Return the operator's learnable arguments but for the scale and the position bias."""
         return {
             **super().learnable_parameters(),
             "query_embedding": self.query_embedding.squeeze(1),
@@ -312,5 +321,5 @@ class GlobalAttention(_Attention):
         return self._project(x)
 
     def learnable_parameters(self) -> dict[str, Tensor]:
-        """The operator's learnable arguments, but for the scale and the position bias."""
+        """Return the operator's learnable arguments but for the scale and the position bias."""
         return {"query_embedding": self.query_embedding.squeeze(1)}

@@ -70,7 +70,7 @@ def attention_with_dropout(
 
 
 def _window_cells(grid: tuple[int, int], window_size: int, like: Tensor) -> Tensor:
-    """Number of window cells inside the image at every position, ``[H * W]``."""
+    """Count the window cells inside the image at every position, ``[H * W]``."""
     radius = window_size // 2
     counts = []
     for size in grid:

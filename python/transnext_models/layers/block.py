@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from transnext_ops import branches
+from transnext_ops import fused_blocks
 
 from .attention import AggregatedAttention, GlobalAttention, PixelFocusedAttention
+from .calls import runs_on_cpu
 from .conv_glu import ConvolutionalGLU
 from .derived import DerivesFromWeights
 from .drop import DropPath
 from .fused import BlockWeights, fused_block, is_plain_block
 from .grids import StageGrids
-from .plain import is_tensor
 
 __all__ = ["Block"]
 
-_NORM_EPS = 1e-6
+NORM_EPS = 1e-6
 
 
 class Block(DerivesFromWeights):
@@ -43,9 +42,9 @@ class Block(DerivesFromWeights):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=_NORM_EPS)
+        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
         self.attn = attn
-        self.norm2 = nn.LayerNorm(dim, eps=_NORM_EPS)
+        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
         self.mlp = mlp
         self.drop_path = DropPath(drop_path)
 
@@ -54,22 +53,21 @@ class Block(DerivesFromWeights):
         weights = fused_block(self, x)
         if weights is not None:
             return self._fused(x, grids, weights)
-        if self._may_leave_samples_out(x):
+        if self._may_skip_samples(x):
             x = self.drop_path.residual(x, lambda kept: self.attn(self.norm1(kept), grids))
             return self.drop_path.residual(x, lambda kept: self.mlp(self.norm2(kept), grids.grid))
         x = x + self.drop_path(self.attn(self.norm1(x), grids))
         return x + self.drop_path(self.mlp(self.norm2(x), grids.grid))
 
-    def _may_leave_samples_out(self, x: Tensor) -> bool:
-        """Whether nobody notices that stochastic depth's dropped samples are not computed."""
-        if not self.training or torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return False
-        if not is_tensor(x) or x.device.type != "cpu":
-            return False  # elsewhere the number of samples is not known without waiting for it
-        return is_plain_block(self) and self.drop_path.rate > 0
+    def _may_skip_samples(self, x: Tensor) -> bool:
+        """Whether dropped samples of stochastic depth may be skipped without anybody noticing.
+
+        On devices other than a CPU their number is unknown without a synchronisation.
+        """
+        return self.training and runs_on_cpu(x) and is_plain_block(self) and self.drop_path.rate > 0
 
     def _fused(self, x: Tensor, grids: StageGrids, weights: BlockWeights) -> Tensor:
-        x = branches.attention_branch(
+        x = fused_blocks.attention_residual(
             x,
             weights.attention,
             grid=grids.grid,
@@ -78,6 +76,6 @@ class Block(DerivesFromWeights):
             pool_bias=self.attn.position_bias(grids),
             features=weights.features,
         )
-        return branches.convolutional_glu(
+        return fused_blocks.conv_glu_residual(
             x, weights.glu, grid=grids.grid, features=weights.features
         )

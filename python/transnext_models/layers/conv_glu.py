@@ -9,24 +9,17 @@ from torch import Tensor, nn
 
 from transnext_ops import conv_glu
 
+from .calls import may_stand_in, runs_on_cpu
 from .grids import map_to_tokens, tokens_to_map
 from .linear import linear_layer
-from .plain import (
-    is_proxy,
-    is_tensor,
-    observed,
-    plain,
-    plain_convolution,
-    plain_linear,
-    remember_forward,
-)
+from .plain import plain, plain_convolution, plain_linear, remember_forward
 
 __all__ = ["ConvolutionalGLU", "DepthwiseConv"]
 
 torch.fx.wrap("conv_glu")
 
-# glibc takes every block of 32 MiB or more fresh from the kernel, which costs a page fault per
-# 4 KiB and as much time as the arithmetic on it; smaller ones it learns to keep.
+# glibc maps every block of 32 MiB or more afresh, which costs a page fault per 4 KiB and as much
+# time as the arithmetic on it; smaller blocks it learns to reuse.
 _LARGEST_BUFFER = 31 << 20
 
 
@@ -110,7 +103,17 @@ class ConvolutionalGLU(nn.Module):
             return self._forward(x, grid)
         return torch.cat([self._forward(images, grid) for images in x.chunk(groups)])
 
-    def has_plain_convolution(self) -> bool:
+    def has_plain_layers(self) -> bool:
+        """Whether every layer is as it was built, and nothing is attached to any."""
+        parts = self._modules
+        return (
+            plain_linear(parts["fc1"])
+            and plain_linear(parts["fc2"])
+            and plain(parts["drop"], nn.Dropout)
+            and self._has_plain_convolution()
+        )
+
+    def _has_plain_convolution(self) -> bool:
         """Whether ``dwconv`` is the convolution that the fused operator computes."""
         dwconv = self._modules["dwconv"]
         return plain(dwconv, DepthwiseConv) and plain_convolution(
@@ -122,7 +125,7 @@ class ConvolutionalGLU(nn.Module):
 
     def _forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         x = linear_layer(self.fc1, x)
-        if self.has_plain_convolution() and not is_proxy(x) and not observed():
+        if self._has_plain_convolution() and may_stand_in(x):
             conv = self.dwconv.dwconv
             x = conv_glu(x, conv.weight, conv.bias, grid=grid, backend=self.backend)
         else:
@@ -131,16 +134,12 @@ class ConvolutionalGLU(nn.Module):
         return self.drop(linear_layer(self.fc2, self.drop(x)))
 
     def _groups(self, x: Tensor) -> int:
-        """How many groups of images to compute one after the other, for hidden features of a
-        memory that the allocator keeps; 1 where somebody would see the parts."""
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return 1
-        if not is_tensor(x) or x.device.type != "cpu" or x.dim() != 3 or observed():
-            return 1
-        parts = self._modules
-        if not (plain_linear(parts["fc1"]) and plain_linear(parts["fc2"])):
-            return 1
-        if not (plain(parts["drop"], nn.Dropout) and self.has_plain_convolution()):
+        """Return how many groups of images to compute one after the other.
+
+        Their hidden features then fit in blocks that the allocator reuses. It is 1 where somebody
+        would observe the parts.
+        """
+        if not runs_on_cpu(x) or x.dim() != 3 or not self.has_plain_layers():
             return 1
         image_bytes = x.shape[1] * self.fc1.out_features * x.element_size()
         images = max(1, _LARGEST_BUFFER // max(1, image_bytes))

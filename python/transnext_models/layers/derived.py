@@ -1,11 +1,10 @@
-"""What modules derive from their weights and keep: packed products, position-bias tables.
+"""The cache of what modules derive from their weights: packed weights, position-bias tables.
 
-There is one rule: what is kept is used only for weights of the same content. PyTorch's version
-counters do not tell (writes through ``.data``, through NumPy, through FSDP's buffers leave them as
-they are), so by default every use looks at every byte of the weights again, which the compiled
-library does at the speed of memory. :meth:`DerivesFromWeights.freeze` says that weights stay, and
-skips that. On other devices than the CPU, where looking would wait for the device, nothing is kept
-unless the weights are frozen.
+One rule holds: a cached value is used only for weights of the same content. PyTorch's version
+counters cannot tell, since writes through ``.data``, NumPy or FSDP's buffers leave them unchanged.
+So every use hashes every byte of the weights, which the compiled library does at memory bandwidth.
+:func:`freeze` declares that weights stay as they are, and skips that. On devices other than the
+CPU, where hashing would synchronise, nothing is cached unless the weights are frozen.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from transnext_ops.fingerprint import fingerprint
 from transnext_ops.tracing import traced, transformed
 
-from .plain import is_tensor
+from .calls import is_tensor
 
 __all__ = ["Derived", "DerivesFromWeights", "freeze"]
 
@@ -30,9 +29,9 @@ T = TypeVar("T")
 
 
 class Derived:
-    """What was derived from some weights, for the keys seen last.
+    """A cache of what was derived from some weights, for the keys used last.
 
-    The content follows from the weights, so copies and pickles are empty, and not frozen.
+    Its content follows from the weights, so copies and pickles are empty, and not frozen.
     """
 
     def __init__(self) -> None:
@@ -48,28 +47,28 @@ class Derived:
         return len(self._entries)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop all entries."""
         with self._lock:
             self._of, self._entries = None, {}
 
     def get(self, weights: Sequence[Tensor], key: Hashable, derive: Callable[[], T]) -> T:
-        """Return ``derive()``, or what it gave for the same weights and the same `key` before.
+        """Return ``derive()``, cached for the same weights and the same `key`.
 
         Parameters
         ----------
         weights : sequence of Tensor
-            All that ``derive`` reads, but for what `key` says.
+            All that ``derive`` reads, except what `key` says.
         key : hashable
             What else the result depends on.
         derive : callable
-            Called without recording gradients if the result is kept.
+            Called without recording gradients if the result is cached.
         """
         state = self._state(weights)
         if state is None:
             return derive()
         with self._lock:
             if state != self._of:
-                # Weights that were to stay did not: from here on they are looked at again.
+                # Frozen weights have changed: from here on they are hashed again.
                 if self.frozen and self._of is not None:
                     self.frozen = False
                     state = self._state(weights)
@@ -90,7 +89,7 @@ class Derived:
         return value
 
     def _state(self, weights: Sequence[Tensor]) -> object:
-        """What tells these weights from others; None where nothing may be kept."""
+        """Return what tells these weights from others; None where nothing may be cached."""
         if traced() or transformed():
             return None
         records_gradient = torch.is_grad_enabled()
@@ -100,13 +99,13 @@ class Derived:
         device = weights[0].device
         if self.frozen:
             if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-                return None  # the graph would go on reading an entry that is long dropped
+                return None  # the graph would keep reading an entry after it is dropped
             return _Identity(weights)
         return fingerprint(weights) if device.type == "cpu" else None
 
 
 class _Identity:
-    """Which tensors weights are, where they lie, and their version counters."""
+    """The identity of weights: the tensors, their addresses and their version counters."""
 
     __slots__ = ("_tensors", "_where")
 
@@ -129,11 +128,11 @@ class _Identity:
 
 
 class DerivesFromWeights(nn.Module):
-    """A module that keeps what it derives from its weights in ``self.derived``.
+    """A module that caches what it derives from its weights in ``self.derived``.
 
-    Training mode, loading a state dict, moving and casting forget it, and so does evaluation mode
-    if the weights are frozen and nothing else would notice an edit; training mode and loading also
-    end :func:`freeze`.
+    Training mode, loading a state dict, moving and casting clear the cache. So does evaluation mode
+    while the weights are frozen, when nothing else would notice an edit. Training mode and loading
+    also end :func:`freeze`.
     """
 
     def __init__(self) -> None:
@@ -141,6 +140,7 @@ class DerivesFromWeights(nn.Module):
         self.derived = Derived()
 
     def train(self, mode: bool = True) -> Any:
+        """Change the mode, as :meth:`torch.nn.Module.train`."""
         if mode or self.derived.frozen:
             self._forget(still_frozen=not mode)
         return super().train(mode)
@@ -159,7 +159,7 @@ class DerivesFromWeights(nn.Module):
 
 
 def freeze(module: nn.Module, frozen: bool = True) -> None:
-    """Say of all modules in `module` that their weights stay as they are, or no longer."""
+    """Declare for all modules in `module` that their weights stay as they are, or no longer."""
     for part in module.modules():
         if isinstance(part, DerivesFromWeights):
             part.derived.clear()

@@ -13,12 +13,12 @@ __all__ = ["DropPath"]
 
 @torch.fx.wrap
 def _mask(x: Tensor, rate: float) -> Tensor:
-    """Ones for the samples to keep, ``[B, 1, ...]``, zeros for a share of ``rate``."""
+    """Ones for the samples to keep, ``[B, 1, ...]``, zeros for a fraction of ``rate``."""
     return x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(1.0 - rate)
 
 
 class DropPath(nn.Module):
-    """Drop a residual branch for whole samples, and scale the kept ones to keep the mean.
+    """Drop a residual branch for whole samples, and rescale the others to preserve the mean.
 
     Source: Huang et al., "Deep networks with stochastic depth", ECCV 2016.
 
@@ -31,7 +31,7 @@ class DropPath(nn.Module):
     def __init__(self, rate: float = 0.0) -> None:
         super().__init__()
         if not 0.0 <= rate < 1.0:
-            raise ValueError(f"rate: a probability in [0, 1) is needed, got {rate}")
+            raise ValueError(f"rate: got {rate}, needs a probability in [0, 1)")
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,10 +41,10 @@ class DropPath(nn.Module):
         return x * _mask(x, self.rate).div_(1.0 - self.rate)
 
     def residual(self, x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
-        """``x + self(branch(x))`` for a `branch` that treats samples one by one.
+        """Return ``x + self(branch(x))`` for a `branch` that treats samples independently.
 
-        It sees only the samples that are kept, and one if all are dropped, so that its parameters
-        get a gradient, of zero, as they do otherwise.
+        It computes only the samples that are kept, and one if all are dropped, so that its
+        parameters still get a gradient, of zero.
         """
         if self.rate == 0.0 or not self.training or x.shape[0] == 0:
             return x + self(branch(x))
@@ -59,4 +59,5 @@ class DropPath(nn.Module):
         return x.index_add(0, kept, y.to(x.dtype), alpha=scale)
 
     def extra_repr(self) -> str:
+        """Return what the module shows of itself."""
         return f"rate={self.rate:.3f}"

@@ -1,26 +1,26 @@
-"""May a call take the fused path? Asked here alone, for patch embeddings and for blocks.
+"""Decide whether a call takes the fused path: for patch embeddings and blocks, here alone.
 
 In evaluation on a CPU a patch embedding, and each of a block's two residual branches, is one call
-of the compiled library (:mod:`transnext_ops.branches`) on packed weights. That holds for layers as
-they were built. Whatever is attached to one or put in its place, records gradients, traces or
+of the compiled library (:mod:`transnext_ops.fused_blocks`) on packed weights. That holds for layers
+as they were built. Whatever is attached to one or put in its place, records gradients, traces or
 watches operators is met by the ordinary path, which calls every layer.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from transnext_ops import branches
+from transnext_ops import fused_blocks
 
 from .attention import AggregatedAttention, GlobalAttention, PixelFocusedAttention
+from .calls import runs_on_cpu
 from .conv_glu import ConvolutionalGLU
+from .derived import Derived
 from .drop import DropPath
 from .plain import (
-    is_tensor,
-    observed,
     plain,
     plain_convolution,
     plain_linear,
@@ -29,35 +29,57 @@ from .plain import (
     remember_forward,
 )
 
-if TYPE_CHECKING:
-    from .block import Block
-    from .patch_embed import PatchEmbed
-
-_OF_THE_POSITION_BIAS = ("cpb_fc1", "cpb_fc2")  # which keeps its own
+_OF_THE_POSITION_BIAS = ("cpb_fc1", "cpb_fc2")  # which has a cache of its own
 
 __all__ = ["BlockWeights", "fused_block", "fused_patch_embed", "is_plain_block"]
 
 remember_forward(AggregatedAttention, PixelFocusedAttention, GlobalAttention, DropPath)
 
 
+class _Module(Protocol):
+    training: bool
+    _modules: dict[str, nn.Module | None]
+    _parameters: dict[str, nn.Parameter | None]
+
+
+class BlockLike(_Module, Protocol):
+    """The attributes of a `Block` that are read here; `Block` imports this module."""
+
+    norm1: nn.LayerNorm
+    attn: PixelFocusedAttention | AggregatedAttention | GlobalAttention
+    norm2: nn.LayerNorm
+    mlp: ConvolutionalGLU
+    drop_path: DropPath
+    derived: Derived
+
+
+class PatchEmbedLike(_Module, Protocol):
+    """The attributes of a `PatchEmbed` that are read here; it imports this module."""
+
+    proj: nn.Conv2d
+    norm: nn.LayerNorm
+    backend: str | None
+    derived: Derived
+
+
 class BlockWeights(NamedTuple):
     """A block's weights as its two branches take them, and the type of their features."""
 
-    attention: branches.AttentionBranchWeights
-    glu: branches.ConvolutionalGLUWeights
+    attention: fused_blocks.AttentionResidualWeights
+    glu: fused_blocks.ConvGluResidualWeights
     features: torch.dtype
 
 
-def fused_block(block: Block, x: Tensor) -> BlockWeights | None:
+def fused_block(block: BlockLike, x: Tensor) -> BlockWeights | None:
     """Return the packed weights of a block that may take tokens `x` through its branches.
 
-    None if it may not, or if its weights do not fit each other: calling the layers says how.
+    None if it may not, or if its weights do not fit each other; calling the layers then raises.
     """
     features = None if block.training else _features(x)
     if features is None or not is_plain_block(block) or not _drops_nothing(block):
         return None
     attn, mlp = block.attn, block.mlp
-    if attn.backend != mlp.backend or branches.branches_unsupported(
+    if attn.backend != mlp.backend or fused_blocks.unsupported(
         x, head_dim=attn.head_dim, window_size=attn.window_size, backend=attn.backend
     ):
         return None
@@ -70,10 +92,12 @@ def fused_block(block: Block, x: Tensor) -> BlockWeights | None:
 
 
 def fused_patch_embed(
-    embed: PatchEmbed, x: Tensor
-) -> tuple[branches.PatchEmbedWeights, torch.dtype] | None:
-    """Return the packed weights of a patch embedding that may take a map `x` in one call, and the
-    type of its products; None if it may not."""
+    embed: PatchEmbedLike, x: Tensor
+) -> tuple[fused_blocks.PatchEmbedWeights, torch.dtype] | None:
+    """Return the packed weights of a patch embedding that may take a map `x` in one call.
+
+    The second value is the type of its products. None if it may not.
+    """
     features = None if embed.training else _features(x)
     if features is None:
         return None
@@ -83,12 +107,12 @@ def fused_patch_embed(
     kernel, stride = conv.kernel_size[0], conv.stride[0]
     if kernel % 2 == 0 or not plain_convolution(conv, kernel, stride, depthwise=False):
         return None
-    if branches.branches_unsupported(x, backend=embed.backend):
+    if fused_blocks.unsupported(x, backend=embed.backend):
         return None
     weights = _parameters(embed)
     if not _are_alike(weights, x) or embed.norm.weight.shape != (embed.proj.weight.shape[0],):
         return None
-    # Which of the two runs along the memory: an image's columns or a map's channels.
+    # Which axis is contiguous: an image's columns or a map's channels.
     channels_last = x.stride(1) <= x.stride(3)
     packed = embed.derived.get(
         weights,
@@ -98,7 +122,7 @@ def fused_patch_embed(
     return packed, features
 
 
-def is_plain_block(block: Block) -> bool:
+def is_plain_block(block: BlockLike) -> bool:
     """Whether every layer in a block is as it was built, and nothing is attached to any."""
     parts = block._modules
     return (
@@ -106,8 +130,7 @@ def is_plain_block(block: Block) -> bool:
         and plain_norm(parts["norm2"])
         and plain(parts["drop_path"], DropPath)
         and _is_plain_attention(parts["attn"])
-        and _is_plain_glu(parts["mlp"])
-        and not observed()
+        and _is_plain_mixer(parts["mlp"])
     )
 
 
@@ -121,7 +144,7 @@ def _is_plain_attention(attn: nn.Module | None) -> bool:
     ):
         return False
     parts = attn._modules
-    # The layers of the position bias may be anything: the branch takes what they give.
+    # The layers of the position bias may be anything: the operator reads their output.
     if not all(plain_linear(parts[name]) for name in ("proj", *kind.projections)):
         return False
     if not plain(parts["proj_drop"], nn.Dropout):
@@ -131,20 +154,12 @@ def _is_plain_attention(attn: nn.Module | None) -> bool:
     )
 
 
-def _is_plain_glu(mlp: nn.Module | None) -> bool:
-    if not plain(mlp, ConvolutionalGLU):
-        return False
-    parts = mlp._modules  # type: ignore[union-attr]
-    return (
-        plain_linear(parts["fc1"])
-        and plain_linear(parts["fc2"])
-        and plain(parts["drop"], nn.Dropout)
-        and ConvolutionalGLU.has_plain_convolution(mlp)  # type: ignore[arg-type]
-    )
+def _is_plain_mixer(mlp: nn.Module | None) -> bool:
+    return plain(mlp, ConvolutionalGLU) and ConvolutionalGLU.has_plain_layers(mlp)  # type: ignore[arg-type]
 
 
-def _drops_nothing(block: Block) -> bool:
-    """Whether dropout is off, module by module: some put it back to training alone."""
+def _drops_nothing(block: BlockLike) -> bool:
+    """Whether dropout is off in every module: users may put one alone into training mode."""
     attn = block.attn
     return not (
         (block.drop_path.training and block.drop_path.rate > 0)
@@ -154,22 +169,20 @@ def _drops_nothing(block: Block) -> bool:
 
 
 def _features(x: Tensor) -> torch.dtype | None:
-    """The type of the branches' features for `x` under the autocast in force.
+    """Return the type of the fused blocks' features for `x` under the autocast in force.
 
     None where gradients are recorded, the call is traced, or autocast would change the type of
     float64 tokens.
     """
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return None
-    if not is_tensor(x) or x.device.type != "cpu" or observed():
+    if torch.is_grad_enabled() or not runs_on_cpu(x):
         return None
     if not torch.is_autocast_enabled("cpu"):
         return x.dtype
     return torch.get_autocast_dtype("cpu") if x.dtype != torch.float64 else None
 
 
-def _parameters(module: nn.Module) -> list[Tensor]:
-    """All parameters that a module's call in one reads, in a fixed order."""
+def _parameters(module: _Module) -> list[Tensor]:
+    """Return all parameters that the fused call of a module reads, in a fixed order."""
     found: list[Tensor] = [value for value in module._parameters.values() if value is not None]
     for name, child in module._modules.items():
         if child is not None and name not in _OF_THE_POSITION_BIAS:
@@ -178,8 +191,10 @@ def _parameters(module: nn.Module) -> list[Tensor]:
 
 
 def _are_alike(weights: list[Tensor], x: Tensor) -> bool:
-    """Whether PyTorch's own layers would take the weights: on x's device, and of its type unless
-    autocast converts them."""
+    """Whether PyTorch's own layers would take the weights.
+
+    They must be on x's device, and of its type unless autocast converts them.
+    """
     dtype = None if torch.is_autocast_enabled("cpu") else x.dtype
     device = x.device
     return all(
@@ -191,7 +206,7 @@ def _are_alike(weights: list[Tensor], x: Tensor) -> bool:
 
 
 def _parameter(tensor: Tensor, features: torch.dtype) -> Tensor:
-    """A parameter in the compute type of `features`, contiguous, in memory of its own."""
+    """Return a parameter in the compute type of `features`, contiguous, in memory of its own."""
     compute = torch.float64 if features == torch.float64 else torch.float32
     return tensor.detach().to(compute, copy=True).contiguous()
 
@@ -200,25 +215,25 @@ def _optional(tensor: Tensor | None, features: torch.dtype) -> Tensor | None:
     return None if tensor is None else _parameter(tensor, features)
 
 
-def _norm(norm: nn.LayerNorm, features: torch.dtype) -> branches.NormWeights:
-    return branches.NormWeights(
+def _norm(norm: nn.LayerNorm, features: torch.dtype) -> fused_blocks.NormWeights:
+    return fused_blocks.NormWeights(
         _parameter(norm.weight, features), _parameter(norm.bias, features), norm.eps
     )
 
 
 def _pack_patch_embed(
-    embed: PatchEmbed, features: torch.dtype, channels_last: bool
-) -> branches.PatchEmbedWeights:
+    embed: PatchEmbedLike, features: torch.dtype, channels_last: bool
+) -> fused_blocks.PatchEmbedWeights:
     conv = embed.proj
-    return branches.PatchEmbedWeights(
-        branches.pack_convolution(conv.weight, features, channels_last=channels_last),
+    return fused_blocks.PatchEmbedWeights(
+        fused_blocks.pack_convolution(conv.weight, features, channels_last=channels_last),
         channels_last,
         _optional(conv.bias, features),
         _norm(embed.norm, features),
     )
 
 
-def _pack_block(block: Block, features: torch.dtype) -> BlockWeights | None:
+def _pack_block(block: BlockLike, features: torch.dtype) -> BlockWeights | None:
     """Pack a block's weights; None if their shapes do not fit each other."""
     if not _fits(block):
         return None
@@ -230,7 +245,7 @@ def _pack_block(block: Block, features: torch.dtype) -> BlockWeights | None:
     )
 
 
-def _fits(block: Block) -> bool:
+def _fits(block: BlockLike) -> bool:
     """Whether the shapes are those of a block, which pruning may have made smaller."""
     attn, mlp = block.attn, block.mlp
     dim, hidden = block.norm1.weight.shape[0], mlp.fc2.weight.shape[1]
@@ -258,7 +273,7 @@ def _pack_attention(
     norm: nn.LayerNorm,
     attn: AggregatedAttention | PixelFocusedAttention | GlobalAttention,
     features: torch.dtype,
-) -> branches.AttentionBranchWeights:
+) -> fused_blocks.AttentionResidualWeights:
     layers: list[nn.Linear | nn.Conv2d]
     layers = [attn.qkv] if isinstance(attn, GlobalAttention) else [attn.q, attn.kv, attn.sr]
     weights = [layer.weight.flatten(1) for layer in layers]
@@ -269,17 +284,17 @@ def _pack_attention(
     pool_norm, pool_projections = None, None
     if not isinstance(attn, GlobalAttention):
         pool_norm = _norm(attn.norm, features)
-        pool_projections = branches.pack_weight(weights[1], features)
+        pool_projections = fused_blocks.pack_weight(weights[1], features)
     learnable = {
         name: _parameter(value, features) for name, value in attn.learnable_parameters().items()
     }
-    return branches.AttentionBranchWeights(
+    return fused_blocks.AttentionResidualWeights(
         _norm(norm, features),
-        branches.pack_weight(torch.cat(weights), features),
+        fused_blocks.pack_weight(torch.cat(weights), features),
         _parameter(torch.cat(biases), features),
         pool_norm,
         pool_projections,
-        branches.pack_weight(attn.proj.weight, features),
+        fused_blocks.pack_weight(attn.proj.weight, features),
         _optional(attn.proj.bias, features),
         scale=_parameter(attn.scale(), features),
         **learnable,
@@ -288,16 +303,16 @@ def _pack_attention(
 
 def _pack_glu(
     norm: nn.LayerNorm, mlp: ConvolutionalGLU, features: torch.dtype
-) -> branches.ConvolutionalGLUWeights:
+) -> fused_blocks.ConvGluResidualWeights:
     conv = mlp.dwconv.dwconv
     values, gates = mlp.fc1.weight.chunk(2)
-    return branches.ConvolutionalGLUWeights(
+    return fused_blocks.ConvGluResidualWeights(
         _norm(norm, features),
-        branches.pack_weight(values, features),
-        branches.pack_weight(gates, features),
+        fused_blocks.pack_weight(values, features),
+        fused_blocks.pack_weight(gates, features),
         _optional(mlp.fc1.bias, features),
         _parameter(conv.weight, features),
         _optional(conv.bias, features),
-        branches.pack_weight(mlp.fc2.weight, features),
+        fused_blocks.pack_weight(mlp.fc2.weight, features),
         _optional(mlp.fc2.bias, features),
     )

@@ -18,11 +18,11 @@ class StageGrids(NamedTuple):
 
     Attributes
     ----------
-    grid, pool_grid
+    grid, pool_grid : tuple[int, int]
         Query tokens and pooled (or, for global attention, key) tokens of this call.
-    pretrain_grid
+    pretrain_grid : tuple[int, int]
         Token grid of this stage at the size that the weights were trained at.
-    train_grid, train_pool_grid
+    train_grid, train_pool_grid : tuple[int, int] | None
         Where the bias is computed before it is resized to this call's grids; None extrapolates it.
     """
 
@@ -41,7 +41,7 @@ def stage_grids(
     pretrain_side: int,
     train_side: int | None,
 ) -> StageGrids:
-    """All grids of a stage whose tokens lie on `grid`.
+    """Return all grids of a stage whose tokens lie on `grid`.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def stage_grids(
     pool_ratio : int
         Tokens of each pooled one on an axis; 1 pools nothing.
     pool_size : int | None
-        Side of the pooled grid, in the place of `pool_ratio`: linear inference mode.
+        Side of the pooled grid, instead of `pool_ratio`: linear inference mode.
     pretrain_side : int
         Side of the token grid at the size that the weights were trained at.
     train_side : int | None
@@ -72,7 +72,7 @@ def stage_grids(
 
 
 def map_grid(x: Tensor) -> tuple[int, int]:
-    """The grid of a map ``[B, C, H, W]``."""
+    """Return the grid of a map ``[B, C, H, W]``."""
     height, width = x.shape[2], x.shape[3]
     if torch.jit.is_tracing():  # where sizes are tensors; a trace holds for this image size alone
         with warnings.catch_warnings():
@@ -82,11 +82,14 @@ def map_grid(x: Tensor) -> tuple[int, int]:
 
 
 def tokens_to_map(x: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Tokens ``[B, H * W, C]`` as the map ``[B, C, H, W]``: a view, channels last in memory."""
+    """Return tokens ``[B, H * W, C]`` as the map ``[B, C, H, W]``, a channels-last view."""
     return x.unflatten(1, grid).permute(0, 3, 1, 2)
 
 
 def map_to_tokens(x: Tensor) -> Tensor:
-    """A map ``[B, C, H, W]`` as contiguous tokens ``[B, H * W, C]``: no copy if channels-last."""
+    """Return a map ``[B, C, H, W]`` as contiguous tokens ``[B, H * W, C]``.
+
+    No copy if it is channels-last.
+    """
     batch, channels, height, width = x.shape
     return reshaped(x.permute(0, 2, 3, 1), batch, height * width, channels).contiguous()

@@ -1,11 +1,12 @@
-"""Linear layers on tokens, in training on CPUs by the faster of PyTorch's two ways.
+"""Linear layers on tokens; in training on CPUs, by the faster of PyTorch's two kernels.
 
 A Linear is a 1x1 convolution of the channels-last map that the tokens are, without a copy. PyTorch
-hands float32 Linears to its BLAS, and such convolutions, forward and backward, to oneDNN, which
-adds the bias in the product: ``aten::addmm`` first writes it to the whole result, and its gradient
-is a pass of its own. docs/performance.md has the measurements. They are of x86 processors with AVX;
-others keep the ordinary Linear, unless the environment's ``TRANSNEXT_MODELS_LINEAR`` says otherwise
-(``convolution`` or ``linear``). Nothing is timed at run time, so that results do not depend on it.
+runs float32 Linears in its BLAS, and such convolutions, forward and backward, in oneDNN, which
+fuses the bias into the GEMM's epilogue; ``aten::addmm`` first writes it to the whole output, and
+computes its gradient in a pass of its own. docs/performance.md has the measurements, taken on x86
+processors with AVX. Others keep the ordinary Linear, unless ``TRANSNEXT_MODELS_LINEAR`` in the
+environment says otherwise (``convolution`` or ``linear``). Nothing is timed at run time, so results
+do not depend on timing.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .plain import is_proxy, observed, plain_linear
+from .calls import is_tensor, may_stand_in, recorded
+from .plain import plain_linear
 
 __all__ = ["linear", "linear_layer"]
 
@@ -24,7 +26,7 @@ _FEWEST_ROWS = 256  # below, the views around the convolution cost more than it 
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``x [B, N, depth]``, ``weight [columns, depth]``, ``bias [columns]`` to ``[B, N, columns]``.
+    """Return ``x [B, N, depth]`` by ``weight [columns, depth]`` and ``bias``: ``[B, N, columns]``.
 
     ``TRANSNEXT_MODELS_LINEAR=linear`` or ``torch.backends.mkldnn.flags(enabled=False)`` forces
     :func:`torch.nn.functional.linear`.
@@ -39,7 +41,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def linear_layer(layer: nn.Module, x: Tensor) -> Tensor:
     """``layer(x)``, through :func:`linear` where nothing but speed tells the two apart."""
-    if plain_linear(layer) and not is_proxy(x) and not observed():
+    if plain_linear(layer) and may_stand_in(x):
         return linear(x, layer.weight, layer.bias)  # type: ignore[arg-type]
     return layer(x)
 
@@ -47,10 +49,9 @@ def linear_layer(layer: nn.Module, x: Tensor) -> Tensor:
 def _convolution_is_faster(x: Tensor, weight: Tensor) -> bool:
     return (
         torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        and not recorded()
         and type(x) is Tensor
-        and type(weight) in (Tensor, nn.Parameter)
+        and is_tensor(weight)
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and x.dim() == 3
@@ -60,12 +61,12 @@ def _convolution_is_faster(x: Tensor, weight: Tensor) -> bool:
         and torch.get_num_threads() > 1  # on one, PyTorch keeps such convolutions from oneDNN
         and torch.backends.mkldnn.is_available()
         and bool(torch.backends.mkldnn.enabled)
-        and _processor_is_one_for_convolutions()
+        and _convolutions_win_here()
     )
 
 
-def _processor_is_one_for_convolutions() -> bool:
-    """Whether this processor is one where convolutions won, or the environment says so."""
+def _convolutions_win_here() -> bool:
+    """Whether convolutions are faster on this processor, or the environment says so."""
     chosen = os.environ.get("TRANSNEXT_MODELS_LINEAR", "")
     if chosen not in ("", "convolution", "linear"):
         raise ValueError(

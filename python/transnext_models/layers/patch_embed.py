@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from transnext_ops import branches
+from transnext_ops import fused_blocks
 from transnext_ops.tracing import transformed
 
 from .derived import DerivesFromWeights
@@ -50,12 +50,12 @@ class PatchEmbed(DerivesFromWeights):
             weights, features = fused
             kernel, stride = self.proj.kernel_size[0], self.proj.stride[0]
             grid = ((x.shape[2] - 1) // stride + 1, (x.shape[3] - 1) // stride + 1)
-            x = branches.patch_embed(
+            x = fused_blocks.patch_embed(
                 x, weights, kernel_size=kernel, stride=stride, features=features
             )
             return x, grid
         # Channels-last in, channels-last out: the map then is the tokens without a copy. Maps of
-        # the stages before arrive so already; only the image is ever copied. (vmap cannot do it.)
+        # earlier stages arrive in that layout; only the image is ever copied. (vmap cannot do it.)
         if not transformed():
             x = x.contiguous(memory_format=torch.channels_last)
         x = self.proj(x)

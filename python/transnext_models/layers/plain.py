@@ -1,9 +1,9 @@
-"""Whether a module is what its class says: only then may something stand in for its call.
+"""Whether a module is plain, as its class builds it: only then may an operator replace its call.
 
 Fused operators read a layer's weights instead of calling it. That is right for a layer as PyTorch
-and this package build it, and wrong as soon as anything is attached to it or put in its place: a
+and this package build it, and wrong once anything is attached to it or replaces a part of it: a
 hook, an adapter, a parametrisation, a pruned or quantised weight, another padding mode. All of that
-shows in a module's type, dictionaries and attributes, and this module is where it is looked at.
+shows in a module's type, dictionaries and attributes, which are checked here.
 """
 
 from __future__ import annotations
@@ -11,12 +11,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._device import DeviceContext
+from torch import nn
 
-from transnext_ops.tracing import transformed
-
-__all__ = ["is_proxy", "observed", "plain", "plain_convolution", "plain_linear", "plain_norm"]
+__all__ = [
+    "plain",
+    "plain_convolution",
+    "plain_linear",
+    "plain_norm",
+    "plain_parameter",
+    "remember_forward",
+]
 
 # Attributes that replace what a call does when they are set on an instance.
 _REPLACEMENTS = frozenset(
@@ -26,36 +30,12 @@ _FORWARDS: dict[type[nn.Module], Any] = {}
 
 
 def remember_forward(*kinds: type[nn.Module]) -> None:
-    """Take the ``forward`` that these classes have now for theirs, to notice another one later."""
+    """Record the ``forward`` that these classes have now, to notice a replacement later."""
     for kind in kinds:
         _FORWARDS[kind] = kind.forward
 
 
 remember_forward(nn.Linear, nn.LayerNorm, nn.Conv2d, nn.Dropout)
-
-
-def is_proxy(x: object) -> bool:
-    """Whether `x` stands for a tensor while :mod:`torch.fx` records what a model does."""
-    return isinstance(x, torch.fx.Proxy)
-
-
-def observed() -> bool:
-    """Whether hooks on all modules, or a mode or transform of all operators, see what is called."""
-    registries = nn.modules.module
-    if (
-        registries._global_forward_hooks
-        or registries._global_forward_pre_hooks
-        or registries._global_backward_hooks
-        or registries._global_backward_pre_hooks
-    ):
-        return True
-    if torch.compiler.is_compiling():  # which sees the operators as they are
-        return False
-    if torch._C._len_torch_dispatch_stack() > 0 or transformed():
-        return True
-    # ``torch.set_default_device`` is a mode too, and changes nothing of a call.
-    functions = range(torch._C._len_torch_function_stack())
-    return any(type(torch._C._get_function_stack_at(i)) is not DeviceContext for i in functions)
 
 
 def plain(module: nn.Module | None, kind: type[nn.Module]) -> bool:
@@ -130,8 +110,3 @@ def plain_convolution(
 def plain_parameter(module: nn.Module, name: str) -> bool:
     """Whether `module` has a parameter of its own called `name`, as PyTorch makes them."""
     return type(module._parameters.get(name)) is nn.Parameter
-
-
-def is_tensor(x: object) -> bool:
-    """Whether `x` is a tensor and no subclass: nothing of it but its elements decides a result."""
-    return type(x) is Tensor or type(x) is nn.Parameter

@@ -2,5 +2,5 @@
 
 A thin layer over timm (data, augmentation, mixup, optimiser, schedule) and Lightning (loop,
 checkpoints, resuming, precision, several devices). `recipes` says what, `run.train` does it. Needs
-the extra packages of `pip install 'transnext[train]'`, which only the modules that use them import.
+the packages of the extra `train`, which only the modules that use them import.
 """

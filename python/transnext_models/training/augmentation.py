@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from ..preprocess import Preprocess
+from ..classification.preprocess import Preprocess
 from .recipes import ImageAugmentation
 
 __all__ = ["image_augmentation", "posterize"]
@@ -18,8 +18,10 @@ def image_augmentation(augmentation: ImageAugmentation, preprocess: Preprocess) 
 
     Parameters
     ----------
-    augmentation : what to do to an image.
-    preprocess : size, mean and standard deviation of the result.
+    augmentation : ImageAugmentation
+        What to do to an image.
+    preprocess : Preprocess
+        Size, mean and standard deviation of the result.
     """
     from timm.data import create_transform
 
@@ -53,7 +55,7 @@ def posterize(image: Image.Image, bits_to_keep: int, **_: Any) -> Image.Image:
 
 
 def _replace_posterize(transform: Any) -> None:
-    """Put `posterize` in the place of timm's in one transform; timm's own table stays as it is.
+    """Replace timm's posterize by `posterize` in one transform; timm's own table stays as it is.
 
     A transform holds its operations as objects with the function to call, so nothing global is
     changed, and a copy of the transform in a loading process has the replacement too.

@@ -56,11 +56,13 @@ def write_checkpoint(target: Path, content: dict[str, Any], keep: Path | None = 
 
     Parameters
     ----------
-    keep : the name under which the checkpoint stays that was there before.
+    keep : Path | None
+        The name under which the checkpoint stays that was there before.
 
     Raises
     ------
-    RunFileError : the file cannot be written.
+    RunFileError
+        The file cannot be written.
     """
     with written_durably(target, keep) as file:
         sink = _Digest(file)
@@ -81,8 +83,9 @@ def verify_checkpoint(path: Path) -> None:
 
     Raises
     ------
-    CheckpointDamaged : it is missing, cannot be read, was cut short or changed, or is no checkpoint
-        of a training run.
+    CheckpointDamaged
+        It is missing, cannot be read, was cut short or changed, or is no checkpoint of a training
+        run.
     """
     try:
         with open(path, "rb") as file:
@@ -98,7 +101,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises
     ------
-    CheckpointDamaged : see `verify_checkpoint`.
+    CheckpointDamaged
+        See `verify_checkpoint`.
     """
     verify_checkpoint(path)
     try:
@@ -121,7 +125,7 @@ class CheckpointFolder:
 
     path: Path
     last_is_whole: bool = False
-    """Whether `last.ckpt` is known to be good; only then may it take the place of the previous."""
+    """Whether `last.ckpt` is known to be good; only then may it replace the previous."""
 
     def save(self, content: dict[str, Any]) -> None:
         """Write `content` as the newest checkpoint and keep the one before."""
@@ -156,7 +160,8 @@ class CheckpointFolder:
 
         Raises
         ------
-        CheckpointDamaged : there are checkpoints, but none is whole.
+        CheckpointDamaged
+            There are checkpoints, but none is whole.
         """
         faults: list[str] = []
         for name in (LAST, PREVIOUS):
@@ -199,7 +204,7 @@ class _Digest:
 
 
 def _fault(file: BinaryIO) -> str | None:
-    """What is wrong with an open checkpoint, None if nothing is."""
+    """Say what is wrong with an open checkpoint, None if nothing is."""
     start = file.read(4)
     size = file.seek(0, io.SEEK_END)
     if size == 0:
@@ -229,7 +234,7 @@ def _fault(file: BinaryIO) -> str | None:
 
 
 def _seal(path: Path) -> bytes:
-    """The last bytes of a checkpoint, which tell it from every other one."""
+    """Return the last bytes of a checkpoint, which identify it."""
     with open(path, "rb") as file:
         file.seek(max(0, file.seek(0, io.SEEK_END) - _SEAL_LENGTH))
         return file.read()

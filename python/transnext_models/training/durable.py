@@ -1,4 +1,4 @@
-"""Files that are whole or as they were, whenever the machine or the process stops.
+"""Files that are whole or unchanged, whenever the machine or the process stops.
 
 A file is written beside its target, so on the same file system, brought to the disk, and renamed;
 then the folder is brought to the disk too, without which a power cut may undo the renaming.
@@ -26,16 +26,17 @@ class RunFileError(RuntimeError):
 
 @contextlib.contextmanager
 def written_durably(target: Path, keep: Path | None = None) -> Iterator[BinaryIO]:
-    """Yield a file to write, which takes `target`'s place if all went well.
+    """Yield a file to write, which replaces `target` if all went well.
 
     Parameters
     ----------
-    keep : the name, beside `target`, under which the file stays that was there before.
+    keep : Path | None
+        The name, beside `target`, under which the file stays that was there before.
 
     Raises
     ------
-    RunFileError : the file cannot be written, for want of space for instance; names it and says
-        why.
+    RunFileError
+        The file cannot be written, for want of space for instance; names it and says why.
     """
     part = _part_of(target)
     try:

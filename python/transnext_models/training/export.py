@@ -1,4 +1,4 @@
-"""The weights that a run leaves for use: safetensors in full and half precision."""
+"""The weights that a run exports: safetensors in full and half precision."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def export_weights(path: Path, state: dict[str, Tensor], metadata: dict[str, str
 
     Raises
     ------
-    RunFileError : the file cannot be written.
+    RunFileError
+        The file cannot be written.
     """
     _write(path, save(state, {"format": "pt", **metadata}))
 
@@ -30,8 +31,10 @@ def export_half(weights: Path, path: Path) -> None:
 
     Raises
     ------
-    ValueError : a weight is too large for float16.
-    RunFileError : the file cannot be written.
+    ValueError
+        A weight is too large for float16.
+    RunFileError
+        The file cannot be written.
     """
     read = read_weights(weights)
     state = {name: value.half().contiguous() for name, value in read.state_dict.items()}
@@ -49,9 +52,9 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _in_order(content: bytes) -> bytes:
-    """A safetensors file with its header's entries by name, so that equal weights are equal files.
+    """Return a safetensors file with its header's entries ordered by name.
 
-    The library writes the metadata in another order every time.
+    Equal weights then are equal files: the library writes the metadata in another order every time.
     """
     length = int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":"))

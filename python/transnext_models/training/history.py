@@ -1,4 +1,4 @@
-"""What a run has measured, one row per epoch: `metrics.csv`."""
+"""The measurements of a run, one row per epoch: `metrics.csv`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ began to train) and cpu_seconds (of this process, all threads)."""
 def as_csv(rows: Sequence[Row]) -> str:
     """Return the content of `metrics.csv`.
 
-    Checkpoints hold all rows, and the file is written anew from them: it can be neither torn nor
+    Checkpoints hold all rows, and the file is rewritten from them: it can be neither torn nor
     ahead of the weights.
     """
     text = io.StringIO()

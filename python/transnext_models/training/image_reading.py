@@ -20,12 +20,14 @@ _TRIES = 10  # images in a row that cannot be read before the data set is taken 
 
 
 class TrainingImages(Dataset[tuple[Any, int, int]]):
-    """Augmented images by their place in a run.
+    """Augmented images by their position in a run.
 
     Parameters
     ----------
-    images : map-style data set of timm or torchvision, its transform included.
-    seed : of the run.
+    images : Any
+        Map-style data set of timm or torchvision, its transform included.
+    seed : int
+        Of the run.
     """
 
     def __init__(self, images: Any, seed: int) -> None:
@@ -57,8 +59,10 @@ class UnreadableImages:
 
     Parameters
     ----------
-    images : the data set.
-    what : its name in messages.
+    images : Any
+        The data set.
+    what : str
+        Its name in messages.
     """
 
     ALLOWED = 0.001
@@ -74,7 +78,8 @@ class UnreadableImages:
 
         Raises
         ------
-        RuntimeError : more than one image and more than 0.1 % of the data set cannot be read.
+        RuntimeError
+            More than one image and more than 0.1 % of the data set cannot be read.
         """
         new = sorted({index for index in indices if index != READABLE} - self._found)
         self._found.update(new)
@@ -83,7 +88,7 @@ class UnreadableImages:
         if new and len(self._found) > max(1, int(self.ALLOWED * total)):
             raise RuntimeError(
                 f"--data: {len(self._found)} of {total} {self._what} images cannot be read, "
-                f"{names[0]} among them: mend or remove them"
+                f"{names[0]} among them: repair or remove them"
             )
         return names
 
@@ -107,7 +112,7 @@ class _Unreadable(Exception):
 
 
 def _load(images: Any, index: int) -> tuple[Any, int]:
-    """Transformed image and label."""
+    """Return the transformed image and its label."""
     reader = getattr(images, "reader", None)
     if reader is None:  # torchvision's: what may be wrong with them is not known
         image, label = images[index][:2]

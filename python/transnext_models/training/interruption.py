@@ -18,8 +18,10 @@ class RunStopped(KeyboardInterrupt):
 
     Attributes
     ----------
-    number : of the signal; SIGTERM where another process of the run received it.
-    epoch, global_step : where the checkpoint is.
+    number : int
+        Of the signal; SIGTERM where another process of the run received it.
+    epoch, global_step : int
+        Where the checkpoint is.
     """
 
     def __init__(self, number: int, epoch: int, global_step: int) -> None:

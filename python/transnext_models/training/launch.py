@@ -1,4 +1,4 @@
-"""How many processes train, and whether as many were started."""
+"""How many processes train, and whether that many were started."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ __all__ = ["LaunchPlan", "is_first_process", "parse_devices", "plan_launch"]
 
 @dataclass(frozen=True)
 class LaunchPlan:
-    """What Lightning Fabric is told.
+    """What is passed to Lightning Fabric.
 
     Attributes
     ----------
-    devices : as Fabric takes them.
-    processes : that train together, on all machines.
-    is_first : whether this process is the one that writes.
+    devices : str | int | list[int]
+        As Fabric takes them.
+    processes : int
+        Processes that train together, on all machines.
+    is_first : bool
+        Whether this process is the one that writes.
     """
 
     devices: str | int | list[int]
@@ -28,18 +31,19 @@ class LaunchPlan:
 
 
 def parse_devices(devices: str) -> str | int | list[int]:
-    """What --devices means to Fabric: "auto", a number of devices, or their indices.
+    """Return what --devices means to Fabric: "auto", a number of devices, or their indices.
 
     Raises
     ------
-    ValueError : it is none of these.
+    ValueError
+        It is none of these.
     """
     if devices == "auto":
         return devices
     parts = devices.split(",")
     if not all(part.isdecimal() for part in parts) or devices == "0":
         raise ValueError(
-            f"--devices must be auto, a number of devices, or indices such as 0,1, got {devices!r}"
+            f"--devices: got {devices!r}, needs auto, a number of devices, or indices such as 0,1"
         )
     return [int(part) for part in parts] if len(parts) > 1 else int(devices)
 
@@ -51,9 +55,10 @@ def plan_launch(
 
     Raises
     ------
-    ValueError : torchrun, SLURM or mpirun has started another number of processes than `devices`
-        on each of `num_nodes`. They would wait for each other for ever, or, which is worse, train
-        side by side into one folder.
+    ValueError
+        torchrun, SLURM or mpirun has started another number of processes than `devices` on each of
+        `num_nodes`. They would wait for each other for ever, or, which is worse, train side by side
+        into one folder.
     """
     parsed = parse_devices(devices)
     if parsed == "auto":

@@ -1,6 +1,6 @@
 """Batches for a training run: of any epoch from any batch on, and of a validation.
 
-Their order and their random numbers depend on the seed, the epoch and the place in it only (see
+Their order and their random numbers depend on the seed, the epoch and the position in it only (see
 `sampling` and `random_numbers`), so that an interrupted run goes on as it would have.
 """
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from .sampling import EpochBatches, ShareOfImages, shuffled_order
+from .sampling import EpochBatches, Shard, shuffled_order
 
 __all__ = ["Batch", "TrainingData"]
 
@@ -28,14 +28,19 @@ class TrainingData:
 
     Parameters
     ----------
-    batch_size : images per device and step.
-    workers : loading processes per device; 0 loads in the training process.
-    seed : decides the order of the images, and what is random about them.
+    batch_size : int
+        Images per device and step.
+    workers : int
+        Loading processes per device; 0 loads in the training process.
+    seed : int
+        Decides the order of the images, and what is random about them.
 
     Attributes
     ----------
-    num_classes : classes of the data; None where the data set does not say.
-    train_set, val_set : map-style data sets.
+    num_classes : int | None
+        Classes of the data; None where the data set does not say.
+    train_set, val_set : Dataset[Any]
+        Map-style data sets.
     """
 
     train_set: Dataset[Any]
@@ -84,7 +89,7 @@ class TrainingData:
 
     # -- what a run asks for ----------------------------------------------------------------------
 
-    def share(
+    def shard(
         self,
         rank: int,
         ranks: int,
@@ -118,18 +123,24 @@ class TrainingData:
         return iter(self._loader)
 
     def val_batches(self) -> Iterator[Any]:
-        """Iterate over this process's share of the validation images, as the loader gives it."""
+        """Iterate over this process's shard of the validation images, as the loader gives it."""
         length = len(self.val_set)  # type: ignore[arg-type]
         loader: DataLoader[Any] = DataLoader(
             self.validation_samples(),
             batch_size=self.batch_size,
-            sampler=ShareOfImages(length, self._rank, self._ranks),
+            sampler=Shard(length, self._rank, self._ranks),
             **self._loading(),
         )
         return itertools.islice(loader, self._limits[1])
 
     def close(self) -> None:
-        """End the loading processes."""
+        """End the loading processes, also those of an iterator that a traceback still holds.
+
+        They ignore SIGTERM, by which Python would end them at exit and then wait for them.
+        """
+        iterator = getattr(self._loader, "_iterator", None)
+        if iterator is not None and self.workers > 0:
+            iterator._shutdown_workers()
         self._loader = None
         self._batches = None
 
@@ -155,7 +166,7 @@ class TrainingData:
         return self._batches
 
     def _loading(self) -> dict[str, Any]:
-        """What the loaders of training and validation have in common."""
+        """Return what the loaders of training and validation have in common."""
         return {
             "num_workers": self.workers,
             "pin_memory": torch.cuda.is_available(),
@@ -166,7 +177,9 @@ class TrainingData:
 
 
 def _ignore_signals(worker: int) -> None:
-    """Leave ctrl-C and SIGTERM, which reach every process of a job, to the training process: it
-    still wants batches for the step that it finishes."""
+    """Leave ctrl-C and SIGTERM, which reach every process of a job, to the training process.
+
+    It still needs batches for the step that it finishes.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

@@ -1,7 +1,7 @@
 """The loop of a training run: epochs, steps, validations, checkpoints between them.
 
-Lightning Fabric places the model and its numbers (devices, processes, precision); the loop is
-written out here, because a run must be able to end and go on between any two steps.
+Lightning Fabric handles devices, processes and precision; the loop is
+written out here, because a run must be able to stop and resume between any two steps.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .state import TrainingState
 
 __all__ = ["Pace", "TrainingLoop"]
 
-_NOTHING, _CHECKPOINT, _STOP = range(3)  # what a process asks for between two steps
+_NOTHING, _CHECKPOINT, _STOP = range(3)  # what a process requests between two steps
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,14 @@ class Pace:
 
     Attributes
     ----------
-    epochs : of the run.
-    accumulate : batches per optimiser step.
-    validate_every : epochs between two validations; the last epoch is always validated.
-    checkpoint_every_steps, checkpoint_every_minutes : between two checkpoints within an epoch; None
-        for none. Every epoch ends with one.
+    epochs : int
+        Of the run.
+    accumulate : int
+        Batches per optimiser step.
+    validate_every : int
+        Epochs between two validations; the last epoch is always validated.
+    checkpoint_every_steps, checkpoint_every_minutes
+        Between two checkpoints within an epoch; None for none. Every epoch ends with one.
     """
 
     epochs: int
@@ -60,9 +63,11 @@ class TrainingLoop:
 
     Parameters
     ----------
-    wrapped : model and optimiser as `fabric.setup` gave them.
-    save : writes the content of a checkpoint, told whether it is the best; called on the first
-        process only.
+    wrapped : tuple[Any, Any]
+        Model and optimiser as `fabric.setup` gave them.
+    save : Callable[[dict[str, Any], bool], None]
+        Writes the content of a checkpoint, and whether it is the best; called on the first process
+        only.
     """
 
     def __init__(
@@ -85,7 +90,7 @@ class TrainingLoop:
         self._signals = StopSignals()
         self._rate = 0.0
         self._began = (0.0, 0.0)
-        self._saved_at = (0.0, (-1, -1, False))  # time, place
+        self._saved_at = (0.0, (-1, -1, False))  # time, position
         # Processes agree on the host, where no device has to be waited for.
         self._group: Any = None
         if fabric.world_size > 1:
@@ -116,9 +121,12 @@ class TrainingLoop:
 
         Raises
         ------
-        RunStopped : a signal asked to stop; a checkpoint is written.
-        RunFileError : a file of the run cannot be written.
-        RuntimeError : the loss is no longer finite, images cannot be read, a loading process died.
+        RunStopped
+            A signal asked to stop; a checkpoint is written.
+        RunFileError
+            A file of the run cannot be written.
+        RuntimeError
+            The loss is no longer finite, images cannot be read, a loading process died.
         """
         self._began = (time.perf_counter(), time.process_time())
         self._saved_at = (time.monotonic(), self._place())
@@ -241,7 +249,7 @@ class TrainingLoop:
         return measured
 
     def _summed(self, sums: Tensor) -> list[float]:
-        """The sums of all processes together."""
+        """Return the sums of all processes together."""
         total = self.fabric.all_reduce(sums.clone(), reduce_op="sum")
         assert isinstance(total, Tensor)
         return [float(value) for value in total.tolist()]
@@ -279,7 +287,7 @@ class TrainingLoop:
         return _NOTHING
 
     def _agreed(self, wish: int) -> int:
-        """The strongest wish of all processes."""
+        """Return the strongest wish of all processes."""
         if self._group is None:
             return wish
         agreed = torch.tensor(wish)

@@ -23,15 +23,20 @@ class ClassifierModule:
 
     Parameters
     ----------
-    model : images float [B, 3, H, W] to logits [B, classes].
-    recipe : hyper-parameters.
-    epochs : length of the schedule.
-    learning_rate_factor : see `Recipe`.
+    model : nn.Module
+        Takes images, float [B, 3, H, W] to logits [B, classes].
+    recipe : Recipe
+        Hyper-parameters.
+    epochs : int
+        Length of the schedule.
+    learning_rate_factor : float
+        See `Recipe`.
 
     Attributes
     ----------
-    network : what computes the logits in training: `model`, or what wraps it for several processes
-        and mixed precision.
+    network
+        What computes the logits in training: `model`, or what wraps it for several processes and
+        mixed precision.
     """
 
     def __init__(
@@ -46,8 +51,10 @@ class ClassifierModule:
         )
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
-        """Return the loss of images [B, 3, H, W] with int64 labels [B] or soft targets [B,
-        classes]."""
+        """Return the loss of images [B, 3, H, W] with their targets.
+
+        These are int64 labels [B], or soft targets [B, classes].
+        """
         images, targets = batch
         # Soft targets of mixup are smoothed already.
         smoothing = 0.0 if targets.is_floating_point() else self.recipe.label_smoothing
@@ -65,8 +72,10 @@ class ClassifierModule:
 
         Parameters
         ----------
-        logits : [B, classes].
-        labels : int64 [B].
+        logits : Tensor
+            [B, classes].
+        labels : Tensor
+            int64 [B].
 
         Returns
         -------

@@ -1,5 +1,4 @@
-"""From a recipe's numbers to an optimiser, a learning-rate schedule and a loss, all of them timm's
-or PyTorch's."""
+"""From a recipe's numbers to timm's or PyTorch's optimiser, learning-rate schedule and loss."""
 
 from __future__ import annotations
 
@@ -57,17 +56,19 @@ def build_schedule(
     epochs: int,
     learning_rate_factor: float = 1.0,
 ) -> Scheduler | None:
-    """Return timm's scheduler over epochs (`scheduler.step(epoch)` sets the rate of that epoch);
-    None if constant.
+    """Return timm's scheduler over epochs, None if the rate is constant.
 
+    `scheduler.step(epoch)` sets the rate of that epoch.
     In the first `warmup_epochs` the rate rises linearly from `warmup_lr`; from then on it follows a
     cosine that began at epoch 0 (the warm-up covers its first part, as published) down to `min_lr`.
     A run shorter than twice the warm-up warms up for half of its epochs.
 
     Parameters
     ----------
-    epochs : length of the run, which may differ from `recipe.epochs`.
-    learning_rate_factor : multiplies every rate, for another total batch (see `Recipe`).
+    epochs : int
+        Length of the run, which may differ from `recipe.epochs`.
+    learning_rate_factor : float
+        Multiplies every rate, for another total batch (see `Recipe`).
     """
     if recipe.schedule == "constant":
         return None

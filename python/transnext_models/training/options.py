@@ -1,4 +1,4 @@
-"""What a run is told, and what is refused before anything is loaded or written."""
+"""The options of a run, and which are refused before anything is loaded or written."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from transnext_ops.backends.registry import check_backend_name
 
-from ..preprocess import MIN_SIZE
+from ..variants import MIN_SIZE
 from .launch import parse_devices
 
 __all__ = ["RunOptions", "check_options", "portable_options"]
@@ -18,61 +18,59 @@ __all__ = ["RunOptions", "check_options", "portable_options"]
 _LARGEST_SEED = 2**32 - 1  # NumPy's
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What the command line says; None stands for the recipe's value.
+    """The options of a run, each with its help; `transnext train` has an option for each.
 
-    Attributes
-    ----------
-    recipe : name of the recipe.
-    data : folder, name of a data set, or "digits"; None only for a recipe with its own data.
-    data_root : where a named data set is kept.
-    model : name of the model.
-    epochs, batch_size : length, and images per device and step.
-    lr : peak learning rate for this run's total batch; None scales the recipe's by `total batch /
-        its batch`.
-    img_size, pretrain_size, num_classes : of the model.
-    weights : file or name of weights to start from.
-    output : folder of the run.
-    resume : checkpoint, or folder of a run, to continue.
-    precision, devices, num_nodes : as Lightning Fabric takes them.
-    accumulate : batches per optimiser step.
-    workers : loading processes per device.
-    seed : of all random numbers, 0 to 2³² − 1.
-    backend : operator backend of the model.
-    compile : whether to compile the model with torch.compile.
-    limit_train_batches, limit_val_batches : shorten an epoch, for a quick look.
-    half : also export float16 weights.
-    checkpoint_every_steps, checkpoint_every_minutes : write checkpoints within epochs too, so many
-        optimiser steps or minutes apart; None for none.
+    None stands for the recipe's value, where it has one.
     """
 
-    recipe: str
-    output: Path
-    data: str | None = None
-    data_root: Path | None = None
-    model: str | None = None
-    epochs: int | None = None
-    batch_size: int | None = None
-    lr: float | None = None
-    img_size: int | None = None
-    pretrain_size: int | None = None
-    num_classes: int | None = None
-    weights: str | None = None
-    resume: Path | None = None
-    precision: str | None = None
-    devices: str = "auto"
-    num_nodes: int = 1
-    accumulate: int = 1
-    workers: int = 4
-    seed: int = 0
-    backend: str | None = None
-    compile: bool = False
-    limit_train_batches: int | None = None
-    limit_val_batches: int | None = None
-    half: bool = True
-    checkpoint_every_steps: int | None = None
-    checkpoint_every_minutes: float | None = None
+    recipe: Annotated[
+        str, "Hyper-parameters: digits, imagenet_224, imagenet_256 or imagenet_384_ft."
+    ]
+    output: Annotated[Path, "Folder for all that the run writes; that of --resume without it."]
+    data: Annotated[
+        str | None,
+        "Folder with train/<class>/ and val/<class>/, a data set that timm creates "
+        "(torch/cifar10, hfds/imagenet-1k), or digits.",
+    ] = None
+    data_root: Annotated[Path | None, "Where a data set given by name is kept."] = None
+    model: Annotated[str | None, "Model, if not the recipe's."] = None
+    weights: Annotated[str | None, "Weights to start from: a file, or a published name."] = None
+    epochs: Annotated[int | None, "Length, if not the recipe's."] = None
+    batch_size: Annotated[int | None, "Images per device and step, if not the recipe's."] = None
+    accumulate: Annotated[int, "Batches per optimiser step."] = 1
+    lr: Annotated[
+        float | None,
+        "Peak learning rate of this run. Without it the recipe's is scaled by total batch / "
+        "recipe's total batch (1024 for ImageNet, 64 for digits).",
+    ] = None
+    img_size: Annotated[int | None, "Image side, if not the recipe's."] = None
+    pretrain_size: Annotated[int | None, "Image side that scales the position bias."] = None
+    num_classes: Annotated[int | None, "Classes, if not the recipe's; another head is new."] = None
+    resume: Annotated[
+        Path | None,
+        "Continue a run: its folder, or one of its checkpoints. It keeps the options that are not "
+        "given again.",
+    ] = None
+    precision: Annotated[
+        str | None, "Lightning precision, such as 32-true, 16-mixed, bf16-mixed."
+    ] = None
+    devices: Annotated[str, "auto, a number of devices, or their indices: 0,1."] = "auto"
+    num_nodes: Annotated[int, "Machines."] = 1
+    workers: Annotated[int, "Loading processes per device."] = 4
+    seed: Annotated[int, "Seed of all random numbers."] = 0
+    backend: Annotated[str | None, "Operator backend; the best available without it."] = None
+    compile: Annotated[bool, "Use torch.compile."] = False
+    limit_train_batches: Annotated[int | None, "Cut every epoch to so many batches."] = None
+    limit_val_batches: Annotated[int | None, "Cut every validation to so many batches."] = None
+    checkpoint_every_steps: Annotated[
+        int | None, "Write a checkpoint after so many optimiser steps too, not only epochs."
+    ] = None
+    checkpoint_every_minutes: Annotated[
+        float | None, "Write a checkpoint after so many minutes too, not only epochs."
+    ] = None
+    half: Annotated[bool, "Also export float16 weights."] = True
 
 
 _POSITIVE = (
@@ -96,23 +94,28 @@ def check_options(options: RunOptions) -> None:
 
     Raises
     ------
-    ValueError : names the option.
+    ValueError
+        Names the option.
     """
     for name in _POSITIVE:
         value = getattr(options, name)
         if value is not None and not value > 0:
-            raise ValueError(f"--{name.replace('_', '-')} must be positive, got {value}")
+            raise ValueError(f"{_option(name)}: got {value}, needs a positive number")
     if options.workers < 0:
-        raise ValueError(f"--workers must be 0 or more, got {options.workers}")
+        raise ValueError(f"--workers: got {options.workers}, needs 0 or more")
     if not 0 <= options.seed <= _LARGEST_SEED:
-        raise ValueError(f"--seed must be 0 to {_LARGEST_SEED}, got {options.seed}")
+        raise ValueError(f"--seed: got {options.seed}, needs 0 to {_LARGEST_SEED}")
     for name in ("img_size", "pretrain_size"):
         value = getattr(options, name)
         if value is not None and value < MIN_SIZE:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least {MIN_SIZE}, got {value}")
+            raise ValueError(f"{_option(name)}: got {value}, needs at least {MIN_SIZE}")
     if options.backend is not None:
         check_backend_name(options.backend, "--backend")
     parse_devices(options.devices)
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def portable_options(options: RunOptions) -> dict[str, Any]:

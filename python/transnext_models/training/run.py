@@ -1,5 +1,4 @@
-"""One training run: options in, a folder with configuration, metrics, checkpoints and exported
-weights out."""
+"""One training run: options in; a folder of configuration, metrics, checkpoints, weights out."""
 
 from __future__ import annotations
 
@@ -49,8 +48,10 @@ def train(options: RunOptions, callbacks: Sequence[Any] = ()) -> RunResult:
 
     Parameters
     ----------
-    options : see `RunOptions`.
-    callbacks : objects with any of the methods that `TrainingLoop` calls.
+    options : RunOptions
+        See `RunOptions`.
+    callbacks : Sequence[Any]
+        Objects with any of the methods that `TrainingLoop` calls.
 
     Returns
     -------
@@ -58,11 +59,13 @@ def train(options: RunOptions, callbacks: Sequence[Any] = ()) -> RunResult:
 
     Raises
     ------
-    ValueError : an option, the data, the weights or a checkpoint do not fit; the message names
-        which.
-    RuntimeError : a package is missing, a file cannot be written, images cannot be read, a loading
-        process ended, or the loss is no longer finite.
-    RunStopped : SIGINT or SIGTERM; `resume` continues the run from where it was.
+    ValueError
+        An option, the data, the weights or a checkpoint do not fit; the message names which.
+    RuntimeError
+        A package is missing, a file cannot be written, images cannot be read, a loading process
+        ended, or the loss is no longer finite.
+    RunStopped
+        SIGINT or SIGTERM; `resume` continues the run from where it was.
     """
     check_options(options)
     folder = RunFolder(options.output)
@@ -100,7 +103,7 @@ class _Run:
         wrapped = fabric.setup(self.model, module.optimizer)
         module.network = wrapped[0]
         state = TrainingState(fabric, self.model, module.optimizer, settings.recipe.ema_decay)
-        self.data.share(
+        self.data.shard(
             fabric.global_rank,
             fabric.world_size,
             options.limit_train_batches,
@@ -145,7 +148,7 @@ class _Run:
         return self.options.resume is None or (self.plan.is_first and self.start.path is None)
 
     def _configuration(self) -> dict[str, Any]:
-        """What the run began with, checked against what it is now."""
+        """Return what the run began with, checked against what it is now."""
         resolved = describe(self.options, self.settings, self.model, self.data, self.fabric)
         before = self.start.configuration
         if before is not None:
@@ -228,8 +231,9 @@ def _advised(folder: RunFolder) -> Iterator[None]:
     except RunFileError as error:
         how = advice if folder.config.exists() else "start again"
         raise RunFileError(f"{error}, then {how}") from error
-    except RuntimeError as error:
-        # PyTorch reports the end of a loading process wherever the program happens to be.
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        # PyTorch reports the end of a loading process wherever the program happens to be; where it
+        # is about to take a tensor's memory from it, the connection ends.
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
         raise RuntimeError(f"a loading process has ended: {error}; {advice}") from error

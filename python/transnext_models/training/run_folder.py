@@ -1,6 +1,6 @@
 """The folder of a run: what lies in it, and in which order it is written.
 
-    config.json                    what the run was told and made of it, written before it trains
+    config.json                    options of the run, resolved, written before training
     run.lock                       see `run_lock`
     checkpoints/last.ckpt          the newest state, with all rows of metrics.csv in it
     checkpoints/previous.ckpt      the one before, should the newest be damaged
@@ -33,7 +33,8 @@ class RunFolder:
 
     Parameters
     ----------
-    path : of the folder, which need not exist.
+    path : Path
+        Of the folder, which need not exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -60,7 +61,8 @@ class RunFolder:
 
         Raises
         ------
-        RunFileError : they cannot be made.
+        RunFileError
+            They cannot be made.
         """
         try:
             self.checkpoints.path.mkdir(parents=True, exist_ok=True)
@@ -77,13 +79,17 @@ class RunFolder:
 
         Parameters
         ----------
-        content : see `TrainingState.content`.
-        is_best : whether it follows the best validation so far.
-        configuration : of the run; a checkpoint that is taken elsewhere still knows it.
+        content : dict[str, Any]
+            See `TrainingState.content`.
+        is_best : bool
+            Whether it follows the best validation so far.
+        configuration : dict[str, Any]
+            Of the run; a checkpoint that is taken elsewhere still knows it.
 
         Raises
         ------
-        RunFileError : a file cannot be written; what was there before still is.
+        RunFileError
+            A file cannot be written; what was there before still is.
         """
         self.checkpoints.save({**content, "configuration": configuration})
         if is_best:
@@ -98,8 +104,10 @@ class RunFolder:
 
         Parameters
         ----------
-        content, source : of the checkpoint; None where the run starts from the beginning.
-        is_complete : whether nothing is left to train. If not, an older result is none of this run.
+        content, source
+            Of the checkpoint; None where the run starts from the beginning.
+        is_complete : bool
+            Whether nothing is left to train. If not, an older result is none of this run.
         """
         rows = [] if content is None else content["training"]["rows"]
         if rows:
@@ -137,7 +145,8 @@ def read_configuration(folder: Path) -> dict[str, Any] | None:
 
     Raises
     ------
-    ValueError : it is damaged; names it.
+    ValueError
+        It is damaged; names it.
     """
     path = folder / "config.json"
     try:

@@ -34,8 +34,10 @@ _held_guard = threading.Lock()
 
 
 class RunLock:
-    """The right to write into the folder of a run; released by `release`, `with`, or the end of the
-    process."""
+    """The right to write into the folder of a run.
+
+    `release`, `with`, or the end of the process release it.
+    """
 
     def __init__(self) -> None:
         self._file: int | None = None
@@ -52,8 +54,10 @@ class RunLock:
 
         Raises
         ------
-        ValueError : another process trains there, or another thread of this one.
-        RunFileError : the lock file cannot be made.
+        ValueError
+            Another process trains there, or another thread of this one.
+        RunFileError
+            The lock file cannot be made.
         """
         if self._file is not None:
             return
@@ -66,8 +70,10 @@ class RunLock:
             _held.add(path)
 
     def sign(self) -> None:
-        """Write who holds the lock into its file, for the message to whoever comes second; the
-        file is emptied again at the end."""
+        """Write who holds the lock into its file, for the message to whoever comes second.
+
+        The file is emptied again at the end.
+        """
         self._note(f"process {os.getpid()} on {socket.gethostname()}")
 
     def release(self) -> None:

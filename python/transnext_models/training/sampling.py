@@ -17,11 +17,11 @@ from torch.utils.data import Sampler
 
 from .random_numbers import epoch_generator
 
-__all__ = ["EpochBatches", "Sample", "ShareOfImages", "repeated_order", "shuffled_order"]
+__all__ = ["EpochBatches", "Sample", "Shard", "repeated_order", "shuffled_order"]
 
 
 class Sample(NamedTuple):
-    """One image at one place of a run: what a training data set is asked for."""
+    """One image at one position of a run: what a training data set is asked for."""
 
     epoch: int
     position: int
@@ -57,11 +57,16 @@ class EpochBatches(Sampler[list[Sample]]):
 
     Parameters
     ----------
-    order : indices of the images of an epoch, int64 [n], for the epoch's number.
-    length : n.
-    batch_size : images per process and batch.
-    rank, ranks : number of this process, and of how many.
-    limit : cuts an epoch to so many batches.
+    order : Callable[[int], Tensor]
+        Indices of the images of an epoch, int64 [n], for the epoch's number.
+    length : int
+        N.
+    batch_size : int
+        Images per process and batch.
+    rank, ranks : int
+        Number of this process, and of how many.
+    limit : int | None
+        Cuts an epoch to so many batches.
     """
 
     def __init__(
@@ -103,7 +108,7 @@ class EpochBatches(Sampler[list[Sample]]):
             ]
 
 
-class ShareOfImages(Sampler[int]):
+class Shard(Sampler[int]):
     """Every `ranks`-th image in the data set's order: each image on one process, none twice."""
 
     def __init__(self, length: int, rank: int = 0, ranks: int = 1) -> None:

@@ -1,4 +1,4 @@
-"""Everything that decides how a run goes on, and its form in a checkpoint."""
+"""The state that decides how a run continues, and its form in a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,24 +18,35 @@ _PREFIX = "model."  # before the names of parameters in a checkpoint, as Lightni
 
 
 class TrainingState:
-    """Weights, optimiser, averages, and the place of a run.
+    """Weights, optimiser, averages, and the position in a run.
 
     Parameters
     ----------
-    fabric : launched.
-    model : on its device, not wrapped.
-    optimizer : of its parameters, not wrapped.
-    ema_decay : decay per step of the averaged weights; None for none.
+    fabric : Fabric
+        Launched.
+    model : nn.Module
+        On its device, not wrapped.
+    optimizer : torch.optim.Optimizer
+        Of its parameters, not wrapped.
+    ema_decay : float | None
+        Decay per step of the averaged weights; None for none.
 
     Attributes
     ----------
-    epoch : the epoch in hand, from 0.
-    step : its optimiser steps that are done.
-    finished : whether the epoch is validated and recorded too.
-    global_step : optimiser steps since the start of the run.
-    loss : float64 [2], sum over the epoch's images of this process so far, and their number.
-    rows : what was measured, one row per finished epoch.
-    best : epoch and top-1 of the best validation; None before the first.
+    epoch
+        The epoch in hand, from 0.
+    step
+        Its optimiser steps that are done.
+    finished
+        Whether the epoch is validated and recorded too.
+    global_step
+        Optimiser steps since the start of the run.
+    loss
+        Float64 [2], sum over the epoch's images of this process so far, and their number.
+    rows
+        What was measured, one row per finished epoch.
+    best
+        Epoch and top-1 of the best validation; None before the first.
     """
 
     def __init__(
@@ -115,7 +126,7 @@ class TrainingState:
         }
 
     def restore(self, content: dict[str, Any]) -> None:
-        """Take up what `content` returned, in this process or an earlier one."""
+        """Restore what `content` returned, in this process or an earlier one."""
         training = content["training"]
         _load(self.model, training.get("weights", content["state_dict"]))
         if self.averaged is not None:

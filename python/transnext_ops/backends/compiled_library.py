@@ -12,6 +12,8 @@ import warnings
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
+from transnext_ops.distribution import NAME
+
 _PACKAGE = Path(__file__).resolve().parents[1]
 _MODULE = "transnext_ops._cpp"
 _NOTE = "without_library.txt"  # in dist-info, from the build backend (cpp/packaging)
@@ -23,7 +25,7 @@ def why_missing(error: str) -> str:
         return broken
     if (note := _note()) is not None:
         return (
-            f"transnext was installed without the compiled library: {note}; 'pip install .' in the "
+            f"{NAME} was installed without the compiled library: {note}; 'pip install .' in the "
             "project's folder builds it where there are a C++ compiler and Python's headers"
         )
     return (
@@ -44,7 +46,7 @@ def warn_if_not_loadable(error: str) -> None:
 
 def _why_not_loadable(error: str) -> str | None:
     """Name the file that could not be loaded, with the reason; None where there is no file."""
-    reinstall = "install transnext again, from its source, with this Python"
+    reinstall = f"install {NAME} again, from its source, with this Python"
     try:
         spec = importlib.util.find_spec(_MODULE)
     except (ImportError, ValueError):
@@ -66,7 +68,7 @@ def _why_not_loadable(error: str) -> str | None:
 def _distribution() -> importlib.metadata.Distribution | None:
     """Return what installed this very package, None for a folder that is only on the path."""
     try:
-        distribution = importlib.metadata.distribution("transnext")
+        distribution = importlib.metadata.distribution(NAME)
     except importlib.metadata.PackageNotFoundError:
         return None
     own = Path(str(distribution.locate_file("transnext_ops/__init__.py")))

@@ -1,10 +1,10 @@
 """The compiled library: vectorised, threaded CPU kernels, and CUDA kernels if built with them.
 
-Every function allocates its outputs here and passes tensors to ``transnext_ops._cpp`` as DLPack has
-it (:mod:`.dlpack`), which reads strided views in place, follows ``torch.get_num_threads()`` on
-the CPU and torch's current stream on CUDA, and releases the GIL. Arguments are those of the
-operators' backend functions: checked, parameters already in the compute type (float64 for float64,
-else float32).
+Every function is made from its operator's record (:mod:`transnext_ops.schema`): it allocates the
+outputs and passes the tensors to ``transnext_ops._cpp`` through DLPack (:mod:`.dlpack`). The
+library reads strided views in place, uses ``torch.get_num_threads()`` threads on the CPU and
+torch's current stream on CUDA, and releases the GIL. Arguments are checked by then, and parameters
+are in the compute type (float64 for float64, else float32).
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from transnext_ops import schema
 from transnext_ops.backends import compiled_library
 from transnext_ops.backends.dlpack import check_memory, exchanged, readable
 from transnext_ops.backends.matmul_precision import tf32_allowed
-from transnext_ops.backends.registry import ACTIVATION_DTYPES, Call
+from transnext_ops.backends.registry import ACTIVATION_DTYPES, OPERATORS, Call
+from transnext_ops.schema import Operator, make_function
 
 _import_failure: str | None = None
 try:
@@ -30,18 +32,8 @@ try:
 except ImportError as _error:
     _import_failure = str(_error)
 
-CUDA_OPERATORS = (
-    "aggregated_attention",
-    "window_qk",
-    "window_av",
-    "position_bias_table",
-    "conv_glu",
-    "gelu_pool",
-)
 CUDA_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _MOST_HEAD_DIM = 128  # of the CUDA kernels of attention
-
-Grid = Sequence[int]
 
 
 def unavailable() -> str | None:
@@ -91,7 +83,7 @@ def unsupported(call: Call) -> str | None:
 
 def cuda_unsupported(call: Call) -> str | None:
     """Say why there is no CUDA kernel, compiled or for CuPy, that can run `call`."""
-    if call.op not in CUDA_OPERATORS:
+    if call.op not in OPERATORS:
         return f"it has no CUDA kernel for {call.op}; use backend 'torch'"
     if call.dtype not in CUDA_DTYPES:
         return f"it has no CUDA kernel of {call.op} for {call.dtype}"
@@ -146,7 +138,7 @@ def _runs_on(architectures: str, capability: tuple[int, int]) -> bool:
 
     Machine code (``80-real``) runs on the same major version from its minor version on, PTX
     (``80-virtual``) on all from there on; ``80`` is both. ``90a`` is for 9.0 alone, ``100f`` for
-    its major version, and words like ``native`` are taken to mean this GPU.
+    its major version, and a word like ``native`` means this GPU.
     """
     major, minor = capability
     for architecture in architectures.split():
@@ -194,206 +186,101 @@ def _run(operator: Callable[..., None], tensors: Sequence[Tensor | None], *sizes
         return
     threads = torch.get_num_threads()
     try:
-        operator(*exchanged(tensors), *sizes, threads, 0)
+        operator(*exchanged(tensors), *sizes, threads)
     except _cpp.UnreadableTensor:
-        operator(*exchanged(readable(tensors)), *sizes, threads, 0)
-
-
-def empty_like(tensor: Tensor) -> Tensor:
-    """Allocate a contiguous tensor of the same kind: in half the time of ``new_empty``."""
-    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
-
-
-def _empty_gradients(inputs: Sequence[Tensor | None], needs: Sequence[bool]) -> list[Tensor | None]:
-    """Allocate a contiguous gradient for every input that is there and needs one."""
-    return [
-        empty_like(tensor) if needed and tensor is not None else None
-        for tensor, needed in zip(inputs, needs, strict=True)
-    ]
+        operator(*exchanged(readable(tensors)), *sizes, threads)
 
 
 def _table_contiguous(pool_bias: Tensor | None, row_map: Tensor | None) -> Tensor | None:
-    """Return the pooled bias as the kernels take it: a dense one as it is, a table contiguous."""
+    """Return the pooled bias as the kernels read it: a dense one as it is, a table contiguous."""
     if pool_bias is None or row_map is None or pool_bias.is_contiguous():
         return pool_bias
     check_memory(pool_bias)
     return pool_bias.contiguous()
 
 
-def aggregated_attention(
-    q: Tensor,
-    k: Tensor | None,
-    v: Tensor | None,
-    k_pool: Tensor,
-    v_pool: Tensor,
-    scale: Tensor,
-    query_embedding: Tensor | None,
-    local_bias: Tensor | None,
-    pool_bias: Tensor | None,
-    row_map: Tensor | None,
-    col_map: Tensor | None,
-    col_weights: Tensor | None,
-    tokens: Tensor | None,
-    token_bias: Tensor | None,
-    grid: Grid,
-    pool_grid: Grid,
-    window_size: int,
-) -> tuple[Tensor, Tensor]:
-    """Return aggregated attention ``[B, N, h, d]`` and its log-sum-exp ``[B, N, h]``."""
-    out = empty_like(q)
-    log_sum_exp = scale.new_empty(q.shape[:3])
-    tensors = (
-        q, k, v, k_pool, v_pool, scale, query_embedding, local_bias,
-        _table_contiguous(pool_bias, row_map), row_map, col_map, col_weights, tokens, token_bias,
-        out, log_sum_exp,
+def _tf32(first: Tensor) -> bool:
+    # Only CUDA kernels have a choice, and reading the setting takes longer than a small kernel.
+    return (first.is_cuda or launches.chosen_runner() is not None) and tf32_allowed()
+
+
+# What the options of a compiled function are set to.
+_OPTIONS = {
+    "allow_tf32": "tf32({first})",
+    "deterministic": "deterministic()",
+}
+
+
+def _forward(operator: Operator) -> Callable[..., Any]:
+    """Return the function that runs an operator: it allocates the outputs and fills them."""
+    outputs = [output.name for output in operator.outputs]
+    allocations = [
+        f"{name} = {expression}"
+        for name, expression in zip(outputs, operator.allocations, strict=True)
+    ]
+    tensors = [*(tensor.name for tensor in operator.tensors), *outputs]
+    return _compiled_function(
+        operator.name, operator.Arguments._fields, allocations, tensors,
+        [*operator.compiled_sizes, *(_OPTIONS[option] for option in operator.options)],
+        ", ".join(outputs),
     )  # fmt: skip
-    # Only CUDA kernels have a choice, and looking at the setting takes longer than a small kernel.
-    on_cuda = q.is_cuda or launches.chosen_runner() is not None
-    tf32 = on_cuda and tf32_allowed()
-    _run(_cpp.aggregated_attention, tensors, grid, pool_grid, window_size, tf32)
-    return out, log_sum_exp
 
 
-def aggregated_attention_backward(
-    d_out: Tensor,
-    out: Tensor,
-    log_sum_exp: Tensor,
-    q: Tensor,
-    k: Tensor | None,
-    v: Tensor | None,
-    k_pool: Tensor,
-    v_pool: Tensor,
-    scale: Tensor,
-    query_embedding: Tensor | None,
-    local_bias: Tensor | None,
-    pool_bias: Tensor | None,
-    row_map: Tensor | None,
-    col_map: Tensor | None,
-    col_weights: Tensor | None,
-    tokens: Tensor | None,
-    token_bias: Tensor | None,
-    grid: Grid,
-    pool_grid: Grid,
-    window_size: int,
-    needs: Sequence[bool],
-) -> list[Tensor | None]:
-    """Return the gradients asked for by `needs`, of q, k, v, k_pool, v_pool, scale,
-    query_embedding, local_bias, pool_bias, tokens and token_bias, None for the others."""
-    pool_bias = _table_contiguous(pool_bias, row_map)
-    differentiable = (
-        q, k, v, k_pool, v_pool, scale, query_embedding, local_bias, pool_bias, tokens, token_bias,
+def _backward(operator: Operator) -> Callable[..., Any]:
+    """Return the function that runs a backward: its gradients, None for those not needed."""
+    gradients = [f"grad_{i}" for i in range(len(operator.differentiable))]
+    allocations = [
+        f"{name} = {expression}"
+        for name, expression in zip(gradients, operator.gradient_allocations, strict=True)
+    ]
+    tensors = [*(tensor.name for tensor in operator.backward_inputs), *gradients]
+    options = [_OPTIONS[option] for option in operator.backward_options]
+    result = f"[{', '.join(gradients)}]" if operator.masked else gradients[0]
+    return _compiled_function(
+        f"{operator.name}_backward", operator.BackwardArguments._fields, allocations, tensors,
+        [*operator.compiled_sizes, *options], result,
     )  # fmt: skip
-    gradients = _empty_gradients(differentiable, needs)
-    tensors = (
-        d_out, out, log_sum_exp, *differentiable[:9], row_map, col_map, col_weights, tokens,
-        token_bias, *gradients,
-    )  # fmt: skip
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    sizes = (grid, pool_grid, window_size, deterministic)
-    _run(_cpp.aggregated_attention_backward, tensors, *sizes)
-    return gradients
 
 
-def window_qk(q: Tensor, k: Tensor, bias: Tensor | None, grid: Grid, window_size: int) -> Tensor:
-    """Return the window logits ``[B, h, N, L]``, -inf outside the image."""
-    attn = q.new_empty((*q.shape[:3], window_size * window_size))
-    _run(_cpp.window_qk, (q, k, bias, attn), grid, window_size)
-    return attn
+def _compiled_function(
+    name: str,
+    parameters: Sequence[str],
+    allocations: Sequence[str],
+    tensors: Sequence[str],
+    sizes: Sequence[str],
+    result: str,
+) -> Callable[..., Any]:
+    """Return the function that allocates, runs the compiled function `name`, and returns."""
+    table = ["pool_bias = table_contiguous(pool_bias, row_map)"] if "row_map" in parameters else []
+    arguments = ", ".join([f"({', '.join(tensors)},)", *sizes]).format(first=tensors[0])
+    return make_function(
+        name,
+        parameters,
+        [*table, *allocations, f"run(compiled, {arguments})", f"return {result}"],
+        __name__=__name__,
+        compiled=None if _import_failure is not None else getattr(_cpp, name, None),
+        deterministic=torch.are_deterministic_algorithms_enabled,
+        run=_run,
+        table_contiguous=_table_contiguous,
+        tf32=_tf32,
+    )
 
 
-def window_qk_backward(
-    d_attn: Tensor, q: Tensor, k: Tensor, grid: Grid, window_size: int, needs: Sequence[bool]
-) -> list[Tensor | None]:
-    """Return the gradients of :func:`window_qk` for q, k and bias."""
-    gradients = _empty_gradients((q, k), needs[:2])
-    compute = torch.float64 if q.dtype == torch.float64 else torch.float32
-    cells = window_size * window_size
-    gradients.append(q.new_empty((q.shape[1], cells), dtype=compute) if needs[2] else None)
-    _run(_cpp.window_qk_backward, (d_attn, q, k, *gradients), grid, window_size)
-    return gradients
-
-
-def window_av(attn: Tensor, v: Tensor, grid: Grid, window_size: int) -> Tensor:
-    """Return the window's weighted sum of values ``[B, h, N, d]``."""
-    out = empty_like(v)
-    _run(_cpp.window_av, (attn, v, out), grid, window_size)
-    return out
-
-
-def window_av_backward(
-    d_out: Tensor, attn: Tensor, v: Tensor, grid: Grid, window_size: int, needs: Sequence[bool]
-) -> list[Tensor | None]:
-    """Return the gradients of :func:`window_av` for attn and v."""
-    gradients = _empty_gradients((attn, v), needs)
-    _run(_cpp.window_av_backward, (d_out, attn, v, *gradients), grid, window_size)
-    return gradients
-
-
-def position_bias_table(
-    row_coords: Tensor,
-    col_coords: Tensor,
-    fc1_weight: Tensor,
-    fc1_bias: Tensor,
-    fc2_weight: Tensor,
-    fc2_bias: Tensor,
-) -> Tensor:
-    """Return the position-bias table ``[h, R, S]``."""
-    table = fc1_weight.new_empty((fc2_weight.shape[0], row_coords.shape[0], col_coords.shape[0]))
-    inputs = (row_coords, col_coords, fc1_weight, fc1_bias, fc2_weight, fc2_bias)
-    _run(_cpp.position_bias_table, (*inputs, table))
-    return table
-
-
-def position_bias_table_backward(
-    d_table: Tensor,
-    row_coords: Tensor,
-    col_coords: Tensor,
-    fc1_weight: Tensor,
-    fc1_bias: Tensor,
-    fc2_weight: Tensor,
-    fc2_bias: Tensor,
-    needs: Sequence[bool],
-) -> list[Tensor | None]:
-    """Return the gradients of :func:`position_bias_table` for the MLP's four parameters."""
-    gradients = _empty_gradients((fc1_weight, fc1_bias, fc2_weight, fc2_bias), needs)
-    inputs = (d_table, row_coords, col_coords, fc1_weight, fc1_bias, fc2_weight)
-    _run(_cpp.position_bias_table_backward, (*inputs, *gradients))
-    return gradients
-
-
-def conv_glu(x: Tensor, weight: Tensor, bias: Tensor | None, grid: Grid) -> Tensor:
-    """Return GELU(depthwise convolution of x's first half) * second half, ``[B, N, hidden]``."""
-    out = x.new_empty((x.shape[0], x.shape[1], weight.shape[0]))
-    _run(_cpp.conv_glu, (x, weight, bias, out), grid)
-    return out
-
-
-def conv_glu_backward(
-    d_out: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    grid: Grid,
-    needs: Sequence[bool],
-) -> list[Tensor | None]:
-    """Return the gradients of :func:`conv_glu` for x, weight and bias."""
-    gradients = _empty_gradients((x, weight, bias), needs)
-    _run(_cpp.conv_glu_backward, (d_out, x, weight, bias, *gradients), grid)
-    return gradients
-
-
-def gelu_pool(x: Tensor, grid: Grid, pool_grid: Grid) -> Tensor:
-    """Return the adaptive average pooling of GELU(x), ``[B, P, C]``."""
-    out = x.new_empty((x.shape[0], pool_grid[0] * pool_grid[1], x.shape[2]))
-    _run(_cpp.gelu_pool, (x, out), grid, pool_grid)
-    return out
-
-
-def gelu_pool_backward(d_out: Tensor, x: Tensor, grid: Grid, pool_grid: Grid) -> Tensor:
-    """Return the gradient of :func:`gelu_pool` with respect to x, ``[B, N, C]``."""
-    d_x = empty_like(x)
-    _run(_cpp.gelu_pool_backward, (d_out, x, d_x), grid, pool_grid)
-    return d_x
+aggregated_attention = _forward(schema.AGGREGATED_ATTENTION)
+aggregated_attention_backward = _backward(schema.AGGREGATED_ATTENTION)
+window_qk = _forward(schema.WINDOW_QK)
+window_qk_backward = _backward(schema.WINDOW_QK)
+window_av = _forward(schema.WINDOW_AV)
+window_av_backward = _backward(schema.WINDOW_AV)
+position_bias_table = _forward(schema.POSITION_BIAS_TABLE)
+position_bias_table_backward = _backward(schema.POSITION_BIAS_TABLE)
+conv_glu = _forward(schema.CONV_GLU)
+conv_glu_backward = _backward(schema.CONV_GLU)
+gelu_pool = _forward(schema.GELU_POOL)
+gelu_pool_backward = _backward(schema.GELU_POOL)
+attention_residual = _forward(schema.ATTENTION_RESIDUAL)
+conv_glu_residual = _forward(schema.CONV_GLU_RESIDUAL)
+patch_embed = _forward(schema.PATCH_EMBED)
 
 
 def fingerprint(tensors: Sequence[Tensor]) -> int:
@@ -408,88 +295,3 @@ def pack_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
     packed = weight.new_empty(_cpp.packed_weight_size(name, columns, depth), dtype=dtype)
     _run(_cpp.pack_weight, (weight, packed), (columns, depth))
     return packed
-
-
-def attention_branch(
-    x: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    projections: Tensor,
-    projections_bias: Tensor | None,
-    pool_norm_weight: Tensor | None,
-    pool_norm_bias: Tensor | None,
-    pool_projections: Tensor | None,
-    scale: Tensor,
-    query_embedding: Tensor | None,
-    local_bias: Tensor | None,
-    pool_bias: Tensor | None,
-    row_map: Tensor | None,
-    col_map: Tensor | None,
-    col_weights: Tensor | None,
-    tokens: Tensor | None,
-    token_bias: Tensor | None,
-    out_projection: Tensor,
-    out_bias: Tensor | None,
-    grid: Grid,
-    pool_grid: Grid,
-    window_size: int,
-    heads: int,
-    epsilon: float,
-    pool_epsilon: float,
-    features: torch.dtype,
-) -> Tensor:
-    """Return ``x + proj(attention(LayerNorm(x)))``, ``[B, N, C]``."""
-    out = empty_like(x)
-    tensors = (
-        x, norm_weight, norm_bias, projections, projections_bias, pool_norm_weight, pool_norm_bias,
-        pool_projections, scale, query_embedding, local_bias, _table_contiguous(pool_bias, row_map),
-        row_map, col_map, col_weights, tokens, token_bias, out_projection, out_bias, out,
-    )  # fmt: skip
-    sizes = (grid, pool_grid, window_size, heads, x.shape[2], epsilon, pool_epsilon)
-    _run(_cpp.attention_branch, tensors, *sizes, str(features).removeprefix("torch."))
-    return out
-
-
-def convolutional_glu(
-    x: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    value_weight: Tensor,
-    gate_weight: Tensor,
-    fc1_bias: Tensor | None,
-    conv_weight: Tensor,
-    conv_bias: Tensor | None,
-    fc2_weight: Tensor,
-    fc2_bias: Tensor | None,
-    grid: Grid,
-    epsilon: float,
-) -> Tensor:
-    """Return ``x + fc2(GELU(dwconv(a)) * g)``, ``[B, N, C]``."""
-    out = empty_like(x)
-    tensors = (
-        x, norm_weight, norm_bias, value_weight, gate_weight, fc1_bias, conv_weight, conv_bias,
-        fc2_weight, fc2_bias, out,
-    )  # fmt: skip
-    _run(_cpp.convolutional_glu, tensors, grid, x.shape[2], conv_weight.shape[0], epsilon)
-    return out
-
-
-def patch_embed(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    grid: Grid,
-    columns: int,
-    kernel: int,
-    stride: int,
-    channels_last: bool,
-    epsilon: float,
-) -> Tensor:
-    """Return ``LayerNorm(convolution(x))`` as tokens, ``[B, N, columns]``."""
-    out = x.new_empty((x.shape[0], grid[0] * grid[1], columns))
-    tensors = (x, weight, bias, norm_weight, norm_bias, out)
-    sizes = (grid, x.shape[1], columns, kernel, stride, channels_last, epsilon)
-    _run(_cpp.patch_embed, tensors, *sizes)
-    return out

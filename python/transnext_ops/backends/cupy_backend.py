@@ -23,16 +23,17 @@ import torch
 from torch import Tensor
 
 from transnext_ops.backends import cpp_backend, kernel_sources
-from transnext_ops.backends.registry import BackendError, Call
+from transnext_ops.backends.registry import OPERATORS, BackendError, Call
+from transnext_ops.distribution import install_hint
 
 _OLDEST_CUPY = 13
-_SHARED_BYTES_FOR_ALL = 48 * 1024  # a kernel has to ask for more
+_SHARED_BYTES_FOR_ALL = 48 * 1024  # a kernel has to request more
 
 
 def unavailable() -> str | None:
     """Say why CuPy kernels cannot run in this process, without importing cupy."""
     if importlib.util.find_spec("cupy") is None:
-        return "the package cupy is not installed (pip install 'transnext[cupy]')"
+        return f"the package cupy is not installed ({install_hint('cupy')})"
     version = _installed_version()
     if version is not None and int(version.split(".")[0]) < _OLDEST_CUPY:
         return f"cupy is version {version}, {_OLDEST_CUPY} or newer is needed"
@@ -47,7 +48,7 @@ def unavailable() -> str | None:
 
 @functools.cache
 def _installed_version() -> str | None:
-    """Return the version of the distribution that brings cupy (cupy, cupy-cuda12x, ...)."""
+    """Return the version of the distribution that contains cupy (cupy, cupy-cuda12x, ...)."""
     for distribution in importlib.metadata.distributions():
         name = (distribution.metadata["Name"] or "").lower()
         if name == "cupy" or name.startswith(("cupy-cuda", "cupy-rocm")):
@@ -116,26 +117,18 @@ class _CupyKernels:
 _kernels = _CupyKernels()
 
 
-def _on_cupy(function: Callable[..., Any]) -> Callable[..., Any]:
+def _on_cupy(name: str) -> Callable[..., Any]:
     """Return a function of the compiled library's backend with its kernels launched by CuPy."""
+    function = getattr(cpp_backend, name)
 
     @functools.wraps(function)
-    def call(*arguments: Any) -> Any:
+    def call(*arguments: Any, **named: Any) -> Any:
         with cpp_backend.launches.use_runner(_kernels):
-            return function(*arguments)
+            return function(*arguments, **named)
 
     return call
 
 
-aggregated_attention = _on_cupy(cpp_backend.aggregated_attention)
-aggregated_attention_backward = _on_cupy(cpp_backend.aggregated_attention_backward)
-window_qk = _on_cupy(cpp_backend.window_qk)
-window_qk_backward = _on_cupy(cpp_backend.window_qk_backward)
-window_av = _on_cupy(cpp_backend.window_av)
-window_av_backward = _on_cupy(cpp_backend.window_av_backward)
-position_bias_table = _on_cupy(cpp_backend.position_bias_table)
-position_bias_table_backward = _on_cupy(cpp_backend.position_bias_table_backward)
-conv_glu = _on_cupy(cpp_backend.conv_glu)
-conv_glu_backward = _on_cupy(cpp_backend.conv_glu_backward)
-gelu_pool = _on_cupy(cpp_backend.gelu_pool)
-gelu_pool_backward = _on_cupy(cpp_backend.gelu_pool_backward)
+for _name in OPERATORS:
+    globals()[_name] = _on_cupy(_name)
+    globals()[f"{_name}_backward"] = _on_cupy(f"{_name}_backward")

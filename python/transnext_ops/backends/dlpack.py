@@ -1,12 +1,12 @@
-"""Tensors as the compiled library takes them: the one place where they leave PyTorch.
+"""Tensors as the compiled library reads them: the one module where they leave PyTorch.
 
 Recent versions of PyTorch offer DLPack's C interface (``Tensor.__dlpack_c_exchange_api__``), by
-which the library reads a tensor in place; for others each tensor is put into a DLPack capsule.
+which the library reads a tensor in place; with others each tensor is wrapped in a DLPack capsule.
 Either hands out memory, sizes and strides alone. Three kinds of tensor are more than that, or less:
 views that stand for the negative of their memory (``x.is_neg()``), tensors that stand for zeros and
 have no memory, and those whose elements are not aligned. The library refuses to read them
-(``_cpp.UnreadableTensor``) and gets copies, so that no call pays for looking. Conjugate views are
-complex, which no operator takes.
+(``_cpp.UnreadableTensor``) and is then called with copies, so that no other call pays for a check.
+Conjugate views are complex, which no operator supports.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ IN_PLACE = hasattr(Tensor, "__dlpack_c_exchange_api__")
 
 
 def exchanged(tensors: Sequence[Tensor | None]) -> Sequence[Any]:
-    """Return what the library's functions take for these tensors, which must outlive the call."""
+    """Return the tensors as arguments of the library; they must outlive the call."""
     if IN_PLACE:
         return tensors
     # A capsule says nothing of the negative bit.

@@ -62,12 +62,12 @@ def run(
     first = tensors[0]
     assert first is not None
     architecture = runner.architecture(first.device)
-    arguments = (*exchanged(tensors), *sizes, 1, 0)
+    arguments = (*exchanged(tensors), *sizes, 1)
     try:
         launches = _cpp.record_launches(operator, arguments, architecture)
     except _cpp.UnreadableTensor:
         tensors = readable(tensors)  # which the kernels will point into
-        arguments = (*exchanged(tensors), *sizes, 1, 0)
+        arguments = (*exchanged(tensors), *sizes, 1)
         launches = _cpp.record_launches(operator, arguments, architecture)
     if launches.workspace > 0:
         workspace = torch.empty(launches.workspace, dtype=torch.float32, device=first.device)

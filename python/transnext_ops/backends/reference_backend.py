@@ -1,4 +1,4 @@
-"""The NumPy float64 reference behind the operators' interface: slow, on any device, the truth."""
+"""The NumPy float64 reference behind the operators' interface: slow, on any device, the oracle."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from transnext_ops.backends.dlpack import check_memory
 from transnext_ops.backends.registry import ACTIVATION_DTYPES, Call
+from transnext_ops.schema import AGGREGATED_ATTENTION, compute_dtype
 
 
 def unavailable() -> str | None:
@@ -59,68 +60,58 @@ def _chosen(
 _quietly = np.errstate(all="ignore")
 
 
-def _attention_arguments(
-    q, k, v, k_pool, v_pool, scale, query_embedding, local_bias, pool_bias, row_map, col_map,
-    col_weights, tokens, token_bias, grid, pool_grid, window_size,
-):  # fmt: skip
+def _attention_arguments(call: Any) -> tuple[list[Any], dict[str, Any]]:
+    """Return the reference's positional and named arguments for an attention's named ones."""
     import transnext_reference as reference
 
-    dense_bias = _array(pool_bias)
-    if pool_bias is not None and row_map is not None:
-        dense_bias = reference.expand_position_bias(
-            *_arrays(pool_bias, row_map, col_map, col_weights)
-        )
-    positional = _arrays(q, k, v, k_pool, v_pool)
-    keywords = {
-        "grid": tuple(grid),
-        "pool_grid": tuple(pool_grid),
-        "window_size": window_size,
-        "scale": _array(scale),
-        "query_embedding": _array(query_embedding),
-        "local_bias": _array(local_bias),
+    dense_bias = _array(call.pool_bias)
+    if call.pool_bias is not None and call.row_map is not None:
+        dense_bias = reference.expand_position_bias(*_table(call))
+    names = ("scale", "query_embedding", "local_bias", "tokens", "token_bias")
+    keywords = {name: _array(getattr(call, name)) for name in names}
+    return _arrays(call.q, call.k, call.v, call.k_pool, call.v_pool), {
+        **keywords,
+        "grid": tuple(call.grid),
+        "pool_grid": tuple(call.pool_grid),
+        "window_size": call.window_size,
         "pool_bias": dense_bias,
-        "tokens": _array(tokens),
-        "token_bias": _array(token_bias),
     }
-    return positional, keywords
+
+
+def _table(call: Any) -> list[Any]:
+    return _arrays(call.pool_bias, call.row_map, call.col_map, call.col_weights)
 
 
 @_quietly
-def aggregated_attention(q: Tensor, *rest) -> tuple[Tensor, Tensor]:
+def aggregated_attention(*arguments: Any, **named: Any) -> tuple[Tensor, Tensor]:
+    """Return aggregated attention ``[B, N, h, d]`` and its log-sum-exp ``[B, N, h]``."""
     import transnext_reference as reference
 
-    scale = rest[4]
-    positional, keywords = _attention_arguments(q, *rest)
+    call = AGGREGATED_ATTENTION.Arguments(*arguments, **named)
+    positional, keywords = _attention_arguments(call)
     out, log_sum_exp = reference.aggregated_attention(*positional, **keywords)
-    return _tensor(out, q), _tensor(log_sum_exp, scale)
+    return _tensor(out, call.q), _tensor(log_sum_exp, call.scale)
 
 
 @_quietly
-def aggregated_attention_backward(
-    d_out, out, log_sum_exp, q, k, v, k_pool, v_pool, scale, query_embedding, local_bias, pool_bias,
-    row_map, col_map, col_weights, tokens, token_bias, grid, pool_grid, window_size, needs,
-):  # fmt: skip
+def aggregated_attention_backward(*arguments: Any, **named: Any) -> list[Tensor | None]:
+    """Return the gradients of :func:`aggregated_attention`."""
     import transnext_reference as reference
 
-    positional, keywords = _attention_arguments(
-        q, k, v, k_pool, v_pool, scale, query_embedding, local_bias, pool_bias, row_map, col_map,
-        col_weights, tokens, token_bias, grid, pool_grid, window_size,
-    )  # fmt: skip
-    gradients = reference.aggregated_attention_backward(_array(d_out), *positional, **keywords)
-    if pool_bias is not None and row_map is not None:
+    call = AGGREGATED_ATTENTION.BackwardArguments(*arguments, **named)
+    positional, keywords = _attention_arguments(call)
+    gradients = reference.aggregated_attention_backward(_array(call.d_out), *positional, **keywords)
+    if call.pool_bias is not None and call.row_map is not None:
         gradients["pool_bias"] = reference.expand_position_bias_backward(
-            gradients["pool_bias"], *_arrays(pool_bias, row_map, col_map, col_weights)
+            gradients["pool_bias"], *_table(call)
         )
-    inputs = {
-        "q": q, "k": k, "v": v, "k_pool": k_pool, "v_pool": v_pool, "scale": scale,
-        "query_embedding": query_embedding, "local_bias": local_bias, "pool_bias": pool_bias,
-        "tokens": tokens, "token_bias": token_bias,
-    }  # fmt: skip
-    return _chosen(gradients, inputs, needs)
+    inputs = [AGGREGATED_ATTENTION.tensors[i].name for i in AGGREGATED_ATTENTION.differentiable]
+    return _chosen(gradients, {name: getattr(call, name) for name in inputs}, call.needs)
 
 
 @_quietly
 def window_qk(q, k, bias, grid, window_size):
+    """Return the window logits ``[B, h, N, L]``, -inf outside the image."""
     import transnext_reference as reference
 
     out = reference.window_qk(*_arrays(q, k, bias), grid=tuple(grid), window_size=window_size)
@@ -129,18 +120,19 @@ def window_qk(q, k, bias, grid, window_size):
 
 @_quietly
 def window_qk_backward(d_attn, q, k, grid, window_size, needs):
+    """Return the gradients of :func:`window_qk` for q, k and bias."""
     import transnext_reference as reference
 
     no_bias = np.broadcast_to(0.0, (q.shape[1], window_size**2))  # it enters no gradient
     inputs = (*_arrays(d_attn, q, k), no_bias)
     gradients = reference.window_qk_backward(*inputs, grid=tuple(grid), window_size=window_size)
-    compute = torch.float64 if q.dtype == torch.float64 else torch.float32
-    bias = q.new_empty(0, dtype=compute)
+    bias = q.new_empty(0, dtype=compute_dtype(q.dtype))
     return _chosen(gradients, {"q": q, "k": k, "bias": bias}, needs)
 
 
 @_quietly
 def window_av(attn, v, grid, window_size):
+    """Return the weighted sum of the window's values, ``[B, h, N, d]``."""
     import transnext_reference as reference
 
     out = reference.window_av(*_arrays(attn, v), grid=tuple(grid), window_size=window_size)
@@ -149,6 +141,7 @@ def window_av(attn, v, grid, window_size):
 
 @_quietly
 def window_av_backward(d_out, attn, v, grid, window_size, needs):
+    """Return the gradients of :func:`window_av` for attn and v."""
     import transnext_reference as reference
 
     gradients = reference.window_av_backward(
@@ -159,6 +152,7 @@ def window_av_backward(d_out, attn, v, grid, window_size, needs):
 
 @_quietly
 def position_bias_table(row_coords, col_coords, fc1_weight, fc1_bias, fc2_weight, fc2_bias):
+    """Return the position-bias table ``[h, R, S]``."""
     import transnext_reference as reference
 
     inputs = (row_coords, col_coords, fc1_weight, fc1_bias, fc2_weight, fc2_bias)
@@ -169,6 +163,7 @@ def position_bias_table(row_coords, col_coords, fc1_weight, fc1_bias, fc2_weight
 def position_bias_table_backward(
     d_table, row_coords, col_coords, fc1_weight, fc1_bias, fc2_weight, fc2_bias, needs
 ):
+    """Return the gradients of :func:`position_bias_table` for the MLP."""
     import transnext_reference as reference
 
     parameters = {
@@ -185,6 +180,7 @@ def position_bias_table_backward(
 
 @_quietly
 def conv_glu(x, weight, bias, grid):
+    """Return GELU(dwconv(a)) ⊙ g for ``x = [a, g]``, ``[B, N, hidden]``."""
     import transnext_reference as reference
 
     return _tensor(reference.conv_glu(*_arrays(x, weight, bias), grid=tuple(grid)), x)
@@ -192,6 +188,7 @@ def conv_glu(x, weight, bias, grid):
 
 @_quietly
 def conv_glu_backward(d_out, x, weight, bias, grid, needs):
+    """Return the gradients of :func:`conv_glu` for x, weight and bias."""
     import transnext_reference as reference
 
     gradients = reference.conv_glu_backward(*_arrays(d_out, x, weight, bias), grid=tuple(grid))
@@ -199,13 +196,14 @@ def conv_glu_backward(d_out, x, weight, bias, grid, needs):
 
 
 def _check_pool_grid(grid, pool_grid):
-    # The reference takes finer ones, and any time that they need.
+    # The reference would accept finer grids, however long they take.
     if pool_grid[0] > grid[0] or pool_grid[1] > grid[1]:
         raise ValueError(f"pool_grid: got {tuple(pool_grid)}, needs at most the grid {tuple(grid)}")
 
 
 @_quietly
 def gelu_pool(x, grid, pool_grid):
+    """Return the adaptive average pooling of GELU(x), ``[B, P, C]``."""
     import transnext_reference as reference
 
     _check_pool_grid(grid, pool_grid)
@@ -214,6 +212,7 @@ def gelu_pool(x, grid, pool_grid):
 
 @_quietly
 def gelu_pool_backward(d_out, x, grid, pool_grid):
+    """Return the gradient of :func:`gelu_pool` for x, ``[B, N, C]``."""
     import transnext_reference as reference
 
     _check_pool_grid(grid, pool_grid)

@@ -2,7 +2,7 @@
 
 Four backends exist. ``torch`` is a *composite*: plain differentiable PyTorch that ``torch.compile``
 inlines. ``reference``, ``cpp`` and ``cupy`` are *kernel* backends: forward and backward functions
-that run behind the custom operators of :mod:`transnext_ops.torch_library`. Each lives in one
+that run behind the custom operators of :mod:`transnext_ops.dispatch.custom_operators`. Each is one
 module, ``transnext_ops.backends.<name>_backend``, imported on first use, with ``unavailable()``
 (why it cannot run in this process) and ``unsupported(call)`` (why it cannot run this call).
 """
@@ -15,26 +15,23 @@ import operator
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import torch
 
+from transnext_ops import schema
+from transnext_ops.tracing import constant_in_graphs
+
 BACKEND_NAMES = ("reference", "torch", "cpp", "cupy")
 KERNEL_BACKENDS = ("reference", "cpp", "cupy")
-OPERATORS = (
-    "aggregated_attention",
-    "window_qk",
-    "window_av",
-    "position_bias_table",
-    "conv_glu",
-    "gelu_pool",
-)
+OPERATORS = tuple(schema.OPERATORS)
 ENVIRONMENT_VARIABLE = "TRANSNEXT_OPS_BACKEND"
 
-# Fastest first. `reference` is never chosen by itself: it is the truth, not a way to run.
+# Fastest first. `reference` is never chosen automatically: it is the oracle of the tests.
 _AUTO_ORDER = {"cpu": ("cpp", "torch"), "cuda": ("cpp", "cupy", "torch")}
 _AUTO_ORDER_ELSEWHERE = ("torch",)
 
@@ -96,6 +93,27 @@ def backend_module(name: str) -> ModuleType:
     return importlib.import_module(f"transnext_ops.backends.{name}_backend")
 
 
+_kernel_modules: dict[str, ModuleType] = {}  # of the backends used so far
+
+
+def kernel(op: str, backend: str) -> Callable[..., Any]:
+    """Return the function of a kernel backend that runs an operator or a backward.
+
+    Raises
+    ------
+    ValueError
+        `backend` is not a kernel backend.
+    """
+    module = _kernel_modules.get(backend)
+    if module is None:
+        if backend not in KERNEL_BACKENDS:
+            raise ValueError(
+                f"backend: got {backend!r}, torch.ops.transnext.{op} needs one of {KERNEL_BACKENDS}"
+            )
+        module = _kernel_modules[backend] = backend_module(backend)
+    return getattr(module, op)
+
+
 def unavailable_reason(name: str) -> str | None:
     """Say why a backend cannot run in this process at all, or None if it can."""
     return backend_module(check_backend_name(name)).unavailable()
@@ -134,12 +152,15 @@ def set_backend(name: str) -> None:
 
 
 def get_backend() -> str:
-    """Return the name in force in this thread: ``use_backend``, else ``set_backend``, else the
-    environment variable ``TRANSNEXT_OPS_BACKEND``, else ``"auto"``."""
+    """Return the backend in force in this thread.
+
+    That is the one of ``use_backend``, else of ``set_backend``, else of the environment variable
+    ``TRANSNEXT_OPS_BACKEND``, else ``"auto"``.
+    """
     return _thread.name or _process.name or _environment_choice()
 
 
-@torch.compiler.assume_constant_result
+@constant_in_graphs
 def _environment_choice() -> str:
     name = os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
     return check_backend_name(name, f"environment variable {ENVIRONMENT_VARIABLE}")
@@ -202,7 +223,7 @@ def resolve(requested: str, call: Call) -> str:
 
 # Opaque to torch.compile: a trace bakes the decision in. It is guarded by the requested name, which
 # is read in the traced code.
-@torch.compiler.assume_constant_result
+@constant_in_graphs
 def _resolve(
     requested: str,
     op: str,
@@ -221,7 +242,7 @@ def _exported(requested: str) -> str:
     Raises
     ------
     BackendError
-        Another one than "torch" is asked for by name.
+        A backend other than "torch" is named.
     """
     onnx = sys.modules.get("torch.onnx")
     if onnx is not None and onnx.is_in_onnx_export():
@@ -275,9 +296,9 @@ def explain_backend(
     op : str
         An operator's public name.
     *inputs : torch.Tensor
-        The call's tensors; the first gives device, dtype and (attention, windows) head dim.
+        The call's tensors; the first sets device, dtype and (attention, windows) head dim.
     device, dtype, head_dim, window_size
-        Say these instead of, or over, what `inputs` give. Defaults: CPU, float32, 24, 3.
+        Override what `inputs` say. Defaults: CPU, float32, 24, 3.
 
     Returns
     -------
@@ -338,6 +359,6 @@ def _explain(call: Call) -> str:
         if reason is None and name in order:
             reason = f"can run it; choice {order.index(name) + 1} of auto on {call.device.type}"
         elif reason is None:
-            reason = "can run it; taken only when asked for by name"
+            reason = "can run it; chosen only by name"
         lines.append(f"  {name:<9} {reason}")
     return "\n".join(lines)

@@ -1,20 +1,25 @@
 """Plain PyTorch: every device, differentiable twice, exportable, inlined by ``torch.compile``.
 
 These are the operators as PyTorch users would write them, without one N×P index and without unfold:
-window cells are slices of a padded map, pooling is two small matrix products. They compute in the
+window cells are views of a padded map, pooling is two small GEMMs. They compute in the
 parameters' dtype (float32 at least) and return the activations' dtype. Being differentiable, they
 need no backward functions and keep no log-sum-exp.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from transnext_ops.axis_maps import length_scale, pooling_matrix, window_mask
 from transnext_ops.backends.registry import ACTIVATION_DTYPES, Call
-from transnext_ops.tracing import reshaped, traced
+from transnext_ops.grid_constants import length_scale, pooling_matrix, window_mask
+from transnext_ops.schema import AGGREGATED_ATTENTION, compute_dtype
+from transnext_ops.tracing import known_true, reshaped, traced
+
+_AttentionArguments = AGGREGATED_ATTENTION.Arguments
 
 
 def unavailable() -> str | None:
@@ -27,11 +32,6 @@ def unsupported(call: Call) -> str | None:
     if call.dtype not in ACTIVATION_DTYPES:
         return f"it has no {call.dtype}"
     return None
-
-
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the arithmetic type for a storage type: float64 for itself, float32 otherwise."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _products(a: Tensor, b: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ def dense_position_bias(
         rows = table.permute(1, 2, 0)[row_map.long()]  # [H, Hp, S, h]
         cells = rows.permute(2, 0, 1, 3)[col_map.long()]  # [W, Wp, taps, H, Hp, h]
         cells = cells.permute(5, 3, 4, 0, 1, 2).contiguous()
-    else:  # whose gradient is faster, and deterministic where that is asked for
+    else:  # the gradient is faster, and deterministic in deterministic mode
         cells = table.index_select(1, row_map.flatten()).index_select(2, col_map.flatten())
         cells = cells.reshape(heads, height, pool_height, width, pool_width, taps)
     cells = cells[..., 0] if col_weights is None else (cells * col_weights).sum(-1)
@@ -80,60 +80,46 @@ def dense_position_bias(
     return reshaped(cells, heads, height * width, pool_height * pool_width)
 
 
-def aggregated_attention(
-    q: Tensor,
-    k: Tensor | None,
-    v: Tensor | None,
-    k_pool: Tensor,
-    v_pool: Tensor,
-    scale: Tensor,
-    query_embedding: Tensor | None,
-    local_bias: Tensor | None,
-    pool_bias: Tensor | None,
-    row_map: Tensor | None,
-    col_map: Tensor | None,
-    col_weights: Tensor | None,
-    tokens: Tensor | None,
-    token_bias: Tensor | None,
-    grid: tuple[int, int],
-    pool_grid: tuple[int, int],
-    window_size: int,
-) -> Tensor:
+def aggregated_attention(*arguments: Any) -> Tensor:
+    """Return aggregated attention ``[B, N, h, d]``."""
+    call = _AttentionArguments(*arguments)
+    q, k, v, scale, pool_bias = call.q, call.k, call.v, call.scale, call.pool_bias
+    grid, pool_grid, window_size = call.grid, call.pool_grid, call.window_size
     dtype, compute = q.dtype, scale.dtype
     pool_length = pool_grid[0] * pool_grid[1]
     qn = _normalize(q.to(compute))  # [B, N, h, d]
-    scaled = qn if query_embedding is None else qn + query_embedding
+    scaled = qn if call.query_embedding is None else qn + call.query_embedding
     lengths = length_scale(grid, window_size, pool_length, compute, q.device)  # [N]
     scaled = scaled * (lengths[:, None] * scale)[:, :, None]
 
-    kpn = _normalize(k_pool.to(compute))
+    kpn = _normalize(call.k_pool.to(compute))
     pooled = _products(scaled.transpose(1, 2), kpn.permute(0, 2, 3, 1))  # [B, h, N, P]
     if pool_bias is not None:
-        if row_map is not None and col_map is not None:
-            pool_bias = dense_position_bias(pool_bias, row_map, col_map, col_weights)
+        if call.row_map is not None:
+            pool_bias = dense_position_bias(pool_bias, call.row_map, call.col_map, call.col_weights)
         pooled = pooled + pool_bias
 
     local_length = window_size * window_size
     if k is None or v is None or local_length == 0:
         weights = pooled.softmax(-1)
-        return _products(weights, v_pool.to(compute).transpose(1, 2)).transpose(1, 2).to(dtype)
+        return _products(weights, call.v_pool.to(compute).transpose(1, 2)).transpose(1, 2).to(dtype)
 
     kn = _normalize(k.to(compute))
     cells = [(scaled * cell).sum(-1) for cell in _window_slices(kn, grid, window_size)]
     local = torch.stack(cells, dim=-1)  # [B, N, h, L]
-    if local_bias is not None:
-        local = local + local_bias
+    if call.local_bias is not None:
+        local = local + call.local_bias
     outside = ~window_mask(grid, window_size, q.device)  # [N, L]
     local = local.masked_fill(outside[:, None], float("-inf")).transpose(1, 2)
 
     weights = torch.cat((local, pooled), dim=-1).softmax(-1)
     window_weights, pool_weights = weights.split((local_length, pool_length), dim=-1)
     window_weights = window_weights.transpose(1, 2)  # [B, N, h, L]
-    if tokens is not None:
-        window_weights = window_weights + (qn[..., None, :] @ tokens)[..., 0, :]
-    if token_bias is not None:
-        window_weights = window_weights + token_bias
-    out = _products(pool_weights, v_pool.to(compute).transpose(1, 2)).transpose(1, 2)
+    if call.tokens is not None:
+        window_weights = window_weights + (qn[..., None, :] @ call.tokens)[..., 0, :]
+    if call.token_bias is not None:
+        window_weights = window_weights + call.token_bias
+    out = _products(pool_weights, call.v_pool.to(compute).transpose(1, 2)).transpose(1, 2)
     for j, cell in enumerate(_window_slices(v.to(compute), grid, window_size)):
         out = out + window_weights[..., j, None] * cell
     return out.to(dtype)
@@ -142,6 +128,7 @@ def aggregated_attention(
 def window_qk(
     q: Tensor, k: Tensor, bias: Tensor | None, grid: tuple[int, int], window_size: int
 ) -> Tensor:
+    """Return the window logits ``[B, h, N, L]``, -inf outside the image."""
     compute = compute_dtype(q.dtype)
     q_tokens, k_tokens = q.to(compute).transpose(1, 2), k.to(compute).transpose(1, 2)
     cells = [(q_tokens * cell).sum(-1) for cell in _window_slices(k_tokens, grid, window_size)]
@@ -153,6 +140,7 @@ def window_qk(
 
 
 def window_av(attn: Tensor, v: Tensor, grid: tuple[int, int], window_size: int) -> Tensor:
+    """Return the weighted sum of the window's values, ``[B, h, N, d]``."""
     compute = compute_dtype(v.dtype)
     outside = ~window_mask(grid, window_size, v.device)
     weights = attn.to(compute).masked_fill(outside, 0.0)  # whatever stands there, its value is 0
@@ -169,6 +157,7 @@ def position_bias_table(
     fc2_weight: Tensor,
     fc2_bias: Tensor,
 ) -> Tensor:
+    """Return the position-bias table ``[h, R, S]``."""
     # fc1 of a product set of coordinates is a sum of one row term and one column term.
     row_term = row_coords[:, None] * fc1_weight[:, 0] + fc1_bias  # [R, E]
     col_term = col_coords[:, None] * fc1_weight[:, 1]  # [S, E]
@@ -178,6 +167,7 @@ def position_bias_table(
 
 
 def conv_glu(x: Tensor, weight: Tensor, bias: Tensor | None, grid: tuple[int, int]) -> Tensor:
+    """Return GELU(dwconv(a)) ⊙ g for ``x = [a, g]``, ``[B, N, hidden]``."""
     values, gate = x.to(weight.dtype).chunk(2, dim=-1)
     image = values.transpose(1, 2).unflatten(2, grid)  # [B, hidden, H, W], channels last in memory
     image = F.conv2d(image, weight, bias, padding=1, groups=weight.shape[0])
@@ -186,14 +176,15 @@ def conv_glu(x: Tensor, weight: Tensor, bias: Tensor | None, grid: tuple[int, in
 
 def _average(x: Tensor, size: int, bins: int) -> Tensor:
     """Average the bins of adaptive pooling on axis 1: [n, size, m] to [n, bins, m]."""
-    if type(size) is int and type(bins) is int and size % bins == 0:
+    if known_true(size % bins == 0):
         return x.unflatten(1, (bins, size // bins)).mean(2)
     # A matrix product rather than adaptive_avg_pool2d, whose CUDA backward is not deterministic and
-    # which does not export here. It takes 0 times what is outside a bin: a NaN is seen there too.
+    # which does not export here. It multiplies what is outside a bin by 0: a NaN there spreads.
     return torch.bmm(pooling_matrix(size, bins, x.dtype, x.device).expand(x.shape[0], -1, -1), x)
 
 
 def gelu_pool(x: Tensor, grid: tuple[int, int], pool_grid: tuple[int, int]) -> Tensor:
+    """Return the adaptive average pooling of GELU(x), ``[B, P, C]``."""
     (height, width), (pool_height, pool_width) = grid, pool_grid
     batch, _, channels = x.shape
     lines = F.gelu(x.to(compute_dtype(x.dtype)))

@@ -3,7 +3,7 @@
 Code written for the extension runs unchanged after ``from transnext_ops.compat import
 swattention``. The functions are forward and backward halves without autograd, as in the extension;
 for differentiable calls see :func:`transnext_ops.window_qk` and :func:`transnext_ops.window_av`.
-The trailing `cuda_threads` is accepted and unused: launches plan themselves.
+The trailing `cuda_threads` is accepted and ignored.
 
 Layouts: q, k, v, outputs ``[B, h, N, d]``; attn ``[B, h, N, L]``, L = kernel_size²; rpb ``[h, L]``;
 N = height · width. Logits outside the image are -inf and get no gradient.
@@ -14,15 +14,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from transnext_ops._checks import (
+from transnext_ops.backends import registry
+from transnext_ops.operators.checks import (
     check_activation,
     check_grid,
     check_length,
     check_like,
     check_window_size,
 )
-from transnext_ops.backends import registry
-from transnext_ops.window import window_av, window_qk
+from transnext_ops.operators.window import window_av, window_qk
 
 __all__ = [
     "av_backward",
@@ -157,6 +157,6 @@ def _resolve(op: str, first: Tensor, window_size: int) -> str:
 
 
 def _no_autocast(tensor: Tensor) -> torch.autocast:
-    """The extension knows nothing of autocast: what comes in is what is computed on."""
+    """Disable autocast, which the extension ignores: it computes in the dtype of its inputs."""
     device_type = tensor.device.type if isinstance(tensor, Tensor) else "cpu"
     return torch.autocast(device_type, enabled=False)

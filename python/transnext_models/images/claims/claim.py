@@ -19,9 +19,9 @@ class Claim:
 
     Attributes
     ----------
-    extra_bytes
+    extra_bytes : int
         Memory that decoding takes beside the pixels.
-    size, bytes_per_pixel
+    size, bytes_per_pixel : tuple[int, int] | None, int | None
         Width and height, and memory of a pixel, where a decoder makes room for pixels as soon as it
         opens a file; None elsewhere: there the decoder is asked.
     """

@@ -14,13 +14,13 @@ def read(file: BinaryIO, length: int) -> Claim:
     """Check whatever looks like EXIF data, wherever it lies: items may be anywhere."""
     file.seek(0)
     data = file.read()
-    places = 0
+    count = 0
     for magic in (b"II*\0", b"MM\0*", b"II\0*", b"MM*\0", b"II+\0", b"MM\0+"):
-        place = data.find(magic)
-        while place >= 0:
-            places += 1
-            if places > _MOST_PLACES:
+        offset = data.find(magic)
+        while offset >= 0:
+            count += 1
+            if count > _MOST_PLACES:
                 raise ClaimError(f"it has EXIF data in more than {_MOST_PLACES:,} places")
-            check_exif(data[place:])
-            place = data.find(magic, place + 1)
+            check_exif(data[offset:])
+            offset = data.find(magic, offset + 1)
     return Claim()

@@ -130,8 +130,13 @@ class _Directory:
 
 
 def _directories(file: BinaryIO, length: int, big: bool) -> Iterator[_Directory]:
-    """Yield the first directory of a TIFF file and those that it and they point to; ClaimError
-    where one unpacks to much more than the file."""
+    """Yield the first directory of a TIFF file and those that it and they point to.
+
+    Raises
+    ------
+    ClaimError
+        If one unpacks to much more than the file.
+    """
     file.seek(0)
     order = {b"II": "<", b"MM": ">"}.get(file.read(2))
     if order is None:

@@ -1,0 +1,1 @@
+"""Benchmarks against baselines and roofline bounds; ``run.py`` is the command."""

@@ -1,0 +1,1 @@
+"""Benchmarks on one device, in one process: every backend, baselines, roofline bounds of cards."""

@@ -1,0 +1,1 @@
+"""Interleaved runs of candidates in processes of their own, and what is written of them."""

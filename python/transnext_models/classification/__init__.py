@@ -1,0 +1,1 @@
+"""Image classification: files in, names of classes and their probabilities out."""

@@ -1,0 +1,71 @@
+"""One of the four stages of TransNeXt (paper section 3.3): patch embedding, blocks, norm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from torch import nn
+
+from .attention import AggregatedAttention, GlobalAttention, PixelFocusedAttention
+from .block import NORM_EPS, Block
+from .conv_glu import ConvolutionalGLU
+from .patch_embed import PatchEmbed
+
+__all__ = ["PARTS", "Stage", "build_stage"]
+
+PARTS = ("patch_embed", "block", "norm")  # the published names, before the stage's number
+
+
+class Stage(NamedTuple):
+    """The parts of stage i, held by the model as ``patch_embed{i}``, ``block{i}``, ``norm{i}``."""
+
+    embed: PatchEmbed
+    blocks: Sequence[Block]
+    norm: nn.LayerNorm
+
+
+def build_stage(
+    in_chans: int,
+    dim: int,
+    *,
+    stride: int,
+    attention: Literal["aggregated", "pixel_focused", "global"],
+    num_heads: int,
+    window_size: int,
+    qkv_bias: bool,
+    attn_drop: float,
+    hidden: int,
+    proj_drop: float,
+    drop_path_rates: Sequence[float],
+) -> tuple[PatchEmbed, nn.ModuleList, nn.LayerNorm]:
+    """Build the parts of a stage, in the order of `PARTS`.
+
+    Parameters
+    ----------
+    in_chans, dim : int
+        Channels of the map before and width of this stage.
+    stride : int
+        Of the patch embedding, whose kernel overlaps: 7 for stride 4, 3 for stride 2.
+    attention, num_heads, window_size, qkv_bias, attn_drop
+        Of each block's attention; global attention has no window.
+    hidden : int
+        Width of the plain MLP that the channel mixer is as large as.
+    proj_drop : float
+        Dropout rate of the projections, in attention and channel mixer.
+    drop_path_rates : sequence of float
+        Stochastic depth rate of each block.
+    """
+
+    def build_attention() -> AggregatedAttention | PixelFocusedAttention | GlobalAttention:
+        if attention == "global":
+            return GlobalAttention(dim, num_heads, qkv_bias, attn_drop, proj_drop)
+        windowed = AggregatedAttention if attention == "aggregated" else PixelFocusedAttention
+        return windowed(dim, num_heads, window_size, qkv_bias, attn_drop, proj_drop)
+
+    embed = PatchEmbed(in_chans, dim, kernel_size=2 * stride - 1, stride=stride)
+    blocks = nn.ModuleList(
+        Block(dim, build_attention(), ConvolutionalGLU(dim, hidden, drop=proj_drop), rate)
+        for rate in drop_path_rates
+    )
+    return embed, blocks, nn.LayerNorm(dim, eps=NORM_EPS)

@@ -1,0 +1,1 @@
+"""The models in timm's registry, once timm is imported."""

@@ -1,0 +1,208 @@
+"""The custom operators ``torch.ops.transnext.*``, made of the records in :mod:`.schema`.
+
+Every operator takes the name of a kernel backend as its last argument and calls that backend's
+module, on any device. What a graph holds is therefore one node per operator, whichever backend
+runs it. The backward is an operator too (``<name>_backward``): it gets a mask of the gradients
+needed and returns only those, in argument order.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from operator import itemgetter
+from typing import Any
+
+import torch
+
+from transnext_ops.backends import registry
+from transnext_ops.dispatch import eager
+from transnext_ops.dispatch.autocast import autocast_activations
+from transnext_ops.schema import FUSED_BLOCKS, OPERATORS, Operator
+
+__all__ = ["PATHS", "define"]
+
+Kernel = Callable[[str, str], Callable[..., Any]]
+
+
+def define(library: torch.library.Library, operator: Operator, kernel: Kernel) -> eager.Paths:
+    """Define a record's operators in a library: schema, fake, autograd and autocast.
+
+    Parameters
+    ----------
+    library : torch.library.Library
+        The namespace; what is defined lives as long as it does.
+    operator : Operator
+    kernel : callable
+        (name of operator or backward, name of backend) to the backend's function, which takes the
+        arguments without the backend.
+
+    Returns
+    -------
+    eager.Paths
+        How to call the operator.
+    """
+    paths = _define_one(library, operator.name, operator.schema, kernel)
+    _register_fake(library, operator.name, lambda *arguments: _fake(operator, arguments))
+    if operator.has_backward:
+        backward = operator.name + "_backward"
+        backward_paths = _define_one(library, backward, operator.backward_schema, kernel)
+        backward_paths.is_backward = True
+        _register_fake(library, backward, lambda *arguments: _fake_backward(operator, arguments))
+        _register_autograd(library, backward, _remember_backend, _refuse_double_backward)
+        formula = _autograd_formula(operator, backward_paths)
+        _register_autograd(library, operator.name, *formula)
+        paths.function = _eager_function(operator.name, paths, *formula)
+    else:
+        _register_autograd(library, operator.name, _remember_backend, _refuse_backward)
+    if any(operator.autocast):
+        for device_type, key in (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA")):
+            library.impl(operator.name, _autocast(operator, paths.packet, device_type), key)
+    return paths
+
+
+def _define_one(
+    library: torch.library.Library, name: str, schema: str, kernel: Kernel
+) -> eager.Paths:
+    def run(*arguments: Any) -> Any:
+        result = kernel(name, arguments[-1])(*arguments[:-1])
+        if isinstance(result, list):  # gradients: None stands for those not needed
+            return [gradient for gradient in result if gradient is not None]
+        return result
+
+    library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+    library.impl(name, run, "CompositeExplicitAutograd")
+    packet = getattr(getattr(torch.ops, library.ns), name)
+    return eager.Paths(packet, functools.partial(kernel, name))
+
+
+# Fake versions: outputs are allocated, and nothing else -----------------------------------------
+
+
+def _register_fake(library: torch.library.Library, name: str, function: Callable[..., Any]) -> None:
+    torch.library.register_fake(f"{library.ns}::{name}", function, lib=library)
+
+
+def _fake(operator: Operator, arguments: tuple[Any, ...]) -> Any:
+    outputs = operator.allocate(*arguments[:-1])
+    return outputs if len(outputs) > 1 else outputs[0]
+
+
+def _fake_backward(operator: Operator, arguments: tuple[Any, ...]) -> Any:
+    gradients = operator.allocate_gradients(*arguments[:-1])
+    if not operator.masked:
+        return gradients[0]
+    return [gradient for gradient in gradients if gradient is not None]
+
+
+# Autograd ---------------------------------------------------------------------------------------
+
+
+def _register_autograd(
+    library: torch.library.Library,
+    name: str,
+    setup_context: Callable[..., None],
+    backward: Callable[..., Any],
+) -> None:
+    torch.library.register_autograd(
+        f"{library.ns}::{name}", backward, setup_context=setup_context, lib=library
+    )
+
+
+def _autograd_formula(
+    operator: Operator, paths: eager.Paths
+) -> tuple[Callable[..., None], Callable[..., tuple[Any, ...]]]:
+    """Return ``setup_context`` and ``backward`` as ``register_autograd`` takes them."""
+    count = len(operator.tensors)
+    in_backward, differentiable = operator.in_backward, operator.differentiable
+    saves_outputs, masked = operator.saves_outputs, operator.masked
+    several, reads_all = len(operator.outputs) > 1, len(in_backward) == count
+    absent = (None,) * (count + len(operator.torch_sizes) + 1)
+    # Of the gradients and a None behind them, what belongs to each argument.
+    order = [differentiable.index(i) if i in differentiable else -1 for i in range(len(absent))]
+    in_order = itemgetter(*order)
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        if several:
+            ctx.mark_non_differentiable(*output[1:])
+            ctx.set_materialize_grads(False)
+        ctx.sizes, ctx.backend = inputs[count:-1], inputs[-1]
+        saved = inputs[:count] if reads_all else [inputs[i] for i in in_backward]
+        if saves_outputs:
+            saved = (*(output if several else (output,)), *saved)
+        ctx.save_for_backward(*saved)
+
+    def backward(ctx: Any, d_out: Any, *_: Any) -> tuple[Any, ...]:
+        if d_out is None:
+            return absent
+        if not masked:
+            gradient = eager.call(paths, d_out, *ctx.saved_tensors, *ctx.sizes, ctx.backend)
+            return in_order((gradient, None))
+        needed = ctx.needs_input_grad
+        needs = [needed[i] for i in differentiable]
+        gradients = eager.call(paths, d_out, *ctx.saved_tensors, *ctx.sizes, needs, ctx.backend)
+        return in_order((*eager.spread(gradients, needs), None))
+
+    return setup_context, backward
+
+
+def _eager_function(
+    name: str,
+    paths: eager.Paths,
+    setup_context: Callable[..., None],
+    backward: Callable[..., tuple[Any, ...]],
+) -> type[torch.autograd.Function]:
+    """Return the autograd formula for calls past the dispatcher."""
+    kernel = paths.kernel
+
+    def forward(ctx: Any, *inputs: Any) -> Any:
+        output = kernel(inputs[-1])(*inputs[:-1])
+        setup_context(ctx, inputs, output)
+        return output
+
+    title = "".join(word.capitalize() for word in name.split("_"))
+    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    return type(title, (torch.autograd.Function,), members)
+
+
+def _remember_backend(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.backend = inputs[-1]
+
+
+def _refuse_double_backward(ctx: Any, *gradients: Any) -> Any:
+    raise NotImplementedError(
+        f"transnext_ops backend {ctx.backend!r} has no second derivatives; use backend 'torch', "
+        "which is differentiable twice"
+    )
+
+
+def _refuse_backward(ctx: Any, *gradients: Any) -> Any:
+    raise NotImplementedError(
+        "transnext_ops.fused_blocks are for inference and have no gradient; compose the block from "
+        "the operators to train, or call it under torch.no_grad()"
+    )
+
+
+# Autocast: activations in its type, parameters as they are --------------------------------------
+
+
+def _autocast(operator: Operator, packet: Any, device_type: str) -> Callable[..., Any]:
+    positions = [i for i, casts in enumerate(operator.autocast) if casts]
+
+    def cast_and_call(*arguments: Any) -> Any:
+        cast = list(arguments)
+        activations = autocast_activations(*(arguments[i] for i in positions))
+        for position, activation in zip(positions, activations, strict=True):
+            cast[position] = activation
+        with torch.autocast(device_type, enabled=False):
+            return packet(*cast)
+
+    return cast_and_call
+
+
+_library = torch.library.Library("transnext", "DEF")
+
+PATHS = {
+    name: define(_library, operator, registry.kernel)
+    for name, operator in {**OPERATORS, **FUSED_BLOCKS}.items()
+}

@@ -1,0 +1,44 @@
+"""Fused blocks for inference on CPUs: a patch embedding, and each half of a block, in one call.
+
+    patch_embed         LayerNorm(convolution(x)), as tokens
+    attention_residual  x + proj(attention(projections(LayerNorm(x))))
+    conv_glu_residual   x + fc2(GELU(dwconv(a)) * g),   a, g = fc1(LayerNorm(x))
+
+They compute what the operators and Linear layers compute one after the other, without writing what
+lies between them to memory: each LayerNorm is fused into the prologue of the GEMM that follows it,
+bias and residual into the epilogue of the one before, and intermediate features stay in cache.
+Weights are packed once. The blocks have no gradient; to train, compose them from the
+differentiable operators.
+
+Source: TransNeXt paper (arXiv 2311.17132), sections 3.1 to 3.3.
+"""
+
+from transnext_ops.fused_blocks.blocks import (
+    attention_residual,
+    conv_glu_residual,
+    patch_embed,
+    unsupported,
+)
+from transnext_ops.fused_blocks.weights import (
+    AttentionResidualWeights,
+    ConvGluResidualWeights,
+    NormWeights,
+    PackedWeight,
+    PatchEmbedWeights,
+    pack_convolution,
+    pack_weight,
+)
+
+__all__ = [
+    "AttentionResidualWeights",
+    "ConvGluResidualWeights",
+    "NormWeights",
+    "PackedWeight",
+    "PatchEmbedWeights",
+    "attention_residual",
+    "conv_glu_residual",
+    "pack_convolution",
+    "pack_weight",
+    "patch_embed",
+    "unsupported",
+]

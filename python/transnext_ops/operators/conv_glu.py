@@ -1,0 +1,68 @@
+"""The gate of the Convolutional GLU, GELU(dwconv(a)) ⊙ g, on tokens.
+
+Source: TransNeXt paper (arXiv 2311.17132), section 3.2.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from transnext_ops.cupy_arrays import accepts_cupy
+from transnext_ops.dispatch.autocast import autocast_activations
+from transnext_ops.dispatch.run import run
+from transnext_ops.operators.checks import (
+    Grid,
+    check_activation,
+    check_grid,
+    check_length,
+    tensor_checks,
+)
+from transnext_ops.schema import CONV_GLU
+
+_check = tensor_checks(CONV_GLU, "x", ("weight", "bias"))
+
+
+@accepts_cupy
+def conv_glu(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    grid: Grid,
+    backend: str | None = None,
+) -> Tensor:
+    """Return GELU(depthwise 3×3 convolution of the first half of x) × the second half.
+
+    Parameters
+    ----------
+    x : Tensor [B, N, 2·hidden]
+        Tokens; channels [0, hidden) are convolved (zero padding 1), the rest multiply.
+    weight : Tensor [hidden, 1, 3, 3]
+        As ``torch.nn.Conv2d(hidden, hidden, 3, groups=hidden)`` has it.
+    bias : Tensor [hidden], optional
+    grid : (int, int)
+        (H, W) with H·W = N.
+    backend : str, optional
+        Overrides the backend in force for this call.
+
+    Returns
+    -------
+    Tensor [B, N, hidden]
+        In x's dtype (autocast's, where that is active). The GELU is the exact (erf) one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument has the wrong type, dtype, device or shape; the message names it.
+    BackendError
+        The backend asked for by name cannot run the call.
+    """
+    (x,) = autocast_activations(x)
+    grid = check_grid("grid", grid)
+    check_activation("x", x, "[B, N, 2*hidden]")
+    check_length("x", x.shape[1], "grid", grid, "1")
+    if x.shape[2] % 2 or x.shape[2] == 0:
+        raise ValueError(f"x: got {x.shape[2]} channels, needs an even number, 2*hidden")
+    hidden = x.shape[2] // 2
+    weight, bias = _check(x, weight, bias, hidden=hidden)
+    return run("conv_glu", x, (x, weight, bias, grid), backend)

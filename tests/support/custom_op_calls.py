@@ -1,0 +1,101 @@
+"""One small call of every ``torch.ops.transnext`` operator, its arguments by position."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from operator_calls import (
+    GRID,
+    HEADS,
+    HIDDEN,
+    LENGTH,
+    POOL,
+    POOL_LENGTH,
+    WINDOW,
+    attention_call,
+    operator_calls,
+)
+from strategies import Numbers
+from transnext_ops import fused_blocks
+
+
+def custom_op_calls(backend: str) -> dict[str, tuple[Any, ...]]:
+    """Return positional arguments of every torch.ops.transnext operator, backwards included."""
+    tensors, _ = attention_call()
+    bias = tensors.pop("pool_bias")
+    order = (
+        "q", "k", "v", "k_pool", "v_pool", "scale", "query_embedding", "local_bias",
+    )  # fmt: skip
+    attention = (
+        *(tensors[name] for name in order), bias.table, bias.row_map, bias.col_map,
+        bias.col_weights, tensors["tokens"], tensors["token_bias"],
+    )  # fmt: skip
+    sizes_tuple = (GRID, POOL, WINDOW)
+    out, log_sum_exp = torch.ops.transnext.aggregated_attention(*attention, *sizes_tuple, backend)
+    calls = operator_calls()
+    qk, av = calls["window_qk"][1], calls["window_av"][1]
+    glu, pool, mlp = calls["conv_glu"][1], calls["gelu_pool"][1], calls["position_bias"][1]
+    coords = (torch.linspace(-1, 1, 5), torch.linspace(-1, 1, 7))
+    attention_backward = (
+        torch.randn_like(out), out, log_sum_exp, *attention, *sizes_tuple,
+        [True, False] * 5 + [True],
+    )  # fmt: skip
+    return {
+        "aggregated_attention": (*attention, *sizes_tuple, backend),
+        "aggregated_attention_backward": (*attention_backward, backend),
+        "window_qk": (*qk, GRID, WINDOW, backend),
+        "window_qk_backward": (torch.randn(2, HEADS, LENGTH, 9), *qk[:2], GRID, WINDOW,
+                               [True, True, True], backend),
+        "window_av": (*av, GRID, WINDOW, backend),
+        "window_av_backward": (torch.randn_like(av[1]), *av, GRID, WINDOW, [False, True], backend),
+        "position_bias_table": (*coords, *mlp, backend),
+        "position_bias_table_backward": (torch.randn(HEADS, 5, 7), *coords, *mlp,
+                                         [True, True, False, True], backend),
+        "conv_glu": (*glu, GRID, backend),
+        "conv_glu_backward": (torch.randn(2, LENGTH, HIDDEN), *glu, GRID, [True] * 3, backend),
+        "gelu_pool": (*pool, GRID, POOL, backend),
+        "gelu_pool_backward": (torch.randn(2, POOL_LENGTH, 6), *pool, GRID, POOL, backend),
+    }  # fmt: skip
+
+
+def branch_op_calls() -> dict[str, tuple[Any, ...]]:
+    """Return positional arguments of the operators of whole branches, which run on ``cpp``."""
+    numbers = Numbers(7)
+    width = 8 * HEADS
+
+    def parameter(*shape: int) -> Tensor:
+        return numbers.parameter(*shape, dtype=torch.float32)
+
+    def packed(columns: int, depth: int) -> Tensor:
+        return fused_blocks.pack_weight(parameter(columns, depth), torch.float32).data
+
+    def norm(channels: int) -> tuple[Tensor, Tensor]:
+        return parameter(channels), parameter(channels)
+
+    tensors, _ = attention_call()
+    bias = tensors["pool_bias"]
+    x = numbers.activation(2, LENGTH, width, dtype=torch.float32)
+    convolution = fused_blocks.pack_convolution(
+        parameter(width, 3, 3, 3), torch.float32, channels_last=False
+    )
+    return {
+        "attention_residual": (
+            x, *norm(width), packed(4 * width, width), parameter(4 * width), *norm(width),
+            packed(2 * width, width), tensors["scale"], tensors["query_embedding"],
+            tensors["local_bias"], bias.table, bias.row_map, bias.col_map, bias.col_weights,
+            tensors["tokens"], tensors["token_bias"], packed(width, width), parameter(width),
+            GRID, POOL, WINDOW, HEADS, 1e-6, 1e-6, torch.float32, "cpp",
+        ),
+        "conv_glu_residual": (
+            x, *norm(width), packed(HIDDEN, width), packed(HIDDEN, width), parameter(2 * HIDDEN),
+            parameter(HIDDEN, 1, 3, 3), parameter(HIDDEN), packed(width, HIDDEN), parameter(width),
+            GRID, 1e-6, "cpp",
+        ),
+        "patch_embed": (
+            numbers.activation(2, 3, 9, 7, dtype=torch.float32), convolution.data,
+            parameter(width), *norm(width), GRID, width, 3, 2, False, 1e-6, "cpp",
+        ),
+    }  # fmt: skip

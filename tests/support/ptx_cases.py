@@ -1,0 +1,133 @@
+"""Small calls that between them run every instance of every CUDA kernel, by operator.
+
+One case of an operator costs its emulation for each storage type and compiler, so these are few:
+the edges that a tile, a halo, a vector access or a reduction can get wrong. The many cases are
+drawn for the emulation of the same source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from agreement import (
+    check_attention,
+    check_conv_glu,
+    check_gelu_pool,
+    check_position_bias,
+    check_window_av,
+    check_window_qk,
+    edge,
+)
+from strategies import TokenCase
+from tf32_agreement import check_attention_on_tf32
+
+Check = Callable[[str, torch.dtype], None]  # of a backend, in a storage type
+
+
+def on(check: Callable[..., None], case: Any) -> Check:
+    return lambda backend, dtype: check(replace(case, dtype=dtype), backend)
+
+
+def tokens(**sizes: Any) -> TokenCase:
+    return TokenCase(dtype=torch.float32, seed=1, **sizes)
+
+
+# Overlapping bins and a last tile of one channel; one token; a line; bins of one token; a bin of
+# more cells than threads.
+_TOKENS = (
+    tokens(batch=2, grid=(7, 5), pool_grid=(3, 2), channels=33, layout="sliced"),
+    tokens(batch=1, grid=(1, 1), channels=1, layout="contiguous", with_bias=False),
+    tokens(batch=1, grid=(1, 9), pool_grid=(1, 4), channels=8, layout="packed"),
+    tokens(batch=3, grid=(4, 4), pool_grid=(4, 4), channels=24, layout="contiguous"),
+    tokens(batch=1, grid=(8, 12), channels=40, layout="contiguous"),
+    tokens(batch=0, grid=(3, 3), channels=8, layout="contiguous"),
+)
+# An even window, one larger than the grid, the published one on a packed layout.
+_WINDOWS = (
+    tokens(batch=2, heads=2, grid=(7, 5), channels=24, layout="packed"),
+    tokens(batch=1, heads=1, grid=(1, 3), window_size=5, channels=8, layout="contiguous"),
+    tokens(batch=1, heads=3, grid=(6, 4), window_size=4, channels=17, layout="sliced"),
+    tokens(batch=1, heads=1, grid=(1, 1), channels=64, layout="contiguous", with_bias=False),
+)
+_ATTENTION = (
+    edge(),
+    edge(bias="interpolated", layout="contiguous"),
+    edge(bias="dense", batch=1, grid=(5, 9), pool_grid=(5, 9)),
+    edge(grid=(1, 1), pool_grid=(1, 1), window_size=5, bias="none", optional=(False,) * 4),
+    edge(grid=(1, 9), pool_grid=(1, 9), window_size=4, layout="sliced"),
+    edge(window_size=0, pool_grid=(7, 6)),
+    edge(window_size=0, grid=(8, 15), pool_grid=(8, 15), batch=1, heads=1),
+    edge(grid=(8, 15), batch=1, heads=1),
+    edge(head_dim=8, heads=1, batch=1),
+    edge(window_size=0, head_dim=32, heads=1, batch=1, grid=(4, 4), pool_grid=(4, 4)),
+    edge(window_size=0, head_dim=48, heads=1, batch=1, grid=(4, 4), pool_grid=(4, 4)),
+    edge(window_size=0, head_dim=128, heads=1, batch=1, grid=(3, 4), pool_grid=(3, 4)),
+    edge(grid=(9, 60), pool_grid=(3, 4), batch=1, heads=1),
+    edge(grid=(22, 30), pool_grid=(11, 30), batch=1, heads=1),
+    edge(grid=(9, 1), pool_grid=(4, 1), batch=0),
+)
+# Other head dims, whose gradient of the table is summed in order.
+_ORDERED = (
+    edge(head_dim=32, batch=1, grid=(4, 4)),
+    edge(head_dim=48, batch=1, grid=(4, 4)),
+    edge(head_dim=128, batch=1, grid=(3, 4)),
+)
+
+
+# QKᵀ and PV over the pooled keys on TF32 tensor cores, forward only: head dims up to 24.
+_ON_TF32 = (
+    edge(head_dim=9, heads=1),
+    edge(bias="dense", batch=1, grid=(5, 9), pool_grid=(5, 9), layout="contiguous"),
+    edge(grid=(1, 9), pool_grid=(1, 9), window_size=4, layout="sliced"),
+    edge(window_size=0, pool_grid=(7, 6)),
+    edge(window_size=0, grid=(8, 15), pool_grid=(8, 15), batch=1, heads=1),
+    edge(grid=(9, 60), pool_grid=(3, 20), batch=1, heads=1),
+    edge(grid=(22, 30), pool_grid=(11, 30), batch=1, heads=1),
+)
+
+
+def float32_only(check: Check) -> Check:
+    return lambda backend, dtype: check(backend, dtype) if dtype == torch.float32 else None
+
+
+def ordered(check: Check) -> Check:
+    """Ask for deterministic algorithms."""
+
+    def run(backend: str, dtype: torch.dtype) -> None:
+        torch.use_deterministic_algorithms(True)
+        try:
+            check(backend, dtype)
+        finally:
+            torch.use_deterministic_algorithms(False)
+
+    return run
+
+
+def _position_bias(train: tuple | None, hidden: int) -> Check:
+    def check(backend: str, dtype: torch.dtype) -> None:
+        # Parameters are float32 whatever the activations are.
+        arguments = ((6, 5), (0.5, 0.5), (7, 7), train, 2, hidden, torch.float32, 0)
+        check_position_bias(backend, *arguments)
+
+    return check
+
+
+CASES: dict[str, dict[str, Check]] = {
+    "aggregated_attention": {
+        **{str(case): on(check_attention, case) for case in _ATTENTION},
+        **{f"ordered {case}": ordered(on(check_attention, case)) for case in _ORDERED},
+        **{f"TF32 {case}": float32_only(on(check_attention_on_tf32, case)) for case in _ON_TF32},
+    },
+    "window_qk": {str(case): on(check_window_qk, case) for case in _WINDOWS},
+    "window_av": {str(case): on(check_window_av, case) for case in _WINDOWS},
+    "position_bias_table": {
+        "extrapolated": _position_bias(None, 16),
+        "interpolated": _position_bias(((4, 4), (0.4, 0.4)), 37),
+    },
+    "conv_glu": {str(case): on(check_conv_glu, case) for case in _TOKENS},
+    "gelu_pool": {str(case): on(check_gelu_pool, case) for case in _TOKENS},
+}

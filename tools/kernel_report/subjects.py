@@ -1,0 +1,266 @@
+"""The calls that the report is about: TransNeXt-Tiny's stages at 224x224 and at 800x1280.
+
+With the number of operations that docs/gpu.md derives for each; minima of bytes follow from the
+tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import transnext_ops as ops
+from transnext_ops.backends import cpp_backend
+from transnext_ops.backends.matmul_precision import tf32
+
+SIZES = {"224": (224, 224), "800x1280": (800, 1280)}  # image heights and widths
+
+_HEAD_DIM = 24
+_WINDOW = 3
+_CELLS = _WINDOW**2
+_HIDDEN = 512  # units of the position bias' MLP
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A call of an operator of the compiled library.
+
+    Attributes
+    ----------
+    size : str
+        A key of ``SIZES``.
+    call : callable
+        Makes the tensors, activations of the storage type given, and calls the operator.
+    operations : float
+        That the call's results take as docs/gpu.md derives it, two for each multiply-add.
+    outputs : int
+        Elements of the operator's result, forward; what counts are stated for.
+    dtypes : tuple of torch.dtype
+        Storage types that it is called with.
+    """
+
+    operator: str
+    size: str
+    call: Callable[[torch.dtype], object]
+    operations: float
+    outputs: int
+    dtypes: tuple[torch.dtype, ...] = cpp_backend.CUDA_DTYPES
+
+    @property
+    def name(self) -> str:
+        """The operator and the size."""
+        return f"{self.operator} {self.size}"
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """Sizes of one stage, for one image."""
+
+    size: str
+    heads: int
+    ratio: int  # tokens of a side to one pooled token
+    stride: int  # pixels of a side to one token
+    mlp_ratio: int = 8
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        height, width = SIZES[self.size]
+        return height // self.stride, width // self.stride
+
+    @property
+    def pool_grid(self) -> tuple[int, int]:
+        height, width = self.grid
+        return height // self.ratio, width // self.ratio
+
+    @property
+    def length(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def pool_length(self) -> int:
+        return self.pool_grid[0] * self.pool_grid[1]
+
+    @property
+    def width(self) -> int:
+        return self.heads * _HEAD_DIM
+
+    @property
+    def hidden(self) -> int:
+        return 2 * self.width * self.mlp_ratio // 3
+
+
+def subjects(size: str) -> Iterator[Subject]:
+    """Yield the report's calls at one image size, forward and backward of every operator."""
+    first = _Stage(size, heads=3, ratio=8, stride=4)
+    last = _Stage(size, heads=24, ratio=1, stride=32, mlp_ratio=4)
+    yield from _attention(first, "aggregated_attention", _WINDOW)
+    yield from _attention(last, "global_attention", 0)
+    yield from _window_products(first)
+    yield from _position_bias(first)
+    yield from _conv_glu(first)
+    yield from _gelu_pool(first)
+
+
+def _normal(*shape: int, spread: float = 1.0) -> Tensor:
+    generator = torch.Generator().manual_seed(sum(shape))
+    return torch.randn(*shape, generator=generator) * spread
+
+
+def _mlp(s: _Stage) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return (
+        _normal(_HIDDEN, 2),
+        _normal(_HIDDEN),
+        _normal(s.heads, _HIDDEN, spread=0.05),
+        _normal(s.heads),
+    )
+
+
+# Operators
+
+
+def _attention(s: _Stage, name: str, window: int) -> Iterator[Subject]:
+    heads, cells = (s.heads, _HEAD_DIM), window**2
+    sizes = (s.grid, s.pool_grid, window)
+
+    def inputs(dtype: torch.dtype) -> tuple[Any, ...]:
+        # q, k and v are slices of one projection, as in a network.
+        q, k, v = _normal(1, s.length, 3, *heads).to(dtype).unbind(2)
+        k_pool, v_pool = _normal(1, s.pool_length, 2, *heads).to(dtype).unbind(2)
+        bias = ops.position_bias(
+            *_mlp(s), grid=s.grid, pool_grid=s.pool_grid, pretrain_grid=s.grid, backend="torch"
+        )
+        scale, embedding = _normal(s.heads).abs() + 1, _normal(*heads, spread=0.02)
+        maps = (bias.table, bias.row_map, bias.col_map, None)
+        if window == 0:
+            q = q.contiguous()
+            return (q, None, None, k_pool, v_pool, scale, embedding, None, *maps, None, None)
+        local = (_normal(s.heads, cells), _normal(*heads, cells, spread=0.02))
+        token_bias = _normal(s.heads, cells)
+        return (q, k, v, k_pool, v_pool, scale, embedding, local[0], *maps, local[1], token_bias)
+
+    def forward(dtype: torch.dtype, allow_tf32: bool = False) -> object:
+        arguments: Any = (*inputs(dtype), *sizes)
+        with tf32(allow_tf32):
+            return cpp_backend.aggregated_attention(*arguments)
+
+    def forward_on_tf32(dtype: torch.dtype) -> object:
+        return forward(dtype, allow_tf32=True)
+
+    def backward(dtype: torch.dtype) -> object:
+        given = inputs(dtype)
+        q = given[0]
+        assert q is not None
+        out = _normal(1, s.length, *heads).to(dtype)
+        # Large enough that no probability exceeds one.
+        log_sum_exp = _normal(1, s.length, s.heads).abs() + 40
+        arguments: Any = (out.clone(), out, log_sum_exp, *given, *sizes, [True] * 11)
+        return cpp_backend.aggregated_attention_backward(*arguments)
+
+    queries = s.length * s.heads
+    keys = cells + s.pool_length
+    plain = 6.0 * _HEAD_DIM * cells + 10 * _HEAD_DIM + keys
+    plain_backward = 14.0 * _HEAD_DIM * cells + 20 * _HEAD_DIM + keys
+    products = 4.0 * _HEAD_DIM * s.pool_length
+    outputs = s.length * s.width
+    yield Subject(name, s.size, forward, queries * (products + plain), outputs)
+    yield Subject(
+        f"{name} TF32", s.size, forward_on_tf32, queries * (products + plain), outputs,
+        (torch.float32,),
+    )  # fmt: skip
+    operations = queries * (2.5 * products + plain_backward)
+    yield Subject(f"{name}_backward", s.size, backward, operations, outputs)
+
+
+def _window_products(s: _Stage) -> Iterator[Subject]:
+    shape, attn_shape = (1, s.heads, s.length, _HEAD_DIM), (1, s.heads, s.length, _CELLS)
+    sizes = (s.grid, _WINDOW)
+    operations = 2.0 * s.length * s.width * _CELLS
+
+    def tensors(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        return _normal(*shape).to(dtype), _normal(*shape).to(dtype), _normal(*attn_shape).to(dtype)
+
+    def qk(dtype: torch.dtype) -> object:
+        q, k, _ = tensors(dtype)
+        return cpp_backend.window_qk(q, k, _normal(s.heads, _CELLS), *sizes)
+
+    def qk_backward(dtype: torch.dtype) -> object:
+        q, k, attn = tensors(dtype)
+        return cpp_backend.window_qk_backward(attn, q, k, *sizes, [True] * 3)
+
+    def av(dtype: torch.dtype) -> object:
+        v, _, attn = tensors(dtype)
+        return cpp_backend.window_av(attn, v, *sizes)
+
+    def av_backward(dtype: torch.dtype) -> object:
+        v, d_out, attn = tensors(dtype)
+        return cpp_backend.window_av_backward(d_out, attn, v, *sizes, [True] * 2)
+
+    logits = s.length * s.heads * _CELLS
+    yield Subject("window_qk", s.size, qk, operations, logits)
+    yield Subject("window_qk_backward", s.size, qk_backward, 2 * operations, logits)
+    yield Subject("window_av", s.size, av, operations, s.length * s.width)
+    yield Subject("window_av_backward", s.size, av_backward, 2 * operations, s.length * s.width)
+
+
+def _position_bias(s: _Stage) -> Iterator[Subject]:
+    rows, columns = (
+        side + side // pooled * (pooled - 1)
+        for side, pooled in zip(s.grid, s.pool_grid, strict=True)
+    )
+    entries = rows * columns
+
+    def forward(dtype: torch.dtype) -> object:
+        return cpp_backend.position_bias_table(_normal(rows), _normal(columns), *_mlp(s))
+
+    def backward(dtype: torch.dtype) -> object:
+        d_table = _normal(s.heads, rows, columns)
+        coordinates = _normal(rows), _normal(columns)
+        return cpp_backend.position_bias_table_backward(d_table, *coordinates, *_mlp(s), [True] * 4)
+
+    # Whatever the activations are stored as, the table and its parameters are float32.
+    once = (torch.float32,)
+    outputs = entries * s.heads
+    operations = entries * _HIDDEN * (3.0 + 2 * s.heads)
+    yield Subject("position_bias_table", s.size, forward, operations, outputs, once)
+    operations = entries * _HIDDEN * (6.0 + 4 * s.heads)
+    yield Subject("position_bias_table_backward", s.size, backward, operations, outputs, once)
+
+
+def _conv_glu(s: _Stage) -> Iterator[Subject]:
+    outputs = s.length * s.hidden
+
+    def inputs(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        x = _normal(1, s.length, 2 * s.hidden).to(dtype)
+        return x, _normal(s.hidden, 1, 3, 3), _normal(s.hidden)
+
+    def forward(dtype: torch.dtype) -> object:
+        return cpp_backend.conv_glu(*inputs(dtype), s.grid)
+
+    def backward(dtype: torch.dtype) -> object:
+        d_out = _normal(1, s.length, s.hidden).to(dtype)
+        return cpp_backend.conv_glu_backward(d_out, *inputs(dtype), s.grid, [True] * 3)
+
+    yield Subject("conv_glu", s.size, forward, 40.0 * outputs, outputs)
+    yield Subject("conv_glu_backward", s.size, backward, 100.0 * outputs, outputs)
+
+
+def _gelu_pool(s: _Stage) -> Iterator[Subject]:
+    outputs = s.pool_length * s.width
+
+    def inputs(dtype: torch.dtype) -> Tensor:
+        return _normal(1, s.length, s.width).to(dtype)
+
+    def forward(dtype: torch.dtype) -> object:
+        return cpp_backend.gelu_pool(inputs(dtype), s.grid, s.pool_grid)
+
+    def backward(dtype: torch.dtype) -> object:
+        d_out = _normal(1, s.pool_length, s.width).to(dtype)
+        return cpp_backend.gelu_pool_backward(d_out, inputs(dtype), s.grid, s.pool_grid)
+
+    elements = s.length * s.width
+    yield Subject("gelu_pool", s.size, forward, 20.0 * elements, outputs)
+    yield Subject("gelu_pool_backward", s.size, backward, 29.0 * elements, outputs)

@@ -1,0 +1,315 @@
+// Arithmetic in float32 and float64.
+#pragma once
+
+#include "compare_handlers.h"
+
+enum FOp : u8 {
+  FADD,
+  FSUB,
+  FMUL,
+  FDIV,
+  FMIN,
+  FMAX,
+  FCOPYSIGN,
+  FABS,
+  FNEG,
+  FRCP,
+  FSQRT,
+  FRSQRT,
+  FSIN,
+  FCOS,
+  FLG2,
+  FEX2,
+  FTANH
+};
+static inline float minmaxF(bool mx, float a, float b, bool nan) {
+  if (a != a || b != b) {
+    if (nan || (a != a && b != b)) return bitcast<float>(0x7fffffffu);
+    return a != a ? b : a;
+  }
+  if (a == b)
+    return bitcast<float>(mx ? (bitcast<u32>(a) & bitcast<u32>(b))
+                             : (bitcast<u32>(a) | bitcast<u32>(b)));
+  return (mx ? a > b : a < b) ? a : b;
+}
+template <int OP, bool FTZ>
+static void h_f2(Warp& w, const Inst& I, u32 m) {
+  float* d = RG<float>(w, I.d);
+  const float *a = RG<float>(w, I.a), *b = RG<float>(w, I.b);
+  if (I.flag & F_SAT) {
+    LANES(float x = a[i]; float y = b[i]; if (FTZ) {
+      x = ftzf(x);
+      y = ftzf(y);
+    } float r = OP == FADD ? x + y
+                                          : OP == FSUB ? x - y
+                                          : OP == FMUL ? x * y
+                                                       : x / y;
+          if (FTZ) r = ftzf(r); d[i] = satf(r););
+    return;
+  }
+  LANES(float x = a[i]; float y = b[i]; if (FTZ) {
+    x = ftzf(x);
+    y = ftzf(y);
+  } float r = OP == FADD ? x + y
+                                        : OP == FSUB ? x - y
+                                        : OP == FMUL ? x * y
+                                                     : x / y;
+        if (FTZ) r = ftzf(r); d[i] = r;);
+}
+template <bool MX>
+static void h_fmm(Warp& w, const Inst& I, u32 m) {
+  float* d = RG<float>(w, I.d);
+  const float *a = RG<float>(w, I.a), *b = RG<float>(w, I.b);
+  bool nan = I.flag & F_NAN, fz = I.flag & F_FTZ, xs = I.flag & F_XORSIGN;
+  if (!nan && !fz && !xs) {
+    LANES(float x = a[i]; float y = b[i]; float r = (MX ? x > y : x < y) ? x : y;
+          r = (x == y) ? bitcast<float>(MX ? (bitcast<u32>(x) & bitcast<u32>(y))
+                                           : (bitcast<u32>(x) | bitcast<u32>(y)))
+                       : r;
+          r = y != y ? x : (x != x ? y : r); d[i] = r;);
+    return;
+  }
+  EACH(
+      float x = a[i]; float y = b[i]; if (fz) {
+        x = ftzf(x);
+        y = ftzf(y);
+      } if (xs) {
+        u32 s = (bitcast<u32>(x) ^ bitcast<u32>(y)) & 0x80000000u;
+        float r = minmaxF(MX, std::fabs(x), std::fabs(y), nan);
+        d[i] = bitcast<float>(bitcast<u32>(r) | s);
+      } else d[i] = minmaxF(MX, x, y, nan););
+}
+static void h_fdirected(
+    Warp& w, const Inst& I,
+    u32 m) {  // add/sub/mul/fma/div/rcp/sqrt.f32 with rz/rm/rp; op: 0 add 1 sub 2 mul 3 fma 4 div 5 sqrt 6 rcp
+  float* d = RG<float>(w, I.d);
+  const float *a = RG<float>(w, I.a), *b = RG<float>(w, I.b), *c = RG<float>(w, I.c);
+  bool fz = I.flag & F_FTZ;
+  EACH(double x = fz ? ftzf(a[i]) : a[i]; double y = I.op <= 4 ? (fz ? ftzf(b[i]) : b[i]) : 0;
+       double z = I.op == 3 ? (fz ? ftzf(c[i]) : c[i]) : 0; float r; switch (I.op) {
+         case 0: {
+           double s = x + y;
+           r = dirF(s, twoErr(x, y, s), I.rnd);
+           break;
+         }
+         case 1: {
+           double s = x - y;
+           r = dirF(s, twoErr(x, -y, s), I.rnd);
+           break;
+         }
+         case 2:
+           r = dirF(x * y, 0, I.rnd);
+           break;
+         case 3: {
+           double p = x * y;
+           double s = p + z;
+           r = dirF(s, twoErr(p, z, s), I.rnd);
+           break;
+         }
+         case 4: {
+           double q = x / y;
+           r = dirF(q, std::fma(-q, y, x) * (y < 0 ? -1 : 1), I.rnd);
+           break;
+         }
+         case 5: {
+           double q = std::sqrt(x);
+           r = dirF(q, std::fma(-q, q, x), I.rnd);
+           break;
+         }
+         default: {
+           double q = 1.0 / x;
+           r = dirF(q, std::fma(-q, x, 1.0) * (x < 0 ? -1 : 1), I.rnd);
+         }
+       } if (fz) r = ftzf(r);
+       if (I.flag & F_SAT) r = satf(r); d[i] = r;);
+}
+template <bool FTZ>
+static void h_ffma(Warp& w, const Inst& I, u32 m) {
+  float* d = RG<float>(w, I.d);
+  const float *a = RG<float>(w, I.a), *b = RG<float>(w, I.b), *c = RG<float>(w, I.c);
+  if (I.flag & F_SAT) {
+    LANES(float x = a[i]; float y = b[i]; float z = c[i]; if (FTZ) {
+      x = ftzf(x);
+      y = ftzf(y);
+      z = ftzf(z);
+    } float r = __builtin_fmaf(x, y, z);
+          if (FTZ) r = ftzf(r); d[i] = satf(r););
+    return;
+  }
+  LANES(float x = a[i]; float y = b[i]; float z = c[i]; if (FTZ) {
+    x = ftzf(x);
+    y = ftzf(y);
+    z = ftzf(z);
+  } float r = __builtin_fmaf(x, y, z);
+        if (FTZ) r = ftzf(r); d[i] = r;);
+}
+template <int OP>
+static void h_f1(Warp& w, const Inst& I, u32 m) {
+  float* d = RG<float>(w, I.d);
+  const float* a = RG<float>(w, I.a);
+  bool fz = I.flag & F_FTZ;
+  if (OP == FABS && !fz) {
+    LANES(d[i] = std::fabs(a[i]););
+    return;
+  }
+  if (OP == FNEG && !fz) {
+    LANES(d[i] = -a[i];);
+    return;
+  }
+  EACH(float x = fz ? ftzf(a[i]) : a[i]; float r; switch (OP) {
+    case FABS:
+      r = std::fabs(x);
+      break;
+    case FNEG:
+      r = -x;
+      break;
+    case FRCP:
+      r = 1.0f / x;
+      break;
+    case FSQRT:
+      r = std::sqrt(x);
+      break;
+    case FRSQRT:
+      r = (float)(1.0 / std::sqrt((double)x));
+      break;
+    case FSIN:
+      r = (float)std::sin((double)x);
+      break;
+    case FCOS:
+      r = (float)std::cos((double)x);
+      break;
+    case FLG2:
+      r = (float)std::log2((double)x);
+      break;
+    case FEX2:
+      r = (float)std::exp2((double)x);
+      break;
+    default:
+      r = (float)std::tanh((double)x);
+  } d[i] = fz ? ftzf(r) : r;);
+}
+static void h_copysign32(Warp& w, const Inst& I, u32 m) {
+  u32* d = RG<u32>(w, I.d);
+  const u32 *a = RG<u32>(w, I.a), *b = RG<u32>(w, I.b);
+  LANES(d[i] = (a[i] & 0x80000000u) | (b[i] & 0x7fffffffu););
+}
+static void h_copysign64(Warp& w, const Inst& I, u32 m) {
+  u64* d = RG<u64>(w, I.d);
+  const u64 *a = RG<u64>(w, I.a), *b = RG<u64>(w, I.b);
+  LANES(d[i] = (a[i] & (1ull << 63)) | (b[i] & ~(1ull << 63)););
+}
+static void h_testp(Warp& w, const Inst& I,
+                    u32 m) {  // n: 0 finite 1 infinite 2 number 3 notanumber 4 normal 5 subnormal
+  u32 r = 0;
+  EACH(
+      double x; bool sub; bool nor; if (I.ty == T_F32) {
+        float f = RG<float>(w, I.a)[i];
+        x = f;
+        sub = std::fpclassify(f) == FP_SUBNORMAL;
+        nor = std::isnormal(f);
+      } else {
+        x = RG<double>(w, I.a)[i];
+        sub = std::fpclassify(x) == FP_SUBNORMAL;
+        nor = std::isnormal(x);
+      } bool v = I.n == 0 ? std::isfinite(x)
+                                    : I.n == 1 ? std::isinf(x)
+                                    : I.n == 2 ? !std::isnan(x)
+                                    : I.n == 3 ? std::isnan(x)
+                                    : I.n == 4 ? nor
+                                               : sub;
+      if (v) r |= 1u << i;);
+  u32& d = *RG<u32>(w, I.d);
+  d = (d & ~m) | (r & m);
+}
+template <int OP>
+static void h_d2(Warp& w, const Inst& I, u32 m) {
+  double* d = RG<double>(w, I.d);
+  const double *a = RG<double>(w, I.a), *b = RG<double>(w, I.b);
+  if (I.rnd && OP <= FDIV) {
+    EACH(d[i] = d64dir(OP == FADD   ? 0
+                       : OP == FSUB ? 1
+                       : OP == FMUL ? 2
+                                    : 4,
+                       a[i], b[i], 0, I.rnd););
+    return;
+  }
+  LANES(double x = a[i]; double y = b[i]; double r; if (OP == FADD) r = x + y;
+        else if (OP == FSUB) r = x - y; else if (OP == FMUL) r = x * y;
+        else if (OP == FDIV) r = x / y; else if (OP == FMIN) r = std::fmin(x, y);
+        else r = std::fmax(x, y); d[i] = r;);
+}
+static void h_dfma(Warp& w, const Inst& I, u32 m) {
+  double* d = RG<double>(w, I.d);
+  const double *a = RG<double>(w, I.a), *b = RG<double>(w, I.b), *c = RG<double>(w, I.c);
+  if (I.rnd) {
+    EACH(d[i] = d64dir(3, a[i], b[i], c[i], I.rnd););
+    return;
+  }
+  LANES(d[i] = __builtin_fma(a[i], b[i], c[i]););
+}
+template <int OP>
+static void h_d1(Warp& w, const Inst& I, u32 m) {
+  double* d = RG<double>(w, I.d);
+  const double* a = RG<double>(w, I.a);
+  EACH(double x = a[i]; double r; switch (OP) {
+    case FABS:
+      r = std::fabs(x);
+      break;
+    case FNEG:
+      r = -x;
+      break;
+    case FRCP:
+      r = (I.flag & F_FTZ) ? bitcast<double>(bitcast<u64>(1.0 / x) & 0xffffffff00000000ull)
+          : I.rnd          ? d64dir(4, 1.0, x, 0, I.rnd)
+                           : 1.0 / x;
+      break;
+    case FSQRT:
+      r = I.rnd ? d64dir(5, x, 0, 0, I.rnd) : std::sqrt(x);
+      break;
+    case FRSQRT:
+      r = 1.0 / std::sqrt(x);
+      if (I.flag & F_FTZ) r = bitcast<double>(bitcast<u64>(r) & 0xffffffff00000000ull);
+      break;
+    default:
+      r = 0;
+  } d[i] = r;);
+}
+static void h_f32x2(Warp& w, const Inst& I, u32 m) {  // op 0 add 1 sub 2 mul 3 fma
+  float* d = RG<float>(w, I.d);
+  const float *a = RG<float>(w, I.a), *b = RG<float>(w, I.b), *c = RG<float>(w, I.c);
+  bool fz = I.flag & F_FTZ;
+  EACH(for (int k = 2 * i; k < 2 * i + 2; k++) {
+    float x = a[k];
+    float y = b[k];
+    float z = I.op == 3 ? c[k] : 0;
+    if (fz) {
+      x = ftzf(x);
+      y = ftzf(y);
+      z = ftzf(z);
+    }
+    float r;
+    double s;
+    switch (I.op) {
+      case 0:
+        s = (double)x + y;
+        r = dirF(s, twoErr(x, y, s), I.rnd);
+        break;
+      case 1:
+        s = (double)x - y;
+        r = dirF(s, twoErr(x, -(double)y, s), I.rnd);
+        break;
+      case 2:
+        r = dirF((double)x * y, 0, I.rnd);
+        break;
+      default:
+        if (I.rnd == R_RN)
+          r = std::fma(x, y, z);
+        else {
+          double p = (double)x * y;
+          s = p + z;
+          r = dirF(s, twoErr(p, z, s), I.rnd);
+        }
+    }
+    d[k] = fz ? ftzf(r) : r;
+  });
+}
