@@ -71,7 +71,7 @@ class PublishedTransNeXt(nn.Module):
     dense : {None, "interpolate", "extrapolate"}
         None classifies images of ``img_size``. Otherwise the model is a backbone for any size and
         returns the four normalised maps: the bias of ``img_size`` is resized, or coordinates and
-        index are made anew in every call.
+        index are rebuilt in every call.
     """
 
     def __init__(

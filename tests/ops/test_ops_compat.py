@@ -1,4 +1,4 @@
-"""The published extension's six functions, held to the reference on every backend and dtype."""
+"""The published extension's six functions against the reference, every backend and dtype."""
 
 from __future__ import annotations
 

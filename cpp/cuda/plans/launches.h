@@ -72,7 +72,7 @@ std::string kernel_name(const char* name, const char* type, const std::string& r
 // How the fused attention is launched.
 struct AttentionPlan {
   LaunchPlan launch{};
-  bool tensor_float = false;  // the pooled products' operands are rounded to TF32
+  bool tensor_float = false;  // the operands of the pooled QK^T and PV are rounded to TF32
   int channels = 0;           // head dim of the kernel, the tensors' rounded up
   int window = 0;             // window size of the kernel, or kNoWindow, kAnyWindow
   const char* tile = "";      // of cuda/kernels/attention/shape.h

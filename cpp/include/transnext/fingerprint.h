@@ -1,4 +1,4 @@
-// fingerprint: a 64-bit hash of memory, by which weights that changed are told from those that did not.
+// fingerprint: a 64-bit hash of memory, which tells whether weights have changed.
 //
 // What was derived from weights (packed products, position-bias tables) may be used again only while they
 // hold the same bits. PyTorch's version counters do not see every write, so the bits themselves are looked

@@ -112,7 +112,7 @@ struct alignas(16) KeyTerms {
 // What a kernel multiplies, and where.
 struct ForwardKind {
   int element;        // bytes of an element of the tensors
-  bool tensor_cores;  // the pooled products run there; the window's if elements have 16 bits
+  bool tensor_cores;  // take the pooled QK^T and PV; the window's too if elements have 16 bits
 };
 
 // Offsets in bytes, as many as can be known to the compiler. The parts of the pooled keys, of the

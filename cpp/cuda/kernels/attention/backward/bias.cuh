@@ -62,7 +62,7 @@ __device__ inline void global_four(const TokenRows<float>& rows, index_t token, 
 }
 
 // `top`, `bottom` are the lane's rows r and r + 8 of 16, `keys` its two columns of 8 and the row of 8
-// that it reads as operand. `vector` is [kDim], or null: then the products alone are made.
+// that it reads as operand. `vector` is [kDim], or null: then only the products are computed.
 template <int kDim, class T>
 __device__ inline GlobalProducts multiply_global_rows(const TokenRows<T>& a, int top, int bottom,
                                                       const TokenRows<T>& b, const int (&keys)[3],

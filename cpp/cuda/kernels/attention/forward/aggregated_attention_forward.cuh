@@ -1,5 +1,5 @@
 // Aggregated attention, forward, in one pass: T in float, Half, BFloat16; float arithmetic. With
-// TensorFloat32 for T tensors are float, and the pooled products' operands are rounded to TF32.
+// TensorFloat32 for T tensors are float, and the operands of QK^T and PV over the pooled keys are rounded to TF32.
 //
 // A block makes a tile of queries of one (image, head): the queries into shared memory; pooled keys
 // and values chunk by chunk under an online softmax (pooled.cuh, pooled_gemm.cuh,
@@ -8,7 +8,7 @@
 // shared memory back in whole rows. log_sum_exp is kept for the backward pass. kWindow is 3, kNoWindow
 // (global attention) or kAnyWindow.
 //
-// Per query and head, d channels, L cells, P pooled keys: 4 d P operations of pooled products and 6 d L
+// Per query and head, d channels, L cells, P pooled keys: 4 d P operations of pooled QK^T and PV, 6 d L
 // for window and tokens, both on tensor cores for 16-bit T, about 10 d to normalise; L + P
 // exponentials. Bytes: q, k, v and out once, 4 d sizeof(T), the halo's share of k and v (33 % of a
 // wide tile), each pooled row and what a tile reads of the bias once per tile again, from the
@@ -165,7 +165,7 @@ class ForwardTile {
   // 16-bit types: pooled keys on tensor cores, then the window by the query's own thread.
   __device__ void attend_by_products_and_rows() const {
     ProductQueries<Tile, T, kDim> queries;
-    take_pooled_products(queries);
+    accumulate_pooled_gemms(queries);
     __syncthreads();
     queries.give(part<float>(at_.exchange));
     __syncthreads();
@@ -179,9 +179,9 @@ class ForwardTile {
   }
 
   // 16-bit types: no window, pooled keys on tensor cores.
-  __device__ void attend_by_pooled_products() const {
+  __device__ void attend_by_pooled_gemms() const {
     ProductQueries<Tile, T, kDim> queries;
-    take_pooled_products(queries);
+    accumulate_pooled_gemms(queries);
     queries.finish(terms());
     __syncwarp();  // a warp's queries are its own
     give(queries);
@@ -191,7 +191,7 @@ class ForwardTile {
   __device__ void attend_by_products() const {
     constexpr int kTiles = ProductQueries<Tile, T, kDim>::kTiles;
     ProductQueries<Tile, T, kDim> queries;
-    take_pooled_products(queries);
+    accumulate_pooled_gemms(queries);
     QueryOperand<T, kDim> operands[kTiles];
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) operands[t].load(rows_, queries.first_of(mine(), t));
@@ -244,7 +244,7 @@ class ForwardTile {
                         static_cast<int>(in_.pool_grid.size()));
   }
 
-  __device__ void take_pooled_products(ProductQueries<Tile, T, kDim>& queries) const {
+  __device__ void accumulate_pooled_gemms(ProductQueries<Tile, T, kDim>& queries) const {
     const auto bias = this->bias();
     terms()[mine()] =
         ProductTerms{rows_.inverse_norm(mine()), factor(), {bias.values() + bias.place_of(mine())}};
@@ -363,7 +363,7 @@ __global__ void __launch_bounds__(Tile::kQueries,
   } else if constexpr (RoundsToTensorFloat<T>::value) {
     tile.attend_by_float_products();
   } else if constexpr (kWindow == kNoWindow) {
-    tile.attend_by_pooled_products();
+    tile.attend_by_pooled_gemms();
   } else if constexpr (kWindow == kAnyWindow) {
     tile.attend_by_products_and_rows();
   } else {
