@@ -41,7 +41,7 @@ class Launches:
     """What an operator runs on a GPU."""
 
     @property
-    def source(self) -> str: ...  # header of the kernels, below the folder of device/
+    def source(self) -> str: ...  # header of the kernels, below the folder of cuda/
     @property
     def workspace(self) -> int: ...  # floats of scratch memory
     @property
