@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 import transnext_ops as ops
 from benchmarks.cuda.baselines import BACKENDS, Wanted
+from benchmarks.published.arguments import published_arguments
 from benchmarks.published.model import PublishedTransNeXt
-from benchmarks.runner.steps import published_arguments
 from benchmarks.shapes.cases import Case
 from transnext_models import TransNeXt, create_model
 

@@ -20,11 +20,12 @@ from torch import Tensor, nn
 import transnext_ops as ops
 from benchmarks.gemms.gemm import Gemm, Like, Way
 from benchmarks.gemms.gradients import attention_gradients, convolution_gradients, linear_gradients
+from benchmarks.published.arguments import published_arguments
 from benchmarks.published.attention import AggregatedAttention, GlobalAttention
 from benchmarks.published.conv_glu import ConvolutionalGLU
 from benchmarks.published.model import PublishedTransNeXt
 from benchmarks.roofline import rates
-from benchmarks.runner.steps import Step, published_arguments
+from benchmarks.runner.step import Step
 from benchmarks.shapes.cases import Candidate, Case
 
 _SEARCH_SECONDS = 0.06  # spent on each way of each distinct shape

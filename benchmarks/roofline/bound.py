@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from benchmarks.roofline import rates
-from benchmarks.runner.steps import Step
+from benchmarks.runner.step import Step
 from benchmarks.shapes.cases import Case
 from benchmarks.shapes.sizes import BIAS_HIDDEN, HEAD_DIM, WINDOW_SIZE, shapes
 

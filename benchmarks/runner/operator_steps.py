@@ -11,7 +11,7 @@ from torch import Tensor
 import transnext_ops as ops
 from benchmarks.published import attention, conv_glu, window
 from benchmarks.published.position_bias import coordinates, gather_bias
-from benchmarks.runner.steps import Step, autocast
+from benchmarks.runner.step import Step, autocast
 from benchmarks.shapes.cases import Candidate, Case
 from benchmarks.shapes.sizes import BIAS_HIDDEN, HEAD_DIM, WINDOW_SIZE, Shapes, shapes
 

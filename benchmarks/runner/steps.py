@@ -2,40 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.gemms.forward import build_gemms
+from benchmarks.published.arguments import published_arguments
 from benchmarks.published.model import PublishedTransNeXt
+from benchmarks.roofline.bound import bound_step
+from benchmarks.runner.operator_steps import build_operator
+from benchmarks.runner.step import Step, autocast
 from benchmarks.shapes.cases import DENSE_IMG_SIZE, Candidate, Case
 from transnext_models import create_model
-from transnext_models.variants import VARIANTS
-
-
-@dataclass(frozen=True)
-class Step:
-    """Something to time.
-
-    Attributes
-    ----------
-    run : callable
-        Does the work once.
-    parameter_bytes : int
-        Of the model's parameters, which peak memory is counted above.
-    note : str
-        What the tables are to say of this candidate.
-    fraction : float
-        How much of a run's time counts.
-    """
-
-    run: Callable[[], object]
-    parameter_bytes: int = 0
-    note: str = ""
-    fraction: float = 1.0
 
 
 def load_libraries() -> None:
@@ -50,33 +29,12 @@ def load_libraries() -> None:
 def build(case: Case, candidate: Candidate) -> Step:
     """Return the step of a candidate."""
     if candidate.code == "bound":
-        from benchmarks.roofline.bound import bound_step
-
         return bound_step(case)
     if case.what == "operators":
-        from benchmarks.runner.operator_steps import build_operator
-
         return build_operator(case, candidate)
     if candidate.code == "gemms":
-        from benchmarks.gemms.forward import build_gemms
-
         return build_gemms(case, candidate)
     return _model_step(case, candidate)
-
-
-def published_arguments(name: str) -> dict[str, Any]:
-    """Return what the published formulation needs to build a variant."""
-    variant = VARIANTS[name]
-    return {
-        "embed_dims": variant.embed_dims,
-        "num_heads": variant.num_heads,
-        "depths": variant.depths,
-        "mlp_ratios": variant.mlp_ratios,
-        "sr_ratios": variant.sr_ratios,
-        "window_size": variant.window_size,
-        "drop_path_rate": variant.drop_path_rate,
-        "pretrain_size": variant.pretrain_size,
-    }
 
 
 def build_model(case: Case, candidate: Candidate) -> nn.Module:
@@ -93,13 +51,6 @@ def build_model(case: Case, candidate: Candidate) -> nn.Module:
         return create_model(case.subject, **options)
     arguments = published_arguments(case.subject)
     return PublishedTransNeXt(**arguments, img_size=img_size, dense=case.dense or None)
-
-
-def autocast(candidate: Candidate) -> AbstractContextManager[object]:
-    """Return the context that a candidate computes in."""
-    if candidate.dtype == "bfloat16":
-        return torch.autocast("cpu", torch.bfloat16)
-    return nullcontext()
 
 
 def _model_step(case: Case, candidate: Candidate) -> Step:
