@@ -18,7 +18,9 @@ qemu="$(found qemu-aarch64 qemu-aarch64-static "Debian's qemu-user")"
 cmake -S cpp/tests -B "$directory" -G Ninja -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
       -DCMAKE_CXX_COMPILER="$compiler" -DCMAKE_EXE_LINKER_FLAGS=-static > /dev/null
 cmake --build "$directory" --target math_accuracy_neon run_kernels_neon
-for command in "math_accuracy_neon 997" "run_kernels_neon $cases"; do
-  echo "== aarch64, neon: $command"
-  "$qemu" "$directory/"$command
-done
+run() {
+  echo "== aarch64, neon: $*"
+  "$qemu" "$directory/$1" "${@:2}"
+}
+run math_accuracy_neon 997
+run run_kernels_neon "$cases"
