@@ -91,8 +91,6 @@ def test_compiled_code_follows_a_change_of_backend() -> None:
 @pytest.mark.parametrize("backend", COMPILED)
 def test_inductor_generates_code(backend: str) -> None:
     """One real code generation, forward and backward (the others stop at the captured graph)."""
-    # Inductor's threads import it all at once, which its own distutils cannot bear.
-    pytest.importorskip("setuptools")
     function, tensors, keywords = operator_calls()["conv_glu"]
     expected, expected_gradients = reference_result(function, tensors, keywords, backend)
     torch._dynamo.reset()

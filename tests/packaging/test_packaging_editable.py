@@ -5,7 +5,7 @@ It takes all that it needs from the interpreter that runs this test, so nothing 
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -25,12 +25,25 @@ TESTS = (
     "tests/reference/test_reference_imports.py",
 )
 
+
+def installed(distribution: str) -> bool:
+    """Whether a distribution is there, without looking for its module.
+
+    Looking for pip turns setuptools' own distutils off, for the rest of the process.
+    """
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not (ROOT / "CMakeLists.txt").exists(), reason="needs the sources"),
     *(
-        pytest.mark.skipif(importlib.util.find_spec(name) is None, reason=f"needs {name}")
-        for name in ("pip", "scikit_build_core", "pybind11")
+        pytest.mark.skipif(not installed(name), reason=f"needs {name}")
+        for name in ("pip", "scikit-build-core", "pybind11")
     ),
 ]
 
