@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnxruntime
 import pytest
 import torch
+import torch._dynamo.testing
 
 from small_model import images, small_model
 from transnext_ops import BackendError

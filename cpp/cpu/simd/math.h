@@ -128,7 +128,7 @@ inline void normal_density(const Vector<float> (&x)[kCount], Vector<float> (&den
   constexpr float kRound = 12582912.0f;   // its sums' low bits are the integer, as in exp
   Vector<float> exponent[kCount];
   for (int v = 0; v < kCount; ++v) {
-    const Vector<float> square = x[v] * x[v];
+    const Vector<float> square = minimum(x[v] * x[v], broadcast(kLargestSquare));
     exponent[v] = square * kScale + kRound;
     density[v] = square * kScale - (exponent[v] - kRound);
   }

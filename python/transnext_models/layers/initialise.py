@@ -14,6 +14,9 @@ def initialise(module: nn.Module) -> None:
 
     Attention modules initialise the parameters that are theirs alone.
     """
+    # Parameters without memory have no values to draw, and drawing them imports PyTorch's compilers.
+    if any(parameter.is_meta for parameter in module.parameters(recurse=False)):
+        return
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
     elif isinstance(module, nn.Conv2d):
