@@ -14,7 +14,7 @@ def initialise(module: nn.Module) -> None:
 
     Attention modules initialise the parameters that are theirs alone.
     """
-    # Parameters without memory have no values to draw, and drawing them imports PyTorch's compilers.
+    # Without memory there are no values to draw, and drawing them imports PyTorch's compilers.
     if any(parameter.is_meta for parameter in module.parameters(recurse=False)):
         return
     if isinstance(module, nn.Linear):
