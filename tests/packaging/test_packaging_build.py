@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import subprocess
 import sys
@@ -12,15 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from requirements import needs
+
 ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not (ROOT / "CMakeLists.txt").exists(), reason="needs the sources"),
-    *(
-        pytest.mark.skipif(importlib.util.find_spec(name) is None, reason=f"needs {name}")
-        for name in ("build", "scikit_build_core", "pybind11")
-    ),
+    *needs("build", "scikit-build-core", "pybind11"),
 ]
 
 

@@ -5,7 +5,6 @@ It takes all that it needs from the interpreter that runs this test, so nothing 
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import subprocess
 import sys
@@ -14,6 +13,8 @@ import venv
 from pathlib import Path
 
 import pytest
+
+from requirements import needs
 
 ROOT = Path(__file__).resolve().parents[2]
 # Names by which a package is found, the compiled library, the finder of timm, and the sources that
@@ -25,26 +26,10 @@ TESTS = (
     "tests/reference/test_reference_imports.py",
 )
 
-
-def installed(distribution: str) -> bool:
-    """Whether a distribution is there, without looking for its module.
-
-    Looking for pip turns setuptools' own distutils off, for the rest of the process.
-    """
-    try:
-        importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
-
-
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not (ROOT / "CMakeLists.txt").exists(), reason="needs the sources"),
-    *(
-        pytest.mark.skipif(not installed(name), reason=f"needs {name}")
-        for name in ("pip", "scikit-build-core", "pybind11")
-    ),
+    *needs("pip", "scikit-build-core", "pybind11"),
 ]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
 import os
 import re
@@ -16,15 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from requirements import needs
+
 ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not (ROOT / "cpp" / "packaging").exists(), reason="needs the sources"),
-    *(
-        pytest.mark.skipif(importlib.util.find_spec(name) is None, reason=f"needs {name}")
-        for name in ("build", "scikit_build_core", "pybind11")
-    ),
+    *needs("build", "scikit-build-core", "pybind11"),
 ]
 
 NO_COMPILER = re.compile(r"no C\+\+ compiler was found \([^)]*\bg\+\+[^)]*\)")
