@@ -1,6 +1,6 @@
 """The compiled operators: what ``backends/cpp_backend.py`` calls.
 
-Written by ``python -m tools.cpp_stub`` from the records in ``schema.py``.
+``python -m tools.cpp_stub`` writes the functions of operators, from the records in ``schema.py``.
 
 An operator reads its input tensors, fills its output tensors and returns nothing. It takes a tensor
 as it is where the tensor's type has DLPack's C interface, else as a DLPack capsule, which stays its
@@ -50,6 +50,8 @@ def packed_weight_size(dtype: str, columns: int, depth: int, /) -> int: ...
 def pack_weight(
     weight: _Tensor, packed: _Tensor, sizes: Sequence[int], threads: int = 1
 ) -> None: ...
+
+# Written from the records; what is above is written by hand.
 def aggregated_attention(
     q: _Tensor,
     k: _Tensor | None,

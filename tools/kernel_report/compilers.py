@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tools.ptxemu.compilers import program_text
 from transnext_ops.backends import kernel_sources
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
@@ -236,7 +237,7 @@ def run_nvrtc(
             assert status == 0, status
         array = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
         status = library.nvrtcCompileProgram(program, len(options), array)
-        log = _nvrtc_text(library, program, "ProgramLog")
+        log = program_text(library, program, "ProgramLog")
         if status != 0:
             raise CompilationError(log)
         entries = {}
@@ -246,17 +247,9 @@ def run_nvrtc(
             assert status == 0, status
             assert lowered.value is not None
             entries[name] = lowered.value.decode()
-        return _nvrtc_text(library, program, "PTX"), log, entries
+        return program_text(library, program, "PTX"), log, entries
     finally:
         library.nvrtcDestroyProgram(ctypes.byref(program))
-
-
-def _nvrtc_text(library: ctypes.CDLL, program: ctypes.c_void_p, what: str) -> str:
-    size = ctypes.c_size_t()
-    getattr(library, f"nvrtcGet{what}Size")(program, ctypes.byref(size))
-    text = ctypes.create_string_buffer(size.value)
-    getattr(library, f"nvrtcGet{what}")(program, text)
-    return text.value.decode()
 
 
 # What the assembler says

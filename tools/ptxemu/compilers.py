@@ -104,8 +104,8 @@ def nvrtc(
     try:
         array = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
         if library.nvrtcCompileProgram(program, len(options), array):
-            raise RuntimeError(_text(library, program, "ProgramLog"))
-        return _text(library, program, "PTX")
+            raise RuntimeError(program_text(library, program, "ProgramLog"))
+        return program_text(library, program, "PTX")
     finally:
         library.nvrtcDestroyProgram(handle)
 
@@ -119,7 +119,8 @@ def _headers(nvrtc_library: Path) -> tuple[Path, ...]:
     return ()
 
 
-def _text(library: ctypes.CDLL, program: ctypes.c_void_p, what: str) -> str:
+def program_text(library: ctypes.CDLL, program: ctypes.c_void_p, what: str) -> str:
+    """Return what NVRTC has of a program: ``"PTX"``, ``"ProgramLog"``."""
     size = ctypes.c_size_t()
     getattr(library, f"nvrtcGet{what}Size")(program, ctypes.byref(size))
     buffer = ctypes.create_string_buffer(size.value)
