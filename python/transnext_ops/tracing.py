@@ -39,21 +39,17 @@ def _find_transformed() -> Callable[[], bool]:
     transforms = getattr(functorch, "peek_interpreter_stack", lambda: None)
 
     def transformed() -> bool:
+        """Whether ``torch.func`` (vmap, grad, jvp and their kin) or forward-mode AD is at work.
+
+        A tensor then may be one of many, or carry a tangent, with nothing to show for it in its
+        type, and what is computed of it belongs to the transform: it must not be kept.
+        """
         return transforms() is not None or getattr(forward_ad, "_current_level", -1) >= 0
 
     return transformed
 
 
-_transformed = _find_transformed()
-
-
-def transformed() -> bool:
-    """Whether ``torch.func`` (vmap, grad, jvp and their kin) or forward-mode AD is at work.
-
-    A tensor then may be one of many, or carry a tangent, with nothing to show for it in its type,
-    and what is computed of it belongs to the transform: it must not be kept.
-    """
-    return _transformed()
+transformed = _find_transformed()
 
 
 def known_true(condition: bool) -> bool:

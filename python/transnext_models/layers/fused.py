@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from transnext_ops import fused_blocks
+from transnext_ops.schema import compute_dtype
 
 from .attention import AggregatedAttention, GlobalAttention, PixelFocusedAttention
 from .calls import runs_on_cpu
@@ -207,8 +208,7 @@ def _are_alike(weights: list[Tensor], x: Tensor) -> bool:
 
 def _parameter(tensor: Tensor, features: torch.dtype) -> Tensor:
     """Return a parameter in the compute type of `features`, contiguous, in memory of its own."""
-    compute = torch.float64 if features == torch.float64 else torch.float32
-    return tensor.detach().to(compute, copy=True).contiguous()
+    return tensor.detach().to(compute_dtype(features), copy=True).contiguous()
 
 
 def _optional(tensor: Tensor | None, features: torch.dtype) -> Tensor | None:
