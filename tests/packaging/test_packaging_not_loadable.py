@@ -24,7 +24,7 @@ import warnings
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     import transnext_ops
-    import transnext_ops.position_bias
+    import transnext_ops.schema
     from transnext_ops import explain_backend
     explained = explain_backend(device="cpu")
 ours = [each for each in caught if "compiled library" in str(each.message)]

@@ -38,11 +38,16 @@ def checkout(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bare(tmp_path_factory) -> dict[str, str]:
-    """An environment with nothing on PATH, and nothing said about compilers."""
+def undecided() -> dict[str, str]:
+    """An environment with nothing said about compilers and what to build."""
     ours = re.compile(r"CXX|CC$|CUDA|CMAKE|SKBUILD|PYTHON|LIBRARY_PATH")
-    kept = {name: value for name, value in os.environ.items() if not ours.search(name)}
-    return {**kept, "PATH": str(tmp_path_factory.mktemp("nothing"))}
+    return {name: value for name, value in os.environ.items() if not ours.search(name)}
+
+
+@pytest.fixture(scope="module")
+def bare(undecided: dict[str, str], tmp_path_factory) -> dict[str, str]:
+    """The same with nothing on PATH."""
+    return {**undecided, "PATH": str(tmp_path_factory.mktemp("nothing"))}
 
 
 def build(
@@ -153,9 +158,9 @@ def test_on_from_the_environment(checkout: Path, bare, tmp_path: Path) -> None:
     assert "the compiled library was asked for" in result.stderr
 
 
-def test_off_leaves_it_out_with_a_compiler(checkout: Path, tmp_path: Path) -> None:
-    settings = "cmake.define.TRANSNEXT_LIBRARY=OFF"
-    result = build(checkout, tmp_path / "wheel", dict(os.environ), settings)
+def test_off_leaves_it_out_with_a_compiler(checkout: Path, undecided, tmp_path: Path) -> None:
+    setting = "cmake.define.TRANSNEXT_LIBRARY=OFF"
+    result = build(checkout, tmp_path / "wheel", undecided, setting)
     assert result.returncode == 0, result.stderr
     (wheel,) = (tmp_path / "wheel").iterdir()
     assert wheel.name.endswith("-py3-none-any.whl")
@@ -196,8 +201,10 @@ def has_compiler() -> bool:
 
 
 @pytest.mark.skipif(not has_compiler(), reason="needs a C++ compiler")
-def test_a_build_folder_that_cannot_be_made_is_named(not_writable: Path, tmp_path: Path) -> None:
-    result = build(not_writable, tmp_path / "wheel", dict(os.environ))
+def test_a_build_folder_that_cannot_be_made_is_named(
+    not_writable: Path, undecided, tmp_path: Path
+) -> None:
+    result = build(not_writable, tmp_path / "wheel", undecided)
     assert result.returncode == 1
     assert f"cannot write to {not_writable / 'build'}" in result.stderr
     assert "-C build-dir=" in result.stderr

@@ -164,9 +164,8 @@ def test_a_disk_that_fills_up_in_any_file(
 
     for number, (name, size) in enumerate(disk.files):
         options = short_runs.images(tmp_path / str(number), images)
-        before = sum(size for _, size in disk.files[:number])
         with monkeypatch.context() as patch:
-            FullDisk(patch, before + size // 2)
+            FullDisk(patch, size // 2, passed=number)
             with pytest.raises(RunFileError, match=r"cannot be written \(No space left") as caught:
                 train(options)
         how = "start again" if name == "config.json" else f"continue with --resume {options.output}"
