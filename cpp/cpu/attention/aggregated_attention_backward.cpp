@@ -117,7 +117,7 @@ void backward(const Params& p, int threads) {
       token_tile.start(slice.batch, slice.head, slice.first);
       queries.start(share_of(slice.head), p.d_k_pool.present() ? partial : nullptr,
                     p.d_v_pool.present() ? partial + sizes.pooled * sizes.width : nullptr);
-      queries.ask_for(slices.at_or(i + 1, following), slice.count);
+      queries.prefetch(slices.at_or(i + 1, following), slice.count);
       run_token_tile(token_tile, queries, sizes.tokens, slice.first, slice.count);
       if (cut.token_parts == 1 && slices.ends_image(i))
         write_pooled_gradients<C>(p, sizes, 1, slice.batch, slice.head, partial);
