@@ -378,7 +378,7 @@ MUTATIONS = [
         ),
     ),
     *_each(
-        "attention/backward/tokens_pooled.cuh",
+        "attention/backward/pooled_weights.cuh",
         "attention",
         (
             "probability[e] = first + key + e % 2 < pooled() ? value : 0.0f;",

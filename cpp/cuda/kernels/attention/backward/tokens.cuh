@@ -29,12 +29,12 @@ namespace transnext {
 namespace device {
 
 template <class T, int kDim>
-class BackwardTokens : TokenWindowProducts<T, kDim> {
+class BackwardTokens : TokenWindowGemm<T, kDim> {
   using Tile = TokenTile<T, kDim>;
 
  public:
   __device__ BackwardTokens(const AggregatedAttentionBackwardLaunch& launch, unsigned block)
-      : TokenWindowProducts<T, kDim>(launch, block) {}
+      : TokenWindowGemm<T, kDim>(launch, block) {}
 
   // Inlined: the members would be in local memory otherwise, and the parameters copied there.
   __device__ __forceinline__ void run() {
