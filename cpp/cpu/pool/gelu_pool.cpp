@@ -121,26 +121,31 @@ void pool_row_backward(const GeluPoolBackwardParams& p, index_t batch, index_t r
   }
 }
 
-}  // namespace
-
-void gelu_pool(const GeluPoolParams& params, int threads) {
-  with_storage(params.x.dtype, [&](auto storage) {
-    using S = decltype(storage);
-    const index_t rows = params.pool_grid.height;
-    parallel_for(params.x.shape[0] * rows, threads, [&](index_t task) {
-      pool_row<typename S::Type, typename S::Compute>(params, task / rows, task % rows);
-    });
+// Calls run(storage, image, row) for the rows of all images, a task for each.
+template <class Run>
+void for_each_row(const View<3>& x, index_t rows, int threads, const Run& run) {
+  with_storage(x.dtype, [&](auto storage) {
+    parallel_for(x.shape[0] * rows, threads,
+                 [&](index_t task) { run(storage, task / rows, task % rows); });
   });
 }
 
+}  // namespace
+
+void gelu_pool(const GeluPoolParams& params, int threads) {
+  for_each_row(params.x, params.pool_grid.height, threads,
+               [&](auto storage, index_t image, index_t row) {
+                 using S = decltype(storage);
+                 pool_row<typename S::Type, typename S::Compute>(params, image, row);
+               });
+}
+
 void gelu_pool_backward(const GeluPoolBackwardParams& params, int threads) {
-  with_storage(params.x.dtype, [&](auto storage) {
-    using S = decltype(storage);
-    const index_t rows = params.grid.height;
-    parallel_for(params.x.shape[0] * rows, threads, [&](index_t task) {
-      pool_row_backward<typename S::Type, typename S::Compute>(params, task / rows, task % rows);
-    });
-  });
+  for_each_row(params.x, params.grid.height, threads,
+               [&](auto storage, index_t image, index_t row) {
+                 using S = decltype(storage);
+                 pool_row_backward<typename S::Type, typename S::Compute>(params, image, row);
+               });
 }
 
 TRANSNEXT_END_LEVEL

@@ -66,35 +66,41 @@ struct TokenRows {
   }
 };
 
-// Asks for `count` rows, by all threads of a block; row i is the token token_of(i), or zero where that
-// is negative. Neighbouring threads take neighbouring runs of 16 bytes.
+// Calls visit(row, channel) for the 16-byte vectors of `count` rows: neighbouring threads of a block
+// visit neighbouring vectors.
+template <int kDim, class T, class Visit>
+__device__ inline void for_vectors(int count, const Visit& visit) {
+  constexpr int elements = 16 / static_cast<int>(sizeof(T));
+  constexpr int vectors = kDim / elements;
+#pragma unroll 1
+  for (int item = static_cast<int>(threadIdx.x); item < count * vectors;
+       item += static_cast<int>(blockDim.x))
+    visit(item / vectors, item % vectors * elements);
+}
+
+// Starts to copy `count` rows, by all threads of a block. Row i is the token token_of(i), or zero where
+// that is negative.
 template <int kDim, class T, class TokenOf>
 __device__ inline void stage_rows(const TokenRows<T>& tokens, int count, TokenOf token_of,
                                   T* rows) {
-  constexpr int elements = 16 / static_cast<int>(sizeof(T));
-  constexpr int pieces = kDim / elements;
-#pragma unroll 1
-  for (int item = static_cast<int>(threadIdx.x); item < count * pieces;
-       item += static_cast<int>(blockDim.x)) {
-    const int row = item / pieces;
-    const int first = item % pieces * elements;
+  for_vectors<kDim, T>(count, [&](int row, int first) {
     const index_t token = token_of(row);
     T* to = rows + row * row_stride<T>(kDim) + first;
     if (tokens.vectors) {
       tokens.ask(token, first, to);
-      continue;
+      return;
     }
 #pragma unroll
-    for (int i = 0; i < elements; ++i) {
+    for (int i = 0; i < 16 / static_cast<int>(sizeof(T)); ++i) {
       const bool inside = token >= 0 && first + i < tokens.channels;
       to[i] = inside
                   ? tokens.data[token * tokens.token_stride + (first + i) * tokens.channel_stride]
                   : T{};
     }
-  }
+  });
 }
 
-// The same of two tensors at once: what row a piece is of is found for both.
+// The same of two tensors at once, which share the search for a vector's token.
 template <int kDim, class T, class TokenOf>
 __device__ inline void stage_rows(const TokenRows<T>& first, const TokenRows<T>& second, int count,
                                   TokenOf token_of, T* first_rows, T* second_rows) {
@@ -103,18 +109,12 @@ __device__ inline void stage_rows(const TokenRows<T>& first, const TokenRows<T>&
     stage_rows<kDim>(second, count, token_of, second_rows);
     return;
   }
-  constexpr int elements = 16 / static_cast<int>(sizeof(T));
-  constexpr int pieces = kDim / elements;
-#pragma unroll 1
-  for (int item = static_cast<int>(threadIdx.x); item < count * pieces;
-       item += static_cast<int>(blockDim.x)) {
-    const int row = item / pieces;
-    const int channel = item % pieces * elements;
+  for_vectors<kDim, T>(count, [&](int row, int channel) {
     const index_t token = token_of(row);
     const int to = row * row_stride<T>(kDim) + channel;
     first.ask(token, channel, first_rows + to);
     second.ask(token, channel, second_rows + to);
-  }
+  });
 }
 
 // What this thread asked for is there.

@@ -8,50 +8,32 @@ constexpr float kLn2 = 0.69314718f;
 constexpr float kInverseSqrtTwoPi = 0.39894228f;
 constexpr float kSmallestNormal = 1.17549435e-38f;
 
-// 2^x to about two units in the last place, 0 where that is no normal number: one instruction.
-__device__ inline float exp2_fast(float x) {
+// Defines a function of one float that is one approximate instruction of a GPU, and `on_host` in the
+// emulation.
 #if defined(__CUDA_ARCH__)
-  float result;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-  return result;
+#define TRANSNEXT_ONE_INSTRUCTION(name, instruction, on_host) \
+  __device__ inline float name(float x) {                     \
+    float result;                                             \
+    asm(instruction " %0, %1;" : "=f"(result) : "f"(x));      \
+    return result;                                            \
+  }
 #else
-  const float result = exp2f(x);
-  return result < kSmallestNormal ? 0.0f : result;
+#define TRANSNEXT_ONE_INSTRUCTION(name, instruction, on_host) \
+  __device__ inline float name(float x) {                     \
+    return on_host;                                           \
+  }
 #endif
-}
 
+// 2^x to about two units in the last place, 0 where that is no normal number.
+TRANSNEXT_ONE_INSTRUCTION(exp2_fast, "ex2.approx.ftz.f32",
+                          exp2f(x) < kSmallestNormal ? 0.0f : exp2f(x))
 // The logarithm to base 2, off by at most 2^-22 of it or of one.
-__device__ inline float log2_fast(float x) {
-#if defined(__CUDA_ARCH__)
-  float result;
-  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-  return result;
-#else
-  return log2f(x);
-#endif
-}
-
-// 1 / x to one unit in the last place, 0 for an infinite x: one instruction.
-__device__ inline float reciprocal_fast(float x) {
-#if defined(__CUDA_ARCH__)
-  float result;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-  return result;
-#else
-  return 1.0f / x;
-#endif
-}
-
-// 1 / sqrt(x) to two units in the last place, infinite for zero: one instruction.
-__device__ inline float inverse_root_fast(float x) {
-#if defined(__CUDA_ARCH__)
-  float result;
-  asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-  return result;
-#else
-  return 1.0f / sqrtf(x);
-#endif
-}
+TRANSNEXT_ONE_INSTRUCTION(log2_fast, "lg2.approx.ftz.f32", log2f(x))
+// 1 / x to one unit in the last place, 0 for an infinite x.
+TRANSNEXT_ONE_INSTRUCTION(reciprocal_fast, "rcp.approx.ftz.f32", 1.0f / x)
+// 1 / sqrt(x) to two units in the last place, infinite for zero.
+TRANSNEXT_ONE_INSTRUCTION(inverse_root_fast, "rsqrt.approx.ftz.f32", 1.0f / sqrtf(x))
+#undef TRANSNEXT_ONE_INSTRUCTION
 
 // e^x with a relative error of about |x| 2^-24: softmax terms, densities.
 __device__ inline float exp_fast(float x) {

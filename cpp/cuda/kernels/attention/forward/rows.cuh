@@ -96,15 +96,21 @@ struct SharedRows {
     Vector16<T>* odd_;
   };
 
-  __device__ void read(int row, float (&to)[kDim]) const {
+  // Calls visit(channel, value) for the elements of a row.
+  template <class Visit>
+  __device__ void for_elements(int row, const Visit& visit) const {
     const Row pieces(*this, row);
 #pragma unroll
     for (int i = 0; i < kRowVectors16; ++i) {
       const Vector16<T> piece = pieces[i];
 #pragma unroll
       for (int e = 0; e < Vector16<T>::kElements; ++e)
-        to[i * Vector16<T>::kElements + e] = to_float(piece.values[e]);
+        visit(i * Vector16<T>::kElements + e, piece.values[e]);
     }
+  }
+
+  __device__ void read(int row, float (&to)[kDim]) const {
+    for_elements(row, [&](int c, T value) { to[c] = to_float(value); });
   }
 
   __device__ void write(int row, const float (&from)[kDim]) const {
@@ -133,7 +139,7 @@ struct SharedRows {
     return sum;
   }
 
-  // 1 / max(|row|, 1e-12) and from . row, in one pass over the row's pieces.
+  // 1 / max(|row|, 1e-12) and from . row, in one rolled loop over the row.
   __device__ float2 inverse_norm_and_dot(int row, const float* from) const {
     const Row pieces(*this, row);
     float square = 0.0f;
@@ -153,29 +159,16 @@ struct SharedRows {
 
   // to += factor * row
   __device__ void add(int row, float factor, float (&to)[kDim]) const {
-    const Row pieces(*this, row);
-#pragma unroll
-    for (int i = 0; i < kRowVectors16; ++i) {
-      const Vector16<T> piece = pieces[i];
-#pragma unroll
-      for (int e = 0; e < Vector16<T>::kElements; ++e)
-        to[i * Vector16<T>::kElements + e] += factor * to_float(piece.values[e]);
-    }
+    for_elements(row, [&](int c, T value) { to[c] += factor * to_float(value); });
   }
 
   // 1 / max(|row|, 1e-12)
   __device__ float inverse_norm(int row) const {
-    const Row pieces(*this, row);
     float square = 0.0f;
-#pragma unroll
-    for (int i = 0; i < kRowVectors16; ++i) {
-      const Vector16<T> piece = pieces[i];
-#pragma unroll
-      for (int e = 0; e < Vector16<T>::kElements; ++e) {
-        const float value = to_float(piece.values[e]);
-        square += value * value;
-      }
-    }
+    for_elements(row, [&](int, T element) {
+      const float value = to_float(element);
+      square += value * value;
+    });
     return device::inverse_norm(square);
   }
 };
