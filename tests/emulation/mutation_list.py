@@ -127,8 +127,8 @@ MUTATIONS = [
             "mask: logits outside the image",
         ),
         (
-            "p.bias.data)[place.head * p.bias.stride[0] + j * p.bias.stride[1]]",
-            "p.bias.data)[place.head * p.bias.stride[0] + cell * p.bias.stride[1]]",
+            "p.bias.data)[position.head * p.bias.stride[0] + j * p.bias.stride[1]]",
+            "p.bias.data)[position.head * p.bias.stride[0] + cell * p.bias.stride[1]]",
             "bias map: the cell's number within a band",
         ),
         (
@@ -293,7 +293,7 @@ MUTATIONS = [
         "attention/forward/bias.cuh",
         "maps",
         (
-            "values.shape[1] < place().rows_inside() ||",
+            "values.shape[1] < position().rows_inside() ||",
             "false ||",
             "bias map: a table too low for the tile",
         ),

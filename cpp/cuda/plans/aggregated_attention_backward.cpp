@@ -59,34 +59,34 @@ AttentionTokenShared token_shared(const Params& p, int tile_height, int tile_wid
   const index_t cells = window * window;
   AttentionTokenShared at = {};
   constexpr index_t kTooLarge = 1 << 30;  // any window may be asked for
-  const auto take = [&](int& offset, index_t bytes) {
+  const auto reserve = [&](int& offset, index_t bytes) {
     offset = at.bytes;
     at.bytes = static_cast<int>(std::min(at.bytes + (bytes + 15) / 16 * 16, kTooLarge));
   };
-  const auto take_floats = [&](int& offset, index_t count) { take(offset, count * 4); };
-  take(at.state, kAttentionStateBytes);
-  take(at.query, queries * row);
-  take(at.d_out, queries * row);
-  take(at.key, keys * row);
+  const auto reserve_floats = [&](int& offset, index_t count) { reserve(offset, count * 4); };
+  reserve(at.state, kAttentionStateBytes);
+  reserve(at.query, queries * row);
+  reserve(at.d_out, queries * row);
+  reserve(at.key, keys * row);
   // The values are done with when the pooled keys come.
   at.value = at.bytes;
-  for (int* offset : {&at.pool_key, &at.pool_value}) take(*offset, kAttentionPoolTile * row);
-  take(at.pool_unit, element_bytes(p.in.q.dtype) == 4 ? 0 : kAttentionPoolTile * row);
+  for (int* offset : {&at.pool_key, &at.pool_value}) reserve(*offset, kAttentionPoolTile * row);
+  reserve(at.pool_unit, element_bytes(p.in.q.dtype) == 4 ? 0 : kAttentionPoolTile * row);
   at.bytes = std::max({at.bytes, at.value + keys * row, at.value + kAttentionPartialSumBytes});
-  for (int* offset : {&at.order, &at.place}) take_floats(*offset, queries);
+  for (int* offset : {&at.order, &at.bias_offset}) reserve_floats(*offset, queries);
   for (int* offset :
        {&at.query_inverse, &at.d_out_norm, &at.length_scale, &at.log_sum_exp, &at.delta, &at.total})
-    take_floats(*offset, queries);
-  for (int* offset : {&at.key_inverse, &at.key_embedding}) take_floats(*offset, keys);
+    reserve_floats(*offset, queries);
+  for (int* offset : {&at.key_inverse, &at.key_embedding}) reserve_floats(*offset, keys);
   for (int* offset : {&at.pool_inverse, &at.pool_embedding, &at.pool_row, &at.pool_column})
-    take_floats(*offset, kAttentionPoolTile);
+    reserve_floats(*offset, kAttentionPoolTile);
   for (int* offset : {&at.probability, &at.d_weight, &at.weight})
-    take_floats(*offset, queries * cells);
-  take_floats(at.gradient, own * dim);
-  take_floats(at.d_scale, own);
-  take_floats(at.tokens, cells * dim);
-  take_floats(at.embedding, dim);
-  for (int* offset : {&at.local_bias, &at.token_bias}) take_floats(*offset, cells);
+    reserve_floats(*offset, queries * cells);
+  reserve_floats(at.gradient, own * dim);
+  reserve_floats(at.d_scale, own);
+  reserve_floats(at.tokens, cells * dim);
+  reserve_floats(at.embedding, dim);
+  for (int* offset : {&at.local_bias, &at.token_bias}) reserve_floats(*offset, cells);
   return at;
 }
 
@@ -127,7 +127,8 @@ void choose_tile(const Params& p, int architecture, AttentionBackwardPlan& plan)
     plan.tiles_x = static_cast<int>(ceil_divide(grid.width, plan.tile_width));
     return;
   }
-  throw std::invalid_argument(std::string(kOp) + ": the CUDA kernels take smaller windows than " +
+  throw std::invalid_argument(std::string(kOp) +
+                              ": the CUDA kernels reserve smaller windows than " +
                               std::to_string(p.in.window_size) + " with head dim " +
                               std::to_string(p.in.q.shape[3]) + ", what fits into shared memory");
 }
@@ -176,16 +177,16 @@ Launches launches(const AggregatedAttentionBackwardParams& p, int architecture) 
       p.d_token_bias.present() || p.d_tokens.present())
     plan.parameters =
         static_cast<int>(1 + channels + 2 * cells + (p.d_tokens.present() ? channels * cells : 0));
-  const auto take = [&](index_t& offset, index_t count) {
+  const auto reserve = [&](index_t& offset, index_t count) {
     offset = result.workspace;
     result.workspace += count;
   };
-  take(plan.query_terms, pairs * tokens * 4);
-  take(plan.parameter_sums, pairs * tiles * plan.parameters);
+  reserve(plan.query_terms, pairs * tokens * 4);
+  reserve(plan.parameter_sums, pairs * tiles * plan.parameters);
   const bool pooled_side = pooled_gradients || plan.table_atomics;
-  take(plan.pooled_sums, pooled_side ? plan.slices * pairs * pooled * 2 * channels : 0);
+  reserve(plan.pooled_sums, pooled_side ? plan.slices * pairs * pooled * 2 * channels : 0);
   const bool ordered_rows = table_gradient && !plan.table_atomics;
-  take(
+  reserve(
       plan.row_sums,
       ordered_rows ? heads * p.in.grid.height * p.in.pool_grid.height * p.d_pool_bias.shape[2] : 0);
 

@@ -45,7 +45,7 @@ LaunchPlan gelu_pool_plan(index_t batch, index_t channels, Grid grid, Grid pool_
 
 LaunchPlan gelu_pool_backward_plan(index_t batch, index_t channels, Grid grid) {
   const ChannelTiles tiles(channels);
-  return {{blocks_for(batch * grid.height * gelu_pool_pieces(grid.width) * tiles.count), 1, 1},
+  return {{blocks_for(batch * grid.height * gelu_pool_row_parts(grid.width) * tiles.count), 1, 1},
           {tiles.lanes, kGeluPoolRows, 1},
           0};
 }

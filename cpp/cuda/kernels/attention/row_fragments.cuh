@@ -36,9 +36,9 @@ struct RightRows {
 
 // Where a lane's rows for RightRows are, found once for many tiles.
 template <class T, int kDim>
-class RightRowsPlace {
+class RightRowsLoader {
  public:
-  __device__ explicit RightRowsPlace(int lane) {
+  __device__ explicit RightRowsLoader(int lane) {
 #pragma unroll
     for (int g = 0; g < kGroups; ++g) {
       const int matrix = (4 * g + lane / 8) % (2 * kChunks);
@@ -88,9 +88,9 @@ class RightRowsPlace {
 };
 
 template <class T>
-class RightRowsPlace<T, 0> {
+class RightRowsLoader<T, 0> {
  public:
-  __device__ explicit RightRowsPlace(int) {}
+  __device__ explicit RightRowsLoader(int) {}
 };
 
 // sum += left right^T, 16 by 8.

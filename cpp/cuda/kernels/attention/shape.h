@@ -91,7 +91,7 @@ struct SoftmaxTerms {
   float maximum;  // as a power of two
   float sum;
 };
-struct alignas(16) ProductTerms {
+struct alignas(16) GemmTerms {
   float norm;  // 1 / |q|
   float factor;
   union {
@@ -99,7 +99,7 @@ struct alignas(16) ProductTerms {
     SoftmaxTerms softmax;  // then
   };
 };
-static_assert(sizeof(RowTerms) == sizeof(ProductTerms));
+static_assert(sizeof(RowTerms) == sizeof(GemmTerms));
 
 // What it needs of a pooled key.
 struct alignas(16) KeyTerms {
@@ -118,7 +118,7 @@ struct ForwardKind {
 // Offsets in bytes, as many as can be known to the compiler. The parts of the pooled keys, of the
 // exchange and of the window follow each other in time and share their place.
 struct ForwardLayout {
-  int query_terms = 0;  // [queries] RowTerms or ProductTerms
+  int query_terms = 0;  // [queries] RowTerms or GemmTerms
   int embedding = 0;    // [kDim] floats
   int state = 0;        // a TileState
   int queries = 0;      // [queries] rows of T: q, at last the output
@@ -142,46 +142,46 @@ struct ForwardLayout {
                                  bool has_bias) {
     const int queries_of_tile = tile.queries();
     const int row = forward_row_bytes(channels, kind.element);
-    const bool products = kind.element == 2;  // pooled keys' and window's
+    const bool narrow = kind.element == 2;  // pooled keys' and window's
     int end = 0;
-    query_terms = take(end, queries_of_tile * static_cast<int>(sizeof(RowTerms)));
-    embedding = take(end, channels * 4);
-    state = take(end, 64);
+    query_terms = reserve(end, queries_of_tile * static_cast<int>(sizeof(RowTerms)));
+    embedding = reserve(end, channels * 4);
+    state = reserve(end, 64);
     // From some time on the queries are in registers, and their place is free until the output needs
     // it: at once where they are float, after the pooled keys of 16-bit types with a 3 x 3 window.
     queries = end;
     const int after_queries = end + round_to_vector16(queries_of_tile * row);
     bytes = after_queries;
-    const int window_start = products && window <= 0 ? after_queries : end;
-    if (products) end = after_queries;
+    const int window_start = narrow && window <= 0 ? after_queries : end;
+    if (narrow) end = after_queries;
     const int start = end;
 
-    pooled = take(end, 4 * tile.chunk_keys * row);
-    key_terms = take(end, tile.chunk_keys * static_cast<int>(sizeof(KeyTerms)));
-    bias = take(end, has_bias ? queries_of_tile * bias_stride(tile, kind.tensor_cores) * 4 : 4);
+    pooled = reserve(end, 4 * tile.chunk_keys * row);
+    key_terms = reserve(end, tile.chunk_keys * static_cast<int>(sizeof(KeyTerms)));
+    bias = reserve(end, has_bias ? queries_of_tile * bias_stride(tile, kind.tensor_cores) * 4 : 4);
     if (end > bytes) bytes = end;
 
     end = start;
-    if (products ? window == kAnyWindow : kind.tensor_cores)
-      exchange = take(end, queries_of_tile * (channels + 4) * 4);
+    if (narrow ? window == kAnyWindow : kind.tensor_cores)
+      exchange = reserve(end, queries_of_tile * (channels + 4) * 4);
     if (end > bytes) bytes = end;
 
     end = window_start;
     if (window > 0) {
       const int cells = window * window;
       const int halo = (tile.rows + window - 1) * (tile.columns + window - 1);
-      window_keys = take(end, halo * row);
-      window_values = products ? take(end, halo * row) : window_keys;  // float: one by one
-      window_norms = take(end, halo * (products ? 8 : 4));
-      tokens = take(end, products ? 2 * kTokenRows * row : cells * channels * 4);
-      window_weights = take(end, products ? 0 : cells * queries_of_tile * 4);
-      window_terms = take(end, products ? 2 * 4 * 16 : cells * 8);
+      window_keys = reserve(end, halo * row);
+      window_values = narrow ? reserve(end, halo * row) : window_keys;  // float: one by one
+      window_norms = reserve(end, halo * (narrow ? 8 : 4));
+      tokens = reserve(end, narrow ? 2 * kTokenRows * row : cells * channels * 4);
+      window_weights = reserve(end, narrow ? 0 : cells * queries_of_tile * 4);
+      window_terms = reserve(end, narrow ? 2 * 4 * 16 : cells * 8);
     }
     if (end > bytes) bytes = end;
   }
 
  private:
-  TRANSNEXT_INLINE static int take(int& end, int bytes) {
+  TRANSNEXT_INLINE static int reserve(int& end, int bytes) {
     const int begin = end;
     end += round_to_vector16(bytes);
     return begin;

@@ -36,7 +36,7 @@ struct TokenRows {
 
   // Asks for the 16 bytes from a channel on, zeros without a token and beyond the last channel; for
   // `vectors`.
-  __device__ void ask(index_t token, int channel, T* to) const {
+  __device__ void copy_async(index_t token, int channel, T* to) const {
     const bool inside = token >= 0 && channel < channels;
     copy_async_16(to, inside ? data + token * token_stride + channel : data, inside);
   }
@@ -87,7 +87,7 @@ __device__ inline void stage_rows(const TokenRows<T>& tokens, int count, TokenOf
     const index_t token = token_of(row);
     T* to = rows + row * row_stride<T>(kDim) + first;
     if (tokens.vectors) {
-      tokens.ask(token, first, to);
+      tokens.copy_async(token, first, to);
       return;
     }
 #pragma unroll
@@ -112,8 +112,8 @@ __device__ inline void stage_rows(const TokenRows<T>& first, const TokenRows<T>&
   for_vectors<kDim, T>(count, [&](int row, int channel) {
     const index_t token = token_of(row);
     const int to = row * row_stride<T>(kDim) + channel;
-    first.ask(token, channel, first_rows + to);
-    second.ask(token, channel, second_rows + to);
+    first.copy_async(token, channel, first_rows + to);
+    second.copy_async(token, channel, second_rows + to);
   });
 }
 

@@ -71,8 +71,8 @@ class WeightedRows<T, kDim, true> {
 
   __device__ void store(int lane, int count, const float (&factor)[2], float* target) const {
 #pragma unroll 1
-    for (int turn = 0; turn < 4; ++turn) {
-      if (lane % 4 == turn) {
+    for (int step = 0; step < 4; ++step) {
+      if (lane % 4 == step) {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           const int n = lane_row(lane) + 8 * h;
@@ -80,7 +80,7 @@ class WeightedRows<T, kDim, true> {
 #pragma unroll
           for (int c = 0; c < kDim; c += 4) {
             float4* to = reinterpret_cast<float4*>(target + n * kDim + c);
-            float4 sum = turn == 0 ? float4{0.0f, 0.0f, 0.0f, 0.0f} : *to;
+            float4 sum = step == 0 ? float4{0.0f, 0.0f, 0.0f, 0.0f} : *to;
             sum.x += sum_[h][c] * factor[h];
             sum.y += sum_[h][c + 1] * factor[h];
             sum.z += sum_[h][c + 2] * factor[h];

@@ -10,7 +10,7 @@
 namespace transnext::device {
 
 // Whether a dense bias has a value at the sum of its query's and its key's place (PooledBias).
-__device__ inline bool has_dense_places(const AggregatedAttentionInputs& in) {
+__device__ inline bool has_dense_offsets(const AggregatedAttentionInputs& in) {
   return in.pool_bias.dense() && in.grid.size() * in.pool_bias.values.stride[1] < index_t{1} << 31;
 }
 

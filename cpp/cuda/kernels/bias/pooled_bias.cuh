@@ -32,15 +32,15 @@ class PooledBias {
   __device__ const float* values() const { return values_; }
 
   // Of a dense bias, and of a table whose maps grow by one from row to row and from column to column of
-  // the image: the value of a query and a key is values()[query_place(i, j, n) + key_place(a, b, m)],
+  // the image: the value of a query and a key is values()[query_offset(i, j, n) + key_offset(a, b, m)],
   // for queries up to row last_i and column last_j.
-  __device__ int key_place(int a, int b, int m, int last_i, int last_j) const {
+  __device__ int key_offset(int a, int b, int m, int last_i, int last_j) const {
     const int column_step = static_cast<int>(bias_.values.stride[2]);
     if (bias_.dense()) return m * column_step;
     return first_table_row(0, a, last_i) * static_cast<int>(bias_.values.stride[1]) +
            first_table_column(0, b, last_j) * column_step;
   }
-  __device__ int query_place(int i, int j, int n) const {
+  __device__ int query_offset(int i, int j, int n) const {
     const int row_step = static_cast<int>(bias_.values.stride[1]);
     if (bias_.dense()) return n * row_step;
     return i * row_step + j * static_cast<int>(bias_.values.stride[2]);

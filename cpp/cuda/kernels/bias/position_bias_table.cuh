@@ -46,19 +46,19 @@ __device__ inline C relu(C x) {
 
 }  // namespace device
 
-// Block (kBiasTableLanes, kBiasTableShares). Grid: tiles of (128 positions, 4 heads), heads fastest.
+// Block (kBiasTableLanes, kBiasTableGroups). Grid: tiles of (128 positions, 4 heads), heads fastest.
 template <class C>
-__global__ void __launch_bounds__(kBiasTableLanes* kBiasTableShares)
+__global__ void __launch_bounds__(kBiasTableLanes* kBiasTableGroups)
     position_bias_table_forward(PositionBiasTableParams p) {
   constexpr int kHeads = kBiasTableHeads;
   constexpr int kPositions = kBiasTablePositions;
   constexpr int kLanes = kBiasTableLanes;
-  constexpr int kShares = kBiasTableShares;
-  constexpr int kThreads = kLanes * kShares;
+  constexpr int kGroups = kBiasTableGroups;
+  constexpr int kThreads = kLanes * kGroups;
   using Weights = device::Run<C, 4>;
   __shared__ Weights first[kBiasTableHidden];   // w_row, w_col, b1
   __shared__ Weights second[kBiasTableHidden];  // w2 of the block's heads
-  __shared__ C sums[kShares][kHeads * kPositions][kLanes];
+  __shared__ C sums[kGroups][kHeads * kPositions][kLanes];
   C* table = static_cast<C*>(p.table.data);  // [h, R, S]
   const index_t heads = p.table.shape[0];
   const index_t columns = p.table.shape[2];
@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(kBiasTableLanes* kBiasTableShares)
         second[e] = weights;
       }
       __syncthreads();
-      for (int e = threadIdx.y; e < count; e += kShares) {
+      for (int e = threadIdx.y; e < count; e += kGroups) {
         const Weights in = first[e];
         const Weights out = second[e];
 #pragma unroll
@@ -111,12 +111,12 @@ __global__ void __launch_bounds__(kBiasTableLanes* kBiasTableShares)
         sums[threadIdx.y][h * kPositions + i][threadIdx.x] = sum[h][i];
     }
     __syncthreads();
-    for (int k = threadIdx.y; k < kHeads * kPositions; k += kShares) {
+    for (int k = threadIdx.y; k < kHeads * kPositions; k += kGroups) {
       const index_t h = head + k / kPositions;
       const index_t at = position + k % kPositions * kLanes;
       if (h >= heads || at >= positions) continue;
       C total = device::element<C>(p.fc2_bias, h);
-      for (int share = 0; share < kShares; ++share) total += sums[share][k][threadIdx.x];
+      for (int group = 0; group < kGroups; ++group) total += sums[group][k][threadIdx.x];
       table[h * p.table.stride[0] + at / columns * p.table.stride[1] +
             at % columns * p.table.stride[2]] = total;
     }

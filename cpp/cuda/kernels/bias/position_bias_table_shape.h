@@ -10,7 +10,7 @@ constexpr int kBiasTableHeads = 4;  // heads of a block
 // Forward: positions of a lane, threads that share the hidden features, features in shared memory.
 constexpr int kBiasTableLanes = 32;
 constexpr int kBiasTablePositions = 4;
-constexpr int kBiasTableShares = 8;
+constexpr int kBiasTableGroups = 8;
 constexpr int kBiasTableHidden = 512;
 
 // Backward: hidden features of a block (one per thread), positions in shared memory, and the least

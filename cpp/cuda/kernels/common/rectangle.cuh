@@ -13,10 +13,10 @@ struct Rectangle {
   __device__ int index(int y, int x) const { return (y - top) * width + x - left; }
   __device__ int row(int index) const { return top + index / width; }
   // Row and column of an index below 2^21, without a division for each.
-  struct Place {
+  struct Cell {
     int row, column;
   };
-  __device__ Place place(int index) const {
+  __device__ Cell cell(int index) const {
     const int down = SmallDivisor(width).quotient(index);
     return {top + down, left + index - down * width};
   }
@@ -33,7 +33,7 @@ struct Rectangle {
 };
 
 // Of the `window` places from x - window / 2 on, those inside 0 .. size - 1.
-__device__ inline int places_inside(int x, int window, int size) {
+__device__ inline int cells_inside(int x, int window, int size) {
   const int first = x - window / 2;
   const int end = first + window;
   return (end < size ? end : size) - (first > 0 ? first : 0);
@@ -41,8 +41,8 @@ __device__ inline int places_inside(int x, int window, int size) {
 
 // log(number of keys that query (y, x) sees).
 __device__ inline float length_scale(int y, int x, int window, Grid grid, int pooled) {
-  const int local = places_inside(y, window, static_cast<int>(grid.height)) *
-                    places_inside(x, window, static_cast<int>(grid.width));
+  const int local = cells_inside(y, window, static_cast<int>(grid.height)) *
+                    cells_inside(x, window, static_cast<int>(grid.width));
   return logf(static_cast<float>((window > 0 ? local : 0) + pooled));
 }
 

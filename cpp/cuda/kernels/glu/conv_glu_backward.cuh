@@ -48,7 +48,7 @@ class ConvGluChannel {
     }
   }
 
-  __device__ void take(const ConvGluStrip& strip) {
+  __device__ void add_strip(const ConvGluStrip& strip) {
     const int width = static_cast<int>(p_.grid.width);
     const int height = static_cast<int>(p_.grid.height);
     const int left = strip.left;
@@ -184,7 +184,7 @@ class ConvGluChannel {
 // gradient is wanted.
 template <class T>
 __global__ void __launch_bounds__(kConvGluLanes* kConvGluStrips,
-                                  device::multiprocessor_threads() / kConvGluBackwardShare)
+                                  device::multiprocessor_threads() / kConvGluBackwardDivisor)
     conv_glu_backward(ConvGluBackwardParams p) {
   __shared__ float partial[kConvGluStrips][kConvGluTerms][kConvGluLanes];
   __shared__ device::ConvGluWeights<kConvGluLanes> weights;
@@ -202,7 +202,7 @@ __global__ void __launch_bounds__(kConvGluLanes* kConvGluStrips,
   if (channel < hidden) {
     for (unsigned number = worker * blockDim.y + threadIdx.y; number < strips;
          number += workers * blockDim.y)
-      mine.take(device::ConvGluStrip(number, p.grid));
+      mine.add_strip(device::ConvGluStrip(number, p.grid));
   }
 
   if (!p.d_weight.present() && !p.d_bias.present()) return;

@@ -109,8 +109,8 @@ __global__ void __launch_bounds__(kGeluPoolLanes* kGeluPoolRows, kGeluPoolBlocks
       __syncthreads();  // before the next tile overwrites the partial sums
     }
     if (threadIdx.y == 0 && count > 0) {
-      const float share = 1.0f / static_cast<float>(rows.size * width);
-      for (int i = 0; i < kRun; ++i) sum[i] *= share;
+      const float inverse_size = 1.0f / static_cast<float>(rows.size * width);
+      for (int i = 0; i < kRun; ++i) sum[i] *= inverse_size;
       device::store_run(
           out + batch * p.out.stride[0] + bin * p.out.stride[1] + channel * p.out.stride[2],
           p.out.stride[2], count, runs, sum);
@@ -136,12 +136,12 @@ __device__ inline void gather_from_bins(const GeluPoolBackwardParams& p, index_t
       const index_t width = bin_end(b, p.pool_grid.width, p.grid.width) -
                             bin_begin(b, p.pool_grid.width, p.grid.width);
       const index_t bin = a * p.pool_grid.width + b;
-      const float share = 1.0f / static_cast<float>(height * width);
+      const float inverse_size = 1.0f / static_cast<float>(height * width);
       RawRun<T, kRun> raw;
       raw.load(gradients + bin * p.d_out.stride[1], p.d_out.stride[2], count, runs);
       float gradient[kRun];
       raw.read(gradient);
-      for (int i = 0; i < kRun; ++i) sum[i] += gradient[i] * share;
+      for (int i = 0; i < kRun; ++i) sum[i] += gradient[i] * inverse_size;
     }
   }
 }
@@ -164,9 +164,9 @@ __global__ void __launch_bounds__(kGeluPoolLanes* kGeluPoolRows, kGeluPoolBlocks
   const index_t tile_channels = index_t{blockDim.x} * kRun;
   const index_t channel_tiles = device::quotient(channels + tile_channels - 1, tile_channels);
   const index_t tiles =
-      p.x.shape[0] * p.grid.height * gelu_pool_pieces(p.grid.width) * channel_tiles;
+      p.x.shape[0] * p.grid.height * gelu_pool_row_parts(p.grid.width) * channel_tiles;
   const auto width = static_cast<unsigned>(p.grid.width);
-  const auto pieces = static_cast<unsigned>(gelu_pool_pieces(p.grid.width));
+  const auto row_parts = static_cast<unsigned>(gelu_pool_row_parts(p.grid.width));
   // Where the grids divide, each token lies in one bin, all bins have as many tokens.
   const auto bin_height =
       static_cast<unsigned>(device::quotient(p.grid.height, p.pool_grid.height));
@@ -176,17 +176,17 @@ __global__ void __launch_bounds__(kGeluPoolLanes* kGeluPoolRows, kGeluPoolBlocks
   const unsigned bin_rows = even ? bin_height : 1;
   const unsigned bin_columns = even ? bin_width : 1;
   const device::SmallDivisor by_bin_columns(static_cast<int>(bin_columns));
-  const float share = 1.0f / static_cast<float>(bin_rows * bin_columns);
+  const float inverse_size = 1.0f / static_cast<float>(bin_rows * bin_columns);
 
   for (index_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-    const index_t pieces_before = device::quotient(tile, channel_tiles);
+    const index_t parts_before = device::quotient(tile, channel_tiles);
     const index_t channel =
-        (tile - pieces_before * channel_tiles) * tile_channels + threadIdx.x * kRun;
+        (tile - parts_before * channel_tiles) * tile_channels + threadIdx.x * kRun;
     const index_t count = channels - channel;
     if (count <= 0) continue;
-    const index_t rows_before = device::quotient(pieces_before, pieces);
+    const index_t rows_before = device::quotient(parts_before, row_parts);
     const auto first =
-        static_cast<unsigned>(pieces_before - rows_before * pieces) * kGeluPoolColumns;
+        static_cast<unsigned>(parts_before - rows_before * row_parts) * kGeluPoolColumns;
     const unsigned end = first + kGeluPoolColumns < width ? first + kGeluPoolColumns : width;
     const index_t batch = device::quotient(rows_before, p.grid.height);
     const auto row = static_cast<unsigned>(rows_before - batch * p.grid.height);
@@ -223,7 +223,7 @@ __global__ void __launch_bounds__(kGeluPoolLanes* kGeluPoolRows, kGeluPoolBlocks
         if (even) {
           gradients_of[k].read(sum);
 #pragma unroll
-          for (int i = 0; i < kRun; ++i) sum[i] *= share;
+          for (int i = 0; i < kRun; ++i) sum[i] *= inverse_size;
         } else if (here < end) {
           device::gather_from_bins(p, row, here, gradients, count, runs, sum);
         }

@@ -14,7 +14,7 @@ constexpr int kGeluPoolPairAtOnce = 2;   // and backward, each with a gradient
 constexpr unsigned kGeluPoolColumns = 128;  // backward: tokens of a block, at most
 
 // Backward: parts of an image row that blocks take.
-TRANSNEXT_INLINE index_t gelu_pool_pieces(index_t width) {
+TRANSNEXT_INLINE index_t gelu_pool_row_parts(index_t width) {
   return (width + kGeluPoolColumns - 1) / kGeluPoolColumns;
 }
 

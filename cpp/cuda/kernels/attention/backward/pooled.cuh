@@ -59,7 +59,7 @@ class BackwardPooled {
         grows_by_steps(bias(), in_, {top, 0, (end_query - 1) / width() + 1 - top, width()});
     if (thread() == 0) {
       state().steps = steps;
-      state().known_places = steps || has_dense_places(in_);
+      state().bias_by_offset = steps || has_dense_offsets(in_);
     }
     __syncthreads();
     find_keys();
@@ -83,7 +83,7 @@ class BackwardPooled {
         const int count = end_query - first < kTile ? end_query - first : kTile;
 #pragma unroll 1
         for (int sub = 0; sub < count; sub += 16)
-          take(keys, values, first, count, buffer * kTile + sub, sub);
+          add_queries(keys, values, first, count, buffer * kTile + sub, sub);
       }
       if (kBuffers > 1) buffer ^= 1;
     }
@@ -96,8 +96,8 @@ class BackwardPooled {
   struct State {
     unsigned batch, head, slice;
     int first_key, first_query, end_query;
-    bool steps;         // the table grows by steps
-    bool known_places;  // a bias is at the sum of its query's and its key's place
+    bool steps;           // the table grows by steps
+    bool bias_by_offset;  // a bias is at the sum of its query's and its key's place
   };
   static __device__ State& state() {
     __shared__ State state;
@@ -140,10 +140,12 @@ class BackwardPooled {
     return reinterpret_cast<float4*>(d_out_rows() + kBuffers * kTile * kStride);
   }
   // [kBuffers][kTile]: in the bias, in its gradient, row and column in the image
-  static __device__ int4* places() { return reinterpret_cast<int4*>(terms() + kBuffers * kTile); }
+  static __device__ int4* positions() {
+    return reinterpret_cast<int4*>(terms() + kBuffers * kTile);
+  }
   // Of float, a warp's weights.
   static __device__ float* stages() {
-    return reinterpret_cast<float*>(places() + kBuffers * kTile);
+    return reinterpret_cast<float*>(positions() + kBuffers * kTile);
   }
 
   __device__ void load_keys() {
@@ -182,10 +184,10 @@ class BackwardPooled {
       const int last_row = (state().end_query - 1) / width();
       const int last_column = width() - 1;
       if (state().steps)
-        table_places_[h] = bias().first_table_row(0, a, last_row) * columns() +
-                           bias().first_table_column(0, b, last_column);
-      if (state().known_places)
-        biases_[h] = bias().values() + bias().key_place(a, b, m, last_row, last_column);
+        table_offsets_[h] = bias().first_table_row(0, a, last_row) * columns() +
+                            bias().first_table_column(0, b, last_column);
+      if (state().bias_by_offset)
+        biases_[h] = bias().values() + bias().key_offset(a, b, m, last_row, last_column);
     }
   }
   __device__ int key(int h) const {
@@ -214,26 +216,26 @@ class BackwardPooled {
         copy_async_16(terms() + begin + i, from + n, true);
       else  // no weights for what is not there
         terms()[begin + i] = float4{0.0f, 0.0f, 3e38f, 0.0f};
-      places()[begin + i] =
-          int4{state().known_places ? bias().query_place(y, x, n) : 0, y * columns() + x, y, x};
+      positions()[begin + i] =
+          int4{state().bias_by_offset ? bias().query_offset(y, x, n) : 0, y * columns() + x, y, x};
     }
     commit_copies();
   }
 
   // 16 queries, of a tile of `count` those from `sub` on, which are at `at` in shared memory.
-  __device__ void take(const LeftRows<T, kKept>& keys, const LeftRows<T, kKept>& values, int first,
-                       int count, int at, int sub) {
+  __device__ void add_queries(const LeftRows<T, kKept>& keys, const LeftRows<T, kKept>& values,
+                              int first, int count, int at, int sub) {
     const T* queries = query_rows() + at * kStride;
     const T* d_outs = d_out_rows() + at * kStride;
     const int own = warp() * 16;
     // Asked for before the products, so that they are on their way meanwhile.
     float biases[2][4];
-    if (state().known_places) {
+    if (state().bias_by_offset) {
 #pragma unroll
       for (int t = 0; t < 2; ++t) {
 #pragma unroll
         for (int e = 0; e < 4; ++e)
-          biases[t][e] = biases_[e / 2][places()[at + t * 8 + lane_column(lane()) + e % 2].x];
+          biases[t][e] = biases_[e / 2][positions()[at + t * 8 + lane_column(lane()) + e % 2].x];
       }
     }
     float weight[2][4] = {}, d_logit[2][4] = {};
@@ -247,7 +249,7 @@ class BackwardPooled {
       multiply_rows<kDim>(value_rows() + top, value_rows() + top + 8 * kStride, d_outs, lane(),
                           d_logit);
     }
-    if (!state().known_places) find_biases(first, count, at, sub, biases);
+    if (!state().bias_by_offset) find_biases(first, count, at, sub, biases);
 #pragma unroll
     for (int t = 0; t < 2; ++t) {
       const int query = at + t * 8 + lane_column(lane());
@@ -283,10 +285,11 @@ class BackwardPooled {
 #pragma unroll 1
     for (int j = 0; j < 8; ++j) {
       const int i = j / 4 * 8 + lane_column(lane()) + j % 2;
-      const int4 place = places()[at + i];
+      const int4 position = positions()[at + i];
       const int n = sub + i < count ? first + sub + i : first;
       const int m = present(j / 2 % 2);
-      const float value = bias().at(place.z, place.w, n, m / pool_width(), m % pool_width(), m);
+      const float value =
+          bias().at(position.z, position.w, n, m / pool_width(), m % pool_width(), m);
 #pragma unroll
       for (int own = 0; own < 8; ++own)
         biases[own / 4][own % 4] = own == j ? value : biases[own / 4][own % 4];
@@ -303,7 +306,7 @@ class BackwardPooled {
         for (int e = 0; e < 4; ++e) {
           const int i = t * 8 + lane_column(lane()) + e % 2;
           if (sub + i < count && key(e / 2) < pooled())
-            atomicAdd(table + table_places_[e / 2] + places()[at + i].y, gradients[t][e]);
+            atomicAdd(table + table_offsets_[e / 2] + positions()[at + i].y, gradients[t][e]);
         }
       }
       return;
@@ -317,14 +320,14 @@ class BackwardPooled {
 #pragma unroll
       for (int own = 0; own < 8; ++own)
         gradient = own == j ? gradients[own / 4][own % 4] : gradient;
-      const int4 place = places()[at + i];
+      const int4 position = positions()[at + i];
       const int a = m / pool_width();
       const int b = m - a * pool_width();
-      float* row = table + bias().table_row(place.z, a) * columns();
+      float* row = table + bias().table_row(position.z, a) * columns();
 #pragma unroll 1
       for (int tap = 0; tap < bias().taps(); ++tap)
-        atomicAdd(row + bias().table_column(place.w, b, tap),
-                  gradient * bias().weight(place.w, b, tap));
+        atomicAdd(row + bias().table_column(position.w, b, tap),
+                  gradient * bias().weight(position.w, b, tap));
     }
   }
 
@@ -357,11 +360,11 @@ class BackwardPooled {
   const Launch& launch_;
   const AggregatedAttentionBackwardParams& p_;
   const AggregatedAttentionInputs& in_;
-  const RightRowsPlace<T, kTensorCores ? kDim : 0> right_;
+  const RightRowsLoader<T, kTensorCores ? kDim : 0> right_;
   // Of the lane's two keys.
   float inverse_[2], embedded_[2], along_[2] = {};
   const float* biases_[2] = {};
-  int table_places_[2] = {};
+  int table_offsets_[2] = {};
   float d_key_[kChunks][4] = {}, d_value_[kChunks][4] = {};
 };
 

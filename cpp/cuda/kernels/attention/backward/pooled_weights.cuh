@@ -75,9 +75,9 @@ class TokenPooledWeights : public TokenTile<T, kDim> {
       const int column = key - pool_row * columns;
       const Rectangle queries = this->queries();
       ints(at.pool_row)[i] =
-          this->known_places()
-              ? bias().key_place(pool_row, column, key, queries.top + queries.height - 1,
-                                 queries.left + queries.width - 1)
+          this->bias_by_offset()
+              ? bias().key_offset(pool_row, column, key, queries.top + queries.height - 1,
+                                  queries.left + queries.width - 1)
               : pool_row;
       ints(at.pool_column)[i] = column;
     }
@@ -117,15 +117,15 @@ class TokenPooledWeights : public TokenTile<T, kDim> {
     }
     // Asked for before the products of tensor cores, so that they are on their way meanwhile.
     float biases[2][4];
-    const bool places = this->known_places();
+    const bool by_offset = this->bias_by_offset();
     if constexpr (kTensorCores) {
 #pragma unroll
       for (int t = 0; t < 2; ++t) {
-        if (places) read_biases(query, sub + t * 8 + lane_column(lane), biases[t]);
+        if (by_offset) read_biases(query, sub + t * 8 + lane_column(lane), biases[t]);
       }
     }
     if constexpr (kKept > 0) {
-      const RightRowsPlace<T, kDim> right(lane);
+      const RightRowsLoader<T, kDim> right(lane);
       multiply_rows(operands.query, right.load(row(at.pool_key, sub)), probability);
       multiply_rows(operands.d_out, right.load(row(at.pool_value, sub)), d_weight);
     } else {
@@ -137,7 +137,7 @@ class TokenPooledWeights : public TokenTile<T, kDim> {
 #pragma unroll
     for (int t = 0; t < 2; ++t) {
       const int key = sub + t * 8 + lane_column(lane);
-      if (!places)
+      if (!by_offset)
         find_biases(query, first, key, biases[t]);
       else if constexpr (!kTensorCores)
         read_biases(query, key, biases[t]);
@@ -166,11 +166,11 @@ class TokenPooledWeights : public TokenTile<T, kDim> {
   // The bias of a lane's queries and the keys `key` and `key` + 1 of the tile, by their places,
   __device__ void read_biases(const Query (&query)[2], int key, float (&bias)[4]) const {
     const float* values = this->bias().values();
-    const int2 place = *reinterpret_cast<const int2*>(ints(plan_.shared.pool_row) + key);
+    const int2 offset = *reinterpret_cast<const int2*>(ints(plan_.shared.pool_row) + key);
 #pragma unroll
     for (int e = 0; e < 4; ++e)
-      bias[e] =
-          values[ints(plan_.shared.place)[query[e / 2].index] + (e % 2 == 0 ? place.x : place.y)];
+      bias[e] = values[ints(plan_.shared.bias_offset)[query[e / 2].index] +
+                       (e % 2 == 0 ? offset.x : offset.y)];
   }
 
   // or of any kind, one after the other: this is no path to hurry on.

@@ -37,7 +37,7 @@ struct AttentionTokenShared {
   // reach of those; pooled keys, values and normalised keys, in the place of the values, and at last
   // the warps' shares of the parameters' gradients.
   int query, d_out, key, value, pool_key, pool_value, pool_unit;
-  int order, place;  // ints per query: the owned ones first; of its biases
+  int order, bias_offset;  // ints per query: the owned ones first; of its biases
   // floats per query; log_sum_exp to base 2
   int query_inverse, d_out_norm, length_scale, log_sum_exp, delta, total;
   // floats per key, per pooled key

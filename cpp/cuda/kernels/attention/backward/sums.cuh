@@ -14,7 +14,7 @@ namespace transnext {
 template <class C>
 __global__ void aggregated_attention_backward_parameter_sums(
     AggregatedAttentionBackwardLaunch launch) {
-  __shared__ C shares[kAttentionSumRows][kAttentionSumLanes];
+  __shared__ C partial_sums[kAttentionSumRows][kAttentionSumLanes];
   const AggregatedAttentionBackwardParams& p = launch.params;
   const int size = launch.plan.parameters;
   const unsigned groups =
@@ -29,10 +29,10 @@ __global__ void aggregated_attention_backward_parameter_sums(
     for (index_t part = threadIdx.y; part < parts; part += kAttentionSumRows)
       sum += sums[part * heads * size + element];
   }
-  shares[threadIdx.y][threadIdx.x] = sum;
+  partial_sums[threadIdx.y][threadIdx.x] = sum;
   __syncthreads();
   if (threadIdx.y > 0 || element >= size) return;
-  for (int row = 1; row < kAttentionSumRows; ++row) sum += shares[row][threadIdx.x];
+  for (int row = 1; row < kAttentionSumRows; ++row) sum += partial_sums[row][threadIdx.x];
 
   const int channels = static_cast<int>(p.in.q.shape[3]);
   const int cells = static_cast<int>(p.in.window_size * p.in.window_size);

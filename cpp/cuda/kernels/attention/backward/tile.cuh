@@ -23,7 +23,7 @@ class TokenTile {
     Rectangle owned, queries, keys;
     unsigned batch, head;
     float scale;
-    bool known_places;  // a bias is at the sum of its query's and its key's place
+    bool bias_by_offset;  // a bias is at the sum of its query's and its key's place
   };
 
   __device__ TokenTile(const Launch& launch, unsigned block)
@@ -71,7 +71,7 @@ class TokenTile {
   __device__ unsigned batch() const { return state().batch; }
   __device__ unsigned head() const { return state().head; }
   __device__ float scale() const { return state().scale; }
-  __device__ bool known_places() const { return state().known_places; }
+  __device__ bool bias_by_offset() const { return state().bias_by_offset; }
   __device__ unsigned heads() const { return static_cast<unsigned>(in_.q.shape[2]); }
   __device__ PooledBias bias() const { return {in_.pool_bias, head()}; }
 
@@ -99,12 +99,12 @@ class TokenTile {
     const Rectangle queries = this->queries();
     const Rectangle keys = halo_keys();
     const auto query_token = [=](int i) -> index_t {
-      const Rectangle::Place place = queries.place(i);
-      return token(place.row, place.column);
+      const Rectangle::Cell cell = queries.cell(i);
+      return token(cell.row, cell.column);
     };
     const auto key_token = [=](int i) -> index_t {
-      const Rectangle::Place place = keys.place(i);
-      return token(place.row, place.column);
+      const Rectangle::Cell cell = keys.cell(i);
+      return token(cell.row, cell.column);
     };
     const AttentionTokenShared& at = plan_.shared;
     stage_rows<kDim>(TokenRows<T>(in_.q, batch(), head()), TokenRows<T>(p_.d_out, batch(), head()),
@@ -114,19 +114,19 @@ class TokenTile {
                        keys.cells(), key_token, rows(at.key), rows(at.value));
     }
     commit_copies();
-    const bool known = grows_by_steps(bias(), in_, queries) || has_dense_places(in_);
-    if (thread() == 0) state().known_places = known;
+    const bool known = grows_by_steps(bias(), in_, queries) || has_dense_offsets(in_);
+    if (thread() == 0) state().bias_by_offset = known;
     const float* log_sum_exp = static_cast<const float*>(p_.log_sum_exp.data) +
                                batch() * p_.log_sum_exp.stride[0] +
                                head() * p_.log_sum_exp.stride[2];
 #pragma unroll 1
     for (int i = thread(); i < queries.cells(); i += kAttentionTokenThreads) {
-      const Rectangle::Place place = queries.place(i);
-      const int y = place.row;
-      const int x = place.column;
+      const Rectangle::Cell cell = queries.cell(i);
+      const int y = cell.row;
+      const int x = cell.column;
       floats(at.log_sum_exp)[i] = log_sum_exp[token(y, x) * p_.log_sum_exp.stride[1]] * kLog2E;
       floats(at.length_scale)[i] = length_scale(y, x, window(), in_.grid, pooled());
-      if (known) ints(at.place)[i] = bias().query_place(y, x, token(y, x));
+      if (known) ints(at.bias_offset)[i] = bias().query_offset(y, x, token(y, x));
     }
     order_queries();
 #pragma unroll 1

@@ -42,8 +42,8 @@ class BackwardTokens : TokenWindowGemm<T, kDim> {
     __syncthreads();
     this->find_norms();
     __syncthreads();
-    if (products()) {
-      if constexpr (kProducts) this->patch_weights();
+    if (window_gemm()) {
+      if constexpr (kWindowGemm) this->patch_weights();
     } else {
       this->local_weights();
       __syncthreads();
@@ -53,8 +53,8 @@ class BackwardTokens : TokenWindowGemm<T, kDim> {
     __syncthreads();
     this->local_logit_gradients();
     __syncthreads();
-    if (products()) {
-      if constexpr (kProducts) {
+    if (window_gemm()) {
+      if constexpr (kWindowGemm) {
         this->patch_query_gradients();
         this->patch_key_gradients();
       }
@@ -67,8 +67,8 @@ class BackwardTokens : TokenWindowGemm<T, kDim> {
   }
 
  private:
-  static constexpr bool kProducts = OnTensorCores<T>::value && kDim <= 32;
-  __device__ bool products() const { return kProducts && this->window() == 3; }
+  static constexpr bool kWindowGemm = OnTensorCores<T>::value && kDim <= 32;
+  __device__ bool window_gemm() const { return kWindowGemm && this->window() == 3; }
 
   using Tile::kChunks, Tile::kWarps, Tile::thread, Tile::channels, Tile::cells, Tile::floats,
       Tile::ints, Tile::row, Tile::owned_query, Tile::p_, Tile::in_, Tile::plan_, Tile::workspace_,
@@ -89,7 +89,7 @@ class BackwardTokens : TokenWindowGemm<T, kDim> {
     const int warp = thread() / 32;
     const int count = this->owned().cells();
     const int size = 1 + channels() + 2 * cells();
-    float* shares = floats(at.pool_key);  // [kWarps][32]
+    float* partial_sums = floats(at.pool_key);  // [kWarps][32]
 #pragma unroll 1
     for (int first = 0; first < size; first += 32) {
       const int e = first + lane < size ? first + lane : size - 1;
@@ -104,11 +104,11 @@ class BackwardTokens : TokenWindowGemm<T, kDim> {
       for (int own = first + lane < size ? warp : count; own < count; own += kWarps)
         sum += values[(of_cell ? owned_query(own) : own) * stride];
       __syncthreads();
-      shares[thread()] = sum;
+      partial_sums[thread()] = sum;
       __syncthreads();
       if (warp > 0 || first + lane >= size) continue;
 #pragma unroll
-      for (int other = 1; other < kWarps; ++other) sum += shares[other * 32 + lane];
+      for (int other = 1; other < kWarps; ++other) sum += partial_sums[other * 32 + lane];
       sums[e] = sum;
     }
   }
@@ -119,7 +119,7 @@ class BackwardTokens : TokenWindowGemm<T, kDim> {
     const int lane = thread() % 32;
     const int count = this->owned().cells();
     const int items = cells() * kChunks;
-    float* shares = floats(at.pool_key);  // [kWarps][32][8]
+    float* partial_sums = floats(at.pool_key);  // [kWarps][32][8]
 #pragma unroll 1
     for (int first = 0; first < items; first += 32) {
       const int item = first + lane < items ? first + lane : items - 1;
@@ -136,14 +136,14 @@ class BackwardTokens : TokenWindowGemm<T, kDim> {
         for (int c = 0; c < 8; ++c) sum[c] += d_weight * q[c];
       }
       __syncthreads();
-      store_vec8(sum, shares + thread() * 8);
+      store_vec8(sum, partial_sums + thread() * 8);
       __syncthreads();
       const int its_item = first + thread() / 8;
       const int c = its_item % kChunks * 8 + thread() % 8;
       if (its_item >= items || c >= channels()) continue;
       float total = 0.0f;
 #pragma unroll
-      for (int warp = 0; warp < kWarps; ++warp) total += shares[warp * 256 + thread()];
+      for (int warp = 0; warp < kWarps; ++warp) total += partial_sums[warp * 256 + thread()];
       sums[its_item / kChunks * channels() + c] = total;
     }
   }

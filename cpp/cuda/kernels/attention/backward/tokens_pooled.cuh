@@ -26,9 +26,9 @@ class TokenPooled : public TokenPooledWeights<T, kDim> {
 
   // delta of every query, and sum_m d_l_m kpn(m) of the owned ones with its product with qn + embedding.
   __device__ void pooled_keys() {
-    if (pooled() <= 8 * kTiles && this->known_places()) {
+    if (pooled() <= 8 * kTiles && this->bias_by_offset()) {
       load_pooled(0);
-      take_all();
+      pooled_keys_at_once();
       return;
     }
 #pragma unroll 1
@@ -40,14 +40,14 @@ class TokenPooled : public TokenPooledWeights<T, kDim> {
 #pragma unroll 1
     for (int i = thread(); i < queries().cells(); i += kAttentionTokenThreads)
       floats(plan_.shared.delta)[i] =
-          share(floats(plan_.shared.delta)[i], floats(plan_.shared.total)[i]);
+          normalised_delta(floats(plan_.shared.delta)[i], floats(plan_.shared.total)[i]);
     __syncthreads();
     add_gradients();
   }
 
   // The probabilities add to 1 but for the rounding of large logits, and then D - delta of a key that
   // has all the weight is nothing but for the same.
-  static __device__ float share(float delta, float total) {
+  static __device__ float normalised_delta(float delta, float total) {
     return total > 0.0f ? delta / total : delta;
   }
 
@@ -95,7 +95,7 @@ class TokenPooled : public TokenPooledWeights<T, kDim> {
   }
 
   // All pooled keys at once: their weights stay in registers from delta to the gradients.
-  __device__ void take_all() {
+  __device__ void pooled_keys_at_once() {
     const AttentionTokenShared& at = plan_.shared;
 #pragma unroll 1
     for (int tile = thread() / 32 * 16; tile < queries().cells(); tile += kWarps * 16) {
@@ -119,8 +119,8 @@ class TokenPooled : public TokenPooledWeights<T, kDim> {
       }
 #pragma unroll
       for (int h = 0; h < 2; ++h)
-        delta[h] = share(floats(at.delta)[index[h]] + sum_of_four(delta[h]),
-                         floats(at.total)[index[h]] + sum_of_four(total[h]));
+        delta[h] = normalised_delta(floats(at.delta)[index[h]] + sum_of_four(delta[h]),
+                                    floats(at.total)[index[h]] + sum_of_four(total[h]));
       __syncwarp();
       if (lane % 4 == 0) {
 #pragma unroll
@@ -153,10 +153,10 @@ class TokenPooled : public TokenPooledWeights<T, kDim> {
     const T* bottom = row(left, index[1]);
     if constexpr (kKept > 0) {
       const LeftRows<T, kKept> operand(top, bottom, thread_index() % 32);
-      const RightRowsPlace<T, kKept> place(lane);
+      const RightRowsLoader<T, kKept> loader(lane);
 #pragma unroll
       for (int t = 0; t < kTiles; t += 2) {
-        const RightRows<T, kKept> two = place.load(row(right, t * 8));
+        const RightRows<T, kKept> two = loader.load(row(right, t * 8));
 #pragma unroll
         for (int i = 0; i < 2 && t + i < kTiles; ++i)
           multiply_rows(operand, two.of[i], product[t + i]);

@@ -38,9 +38,11 @@ class TileBias {
     const View<2>& rows = in_.pool_bias.row_map;
     const View<3>& columns = in_.pool_bias.col_map;
     const View<3>& values = in_.pool_bias.values;
-    if (values.shape[1] < place().rows_inside() || values.shape[2] < place().columns_inside() ||
-        !steps(rows.data, rows.stride, pool_height(), state_->top, place().rows_inside()) ||
-        !steps(columns.data, columns.stride, pool_width(), state_->left, place().columns_inside()))
+    if (values.shape[1] < position().rows_inside() ||
+        values.shape[2] < position().columns_inside() ||
+        !steps(rows.data, rows.stride, pool_height(), state_->top, position().rows_inside()) ||
+        !steps(columns.data, columns.stride, pool_width(), state_->left,
+               position().columns_inside()))
       state_->bias = BiasKind::kOwn;
   }
 
@@ -59,18 +61,18 @@ class TileBias {
       const int last = key < count ? key : count - 1;
       terms[key].bias = kind == BiasKind::kNone  ? 0
                         : kind == BiasKind::kOwn ? last
-                                                 : place_of_key(first + last);
+                                                 : key_offset(first + last);
     }
     if (kind == BiasKind::kNone && thread_index() == 0) values_[0] = 0.0f;
     if (kind == BiasKind::kOwn) compute(first, count);
   }
 
   // A query's part of its biases' places; those of queries outside the image are another's.
-  __device__ int place_of(int query) const {
-    if (state_->bias == BiasKind::kNone || !place().inside(query)) return 0;
+  __device__ int query_offset(int query) const {
+    if (state_->bias == BiasKind::kNone || !position().inside(query)) return 0;
     if (state_->bias == BiasKind::kOwn) return query * kStride;
     const View<3>& values = in_.pool_bias.values;
-    if (in_.pool_bias.dense()) return place().token(query) * static_cast<int>(values.stride[1]);
+    if (in_.pool_bias.dense()) return position().token(query) * static_cast<int>(values.stride[1]);
     return Tile::row(query) * static_cast<int>(values.stride[1]) +
            Tile::column(query) * static_cast<int>(values.stride[2]);
   }
@@ -84,7 +86,7 @@ class TileBias {
  private:
   static constexpr int kStride = bias_stride(Tile::kSize, OnTensorCores<T>::value);
 
-  __device__ TilePlace<Tile> place() const { return {state_, &in_.grid}; }
+  __device__ TilePosition<Tile> position() const { return {state_, &in_.grid}; }
   __device__ int pool_height() const { return static_cast<int>(in_.pool_grid.height); }
   __device__ int pool_width() const { return static_cast<int>(in_.pool_grid.width); }
 
@@ -104,16 +106,16 @@ class TileBias {
     return result;
   }
 
-  __device__ int place_of_key(int key) const {
+  __device__ int key_offset(int key) const {
     const View<3>& values = in_.pool_bias.values;
     const int column_stride = static_cast<int>(values.stride[2]);
     if (in_.pool_bias.dense()) return key * column_stride;
     const PooledBias bias(in_.pool_bias, state_->head);
     const int row = key / pool_width();
     const int column = key - row * pool_width();
-    return bias.first_table_row(state_->top, row, place().rows_inside() - 1) *
+    return bias.first_table_row(state_->top, row, position().rows_inside() - 1) *
                static_cast<int>(values.stride[1]) +
-           bias.first_table_column(state_->left, column, place().columns_inside() - 1) *
+           bias.first_table_column(state_->left, column, position().columns_inside() - 1) *
                column_stride;
   }
 
@@ -128,9 +130,9 @@ class TileBias {
 #pragma unroll 1
     for (int query = thread_index() / Tile::kOwnBiasKeys; query < Tile::kQueries;
          query += Tile::kQueries / Tile::kOwnBiasKeys) {
-      if (!place().inside(query)) continue;
-      values_[query * kStride + key] =
-          bias.at(place().row(query), place().column(query), place().token(query), row, column, m);
+      if (!position().inside(query)) continue;
+      values_[query * kStride + key] = bias.at(position().row(query), position().column(query),
+                                               position().token(query), row, column, m);
     }
   }
 

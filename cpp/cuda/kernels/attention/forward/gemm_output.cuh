@@ -14,14 +14,14 @@ namespace transnext::device {
 // The outputs. A lane has rows lane / 4 and lane / 4 + 8 of each product, its two `halves`, with
 // columns lane % 4 * 2 and the next.
 template <int kDim>
-class ProductOutput {
+class GemmOutput {
  public:
   static constexpr int kTiles = 2;       // of 16 queries, for each warp
   static constexpr int kOut = kDim / 8;  // products for the channels of the output
 
   float out[kTiles][kOut][4];
 
-  __device__ ProductOutput() {
+  __device__ GemmOutput() {
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
 #pragma unroll
@@ -61,7 +61,7 @@ class ProductOutput {
   }
 
   // The output to shared memory, [queries][kDim + 4], where each query's own thread finds it.
-  __device__ void give(float* exchange) const {
+  __device__ void store_output(float* exchange) const {
     const int thread = thread_index();
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {

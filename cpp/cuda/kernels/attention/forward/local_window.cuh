@@ -86,8 +86,8 @@ struct SharedWindow {
 
   // Brings keys and parameters into shared memory. The block must synchronise before and after.
   __device__ void load(const AggregatedAttentionInputs& in, int batch, int head,
-                       const TilePlace<Tile>& place) const {
-    load_halo(in.k, batch, head, place);
+                       const TilePosition<Tile>& position) const {
+    load_halo(in.k, batch, head, position);
     commit_copies();
 #pragma unroll 1
     for (int i = thread_index(); i < kDim * kCells; i += Tile::kQueries) {
@@ -111,16 +111,16 @@ struct SharedWindow {
 
   // Ends the softmax of this thread's query: out becomes the result, the row's maximum and sum are
   // brought to all logits. All threads of the block call this together.
-  __device__ void take(const AggregatedAttentionInputs& in, int batch, int head,
-                       const TilePlace<Tile>& place, const float (&query)[kDim], RowTerms& row,
-                       float (&out)[kDim]) const {
+  __device__ void accumulate(const AggregatedAttentionInputs& in, int batch, int head,
+                             const TilePosition<Tile>& position, const float (&query)[kDim],
+                             RowTerms& row, float (&out)[kDim]) const {
     float highest = row.maximum;
     // One cell after the other: together they would need more registers than are free.
 #pragma unroll 1
     for (int j = 0; j < kCells; ++j) {
       const int cell = cell_of(j);
       const float logit = rows.dot(cell, query) * (row.factor * norms[cell]) + terms[j].x;
-      const bool here = in_image(place, j);
+      const bool here = in_image(position, j);
       weight(j) = here ? logit : kNoLogit;
       highest = here ? fmaxf(highest, logit) : highest;
     }
@@ -141,11 +141,11 @@ struct SharedWindow {
 #pragma unroll 1
     for (int j = 0; j < kCells; ++j) {
       float own = weight(j) * inverse;
-      if (has_tokens && in_image(place, j)) own += terms[j].y + dot_token(j, query);
+      if (has_tokens && in_image(position, j)) own += terms[j].y + dot_token(j, query);
       weight(j) = own;
     }
     __syncthreads();
-    load_halo(in.v, batch, head, place);
+    load_halo(in.v, batch, head, position);
     commit_copies();
     wait_copies<0>();
     __syncthreads();
@@ -157,11 +157,11 @@ struct SharedWindow {
 
  private:
   __device__ void load_halo(const View<4>& view, int batch, int head,
-                            const TilePlace<Tile>& place) const {
+                            const TilePosition<Tile>& position) const {
     const HeadRows<float> from(view, batch, head);
     for_halo<Tile, kWindow, Rows::kRowVectors16>(
-        place, [&](int cell, int piece, int token, bool valid) {
-          from.load(rows.piece(cell, piece), token, piece, valid);
+        position, [&](int cell, int vector, int token, bool valid) {
+          from.load(rows.vector(cell, vector), token, vector, valid);
         });
   }
 
@@ -171,10 +171,10 @@ struct SharedWindow {
     const int mine = thread_index();
     return (Tile::row(mine) + j / kWindow) * kWidth + Tile::column(mine) + j % kWindow;
   }
-  __device__ static bool in_image(const TilePlace<Tile>& place, int j) {
+  __device__ static bool in_image(const TilePosition<Tile>& position, int j) {
     const int mine = thread_index();
-    return inside(*place.grid, place.row(mine) + j / kWindow - kWindow / 2,
-                  place.column(mine) + j % kWindow - kWindow / 2);
+    return inside(*position.grid, position.row(mine) + j / kWindow - kWindow / 2,
+                  position.column(mine) + j % kWindow - kWindow / 2);
   }
   __device__ float& weight(int j) const { return weights[j * Tile::kQueries + thread_index()]; }
 
@@ -194,11 +194,11 @@ struct SharedWindow {
 
 // A window of any size, or none, read from global memory cell by cell.
 template <class T, int kDim>
-__device__ inline void take_any_window(const AggregatedAttentionInputs& in, index_t batch,
-                                       index_t head, int row, int column,
-                                       const WindowParameters& parameters,
-                                       const float (&query)[kDim], float factor, float& maximum,
-                                       float& sum, float (&out)[kDim]) {
+__device__ inline void accumulate_any_window(const AggregatedAttentionInputs& in, index_t batch,
+                                             index_t head, int row, int column,
+                                             const WindowParameters& parameters,
+                                             const float (&query)[kDim], float factor,
+                                             float& maximum, float& sum, float (&out)[kDim]) {
   const int window = static_cast<int>(in.window_size);
   const HeadRows<T> keys(in.k, batch, head);
   const HeadRows<T> values(in.v, batch, head);

@@ -33,17 +33,17 @@ constexpr float kLeastMaximum = -1e30f;
 // Rounds a row to TF32 in place, and returns the sum of its squares before that.
 template <class Rows>
 __device__ inline float round_row(const Rows& rows, int row) {
-  const typename Rows::Row pieces(rows, row);
+  const typename Rows::Row vectors(rows, row);
   float square = 0.0f;
 #pragma unroll
   for (int i = 0; i < Rows::kRowVectors16; ++i) {
-    Vector16<float> piece = pieces[i];
+    Vector16<float> vector = vectors[i];
 #pragma unroll
-    for (float& value : piece.values) {
+    for (float& value : vector.values) {
       square += value * value;
       value = bits_to_float(round_to_tensor_float(value));
     }
-    pieces[i] = piece;
+    vectors[i] = vector;
   }
   return square;
 }
@@ -70,7 +70,7 @@ class PooledStream {
                           const float* embedding)
       : terms(key_terms), in_(in), state_(state), bias_(bias), rows_(rows), embedding_(embedding) {
     first_ = -chunk_keys();
-    ask(0, 0);
+    start_copies(0, 0);
   }
 
   // Goes to the next chunk, false if there is none.
@@ -80,7 +80,7 @@ class PooledStream {
     if (first_ > 0) __syncthreads();  // the block has left the chunk before
     bias_.load_chunk(first_, count(), padded(count()), terms);
     if (first_ + chunk_keys() < all()) {
-      ask(first_ + chunk_keys(), 1 - buffer());
+      start_copies(first_ + chunk_keys(), 1 - buffer());
       wait_copies<1>();
     } else {
       wait_copies<0>();
@@ -130,7 +130,7 @@ class PooledStream {
   // Tensor cores take 16 rows together, those beyond the chunk's end zeros.
   __device__ static int padded(int keys) { return (keys + 15) / 16 * 16; }
 
-  __device__ void ask(int first, int buffer) {
+  __device__ void start_copies(int first, int buffer) {
     const int end = first + chunk_keys() < all() ? first + chunk_keys() : all();
     const int rows = padded(end - first);
     // The tensors' pointers are rebuilt for each chunk: kept, they would take many registers.
@@ -151,12 +151,14 @@ class PooledStream {
 // float: one thread for each query, the softmax's output in registers, maximum and sum in the query's
 // terms, whose first maximum and sum are those of no logit.
 template <class Tile, int kDim>
-__device__ inline void take_pooled(PooledStream<Tile, float, kDim>& stream,
-                                   const TileBias<Tile, float>& bias, const TilePlace<Tile>& place,
-                                   const float (&query)[kDim], RowTerms& row, float (&out)[kDim]) {
+__device__ inline void accumulate_pooled(PooledStream<Tile, float, kDim>& stream,
+                                         const TileBias<Tile, float>& bias,
+                                         const TilePosition<Tile>& position,
+                                         const float (&query)[kDim], RowTerms& row,
+                                         float (&out)[kDim]) {
   constexpr int kGroup = 3;  // keys for each change of the maximum
   while (stream.advance()) {
-    if (!place.warp_inside(thread_index())) continue;
+    if (!position.warp_inside(thread_index())) continue;
     const auto rows = stream.rows();
     const float* biases = bias.values() + row.bias;
     const int end = stream.first_row() + stream.count();

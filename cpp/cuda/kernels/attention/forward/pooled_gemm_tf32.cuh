@@ -15,9 +15,9 @@
 namespace transnext::device {
 
 template <class Tile, int kDim>
-class FloatProductQueries : public ProductOutput<kDim> {
+class Tf32GemmQueries : public GemmOutput<kDim> {
  public:
-  using Output = ProductOutput<kDim>;
+  using Output = GemmOutput<kDim>;
   using Output::first_of;
   using Output::key_of;
   using Output::kOut;
@@ -37,15 +37,15 @@ class FloatProductQueries : public ProductOutput<kDim> {
     __syncwarp();
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
-      const auto* from = rows.piece(first_of(thread, t) + thread % 16, thread % 32 / 16);
+      const auto* from = rows.vector(first_of(thread, t) + thread % 16, thread % 32 / 16);
 #pragma unroll
       for (int c = 0; c < kOut; ++c) ldmatrix_x4(queries_[t][c], from + 2 * c);
     }
   }
 
   // Takes a chunk of pooled keys, 8 at a time: more would need more registers than are free.
-  __device__ void take(const Stream& stream, const TileBias<Tile, TensorFloat32>& bias,
-                       RowTerms* row_terms) {
+  __device__ void add_chunk(const Stream& stream, const TileBias<Tile, TensorFloat32>& bias,
+                            RowTerms* row_terms) {
     const int count = stream.count();
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
@@ -60,8 +60,8 @@ class FloatProductQueries : public ProductOutput<kDim> {
         maximum[half] = terms.maximum;
         sum[half] = thread % 4 == 0 ? terms.sum : 0.0f;
       }
-      const Vector16<float>* keys = stream.keys().piece(key_of(thread % 8), thread % 32 / 8);
-      const float* values = stream.values().piece(thread % 4, 0)->values + thread % 32 / 4;
+      const Vector16<float>* keys = stream.keys().vector(key_of(thread % 8), thread % 32 / 8);
+      const float* values = stream.values().vector(thread % 4, 0)->values + thread % 32 / 4;
 #pragma unroll 1
       for (int first = 0; first < count; first += 8) {
         float logits[1][4] = {{0.0f, 0.0f, 0.0f, 0.0f}};

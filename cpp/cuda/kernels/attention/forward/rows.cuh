@@ -27,23 +27,23 @@ struct HeadRows {
   int row_stride = 0;
   int channel_stride = 0;
   int channels = 0;
-  bool pieces = false;  // made of aligned pieces
+  bool vectors = false;  // made of aligned pieces
 
   __device__ HeadRows(const View<4>& view, index_t batch, index_t head)
       : data(static_cast<T*>(view.data) + batch * view.stride[0] + head * view.stride[2]),
         row_stride(static_cast<int>(view.stride[1])),
         channel_stride(static_cast<int>(view.stride[3])),
         channels(static_cast<int>(view.shape[3])),
-        pieces(reinterpret_cast<unsigned long long>(data) % kVector16Bytes == 0 &&
-               row_stride % Vector16<T>::kElements == 0 && channels % Vector16<T>::kElements == 0 &&
-               channel_stride == 1) {}
+        vectors(reinterpret_cast<unsigned long long>(data) % kVector16Bytes == 0 &&
+                row_stride % Vector16<T>::kElements == 0 &&
+                channels % Vector16<T>::kElements == 0 && channel_stride == 1) {}
 
   __device__ T* row(int index) const { return data + static_cast<index_t>(index) * row_stride; }
 
   // Asks for a piece of row `index`; zeros beyond the channels, or everywhere if not `valid`.
-  __device__ void load(Vector16<T>* to, int index, int piece, bool valid) const {
-    const int first = piece * Vector16<T>::kElements;
-    if (pieces) {
+  __device__ void load(Vector16<T>* to, int index, int vector, bool valid) const {
+    const int first = vector * Vector16<T>::kElements;
+    if (vectors) {
       copy_async_16(to, row(index) + first, valid && first < channels);
       return;
     }
@@ -54,10 +54,10 @@ struct HeadRows {
     }
   }
 
-  __device__ void store(const Vector16<T>& from, int index, int piece) const {
-    const int first = piece * Vector16<T>::kElements;
+  __device__ void store(const Vector16<T>& from, int index, int vector) const {
+    const int first = vector * Vector16<T>::kElements;
     T* to = row(index);
-    if (pieces) {
+    if (vectors) {
       if (first < channels) *reinterpret_cast<Vector16<T>*>(to + first) = from;
       return;
     }
@@ -77,7 +77,7 @@ struct SharedRows {
 
   unsigned char* begin;
 
-  __device__ Vector16<T>* piece(int row, int index) const {
+  __device__ Vector16<T>* vector(int row, int index) const {
     if (kExchange) index ^= row >> 2 & 1;
     return reinterpret_cast<Vector16<T>*>(begin + row * kRowBytes + index * kVector16Bytes);
   }
@@ -86,7 +86,7 @@ struct SharedRows {
   class Row {
    public:
     __device__ Row(const SharedRows& rows, int row)
-        : even_(rows.piece(row, 0)), odd_(kRowVectors16 > 1 ? rows.piece(row, 1) : even_) {}
+        : even_(rows.vector(row, 0)), odd_(kRowVectors16 > 1 ? rows.vector(row, 1) : even_) {}
     __device__ Vector16<T>& operator[](int index) const {
       return index % 2 == 0 ? even_[index] : odd_[index - 1];
     }
@@ -99,13 +99,13 @@ struct SharedRows {
   // Calls visit(channel, value) for the elements of a row.
   template <class Visit>
   __device__ void for_elements(int row, const Visit& visit) const {
-    const Row pieces(*this, row);
+    const Row vectors(*this, row);
 #pragma unroll
     for (int i = 0; i < kRowVectors16; ++i) {
-      const Vector16<T> piece = pieces[i];
+      const Vector16<T> vector = vectors[i];
 #pragma unroll
       for (int e = 0; e < Vector16<T>::kElements; ++e)
-        visit(i * Vector16<T>::kElements + e, piece.values[e]);
+        visit(i * Vector16<T>::kElements + e, vector.values[e]);
     }
   }
 
@@ -114,42 +114,42 @@ struct SharedRows {
   }
 
   __device__ void write(int row, const float (&from)[kDim]) const {
-    const Row pieces(*this, row);
+    const Row vectors(*this, row);
 #pragma unroll
     for (int i = 0; i < kRowVectors16; ++i) {
-      Vector16<T> piece;
+      Vector16<T> vector;
 #pragma unroll
       for (int e = 0; e < Vector16<T>::kElements; ++e)
-        from_float(from[i * Vector16<T>::kElements + e], piece.values[e]);
-      pieces[i] = piece;
+        from_float(from[i * Vector16<T>::kElements + e], vector.values[e]);
+      vectors[i] = vector;
     }
   }
 
   // from . row, `from` being [kDim]
   __device__ float dot(int row, const float* from) const {
-    const Row pieces(*this, row);
+    const Row vectors(*this, row);
     float sum = 0.0f;
 #pragma unroll
     for (int i = 0; i < kRowVectors16; ++i) {
-      const Vector16<T> piece = pieces[i];
+      const Vector16<T> vector = vectors[i];
 #pragma unroll
       for (int e = 0; e < Vector16<T>::kElements; ++e)
-        sum += from[i * Vector16<T>::kElements + e] * to_float(piece.values[e]);
+        sum += from[i * Vector16<T>::kElements + e] * to_float(vector.values[e]);
     }
     return sum;
   }
 
   // 1 / max(|row|, 1e-12) and from . row, in one rolled loop over the row.
   __device__ float2 inverse_norm_and_dot(int row, const float* from) const {
-    const Row pieces(*this, row);
+    const Row vectors(*this, row);
     float square = 0.0f;
     float sum = 0.0f;
 #pragma unroll 1
     for (int i = 0; i < kRowVectors16; ++i) {
-      const Vector16<T> piece = pieces[i];
+      const Vector16<T> vector = vectors[i];
 #pragma unroll
       for (int e = 0; e < Vector16<T>::kElements; ++e) {
-        const float value = to_float(piece.values[e]);
+        const float value = to_float(vector.values[e]);
         square += value * value;
         sum += from[i * Vector16<T>::kElements + e] * value;
       }
@@ -203,7 +203,7 @@ struct TileCorner {
 
 // The queries of a tile of one (image, head), and which thread has which.
 template <class Tile>
-struct TilePlace {
+struct TilePosition {
   const TileState* state;
   const Grid* grid;  // in the kernel's parameters
 
@@ -228,36 +228,37 @@ struct TilePlace {
 
 // Asks for the rows of all queries of a tile.
 template <class Tile, class T, int kDim>
-__device__ inline void load_queries(const HeadRows<T>& from, const TilePlace<Tile>& place,
+__device__ inline void load_queries(const HeadRows<T>& from, const TilePosition<Tile>& position,
                                     const SharedRows<T, kDim>& to) {
   constexpr int kRowVectors16 = SharedRows<T, kDim>::kRowVectors16;
-  const TileCorner corner = place.corner();
+  const TileCorner corner = position.corner();
 #pragma unroll 1
   for (unsigned i = thread_index(); i < static_cast<unsigned>(Tile::kQueries * kRowVectors16);
        i += Tile::kQueries) {
     const int query = static_cast<int>(i / kRowVectors16);
-    const int piece = static_cast<int>(i % kRowVectors16);
+    const int vector = static_cast<int>(i % kRowVectors16);
     const int row = corner.top + Tile::row(query);
     const int column = corner.left + Tile::column(query);
-    from.load(to.piece(query, piece), corner.token(row, column), piece, corner.inside(row, column));
+    from.load(to.vector(query, vector), corner.token(row, column), vector,
+              corner.inside(row, column));
   }
 }
 
 // A warp's own queries, so that it need not wait for the block.
 template <class Tile, class T, int kDim>
-__device__ inline void store_queries(const HeadRows<T>& to, const TilePlace<Tile>& place,
+__device__ inline void store_queries(const HeadRows<T>& to, const TilePosition<Tile>& position,
                                      const SharedRows<T, kDim>& from) {
   constexpr int kRowVectors16 = SharedRows<T, kDim>::kRowVectors16;
-  const TileCorner corner = place.corner();
+  const TileCorner corner = position.corner();
   const int first = thread_index() / 32 * 32;
 #pragma unroll 1
   for (unsigned i = thread_index() % 32; i < 32 * kRowVectors16; i += 32) {
     const int query = first + static_cast<int>(i / kRowVectors16);
-    const int piece = static_cast<int>(i % kRowVectors16);
+    const int vector = static_cast<int>(i % kRowVectors16);
     const int row = corner.top + Tile::row(query);
     const int column = corner.left + Tile::column(query);
     if (corner.inside(row, column))
-      to.store(*from.piece(query, piece), corner.token(row, column), piece);
+      to.store(*from.vector(query, vector), corner.token(row, column), vector);
   }
 }
 
@@ -271,19 +272,19 @@ __device__ inline void load_chunk(const HeadRows<T>& keys, const HeadRows<T>& va
   for (unsigned i = thread_index(); i < static_cast<unsigned>(rows * kRowVectors16);
        i += Tile::kQueries) {
     const int key = static_cast<int>(i / kRowVectors16);
-    const int piece = static_cast<int>(i % kRowVectors16);
-    keys.load(to_keys.piece(key, piece), first + key, piece, first + key < end);
-    values.load(to_values.piece(key, piece), first + key, piece, first + key < end);
+    const int vector = static_cast<int>(i % kRowVectors16);
+    keys.load(to_keys.vector(key, vector), first + key, vector, first + key < end);
+    values.load(to_values.vector(key, vector), first + key, vector, first + key < end);
   }
 }
 
 // Calls `load(cell, piece, token, valid)` for this thread's pieces of a tile's image cells and of
 // those around it, which are valid in the image.
 template <class Tile, int kWindow, int kRowVectors16, class Load>
-__device__ inline void for_halo(const TilePlace<Tile>& place, const Load& load) {
+__device__ inline void for_halo(const TilePosition<Tile>& position, const Load& load) {
   constexpr unsigned kWidth = Tile::kColumns + kWindow - 1;
   constexpr unsigned kCells = kWidth * (Tile::kRows + kWindow - 1);
-  const TileCorner corner = place.corner();
+  const TileCorner corner = position.corner();
 #pragma unroll 1
   for (unsigned i = thread_index(); i < kCells * kRowVectors16; i += Tile::kQueries) {
     const unsigned cell = i / kRowVectors16;

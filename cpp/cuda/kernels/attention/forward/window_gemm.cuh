@@ -23,14 +23,14 @@ template <>
 constexpr bool kIsNarrow<Half> = true;
 
 template <class Tile, class T, int kDim>
-struct WindowProducts {
+struct WindowGemm {
   static constexpr int kWindow = 3;
   static constexpr int kWidth = Tile::kColumns + kWindow - 1;
   static constexpr int kHalo = kWidth * (Tile::kRows + kWindow - 1);
   static constexpr int kKeyTiles = 5;
   using Rows = SharedRows<T, kDim>;
   static constexpr int kVectorsOfRow = Rows::kRowBytes / kVector16Bytes;
-  using Queries = ProductQueries<Tile, T, kDim>;
+  using Queries = GemmQueries<Tile, T, kDim>;
   using Operand = QueryOperand<T, kDim>;
 
   Rows keys;               // [kHalo]
@@ -43,13 +43,13 @@ struct WindowProducts {
 
   // Brings everything into shared memory. The block must synchronise before and after.
   __device__ void load(const AggregatedAttentionInputs& in, int batch, int head,
-                       const TilePlace<Tile>& place) const {
+                       const TilePosition<Tile>& position) const {
     const HeadRows<T> from_keys(in.k, batch, head);
     const HeadRows<T> from_values(in.v, batch, head);
     for_halo<Tile, kWindow, Rows::kRowVectors16>(
-        place, [&](int cell, int piece, int token, bool valid) {
-          from_keys.load(keys.piece(cell, piece), token, piece, valid);
-          from_values.load(values.piece(cell, piece), token, piece, valid);
+        position, [&](int cell, int vector, int token, bool valid) {
+          from_keys.load(keys.vector(cell, vector), token, vector, valid);
+          from_values.load(values.vector(cell, vector), token, vector, valid);
         });
     commit_copies();
     const WindowParameters parameters(in, head);
@@ -66,7 +66,7 @@ struct WindowProducts {
       biases[row] = float4{bias[0], bias[1], bias[2], 0.0f};
       token_biases[row] = float4{token_bias[0], token_bias[1], token_bias[2], 0.0f};
     }
-    if (in.tokens.present()) load_tokens(parameters, place.state->token_scale);
+    if (in.tokens.present()) load_tokens(parameters, position.state->token_scale);
     wait_copies<0>();
     __syncthreads();
 #pragma unroll 1
@@ -75,8 +75,9 @@ struct WindowProducts {
   }
 
   // Ends the softmax of tile t's queries: their out becomes the result.
-  __device__ void take(const AggregatedAttentionInputs& in, const TilePlace<Tile>& place, int t,
-                       const Operand& operand, ProductTerms* query_terms, Queries& queries) const {
+  __device__ void accumulate(const AggregatedAttentionInputs& in,
+                             const TilePosition<Tile>& position, int t, const Operand& operand,
+                             GemmTerms* query_terms, Queries& queries) const {
     const int thread = thread_index();
     const int lane = thread % 32;
     const int x = lane / 4;
@@ -86,19 +87,19 @@ struct WindowProducts {
     float logits[2][kWindow];
     multiply_keys(operand, Operand::keys_of(keys, cell_of(t, thread % 2), thread), x, logits);
 
-    const int image_row = place.state->top + top + y - 1;
-    const int image_column = place.state->left + left + x - 1;
+    const int image_row = position.state->top + top + y - 1;
+    const int image_column = position.state->left + left + x - 1;
     const float2* terms = key_terms + (top + y) * kWidth + left + x;
-    const ProductTerms first = query_terms[Queries::query_of(thread, t, 0)];
-    const ProductTerms second = query_terms[Queries::query_of(thread, t, 1)];
+    const GemmTerms first = query_terms[Queries::query_of(thread, t, 0)];
+    const GemmTerms second = query_terms[Queries::query_of(thread, t, 1)];
     const float4 first_biases = biases[y];
     const float4 second_biases = biases[y > 0 ? y - 1 : 0];
 #pragma unroll
     for (int j = 0; j < kWindow; ++j) {
       const float2 key = terms[j];
-      const bool in_image = inside(*place.grid, image_row, image_column + j);
+      const bool in_image = inside(*position.grid, image_row, image_column + j);
       const bool valid[2] = {in_image && y < kWindow, in_image && y > 0};
-      const auto logit = [&](const ProductTerms& query, float product, float bias) {
+      const auto logit = [&](const GemmTerms& query, float product, float bias) {
         return (product * query.norm + key.y) * (key.x * query.factor) + bias;
       };
       logits[0][j] = valid[0] ? logit(first, logits[0][j], element(first_biases, j)) : kNoLogit;
@@ -107,7 +108,7 @@ struct WindowProducts {
 
     queries.finish(t, logits, query_terms);
     if (in.tokens.present() || in.token_bias.present())
-      add_token_weights(in.tokens.present(), place.state->token_scale, operand, t, query_terms,
+      add_token_weights(in.tokens.present(), position.state->token_scale, operand, t, query_terms,
                         logits);
 
     const bool large = kIsNarrow<T> && any_large(logits);
@@ -142,7 +143,7 @@ struct WindowProducts {
     const float most = fmaxf(largest(weights[0]), largest(weights[1]));
     return __any_sync(0xffffffffu, most >= bits_to_float(kLargeExponent)) != 0;
   }
-  __device__ static void fit(int t, float (&weights)[2][kWindow], ProductTerms* query_terms,
+  __device__ static void fit(int t, float (&weights)[2][kWindow], GemmTerms* query_terms,
                              Queries& queries) {
     const int thread = thread_index();
     __syncwarp();  // the lanes have read the factors
@@ -160,7 +161,7 @@ struct WindowProducts {
     }
     __syncwarp();
   }
-  __device__ static void unfit(int t, const ProductTerms* query_terms, Queries& queries) {
+  __device__ static void unfit(int t, const GemmTerms* query_terms, Queries& queries) {
 #pragma unroll
     for (int half = 0; half < 2; ++half)
       queries.multiply(t, half, query_terms[Queries::query_of(thread_index(), t, half)].factor);
@@ -193,15 +194,15 @@ struct WindowProducts {
       T low;
       from_float(token, high);
       from_float(token - to_float(high), low);
-      const int piece = c / Vector16<T>::kElements;
-      tokens.piece(column, piece)->values[c % Vector16<T>::kElements] = high;
-      tokens.piece(kTokenRows + column, piece)->values[c % Vector16<T>::kElements] = low;
+      const int vector = c / Vector16<T>::kElements;
+      tokens.vector(column, vector)->values[c % Vector16<T>::kElements] = high;
+      tokens.vector(kTokenRows + column, vector)->values[c % Vector16<T>::kElements] = low;
     }
   }
 
   // Outside the image too: values are zero there.
   __device__ void add_token_weights(bool has_tokens, float scale, const Operand& operand, int t,
-                                    const ProductTerms* query_terms,
+                                    const GemmTerms* query_terms,
                                     float (&weights)[2][kWindow]) const {
     const int lane = thread_index() % 32;
     const int y = lane % 4;
