@@ -1,16 +1,16 @@
-// aggregated_attention backward, the share of the pooled keys, after the tokens' (the queries' terms
-// are in the workspace):
+// aggregated_attention backward, the pooled keys' side. Runs after the tokens' side, which leaves
+// the queries' terms in the workspace:
 //
 //   d_kpn(m) = sum_n d_l_m(n) qh(n),   d_vp(m) = sum_n a_m(n) d_out(n)
 //   d_table  = sum over images, n, m of d_l_m(n) weights, where atomic additions may make it
 //
-// A block owns 64 pooled keys of one (image, head) and a slice of the queries, which pass through
-// shared memory some at a time; a warp owns 16 of the keys. Its sums go to the workspace, one per
-// slice, and are added in the slices' order by aggregated_attention_backward_pooled_sums.
+// A block owns 64 pooled keys of one (image, head) and a slice of the queries, which it streams
+// through shared memory; a warp owns 16 of the keys. Each slice leaves partial sums in the
+// workspace, and aggregated_attention_backward_pooled_sums adds them in slice order.
 //
-// Rows lie in shared memory as they are stored, and qh(n) = scaling (q(n) / |q(n)| + embedding) is
-// taken apart: d_l_m(n) scaling / |q(n)| is a factor of q(n), on tensor cores rounded to TF32, which has
-// float's range whatever the gradients' is, and what goes with the embedding is one sum per key.
+// Rows lie in shared memory in their storage type, and qh(n) = scaling (q(n) / |q(n)| + embedding)
+// is split: d_l_m(n) scaling / |q(n)| multiplies q(n), rounded on tensor cores to TF32, which has
+// the range of float whatever the gradients are; the embedding's term is one sum per key.
 //
 // Per query, head and 64 keys: bytes 2 d sizeof(T) + 16 read, flops 8 d 64.
 #pragma once
@@ -73,13 +73,13 @@ class BackwardPooled {
 #pragma unroll 1
     for (int first = first_query; first < end_query; first += kTile) {
       if (kBuffers == 1) {
-        __syncthreads();  // all are done with the tile before
+        __syncthreads();  // every warp has left the previous tile
         stage(first, 0);
       }
       wait_copies<0>();
       __syncthreads();
       if (kBuffers > 1 && first + kTile < end_query) stage(first + kTile, buffer ^ 1);
-      if (own < key_count()) {  // not a warp without keys
+      if (own < key_count()) {  // a warp without keys stores nothing
         const int count = end_query - first < kTile ? end_query - first : kTile;
 #pragma unroll 1
         for (int sub = 0; sub < count; sub += 16)
@@ -91,13 +91,13 @@ class BackwardPooled {
   }
 
  private:
-  // What the block works on, in its shared memory: read where it is needed, so that it takes no
-  // registers while products are made.
+  // What the block works on, in shared memory: it is read where it is needed, so it occupies no
+  // registers during the GEMMs.
   struct State {
     unsigned batch, head, slice;
     int first_key, first_query, end_query;
     bool steps;           // the table grows by steps
-    bool bias_by_offset;  // a bias is at the sum of its query's and its key's place
+    bool bias_by_offset;  // a bias lies at the sum of its query's and its key's offset
   };
   static __device__ State& state() {
     __shared__ State state;
@@ -139,11 +139,11 @@ class BackwardPooled {
   static __device__ float4* terms() {
     return reinterpret_cast<float4*>(d_out_rows() + kBuffers * kTile * kStride);
   }
-  // [kBuffers][kTile]: in the bias, in its gradient, row and column in the image
+  // [kBuffers][kTile]: offset into the bias, offset into its gradient, image row, image column
   static __device__ int4* positions() {
     return reinterpret_cast<int4*>(terms() + kBuffers * kTile);
   }
-  // Of float, a warp's weights.
+  // For float: staging memory of each warp's weights.
   static __device__ float* stages() {
     return reinterpret_cast<float*>(positions() + kBuffers * kTile);
   }
@@ -175,7 +175,7 @@ class BackwardPooled {
     }
   }
 
-  // The lane's two keys' places.
+  // Offsets of the lane's two keys.
   __device__ void find_keys() {
     for (int h = 0; h < 2; ++h) {
       const int m = present(h);
@@ -195,7 +195,7 @@ class BackwardPooled {
   }
   __device__ int present(int h) const { return key(h) < pooled() ? key(h) : state().first_key; }
 
-  // Asks for the rows and the terms of the queries from `first` on.
+  // Starts to copy the rows and the terms of the queries from `first` on.
   __device__ void stage(int first, int buffer) {
     const int end = state().end_query;
     const int begin = buffer * kTile;
@@ -214,7 +214,7 @@ class BackwardPooled {
       const int x = n - y * width();
       if (there)
         copy_async_16(terms() + begin + i, from + n, true);
-      else  // no weights for what is not there
+      else  // rows that do not exist have no weights
         terms()[begin + i] = float4{0.0f, 0.0f, 3e38f, 0.0f};
       positions()[begin + i] =
           int4{state().bias_by_offset ? bias().query_offset(y, x, n) : 0, y * columns() + x, y, x};
@@ -222,13 +222,14 @@ class BackwardPooled {
     commit_copies();
   }
 
-  // 16 queries, of a tile of `count` those from `sub` on, which are at `at` in shared memory.
+  // Accumulates 16 queries: of a tile of `count`, those from `sub` on, which lie at `at` in shared
+  // memory.
   __device__ void add_queries(const LeftRows<T, kKept>& keys, const LeftRows<T, kKept>& values,
                               int first, int count, int at, int sub) {
     const T* queries = query_rows() + at * kStride;
     const T* d_outs = d_out_rows() + at * kStride;
     const int own = warp() * 16;
-    // Asked for before the products, so that they are on their way meanwhile.
+    // Loaded before the GEMMs, which hide the latency.
     float biases[2][4];
     if (state().bias_by_offset) {
 #pragma unroll
@@ -280,7 +281,7 @@ class BackwardPooled {
     }
   }
 
-  // Biases of any kind, one after the other: this is no path to hurry on.
+  // Biases of any kind, one after the other: this path need not be fast.
   __device__ void find_biases(int first, int count, int at, int sub, float (&biases)[2][4]) const {
 #pragma unroll 1
     for (int j = 0; j < 8; ++j) {
@@ -361,7 +362,7 @@ class BackwardPooled {
   const AggregatedAttentionBackwardParams& p_;
   const AggregatedAttentionInputs& in_;
   const RightRowsLoader<T, kTensorCores ? kDim : 0> right_;
-  // Of the lane's two keys.
+  // Of the lane's two keys:
   float inverse_[2], embedded_[2], along_[2] = {};
   const float* biases_[2] = {};
   int table_offsets_[2] = {};

@@ -21,7 +21,8 @@ class TokenPooledWeights : public TokenTile<T, kDim> {
   // Channels of a warp's queries in registers.
   static constexpr int kKept = kTensorCores && kDim <= 32 ? kDim : 0;
 
-  // Pooled keys from `first` on into shared memory, once the block is done with the ones before.
+  // Loads the pooled keys from `first` on into shared memory, once the block has left the previous
+  // ones.
   __device__ void load_pooled(int first) {
     const AttentionTokenShared& at = plan_.shared;
     const int count = smaller(kAttentionPoolTile, pooled() - first);
@@ -37,7 +38,7 @@ class TokenPooledWeights : public TokenTile<T, kDim> {
     __syncthreads();
   }
 
-  // What is made of a pooled key, by four threads.
+  // Derives the terms of a pooled key, by four threads.
   __device__ void finish_key(int first, int i, int part) {
     const AttentionTokenShared& at = plan_.shared;
     const T* key_row = row(at.pool_key, i);
@@ -55,7 +56,7 @@ class TokenPooledWeights : public TokenTile<T, kDim> {
     }
     const float inverse = inverse_norm(sum_of_four(square));
     along = sum_of_four(along) * inverse;
-    if constexpr (kTensorCores) {  // float has the range for keys as they are
+    if constexpr (kTensorCores) {  // float has the range for keys that are not normalised
 #pragma unroll
       for (int chunk = part; chunk < kChunks; chunk += 4) {
         float x[8];
@@ -104,7 +105,7 @@ class TokenPooledWeights : public TokenTile<T, kDim> {
             LeftRows<T, kKept>(row(at.d_out, first), row(at.d_out, second), lane)};
   }
 
-  // a_m, D_m and (qn + embedding) . kpn(m) of 16 queries and the 16 pooled keys from `sub` of the tile
+  // a_m, D_m and (qn + embedding) . kpn(m) of 16 queries and the tile's 16 pooled keys from `sub`
   // on.
   __device__ void pooled_weights(const Query (&query)[2], const Operands& operands, int first,
                                  int sub, int lane, float (&probability)[2][4],
@@ -115,7 +116,7 @@ class TokenPooledWeights : public TokenTile<T, kDim> {
 #pragma unroll
       for (int e = 0; e < 4; ++e) probability[t][e] = d_weight[t][e] = 0.0f;
     }
-    // Asked for before the products of tensor cores, so that they are on their way meanwhile.
+    // Loaded before the tensor cores' GEMMs, which hide the latency.
     float biases[2][4];
     const bool by_offset = this->bias_by_offset();
     if constexpr (kTensorCores) {
@@ -145,7 +146,7 @@ class TokenPooledWeights : public TokenTile<T, kDim> {
     }
   }
 
-  // a_m in place of products of queries and keys.
+  // Overwrites q . k with a_m.
   __device__ void finish_weights(const Query (&query)[2], int first, int key,
                                  const float (&bias)[4], float (&probability)[4],
                                  float (&cosine)[4]) const {
@@ -163,7 +164,7 @@ class TokenPooledWeights : public TokenTile<T, kDim> {
     }
   }
 
-  // The bias of a lane's queries and the keys `key` and `key` + 1 of the tile, by their places,
+  // The bias of a lane's queries and the tile's keys `key` and `key` + 1, by their offsets.
   __device__ void read_biases(const Query (&query)[2], int key, float (&bias)[4]) const {
     const float* values = this->bias().values();
     const int2 offset = *reinterpret_cast<const int2*>(ints(plan_.shared.pool_row) + key);
@@ -173,7 +174,7 @@ class TokenPooledWeights : public TokenTile<T, kDim> {
                        (e % 2 == 0 ? offset.x : offset.y)];
   }
 
-  // or of any kind, one after the other: this is no path to hurry on.
+  // The same for any kind of bias, one value after the other: this path need not be fast.
   __device__ void find_biases(const Query (&query)[2], int first, int key, float (&bias)[4]) const {
     const AttentionTokenShared& at = plan_.shared;
     const Rectangle queries = this->queries();

@@ -1,7 +1,7 @@
-// aggregated_attention backward, the share of the tokens: d_q, d_k, d_v, and a block's sums for the
-// parameters' gradients. With the forward's formulas (transnext/aggregated_attention.h), D_j = d_out .
-// v(n + offset_j), D_m = d_out . vp(m), t_j = qn . tokens_j + token_bias_j, and the probabilities a =
-// exp(logit - log_sum_exp) recomputed:
+// aggregated_attention backward, the tokens' side: d_q, d_k, d_v, and a block's partial sums of the
+// parameter gradients. With the forward's formulas (transnext/aggregated_attention.h), D_j = d_out
+// . v(n + offset_j), D_m = d_out . vp(m), t_j = qn . tokens_j + token_bias_j, and the probabilities
+// a = exp(logit - log_sum_exp) recomputed:
 //
 //   delta = sum_j a_j D_j + sum_m a_m D_m,   d_l = a (D - delta), the logits' gradients
 //   d_qh  = sum_j d_l_j kn(n + offset_j) + sum_m d_l_m kpn(m)
@@ -9,14 +9,14 @@
 //   d_kn(n') = sum_j d_l_j(n' - offset_j) qh(n' - offset_j), and d_k through the normalisation
 //   d_v(n')  = sum_j w_j(n' - offset_j) d_out(n' - offset_j)
 //
-// delta is summed over the keys, not taken from d_out . out: `out` is rounded to its storage type, and
-// where one key has all the weight that error is all there would be of D - delta.
+// delta is summed over the keys, not computed as d_out . out: `out` is rounded to its storage type,
+// and where one key has all the weight, D - delta would be nothing but that error.
 //
 // A block owns a rectangle of tokens of one (image, head), as queries and as keys. Queries within a
-// window's reach of the rectangle look at its keys, so the block finds their a_j, D_j and delta too,
-// and no gradient has two writers. Rows lie in shared memory as they are stored; norms, scales and
-// biases enter the logits in float, so that the products of tensor cores are of exact operands.
-// d_l_m / |d_out|, a number of the values' size, is all that is rounded to 16 bit.
+// window's reach of the rectangle see its keys, so the block computes their a_j, D_j and delta too,
+// and no gradient has two writers. Rows lie in shared memory in their storage type. Norms, scales
+// and biases enter the logits in float, so tensor cores multiply exact operands. Only d_l_m /
+// |d_out|, of the values' magnitude, is rounded to 16 bits.
 //
 // Per token and head: bytes (6 d + read halos) sizeof(T) + 8; flops about 2 d (7 L + 3 P), and 2 d 2 P
 // (queries of the halo / owned - 1).
@@ -36,7 +36,7 @@ class BackwardTokens : TokenWindowGemm<T, kDim> {
   __device__ BackwardTokens(const AggregatedAttentionBackwardLaunch& launch, unsigned block)
       : TokenWindowGemm<T, kDim>(launch, block) {}
 
-  // Inlined: the members would be in local memory otherwise, and the parameters copied there.
+  // Inlined, or the compiler would put the members and a copy of the parameters into local memory.
   __device__ __forceinline__ void run() {
     this->load();
     __syncthreads();
@@ -75,7 +75,8 @@ class BackwardTokens : TokenWindowGemm<T, kDim> {
       Tile::head, Tile::bias, Tile::owned, Tile::queries;
 
   // The block's sums over its queries: scale, query embedding [d], local bias [L], token bias [L],
-  // tokens [L, d]. Each warp adds a share of the queries, and the shares meet in the pooled keys' place.
+  // tokens [L, d]. Each warp adds some of the queries; the warps' partial sums overwrite the pooled
+  // keys in shared memory.
   __device__ void parameter_sums() {
     if (plan_.parameters == 0) return;
     float* sums = workspace_ + plan_.parameter_sums + index_t{blockIdx.x} * plan_.parameters;
@@ -113,7 +114,7 @@ class BackwardTokens : TokenWindowGemm<T, kDim> {
     }
   }
 
-  // A lane makes eight channels of one cell's tokens.
+  // A lane computes eight channels of one cell's tokens.
   __device__ void token_sums(float* sums) {
     const AttentionTokenShared& at = plan_.shared;
     const int lane = thread() % 32;
@@ -151,8 +152,8 @@ class BackwardTokens : TokenWindowGemm<T, kDim> {
 
 }  // namespace device
 
-// Block (kAttentionTokenThreads). Grid: (head, tile, image), heads fastest, as their rows share
-// sectors.
+// Block (kAttentionTokenThreads). Grid: (head, tile, image), heads fastest, since rows of
+// neighbouring heads share sectors.
 template <class T, int kDim>
 __global__ void __launch_bounds__(kAttentionTokenThreads, kDim <= 32 ? 2 : 1)
     aggregated_attention_backward_tokens(AggregatedAttentionBackwardLaunch launch) {

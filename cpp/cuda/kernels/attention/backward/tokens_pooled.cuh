@@ -1,5 +1,5 @@
 // aggregated_attention backward, the tokens' side: what the pooled keys add to delta and to the
-// queries' gradients. d_l_m / |d_out|, of the values' magnitude, is all that is rounded to 16 bit.
+// queries' gradients. Only d_l_m / |d_out|, of the values' magnitude, is rounded to 16 bits.
 #pragma once
 
 #include "cuda/kernels/attention/backward/pooled_weights.cuh"
@@ -21,10 +21,11 @@ class TokenPooled : public TokenPooledWeights<T, kDim> {
       Weights::finish_weights, Weights::read_biases;
   using Weights::Weights;
 
-  // Of 8 pooled keys, as many as a warp has registers for their weights.
+  // Tiles of 8 pooled keys whose weights fit into a warp's registers.
   static constexpr int kTiles = 7;
 
-  // delta of every query, and sum_m d_l_m kpn(m) of the owned ones with its product with qn + embedding.
+  // delta of every query and, for the owned queries, sum_m d_l_m kpn(m) and its dot product with qn
+  // + embedding.
   __device__ void pooled_keys() {
     if (pooled() <= 8 * kTiles && this->bias_by_offset()) {
       load_pooled(0);
@@ -45,19 +46,20 @@ class TokenPooled : public TokenPooledWeights<T, kDim> {
     add_gradients();
   }
 
-  // The probabilities add to 1 but for the rounding of large logits, and then D - delta of a key that
-  // has all the weight is nothing but for the same.
+  // Divides by the sum of the probabilities, which is 1 up to the rounding of large logits: D -
+  // delta of a key that has all the weight is then 0 up to the same rounding.
   static __device__ float normalised_delta(float delta, float total) {
     return total > 0.0f ? delta / total : delta;
   }
 
-  // The lane's two queries of the 16 from `tile` on, in the order that has the owned ones first.
+  // One of the lane's two queries of the 16 from `tile` on, in the order with the owned ones first.
   __device__ int ordered(int tile, int half, int lane) const {
     return ints(
         plan_.shared.order)[smaller(tile + 8 * half + lane_row(lane), queries().cells() - 1)];
   }
 
-  // What makes d_l_m a factor of rows in the storage type, and what has to come back.
+  // Scales d_l_m into the storage type's range, as weights of rows (`inverse`), and scales the sums
+  // back (`norm`).
   struct Factors {
     float inverse[2], norm[2];
   };
@@ -72,7 +74,7 @@ class TokenPooled : public TokenPooledWeights<T, kDim> {
     return result;
   }
 
-  // d_l_m in place of a_m, with its factor, of 8 pooled keys.
+  // Overwrites a_m of 8 pooled keys with d_l_m times its factor.
   __device__ void logit_gradients(const float (&delta)[2], const Factors& factors, int first,
                                   int lane, float (&probability)[4],
                                   const float (&d_weight)[4]) const {
@@ -88,23 +90,24 @@ class TokenPooled : public TokenPooledWeights<T, kDim> {
     }
   }
 
-  // The rows that they are factors of.
+  // The rows that these gradients weight.
   __device__ const T* gradient_rows(int sub) const {
     const AttentionTokenShared& at = plan_.shared;
     return row(OnTensorCores<T>::value ? at.pool_unit : at.pool_key, sub);
   }
 
-  // All pooled keys at once: their weights stay in registers from delta to the gradients.
+  // Handles all pooled keys at once: their weights stay in registers from delta to the gradients.
   __device__ void pooled_keys_at_once() {
     const AttentionTokenShared& at = plan_.shared;
 #pragma unroll 1
     for (int tile = thread() / 32 * 16; tile < queries().cells(); tile += kWarps * 16) {
-      const int lane = thread_index() % 32;  // read again: what follows from it would be kept
+      const int lane =
+          thread_index() % 32;  // read again: values derived from it would occupy registers
       const int index[2] = {ordered(tile, 0, lane), ordered(tile, 1, lane)};
       float probability[kTiles][4] = {}, d_weight[kTiles][4] = {};
-      // Float has registers for the biases of 16 queries before D_m only.
+      // With float, the biases of 16 queries fit into registers only before D_m is computed.
       if constexpr (kSumsAlong) multiply_all(at.d_out, index, at.pool_value, lane, d_weight);
-      // There compilers would take both products at once, and more registers than there are.
+      // Compilers would interleave the two GEMMs there and exceed the registers.
       if constexpr (multiprocessor_threads() == 1536) __syncwarp();
       multiply_all(at.query, index, at.pool_key, lane, probability);
       float delta[2] = {}, total[2] = {}, along[2] = {}, cosines[2] = {};
@@ -146,7 +149,7 @@ class TokenPooled : public TokenPooledWeights<T, kDim> {
     }
   }
 
-  // The products of 16 queries' rows with those of all pooled keys.
+  // Multiplies the rows of 16 queries by those of all pooled keys.
   __device__ void multiply_all(int left, const int (&index)[2], int right, int lane,
                                float (&product)[kTiles][4]) const {
     const T* top = row(left, index[0]);
@@ -166,7 +169,8 @@ class TokenPooled : public TokenPooledWeights<T, kDim> {
     }
   }
 
-  // a_m in place of the products with the pooled keys, and its sums, those with D_m where it is given.
+  // Overwrites q . k of the pooled keys with a_m and accumulates its sums; those with D_m if it is
+  // known.
   __device__ void find_weights(const int (&index)[2], int lane, const float (&d_weight)[kTiles][4],
                                float (&probability)[kTiles][4], float (&delta)[2],
                                float (&total)[2], float (&along)[2], float (&cosines)[2]) const {
@@ -190,7 +194,7 @@ class TokenPooled : public TokenPooledWeights<T, kDim> {
     }
   }
 
-  // The owned queries' results of the 16 from `tile` on.
+  // Stores the results of the owned queries among the 16 from `tile` on.
   __device__ void store(int tile, int lane, const float (&along)[2], const Factors& factors,
                         const WeightedRows<T, kDim>& sums) {
     const int count = owned().cells() - tile;
@@ -202,7 +206,7 @@ class TokenPooled : public TokenPooledWeights<T, kDim> {
     }
   }
 
-  // More pooled keys than are in shared memory at a time: delta first,
+  // With more pooled keys than fit into shared memory, a first pass accumulates delta,
   __device__ void add_deltas(int first) {
     const AttentionTokenShared& at = plan_.shared;
     const int lane = thread() % 32;
@@ -237,7 +241,7 @@ class TokenPooled : public TokenPooledWeights<T, kDim> {
     }
   }
 
-  // then the gradients, from recomputed weights: a warp for 16 of the owned queries.
+  // and a second one the gradients, from recomputed weights: one warp per 16 owned queries.
   __device__ void add_gradients() {
     static_assert(kAttentionMostTokens <= kWarps * 16, "a warp for 16 owned tokens");
     const int lane = thread() % 32;
@@ -252,7 +256,7 @@ class TokenPooled : public TokenPooledWeights<T, kDim> {
       load_pooled(first);
       if (tile >= owned().cells()) continue;
       const int keys = smaller(kAttentionPoolTile, pooled() - first);
-      // Not before: kept, they would take registers that are needed.
+      // Loaded here, not before the loop, where they would occupy registers.
       const Factors factor = factors({query[0].index, query[1].index});
       const float delta[2] = {floats(plan_.shared.delta)[query[0].index],
                               floats(plan_.shared.delta)[query[1].index]};

@@ -85,7 +85,8 @@ class TokenWindowGemm : public TokenWindow<T, kDim>, protected WindowPatch {
     const TokenRows<T> d_k(p_.d_k, batch(), head());
     const TokenRows<T> d_v(p_.d_v, batch(), head());
     for_patches(owned, [&](int top, int left) {
-      // Of the lane's queries in the reach the cell that one of the lane's keys is to them.
+      // For each of the lane's queries in the reach, the cell in which it sees one of the lane's
+      // keys.
       float d_logit[2][kWindow], weight[2][kWindow], embedded[2] = {};
 #pragma unroll
       for (int j = 0; j < kWindow; ++j) {
@@ -140,7 +141,8 @@ class TokenWindowGemm : public TokenWindow<T, kDim>, protected WindowPatch {
   }
 
  private:
-  // Eight rows as right operands, transposed or not; a matrix beyond the channels is loaded in vain.
+  // Loads eight rows as right operands, transposed or not. A matrix beyond the channels is loaded
+  // but not used.
   static __device__ void load_reach(const T* own_row, unsigned (&right)[kChunks],
                                     bool transposed = true) {
     unsigned four[4];
@@ -153,8 +155,8 @@ class TokenWindowGemm : public TokenWindow<T, kDim>, protected WindowPatch {
     for (int i = 0; i < kChunks; ++i) right[i] = four[i];
   }
 
-  // Of the products of the patch's queries and output gradients with the keys and values of its reach
-  // the lane's three columns, which are in products x / 2 and x / 2 + 1.
+  // Multiplies the patch's queries and output gradients by the keys and values of its reach, and
+  // keeps the lane's three columns, which lie in MMAs x / 2 and x / 2 + 1.
   __device__ void multiply_reach(const LeftRows<T, kDim>& query, const LeftRows<T, kDim>& d_out,
                                  int top, int left, float (&logit)[2][kWindow],
                                  float (&d_weight)[2][kWindow]) const {
@@ -189,8 +191,8 @@ class TokenWindowGemm : public TokenWindow<T, kDim>, protected WindowPatch {
     }
   }
 
-  // Tokens as columns of two products along the channels: columns 2 r and 2 r + 1 of the first one are
-  // window columns 0 and 1 of window row r, column 2 r of the second one is window column 2.
+  // The tokens are the columns of two MMAs along the channels: columns 2 r and 2 r + 1 of the first
+  // hold window columns 0 and 1 of window row r, column 2 r of the second holds window column 2.
   __device__ void multiply_tokens(const LeftRows<T, kDim>& query,
                                   float (&positional)[2][kWindow]) const {
     const int window_row = lane() / 8;
@@ -217,12 +219,12 @@ class TokenWindowGemm : public TokenWindow<T, kDim>, protected WindowPatch {
 #pragma unroll
     for (int j = 0; j < kWindow; ++j) {
       positional[0][j] = product[j / 2][j % 2];
-      // Half 1's window row y - 1 is with the lane before.
+      // The previous lane holds window row y - 1 of half 1.
       positional[1][j] = __shfl_sync(0xffffffffu, product[j / 2][2 + j % 2], (lane() + 31) % 32);
     }
   }
 
-  // sum += weights tokens, the lane's weights being those of window row y.
+  // sum += weights tokens, where the lane holds the weights of window row y.
   __device__ void add_tokens(const float (&weights)[2][kWindow], float (&sum)[kChunks][4]) const {
     const bool there = y() < kWindow;
     const float* of_row =
@@ -292,7 +294,7 @@ class TokenWindowGemm : public TokenWindow<T, kDim>, protected WindowPatch {
     }
   }
 
-  // d_q of one of the lane's two queries, and what of its gradients the parameters' sums take.
+  // Stores d_q of one of the lane's two queries, and its terms of the parameter sums.
   __device__ void finish_query(int index, int own, bool valid, int target, int h,
                                const float (&local)[kChunks][4],
                                const float (&positional)[kChunks][4]) const {

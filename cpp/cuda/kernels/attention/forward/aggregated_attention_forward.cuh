@@ -1,18 +1,18 @@
 // Aggregated attention, forward, in one pass: T in float, Half, BFloat16; float arithmetic. With
 // TensorFloat32 for T tensors are float, and the operands of QK^T and PV over the pooled keys are rounded to TF32.
 //
-// A block makes a tile of queries of one (image, head): the queries into shared memory; pooled keys
-// and values chunk by chunk under an online softmax (pooled.cuh, pooled_gemm.cuh,
-// pooled_gemm_tf32.cuh); then the window's, whose keys and values with their halo take the
-// place of the chunks (local_window.cuh, window_gemm.cuh); the output through
-// shared memory back in whole rows. log_sum_exp is kept for the backward pass. kWindow is 3, kNoWindow
+// A block computes a tile of queries of one (image, head). It loads the queries into shared memory,
+// runs an online softmax over the pooled keys and values chunk by chunk (pooled.cuh,
+// pooled_gemm.cuh, pooled_gemm_tf32.cuh), then over the window, whose keys and values with their
+// halo overwrite the chunks (local_window.cuh, window_gemm.cuh), and stores the output through
+// shared memory in whole rows. log_sum_exp is kept for the backward pass. kWindow is 3, kNoWindow
 // (global attention) or kAnyWindow.
 //
-// Per query and head, d channels, L cells, P pooled keys: 4 d P operations of pooled QK^T and PV, 6 d L
-// for window and tokens, both on tensor cores for 16-bit T, about 10 d to normalise; L + P
-// exponentials. Bytes: q, k, v and out once, 4 d sizeof(T), the halo's share of k and v (33 % of a
-// wide tile), each pooled row and what a tile reads of the bias once per tile again, from the
-// second-level cache; log_sum_exp 4.
+// Per query and head, d channels, L cells, P pooled keys: 4 d P operations of pooled QK^T and PV, 6
+// d L for window and tokens, both on tensor cores for 16-bit T, about 10 d to normalise; L + P
+// exponentials. Bytes: q, k, v and out once, 4 d sizeof(T); the halo of k and v (33 % of a wide
+// tile), all pooled rows and the tile's part of the bias once more per tile, from the second-level
+// cache; log_sum_exp 4.
 #pragma once
 
 #include "cuda/kernels/attention/forward/launch.h"
@@ -28,7 +28,7 @@ namespace transnext {
 
 namespace device {
 
-// (qn + embedding) of a row of q, in place.
+// Replaces a row of q by qn + embedding.
 template <int kDim>
 __device__ inline void normalise_query(const float* embedding, float (&query)[kDim]) {
   float square = 0.0f;
@@ -39,7 +39,7 @@ __device__ inline void normalise_query(const float* embedding, float (&query)[kD
   for (int c = 0; c < kDim; ++c) query[c] = query[c] * norm + embedding[c];
 }
 
-// The same in shared memory, piece by piece, which takes few registers.
+// The same in shared memory, vector by vector, which needs few registers.
 template <int kDim>
 __device__ inline void normalise_row(const SharedRows<float, kDim>& rows, int row,
                                      const float* embedding) {
@@ -53,7 +53,7 @@ __device__ inline void normalise_row(const SharedRows<float, kDim>& rows, int ro
   }
 }
 
-// One block's tile: what the parts of its work share.
+// One block's tile: what all phases of its work use.
 template <class T, int kDim, int kWindow, class Tile>
 class ForwardTile {
  public:
@@ -69,7 +69,7 @@ class ForwardTile {
         position_{part<TileState>(at_.state), &launch.p.in.grid},
         rows_{memory_ + at_.queries} {}
 
-  // Which tile this is; its queries, and the query embedding, into shared memory.
+  // Finds out which tile this is, and loads its queries and the query embedding into shared memory.
   __device__ void load() const {
     TileState* state = part<TileState>(at_.state);
     if (thread_index() == 0) {
@@ -92,7 +92,7 @@ class ForwardTile {
       embedding()[c] = WindowParameters(in_, state->head).embedding_of(c);
     bias().check_maps(launch_.bias_in_place);
     if constexpr (kWindow > 0 && sizeof(Element) == 2) {
-      // The last warp has the least to do here.
+      // The last warp has the least work here.
       if (in_.tokens.present() && thread_index() >= Tile::kQueries - 32) {
         const float scale =
             WindowGemm<Tile, T, kDim>::find_scale(WindowParameters(in_, state->head));
@@ -103,7 +103,7 @@ class ForwardTile {
     __syncthreads();
   }
 
-  // float: everything by the query's own thread.
+  // float: the query's own thread computes everything.
   __device__ void attend_by_rows() const {
     float query[kDim];
     rows_.read(mine(), query);
@@ -121,7 +121,7 @@ class ForwardTile {
     finish_rows(query, row, out);
   }
 
-  // TensorFloat32: pooled keys on tensor cores, the window by the query's own thread.
+  // TensorFloat32: the pooled keys on tensor cores, the window by the query's own thread.
   __device__ void attend_by_tf32_gemms() const {
     Tf32GemmQueries<Tile, kDim> queries;
     auto* terms = part<RowTerms>(at_.query_terms);
@@ -150,7 +150,7 @@ class ForwardTile {
     __syncthreads();
     float query[kDim];
     if constexpr (kWindow != kNoWindow) {
-      // As they are, once more: they would take too many registers beside the products.
+      // Loaded once more: they would need too many registers beside the GEMMs.
       load_queries(HeadRows<Element>(in_.q, batch(), head()), position_, rows_);
       commit_copies();
       wait_copies<0>();
@@ -162,7 +162,7 @@ class ForwardTile {
     finish_rows(query, part<RowTerms>(at_.query_terms)[mine()], out);
   }
 
-  // 16-bit types: pooled keys on tensor cores, then the window by the query's own thread.
+  // 16-bit types: the pooled keys on tensor cores, then the window by the query's own thread.
   __device__ void attend_by_pooled_gemms_and_rows() const {
     GemmQueries<Tile, T, kDim> queries;
     accumulate_pooled_gemms(queries);
@@ -178,12 +178,12 @@ class ForwardTile {
     finish_any_window(query, own.factor, own.softmax.maximum * kLn2, own.softmax.sum, out);
   }
 
-  // 16-bit types: no window, pooled keys on tensor cores.
+  // 16-bit types without a window: the pooled keys on tensor cores.
   __device__ void attend_by_pooled_gemms() const {
     GemmQueries<Tile, T, kDim> queries;
     accumulate_pooled_gemms(queries);
     queries.finish(terms());
-    __syncwarp();  // a warp's queries are its own
+    __syncwarp();  // no other warp reads this warp's queries
     store_output(queries);
   }
 
@@ -255,7 +255,7 @@ class ForwardTile {
     queries.settle(terms());
   }
 
-  // The results of 16-bit types, whose queries the block has left.
+  // Stores the results of 16-bit types over the queries, which the block no longer reads.
   __device__ void store_output(const GemmQueries<Tile, T, kDim>& queries) const {
     queries.store_output(rows_);
     const SoftmaxTerms softmax = terms()[mine()].softmax;
@@ -263,7 +263,7 @@ class ForwardTile {
     store();
   }
 
-  // What products have left of this thread's query.
+  // Loads the GEMMs' results of this thread's query.
   __device__ void read_exchange(float (&out)[kDim]) const {
     const auto* row = part<float4>(at_.exchange) + mine() * (kDim / 4 + 1);
 #pragma unroll
@@ -328,7 +328,7 @@ class ForwardTile {
                      head() * target.stride[2]] = value;
   }
 
-  // The output's rows of this warp's queries from shared memory.
+  // Stores the output rows of this warp's queries from shared memory.
   __device__ void store() const {
     __syncwarp();
     store_queries(HeadRows<Element>(launch_.p.out, batch(), head()), position_, rows_);
@@ -342,8 +342,8 @@ class ForwardTile {
   Rows rows_;
 };
 
-// Threads of a multiprocessor that registers have to suffice for: a third of its threads where the
-// kernel is one of the published models'.
+// Threads of a multiprocessor that the registers must suffice for: a third of its threads for the
+// published models' kernels.
 __host__ __device__ constexpr int least_threads(int channels, int window) {
   constexpr int kThird = multiprocessor_threads() == 1536 ? 512 : 768;  // in whole blocks of 256
   return channels == 24 && window != kAnyWindow ? kThird : 256;
@@ -352,7 +352,7 @@ __host__ __device__ constexpr int least_threads(int channels, int window) {
 }  // namespace device
 
 // Block (Tile::kQueries). Grid: tiles of (image, tile row, tile column, head), heads fastest: the
-// heads of a row of q share its sectors.
+// heads of a row of q share sectors.
 template <class T, int kDim, int kWindow, class Tile>
 __global__ void __launch_bounds__(Tile::kQueries,
                                   device::least_threads(kDim, kWindow) / Tile::kQueries)

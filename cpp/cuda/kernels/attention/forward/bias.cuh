@@ -4,11 +4,11 @@
 //
 //   bias(n, m) = values[place(n) + place(m)],
 //
-// so they are read where they are: of the lanes that read together 8 queries are neighbours in the
-// table or 4 keys in a dense bias, and a tile's entries of a chunk stay in the first-level cache. That
-// a table's maps grow by one from row to row and from column to column, the kernel checks for its
-// tile. Of any other bias (interpolated, maps of another kind) each query's and key's value is
-// computed into shared memory, for fewer keys at a time.
+// so they are read in place: among the lanes that read together, 8 queries are neighbours in the
+// table or 4 keys in a dense bias, and a tile's entries of a chunk stay in the first-level cache.
+// The kernel checks for its tile that a table's maps grow by one from row to row and from column to
+// column. Any other bias (interpolated, maps of another kind) is computed into shared memory for
+// each query and key, for fewer keys at a time.
 #pragma once
 
 #include "cuda/kernels/attention/forward/rows.cuh"
@@ -20,19 +20,20 @@ namespace transnext::device {
 template <class Tile, class T>
 class TileBias {
  public:
-  // `values` is the layout's place.
+  // `values` is the layout's memory for biases.
   __device__ TileBias(const AggregatedAttentionInputs& in, TileState* state, float* values)
       : in_(in), state_(state), values_(values) {}
 
-  // Where the biases are, as far as one thread can know; it writes that for the block.
+  // Where the biases are, as far as one thread can tell; it stores that for the block.
   __device__ static BiasKind kind_of(const PoolBias& bias, bool in_place) {
     return !bias.values.present() ? BiasKind::kNone
            : in_place             ? BiasKind::kInPlace
                                   : BiasKind::kOwn;
   }
 
-  // Computes biases after all if a table's maps are of another kind. All threads of the block call
-  // this together, between two barriers, where some may write the kind and so none may read it.
+  // Falls back to computed biases if a table's maps are of another kind. All threads of the block
+  // call this together, between two barriers, since some threads may write the kind while none may
+  // read it.
   __device__ void check_maps(bool in_place) const {
     if (!in_place || !in_.pool_bias.table()) return;
     const View<2>& rows = in_.pool_bias.row_map;
@@ -51,9 +52,9 @@ class TileBias {
     return state_->bias == BiasKind::kOwn ? Tile::kOwnBiasKeys : Tile::kChunkKeys;
   }
 
-  // Says in `terms` where the biases of the keys from `first` on are, of which `count` are in the
-  // chunk, and for `padded` keys somewhere; computes them if need be. The block must have left the
-  // chunk before, and synchronise before it reads.
+  // Stores the bias offsets of the keys from `first` on in `terms`: `count` keys belong to the
+  // chunk, and up to `padded` get a valid offset. Computes the biases if necessary. The block must
+  // have left the previous chunk, and synchronise before it reads.
   __device__ void load_chunk(int first, int count, int padded, KeyTerms* terms) const {
     const BiasKind kind = state_->bias;
 #pragma unroll 1
@@ -67,7 +68,7 @@ class TileBias {
     if (kind == BiasKind::kOwn) compute(first, count);
   }
 
-  // A query's part of its biases' places; those of queries outside the image are another's.
+  // A query's offset; queries outside the image read another query's biases.
   __device__ int query_offset(int query) const {
     if (state_->bias == BiasKind::kNone || !position().inside(query)) return 0;
     if (state_->bias == BiasKind::kOwn) return query * kStride;
@@ -77,7 +78,7 @@ class TileBias {
            Tile::column(query) * static_cast<int>(values.stride[2]);
   }
 
-  // What places count from: in global or in shared memory.
+  // The base of all offsets, in global or in shared memory.
   __device__ const float* values() const {
     return state_->bias == BiasKind::kInPlace ? PooledBias(in_.pool_bias, state_->head).values()
                                               : values_;
@@ -119,7 +120,7 @@ class TileBias {
                column_stride;
   }
 
-  // Neighbouring threads take neighbouring keys, each thread one.
+  // Neighbouring threads compute neighbouring keys, one per thread.
   __device__ void compute(int first, int count) const {
     const int key = thread_index() % Tile::kOwnBiasKeys;
     if (key >= count) return;

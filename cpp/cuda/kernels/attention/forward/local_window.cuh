@@ -1,10 +1,11 @@
-// The window of the fused attention in float, one thread for each query: its logits join the softmax
-// that the pooled keys began, and the tokens' weights, which are outside the softmax, come on top.
+// The window of the fused attention in float, one thread per query. Its logits join the softmax
+// begun by the pooled keys; the tokens' weights, which are outside the softmax, are added.
 //
 //   w_j = a_j + qn . tokens_j + token_bias_j,  qn = query - embedding
 //
-// The tokens' part is taken from the query with its embedding: qn . tokens_j + token_bias_j =
-// query . tokens_j + (token_bias_j - embedding . tokens_j), where the bracket is a number per cell.
+// The tokens' part is computed from the query with its embedding: qn . tokens_j + token_bias_j =
+// query . tokens_j + (token_bias_j - embedding . tokens_j), where the bracket is one number per
+// cell.
 #pragma once
 
 #include "cuda/kernels/attention/forward/pooled.cuh"
@@ -84,7 +85,7 @@ struct SharedWindow {
   float2* terms;           // [kCells]: local bias, constant part of the token's weight
   const float* embedding;  // [kDim]
 
-  // Brings keys and parameters into shared memory. The block must synchronise before and after.
+  // Loads keys and parameters into shared memory. The block must synchronise before and after.
   __device__ void load(const AggregatedAttentionInputs& in, int batch, int head,
                        const TilePosition<Tile>& position) const {
     load_halo(in.k, batch, head, position);
@@ -109,13 +110,13 @@ struct SharedWindow {
       norms[cell] = rows.inverse_norm(cell);
   }
 
-  // Ends the softmax of this thread's query: out becomes the result, the row's maximum and sum are
-  // brought to all logits. All threads of the block call this together.
+  // Finishes the softmax of this thread's query: out becomes the result, and the row's maximum and
+  // sum then cover all logits. All threads of the block call this together.
   __device__ void accumulate(const AggregatedAttentionInputs& in, int batch, int head,
                              const TilePosition<Tile>& position, const float (&query)[kDim],
                              RowTerms& row, float (&out)[kDim]) const {
     float highest = row.maximum;
-    // One cell after the other: together they would need more registers than are free.
+    // One cell at a time: unrolled, they would need more registers than are free.
 #pragma unroll 1
     for (int j = 0; j < kCells; ++j) {
       const int cell = cell_of(j);
@@ -128,7 +129,7 @@ struct SharedWindow {
     const float change = rescale(row.maximum, highest);
     row.maximum = highest;
     float sum = row.sum * change;
-    row.factor = change;  // the scale is not needed any more
+    row.factor = change;  // the scale is no longer needed
 #pragma unroll 1
     for (int j = 0; j < kCells; ++j) {
       weight(j) = exp_fast(weight(j) - from);
@@ -165,8 +166,8 @@ struct SharedWindow {
         });
   }
 
-  // Of this thread's query: where cell j of its window is in the halo, whether that is in the image,
-  // and its weight.
+  // Of this thread's query: the halo index of cell j of its window, whether the cell is in the
+  // image, and its weight.
   __device__ static int cell_of(int j) {
     const int mine = thread_index();
     return (Tile::row(mine) + j / kWindow) * kWidth + Tile::column(mine) + j % kWindow;
@@ -205,7 +206,8 @@ __device__ inline void accumulate_any_window(const AggregatedAttentionInputs& in
   const int channels = parameters.channels;
   const int height = static_cast<int>(in.grid.height);
   const int width = static_cast<int>(in.grid.width);
-  // A window wider than the image has most of its cells outside: only those inside are visited.
+  // Only cells inside the image are visited: a window wider than the image has most of its cells
+  // outside.
   const int top = row - window / 2;
   const int left = column - window / 2;
   const int first_row = top < 0 ? 0 : top;

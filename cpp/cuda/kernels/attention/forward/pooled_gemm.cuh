@@ -1,8 +1,8 @@
-// The softmax over pooled keys on tensor cores, Half and BFloat16: a warp takes 2 x 16 queries, a
-// product 16 queries and 8 keys.
+// The softmax over pooled keys on tensor cores, Half and BFloat16: a warp has 2 x 16 queries, and
+// an MMA multiplies 16 queries by 8 keys.
 //
-// Queries and keys are multiplied as they are, so that products are exact; norms, embedding and scale
-// follow in float.
+// Queries and keys are multiplied in their storage type, so the products are exact; norms,
+// embedding and scale are applied in float.
 #pragma once
 
 #include "cuda/kernels/attention/forward/gemm_output.cuh"
@@ -11,14 +11,14 @@
 
 namespace transnext::device {
 
-// 16 rows of queries, as the left operand of products.
+// 16 rows of queries as the left operand of MMAs.
 template <class T, int kDim>
 struct QueryOperand {
   static constexpr int kRowVectors16 = kDim / 8;  // of 8 channels
 
   unsigned parts[kRowVectors16][2];
 
-  // From rows `first` on.
+  // Loads rows from `first` on.
   __device__ void load(const SharedRows<T, kDim>& rows, int first) {
     const int lane = thread_index() % 32;
     const Vector16<T>* from = rows.vector(first + lane % 16, lane / 16);
@@ -35,8 +35,8 @@ struct QueryOperand {
       ldmatrix_x2(parts[kRowVectors16 - 1], from + kRowVectors16 - 1);
   }
 
-  // Where a thread's lane has its part of 8 keys, of which its key is at `row`: the lanes i, i + 8,
-  // i + 16 and i + 24 bring key i.
+  // The address of a lane's part of 8 keys, where `row` is its key: lanes i, i + 8, i + 16 and i +
+  // 24 load key i.
   template <class Rows>
   __device__ static const Vector16<T>* keys_of(const Rows& keys, int row, int thread) {
     const int group = thread % 32 / 8;
@@ -65,8 +65,7 @@ struct QueryOperand {
   }
 };
 
-// Where a thread's lane has its part of 16 values, of which its key is at `row`: the lanes i and
-// i + 16 bring key i.
+// The address of a lane's part of 16 values, where `row` is its key: lanes i and i + 16 load key i.
 template <class T, int kDim>
 __device__ inline const Vector16<T>* values_of(const SharedRows<T, kDim>& values, int row,
                                                int thread) {
@@ -91,8 +90,8 @@ __device__ inline void multiply_values(float (&out)[kRowVectors16][4], const uns
   }
 }
 
-// The state of a warp's queries. A lane has rows lane / 4 and lane / 4 + 8 of each product, its two
-// `halves`, with columns lane % 4 * 2 and the next.
+// The state of a warp's queries. A lane holds rows lane / 4 and lane / 4 + 8 of each MMA, its two
+// `halves`, and columns lane % 4 * 2 and the next.
 template <class Tile, class T, int kDim>
 class GemmQueries : public GemmOutput<kDim> {
  public:
@@ -119,7 +118,7 @@ class GemmQueries : public GemmOutput<kDim> {
     }
   }
 
-  // Takes a chunk of pooled keys, 16 at a time: more would need more registers than are free.
+  // Accumulates a chunk of pooled keys, 16 at a time: more would need more registers than are free.
   __device__ void add_chunk(const PooledStream<Tile, T, kDim>& stream, const Rows& rows,
                             const GemmTerms* query_terms) {
     const int count = stream.count();
@@ -162,7 +161,7 @@ class GemmQueries : public GemmOutput<kDim> {
     }
   }
 
-  // The softmax of the pooled keys is over: its state to shared memory, for this warp.
+  // Ends the softmax over the pooled keys: stores its state in shared memory, for this warp.
   __device__ void settle(GemmTerms* query_terms) const {
     __syncwarp();  // the lanes have read the terms
     const int thread = thread_index();
@@ -178,8 +177,8 @@ class GemmQueries : public GemmOutput<kDim> {
     __syncwarp();
   }
 
-  // Takes the last logits of the softmax over tile t's queries, kLast of each half: they become its
-  // weights, and out and the state are brought to them.
+  // Adds the last logits to the softmax of tile t's queries, kLast of each half: the logits become
+  // weights, and out and the state are updated.
   template <int kLast>
   __device__ void finish(int t, float (&logits)[2][kLast], GemmTerms* query_terms) {
     const int thread = thread_index();
@@ -212,7 +211,7 @@ class GemmQueries : public GemmOutput<kDim> {
     }
   }
 
-  // The same where there are no more logits.
+  // The same without any more logits.
   __device__ void finish(const GemmTerms* query_terms) {
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
@@ -224,7 +223,7 @@ class GemmQueries : public GemmOutput<kDim> {
     }
   }
 
-  // The output, as it is, into the queries' rows.
+  // Stores the output in its storage type in the queries' rows.
   __device__ void store_output(const Rows& rows) const {
     const int thread = thread_index();
 #pragma unroll

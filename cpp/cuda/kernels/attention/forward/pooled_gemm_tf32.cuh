@@ -1,11 +1,11 @@
-// The softmax over pooled keys on tensor cores, float rounded to TF32: as pooled_gemm.cuh has it
-// for 16-bit types, with these differences.
+// The softmax over pooled keys on tensor cores, float rounded to TF32: as in pooled_gemm.cuh for
+// 16-bit types, with these differences.
 //
-// Queries are normalised, with embedding and scale, before they are rounded, so that a logit is off by
-// the rounding of two unit vectors. They stay in registers, and their place in shared memory is free
-// for the pooled keys at once; the softmax's maximum and sum are in shared memory for it. A lane's
-// weights of a product of queries and keys are its operand of one with values as they are: the depth
-// c and c + 4 of the latter are the keys of columns 2 c and 2 c + 1 of the former.
+// Queries are normalised, embedded and scaled before they are rounded, so the error of a logit is
+// the rounding of two unit vectors. They stay in registers, and the pooled keys overwrite them in
+// shared memory at once; the softmax's maximum and sum lie in shared memory instead. The weights
+// that a lane holds after QK^T are its operand of PV without a shuffle: depths c and c + 4 of PV
+// are the keys of columns 2 c and 2 c + 1 of QK^T.
 #pragma once
 
 #include "cuda/kernels/attention/forward/gemm_output.cuh"
@@ -28,7 +28,8 @@ class Tf32GemmQueries : public GemmOutput<kDim> {
   using Rows = SharedRows<float, kDim>;
   using Stream = PooledStream<Tile, TensorFloat32, kDim>;
 
-  // This thread's query times `factor`, by way of its row in shared memory.
+  // Loads the queries times `factor` as operands; each thread passes its own through its row in
+  // shared memory.
   __device__ void load(const Rows& rows, float (&query)[kDim], float factor) {
     const int thread = thread_index();
 #pragma unroll
@@ -43,7 +44,7 @@ class Tf32GemmQueries : public GemmOutput<kDim> {
     }
   }
 
-  // Takes a chunk of pooled keys, 8 at a time: more would need more registers than are free.
+  // Accumulates a chunk of pooled keys, 8 at a time: more would need more registers than are free.
   __device__ void add_chunk(const Stream& stream, const TileBias<Tile, TensorFloat32>& bias,
                             RowTerms* row_terms) {
     const int count = stream.count();
@@ -92,7 +93,7 @@ class Tf32GemmQueries : public GemmOutput<kDim> {
   static constexpr int kVectorsOfRow = Stream::Rows::kRowBytes / kVector16Bytes;
   static constexpr int kRowFloats = kVectorsOfRow * Vector16<float>::kElements;
 
-  // sums += queries keys^T, where the lanes i, i + 8, i + 16 and i + 24 bring key i's pieces.
+  // sums += queries keys^T, where lanes i, i + 8, i + 16 and i + 24 load the vectors of key i.
   __device__ void multiply_keys(int t, const Vector16<float>* keys, float (&sums)[4]) const {
 #pragma unroll
     for (int c = 0; c + 1 < kOut; c += 2) {

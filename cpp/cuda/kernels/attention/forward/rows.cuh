@@ -1,6 +1,6 @@
 // Rows of queries, keys and values between global and shared memory, in 16-byte vectors:
-// neighbouring threads take neighbouring pieces of a row, so every sector is used. Tensors whose
-// rows are not made of aligned pieces are copied element by element.
+// neighbouring threads copy neighbouring vectors of a row, so every sector is used. Tensors whose
+// rows are not aligned vectors are copied element by element.
 #pragma once
 
 #include "cuda/kernels/attention/shape.h"
@@ -27,7 +27,7 @@ struct HeadRows {
   int row_stride = 0;
   int channel_stride = 0;
   int channels = 0;
-  bool vectors = false;  // made of aligned pieces
+  bool vectors = false;  // rows are whole aligned vectors
 
   __device__ HeadRows(const View<4>& view, index_t batch, index_t head)
       : data(static_cast<T*>(view.data) + batch * view.stride[0] + head * view.stride[2]),
@@ -40,7 +40,8 @@ struct HeadRows {
 
   __device__ T* row(int index) const { return data + static_cast<index_t>(index) * row_stride; }
 
-  // Asks for a piece of row `index`; zeros beyond the channels, or everywhere if not `valid`.
+  // Starts to copy a vector of row `index`; zeros beyond the channels, or everywhere if not
+  // `valid`.
   __device__ void load(Vector16<T>* to, int index, int vector, bool valid) const {
     const int first = vector * Vector16<T>::kElements;
     if (vectors) {
@@ -69,7 +70,7 @@ struct HeadRows {
   }
 };
 
-// Rows in shared memory. Without the exchange of pieces they are for threads that read the same row.
+// Rows in shared memory. Without the exchange of vectors they suit threads that read the same row.
 template <class T, int kDim, bool kExchange = exchanges_vectors(kDim, sizeof(T))>
 struct SharedRows {
   static constexpr int kRowVectors16 = kDim * static_cast<int>(sizeof(T)) / kVector16Bytes;
@@ -82,7 +83,7 @@ struct SharedRows {
     return reinterpret_cast<Vector16<T>*>(begin + row * kRowBytes + index * kVector16Bytes);
   }
 
-  // A row for loops over its pieces: their addresses follow from two.
+  // A row for loops over its vectors: all addresses follow from two.
   class Row {
    public:
     __device__ Row(const SharedRows& rows, int row)
@@ -179,20 +180,20 @@ enum class BiasKind : int {
   kInPlace,  // read from the tensor
 };
 
-// What a block works on, in its shared memory: read where it is needed, so that it takes no registers
-// while products are made.
+// What a block works on, in shared memory: it is read where it is needed, so it occupies no
+// registers during the GEMMs.
 struct TileState {
   int batch;
   int head;
   int top;
   int left;
   BiasKind bias;      // where a chunk's biases are (bias.cuh)
-  float token_scale;  // power of two that a window's tokens are scaled by (window_gemm.cuh)
+  float token_scale;  // power of two that scales a window's tokens (window_gemm.cuh)
 };
 
 // Where a tile is, in registers.
 struct TileCorner {
-  int top, left, height, width;  // the latter the image's
+  int top, left, height, width;  // height and width of the image
 
   __device__ bool inside(int row, int column) const {
     return static_cast<unsigned>(row) < static_cast<unsigned>(height) &&
@@ -201,7 +202,7 @@ struct TileCorner {
   __device__ int token(int row, int column) const { return row * width + column; }
 };
 
-// The queries of a tile of one (image, head), and which thread has which.
+// Where a tile's queries lie in the image, by thread.
 template <class Tile>
 struct TilePosition {
   const TileState* state;
@@ -221,12 +222,12 @@ struct TilePosition {
   __device__ bool inside(int query) const {
     return row(query) < height() && column(query) < width();
   }
-  // Whether any of a thread's warp's queries is in the image: its first one is, then.
+  // Whether any query of a thread's warp is in the image: if so, its first one is.
   __device__ bool warp_inside(int thread) const { return inside(thread / 32 * 32); }
   __device__ int token(int query) const { return row(query) * width() + column(query); }
 };
 
-// Asks for the rows of all queries of a tile.
+// Starts to copy the rows of all queries of a tile.
 template <class Tile, class T, int kDim>
 __device__ inline void load_queries(const HeadRows<T>& from, const TilePosition<Tile>& position,
                                     const SharedRows<T, kDim>& to) {
@@ -244,7 +245,7 @@ __device__ inline void load_queries(const HeadRows<T>& from, const TilePosition<
   }
 }
 
-// A warp's own queries, so that it need not wait for the block.
+// Stores a warp's own queries, which need no barrier.
 template <class Tile, class T, int kDim>
 __device__ inline void store_queries(const HeadRows<T>& to, const TilePosition<Tile>& position,
                                      const SharedRows<T, kDim>& from) {
@@ -262,7 +263,7 @@ __device__ inline void store_queries(const HeadRows<T>& to, const TilePosition<T
   }
 }
 
-// Asks for `rows` pooled keys and values from `first` on; zeros from `end` on.
+// Starts to copy `rows` pooled keys and values from `first` on; zeros from `end` on.
 template <class Tile, class T, class KeyRows, class ValueRows>
 __device__ inline void load_chunk(const HeadRows<T>& keys, const HeadRows<T>& values, int first,
                                   int rows, int end, const KeyRows& to_keys,
@@ -278,8 +279,8 @@ __device__ inline void load_chunk(const HeadRows<T>& keys, const HeadRows<T>& va
   }
 }
 
-// Calls `load(cell, piece, token, valid)` for this thread's pieces of a tile's image cells and of
-// those around it, which are valid in the image.
+// Calls `load(cell, vector, token, valid)` for this thread's vectors of a tile with its halo; cells
+// inside the image are valid.
 template <class Tile, int kWindow, int kRowVectors16, class Load>
 __device__ inline void for_halo(const TilePosition<Tile>& position, const Load& load) {
   constexpr unsigned kWidth = Tile::kColumns + kWindow - 1;
