@@ -18,7 +18,7 @@ using Launch = AggregatedAttentionBackwardLaunch;
 
 constexpr const char* kOp = "aggregated_attention_backward";
 
-// Blocks of the pooled side where that many have enough to do, queries that are enough.
+// Blocks wanted for the pooled side, and the fewest queries that a block is worth.
 constexpr index_t kPooledBlocks = 2048;
 constexpr index_t kLeastSliceQueries = 256;
 
@@ -32,8 +32,8 @@ std::string kernel(const char* part, const Params& p) {
                      std::to_string(padded_channels(p.in.q.shape[3])));
 }
 
-// Shared memory of a block of which a multiprocessor holds those that make up a quarter of its
-// threads at least.
+// Shared memory that a block may use if a multiprocessor is to hold blocks with at least a quarter
+// of its threads.
 int wanted_shared_bytes(int architecture) {
   const int most = most_shared_bytes(architecture);
   return architecture < 80 ? most : most / 2 - 1024;
@@ -58,7 +58,7 @@ AttentionTokenShared token_shared(const Params& p, int tile_height, int tile_wid
                  : 0;
   const index_t cells = window * window;
   AttentionTokenShared at = {};
-  constexpr index_t kTooLarge = 1 << 30;  // any window may be asked for
+  constexpr index_t kTooLarge = 1 << 30;  // callers may pass any window size
   const auto reserve = [&](int& offset, index_t bytes) {
     offset = at.bytes;
     at.bytes = static_cast<int>(std::min(at.bytes + (bytes + 15) / 16 * 16, kTooLarge));
@@ -68,7 +68,7 @@ AttentionTokenShared token_shared(const Params& p, int tile_height, int tile_wid
   reserve(at.query, queries * row);
   reserve(at.d_out, queries * row);
   reserve(at.key, keys * row);
-  // The values are done with when the pooled keys come.
+  // The pooled keys overwrite the values, which are no longer needed.
   at.value = at.bytes;
   for (int* offset : {&at.pool_key, &at.pool_value}) reserve(*offset, kAttentionPoolTile * row);
   reserve(at.pool_unit, element_bytes(p.in.q.dtype) == 4 ? 0 : kAttentionPoolTile * row);
@@ -90,13 +90,13 @@ AttentionTokenShared token_shared(const Params& p, int tile_height, int tile_wid
   return at;
 }
 
-// The rectangle of tokens that makes least work of the grid, of those whose blocks fit.
+// The rectangle of tokens with the least work for the grid, among those whose blocks fit.
 void choose_tile(const Params& p, int architecture, AttentionBackwardPlan& plan) {
   constexpr index_t kMostSide = 16;
   const Grid grid = p.in.grid;
   const index_t reach = std::max<index_t>(p.in.window_size - 1, 0);
-  // Of a block: its queries with those of the halo, 16 at a time, the keys that those see, and all
-  // pooled keys, which it brings whatever its queries are.
+  // Cost of a block: its queries with their halo, 16 at a time, the keys they see, and all pooled
+  // keys, which it loads however few queries it has.
   const auto work = [&](index_t height, index_t width) {
     const index_t queries =
         std::min(height + reach, grid.height) * std::min(width + reach, grid.width);
@@ -165,8 +165,8 @@ Launches launches(const AggregatedAttentionBackwardParams& p, int architecture) 
   const index_t pairs = batches * heads;
   plan.table_atomics = table_gradient && !p.deterministic;
 
-  // More blocks than a device takes at a time leave less of it idle at the end. A slice is long enough
-  // that a block's prologue and its sums are a small part of its work.
+  // More blocks than a device runs at a time leave less of it idle at the end. A slice is long
+  // enough that a block's prologue and its partial sums are a small part of its work.
   const index_t bearable = tokens / kLeastSliceQueries;
   const index_t wanted = ceil_divide(kPooledBlocks, std::max<index_t>(pairs * key_tiles, 1));
   const index_t slice = ceil_divide(tokens, std::max<index_t>(std::min(wanted, bearable), 1));

@@ -1,5 +1,5 @@
-// Token vectors of one image and head between global memory and rows in shared memory, channels
-// beyond the head dim being zero in the latter.
+// Token vectors of one image and head between global memory and rows in shared memory, where
+// channels beyond the head dim are zero.
 #pragma once
 
 #include "cuda/kernels/attention/row_gemm.cuh"
@@ -9,7 +9,8 @@
 
 namespace transnext::device {
 
-// Element i of a head's vector of a [h, size] parameter, zero where it is absent and beyond its end.
+// Element i of a head's row of an [h, size] parameter; zero if the parameter is absent, and beyond
+// the end.
 __device__ inline float head_parameter(const View<2>& view, int head, int i) {
   if (!view.present() || i >= static_cast<int>(view.shape[1])) return 0.0f;
   return static_cast<const float*>(view.data)[head * view.stride[0] + i * view.stride[1]];
@@ -34,14 +35,14 @@ struct TokenRows {
               reinterpret_cast<unsigned long long>(data) % 16 == 0;
   }
 
-  // Asks for the 16 bytes from a channel on, zeros without a token and beyond the last channel; for
-  // `vectors`.
+  // Starts to copy the 16 bytes from a channel on, zeros without a token and beyond the last
+  // channel. Requires `vectors`.
   __device__ void copy_async(index_t token, int channel, T* to) const {
     const bool inside = token >= 0 && channel < channels;
     copy_async_16(to, inside ? data + token * token_stride + channel : data, inside);
   }
 
-  // Channels c and c + 1 of a row of 16 bit elements, c being even.
+  // Stores channels c and c + 1 of a row of 16-bit elements; c is even.
   __device__ void write_two(index_t token, int c, float first, float second) const {
     T* to = data + token * token_stride + c * channel_stride;
     if (vectors) {
@@ -52,7 +53,7 @@ struct TokenRows {
     if (c + 1 < channels) from_float(second, to[channel_stride]);
   }
 
-  // Channels 8 chunk to 8 chunk + 7.
+  // Stores channels 8 chunk to 8 chunk + 7.
   __device__ void write(index_t token, int chunk, const float (&values)[8]) const {
     T* to = data + token * token_stride + chunk * 8 * channel_stride;
     if (vectors) {
@@ -117,7 +118,7 @@ __device__ inline void stage_rows(const TokenRows<T>& first, const TokenRows<T>&
   });
 }
 
-// What this thread asked for is there.
+// Waits for all copies that this thread started.
 __device__ inline void finish_copies() {
   commit_copies();
   wait_copies<0>();
@@ -136,7 +137,7 @@ __device__ inline float row_square(const T* row) {
   return sum;
 }
 
-// The part of a row's square that one of four threads adds up.
+// The part of a row's squared norm that one of four threads sums.
 template <int kDim, class T>
 __device__ inline float part_square(const T* row, int part) {
   float sum = 0.0f;

@@ -9,12 +9,12 @@
 //   d_w2[h, e] = sum D[h] hidden[e],   d_b2[h] = sum D[h]
 //   d_w_row[e] = sum P[e] row,   d_w_col[e] = sum P[e] col,   d_b1[e] = sum P[e]
 //
-// Hidden features live in registers only. Forward: a block makes 4 heads of 128 positions, four per
-// lane; its eight warps share the features, whose weights they read from shared memory by
-// broadcast, and their sums meet there in the warps' order. Backward: a thread owns one feature and
-// walks over a slice of the positions, whose D and coordinates it reads by broadcast; P is linear
-// in D, so that blocks of 4 heads add up. Each slice leaves one row of partial sums
-// (partial_sums.cuh): deterministic.
+// Hidden features live in registers only. Forward: a block computes 4 heads of 128 positions, four
+// per lane. Its eight warps split the features, whose weights they read from shared memory by
+// broadcast, and combine their partial sums there in warp order. Backward: a thread owns one
+// feature and loops over a slice of the positions, whose D and coordinates it reads by broadcast; P
+// is linear in D, so blocks of 4 heads add up. Each slice leaves one row of partial sums
+// (partial_sums.cuh), so results are deterministic.
 //
 // 2 E (h + 3 ceil(h / 4)) flops per position forward, 2 E (2 h + 6 ceil(h / 4)) backward; 4 h bytes:
 // bound by arithmetic.
@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(kBiasTableLanes* kBiasTableGroups)
     for (index_t begin = 0; begin < hidden_size; begin += kBiasTableHidden) {
       const int count = static_cast<int>(
           hidden_size - begin < kBiasTableHidden ? hidden_size - begin : kBiasTableHidden);
-      __syncthreads();  // nobody reads the weights before any more
+      __syncthreads();  // all have left the previous weights
       for (int e = thread; e < count; e += kThreads) {
         first[e] = {device::element<C>(p.fc1_weight, begin + e, 0),
                     device::element<C>(p.fc1_weight, begin + e, 1),
@@ -163,10 +163,10 @@ __global__ void __launch_bounds__(kBiasTableFeatures)
     }
     C d_row = 0, d_col = 0, d_b1 = 0;
     C d_w2[kHeads] = {};
-    C d_b2[kHeads] = {};  // of the positions that this thread loads
+    C d_b2[kHeads] = {};  // over the positions that this thread loads
     for (index_t first = begin; first < end; first += kTile) {
       const int count = static_cast<int>(end - first < kTile ? end - first : kTile);
-      __syncthreads();  // nobody reads the tile before any more
+      __syncthreads();  // all have left the previous tile
       if (thread < count) {
         const index_t row = (first + thread) / columns;
         const index_t column = (first + thread) % columns;

@@ -3,17 +3,16 @@
 //   out[b, p, c] = 1 / |bin p| * sum over n in bin p of GELU(x[b, n, c])
 //   d_x[b, n, c] = GELU'(x[b, n, c]) * sum over bins p with n in them of d_out[b, p, c] / |bin p|
 //
-// Threads along x lie along channels, two each, so that every access of x, out, d_out and d_x is one
-// run of consecutive elements; several of them are on their way at a time. Forward: a block makes
-// some channels of one bin; its rows of threads share the cells and their sums meet in shared memory
-// in the order of the rows; where bins are small or many, rows take bins of their own. Backward: a
-// block takes a run of tokens of one image row, whose gradients it gathers from the bins they lie in
-// (one, or up to four where bins overlap), so there are no atomics and both directions are
+// Threads along x run along channels, two each, so that every access of x, out, d_out and d_x is a
+// run of consecutive elements, with several in flight. Forward: a block computes some channels of
+// one bin; its rows of threads split the cells, and their partial sums are added in row order in
+// shared memory. Where bins are small or many, each row has bins of its own. Backward: a block
+// computes a run of tokens of one image row, whose gradients it gathers from the bins they lie in
+// (one, or up to four where bins overlap). So there are no atomics, and both directions are
 // deterministic.
 //
-// Bytes per element of x: forward sizeof(T) read, backward 2 sizeof(T), d_out coming from cache;
-// 20 flops forward, 29 backward. At 3 TB/s, float32 needs 1.3 ps per element forward: bound by
-// memory.
+// Bytes per element of x: forward sizeof(T) read, backward 2 sizeof(T), d_out from cache; 20 flops
+// forward, 29 backward. At 3 TB/s, float32 needs 1.3 ps per element forward: bound by memory.
 #pragma once
 
 #include "cuda/kernels/common/math.cuh"
@@ -38,7 +37,7 @@ struct Bin {
 
 }  // namespace device
 
-// Block (lanes <= kGeluPoolLanes, threads of a bin, bins), the latter two together at most
+// Block (lanes <= kGeluPoolLanes, threads of a bin, bins), the last two together at most
 // kGeluPoolRows. Grid: tiles of (bins of all images, channels of the lanes), channels fastest.
 template <class T>
 __global__ void __launch_bounds__(kGeluPoolLanes* kGeluPoolRows, kGeluPoolBlocks)
@@ -120,7 +119,7 @@ __global__ void __launch_bounds__(kGeluPoolLanes* kGeluPoolRows, kGeluPoolBlocks
 
 namespace device {
 
-// sum over bins p with a token in them of d_out[p] / |bin p|, of any two grids.
+// sum over the bins p that contain a token of d_out[p] / |bin p|, for any two grids.
 template <class T, int kRun>
 __device__ inline void gather_from_bins(const GeluPoolBackwardParams& p, index_t row,
                                         index_t column, const T* gradients, index_t count,
@@ -167,7 +166,8 @@ __global__ void __launch_bounds__(kGeluPoolLanes* kGeluPoolRows, kGeluPoolBlocks
       p.x.shape[0] * p.grid.height * gelu_pool_row_parts(p.grid.width) * channel_tiles;
   const auto width = static_cast<unsigned>(p.grid.width);
   const auto row_parts = static_cast<unsigned>(gelu_pool_row_parts(p.grid.width));
-  // Where the grids divide, each token lies in one bin, all bins have as many tokens.
+  // Where the pooled grid divides the grid, each token lies in one bin, and all bins have the same
+  // size.
   const auto bin_height =
       static_cast<unsigned>(device::quotient(p.grid.height, p.pool_grid.height));
   const auto bin_width = static_cast<unsigned>(device::quotient(p.grid.width, p.pool_grid.width));
@@ -191,7 +191,7 @@ __global__ void __launch_bounds__(kGeluPoolLanes* kGeluPoolRows, kGeluPoolBlocks
     const index_t batch = device::quotient(rows_before, p.grid.height);
     const auto row = static_cast<unsigned>(rows_before - batch * p.grid.height);
     const T* gradients = d_out + batch * p.d_out.stride[0] + channel * p.d_out.stride[2];
-    // The bin of the piece's first token, and how far into it that is.
+    // The bin of the row part's first token, and that token's offset in the bin.
     const unsigned bin = first / bin_columns;
     const auto into_bin = static_cast<int>(first - bin * bin_columns);
     const T* bins = gradients + (row / bin_rows * p.pool_grid.width + bin) * p.d_out.stride[1];

@@ -1,19 +1,19 @@
 // window_qk and window_av on the GPU: the products of window_params.h, T in float, Half, BFloat16;
 // float arithmetic.
 //
-// A block takes a tile of tokens of one (batch, head), whose other operand lies with its halo in
-// shared memory as floats. Windows that do not fit are taken in bands of cells. Lanes lie along
+// A block computes a tile of tokens of one (batch, head); the other operand, with its halo, lies in
+// shared memory as floats. Windows that do not fit are processed in bands of cells. Lanes run along
 // what is consecutive in the result: cells of a query in window_correlate, runs of four channels of
 // a token in the two sums.
 //
-// Shared memory: in window_correlate the lanes of a phase read the keys of consecutive cells, a
-// run at a time. Tokens are an odd number of runs apart and rows as many tokens apart, modulo 8, as
-// the window is wide, so that these keys lie in different banks, within an odd window and from one
-// query to the next. In the sums tokens are packed, and the lanes' runs are consecutive.
+// Shared memory: in window_correlate the lanes of a phase read the keys of consecutive cells, one
+// run at a time. Tokens are an odd number of runs apart, and the pitch of rows, in tokens, equals
+// the window's width modulo 8, so that these keys lie in different banks, within an odd window and
+// from one query to the next. In the sums tokens are packed, and the lanes' runs are consecutive.
 //
-// Bytes per (query, head), sizeof(T) each: 2 d (1 + halo) + L for 2 d L flops: bound by memory, or by
-// shared memory, from which window_correlate reads 8 bytes per two flops and the sums 5.
-// No atomics: every result is one thread's sum in a fixed order.
+// Bytes per (query, head), sizeof(T) each: 2 d (1 + halo) + L for 2 d L flops: bound by memory, or
+// by shared memory, where window_correlate reads 8 bytes per two flops and the sums 5. No atomics:
+// every result is one thread's sum in a fixed order.
 #pragma once
 
 #include "cuda/kernels/common/image.cuh"
@@ -37,7 +37,7 @@ __device__ inline index_t window_tiles_across(const WindowProductParams& p) {
   return (p.grid.width + p.tile.columns - 1) / p.tile.columns;
 }
 
-// Which tile of which image a block works on.
+// The tile and image that a block works on.
 struct WindowPosition {
   index_t batch;
   index_t head;
@@ -67,8 +67,8 @@ __device__ inline T* token_of(const View<4>& tensor, const WindowPosition& posit
          position.head * tensor.stride[1] + token * tensor.stride[2];
 }
 
-// Channels first_channel .. first_channel + tile.channels - 1 of a rectangle of tokens into shared
-// memory; zeros outside the image and beyond the last channel.
+// Loads channels first_channel .. first_channel + tile.channels - 1 of a rectangle of tokens into
+// shared memory; zeros outside the image and beyond the last channel.
 template <class T>
 __device__ inline void load_tokens(const WindowProductParams& p, const View<4>& tensor,
                                    const WindowPosition& position, int top, int left, int rows,
@@ -108,8 +108,9 @@ __device__ inline void load_tokens(const WindowProductParams& p, const View<4>& 
   }
 }
 
-// Cells [first_row, first_row + band_rows) x [first_column, ...) of a rectangle of queries into
-// shared memory, [rows][pitch][band cells]; zero where the query or the cell is outside the image.
+// Loads cells [first_row, first_row + band_rows) x [first_column, ...) of a rectangle of queries
+// into shared memory, [rows][pitch][band cells]; zero where the query or the cell is outside the
+// image.
 template <class T>
 __device__ inline void load_cells(const WindowProductParams& p, const WindowPosition& position,
                                   int top, int left, int rows, int columns, int pitch,
@@ -175,7 +176,7 @@ __device__ inline void window_sums(const WindowProductParams& p) {
                                 : position.top + first_row - window / 2;
         const int left = kToKeys ? position.left + window / 2 - (first_column + band_columns - 1)
                                  : position.left + first_column - window / 2;
-        __syncthreads();  // nobody reads the band before any more
+        __syncthreads();  // all have left the previous band
         load_tokens<T>(p, from, position, top, left, rows, columns, tile.pitch, first_channel,
                        load_runs, sources);
         load_cells<T>(p, position, kToKeys ? top : position.top, kToKeys ? left : position.left,
@@ -240,7 +241,7 @@ __global__ void __launch_bounds__(kWindowThreads, kWindowBlocks)
 
   for (index_t work = blockIdx.x; work < tiles; work += gridDim.x) {
     const device::WindowPosition position(p, work);
-    __syncthreads();  // nobody reads the queries before any more
+    __syncthreads();  // all have left the previous queries
     device::load_tokens<T>(p, p.queries, position, position.top, position.left, tile.rows,
                            tile.columns, tile.columns, 0, query_runs, queries);
     for (int first_row = 0; first_row < window; first_row += tile.band_rows) {
@@ -249,7 +250,7 @@ __global__ void __launch_bounds__(kWindowThreads, kWindowBlocks)
         const int band_columns = device::smaller(tile.band_columns, window - first_column);
         const device::SmallDivisor cells_per_query(band_rows * band_columns);
         const device::SmallDivisor cells_per_row(band_columns);
-        __syncthreads();  // nobody reads the keys before any more
+        __syncthreads();  // all have left the previous keys
         device::load_tokens<T>(p, p.keys, position, position.top + first_row - window / 2,
                                position.left + first_column - window / 2, tile.rows + band_rows - 1,
                                tile.columns + band_columns - 1, tile.pitch, 0, key_runs, keys);
@@ -305,9 +306,9 @@ __global__ void __launch_bounds__(kWindowThreads, kWindowBlocks)
   device::window_sums<T, true>(p);
 }
 
-// workspace[slice, head, j] = sum over the slice's (image, query) of cells, where j is inside. Each
-// thread sums one cell of every rows-th query, so that a warp reads consecutive elements.
-// Block (kWindowThreads). Grid: (slice, head, kWindowThreads cells), cells fastest.
+// workspace[slice, head, j] = sum over the (image, query) pairs of a slice of cells, where j is
+// inside the image. Each thread sums one cell of every rows-th query, so a warp reads consecutive
+// elements. Block (kWindowThreads). Grid: (slice, head, kWindowThreads cells), cells fastest.
 template <class T>
 __global__ void __launch_bounds__(kWindowThreads) window_bias_sums(WindowBiasSumsParams p) {
   __shared__ float sums[kWindowThreads];
