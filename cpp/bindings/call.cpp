@@ -293,7 +293,7 @@ void Call::read(py::handle argument, const char* name, std::initializer_list<ind
     throw UnreadableTensor(std::string(op_) + ": " + name + reason + ", needs to be copied");
 }
 
-void Call::take_map(const char* name, int rank, index_t limit, void** data, const index_t* shape,
+void Call::copy_map(const char* name, int rank, index_t limit, void** data, const index_t* shape,
                     index_t* stride) {
   index_t size = 1;
   for (int i = 0; i < rank; ++i) {

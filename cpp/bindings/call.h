@@ -81,7 +81,7 @@ class Call {
   View<kRank> map(py::handle argument, const char* name, std::initializer_list<index_t> shape,
                   index_t limit) {
     View<kRank> result = int32<kRank>(argument, name, shape);
-    if (on_cpu()) take_map(name, kRank, limit, &result.data, result.shape, result.stride);
+    if (on_cpu()) copy_map(name, kRank, limit, &result.data, result.shape, result.stride);
     return result;
   }
   // Any floating-point type that goes with the parameters' C(T): float64 with float64, the others
@@ -147,7 +147,7 @@ class Call {
   void read(py::handle argument, const char* name, std::initializer_list<index_t> expected,
             Kind kind, int rank, void** data, DType* dtype, index_t* shape, index_t* stride);
   void check_dtype(const char* name, DType got, Kind kind);
-  void take_map(const char* name, int rank, index_t limit, void** data, const index_t* shape,
+  void copy_map(const char* name, int rank, index_t limit, void** data, const index_t* shape,
                 index_t* stride);
 
   const char* op_;

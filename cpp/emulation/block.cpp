@@ -201,11 +201,11 @@ void fail(const char* format, ...) {
   va_start(arguments, format);
   std::vsnprintf(message, sizeof message, format, arguments);
   va_end(arguments);
-  char place[256];
-  std::snprintf(place, sizeof place,
+  char position[256];
+  std::snprintf(position, sizeof position,
                 "%s, block (%u, %u, %u), thread (%u, %u, %u): ", b.launch->name, block_index.x,
                 block_index.y, block_index.z, thread_index.x, thread_index.y, thread_index.z);
-  b.error = std::string(place) + message;
+  b.error = std::string(position) + message;
   Fiber abandoned;
   switch_fiber(abandoned, b.main);
   std::abort();

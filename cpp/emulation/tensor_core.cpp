@@ -76,9 +76,9 @@ void multiply_tensor_floats(const Deposit (&in)[kWarp], Deposit (&out)[kWarp], u
   for (int lane = 0; lane < kWarp; ++lane) {
     const Operands operands = operands_of(in[lane]);
     const int group = lane / 4;
-    const int place = lane % 4;
-    for (int i = 0; i < 4; ++i) a[group + i % 2 * 8][place + i / 2 * 4] = value(operands.a[i]);
-    for (int i = 0; i < 2; ++i) b[place + i * 4][group] = value(operands.b[i]);
+    const int c = lane % 4;
+    for (int i = 0; i < 4; ++i) a[group + i % 2 * 8][c + i / 2 * 4] = value(operands.a[i]);
+    for (int i = 0; i < 2; ++i) b[c + i * 4][group] = value(operands.b[i]);
   }
   add_products(a, b, in, out);
 }

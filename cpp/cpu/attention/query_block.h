@@ -13,10 +13,10 @@ inline void add_products(const C* a, const C* b, Vector<C> (&sum)[2]) {
 }
 
 template <class C>
-class QueryBlock {
+class BackwardQueryBlock {
  public:
-  QueryBlock(const AggregatedAttentionBackwardParams& p, const AttentionSizes<C>& sizes,
-             const LengthScale<C>& length_scale, AttentionTokenTile<C>& token_tile)
+  BackwardQueryBlock(const AggregatedAttentionBackwardParams& p, const AttentionSizes<C>& sizes,
+                     const LengthScale<C>& length_scale, AttentionTokenTile<C>& token_tile)
       : p_(p),
         sizes_(sizes),
         length_scale_(length_scale),
@@ -30,7 +30,7 @@ class QueryBlock {
   // Call when the token tile has moved.
   void start() { load_embedding(p_.in, token_tile_.head(), embedding_); }
 
-  // Loads queries first .. first + count - 1, and qh and d_out of them into the token tile.
+  // Loads queries first .. first + count - 1, and stores their qh and d_out in the token tile.
   void load_queries(index_t first, index_t count) {
     load_block<C>(token_major(p_.in.q, token_tile_.batch(), token_tile_.head()), first, 0, count,
                   raw_.data(), kBlock<C>);

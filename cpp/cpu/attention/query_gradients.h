@@ -31,7 +31,7 @@ class QueryGradients {
         d_tiles_(kept_keys_ * kBlock<C>),
         delta_(kBlock<C>),
         bias_(bias_table, in_.grid, in_.pool_grid, p.d_pool_bias.present()) {
-    // The padding of rows is never written otherwise.
+    // Nothing else writes the padding of rows.
     for (Scratch<C>* rows : {&query_rows_, &d_out_rows_}) rows->zero();
   }
 
@@ -101,12 +101,12 @@ class QueryGradients {
     for (int v = 0; v < 2; ++v) store(&delta_[v * n], delta[v]);
   }
 
-  // Probabilities of the pooled keys from `key` on and their gradients. All keys of a block are kept
-  // where they are needed twice and fit.
+  // Probabilities of the pooled keys from `key` on, and their gradients. A block keeps those of all
+  // keys if they are needed twice and fit.
   C* tile(index_t key) { return &tiles_[key < kept_keys_ ? key * kWidth : 0]; }
   C* d_tile(index_t key) { return &d_tiles_[key < kept_keys_ ? key * kWidth : 0]; }
 
-  // tile(key) = probabilities a_m, d_tile(key) = their gradients D_m or, where delta is known before,
+  // tile(key) = probabilities a_m, d_tile(key) = their gradients D_m or, if delta is already known,
   // those of the logits.
   void pooled_tile(index_t first, index_t count, index_t key, index_t keys) {
     const index_t lanes = lanes_in_use<C>(count);
@@ -185,8 +185,8 @@ class QueryGradients {
     if (p_.d_q.present()) query_gradient(first, count);
   }
 
-  // A block's tokens as rows, channels in the lanes: in place where they are of the compute type and
-  // whole half vectors side by side, else copied from their panel.
+  // A block's tokens as rows, channels in the lanes: in place if they have the compute type and
+  // contiguous channels that fill half vectors, else copied from their panel.
   LaneRows<const C> token_rows(const View<4>& tensor, index_t first, const C* panel, index_t stride,
                                Scratch<C>& copy) {
     const TokenView view = token_major(tensor, token_tile_.batch(), token_tile_.head());
@@ -253,10 +253,10 @@ class QueryGradients {
   PooledTokens<C> pooled_;
   const LengthScale<C>& length_scale_;
   AttentionTokenTile<C>& token_tile_;
-  QueryBlock<C> block_;
+  BackwardQueryBlock<C> block_;
   WindowGradients<C> window_;
   bool exact_delta_;
-  index_t kept_keys_;      // whose a_m and D_m are kept for a block of queries
+  index_t kept_keys_;      // keys whose a_m and D_m are kept for a block of queries
   Scratch<C> query_rows_;  // [block][d] qh, then q
   Scratch<C> d_out_rows_;  // [block][d]
   Scratch<C> d_query_;     // [d][block] d_qh, then d_qn, then d_q

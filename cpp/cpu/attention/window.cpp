@@ -1,6 +1,6 @@
 // window_qk and window_av on the CPU, on head-major tensors [B, h, N, d] and [B, h, N, L].
 //
-// Both operators and their gradients are three products over the window:
+// Both operators and their gradients consist of three products over the window:
 //
 //   correlate   s_j(n)  = sum_c a_c(n) b_c(n + offset_j)
 //               attn from q, k;  d_attn from d_out, v
@@ -38,7 +38,7 @@ void for_each_token_tile(const View<4>& tensor, const Window& window, index_t pa
   });
 }
 
-// A panel of all tokens that a token tile touches, and its memory.
+// A panel, with its memory, of all tokens that a token tile needs.
 template <class C>
 class TokenTilePanel {
  public:
@@ -127,8 +127,8 @@ void window_gather(const View<4>& weights, const View<4>& values, const View<4>&
       });
 }
 
-// d_bias[head, j] = sum of d_attn over images and queries whose cell j lies inside: per image, then
-// over images.
+// d_bias[head, j] = sum of d_attn over images and queries whose cell j lies inside: first per
+// image, then over images.
 template <class C>
 void bias_gradient(const View<4>& d_attn, const View<2>& d_bias, const Window& window,
                    int threads) {

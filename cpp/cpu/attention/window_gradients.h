@@ -10,7 +10,7 @@ template <class C>
 class WindowGradients {
  public:
   WindowGradients(const AggregatedAttentionBackwardParams& p, const AttentionSizes<C>& sizes,
-                  AttentionTokenTile<C>& token_tile, const QueryBlock<C>& block)
+                  AttentionTokenTile<C>& token_tile, const BackwardQueryBlock<C>& block)
       : p_(p),
         in_(p.in),
         sizes_(sizes),
@@ -175,7 +175,7 @@ class WindowGradients {
   const AggregatedAttentionInputs& in_;
   const AttentionSizes<C>& sizes_;
   AttentionTokenTile<C>& token_tile_;
-  const QueryBlock<C>& block_;
+  const BackwardQueryBlock<C>& block_;
   index_t local_;               // L
   Scratch<C> probabilities_;    // [L][block] a_j
   Scratch<C> d_weights_;        // [L][block] D_j

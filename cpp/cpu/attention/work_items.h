@@ -85,15 +85,15 @@ struct AttentionCut {
   }
 
   HeadWorkItems task(index_t task) const {
-    HeadWorkItems slices{};
-    slices.tokens = tokens;
-    slices.token_tile = token_tile;
-    slices.part = task / head_parts;
-    slices.token_part = slices.part % token_parts;
-    range(batches, slices.part / token_parts, image_parts, slices.first_batch, slices.batches);
-    range(token_tiles, slices.token_part, token_parts, slices.first_token_tile, slices.token_tiles);
-    range(heads, task % head_parts, head_parts, slices.first_head, slices.heads);
-    return slices;
+    HeadWorkItems items{};
+    items.tokens = tokens;
+    items.token_tile = token_tile;
+    items.part = task / head_parts;
+    items.token_part = items.part % token_parts;
+    range(batches, items.part / token_parts, image_parts, items.first_batch, items.batches);
+    range(token_tiles, items.token_part, token_parts, items.first_token_tile, items.token_tiles);
+    range(heads, task % head_parts, head_parts, items.first_head, items.heads);
+    return items;
   }
 
  private:

@@ -50,7 +50,7 @@ class BiasTable {
   bool consecutive() const { return consecutive_; }
   const BiasTaps<C>& taps() const { return taps_; }
   index_t rows() const { return rows_; }
-  // Of a row of the copy, and of the gradient's table.
+  // Row stride of the copy, and of the gradient's table.
   index_t stride() const { return stride_; }
   index_t padding() const { return consecutive_ ? kLanes<C> : 0; }
   index_t first_column(index_t b) const { return first_columns_[b]; }

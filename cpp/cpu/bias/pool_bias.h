@@ -1,5 +1,5 @@
-// The bias of the pooled logits: from a dense tensor or from a table with two axis maps
-// (transnext/aggregated_attention.h) into the lanes of a block of queries, and its gradient back.
+// The bias of the pooled logits: read from a dense tensor or from a table with two axis maps
+// (transnext/aggregated_attention.h) into the lanes of a block of queries, and its gradient.
 #pragma once
 
 #include "cpu/attention/tokens.h"
@@ -71,10 +71,11 @@ class BlockBias {
     int vector;
     Mask<C> lanes;
     index_t row;     // of the image
-    index_t column;  // of the first such lane in the image
+    index_t column;  // of the first such lane, in the image
     index_t start;   // that lane
     index_t length;
-    const index_t* rows;  // [Hp] where the vector starts in a table row that starts at offset 0
+    const index_t*
+        rows;  // [Hp] offset of the vector's first lane in the table, before a pooled column's own offset
   };
 
   void find_runs() {
@@ -130,8 +131,8 @@ class BlockBias {
     }
   }
 
-  // A vector of queries. kRuns is the number of its runs where they have all its lanes, or 0; lanes of
-  // no run get 0.
+  // Fills a vector of queries. kRuns is the number of its runs if they cover all lanes, else 0;
+  // lanes outside all runs become 0.
   template <int kRuns>
   void fill_vector(const Run* runs, const Run* end, C* to, index_t first_key, index_t keys) const {
     const C* table = table_.head(head_);
@@ -178,9 +179,9 @@ class BlockBias {
     }
   }
 
-  // Neighbouring pooled columns read and write overlapping parts of the table, and a load that
-  // overlaps a store just before waits for it. So all rows of a column are taken after one another, and
-  // columns in an order of few such neighbours.
+  // Neighbouring pooled columns read and write overlapping parts of the table, and a load waits for
+  // a recent store that it overlaps. So the loop runs over all rows of a column before the next
+  // column, in an order with few neighbouring columns in succession.
   void add_run_gradients(const C* d_logits, index_t first_key, index_t keys, C* d_table) const {
     constexpr index_t kApart = 4;
     const index_t width = pool_grid_.width;
@@ -258,7 +259,7 @@ class BlockBias {
     }
   }
 
-  // Lanes beyond the last query repeat it.
+  // Lanes beyond the last query repeat that query.
   void find_entries() {
     if (entries_found_) return;
     entries_found_ = true;
@@ -304,8 +305,8 @@ class BlockBias {
     }
   }
 
-  // visit(position in the logits, table row, table column, weight) for every entry that makes up
-  // these logits.
+  // visit(offset into the logits, table row, table column, weight) for every table entry that
+  // contributes to these logits.
   template <class Visit>
   void for_each_entry(index_t first_key, index_t keys, Visit&& visit) const {
     const bool weighted = weights_.size() > 0;
@@ -326,8 +327,8 @@ class BlockBias {
   Grid pool_grid_;
   index_t taps_;
   Scratch<Run> runs_;          // [block]
-  Scratch<index_t> rows_;      // [block][Hp] of the runs, else [Hp][block]
-  Scratch<index_t> run_rows_;  // [block][Hp] of the runs beside entries
+  Scratch<index_t> rows_;      // [block][Hp] for runs, else [Hp][block]
+  Scratch<index_t> run_rows_;  // [block][Hp] for runs next to entries
   Scratch<index_t> columns_;   // [Wp][taps][block]
   Scratch<C> weights_;         // [Wp][taps][block]
   BiasSpread<C> spread_;

@@ -62,7 +62,7 @@ bool has_avx512() {
 }
 #endif
 
-// Slowest first. The first is what every processor of the family can run.
+// Slowest first. Every processor of the family can run the first.
 const Level kLevels[] = {
 #if defined(TRANSNEXT_HAS_BASELINE)
     {"baseline", true, baseline::kKernels},
