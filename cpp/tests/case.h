@@ -21,12 +21,12 @@ std::size_t size_of(DType dtype) {
   return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 || dtype == DType::kInt32 ? 4 : 2;
 }
 
-// The tensors of one case, which live as long as it.
+// The tensors of one case, which owns them.
 class Case {
  public:
   Case(DType dtype, Layout layout) : dtype_(dtype), layout_(layout) {}
 
-  // An activation of storage type, strided as the case says.
+  // An activation in the storage type and the case's layout.
   template <int kRank>
   View<kRank> activation(const index_t (&shape)[kRank]) {
     return make(dtype_, shape, layout_, true);
@@ -35,7 +35,7 @@ class Case {
   View<kRank> parameter(const index_t (&shape)[kRank]) {
     return make(compute(), shape, Layout::kContiguous, true);
   }
-  // Results: filled with NaN, so that what is left out shows.
+  // Results start as NaN, so an element that is not written is detected.
   template <int kRank>
   View<kRank> result(const index_t (&shape)[kRank]) {
     return remember(make(dtype_, shape, Layout::kContiguous, false));
@@ -44,7 +44,7 @@ class Case {
   View<kRank> parameter_result(const index_t (&shape)[kRank]) {
     return remember(make(compute(), shape, Layout::kContiguous, false));
   }
-  // A weight of the case's numbers, packed for products of its type.
+  // A random weight, packed for GEMMs of its type.
   PackedWeight packed(index_t columns, index_t depth, int threads) {
     const DType product = dtype_ == DType::kFloat16 ? DType::kFloat32 : dtype_;
     PackWeightParams p;
@@ -70,7 +70,7 @@ class Case {
     return view;
   }
 
-  // The bytes of all results; `finite` says whether all of them are numbers.
+  // The bytes of all results; `finite` becomes whether all of them are finite.
   std::vector<char> results(bool* finite) const {
     std::vector<char> all;
     *finite = true;

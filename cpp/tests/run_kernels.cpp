@@ -163,7 +163,8 @@ void run_attention(Case& c, const Sizes& s, Bias bias, int threads) {
     in.pool_bias.values = c.parameter({s.heads, 5, columns});
     in.pool_bias.row_map = c.indices({s.grid.height, s.pool.height}, 5);
     in.pool_bias.col_map = c.indices({s.grid.width, s.pool.width, taps}, 6);
-    // As an interpolated table has them: in order, a vector's within a vector, taps further apart.
+    // Like an interpolated table: columns in order, those of a vector of queries within one vector,
+    // taps further apart.
     for (index_t i = 0; bias == Bias::kNeighbours && i < s.grid.width * s.pool.width * taps; ++i)
       static_cast<int*>(in.pool_bias.col_map.data)[i] =
           static_cast<int>(i / taps / s.pool.width / 2 + 8 * (i % taps));
@@ -198,7 +199,7 @@ void run_attention(Case& c, const Sizes& s, Bias bias, int threads) {
   level::aggregated_attention_backward(d, threads);
 }
 
-// The layers put together of products and the kernels above.
+// The fused blocks, composed of GEMMs and the kernels above.
 void run_layers(Case& c, const Sizes& s, int threads) {
   const index_t tokens = s.grid.size();
   const index_t width = s.heads * s.channels;
@@ -214,7 +215,7 @@ void run_layers(Case& c, const Sizes& s, int threads) {
   glu.fc2_weight = c.packed(width, hidden, threads);
   glu.fc2_bias = c.parameter({width});
   glu.grid = s.grid;
-  // 16-bit results of these unscaled weights may overflow, which is right.
+  // With these unscaled weights 16-bit results may overflow, correctly.
   Case large(glu.x.dtype, Layout::kContiguous);
   glu.out = large.result({s.batch, tokens, width});
   level::convolutional_glu(glu, threads);
@@ -257,12 +258,12 @@ const Sizes kSizes[] = {
     {2, {5, 7}, {2, 3}, 2, 24, 3},    // a pool that does not divide the grid
     {1, {1, 1}, {1, 1}, 1, 8, 3},     //
     {1, {1, 9}, {1, 4}, 1, 24, 3},    //
-    {1, {9, 1}, {4, 1}, 2, 9, 5},     // channels that are no whole vectors
+    {1, {9, 1}, {4, 1}, 2, 9, 5},     // channels that do not fill whole vectors
     {2, {3, 3}, {3, 3}, 1, 24, 7},    // a window larger than the grid
     {1, {4, 6}, {2, 2}, 2, 32, 4},    // an even window
     {1, {6, 5}, {6, 5}, 2, 128, 0},   // global attention
     {1, {19, 21}, {9, 8}, 1, 24, 3},  // several blocks and bands
-    {1, {5, 70}, {1, 2}, 4, 128, 3},  // rows that are cut into segments
+    {1, {5, 70}, {1, 2}, 4, 128, 3},  // rows that are split into segments
     {0, {3, 3}, {1, 1}, 1, 8, 3},     // nothing
 };
 
@@ -297,7 +298,7 @@ constexpr DType kTypes[] = {DType::kFloat32, DType::kBFloat16, DType::kFloat16, 
 
 }  // namespace
 
-// All cases, or (`few`) every type once, in layouts by turns.
+// All cases, or (`few`) every type once, in alternating layouts.
 int main(int count, char** arguments) {
   const bool few = count > 1 && std::strcmp(arguments[1], "few") == 0;
   constexpr Layout kLayouts[] = {Layout::kContiguous, Layout::kSliced, Layout::kTransposed};
