@@ -132,7 +132,7 @@ MUTATIONS = [
             "bias map: the cell's number within a band",
         ),
         (
-            "        __syncthreads();  // nobody reads the keys before any more\n",
+            "        __syncthreads();  // all have left the previous keys\n",
             "",
             "barrier: keys are overwritten while they are read",
         ),

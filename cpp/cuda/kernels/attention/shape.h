@@ -42,7 +42,7 @@ struct QueryTile {
 };
 
 // Wide for large grids; medium for grids that would leave most of a wide tile idle, and for global
-// attention; small for grids of one medium tile.
+// attention; small otherwise.
 struct WideTile : QueryTile<8, 32, 64, 8> {};
 struct MediumTile : QueryTile<8, 16, 32, 8> {};
 struct SmallTile : QueryTile<8, 8, 16, 8> {};

@@ -15,7 +15,7 @@ namespace transnext {
 
 namespace device {
 
-// The forward of a strip, two channels per thread. `runs`: whether these are single accesses.
+// The forward of a strip, two channels per thread. kRuns: whether these are single accesses.
 template <bool kRuns, class T, int kChannels>
 __device__ inline void conv_glu_strip_forward(const ConvGluParams& p, const ConvGluStrip& strip,
                                               index_t first_channel,
