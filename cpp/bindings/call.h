@@ -97,7 +97,7 @@ class Call {
   PackedWeight packed(py::handle argument, const char* name, index_t columns, index_t depth);
   // A LayerNorm's parameters; absent if the weight is None.
   LayerNormParams norm(py::handle weight, py::handle bias, index_t depth, double epsilon);
-  // The same for arguments that may be None, which gives an absent view.
+  // The same for arguments that may be None, which become absent views.
   template <int kRank>
   View<kRank> optional_activation(py::handle argument, const char* name,
                                   std::initializer_list<index_t> shape) {

@@ -6,7 +6,7 @@
 //
 //   windowed:  q | k | v | s = y W^T,   y = LayerNorm(x)
 //              pooled = LayerNorm(gelu_pool(s)),   k_pool | v_pool = the rows k | v of W on pooled
-//   global:    q | k | v = y W^T,       no window, k and v in the place of the pooled ones
+//   global:    q | k | v = y W^T,       no window; k and v replace k_pool and v_pool
 #pragma once
 
 #include "transnext/aggregated_attention.h"

@@ -101,7 +101,7 @@ __device__ inline void stage_rows(const TokenRows<T>& tokens, int count, TokenOf
   });
 }
 
-// The same of two tensors at once, which share the search for a vector's token.
+// The same for two tensors at once, so that each vector's token is found once.
 template <int kDim, class T, class TokenOf>
 __device__ inline void stage_rows(const TokenRows<T>& first, const TokenRows<T>& second, int count,
                                   TokenOf token_of, T* first_rows, T* second_rows) {

@@ -105,7 +105,7 @@ __device__ inline float warp_sum(float value) {
   return value;
 }
 
-// The sum over the four neighbouring lanes that share a row, in each of them.
+// The sum over the four neighbouring lanes of a row, in each of them.
 __device__ inline float sum_of_four(float value) {
   value += __shfl_xor_sync(0xffffffffu, value, 1);
   return value + __shfl_xor_sync(0xffffffffu, value, 2);

@@ -1,4 +1,4 @@
-// What the kernels of aggregated_attention's backward and their launch plan share: tile sizes, and
+// Common to the kernels of aggregated_attention's backward and their launch plan: tile sizes, and
 // offsets into shared memory and the workspace.
 #pragma once
 

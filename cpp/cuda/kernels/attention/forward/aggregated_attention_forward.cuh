@@ -108,7 +108,7 @@ class ForwardTile {
     float query[kDim];
     rows_.read(mine(), query);
     normalise_query(embedding(), query);
-    __syncthreads();  // what comes takes the queries' place
+    __syncthreads();  // the pooled keys overwrite the queries
     const auto bias = this->bias();
     RowTerms& row = part<RowTerms>(at_.query_terms)[mine()];
     row = {factor(), bias.query_offset(mine()), kNoLogit, 0.0f};
@@ -133,7 +133,7 @@ class ForwardTile {
       terms[mine()] = {factor, bias().query_offset(mine()), kLeastMaximum, 0.0f};
       queries.load(rows_, query, factor);
     }
-    __syncthreads();  // what comes takes the queries' place
+    __syncthreads();  // the pooled keys overwrite the queries
     {
       const auto bias = this->bias();
       auto stream = this->stream(bias);

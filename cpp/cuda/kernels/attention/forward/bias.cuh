@@ -2,7 +2,7 @@
 //
 // A dense bias, and over a tile extrapolation's table, which has one entry for each distance, are
 //
-//   bias(n, m) = values[place(n) + place(m)],
+//   bias(n, m) = values[offset(n) + offset(m)],
 //
 // so they are read in place: among the lanes that read together, 8 queries are neighbours in the
 // table or 4 keys in a dense bias, and a tile's entries of a chunk stay in the first-level cache.
