@@ -8,8 +8,8 @@
 namespace transnext::bindings {
 namespace {
 
-// Whether each head's matrix is row-major without gaps. The stride of a dimension of size 1 means
-// nothing.
+// Whether each head's matrix is row-major without gaps. The stride of a dimension of size 1 is
+// irrelevant.
 bool compact(const View<3>& view) {
   return (view.shape[2] <= 1 || view.stride[2] == 1) &&
          (view.shape[1] <= 1 || view.stride[1] == view.shape[2]);

@@ -1,4 +1,4 @@
-// The arguments that aggregated attention and its fused block share.
+// The arguments common to aggregated attention and its fused block.
 #pragma once
 
 #include "bindings/call.h"
@@ -11,7 +11,7 @@ struct AttentionParameters {
   py::handle tokens, token_bias;
 };
 
-// Grids and window alone; all tensors are absent.
+// Reads only grids and window; all tensors are absent.
 AggregatedAttentionInputs read_attention_sizes(const Call& call, GridArgument grid,
                                                GridArgument pool_grid, index_t window_size);
 

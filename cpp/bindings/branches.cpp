@@ -1,4 +1,4 @@
-// The fused blocks: a block's two residual parts, and the patch embedding before them.
+// The fused blocks: a block's two residual branches, and the patch embedding.
 #include "bindings/attention_arguments.h"
 #include "bindings/operators.h"
 #include "transnext/attention_branch.h"

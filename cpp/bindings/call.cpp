@@ -46,12 +46,13 @@ bool fits(index_t size, index_t expected) {
   return expected == kAnyBatch ? size >= 0 : size == expected;
 }
 
-// How tensors of a Python type are read without a capsule. Types are few and live as long as the
-// process, so the last one is remembered.
+// How tensors of a Python type are read without a capsule. There are few types, which live as long
+// as the process, so the last one is cached.
 struct TensorType {
   PyTypeObject* type = nullptr;
   const dlpack::ExchangeInterface* interface = nullptr;
-  PyObject* is_negative = nullptr;  // of a tensor: whether it stands for the negative of its memory
+  PyObject* is_negative =
+      nullptr;  // a tensor's method: whether it represents the negative of its memory
 };
 
 PyObject* attribute_of(PyTypeObject* type, const char* name) {
@@ -60,7 +61,7 @@ PyObject* attribute_of(PyTypeObject* type, const char* name) {
   return found;
 }
 
-// nullptr if such tensors have no interface.
+// nullptr if the type has no such interface.
 const TensorType* tensor_type(PyTypeObject* type) {
   static TensorType last;
   if (type == last.type) return &last;
@@ -73,14 +74,14 @@ const TensorType* tensor_type(PyTypeObject* type) {
   Py_DECREF(capsule);
   while (found != nullptr && found->major_version != 1) found = found->previous;
   if (found == nullptr || found->tensor_from_object == nullptr) return nullptr;
-  Py_INCREF(type);  // so that no other type takes its place in memory
+  Py_INCREF(type);  // so that no other type is allocated at its address
   Py_XDECREF(last.type);
   Py_XDECREF(last.is_negative);
   last = {type, found, attribute_of(type, "is_neg")};
   return &last;
 }
 
-// False if there is no tensor.
+// False if the argument is no tensor.
 bool read_tensor(py::handle argument, BorrowedTensor* result) {
   if (PyCapsule_IsValid(argument.ptr(), "dltensor")) {
     result->tensor =
@@ -110,8 +111,7 @@ bool read_tensor(py::handle argument, BorrowedTensor* result) {
   return true;
 }
 
-// Stands for the data of tensors without elements, which may have none: an absent view is another
-// thing.
+// Stands for the data of empty tensors, which may be null: null data means an absent view.
 char no_elements;
 
 }  // namespace
@@ -174,7 +174,7 @@ void Call::check_dtype(const char* name, DType got, Kind kind) {
     dtype_ = got;
   }
   if (kind == Kind::kParameter && !has_dtype_) {
-    // Operators on parameters alone: T is C(T).
+    // For operators on parameters only: T is C(T).
     has_dtype_ = true;
     dtype_ = got == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
   }
@@ -257,8 +257,8 @@ void Call::read(py::handle argument, const char* name, std::initializer_list<ind
          (empty ? ", none of them 0 but a batch" : ""));
   }
 
-  // The stride of a dimension of size 1 means nothing: it becomes what it is in compact memory. Of the
-  // others, the furthest element must have an address.
+  // The stride of a dimension of size 1 is irrelevant and set to that of compact memory. With the
+  // other strides, the furthest element must have an address.
   index_t elements = 1;
   index_t furthest = 0;
   bool addressable = true;
@@ -293,11 +293,12 @@ void Call::read(py::handle argument, const char* name, std::initializer_list<ind
     throw UnreadableTensor(std::string(op_) + ": " + name + reason + ", needs to be copied");
 }
 
-void Call::take_map(const char* name, int rank, index_t limit, void** data, const index_t* shape,
+void Call::copy_map(const char* name, int rank, index_t limit, void** data, const index_t* shape,
                     index_t* stride) {
   index_t size = 1;
   for (int i = 0; i < rank; ++i) {
-    // The product has a value, read() has seen to it. But a view may claim more than it holds.
+    // read() has made sure that the product does not overflow. But a view may claim more elements
+    // than it holds.
     size *= shape[i];
     if (size > kLargestMap)
       fail(std::string(name) + " has more than " + std::to_string(kLargestMap) + " entries");
@@ -308,7 +309,7 @@ void Call::take_map(const char* name, int rank, index_t limit, void** data, cons
   for (index_t i = 0; i < size; ++i) {
     index_t offset = 0;
     for (int axis = 0; axis < rank; ++axis) offset += at[axis] * stride[axis];
-    // Read once, by what another thread may write meanwhile.
+    // Each entry is read once, since another thread may write it at any time.
     copy[i] = __atomic_load_n(from + offset, __ATOMIC_RELAXED);
     if (copy[i] < 0 || copy[i] >= limit) {
       fail(std::string(name) + " has the index " + std::to_string(copy[i]) +
@@ -316,7 +317,7 @@ void Call::take_map(const char* name, int rank, index_t limit, void** data, cons
     }
     for (int axis = rank - 1; axis >= 0 && ++at[axis] == shape[axis]; --axis) at[axis] = 0;
   }
-  // What is recorded runs after this call, and on memory that its runner knows.
+  // A recording runs after this call, on memory that its runner knows.
   if (Recording::current() != nullptr) return;
   *data = copy.get();
   index_t step = 1;

@@ -1,8 +1,9 @@
-// The arguments of one operator call from Python: tensors in, as they are where their type has DLPack's
-// C interface, else as DLPack capsules; checked views out, and the run itself.
+// The arguments of one operator call from Python. Tensors come in directly if their type has
+// DLPack's C interface, else as DLPack capsules; they become checked views, with which the operator
+// runs.
 //
-// Both are only borrowed: a capsule is neither renamed nor its deleter called. Python holds them during
-// the call and frees the tensor afterwards, so nothing can leak or be freed twice here.
+// Both are only borrowed: a capsule is not renamed and its deleter is not called. Python owns them
+// during the call and frees the tensor afterwards, so nothing can leak or be freed twice here.
 #pragma once
 
 #include <initializer_list>
@@ -23,42 +24,42 @@ namespace transnext::bindings {
 
 namespace py = pybind11;
 
-// Sizes that a check leaves open: any but 0, and a batch, which may be empty.
+// Sizes that a check does not fix: any size but 0, and a batch, which may be empty.
 constexpr index_t kAny = -1;
 constexpr index_t kAnyBatch = -2;
 
 // Kernels hold a few numbers per window cell; more cells than this are a mistake.
 constexpr index_t kLargestWindow = 4096;
 
-// No size of a tensor's is larger, and products of two of them do not overflow.
+// Limit of every size of a tensor; products of two sizes do not overflow.
 constexpr index_t kLargestSize = index_t{1} << 31;
 
 // Maps are copied; one with more entries is a mistake.
 constexpr index_t kLargestMap = index_t{1} << 28;
 
-// A tensor that cannot be read where it is, but a copy of it can: its elements are not aligned, it
-// stands for the negative of its memory, or for zeros without memory.
+// A tensor that only a copy of can be read: its elements are not aligned, or it represents the
+// negative of its memory, or zeros without memory.
 struct UnreadableTensor : std::invalid_argument {
   using std::invalid_argument::invalid_argument;
 };
 
-// Two sizes, taken apart by Call::grid: pybind11 would print all arguments, tensors included, into its
-// error.
+// Two sizes, parsed by Call::grid: pybind11's own error would print all arguments, including
+// tensors.
 using GridArgument = py::handle;
 
 struct BorrowedTensor {
   dlpack::Tensor tensor;
-  bool negative = false;  // its values are the negatives of what is in its memory
+  bool negative = false;  // its values are the negatives of its memory
 };
 
-// The tensor that an argument is, or that a capsule holds; TypeError "<op>: <name> ..." if it is none.
+// The tensor of an argument or of a capsule; TypeError "<op>: <name> ..." if there is none.
 BorrowedTensor borrowed_tensor(py::handle argument, const char* op, const char* name);
 
 class Call {
  public:
   explicit Call(const char* op) : op_(op) {}
 
-  // Storage type T: the first activation says which, all others must have the same.
+  // Storage type T: the first activation determines it, all others must match.
   template <int kRank>
   View<kRank> activation(py::handle argument, const char* name,
                          std::initializer_list<index_t> shape) {
@@ -74,28 +75,29 @@ class Call {
   View<kRank> int32(py::handle argument, const char* name, std::initializer_list<index_t> shape) {
     return view<kRank>(argument, name, shape, Kind::kInt32);
   }
-  // An int32 map of indices below `limit`. Whoever holds the tensor may write to it while the call
-  // runs, so on the CPU the entries are copied, the copy is checked, and the kernel reads the copy.
-  // On a GPU they cannot be looked at here: kernels bound what they read (cuda/kernels/bias/pooled_bias.cuh).
+  // An int32 map of indices below `limit`. Other threads may write to the tensor during the call,
+  // so on the CPU the entries are copied and checked, and the kernel reads the copy. On a GPU the
+  // entries are out of reach here: kernels bound what they read
+  // (cuda/kernels/bias/pooled_bias.cuh).
   template <int kRank>
   View<kRank> map(py::handle argument, const char* name, std::initializer_list<index_t> shape,
                   index_t limit) {
     View<kRank> result = int32<kRank>(argument, name, shape);
-    if (on_cpu()) take_map(name, kRank, limit, &result.data, result.shape, result.stride);
+    if (on_cpu()) copy_map(name, kRank, limit, &result.data, result.shape, result.stride);
     return result;
   }
-  // Any floating-point type that goes with the parameters' C(T): float64 with float64, the others
+  // Any floating-point type that matches the parameters' C(T): float64 with float64, the others
   // with float32.
   template <int kRank>
   View<kRank> floating(py::handle argument, const char* name,
                        std::initializer_list<index_t> shape) {
     return view<kRank>(argument, name, shape, Kind::kFloating);
   }
-  // A packed weight of [columns, depth]; the first one says what C(T) is.
+  // A packed weight of [columns, depth]; the first one determines C(T).
   PackedWeight packed(py::handle argument, const char* name, index_t columns, index_t depth);
   // A LayerNorm's parameters; absent if the weight is None.
   LayerNormParams norm(py::handle weight, py::handle bias, index_t depth, double epsilon);
-  // The same for arguments that may be None, which gives an absent view.
+  // The same for arguments that may be None, which become absent views.
   template <int kRank>
   View<kRank> optional_activation(py::handle argument, const char* name,
                                   std::initializer_list<index_t> shape) {
@@ -108,18 +110,18 @@ class Call {
   }
 
   Grid grid(GridArgument grid, const char* name) const;
-  // The product of sizes, which must have one.
+  // The product of sizes; fails if it overflows.
   index_t product(std::initializer_list<index_t> sizes) const;
-  // The floating-point type that torch calls so.
+  // The floating-point type with this name in torch.
   DType dtype(const std::string& dtype, const char* name) const;
   // Throws ValueError "<op>: <message>".
   [[noreturn]] void fail(const std::string& message) const;
 
-  // Whether the tensors are where this code can read them.
+  // Whether the tensors are in memory that this code can read.
   bool on_cpu() const { return device_.type == dlpack::kCpu; }
 
-  // Runs the CPU kernel, without the GIL. In a recording (recording.h) it notes what would run on a
-  // GPU instead, wherever the tensors are; that is the only way of tensors on a GPU.
+  // Runs the CPU kernel, without the GIL. In a recording (recording.h) it stores the GPU's launches
+  // instead, wherever the tensors are; tensors on a GPU can only be recorded.
   template <class Params>
   void run(int threads, const Params& params, void (*cpu_kernel)(const Params&, int),
            std::common_type_t<Launches (*)(const Params&, int)> plan = nullptr) const {
@@ -147,11 +149,11 @@ class Call {
   void read(py::handle argument, const char* name, std::initializer_list<index_t> expected,
             Kind kind, int rank, void** data, DType* dtype, index_t* shape, index_t* stride);
   void check_dtype(const char* name, DType got, Kind kind);
-  void take_map(const char* name, int rank, index_t limit, void** data, const index_t* shape,
+  void copy_map(const char* name, int rank, index_t limit, void** data, const index_t* shape,
                 index_t* stride);
 
   const char* op_;
-  std::vector<std::unique_ptr<int[]>> maps_;  // copies that kernels read
+  std::vector<std::unique_ptr<int[]>> maps_;  // the copies that kernels read
   bool has_device_ = false;
   bool has_dtype_ = false;
   dlpack::Device device_{dlpack::kCpu, 0};

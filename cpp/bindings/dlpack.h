@@ -1,6 +1,6 @@
-// The part of the DLPack binary interface that this library reads: how a tensor looks inside a
-// capsule, and how a tensor's type says so without one. Layouts as DLPack fixes them for version
-// 0.x ("dltensor") and 1.x ("dltensor_versioned", ExchangeInterface).
+// The part of the DLPack binary interface that this library reads: the layout of a tensor in a
+// capsule, and the interface that a tensor's type offers without one. Layouts are those of DLPack
+// versions 0.x ("dltensor") and 1.x ("dltensor_versioned", ExchangeInterface).
 #pragma once
 
 #include <cstdint>
@@ -46,8 +46,8 @@ struct ManagedTensorVersioned {
   Tensor tensor;
 };
 
-// What the attribute __dlpack_c_exchange_api__ of a tensor's Python type holds, a capsule of that name
-// (kExchangeName). Functions that this library does not call are left without their types.
+// The content of the attribute __dlpack_c_exchange_api__ of a tensor's Python type, a capsule named
+// kExchangeName. Functions that this library does not call have no types here.
 struct ExchangeInterface {
   std::uint32_t major_version;
   std::uint32_t minor_version;
@@ -55,8 +55,8 @@ struct ExchangeInterface {
   void (*allocate)();
   void (*managed_from_object)();
   void (*managed_to_object)();
-  // Fills in a tensor whose memory, sizes and strides stay those of the Python object; 0 if all went
-  // well, else a Python exception is set. May be null.
+  // Fills in a tensor whose memory, sizes and strides belong to the Python object. Returns 0, or
+  // sets a Python exception. May be null.
   int (*tensor_from_object)(void* object, Tensor* tensor);
 };
 

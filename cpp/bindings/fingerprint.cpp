@@ -11,7 +11,7 @@ namespace {
 
 constexpr index_t kSpanBytes = 256 * 1024;  // of one task
 
-// What a tensor says of itself, beside its values.
+// Hashes a tensor's metadata.
 Hash layout_hash(Hash hash, const dlpack::Tensor& tensor) {
   hash = mixed(hash, tensor.dtype.code);
   hash = mixed(hash, tensor.dtype.bits);
@@ -22,8 +22,8 @@ Hash layout_hash(Hash hash, const dlpack::Tensor& tensor) {
   return hash;
 }
 
-// The bytes from a tensor's first element to its last. Gaps between them are read too: they are of the same
-// storage, and a change there only costs a needless repacking.
+// The bytes from a tensor's first element to its last. Gaps between elements are hashed too: they
+// belong to the same storage, and a change there only costs a needless repacking.
 index_t extent_bytes(const dlpack::Tensor& tensor) {
   index_t last = 0;
   index_t elements = 1;
@@ -49,10 +49,10 @@ Hash fingerprint(const py::sequence& tensors, int threads) {
     }
     const Hash seed = mixed(layout_hash(++number, tensor), borrowed.negative ? 1 : 0);
     const char* data = static_cast<const char*>(tensor.data) + tensor.byte_offset;
-    // A storage that was freed, as FSDP does between its gathers, has nothing to read.
+    // A freed storage, as FSDP leaves between gathers, has nothing to read.
     const index_t bytes = tensor.data != nullptr ? extent_bytes(tensor) : 0;
     index_t at = 0;
-    do {  // an empty tensor is a span too
+    do {  // an empty tensor has one span too
       const index_t length = std::min(kSpanBytes, bytes - at);
       spans.push_back({data + at, length, mixed(seed, static_cast<Hash>(at))});
       at += length;

@@ -24,7 +24,7 @@ py::tuple sizes(const unsigned (&values)[3]) {
   return py::make_tuple(values[0], values[1], values[2]);
 }
 
-// What `function(*arguments)`, a bound operator, would run on a GPU of this architecture.
+// The launches of `function(*arguments)`, a bound operator, on a GPU of this architecture.
 Launches record_launches(const py::function& function, const py::tuple& arguments,
                          int architecture) {
   Recording recording(architecture);
@@ -43,11 +43,11 @@ py::list kernels(const Launches& launches) {
   return result;
 }
 
-// Whether a block of the attention's kernels, forward and backward, fits into the shared memory of a
-// GPU, with room for everything optional and a pooled grid of kLargestPool on a side.
+// Whether a block of the attention kernels, forward and backward, fits into a GPU's shared memory
+// with all optional inputs and a pooled grid of kLargestPool by kLargestPool.
 bool attention_fits(const std::string& dtype, index_t channels, index_t window, int architecture) {
   constexpr index_t kLargestPool = 64;
-  static char present;  // stands for data that a plan does not read
+  static char present;  // placeholder for data that a plan does not read
   const DType type = Call("attention_fits").dtype(dtype, "dtype");
   AggregatedAttentionBackwardParams p;
   AggregatedAttentionInputs& in = p.in;

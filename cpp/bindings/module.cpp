@@ -1,8 +1,8 @@
 // transnext_ops._cpp: the compiled operators.
 //
-// Each operator takes its input tensors and the outputs to fill, then sizes and the number of CPU
-// threads. None stands for an absent input or a gradient that is not needed. Tensors are read
-// through DLPack's C interface, or as DLPack capsules where their type has none. On CPU tensors an
+// The arguments of each operator are its input tensors, the outputs to fill, sizes, and the number
+// of CPU threads. None means an absent input or a gradient that is not needed. Tensors are read
+// through DLPack's C interface, or as DLPack capsules if their type has none. On CPU tensors an
 // operator runs at once; record_launches() returns what it launches on a GPU, and run_launches()
 // runs that on a stream.
 #include <pybind11/stl.h>

@@ -1,5 +1,5 @@
-// Noting what an operator would run on a GPU: inside a recording, a bound operator of this thread
-// checks its arguments as always and then leaves its launches here.
+// Records an operator's GPU launches: inside a recording, a bound operator of this thread checks
+// its arguments as usual and then stores its launches here instead of running.
 #pragma once
 
 #include "cuda/plans/launches.h"

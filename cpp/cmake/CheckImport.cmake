@@ -1,5 +1,5 @@
-# Fails where the module that was built cannot be loaded: cmake -DPYTHON=... -DMODULE=... -P CheckImport.cmake.
-# By the interpreter that it is for, alone: the module needs neither the package around it nor torch.
+# Fails if the built module cannot be loaded: cmake -DPYTHON=... -DMODULE=... -P CheckImport.cmake. Only the
+# interpreter that it is built for is needed: the module depends on neither its package nor torch.
 set(load "
 import importlib.util, sys
 spec = importlib.util.spec_from_file_location('_cpp', sys.argv[1])

@@ -1,6 +1,6 @@
-# The CPU kernels are compiled once per instruction set ("level"), each time in its own namespace, and
-# the one to run is chosen at run time. Sets transnext_cpu_levels, the levels that this compiler builds,
-# slowest first. A new level is flags and a check here and an entry in cpu/runtime/dispatch.cpp.
+# The CPU kernels are compiled once per instruction set ("level"), each time in its own namespace, and the one to run
+# is chosen at run time. Sets transnext_cpu_levels, the levels that this compiler builds, slowest first. A new level
+# needs flags and a check here and an entry in cpu/runtime/dispatch.cpp.
 include(CheckCXXSourceCompiles)
 
 set(transnext_cpu_sources
@@ -22,7 +22,7 @@ function(transnext_check_cpu_flags result flags statements)
   check_cxx_source_compiles("#include <immintrin.h>\nint main() { ${statements} }" ${result})
 endfunction()
 
-# What every processor of the family has: on 64-bit ARM that is NEON, vectors of 128 bit.
+# The instruction set that every processor of the family has: on 64-bit ARM that is NEON, with 128-bit vectors.
 check_cxx_source_compiles("#if !defined(__aarch64__) || !defined(__ARM_NEON)
                            #error
                            #endif
@@ -59,8 +59,8 @@ foreach(level IN LISTS TRANSNEXT_CPU_LEVELS)
     list(APPEND transnext_cpu_levels ${level})
   endif()
 endforeach()
-# Where processors without AVX2, of before 2013, are all that the portable level is for, it is to compile fast
-# rather than to be so.
+# If only processors without AVX2, from before 2013, need the portable level, compile time matters more than its
+# speed.
 if("avx2" IN_LIST transnext_cpu_levels AND CMAKE_BUILD_TYPE STREQUAL "Release")
   set(transnext_baseline_flags -O2)
 endif()
@@ -69,7 +69,7 @@ function(transnext_add_cpu_level level)
   add_library(transnext_cpu_${level} OBJECT ${transnext_cpu_sources})
   target_link_libraries(transnext_cpu_${level} PRIVATE transnext_common)
   target_compile_definitions(transnext_cpu_${level} PRIVATE TRANSNEXT_CPU_LEVEL=${level})
-  # These two change no result: they let comparisons and square roots vectorise.
+  # These two flags change no result; they let comparisons and square roots vectorise.
   target_compile_options(transnext_cpu_${level} PRIVATE ${ARGN} -fno-math-errno -fno-trapping-math)
   target_link_libraries(_cpp PRIVATE transnext_cpu_${level})
   string(TOUPPER ${level} upper_level)

@@ -1,11 +1,11 @@
-# Which GPUs the CUDA kernels are compiled for, and how each group of kernels is.
+# The GPUs that the CUDA kernels are compiled for, and the options of each group of kernels.
 #
 # An architecture is spelled as CMake spells them: 80-real is machine code for compute capability 8.0,
 # 80-virtual PTX, which the driver of any later GPU compiles, 80 both.
 set(transnext_oldest_architecture 75)
-set(transnext_generations 75 80 86 89 90 100 120)  # what a library for all GPUs has machine code for
+set(transnext_generations 75 80 86 89 90 100 120)  # machine code in a library for all GPUs
 
-# The numbers of the architectures that this nvcc compiles for.
+# The architectures that this nvcc supports.
 function(transnext_known_architectures nvcc result)
   execute_process(COMMAND ${nvcc} --list-gpu-code OUTPUT_VARIABLE listed ERROR_QUIET)
   string(REGEX MATCHALL "sm_[0-9]+" listed "${listed}")
@@ -14,7 +14,7 @@ function(transnext_known_architectures nvcc result)
   set(${result} ${listed} PARENT_SCOPE)
 endfunction()
 
-# Compute capabilities of the GPUs that this machine shows, 80 for 8.0; `why` says why there is none.
+# Compute capabilities of this machine's GPUs, 80 for 8.0; `why` says why there are none.
 function(transnext_visible_gpus result why)
   set(${result} "" PARENT_SCOPE)
   find_program(TRANSNEXT_NVIDIA_SMI nvidia-smi PATHS /usr/lib/wsl/lib)
@@ -29,7 +29,7 @@ function(transnext_visible_gpus result why)
     set(${why} "nvidia-smi fails: ${status}" PARENT_SCOPE)
     return()
   endif()
-  # What is no number, as the [N/A] of old drivers, is no GPU.
+  # Skip what is no number, such as the [N/A] of old drivers.
   string(REGEX MATCHALL "[^\r\n]+" lines "${said}")
   set(found "")
   foreach(line IN LISTS lines)
@@ -43,8 +43,8 @@ function(transnext_visible_gpus result why)
   set(${why} "nvidia-smi shows no GPU" PARENT_SCOPE)
 endfunction()
 
-# Machine code for a GPU, where nvcc does not know it the nearest that runs there: code of an earlier
-# minor version, else PTX.
+# Machine code for a GPU or, if nvcc does not know it, the closest that runs there: code of an earlier minor version,
+# else PTX.
 function(transnext_architecture_of gpu known result)
   set(code "")
   foreach(number IN LISTS known)
@@ -136,13 +136,13 @@ function(transnext_choose_architectures nvcc)
   set(transnext_architectures_reason "${why}" PARENT_SCOPE)
 endfunction()
 
-# Those from compute capability 8.0 on.
+# The architectures from compute capability 8.0 on.
 function(transnext_from_80 architectures result)
   list(FILTER architectures EXCLUDE REGEX "^7")
   set(${result} ${architectures} PARENT_SCOPE)
 endfunction()
 
-# Machine code for the earliest of each major version alone: it runs on the later ones too.
+# Machine code only for the earliest of each major version: it also runs on the later ones.
 function(transnext_one_of_each_major architectures result)
   set(kept "")
   foreach(architecture IN LISTS architectures)
@@ -161,9 +161,9 @@ function(transnext_one_of_each_major architectures result)
   set(${result} ${kept} PARENT_SCOPE)
 endfunction()
 
-# nvcc's options for a list of architectures, [af] those of one GPU alone. Making PTX takes longer than
-# assembling it, so of each pair, as 80:90, the second is assembled from the PTX of the first, if that is
-# in the list.
+# nvcc's options for a list of architectures, [af] those of one GPU alone. Compiling to PTX takes longer than
+# assembling it, so the second of each pair, such as 80:90, is assembled from the PTX of the first if that is in the
+# list.
 function(transnext_generate_code architectures pairs result)
   set(numbers ${architectures})
   list(TRANSFORM numbers REPLACE "-.*" "")

@@ -1,6 +1,6 @@
-# Decides whether the CUDA kernels are built, and for what, and enables the language if they are.
-# Sets transnext_with_cuda, with it CMAKE_CUDA_ARCHITECTURES and transnext_architectures_reason; if it is
-# false, transnext_cuda_reason says why.
+# Decides whether the CUDA kernels are built and for which GPUs, and enables the language if they are. Sets
+# transnext_with_cuda, with it CMAKE_CUDA_ARCHITECTURES and transnext_architectures_reason; if it is false,
+# transnext_cuda_reason says why.
 include(CudaArchitectures)
 set(transnext_with_cuda FALSE)
 set(transnext_cuda_reason "TRANSNEXT_CUDA=OFF")
@@ -10,7 +10,7 @@ if(NOT TRANSNEXT_CUDA MATCHES "^(AUTO|ON|OFF)$")
   message(FATAL_ERROR "transnext: TRANSNEXT_CUDA must be AUTO, ON or OFF, got '${TRANSNEXT_CUDA}'")
 endif()
 
-# Sets `nvcc` in the caller: what CMake was told, CUDACXX, or what is found.
+# Sets `nvcc` in the caller: CMake's own setting, CUDACXX, or the compiler found.
 macro(transnext_find_nvcc)
   if(CMAKE_CUDA_COMPILER)
     set(nvcc ${CMAKE_CUDA_COMPILER})
@@ -29,8 +29,8 @@ macro(transnext_find_nvcc)
   endif()
 endmacro()
 
-# A compiler that is found may still be broken (no host compiler that it accepts, half an
-# installation): a program compiled aside shows it, where enable_language would end this project.
+# A compiler that is found may still be broken (no host compiler that it accepts, an incomplete installation). A
+# separate test program detects that, whereas enable_language would abort this project.
 function(transnext_probe_nvcc nvcc failed)
   set(probe ${CMAKE_BINARY_DIR}/cuda_probe)
   file(WRITE ${probe}/probe.cu

@@ -1,15 +1,15 @@
-# Compiles the CUDA kernels into _cpp, each group of them for the GPUs that it is worth compiling for.
+# Compiles the CUDA kernels into _cpp, each group for the GPUs that are worth the compile time.
 #
 # - Head dim 24, of the published models: machine code for every architecture chosen.
 # - The other head dims, which have as many kernels again: for the earliest of each major version, whose
 #   machine code runs on the later ones.
-# - bfloat16 and TF32 of the attention: from compute capability 8.0 on. 7.5 has no units for them, so that
-#   these kernels were slow there, and two thirds of all the time that compiling took.
+# - bfloat16 and TF32 of the attention: from compute capability 8.0 on. 7.5 has no units for them, so
+#   these kernels would be slow there and take two thirds of the compile time.
 #
 # Groups for the same GPUs are one object.
 
-# Pairs of architectures that no kernel tells apart, so that their PTX is the same
-# (tests/packaging/test_packaging_architectures.py), and that the other head dims need not.
+# Pairs of architectures that no kernel distinguishes, so their PTX is the same
+# (tests/packaging/test_packaging_architectures.py), and pairs that the other head dims need not distinguish.
 set(same_ptx 80:90 86:89)
 set(close_ptx 80:90 86:89 100:120)
 
@@ -58,7 +58,7 @@ transnext_add_cuda_object(transnext_cuda "${options}" 0
   cpp/cuda/compiled/gelu_pool.cu
   cpp/cuda/compiled/position_bias_table.cu
   cpp/cuda/compiled/window.cu)
-# The launches, host code that also brings CUDA's runtime in.
+# The launches: host code, which also links the CUDA runtime.
 target_sources(_cpp PRIVATE cpp/cuda/compiled/run.cu)
 list(GET CMAKE_CUDA_ARCHITECTURES 0 architecture)
 list(JOIN CMAKE_CUDA_ARCHITECTURES " " architectures)

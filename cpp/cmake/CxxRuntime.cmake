@@ -1,6 +1,6 @@
-# Sets transnext_cxx_runtime, what C++ code has to be linked with beside what the compiler adds by
-# itself: nothing for g++ and clang++, the C++ runtime for gcc and clang, which compile C++ as well.
-# A module is linked without it in silence, and no process could load it.
+# Sets transnext_cxx_runtime, the libraries that C++ code must be linked with beyond the compiler's defaults: none for
+# g++ and clang++, the C++ runtime for gcc and clang, which also compile C++. Without it a module links silently, but
+# no process can load it.
 include(CheckCXXSourceCompiles)
 
 function(transnext_find_cxx_runtime result)

@@ -1,6 +1,6 @@
-# Loads the module when it has been built, so that one that cannot be loaded fails the build and does not
-# surprise whoever imports it. Not where this machine cannot: when cross-compiling, for other processors of
-# Apple's, under sanitizers, whose runtime a program has to be started with.
+# Loads the module after it is built, so that a module that cannot be loaded fails the build instead of the user's
+# import. Skipped where this machine cannot load it: when cross-compiling, for other Apple processors, and under
+# sanitizers, which need their runtime from the program's start.
 set(flags "${CMAKE_CXX_FLAGS} ${CMAKE_MODULE_LINKER_FLAGS}")
 if(TRANSNEXT_CHECK_IMPORT AND NOT CMAKE_CROSSCOMPILING AND NOT TRANSNEXT_SANITIZE AND NOT flags MATCHES "-fsanitize="
    AND (NOT CMAKE_OSX_ARCHITECTURES OR CMAKE_HOST_SYSTEM_PROCESSOR IN_LIST CMAKE_OSX_ARCHITECTURES))

@@ -25,7 +25,7 @@ Index3 grid_size;
 namespace {
 
 constexpr unsigned kMostThreads = 1024;
-constexpr std::size_t kStackBytes = 64 * 1024;  // of which the lowest page is a guard
+constexpr std::size_t kStackBytes = 64 * 1024;  // including a guard page at the lowest address
 constexpr std::size_t kPage = 4096;
 
 enum class State { kReady, kAtBarrier, kInWarp, kExited };
@@ -34,9 +34,9 @@ struct Thread {
   Fiber fiber;
   Index3 index;
   State state;
-  Site site;        // where it waits
-  unsigned mask;    // with which lanes, kInWarp
-  Combine combine;  // for what, kInWarp
+  Site site;        // where the thread waits
+  unsigned mask;    // for kInWarp: the lanes it waits with
+  Combine combine;  // for kInWarp: the operation
 };
 
 struct Warp {
@@ -47,7 +47,7 @@ struct Warp {
   unsigned waiting;  // lanes in state kInWarp
 };
 
-// All that the running block is made of.
+// The state of the running block.
 struct Block {
   Fiber main;  // run_grid's own stack
   Thread threads[kMostThreads];
@@ -58,8 +58,8 @@ struct Block {
   unsigned current;
   unsigned at_barrier;
   unsigned exited;
-  unsigned votes;       // barrier_count, of the threads that have come so far
-  unsigned last_votes;  // and of the barrier just passed
+  unsigned votes;       // barrier_count of the threads that have arrived so far
+  unsigned last_votes;  // and that of the previous barrier
   bool in_kernel = false;
   std::uint64_t random = 1;
   const Launch* launch;
@@ -111,7 +111,7 @@ std::string describe_waiting(const Block& b) {
   return text;
 }
 
-// Goes on with another ready thread, or with run_grid if all have exited.
+// Switches to another ready thread, or to run_grid if all have exited.
 void switch_away(Block& b) {
   Fiber& from = b.threads[b.current].fiber;
   if (b.ready_count == 0) {
@@ -134,7 +134,7 @@ void wait(Block& b, State state, const Site& site) {
   switch_away(b);
 }
 
-// A thread that has finished lets nobody wait for it.
+// No thread may wait for one that has finished.
 void exit_thread(Block& b) {
   const unsigned number = b.current;
   Warp& warp = b.warps[number / kWarp];
@@ -201,11 +201,11 @@ void fail(const char* format, ...) {
   va_start(arguments, format);
   std::vsnprintf(message, sizeof message, format, arguments);
   va_end(arguments);
-  char place[256];
-  std::snprintf(place, sizeof place,
+  char position[256];
+  std::snprintf(position, sizeof position,
                 "%s, block (%u, %u, %u), thread (%u, %u, %u): ", b.launch->name, block_index.x,
                 block_index.y, block_index.z, thread_index.x, thread_index.y, thread_index.z);
-  b.error = std::string(place) + message;
+  b.error = std::string(position) + message;
   Fiber abandoned;
   switch_fiber(abandoned, b.main);
   std::abort();
@@ -236,7 +236,7 @@ unsigned barrier_count(const Site& site, int value) {
     b.votes = b.at_barrier = 0;
     for (unsigned i = 0; i < b.size; ++i)
       if (i != b.current) make_ready(b, i);
-    // The last to come goes on no sooner than the others.
+    // The last thread to arrive does not continue before the others.
     make_ready(b, b.current);
     switch_away(b);
   }
@@ -269,7 +269,7 @@ void warp_operation(const Site& site, unsigned mask, Combine combine, const void
       const unsigned other_lane = static_cast<unsigned>(__builtin_ctz(rest));
       const Thread& other = b.threads[first + other_lane];
       if (other.mask != mask) {
-        complete = false;  // it is busy with others and may come here later
+        complete = false;  // it is in another operation and may still arrive
         break;
       }
       if (other.combine != combine || other.site.line != site.line) {

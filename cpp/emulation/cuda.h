@@ -1,4 +1,4 @@
-// The words of CUDA C++ that the kernels use, for a host compiler. Included before any kernel.
+// The CUDA C++ that the kernels use, for a host compiler. Included before any kernel.
 #pragma once
 
 #if !defined(TRANSNEXT_EMULATION)
@@ -28,7 +28,7 @@
 #define gridDim (::transnext::emulation::grid_size)
 constexpr int warpSize = 32;
 
-// Built-in vector types, aligned as CUDA aligns them: that a compiler checks.
+// Built-in vector types with CUDA's alignment, which the compiler checks.
 struct alignas(8) float2 {
   float x, y;
 };
@@ -139,7 +139,7 @@ inline T __ldg(const T* pointer) {
   return *pointer;
 }
 
-// Threads change over only where they wait, so plain updates are atomic.
+// Threads switch only where they wait, so plain updates are atomic.
 template <class T>
 inline T atomicAdd(T* target, T value) {
   const T before = *target;
@@ -167,7 +167,7 @@ inline T atomicCAS(T* target, T expected, T value) {
 inline void __threadfence() {}
 inline void __threadfence_block() {}
 
-// The line is the caller's: where threads wait tells one barrier from another.
+// The line is the caller's: it distinguishes one barrier from another.
 inline void __syncthreads(int line = __builtin_LINE()) {
   transnext::emulation::barrier({"__syncthreads", line});
 }

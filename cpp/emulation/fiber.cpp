@@ -20,7 +20,7 @@ void switch_fiber(Fiber& from, Fiber& to) {
 
 #else
 
-// System V calling convention: rbx, rbp and r12 to r15 are the callee's to keep.
+// System V calling convention: the callee preserves rbx, rbp and r12 to r15.
 asm(R"(
 .text
 .p2align 4
@@ -49,7 +49,7 @@ extern "C" void transnext_switch_stack(void** save, void* load);
 void prepare(Fiber& fiber, void* stack, std::size_t bytes, void (*entry)()) {
   constexpr int kSavedRegisters = 6;
   const auto top = (reinterpret_cast<std::uintptr_t>(stack) + bytes) & ~std::uintptr_t{15};
-  // As after a call: the stack pointer, once `ret` has taken entry, is 8 below a multiple of 16.
+  // As after a call: once `ret` has popped entry, the stack pointer is 8 below a multiple of 16.
   void** pointer = reinterpret_cast<void**>(top);
   *--pointer = nullptr;
   *--pointer = reinterpret_cast<void*>(entry);

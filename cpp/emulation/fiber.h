@@ -1,7 +1,7 @@
 // A fiber: a function on its own stack that runs until it switches to another one. The switch saves
-// only the registers that a call preserves, so it costs a few nanoseconds; ucontext, which goes
-// through the kernel for the signal mask, serves processors without one written here, and x86-64
-// too with -DTRANSNEXT_EMULATION_UCONTEXT, so that it is tested.
+// only the registers that a call preserves, so it costs a few nanoseconds. Processors without such
+// a switch use ucontext, which calls the kernel for the signal mask; so does x86-64 with
+// -DTRANSNEXT_EMULATION_UCONTEXT, which tests it.
 #pragma once
 
 #include <cstddef>
@@ -29,7 +29,7 @@ struct Fiber {
 // Makes the fiber start with entry() on this stack, which must never return.
 void prepare(Fiber& fiber, void* stack, std::size_t bytes, void (*entry)());
 
-// Goes on with `to`, until something switches back to `from`.
+// Continues `to` until something switches back to `from`.
 void switch_fiber(Fiber& from, Fiber& to);
 
 }  // namespace transnext::emulation

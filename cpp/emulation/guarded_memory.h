@@ -1,9 +1,9 @@
-// The call's tensors, copied to where an access outside them is noticed.
+// Copies of the call's tensors in memory that detects an access outside them.
 //
-// Each tensor's bytes go between two guard areas, against the one behind or the one before them. To
-// keep the address modulo 16, on which kernels may build, up to 15 bytes of slack are left; they
-// hold 0xff (NaN) and must still do so at the end. Tensors that only go in cannot be written.
-// Tensors that share memory (slices of one packed output) are one region.
+// Each tensor's bytes lie between two guard areas, next to the one behind or the one before them.
+// To preserve the address modulo 16, which kernels may rely on, there are up to 15 bytes of slack;
+// they hold 0xff (NaN) and must still do so at the end. Inputs cannot be written. Tensors with
+// common memory (slices of one packed output) are one region.
 #pragma once
 
 #include <cstddef>
@@ -26,13 +26,13 @@ class GuardedMemory {
   GuardedMemory(const GuardedMemory&) = delete;
   GuardedMemory& operator=(const GuardedMemory&) = delete;
 
-  // Replaces every pointer into a tensor in a parameter block by the one to its copy.
+  // Replaces every pointer into a tensor in a parameter block by one into its copy.
   void translate(std::vector<unsigned char>& params) const;
-  // Empty, or how a kernel wrote between a tensor's end and the guard.
+  // Empty, or a description of a write between a tensor's end and the guard.
   std::string slack_error() const;
   // Writes the outputs back to the tensors.
   void copy_back() const;
-  // Empty, or what is at the address, in words.
+  // Empty, or a description of what lies at the address.
   std::string describe(const void* address) const;
 
  private:

@@ -1,4 +1,4 @@
-// The table of kernels that this library holds, filled by its operators' files.
+// The table of this library's kernels, filled by its operators' files.
 #pragma once
 
 #include <cstddef>

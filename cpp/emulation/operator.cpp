@@ -1,5 +1,5 @@
-// The kernels of one list, cuda/instances/<TRANSNEXT_OPERATOR>.inc, compiled for the host. They are
-// in the header TRANSNEXT_HEADER.
+// The kernels of one list, cuda/instances/<TRANSNEXT_OPERATOR>.inc, compiled for the host.
+// TRANSNEXT_HEADER defines them.
 #include <initializer_list>
 #include <utility>
 

@@ -1,7 +1,8 @@
-// The library's one entry: runs a list of launches on a call's tensors and returns an error's text.
+// The library's entry point: runs a list of launches on a call's tensors and returns an error's
+// text.
 //
-// While kernels run, faults are taken for errors of theirs: an access outside the tensors, dynamic
-// shared memory or a thread's stack; an index outside an array's bounds or a misaligned access,
+// While kernels run, a fault counts as a kernel's error: an access outside the tensors, dynamic
+// shared memory or a thread's stack, or an index outside an array's bounds or a misaligned access,
 // which the compiler's checks turn into an illegal instruction.
 #include <cstdint>
 #include <cstdio>
@@ -22,7 +23,7 @@ namespace {
 const GuardedMemory* memory_of_call = nullptr;
 
 void on_fault(int signal, siginfo_t* info, void*) {
-  if (!running()) {  // not a kernel's: let it end the process as it would have
+  if (!running()) {  // not a kernel's fault: let it end the process as usual
     ::signal(signal, SIG_DFL);
     return;
   }
@@ -47,7 +48,7 @@ class FaultHandlers {
     sigaltstack(&own, &previous_stack_);
     struct sigaction action{};
     action.sa_sigaction = on_fault;
-    // The handler leaves by switching fibers, never by returning: nothing is to stay blocked.
+    // The handler leaves by switching fibers and never returns, so no signal may stay blocked.
     action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
     for (int i = 0; i < kSignals; ++i) sigaction(kCaught[i], &action, &previous_[i]);
   }
@@ -85,7 +86,7 @@ std::string run_launch(const LaunchRequest& request, const GuardedMemory& memory
   }
   if (request.shared_bytes > kMostSharedBytes)
     return std::string(request.kernel) + ": more shared memory than any GPU has";
-  // Aligned for the struct that a kernel takes them for.
+  // Aligned for the struct that the kernel expects.
   std::vector<unsigned char> params(request.params, request.params + request.params_bytes);
   memory.translate(params);
   const auto index = [](const unsigned (&size)[3]) { return Index3{size[0], size[1], size[2]}; };
@@ -119,8 +120,8 @@ extern "C" {
 
 // Runs the launches one after the other, all on copies of the tensors between guard pages, and
 // writes the outputs back. Returns 0, or 1 with the reason in `error`. `seed` shuffles the order of
-// blocks and threads; its lowest bit says against which guard the tensors lie (0: behind their end).
-// One call at a time.
+// blocks and threads; its lowest bit selects the guard that the tensors touch (0: the one behind
+// their end). One call at a time.
 __attribute__((visibility("default"))) int transnext_emulate(
     const transnext::emulation::LaunchRequest* launches, int launch_count,
     const transnext::emulation::TensorRange* tensors, int tensor_count, unsigned long long seed,

@@ -13,7 +13,7 @@ namespace {
 
 constexpr std::size_t kPage = 4096;
 constexpr std::size_t kRegion = (kMostSharedBytes + kPage - 1) / kPage * kPage;
-// Kernels may be far off: nothing else is mapped this near to the region.
+// Kernels may miss by a lot: nothing else is mapped this close to the region.
 constexpr std::size_t kGuard = 1024 * 1024;
 
 struct Range {
@@ -38,10 +38,11 @@ unsigned char* region() {
   return base;
 }
 
-// Makes the thread-local block exist, whatever the kernels have, and says where it is.
+// Forces the thread-local block to exist, whatever the kernels declare, and locates it.
 thread_local unsigned char anchor[16];
 
-// The thread-local block of this library in this thread: as far from the anchor in every one.
+// The thread-local block of this library in this thread: at the same distance from the anchor in
+// every thread.
 Range static_arrays() {
   struct Extent {
     std::ptrdiff_t before_anchor = 0;
@@ -75,7 +76,7 @@ void* dynamic_shared() {
 }
 
 void place_shared_memory(unsigned bytes, bool against_end) {
-  // Of the region only the pages that the block has can be accessed.
+  // Only the pages of the region that belong to the block can be accessed.
   const std::size_t pages = (bytes + kPage - 1) / kPage * kPage;
   mprotect(region(), kRegion, PROT_NONE);
   if (pages > 0) mprotect(region(), pages, PROT_READ | PROT_WRITE);

@@ -1,17 +1,17 @@
 // Shared memory of the running block, filled with bytes of 0xff (NaN in every type) before each one.
 //
-// Dynamic: a region with a page before and behind it that cannot be accessed. Each launch places it
-// against one of them, so an access outside it is a fault, at most 15 bytes late.
+// Dynamic: a region between two pages that cannot be accessed. Each launch puts it next to one of
+// them, so an access outside it faults, at most 15 bytes late.
 //
-// Static: `__shared__` is `static thread_local` (emulation/cuda.h), so that the arrays of all
-// kernels lie in this library's thread-local block, which nothing else uses. An index beyond an
-// array's bounds traps, since kernels are compiled with -fsanitize=bounds; a pointer that leaves one
-// array for another is not noticed.
+// Static: `__shared__` is `static thread_local` (emulation/cuda.h), so the arrays of all kernels
+// lie in this library's thread-local block, which nothing else uses. An index beyond an array's
+// bounds traps, since kernels are compiled with -fsanitize=bounds; a pointer that moves from one
+// array to another is not detected.
 #pragma once
 
 namespace transnext::emulation {
 
-// 227 KB, the most that a block may have on compute capability 9.0.
+// 227 KB, the limit of a block on compute capability 9.0.
 constexpr unsigned kMostSharedBytes = 227 * 1024;
 
 void* dynamic_shared();

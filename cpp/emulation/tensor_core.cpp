@@ -15,6 +15,12 @@ struct Operands {
   unsigned b[2];
 };
 
+Operands operands_of(const Deposit& deposit) {
+  Operands operands;
+  std::memcpy(&operands, deposit.bytes, sizeof operands);
+  return operands;
+}
+
 float value_of(Half x) {
   return half_to_float(x);
 }
@@ -33,8 +39,7 @@ template <int kDepth>
 void add_products(const double (&a)[16][kDepth], const double (&b)[kDepth][8],
                   const Deposit (&in)[kWarp], Deposit (&out)[kWarp]) {
   for (int lane = 0; lane < kWarp; ++lane) {
-    Operands operands;
-    std::memcpy(&operands, in[lane].bytes, sizeof operands);
+    Operands operands = operands_of(in[lane]);
     for (int i = 0; i < 4; ++i) {
       const int row = lane / 4 + i / 2 * 8;
       const int column = lane % 4 * 2 + i % 2;
@@ -51,8 +56,7 @@ void multiply(const Deposit (&in)[kWarp], Deposit (&out)[kWarp], unsigned) {
   double a[16][kDepth];
   double b[kDepth][8];
   for (int lane = 0; lane < kWarp; ++lane) {
-    Operands operands;
-    std::memcpy(&operands, in[lane].bytes, sizeof operands);
+    const Operands operands = operands_of(in[lane]);
     const int group = lane / 4;
     const int pair = lane % 4 * 2;
     for (int i = 0; i < kDepth / 4; ++i)
@@ -70,12 +74,11 @@ void multiply_tensor_floats(const Deposit (&in)[kWarp], Deposit (&out)[kWarp], u
   double a[16][kDepth];
   double b[kDepth][8];
   for (int lane = 0; lane < kWarp; ++lane) {
-    Operands operands;
-    std::memcpy(&operands, in[lane].bytes, sizeof operands);
+    const Operands operands = operands_of(in[lane]);
     const int group = lane / 4;
-    const int place = lane % 4;
-    for (int i = 0; i < 4; ++i) a[group + i % 2 * 8][place + i / 2 * 4] = value(operands.a[i]);
-    for (int i = 0; i < 2; ++i) b[place + i * 4][group] = value(operands.b[i]);
+    const int c = lane % 4;
+    for (int i = 0; i < 4; ++i) a[group + i % 2 * 8][c + i / 2 * 4] = value(operands.a[i]);
+    for (int i = 0; i < 2; ++i) b[c + i * 4][group] = value(operands.b[i]);
   }
   add_products(a, b, in, out);
 }

@@ -1,6 +1,6 @@
-// mma.sync and ldmatrix, lane by lane after the PTX ISA's fragment tables (cuda/kernels/common/tensor_core.cuh
-// has them in short). Products are exact; a sum is taken in double and rounded once, which a tensor
-// core does not promise to the last bit.
+// mma.sync and ldmatrix, lane by lane according to the PTX ISA's fragment tables (summarised in
+// cuda/kernels/common/tensor_core.cuh). Products are exact; a sum is computed in double and rounded
+// once, where a tensor core may differ in the last bit.
 #pragma once
 
 #include "transnext/half.h"
@@ -11,7 +11,7 @@ namespace transnext::emulation {
 template <class T>
 void mma(float (&d)[4], const unsigned* a, const unsigned* b, int depth);
 
-// The same of 8 TF32s, of whose bits the lower 13 are ignored.
+// The same for depth 8 of TF32, whose lower 13 bits are ignored.
 void mma_tensor_float(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]);
 
 void ldmatrix(unsigned* r, int matrices, const void* shared_row, bool transposed);

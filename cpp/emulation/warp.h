@@ -1,5 +1,5 @@
-// Shuffles and votes. Every lane brings its value and the lane it reads; a source lane that the mask
-// does not name is an error, as CUDA leaves its value undefined.
+// Shuffles and votes. Every lane deposits its value and the lane it reads; a source lane outside
+// the mask is an error, since CUDA leaves its value undefined.
 #pragma once
 
 #include <cstring>
@@ -13,9 +13,9 @@ struct Shuffled {
   int source;  // lane
 };
 
-// Gives each lane of the mask its source's bits.
+// Returns to each lane of the mask its source's bits.
 void shuffle_combine(const Deposit (&in)[kWarp], Deposit (&out)[kWarp], unsigned mask);
-// Gives each lane of the mask the lanes whose value was not 0.
+// Returns to each lane of the mask the lanes whose value was not 0.
 void ballot_combine(const Deposit (&in)[kWarp], Deposit (&out)[kWarp], unsigned mask);
 void nothing_combine(const Deposit (&in)[kWarp], Deposit (&out)[kWarp], unsigned mask);
 
@@ -45,7 +45,8 @@ inline void __syncwarp(unsigned mask = 0xffffffffu, int line = __builtin_LINE())
                                        transnext::emulation::nothing_combine, &mask, 0, &mask, 0);
 }
 
-// `width` lanes, a power of two, shuffle among themselves; beyond them a lane keeps its own value.
+// `width` lanes, a power of two, shuffle among themselves; a lane whose source lies beyond them
+// keeps its own value.
 template <class T>
 inline T __shfl_sync(unsigned mask, T value, int source, int width = 32,
                      int line = __builtin_LINE()) {

@@ -16,11 +16,11 @@ _USUAL = ("c++", "g++", "clang++")
 
 
 def find_compiler(chosen: str | None) -> tuple[str | None, str]:
-    """Return the command of a compiler, as the variable ``CXX`` takes it, or None and the reason.
+    """Return the command of a compiler, for the variable ``CXX``, or None and the reason.
 
-    A compiler counts that compiles and links, beside Python's headers, what the library's sources
-    are made of. Where nobody chose one, the one that built Python comes first, as in
-    scikit-build-core, but what Python was built with need not be on this machine.
+    A usable compiler compiles and links a test program with Python's headers and what the library's
+    sources need. Unless one is chosen, the compiler that built Python is tried first, as in
+    scikit-build-core, but it need not exist on this machine.
 
     Parameters
     ----------

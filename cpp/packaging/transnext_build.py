@@ -1,17 +1,17 @@
 """The build backend: scikit-build-core, and a pure-Python package where there is no compiler.
 
-``TRANSNEXT_LIBRARY`` decides, given like an option of CMake, as in
+``TRANSNEXT_LIBRARY`` decides. It is set like an option of CMake, as in
 ``pip install . -C cmake.define.TRANSNEXT_LIBRARY=ON`` or ``CMAKE_ARGS=-DTRANSNEXT_LIBRARY=ON``:
 
 AUTO
-    The default. With the compiled library where there is a compiler for it, else without, for the
-    backends ``torch`` and ``reference``; the package then knows the reason and says it.
+    The default: builds the compiled library if there is a compiler. Otherwise the package has
+    only the backends ``torch`` and ``reference``, and reports the reason.
 ON
-    A failure where it cannot be built. Asking for CUDA kernels (``TRANSNEXT_CUDA=ON``) asks for it.
+    Fails if the library cannot be built. ``TRANSNEXT_CUDA=ON`` implies it.
 OFF
-    Without, whatever this machine has.
+    Builds no library.
 
-A library that begins to be built and fails is an error in every case.
+A build of the library that starts and fails is always an error.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def build_editable(
 def _plan(config_settings: Settings | None) -> tuple[Settings, str | None]:
     """Return scikit-build-core's settings, and why the library is left out, None if it is built.
 
-    Names the compiler that CMake takes in the environment, where nobody has chosen one.
+    Sets the compiler for CMake in the environment unless one is chosen.
     """
     settings = dict(config_settings or {})
     library = _option("TRANSNEXT_LIBRARY", settings) or "AUTO"
@@ -112,7 +112,7 @@ def _without(settings: Settings) -> Settings:
 
 
 def _option(name: str, settings: Settings) -> str | None:
-    """Return an option of CMake's from all places where one can be given, the strongest first."""
+    """Return an option of CMake from the source of highest priority that sets it."""
     words = shlex.split(os.environ.get("CMAKE_ARGS", ""))
     words += [f"-D{word}" for word in os.environ.get("SKBUILD_CMAKE_DEFINE", "").split(";") if word]
     for i, word in enumerate(words):
@@ -197,7 +197,7 @@ def _add_note(wheel: Path, reason: str) -> None:
 
 
 def _check_writable(settings: Settings) -> None:
-    """Fail where the build's folder cannot be written, before CMake does in its own words."""
+    """Fail if the build folder cannot be written, before CMake fails with its own message."""
     given = settings.get("build-dir") or settings.get("skbuild.build-dir")
     pattern = given or os.environ.get("SKBUILD_BUILD_DIR") or "build/{wheel_tag}"
     folder = Path(str(pattern).partition("{")[0])

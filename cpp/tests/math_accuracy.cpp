@@ -1,5 +1,5 @@
-// Measures exp_bounded and gelu of cpu/simd/math.h, as one instruction set compiles them, against libm in a
-// wider type and fails if an error exceeds the bound stated there.
+// Measures exp_bounded and gelu of cpu/simd/math.h, compiled for one instruction set, against libm
+// in a wider type, and fails if an error exceeds the bound stated there.
 //
 //   math_accuracy [step]     every step-th float32 (default 61; 1: all of them) and 2 million doubles
 #include <cmath>
@@ -164,7 +164,7 @@ void special_values() {
 int main(int argc, char** argv) {
   const unsigned step = argc > 1 ? static_cast<unsigned>(std::strtoul(argv[1], nullptr, 10)) : 61;
   if (step == 0) return 2;
-  // Positive, then negative numbers from 2^-40 to 2^10: smaller ones behave like 0.
+  // Positive, then negative numbers from 2^-40 to 2^10: smaller numbers behave like 0.
   Measurement<float> single("float", 2e-7, 8e-8, 2.5e-7, 3e-7);
   for (const unsigned sign : {0u, 0x80000000u}) {
     for (unsigned bits = 0x2b800000u; bits < 0x44800000u; bits += step) {

@@ -1,4 +1,4 @@
-"""Runs pytest with a compiled library of one's own in the place of the installed one.
+"""Runs pytest with another compiled library instead of the installed one.
 
     python cpp/tests/pytest_with_module.py path/to/_cpp.so [pytest's arguments]
     python cpp/tests/pytest_with_module.py path/to/_cpp.so --overrun

@@ -1,14 +1,9 @@
 // Runs every CPU kernel of one instruction set, forward and backward, on the edges of its inputs:
 // all storage types, 1x1 and 1xN grids, windows larger than the grid, pools that do not divide it,
 // strided inputs, odd thread counts, several calling threads at once, a forked child. Meant for the
-// sanitizers: every tensor is an allocation of exactly the elements its strides reach. Also fails if
-// a result is not finite, or differs in a single bit between two runs.
-#include <cmath>
+// sanitizers; also fails if a result is not finite, or differs in a single bit between two runs.
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
-#include <initializer_list>
-#include <memory>
 #include <string>
 #include <thread>
 #include <unistd.h>
@@ -16,171 +11,13 @@
 
 #include <sys/wait.h>
 
-#include "cpu/runtime/kernels.h"
-#include "cpu/simd/convert.h"
+#include "tests/case.h"
 
-namespace level = transnext::cpu::TRANSNEXT_CPU_LEVEL;
 using namespace transnext;
+using tests::Case;
+using tests::Layout;
 
 namespace {
-
-enum class Layout { kContiguous, kSliced, kTransposed };
-
-std::size_t size_of(DType dtype) {
-  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 || dtype == DType::kInt32 ? 4 : 2;
-}
-
-// The tensors of one case, which live as long as it.
-class Case {
- public:
-  Case(DType dtype, Layout layout) : dtype_(dtype), layout_(layout) {}
-
-  // An activation of storage type, strided as the case says.
-  template <int kRank>
-  View<kRank> activation(const index_t (&shape)[kRank]) {
-    return make(dtype_, shape, layout_, true);
-  }
-  template <int kRank>
-  View<kRank> parameter(const index_t (&shape)[kRank]) {
-    return make(compute(), shape, Layout::kContiguous, true);
-  }
-  // Results: filled with NaN, so that what is left out shows.
-  template <int kRank>
-  View<kRank> result(const index_t (&shape)[kRank]) {
-    return remember(make(dtype_, shape, Layout::kContiguous, false));
-  }
-  template <int kRank>
-  View<kRank> parameter_result(const index_t (&shape)[kRank]) {
-    return remember(make(compute(), shape, Layout::kContiguous, false));
-  }
-  // A weight of the case's numbers, packed for products of its type.
-  PackedWeight packed(index_t columns, index_t depth, int threads) {
-    const DType product = dtype_ == DType::kFloat16 ? DType::kFloat32 : dtype_;
-    PackWeightParams p;
-    p.weight = parameter({columns, depth});
-    p.packed =
-        make(product, {packed_weight_size(product, columns, depth)}, Layout::kContiguous, false);
-    level::pack_weight(p, threads);
-    return {p.packed.data, product, columns, depth};
-  }
-  LayerNormParams norm(index_t depth) {
-    LayerNormParams params;
-    params.weight = parameter({depth});
-    params.bias = parameter({depth});
-    params.epsilon = 1e-5;
-    return params;
-  }
-  // Indices 0 .. bound - 1.
-  template <int kRank>
-  View<kRank> indices(const index_t (&shape)[kRank], int bound) {
-    View<kRank> view = make(DType::kInt32, shape, Layout::kContiguous, false);
-    for (index_t i = 0; i < elements(view); ++i)
-      static_cast<int*>(view.data)[i] = static_cast<int>(next() % static_cast<unsigned>(bound));
-    return view;
-  }
-
-  // The bytes of all results; `finite` says whether all of them are numbers.
-  std::vector<char> results(bool* finite) const {
-    std::vector<char> all;
-    *finite = true;
-    for (const Result& result : results_) {
-      all.insert(all.end(), result.data, result.data + result.count * size_of(result.dtype));
-      for (std::size_t i = 0; i < result.count; ++i)
-        *finite = *finite && std::isfinite(element(result.data, result.dtype, i));
-    }
-    return all;
-  }
-
- private:
-  struct Result {
-    const char* data;
-    DType dtype;
-    std::size_t count;
-  };
-
-  DType compute() const { return dtype_ == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32; }
-
-  unsigned next() { return random_ = random_ * 1664525u + 1013904223u, random_ >> 8; }
-
-  static double element(const char* data, DType dtype, std::size_t i) {
-    switch (dtype) {
-      case DType::kFloat64:
-        return reinterpret_cast<const double*>(data)[i];
-      case DType::kFloat32:
-        return reinterpret_cast<const float*>(data)[i];
-      case DType::kFloat16:
-        return level::to_float(reinterpret_cast<const Half*>(data)[i]);
-      default:
-        return level::convert_to<float>(reinterpret_cast<const BFloat16*>(data)[i]);
-    }
-  }
-
-  void put(char* data, DType dtype, index_t i, double value) {
-    const float single = static_cast<float>(value);
-    switch (dtype) {
-      case DType::kFloat64:
-        reinterpret_cast<double*>(data)[i] = value;
-        break;
-      case DType::kFloat32:
-        reinterpret_cast<float*>(data)[i] = single;
-        break;
-      case DType::kFloat16:
-        level::convert_from(single, reinterpret_cast<Half*>(data) + i);
-        break;
-      case DType::kBFloat16:
-        level::convert_from(single, reinterpret_cast<BFloat16*>(data) + i);
-        break;
-      case DType::kInt32:
-        break;
-    }
-  }
-
-  template <int kRank>
-  static index_t elements(const View<kRank>& view) {
-    index_t count = 1;
-    for (const index_t size : view.shape) count *= size;
-    return count;
-  }
-
-  template <int kRank>
-  View<kRank> make(DType dtype, const index_t (&shape)[kRank], Layout layout, bool random) {
-    View<kRank> view;
-    view.dtype = dtype;
-    // Transposed: the last dimension is the slowest. Sliced: every second channel of wider tokens.
-    index_t stride = layout == Layout::kSliced ? 2 : 1;
-    index_t reach = 1;
-    for (int i = kRank - 1; i >= 0; --i) {
-      const int axis = layout == Layout::kTransposed ? kRank - 1 - i : i;
-      view.shape[axis] = shape[axis];
-      view.stride[axis] = stride;
-      stride *= shape[axis] > 0 ? shape[axis] : 1;
-      if (layout == Layout::kSliced && axis == kRank - 1) stride += 3;
-      reach += (shape[axis] - 1) * view.stride[axis];
-    }
-    const bool empty = elements(view) == 0;
-    const std::size_t bytes = empty ? 1 : static_cast<std::size_t>(reach) * size_of(dtype);
-    storage_.emplace_back(static_cast<char*>(std::malloc(bytes)), std::free);
-    char* data = storage_.back().get();
-    std::memset(data, 0xff, bytes);  // NaN in every type
-    for (index_t i = 0; random && !empty && i < reach; ++i)
-      put(data, dtype, i, static_cast<double>(next() % 4001) / 1000.0 - 2.0);
-    view.data = data;
-    return view;
-  }
-
-  template <int kRank>
-  View<kRank> remember(const View<kRank>& view) {
-    results_.push_back({static_cast<const char*>(view.data), view.dtype,
-                        static_cast<std::size_t>(elements(view))});
-    return view;
-  }
-
-  DType dtype_;
-  Layout layout_;
-  unsigned random_ = 12345;
-  std::vector<std::unique_ptr<char, void (*)(void*)>> storage_;
-  std::vector<Result> results_;
-};
 
 struct Sizes {
   index_t batch;
@@ -231,38 +68,40 @@ void run_windows(Case& c, const Sizes& s, int threads) {
   const index_t tokens = s.grid.size();
   const index_t cells = s.window * s.window;
   if (cells == 0) return;
+  const index_t of_vectors[] = {s.batch, s.heads, tokens, s.channels};
+  const index_t of_cells[] = {s.batch, s.heads, tokens, cells};
   WindowAvParams av;
-  av.attn = c.activation({s.batch, s.heads, tokens, cells});
-  av.v = c.activation({s.batch, s.heads, tokens, s.channels});
-  av.out = c.result({s.batch, s.heads, tokens, s.channels});
+  av.attn = c.activation(of_cells);
+  av.v = c.activation(of_vectors);
+  av.out = c.result(of_vectors);
   av.grid = s.grid;
   av.window_size = s.window;
   level::window_av(av, threads);
   WindowAvBackwardParams d_av;
-  d_av.d_out = c.activation({s.batch, s.heads, tokens, s.channels});
+  d_av.d_out = c.activation(of_vectors);
   d_av.attn = av.attn;
   d_av.v = av.v;
-  d_av.d_attn = c.result({s.batch, s.heads, tokens, cells});
-  d_av.d_v = c.result({s.batch, s.heads, tokens, s.channels});
+  d_av.d_attn = c.result(of_cells);
+  d_av.d_v = c.result(of_vectors);
   d_av.grid = s.grid;
   d_av.window_size = s.window;
   level::window_av_backward(d_av, threads);
 
   WindowQkParams qk;
-  qk.q = c.activation({s.batch, s.heads, tokens, s.channels});
-  qk.k = c.activation({s.batch, s.heads, tokens, s.channels});
+  qk.q = c.activation(of_vectors);
+  qk.k = c.activation(of_vectors);
   qk.bias = c.parameter({s.heads, cells});
   Case logits(qk.q.dtype, Layout::kContiguous);  // infinite outside the image
-  qk.attn = logits.result({s.batch, s.heads, tokens, cells});
+  qk.attn = logits.result(of_cells);
   qk.grid = s.grid;
   qk.window_size = s.window;
   level::window_qk(qk, threads);
   WindowQkBackwardParams d_qk;
-  d_qk.d_attn = c.activation({s.batch, s.heads, tokens, cells});
+  d_qk.d_attn = c.activation(of_cells);
   d_qk.q = qk.q;
   d_qk.k = qk.k;
-  d_qk.d_q = c.result({s.batch, s.heads, tokens, s.channels});
-  d_qk.d_k = c.result({s.batch, s.heads, tokens, s.channels});
+  d_qk.d_q = c.result(of_vectors);
+  d_qk.d_k = c.result(of_vectors);
   d_qk.d_bias = c.parameter_result({s.heads, cells});
   d_qk.grid = s.grid;
   d_qk.window_size = s.window;
@@ -303,13 +142,15 @@ void run_attention(Case& c, const Sizes& s, Bias bias, int threads) {
   const index_t pooled = s.pool.size();
   const index_t cells = s.window * s.window;
   const bool local = cells > 0;
+  const index_t of_tokens[] = {s.batch, tokens, s.heads, s.channels};
+  const index_t of_pooled[] = {s.batch, pooled, s.heads, s.channels};
   AggregatedAttentionParams p;
   AggregatedAttentionInputs& in = p.in;
-  in.q = c.activation({s.batch, tokens, s.heads, s.channels});
-  if (local) in.k = c.activation({s.batch, tokens, s.heads, s.channels});
-  if (local) in.v = c.activation({s.batch, tokens, s.heads, s.channels});
-  in.k_pool = c.activation({s.batch, pooled, s.heads, s.channels});
-  in.v_pool = c.activation({s.batch, pooled, s.heads, s.channels});
+  in.q = c.activation(of_tokens);
+  if (local) in.k = c.activation(of_tokens);
+  if (local) in.v = c.activation(of_tokens);
+  in.k_pool = c.activation(of_pooled);
+  in.v_pool = c.activation(of_pooled);
   in.scale = c.parameter({s.heads});
   in.query_embedding = c.parameter({s.heads, s.channels});
   if (local) in.local_bias = c.parameter({s.heads, cells});
@@ -322,7 +163,8 @@ void run_attention(Case& c, const Sizes& s, Bias bias, int threads) {
     in.pool_bias.values = c.parameter({s.heads, 5, columns});
     in.pool_bias.row_map = c.indices({s.grid.height, s.pool.height}, 5);
     in.pool_bias.col_map = c.indices({s.grid.width, s.pool.width, taps}, 6);
-    // As an interpolated table has them: in order, a vector's within a vector, taps further apart.
+    // Like an interpolated table: columns in order, those of a vector of queries within one vector,
+    // taps further apart.
     for (index_t i = 0; bias == Bias::kNeighbours && i < s.grid.width * s.pool.width * taps; ++i)
       static_cast<int*>(in.pool_bias.col_map.data)[i] =
           static_cast<int>(i / taps / s.pool.width / 2 + 8 * (i % taps));
@@ -331,20 +173,20 @@ void run_attention(Case& c, const Sizes& s, Bias bias, int threads) {
   in.grid = s.grid;
   in.pool_grid = s.pool;
   in.window_size = s.window;
-  p.out = c.result({s.batch, tokens, s.heads, s.channels});
+  p.out = c.result(of_tokens);
   p.log_sum_exp = c.parameter_result({s.batch, tokens, s.heads});
   level::aggregated_attention(p, threads);
 
   AggregatedAttentionBackwardParams d;
-  d.d_out = c.activation({s.batch, tokens, s.heads, s.channels});
+  d.d_out = c.activation(of_tokens);
   d.out = p.out;
   d.log_sum_exp = p.log_sum_exp;
   d.in = in;
-  d.d_q = c.result({s.batch, tokens, s.heads, s.channels});
-  if (local) d.d_k = c.result({s.batch, tokens, s.heads, s.channels});
-  if (local) d.d_v = c.result({s.batch, tokens, s.heads, s.channels});
-  d.d_k_pool = c.result({s.batch, pooled, s.heads, s.channels});
-  d.d_v_pool = c.result({s.batch, pooled, s.heads, s.channels});
+  d.d_q = c.result(of_tokens);
+  if (local) d.d_k = c.result(of_tokens);
+  if (local) d.d_v = c.result(of_tokens);
+  d.d_k_pool = c.result(of_pooled);
+  d.d_v_pool = c.result(of_pooled);
   d.d_scale = c.parameter_result({s.heads});
   d.d_query_embedding = c.parameter_result({s.heads, s.channels});
   if (local) d.d_local_bias = c.parameter_result({s.heads, cells});
@@ -357,7 +199,7 @@ void run_attention(Case& c, const Sizes& s, Bias bias, int threads) {
   level::aggregated_attention_backward(d, threads);
 }
 
-// The layers put together of products and the kernels above.
+// The fused blocks, composed of GEMMs and the kernels above.
 void run_layers(Case& c, const Sizes& s, int threads) {
   const index_t tokens = s.grid.size();
   const index_t width = s.heads * s.channels;
@@ -373,7 +215,7 @@ void run_layers(Case& c, const Sizes& s, int threads) {
   glu.fc2_weight = c.packed(width, hidden, threads);
   glu.fc2_bias = c.parameter({width});
   glu.grid = s.grid;
-  // 16-bit results of these unscaled weights may overflow, which is right.
+  // With these unscaled weights 16-bit results may overflow, correctly.
   Case large(glu.x.dtype, Layout::kContiguous);
   glu.out = large.result({s.batch, tokens, width});
   level::convolutional_glu(glu, threads);
@@ -416,12 +258,12 @@ const Sizes kSizes[] = {
     {2, {5, 7}, {2, 3}, 2, 24, 3},    // a pool that does not divide the grid
     {1, {1, 1}, {1, 1}, 1, 8, 3},     //
     {1, {1, 9}, {1, 4}, 1, 24, 3},    //
-    {1, {9, 1}, {4, 1}, 2, 9, 5},     // channels that are no whole vectors
+    {1, {9, 1}, {4, 1}, 2, 9, 5},     // channels that do not fill whole vectors
     {2, {3, 3}, {3, 3}, 1, 24, 7},    // a window larger than the grid
     {1, {4, 6}, {2, 2}, 2, 32, 4},    // an even window
     {1, {6, 5}, {6, 5}, 2, 128, 0},   // global attention
     {1, {19, 21}, {9, 8}, 1, 24, 3},  // several blocks and bands
-    {1, {5, 70}, {1, 2}, 4, 128, 3},  // rows that are cut into segments
+    {1, {5, 70}, {1, 2}, 4, 128, 3},  // rows that are split into segments
     {0, {3, 3}, {1, 1}, 1, 8, 3},     // nothing
 };
 
@@ -456,7 +298,7 @@ constexpr DType kTypes[] = {DType::kFloat32, DType::kBFloat16, DType::kFloat16, 
 
 }  // namespace
 
-// All cases, or (`few`) every type once, in layouts by turns.
+// All cases, or (`few`) every type once, in alternating layouts.
 int main(int count, char** arguments) {
   const bool few = count > 1 && std::strcmp(arguments[1], "few") == 0;
   constexpr Layout kLayouts[] = {Layout::kContiguous, Layout::kSliced, Layout::kTransposed};

@@ -27,7 +27,7 @@ run_levels() {
   cmake --build "$directory" --target "${@/#/run_kernels_}"
   for level in "$@"; do
     echo "== $sanitizers, $level, $cases cases"
-    # (No detect_stack_use_after_return: GCC places its stand-in frames without regard to 64-byte vectors.)
+    # (No detect_stack_use_after_return: GCC's replacement frames are not aligned for 64-byte vectors.)
     TSAN_OPTIONS=halt_on_error=1 "$directory/run_kernels_$level" "$cases"
   done
 }
@@ -43,7 +43,7 @@ if [[ $# -eq 0 ]]; then
 fi
 run_levels address address,undefined all "" "${levels[@]}"
 run_levels thread thread all "" "${levels[@]}"
-# Checks as calls, where the compiler knows that (GCC), take half the time to compile; the few cases run in seconds.
+# With checks as calls (GCC only) compilation is twice as fast; the few cases run in seconds.
 outlined=--param=asan-instrumentation-with-call-threshold=0
 "${CXX:-c++}" $outlined -fsyntax-only -x c++ /dev/null 2> /dev/null || outlined=
 [[ ${#narrower[@]} -eq 0 ]] || run_levels narrower address few "$outlined" "${narrower[@]}"

@@ -127,12 +127,12 @@ MUTATIONS = [
             "mask: logits outside the image",
         ),
         (
-            "p.bias.data)[place.head * p.bias.stride[0] + j * p.bias.stride[1]]",
-            "p.bias.data)[place.head * p.bias.stride[0] + cell * p.bias.stride[1]]",
+            "p.bias.data)[position.head * p.bias.stride[0] + j * p.bias.stride[1]]",
+            "p.bias.data)[position.head * p.bias.stride[0] + cell * p.bias.stride[1]]",
             "bias map: the cell's number within a band",
         ),
         (
-            "        __syncthreads();  // nobody reads the keys before any more\n",
+            "        __syncthreads();  // all have left the previous keys\n",
             "",
             "barrier: keys are overwritten while they are read",
         ),
@@ -293,7 +293,7 @@ MUTATIONS = [
         "attention/forward/bias.cuh",
         "maps",
         (
-            "values.shape[1] < place().rows_inside() ||",
+            "values.shape[1] < position().rows_inside() ||",
             "false ||",
             "bias map: a table too low for the tile",
         ),
@@ -378,7 +378,7 @@ MUTATIONS = [
         ),
     ),
     *_each(
-        "attention/backward/tokens_pooled.cuh",
+        "attention/backward/pooled_weights.cuh",
         "attention",
         (
             "probability[e] = first + key + e % 2 < pooled() ? value : 0.0f;",

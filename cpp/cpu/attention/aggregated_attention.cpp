@@ -1,18 +1,17 @@
 // aggregated_attention on the CPU, forward. The formulas are in transnext/aggregated_attention.h.
 //
-// Queries lie in the vector lanes, a block of two vectors at a time, so that the softmax and every
-// sum over channels or keys is lane by lane, without horizontal operations, for any head dim and
-// any number of keys:
+// Queries lie in the vector lanes, a block of two vectors at a time, so the softmax and every sum
+// over channels or keys run lane by lane, without horizontal operations, for any head dim and any
+// number of keys:
 //
 //   local logits    [L][block]    = sum over c of qh[c] k[c + shift]       shifted loads
 //   pooled logits   [tile][block] = kpn [tile, d] * qh [d, block]          small matrix product
 //   out             [d][block]   += vp^T [d, tile] * p [tile, block]       the same
 //
-// The softmax is the online one: a running maximum, to which the sums so far are rescaled when a
-// tile of pooled keys exceeds it; the local logits set the first maximum. Nothing is kept per query
-// and key but one tile.
+// The softmax is online: it keeps a running maximum and rescales the sums so far when a tile of
+// pooled keys exceeds it; the local logits set the first maximum. Only one tile of logits is kept.
 //
-// Per query and head: 4 d (L + P) flops for the two products, 2 d L for the tokens and L + P
+// Per query and head: 4 d (L + P) flops for QK^T and PV, 2 d L for the tokens and L + P
 // exponentials of 20 flops. In bytes: q, k, v and out once, 4 d sizeof(T), and k and v again in the
 // halos of the token tiles; pooled keys and values stay in cache. At d = 24, L = 9, P = 49 that is
 // 7.2 kflop and about 400 bytes of float32: bound by arithmetic.
@@ -28,7 +27,7 @@ TRANSNEXT_BEGIN_LEVEL
 
 namespace {
 
-// What is kept of a block of queries between its phases.
+// The state of a block of queries between its phases.
 template <class C>
 struct QueryBlock {
   explicit QueryBlock(const AttentionSizes<C>& sizes)
@@ -71,18 +70,18 @@ class ForwardTask {
         block_(sizes),
         tile_(kKeyTile * kBlock<C>),
         positional_(local_ * kBlock<C>),
-        share_(kBlock<C>),
+        inverse_sum_(kBlock<C>),
         embedding_(sizes.channels),
         key_inverse_norms_(stride_),
         bias_(bias_table, in_.grid, in_.pool_grid, false) {}
 
-  // Computes a slice and has the tokens of the next one brought into cache meanwhile.
-  void run(const HeadWorkItem& slice, const HeadWorkItem& next) {
-    batch_ = slice.batch;
-    head_ = slice.head;
-    const index_t first = panel_first_ = slice.first - halo_;
+  // Computes a work item and prefetches the tokens of the next one.
+  void run(const HeadWorkItem& item, const HeadWorkItem& next) {
+    batch_ = item.batch;
+    head_ = item.head;
+    const index_t first = panel_first_ = item.first - halo_;
     if (local_ > 0) {
-      const index_t length = round_up(slice.count + 2 * halo_, kBlock<C>);
+      const index_t length = round_up(item.count + 2 * halo_, kBlock<C>);
       load_panel<C>(token_major(in_.k, batch_, head_), sizes_.tokens,
                     {keys_.data(), stride_, first}, 0, length, key_inverse_norms_.data());
       load_panel<C>(token_major(in_.v, batch_, head_), sizes_.tokens,
@@ -97,10 +96,10 @@ class ForwardTask {
     prefetch_.add(p_.out, 0);
     prefetch_.add_pooled(in_.k_pool);
     prefetch_.add_pooled(in_.v_pool);
-    prefetch_.spread((slice.count + kWidth - 1) / kWidth, 5 + 3 * sizes_.key_tiles());
-    for (index_t i = 0; i < slice.count; i += kWidth) {
-      block_.first = slice.first + i;
-      block_.count = smaller(kWidth, slice.count - i);
+    prefetch_.spread((item.count + kWidth - 1) / kWidth, 5 + 3 * sizes_.key_tiles());
+    for (index_t i = 0; i < item.count; i += kWidth) {
+      block_.first = item.first + i;
+      block_.count = smaller(kWidth, item.count - i);
       run(block_);
     }
   }
@@ -132,7 +131,7 @@ class ForwardTask {
       to[lane * p_.log_sum_exp.stride[1]] = log_sum_exp[lane];
   }
 
-  // Below every logit but -infinity: a maximum that is never -infinity keeps exp(-infinity -
+  // Below every logit except -infinity: a maximum that is never -infinity keeps exp(-infinity -
   // maximum) defined.
   static constexpr C lowest() { return sizeof(C) == 8 ? C(-1.7e308) : C(-3.4e38f); }
 
@@ -182,13 +181,13 @@ class ForwardTask {
     }
   }
 
-  // Where a panel holds the block's first token.
+  // The block's first token in a panel.
   const C* in_panel(const Scratch<C>& panel, const QueryBlock<C>& block) const {
     return panel.data() + (block.first - panel_first_);
   }
 
   TRANSNEXT_PHASE void pooled_part(QueryBlock<C>& block) {
-    // Lanes that no product needs hold whatever was there.
+    // The GEMMs skip lanes that no query needs; these keep stale values.
     const index_t lanes = lanes_in_use<C>(block.count);
     bias_.start(head_, block.first, block.count);
     for (index_t key = 0; key < sizes_.pooled; key += kKeyTile) {
@@ -204,7 +203,7 @@ class ForwardTask {
         for (int v = 0; v < 2; ++v)
           largest[v] = maximum(load<Vector<C>>(&tile_[m * kWidth + v * n]), largest[v]);
       }
-      // What was summed up to here, relative to the maximum up to here.
+      // Rescales the sums so far to a new maximum.
       if (key > 0 && any_lane<C>(lanes_of<C>((largest[0] > block.maximum[0]) |
                                              (largest[1] > block.maximum[1]))))
         rescale(block, largest);
@@ -217,7 +216,7 @@ class ForwardTask {
     }
   }
 
-  // Logits of keys become weights, which are added to the block's sum.
+  // Turns logits of keys into weights and adds these to the block's sum.
   static void weigh_and_sum(C* logits, index_t keys, QueryBlock<C>& block) {
     const Vector<C> base[2] = {block.maximum[0], block.maximum[1]};
     Vector<C> partial[2] = {block.sum[0], block.sum[1]};  // in registers
@@ -247,7 +246,7 @@ class ForwardTask {
       for (index_t i = 0; i < block.active; ++i)
         weigh_and_sum(logits + block.cells[i].index * kWidth, 1, block);
     }
-    for (int v = 0; v < 2; ++v) store(&share_[v * n], C(1) / block.sum[v]);
+    for (int v = 0; v < 2; ++v) store(&inverse_sum_[v * n], C(1) / block.sum[v]);
     if (in_.tokens.present() && block.active > 0) {
       multiply<C>(
           local_, sizes_.channels, kWidth,
@@ -259,7 +258,8 @@ class ForwardTask {
       const C bias = in_.token_bias.present() ? element<const C>(in_.token_bias, head_, j) : C(0);
       for (int v = 0; v < 2; ++v) {
         const index_t at = j * kWidth + v * n;
-        Vector<C> weight = load<Vector<C>>(logits + at) * load<Vector<C>>(&share_[v * n]) + bias;
+        Vector<C> weight =
+            load<Vector<C>>(logits + at) * load<Vector<C>>(&inverse_sum_[v * n]) + bias;
         if (in_.tokens.present())
           weight +=
               load<Vector<C>>(&positional_[at]) * load<Vector<C>>(&block.inverse_norms[v * n]);
@@ -268,7 +268,7 @@ class ForwardTask {
     }
     prefetch_.advance();
     gather<false>(sizes_.channels, block.cells.data(), block.active, block.count, logits, kWidth,
-                  in_panel(values_, block), stride_, share_.data(), block.out.data(), kWidth);
+                  in_panel(values_, block), stride_, inverse_sum_.data(), block.out.data(), kWidth);
   }
 
   const AggregatedAttentionParams& p_;
@@ -277,14 +277,14 @@ class ForwardTask {
   PooledTokens<C> pooled_;
   const LengthScale<C>& length_scale_;
   index_t local_;      // L
-  index_t halo_;       // tokens of the panels before and after the task's own
+  index_t halo_;       // tokens of the panels before and after the item's own
   index_t stride_;     // tokens in a panel
   Scratch<C> keys_;    // [d][stride]
   Scratch<C> values_;  // [d][stride]
   QueryBlock<C> block_;
   Scratch<C> tile_;               // [tile][block] pooled logits, then weights
   Scratch<C> positional_;         // [L][block] q . tokens_j, q not normalised
-  Scratch<C> share_;              // [block] 1 / sum of the softmax
+  Scratch<C> inverse_sum_;        // [block] 1 / sum of the softmax
   Scratch<C> embedding_;          // [d]
   Scratch<C> key_inverse_norms_;  // [stride]
   BlockBias<C> bias_;
@@ -299,23 +299,23 @@ void forward(const AggregatedAttentionParams& p, int threads) {
   const AttentionSizes<C> sizes(p.in);
   const LengthScale<C> length_scale(sizes);
   const BiasTable<C> bias_table(p.in, threads);
-  // The panels of one head, and q, k, v and out of all of them.
+  // Bytes per token: the panels of one head, and q, k, v and out of all heads.
   const index_t token_values = (2 + 4 * sizes.heads) * sizes.channels;
   const index_t length = token_tile_tokens<C>(sizes.window, token_values, 2);
   const index_t tasks = kTasksPerThread * threads;
   const AttentionCut cut(sizes.batches, sizes.tokens, sizes.heads, length, tasks, tasks,
                          wanted_tasks(tasks, sizes.heads));
   parallel_for(cut.tasks(), threads, [&](index_t task) {
-    const HeadWorkItems slices = cut.task(task);
+    const HeadWorkItems items = cut.task(task);
     if (task < threads) {
-      stream_tokens(p.in.q, slices.at(0), sizes.tokens, 0);
+      stream_tokens(p.in.q, items.at(0), sizes.tokens, 0);
       for (const View<4>* tensor : {&p.in.k, &p.in.v})
-        stream_tokens(*tensor, slices.at(0), sizes.tokens, sizes.window.halo());
+        stream_tokens(*tensor, items.at(0), sizes.tokens, sizes.window.halo());
     }
     const HeadWorkItem following = cut.likely_next(task, threads);
     ForwardTask<C> runner(p, sizes, length_scale, bias_table, length);
-    for (index_t i = 0; i < slices.size(); ++i)
-      runner.run(slices.at(i), slices.at_or(i + 1, following));
+    for (index_t i = 0; i < items.size(); ++i)
+      runner.run(items.at(i), items.at_or(i + 1, following));
   });
 }
 

@@ -15,16 +15,16 @@
 //   d_tokens_j = sum D_j qn,   d_token_bias_j = sum D_j,   d_local_bias_j = sum d_l_j
 //   d_pool_bias = d_p
 //
-// A task owns a token tile as queries and as keys. It computes d_l and w for its queries and
-// for those within a window's reach on both sides (they look at its keys), so that d_k and d_v are
-// sums with one owner. Pooled and parameter gradients are sums over all queries: partial sums per
-// part of them, added in the parts' order. So there are no atomics, and results depend on the number of
-// threads only, through the number of tasks.
+// A task owns a token tile as queries and as keys. It computes d_l and w for its queries and for
+// those within a window's reach on both sides, which see its keys, so every sum d_k and d_v has one
+// owner. Pooled and parameter gradients are sums over all queries: each part of the queries has
+// partial sums, which are added in the order of the parts. So there are no atomics, and results
+// depend only on the number of threads, through the number of tasks.
 //
 // With 16-bit storage `out` is rounded, and d_out . out would carry that error into every d_l and
-// d_p; delta is then summed over the keys, which needs the pooled probabilities once more.
+// d_p. delta is then summed over the keys, which needs the pooled probabilities twice.
 //
-// Per query and head about 2.5 times the forward's flops: five products of 2 d (L + P) for two.
+// Per query and head about 2.5 times the forward's flops: five GEMMs of 2 d (L + P) instead of two.
 #include "cpu/attention/query_gradients.h"
 #include "cpu/attention/token_tile.h"
 #include "cpu/runtime/kernels.h"
@@ -37,8 +37,9 @@ namespace {
 
 using Params = AggregatedAttentionBackwardParams;
 
-// A token tile and one head: the queries around it that look at its keys, its own queries, its keys.
-// Keys follow the queries as closely as their windows allow, while what they need is still in cache.
+// Runs a token tile of one head: the queries around it that see its keys, its own queries, and its
+// keys. Keys follow the queries as closely as their windows allow, while their inputs are still in
+// cache.
 template <class C>
 void run_token_tile(AttentionTokenTile<C>& token_tile, QueryGradients<C>& queries, index_t tokens,
                     index_t first, index_t count) {
@@ -78,11 +79,11 @@ void backward(const Params& p, int threads) {
   const index_t table = table_gradient ? bias_table.rows() * bias_table.stride() : 0;
   const AttentionCut cut = cut_gradients<C>(p, sizes, table, threads);
 
-  ParameterPartialSums<C> share{sizes.width, sizes.window.cells(), table, nullptr};
-  Scratch<C> shares(sizes.heads * cut.parts() * share.size());
-  share.data = shares.data();
+  ParameterPartialSums<C> partial_sums{sizes.width, sizes.window.cells(), table, nullptr};
+  Scratch<C> all_partial_sums(sizes.heads * cut.parts() * partial_sums.size());
+  partial_sums.data = all_partial_sums.data();
   const index_t pooled_size = 2 * sizes.pooled * sizes.width;  // keys, then values
-  // With room for a vector that reaches over the last row.
+  // With room for a vector that extends beyond the last row.
   Scratch<C> pooled_partials(sizes.batches * sizes.heads * cut.token_parts * pooled_size +
                              kLanes<C>);
   if (p.d_pool_bias.present() && p.in.pool_bias.dense()) {
@@ -91,41 +92,41 @@ void backward(const Params& p, int threads) {
   }
 
   parallel_for(cut.tasks(), threads, [&](index_t task) {
-    const HeadWorkItems slices = cut.task(task);
-    const auto share_of = [&](index_t head) {
-      ParameterPartialSums<C> own = share;
-      own.data += (head * cut.parts() + slices.part) * share.size();
+    const HeadWorkItems items = cut.task(task);
+    const auto partial_sums_of = [&](index_t head) {
+      ParameterPartialSums<C> own = partial_sums;
+      own.data += (head * cut.parts() + items.part) * partial_sums.size();
       return own;
     };
-    const auto partial_of = [&](const HeadWorkItem& slice) {
-      const index_t pair = slice.batch * sizes.heads + slice.head;
-      return &pooled_partials[(pair * cut.token_parts + slices.token_part) * pooled_size];
+    const auto partial_of = [&](const HeadWorkItem& item) {
+      const index_t pair = item.batch * sizes.heads + item.head;
+      return &pooled_partials[(pair * cut.token_parts + items.token_part) * pooled_size];
     };
-    for (index_t head = slices.first_head; head < slices.end_head(); ++head)
-      clear(share_of(head).data, share.size());
+    for (index_t head = items.first_head; head < items.end_head(); ++head)
+      clear(partial_sums_of(head).data, partial_sums.size());
     if (task < threads) {
       for (const View<4>* tensor : {&p.in.q, &p.in.k, &p.in.v, &p.d_out, &p.out})
-        stream_tokens(*tensor, slices.at(0), sizes.tokens, 0);
+        stream_tokens(*tensor, items.at(0), sizes.tokens, 0);
     }
     const HeadWorkItem following = cut.likely_next(task, threads);
     AttentionTokenTile<C> token_tile(p, sizes, cut.token_tile);
     QueryGradients<C> queries(p, sizes, length_scale, bias_table, token_tile);
-    for (index_t i = 0; i < slices.size(); ++i) {
-      const HeadWorkItem slice = slices.at(i);
-      C* partial = partial_of(slice);
-      if (slices.begins_image(i)) clear(partial, pooled_size);
-      token_tile.start(slice.batch, slice.head, slice.first);
-      queries.start(share_of(slice.head), p.d_k_pool.present() ? partial : nullptr,
+    for (index_t i = 0; i < items.size(); ++i) {
+      const HeadWorkItem item = items.at(i);
+      C* partial = partial_of(item);
+      if (items.begins_image(i)) clear(partial, pooled_size);
+      token_tile.start(item.batch, item.head, item.first);
+      queries.start(partial_sums_of(item.head), p.d_k_pool.present() ? partial : nullptr,
                     p.d_v_pool.present() ? partial + sizes.pooled * sizes.width : nullptr);
-      queries.ask_for(slices.at_or(i + 1, following), slice.count);
-      run_token_tile(token_tile, queries, sizes.tokens, slice.first, slice.count);
-      if (cut.token_parts == 1 && slices.ends_image(i))
-        write_pooled_gradients<C>(p, sizes, 1, slice.batch, slice.head, partial);
+      queries.prefetch(items.at_or(i + 1, following), item.count);
+      run_token_tile(token_tile, queries, sizes.tokens, item.first, item.count);
+      if (cut.token_parts == 1 && items.ends_image(i))
+        write_pooled_gradients<C>(p, sizes, 1, item.batch, item.head, partial);
     }
   });
 
   parallel_for(sizes.heads, threads, [&](index_t head) {
-    write_parameter_gradients<C>(p, sizes, cut.parts(), bias_table, head, share);
+    write_parameter_gradients<C>(p, sizes, cut.parts(), bias_table, head, partial_sums);
   });
   if (cut.token_parts == 1) return;
   parallel_for(sizes.batches * sizes.heads, threads, [&](index_t pair) {

@@ -1,5 +1,5 @@
-// What the forward and the backward of aggregated attention share: sizes, tiles of pooled keys and
-// values, the logit length scale and the logarithm of the softmax's sum.
+// Common to the forward and the backward of aggregated attention: sizes, tiles of pooled keys and
+// values, the length scale of the logits, and the logarithm for the softmax's sum.
 #pragma once
 
 #include "cpu/attention/window_cells.h"
@@ -23,7 +23,7 @@ inline void load_embedding(const AggregatedAttentionInputs& in, index_t head, Sc
 constexpr index_t kKeyTile =
     64;  // pooled keys whose logits are held at a time: [64][block], 4 KiB of floats
 
-// How many lanes of a block products need: whole vectors but for the last half.
+// The lanes of a block that GEMMs compute: a multiple of half a vector.
 template <class C>
 inline index_t lanes_in_use(index_t count) {
   constexpr index_t n = kLanes<C>;
@@ -47,13 +47,14 @@ struct AttentionSizes {
   index_t tokens;  // N
   index_t heads;
   index_t channels;  // d
-  index_t width;     // d, padded to half vectors: of a row of tokens
+  index_t width;     // d, padded to half vectors: the width of a row
   index_t pooled;    // P
   Window window;
 };
 
-// The logits of a block, [keys][block], become weights exp(logit - base), base at least the logit.
-// Calls use(where in the logits, 0 or 1 for the block's vectors, weight) for every vector of them.
+// Turns the logits of a block, [keys][block], into weights exp(logit - base), where base is at
+// least the logit. Calls use(offset into the logits, 0 or 1 for the block's vectors, weight) for
+// every vector.
 template <class C, class Use>
 inline void weigh(C* logits, index_t keys, const Vector<C> (&base)[2], Use&& use) {
   constexpr int n = kLanes<C>;
@@ -81,8 +82,8 @@ inline void weigh(C* logits, index_t keys, const Vector<C> (&base)[2]) {
 }
 
 // The pooled keys (normalised) and values of one image and head in the compute type, as panels of
-// kKeyTile keys [tile][d][kKeyTile]: they are read once per block of queries, so they are converted
-// and normalised once per slice. A tile serves both products: a(key, channel) has row stride 1,
+// kKeyTile keys [tile][d][kKeyTile]: every block of queries reads them, so they are converted and
+// normalised once per work item. A tile serves both GEMMs: a(key, channel) has row stride 1,
 // a(channel, key) row stride kKeyTile.
 template <class C>
 class PooledTokens {
@@ -108,7 +109,7 @@ class PooledTokens {
     }
   }
 
-  // The panel of `key` and those after it in its tile.
+  // The panel of `key` and the keys after it in its tile.
   const C* keys(index_t key) const { return keys_.data() + at(key); }
   const C* values(index_t key) const { return values_.data() + at(key); }
 
@@ -123,16 +124,16 @@ class PooledTokens {
   index_t head_ = -1;
 };
 
-// Reads what a thread's first slice needs of a tensor, with `reach` tokens more on both sides, one byte
-// per cache line, one after another, so that the core's misses overlap. What follows is prefetched
-// slice by slice (token_prefetch.h). Tensors laid out otherwise are left alone.
-inline void stream_tokens(const View<4>& tensor, const HeadWorkItem& slice, index_t tokens,
+// Touches what a thread's first work item needs of a tensor, with `reach` more tokens on both
+// sides: one byte per cache line, back to back, so that the cache misses overlap. Later items are
+// prefetched one by one (token_prefetch.h). Tensors without contiguous channels are skipped.
+inline void stream_tokens(const View<4>& tensor, const HeadWorkItem& item, index_t tokens,
                           index_t reach) {
   constexpr index_t kLine = 64;
   if (!tensor.present() || tensor.stride[3] != 1) return;
-  const index_t first = larger(slice.first - reach, 0);
-  const index_t end = smaller(slice.end() + reach, tokens);
-  const TokenView view = token_major(tensor, slice.batch, slice.head);
+  const index_t first = larger(item.first - reach, 0);
+  const index_t end = smaller(item.end() + reach, tokens);
+  const TokenView view = token_major(tensor, item.batch, item.head);
   const index_t size = element_size(view.dtype);
   const index_t bytes = view.channels * size;
   for (index_t token = first; token < end; ++token) {
@@ -143,7 +144,7 @@ inline void stream_tokens(const View<4>& tensor, const HeadWorkItem& slice, inde
   }
 }
 
-// s(n) = log(number of window cells inside the image at n + P) for every token, the last one's
+// s(n) = log(number of window cells inside the image at n + P) for every token; the last one is
 // repeated over a block.
 template <class C>
 class LengthScale {
@@ -173,9 +174,9 @@ class LengthScale {
   Scratch<C> values_;
 };
 
-// log(x) for normal x > 0, -infinity for 0; infinity and NaN for themselves. Relative error below 2e-7 (float): with
-// x = 2^e (1 + f), 1 + f from sqrt(1/2) to sqrt(2), log(1 + f) = f - f^2 / 2 + f^3 times the
-// polynomial of Cephes' logf; ln 2 is split so that e * high is exact.
+// log(x) for normal x > 0, -infinity for 0; infinity and NaN are returned unchanged. Relative error
+// below 2e-7 (float): with x = 2^e (1 + f), 1 + f from sqrt(1/2) to sqrt(2), log(1 + f) = f - f^2 /
+// 2 + f^3 times the polynomial of Cephes' logf; ln 2 is split so that e * high is exact.
 inline Vector<float> log(Vector<float> x) {
   constexpr float kFit[9] = {3.3333331174e-1f,  -2.4999993993e-1f, 2.0000714765e-1f,
                              -1.6668057665e-1f, 1.4249322787e-1f,  -1.2420140846e-1f,

@@ -1,9 +1,9 @@
-// attention_branch on the CPU: the formula of transnext/attention_branch.h, put together from the
-// kernels of its parts.
+// attention_branch on the CPU: the formula of transnext/attention_branch.h, composed of the kernels
+// of its parts.
 //
-// They run on a few images at a time, so many that the features between them, 4 to 7 C elements per
-// token, stay in a third-level cache; memory for them is taken once and used again for the next
-// images.
+// The kernels run on groups of images, small enough that the features between them, 4 to 7 C
+// elements per token, stay in a third-level cache. Memory for the features is allocated once and
+// reused for every group.
 #include "transnext/attention_branch.h"
 
 #include "cpu/runtime/kernels.h"
@@ -14,7 +14,7 @@ TRANSNEXT_BEGIN_LEVEL
 
 namespace {
 
-constexpr index_t kFeatureBytes = 4 * 1024 * 1024;  // per image group; at least one image
+constexpr index_t kFeatureBytes = 4 * 1024 * 1024;  // per group; at least one image
 
 // Part `part` of features [B, N, parts * C], as heads [B, N, h, d].
 View<4> heads_of(const View<3>& features, index_t part, index_t heads, index_t width) {
@@ -139,7 +139,7 @@ class Branch {
   index_t tokens_;  // N
   bool windowed_;
   index_t pooled_;  // P
-  index_t group_;   // images at a time
+  index_t group_;   // images in a group
   index_t bytes_;   // of a feature
   Scratch<char> projected_;
   Scratch<char> attended_;

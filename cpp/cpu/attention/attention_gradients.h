@@ -1,21 +1,21 @@
-// What surrounds the backward of aggregated attention: how its work is cut into tasks, the tasks'
-// shares of the gradients that sum over queries, and their sums at the end.
+// Around the backward of aggregated attention: how its work is split into tasks, the tasks' partial
+// sums of the gradients that sum over queries, and the final sums.
 #pragma once
 
 #include "cpu/attention/attention.h"
 
 TRANSNEXT_BEGIN_LEVEL
 
-// What a token tile keeps of its tokens. More, up to the second-level cache, costs more in pages: each
-// row of a panel would lie in one of its own, more than the first-level TLB holds.
+// Memory of a token tile. Larger tiles would still fit into the second-level cache, but each row of
+// a panel would then lie in a page of its own, more pages than the first-level TLB holds.
 constexpr index_t kGradientTokenTileBytes = 320 * 1024;
 
-// How the work is cut. A part has its own share of every head's parameter gradients. table: entries of
-// a head's gradient of the bias table.
+// How the work is split. Each part has its own partial sums of every head's parameter gradients.
+// table: entries of a head's gradient of the bias table.
 template <class C>
 inline AttentionCut cut_gradients(const AggregatedAttentionBackwardParams& p,
                                   const AttentionSizes<C>& sizes, index_t table, int threads) {
-  // Not many copies of a large table; tasks then share their tokens' cache lines.
+  // Few copies of a large table; several tasks then read the same cache lines of tokens.
   constexpr index_t kLargeTable = 32 * 1024;
   const index_t tasks = kTasksPerThread * threads;
   const index_t parts = table > kLargeTable ? (tasks + sizes.heads - 1) / sizes.heads : tasks;
@@ -32,7 +32,7 @@ inline AttentionCut cut_gradients(const AggregatedAttentionBackwardParams& p,
           wanted_tasks(tasks, sizes.heads)};
 }
 
-// A part's share of the parameter gradients of a head.
+// A part's partial sums of the parameter gradients of one head.
 template <class C>
 struct ParameterPartialSums {
   index_t width;  // padded d
@@ -95,40 +95,40 @@ inline void sum_parts(C* total, index_t size, index_t parts) {
   }
 }
 
-// Sums a head's shares in the order of the parts and writes the parameter gradients.
+// Adds a head's partial sums in the order of the parts and writes the parameter gradients.
 template <class C>
 inline void write_parameter_gradients(const AggregatedAttentionBackwardParams& p,
                                       const AttentionSizes<C>& sizes, index_t parts,
                                       const BiasTable<C>& bias_table, index_t head,
-                                      ParameterPartialSums<C> share) {
-  const index_t size = share.size();
-  share.data += head * parts * size;
-  sum_parts(share.data, size, parts);
+                                      ParameterPartialSums<C> sums) {
+  const index_t size = sums.size();
+  sums.data += head * parts * size;
+  sum_parts(sums.data, size, parts);
   const auto sum_at = [](const C* lanes, index_t i) {
     return sum_lanes<C>(load<Vector<C>>(lanes + i * kLanes<C>));
   };
-  if (p.d_scale.present()) element<C>(p.d_scale, head) = sum_at(share.scale(), 0);
+  if (p.d_scale.present()) element<C>(p.d_scale, head) = sum_at(sums.scale(), 0);
   for (index_t c = 0; c < sizes.channels && p.d_query_embedding.present(); ++c)
-    element<C>(p.d_query_embedding, head, c) = sum_at(share.query_embedding(), c);
-  for (index_t j = 0; j < share.local; ++j) {
+    element<C>(p.d_query_embedding, head, c) = sum_at(sums.query_embedding(), c);
+  for (index_t j = 0; j < sums.local; ++j) {
     if (p.d_local_bias.present())
-      element<C>(p.d_local_bias, head, j) = sum_at(share.local_bias(), j);
+      element<C>(p.d_local_bias, head, j) = sum_at(sums.local_bias(), j);
     if (p.d_token_bias.present())
-      element<C>(p.d_token_bias, head, j) = sum_at(share.token_bias(), j);
+      element<C>(p.d_token_bias, head, j) = sum_at(sums.token_bias(), j);
     for (index_t c = 0; c < sizes.channels && p.d_tokens.present(); ++c)
-      element<C>(p.d_tokens, head, c, j) = share.tokens()[j * share.width + c];
+      element<C>(p.d_tokens, head, c, j) = sums.tokens()[j * sums.width + c];
   }
-  if (share.table == 0) return;
+  if (sums.table == 0) return;
   const index_t columns = p.d_pool_bias.shape[2];
   for (index_t row = 0; row < bias_table.rows(); ++row) {
     __builtin_memcpy(&element<C>(p.d_pool_bias, head, row, 0),
-                     share.pool_bias() + row * bias_table.stride() + bias_table.padding(),
+                     sums.pool_bias() + row * bias_table.stride() + bias_table.padding(),
                      static_cast<unsigned long>(columns) * sizeof(C));
   }
 }
 
-// Sums one image's and head's pooled gradients, [P][d] of the normalised keys and then of the values,
-// over the token parts and writes d_k_pool and d_v_pool.
+// Adds the pooled gradients of one image and head, [P][d] of the normalised keys and then of the
+// values, over the token parts, and writes d_k_pool and d_v_pool.
 template <class C>
 inline void write_pooled_gradients(const AggregatedAttentionBackwardParams& p,
                                    const AttentionSizes<C>& sizes, index_t token_parts,

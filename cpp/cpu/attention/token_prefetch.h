@@ -1,10 +1,10 @@
-// Tokens on their way into the second-level cache while others are computed on.
+// Prefetches tokens into the second-level cache during the work on others.
 //
-// Heads are interleaved in memory: at head dim 24 a row of tokens has 96 bytes of each, which no
-// hardware prefetcher follows. What the next slice will load is therefore asked for row by row, a few
-// rows at a time between the steps of the work at hand, and so are the rows that it will store, since
-// a store waits for its line too. More at once than the core has buffers for outstanding misses, about
-// 20, would be dropped, or the work would wait for them.
+// Heads are interleaved in memory: at head dim 24 each head has 96 bytes per token, a pattern that
+// no hardware prefetcher follows. So the rows that the next work item will load are prefetched a
+// few at a time between the steps of the current one, and so are the rows that it will store, since
+// a store waits for its cache line too. A core has buffers for about 20 outstanding misses: further
+// prefetches would be dropped or stall it.
 #pragma once
 
 #include "cpu/attention/tokens.h"
@@ -12,7 +12,7 @@
 
 TRANSNEXT_BEGIN_LEVEL
 
-// Asks for the cache lines of some bytes.
+// Prefetches the cache lines of a range of bytes.
 inline void prefetch_lines(const char* begin, index_t bytes) {
   constexpr unsigned long kLine = 64;
   const auto first = reinterpret_cast<unsigned long>(begin) / kLine * kLine;
@@ -23,7 +23,7 @@ inline void prefetch_lines(const char* begin, index_t bytes) {
 
 class TokenPrefetch {
  public:
-  // Begins anew, for the tokens of `next` in an image of `tokens`.
+  // Starts over, for the tokens of `next` in an image of `tokens` tokens.
   void start(const HeadWorkItem& next, index_t tokens) {
     next_ = next;
     tokens_ = tokens;
@@ -32,25 +32,25 @@ class TokenPrefetch {
     rows_ = 0;
   }
 
-  // Adds a tensor's tokens, with `reach` more on both sides. Tensors without neighbouring channels
-  // are left alone.
+  // Adds a tensor's tokens, with `reach` more on both sides. Tensors without contiguous channels
+  // are skipped.
   void add(const View<4>& tensor, index_t reach) {
     add_rows(tensor, larger(next_.first - reach, 0), smaller(next_.end() + reach, tokens_));
   }
 
-  // Adds all pooled tokens, unless they are more than the slice's own: loading them is then little
-  // beside computing with them.
+  // Adds all pooled tokens unless there are more of them than of the item's own tokens: computing
+  // with them then takes far longer than loading them.
   void add_pooled(const View<4>& tensor) {
     if (tensor.shape[1] <= next_.count) add_rows(tensor, 0, tensor.shape[1]);
   }
 
-  // Spreads the rows over the calls of advance() of so many blocks.
+  // Spreads the rows over the calls of advance() during `blocks` blocks.
   void spread(index_t blocks, index_t steps_of_block) {
     const index_t steps = steps_of_block * blocks;
     rows_of_step_ = (rows_ + steps - 1) / steps;
   }
 
-  // Asks for the next share of the rows.
+  // Prefetches the next rows.
   void advance() {
     index_t rows = rows_of_step_;
     while (rows > 0 && current_ < ranges_used_) {

@@ -1,6 +1,6 @@
-// A token tile in the backward of aggregated attention (aggregated_attention_backward.cpp):
-// what its queries and their windows' cells hold, tokens in the lanes, and the gradients of its keys
-// and values, which are sums over the queries that look at them.
+// A token tile in the backward of aggregated attention (aggregated_attention_backward.cpp): its
+// queries, keys and values with the terms of their window cells, tokens in the lanes, and the
+// gradients of its keys and values, which are sums over the queries that see them.
 #pragma once
 
 #include "cpu/attention/attention_gradients.h"
@@ -38,7 +38,7 @@ class AttentionTokenTile {
     loaded_ = 0;
   }
 
-  // Loads the keys and values that queries before `end` look at, as far as they are not there yet.
+  // Loads the keys and values that queries before `end` see, unless they are already loaded.
   void load(index_t end) {
     if (local_ == 0) return;
     const index_t needed = round_up(end + halo_ - key_first_, kBlock<C>) - loaded_;
@@ -52,10 +52,10 @@ class AttentionTokenTile {
   bool key_gradients() const { return p_.d_k.present() || p_.d_v.present(); }
   index_t batch() const { return batch_; }
   index_t head() const { return head_; }
-  // Queries before and after the token tile's own that are needed too.
+  // How many queries before and after the token tile's own are needed too.
   index_t query_halo() const { return query_halo_; }
 
-  // What is kept of tokens from `first` on, and the strides from channel to channel, or cell to cell.
+  // The panels from token `first` on, and their strides from channel to channel or cell to cell.
   C* query(index_t first) { return query_.data() + (first - query_first_); }  // qh
   C* d_out(index_t first) { return d_out_.data() + (first - query_first_); }
   C* d_logits(index_t first, index_t j) {
@@ -72,7 +72,8 @@ class AttentionTokenTile {
   index_t query_stride() const { return query_stride_; }
   index_t key_stride() const { return key_stride_; }
 
-  // d_k and d_v of a block of the token tile's own tokens, when all queries that look at them are done.
+  // Writes d_k and d_v of a block of the token tile's own tokens, once all queries that see them
+  // are done.
   void write_key_gradients(index_t first, index_t count) {
     const index_t active =
         active_cells(sizes_.window, first, count, Direction::kToQueries, cells_.data());

@@ -1,4 +1,5 @@
-// Tokens of one image and head, between tensors and the layouts the attention kernels compute in:
+// Loads and stores tokens of one image and head, between tensors and the attention kernels'
+// layouts:
 //   rows    [tokens][padded channels], channels in the lanes;
 //   panels  [channels][tokens], tokens in the lanes, a block of them at a time.
 #pragma once
@@ -40,7 +41,7 @@ inline TokenView head_major(const View<4>& tensor, index_t batch, index_t head) 
           tensor.stride[2], tensor.stride[3], tensor.shape[3]};
 }
 
-// Whether vectors of these tokens can go by 4x4 transposes (cpu/simd/transpose_4x4.h).
+// Whether vectors of these tokens can be loaded by 4x4 transposes (cpu/simd/transpose_4x4.h).
 template <class C>
 inline bool in_4x4_blocks(const TokenView& view) {
 #if defined(__AVX512F__)
@@ -158,13 +159,12 @@ inline TokenView row_tokens(C* rows, index_t width, index_t channels) {
   return {rows, sizeof(C) == 8 ? DType::kFloat64 : DType::kFloat32, width, 1, channels};
 }
 
-// The normalisation x / max(|x|, eps). Its gradient is that of the direction, (g - xn (xn . g)) /
-// |x|, where |x| > eps, and g / eps where the division is by the constant: `inverse_norm` is then 1
-// / eps.
+// The normalisation x / max(|x|, eps). Its gradient is (g - xn (xn . g)) / |x| where |x| > eps, and
+// g / eps below, where the divisor is constant and `inverse_norm` is 1 / eps.
 template <class C>
 constexpr C kNormEpsilon = C(1e-12);
 
-// Of a vector of tokens in the lanes.
+// For a vector of tokens in the lanes.
 template <class C>
 inline Vector<C> inverse_norm(index_t channels, const C* panel, index_t stride) {
   Vector<C> even{};
@@ -180,11 +180,11 @@ inline Vector<C> inverse_norm(index_t channels, const C* panel, index_t stride) 
     const auto x = load<Vector<C>>(panel + c * stride);
     even += x * x;
   }
-  // In this order, so that a NaN stays one.
+  // In this order, a NaN stays a NaN.
   return C(1) / maximum(broadcast<C>(kNormEpsilon<C>), square_root<C>(even + odd));
 }
 
-// Of a block of tokens in the lanes.
+// For a block of tokens in the lanes.
 template <class C>
 inline void find_inverse_norms(index_t channels, const C* panel, index_t stride, C* inverse_norms) {
   for (int v = 0; v < 2; ++v)
@@ -202,7 +202,8 @@ inline void normalise_block(index_t channels, C* panel, index_t stride) {
   }
 }
 
-// The gradient through the normalisation, for tokens in lanes: 0 where it is linear, else 1.
+// The factor of the projection in that gradient, for tokens in the lanes: 0 where the normalisation
+// is linear, else 1.
 template <class C>
 inline Vector<C> direction_only(Vector<C> inverse_norm) {
   return inverse_norm < C(1) / kNormEpsilon<C> ? broadcast<C>(1) : Vector<C>{};

@@ -1,6 +1,6 @@
 // window_qk and window_av on the CPU, on head-major tensors [B, h, N, d] and [B, h, N, L].
 //
-// Both operators and their gradients are three products over the window:
+// Both operators and their gradients consist of three products over the window:
 //
 //   correlate   s_j(n)  = sum_c a_c(n) b_c(n + offset_j)
 //               attn from q, k;  d_attn from d_out, v
@@ -38,7 +38,7 @@ void for_each_token_tile(const View<4>& tensor, const Window& window, index_t pa
   });
 }
 
-// A panel of all tokens that a token tile touches, and its memory.
+// A panel, with its memory, of all tokens that a token tile needs.
 template <class C>
 class TokenTilePanel {
  public:
@@ -100,58 +100,35 @@ void window_correlate(const View<4>& a, const View<4>& b, const View<2>& bias,
       });
 }
 
-// out(n) = sum over j of weights(n, j) values(n + offset_j)
-template <class C>
+// To cells: out(n) = sum over j of weights(n, j) values(n + offset_j). To queries, its transpose:
+// out(n') = sum over j of weights(n' - offset_j, j) values(n' - offset_j).
+template <class C, Direction kDirection>
 void window_gather(const View<4>& weights, const View<4>& values, const View<4>& out,
                    const Window& window, int threads) {
-  const index_t channels = values.shape[3];
-  for_each_token_tile<C>(
-      values, window, channels + window.cells(), threads,
-      [&](index_t batch, index_t head, index_t first, index_t count) {
-        const TokenTilePanel<C> weight(head_major(weights, batch, head), window, first, count, 0);
-        const TokenTilePanel<C> value(head_major(values, batch, head), window, first, count,
-                                      window.halo());
-        Scratch<Cell<C>> cells(window.cells());
-        Scratch<C> block(channels * kBlock<C>);
-        for (index_t i = first; i < first + count; i += kBlock<C>) {
-          const index_t tokens = smaller(kBlock<C>, first + count - i);
-          const index_t active = active_cells(window, i, tokens, Direction::kToCells, cells.data());
-          gather<false>(channels, cells.data(), active, tokens, weight.at(i), weight.stride(),
-                        value.at(i), value.stride(), static_cast<const C*>(nullptr), block.data(),
-                        kBlock<C>);
-          store_block<C>(head_major(out, batch, head), i, tokens, block.data(), kBlock<C>);
-        }
-      });
-}
-
-// out(n') = sum over j of weights(n' - offset_j, j) values(n' - offset_j)
-template <class C>
-void window_scatter(const View<4>& weights, const View<4>& values, const View<4>& out,
-                    const Window& window, int threads) {
+  constexpr bool kToQueries = kDirection == Direction::kToQueries;
   const index_t channels = values.shape[3];
   for_each_token_tile<C>(
       values, window, channels + window.cells(), threads,
       [&](index_t batch, index_t head, index_t first, index_t count) {
         const TokenTilePanel<C> weight(head_major(weights, batch, head), window, first, count,
-                                       window.halo());
+                                       kToQueries ? window.halo() : 0);
         const TokenTilePanel<C> value(head_major(values, batch, head), window, first, count,
                                       window.halo());
         Scratch<Cell<C>> cells(window.cells());
         Scratch<C> block(channels * kBlock<C>);
         for (index_t i = first; i < first + count; i += kBlock<C>) {
           const index_t tokens = smaller(kBlock<C>, first + count - i);
-          const index_t active =
-              active_cells(window, i, tokens, Direction::kToQueries, cells.data());
-          gather<true>(channels, cells.data(), active, tokens, weight.at(i), weight.stride(),
-                       value.at(i), value.stride(), static_cast<const C*>(nullptr), block.data(),
-                       kBlock<C>);
+          const index_t active = active_cells(window, i, tokens, kDirection, cells.data());
+          gather<kToQueries>(channels, cells.data(), active, tokens, weight.at(i), weight.stride(),
+                             value.at(i), value.stride(), static_cast<const C*>(nullptr),
+                             block.data(), kBlock<C>);
           store_block<C>(head_major(out, batch, head), i, tokens, block.data(), kBlock<C>);
         }
       });
 }
 
-// d_bias[head, j] = sum of d_attn over images and queries whose cell j lies inside: per image, then
-// over images.
+// d_bias[head, j] = sum of d_attn over images and queries whose cell j lies inside: first per
+// image, then over images.
 template <class C>
 void bias_gradient(const View<4>& d_attn, const View<2>& d_bias, const Window& window,
                    int threads) {
@@ -209,15 +186,18 @@ void window_qk_backward(const WindowQkBackwardParams& p, int threads) {
   const Window window{p.grid, p.window_size};
   with_compute(p.q.dtype, [&](auto zero) {
     using C = decltype(zero);
-    if (p.d_q.present()) window_gather<C>(p.d_attn, p.k, p.d_q, window, threads);
-    if (p.d_k.present()) window_scatter<C>(p.d_attn, p.q, p.d_k, window, threads);
+    if (p.d_q.present())
+      window_gather<C, Direction::kToCells>(p.d_attn, p.k, p.d_q, window, threads);
+    if (p.d_k.present())
+      window_gather<C, Direction::kToQueries>(p.d_attn, p.q, p.d_k, window, threads);
     if (p.d_bias.present()) bias_gradient<C>(p.d_attn, p.d_bias, window, threads);
   });
 }
 
 void window_av(const WindowAvParams& p, int threads) {
   with_compute(p.v.dtype, [&](auto zero) {
-    window_gather<decltype(zero)>(p.attn, p.v, p.out, {p.grid, p.window_size}, threads);
+    window_gather<decltype(zero), Direction::kToCells>(p.attn, p.v, p.out, {p.grid, p.window_size},
+                                                       threads);
   });
 }
 
@@ -227,7 +207,8 @@ void window_av_backward(const WindowAvBackwardParams& p, int threads) {
     using C = decltype(zero);
     if (p.d_attn.present())
       window_correlate<C>(p.d_out, p.v, View<2>{}, p.d_attn, window, C(0), threads);
-    if (p.d_v.present()) window_scatter<C>(p.attn, p.d_out, p.d_v, window, threads);
+    if (p.d_v.present())
+      window_gather<C, Direction::kToQueries>(p.attn, p.d_out, p.d_v, window, threads);
   });
 }
 

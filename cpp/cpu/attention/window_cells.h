@@ -1,9 +1,9 @@
 // The sliding window on channel panels [channels][tokens], tokens in the lanes.
 //
-// A panel holds a run of consecutive tokens, so the cell (dy, dx) of a whole block of tokens is the
-// same panel `shift = dy W + dx` further on: window products are shifted, unaligned loads, with no
-// copies. Where the shift runs over an edge of the image, lanes are masked: such a lane contributes
-// nothing, whatever lies there.
+// A panel holds a run of consecutive tokens, so the cell (dy, dx) of a whole block of tokens lies
+// in the same panel, `shift = dy W + dx` tokens further on: window products need shifted, unaligned
+// loads but no copies. Where the shift crosses an edge of the image, lanes are masked and
+// contribute nothing, whatever they hold.
 #pragma once
 
 #include "cpu/attention/tokens.h"
@@ -17,7 +17,7 @@ struct Window {
 
   index_t radius() const { return size / 2; }
   index_t cells() const { return size * size; }
-  // How far a cell inside the image can be from its query, in tokens.
+  // The largest distance, in tokens, of a cell inside the image from its query.
   index_t halo() const {
     return size == 0 ? 0 : smaller(radius() * (grid.width + 1), grid.size() - 1);
   }
@@ -38,9 +38,9 @@ struct Panel {
   C* at(index_t token) const { return data + (token - first); }
 };
 
-// Tokens that a task handles at a time: so many that what it keeps of each token, `values` numbers of
-// the compute type, fills about half an L2 cache with the token's `halos` window's reaches included,
-// at least so many that the halos are not most of the work, and the same in every token tile.
+// Tokens of a token tile. `values` numbers of the compute type per token, with `halos` window
+// reaches around the tile, fill about half an L2 cache; but the tile is at least so long that the
+// halos are not most of the work, and all tiles have the same length.
 constexpr index_t kTokenTileBytes = 640 * 1024;
 
 template <class C>
@@ -58,17 +58,16 @@ inline index_t token_tile_tokens(const Window& window, index_t values, index_t h
 template <class C>
 struct Cell {
   index_t index;  // j
-  index_t shift;  // of the token the block's first token meets, relative to it
+  index_t shift;  // from the block's first token to its cell
   bool complete;  // no lane is masked
   LaneSet<C> valid[2];
 };
 
-// From queries to the cells they look at, or from a cell's token back to the queries that look at
-// it.
+// From queries to the cells they see, or from a cell's token back to the queries that see it.
 enum class Direction : int { kToCells = 1, kToQueries = -1 };
 
-// Fills `cells` (room for window.cells()) for the tokens first .. first + count - 1 and returns how
-// many.
+// Fills `cells` (room for window.cells()) for the tokens first .. first + count - 1 and returns
+// their number.
 template <class C>
 inline index_t active_cells(const Window& window, index_t first, index_t count, Direction direction,
                             Cell<C>* cells) {
@@ -115,7 +114,7 @@ inline index_t active_cells(const Window& window, index_t first, index_t count, 
   return active;
 }
 
-// sum + weight * value in the valid lanes, sum in the others, whatever weight and value are there.
+// sum + weight * value in the valid lanes; sum in the others, whatever they hold.
 template <class C>
 inline Vector<C> masked_multiply_add(Vector<C> weight, Vector<C> value, Vector<C> sum,
                                      LaneSet<C> valid) {
@@ -128,7 +127,7 @@ inline Vector<C> masked_multiply_add(Vector<C> weight, Vector<C> value, Vector<C
   return sum + select<C>(valid, weight, Vector<C>{}) * select<C>(valid, value, Vector<C>{});
 }
 
-// The block's first kVectors vectors; the other one's scores become 0.
+// Handles the block's first kVectors vectors; the scores of the other one become 0.
 template <int kCells, int kVectors, class C>
 inline void correlate_cells(index_t channels, const C* a, index_t a_stride, const C* b,
                             index_t b_stride, const Cell<C>* cells, C* scores) {
@@ -154,7 +153,7 @@ inline void correlate_vectors(index_t channels, const C* a, index_t a_stride, co
                               index_t b_stride, const Cell<C>* cells, index_t active, C* scores) {
   index_t i = 0;
 #if defined(__AVX512F__) || defined(__aarch64__)
-  // 32 registers have room for the sums of all cells of a window, so that `a` is loaded once.
+  // 32 registers hold the sums of all cells of a window, so `a` is loaded once.
   for (; i + 9 <= active; i += 9)
     correlate_cells<9, kVectors>(channels, a, a_stride, b, b_stride, cells + i, scores);
 #endif
@@ -176,15 +175,15 @@ inline void correlate(index_t channels, const C* a, index_t a_stride, const C* b
   }
 }
 
-// Channels whose sums over a window are in registers at a time.
+// Channels whose sums over a window are held in registers at a time.
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr index_t kGatheredChannels = 12;
 #else
 constexpr index_t kGatheredChannels = kTileRows;
 #endif
 
-// The block's first kVectors vectors; the other one becomes 0. Every loop over the sums is unrolled,
-// or compilers keep them in memory.
+// Handles the block's first kVectors vectors; the other one becomes 0. Every loop over the sums is
+// unrolled, or compilers would keep them in memory.
 template <int kChannels, int kVectors, bool kAtShift, class C>
 TRANSNEXT_PHASE void gather_channels(const Cell<C>* cells, index_t active, const C* weights,
                                      index_t weight_stride, const C* values, index_t value_stride,
@@ -247,9 +246,9 @@ inline void gather_vectors(index_t channels, const Cell<C>* cells, index_t activ
 }
 
 // out[c][lane] = out[c][lane] factor[lane] + sum over active cells j of weights[j][lane (+ shift_j
-// if kAtShift)] values[c][lane + shift_j] for a block of `count` tokens; no factor is a factor of 0.
-// Without kAtShift the weights are the block's own (queries summing over their cells), with it they
-// belong to the shifted token (a cell's token summing over the queries that look at it).
+// if kAtShift)] values[c][lane + shift_j] for a block of `count` tokens; a null factor counts as 0.
+// Without kAtShift the weights belong to the block (queries summing over their cells); with it they
+// belong to the shifted token (a cell's token summing over the queries that see it).
 template <bool kAtShift, class C>
 inline void gather(index_t channels, const Cell<C>* cells, index_t active, index_t count,
                    const C* weights, index_t weight_stride, const C* values, index_t value_stride,
@@ -263,8 +262,9 @@ inline void gather(index_t channels, const Cell<C>* cells, index_t active, index
   }
 }
 
-// Fills a panel from `begin` on with `count` tokens, whole blocks, with zeros for tokens outside 0 ..
-// tokens-1. If inverse_norms are given, the tokens' are stored there, the panel's first one's first.
+// Fills a panel from `begin` on with `count` tokens, in whole blocks, with zeros for tokens outside
+// 0 .. tokens-1. If inverse_norms is not null, stores the tokens' inverse norms there, in the
+// panel's order.
 template <class C>
 inline void load_panel(const TokenView& view, index_t tokens, const Panel<C>& panel, index_t begin,
                        index_t count, C* inverse_norms = nullptr) {

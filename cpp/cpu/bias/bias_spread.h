@@ -1,10 +1,10 @@
 // The gradient of an interpolated bias table: the reverse of BiasTaps.
 //
-// Each query adds weighted gradients to a few columns of a row of the table, and neighbouring
-// queries to the same ones, so lanes cannot be scattered. For the queries of a run and one pooled
-// column, the weights are instead laid out as a matrix [lanes][window of columns], made once per
-// block of queries and used for every pooled row: the gradients of a row of pooled keys times this
-// matrix, a vector of columns at a time and always in the order of the lanes.
+// Each query adds weighted gradients to a few columns of a table row, and neighbouring queries add
+// to the same ones, so lanes cannot be scattered. Instead, for the queries of a run and one pooled
+// column, the weights form a matrix [lanes][window of columns]. It is built once per block of
+// queries and used for every pooled row: the gradients of a row of pooled keys times this matrix,
+// one vector of columns at a time and always in lane order.
 #pragma once
 
 #include "cpu/bias/bias_taps.h"
@@ -14,7 +14,7 @@ TRANSNEXT_BEGIN_LEVEL
 template <class C>
 class BiasSpread {
  public:
-  // block: queries at a time; no storage unless `wanted`.
+  // block: queries of a block. Allocates nothing unless `wanted`.
   BiasSpread(const BiasTaps<C>& taps, index_t pool_width, index_t block, bool wanted)
       : taps_(taps),
         pool_width_(pool_width),
@@ -24,8 +24,8 @@ class BiasSpread {
         weights_(bases_.size() * n),
         window_of_(wanted ? taps.count() : 0) {}
 
-  // For run number `run` of the block: queries j .. j + length - 1 of an image row, in the block's
-  // lanes from `lane` on. Taps whose columns meet within one vector share a window.
+  // Builds the matrices of run `run` of the block: queries j .. j + length - 1 of an image row, in
+  // the block's lanes from `lane` on. Taps whose columns fit into one vector use the same window.
   void prepare(index_t run, index_t j, index_t lane, index_t length) {
     for (index_t b = 0; b < pool_width_; ++b) {
       index_t* bases = &bases_[(run * pool_width_ + b) * taps_.count()];
@@ -93,7 +93,7 @@ class BiasSpread {
   Scratch<index_t> windows_;    // [runs][Wp] in use
   Scratch<index_t> bases_;      // [runs][Wp][taps] first column of each window
   Scratch<C> weights_;          // [windows][Wp][block][lanes]
-  Scratch<index_t> window_of_;  // [taps] for the columns at hand
+  Scratch<index_t> window_of_;  // [taps] for the current columns
 };
 
 TRANSNEXT_END_LEVEL

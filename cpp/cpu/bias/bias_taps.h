@@ -1,9 +1,9 @@
-// The columns of an interpolated bias table, whose entries are a few weighted ones per query and
-// pooled column (transnext/aggregated_attention.h), in the lanes of neighbouring queries.
+// Reads an interpolated bias table, a few weighted columns per query and pooled column
+// (transnext/aggregated_attention.h), into the lanes of neighbouring queries.
 //
-// Neighbouring queries of an image row read neighbouring columns of the table, in order: where all
-// lanes of a vector meet within one vector of columns, that is one load and one permutation per
-// tap, instead of a load per lane.
+// Neighbouring queries of an image row read neighbouring columns of the table, in order: where the
+// columns of all lanes fit into one vector, that is one load and one permutation per tap, instead
+// of a load per lane.
 #pragma once
 
 #if defined(__AVX2__)
@@ -15,7 +15,7 @@
 
 TRANSNEXT_BEGIN_LEVEL
 
-// values[index[lane]] in every lane; only the low bits of an index count.
+// values[index[lane]] in every lane; only the low bits of an index are used.
 template <class C>
 inline Vector<C> permute(Vector<C> values, Mask<C> index) {
 #if defined(__AVX512F__)
@@ -72,7 +72,7 @@ class BiasTaps {
     last_base_ = static_cast<MaskLane<C>>(bias.values.shape[2] - n);
   }
 
-  // Whether the lanes of every vector of queries meet within one vector of columns.
+  // Whether the columns of every vector of queries fit into one vector.
   bool usable() const { return usable_; }
 
   index_t count() const { return taps_; }
@@ -82,11 +82,11 @@ class BiasTaps {
   C weight(index_t j, index_t b, index_t t) const {
     return weights_[(b * taps_ + t) * stride_ + n + j];
   }
-  // The last column that a whole vector of columns can begin with.
+  // The last column at which a whole vector of columns can start.
   index_t last_base() const { return last_base_; }
 
-  // The bias of pooled column b in a row of the table, for the queries j - start .. in the lanes, of
-  // which those from `start` on, query j the first, are in the image row.
+  // The bias of pooled column b in a row of the table, for queries from j - start on in the lanes.
+  // Only lanes from `start` on, whose first query is j, belong to the image row.
   Vector<C> operator()(const C* row, index_t b, index_t j, index_t start) const {
     Vector<C> sum{};
     for (index_t t = 0; t < taps_; ++t) {

@@ -1,92 +1,12 @@
-// The bias of the pooled logits: from a dense tensor or from a table with two axis maps
-// (transnext/aggregated_attention.h) into the lanes of a block of queries, and its gradient back.
+// The bias of the pooled logits: read from a dense tensor or from a table with two axis maps
+// (transnext/aggregated_attention.h) into the lanes of a block of queries, and its gradient.
 #pragma once
 
 #include "cpu/attention/tokens.h"
 #include "cpu/bias/bias_spread.h"
-#include "cpu/runtime/scratch.h"
-#include "cpu/runtime/thread_pool.h"
-#include "transnext/aggregated_attention.h"
+#include "cpu/bias/bias_table.h"
 
 TRANSNEXT_BEGIN_LEVEL
-
-template <class E, int kRank, class... Indices>
-inline E& element(const View<kRank>& view, Indices... indices) {
-  static_assert(sizeof...(Indices) == kRank);
-  const index_t at[] = {static_cast<index_t>(indices)...};
-  index_t offset = 0;
-  for (int i = 0; i < kRank; ++i) offset += at[i] * view.stride[i];
-  return static_cast<E*>(view.data)[offset];
-}
-
-// The table of extrapolation, where the columns of neighbouring queries are neighbours:
-//
-//   bias(head, (i, j), (a, b)) = table[head, row_map[i, a], first_column[b] + j].
-//
-// A run of queries in one row of the image then reads consecutive entries. The table is copied once
-// per call with a vector of padding on either side of its rows, so that whole vectors can be read
-// where only some lanes are of that image row. Tables of several taps are read through BiasTaps
-// where it can, others entry by entry.
-template <class C>
-class BiasTable {
- public:
-  BiasTable(const AggregatedAttentionInputs& in, int threads)
-      : bias_(in.pool_bias),
-        consecutive_(find_consecutive(in)),
-        taps_(consecutive_ ? AggregatedAttentionInputs{} : in),
-        rows_(bias_.table() ? bias_.values.shape[1] : 0),
-        stride_(bias_.table() ? bias_.values.shape[2] + (consecutive_ ? 2 * kLanes<C> : 0) : 0),
-        first_columns_(consecutive_ ? in.pool_grid.width : 0),
-        values_(consecutive_ ? bias_.values.shape[0] * rows_ * stride_ : 0) {
-    if (!consecutive_) return;
-    for (index_t b = 0; b < first_columns_.size(); ++b)
-      first_columns_[b] = element<const int>(bias_.col_map, 0, b, 0);
-    parallel_for(bias_.values.shape[0], threads, [&](index_t head) {
-      const index_t columns = bias_.values.shape[2];
-      for (index_t row = 0; row < rows_; ++row) {
-        const C* from = &element<const C>(bias_.values, head, row, 0);
-        C* to = &values_[(head * rows_ + row) * stride_ + kLanes<C>];
-        if (bias_.values.stride[2] == 1) {
-          __builtin_memcpy(to, from, static_cast<unsigned long>(columns) * sizeof(C));
-        } else {
-          for (index_t column = 0; column < columns; ++column)
-            to[column] = from[column * bias_.values.stride[2]];
-        }
-      }
-    });
-  }
-
-  const PoolBias& bias() const { return bias_; }
-  bool consecutive() const { return consecutive_; }
-  const BiasTaps<C>& taps() const { return taps_; }
-  index_t rows() const { return rows_; }
-  // Of a row of the copy, and of the gradient's table.
-  index_t stride() const { return stride_; }
-  index_t padding() const { return consecutive_ ? kLanes<C> : 0; }
-  index_t first_column(index_t b) const { return first_columns_[b]; }
-  const C* head(index_t head) const { return values_.data() + head * rows_ * stride_; }
-
- private:
-  static bool find_consecutive(const AggregatedAttentionInputs& in) {
-    const PoolBias& bias = in.pool_bias;
-    if (!bias.table() || bias.col_weights.present() || bias.col_map.shape[2] != 1) return false;
-    for (index_t b = 0; b < in.pool_grid.width; ++b) {
-      const int first = element<const int>(bias.col_map, 0, b, 0);
-      for (index_t j = 1; j < in.grid.width; ++j) {
-        if (element<const int>(bias.col_map, j, b, 0) != first + j) return false;
-      }
-    }
-    return true;
-  }
-
-  const PoolBias& bias_;
-  bool consecutive_;
-  BiasTaps<C> taps_;
-  index_t rows_;
-  index_t stride_;
-  Scratch<index_t> first_columns_;  // [Wp]
-  Scratch<C> values_;               // [h][R][stride]
-};
 
 // The pooled bias of one head for a block of queries, in the lanes.
 template <class C>
@@ -151,10 +71,11 @@ class BlockBias {
     int vector;
     Mask<C> lanes;
     index_t row;     // of the image
-    index_t column;  // of the first such lane in the image
+    index_t column;  // of the first such lane, in the image
     index_t start;   // that lane
     index_t length;
-    const index_t* rows;  // [Hp] where the vector starts in a table row that starts at offset 0
+    const index_t*
+        rows;  // [Hp] offset of the vector's first lane in the table, before a pooled column's own offset
   };
 
   void find_runs() {
@@ -210,8 +131,8 @@ class BlockBias {
     }
   }
 
-  // A vector of queries. kRuns is the number of its runs where they have all its lanes, or 0; lanes of
-  // no run get 0.
+  // Fills a vector of queries. kRuns is the number of its runs if they cover all lanes, else 0;
+  // lanes outside all runs become 0.
   template <int kRuns>
   void fill_vector(const Run* runs, const Run* end, C* to, index_t first_key, index_t keys) const {
     const C* table = table_.head(head_);
@@ -258,9 +179,9 @@ class BlockBias {
     }
   }
 
-  // Neighbouring pooled columns read and write overlapping parts of the table, and a load that
-  // overlaps a store just before waits for it. So all rows of a column are taken after one another, and
-  // columns in an order of few such neighbours.
+  // Neighbouring pooled columns read and write overlapping parts of the table, and a load waits for
+  // a recent store that it overlaps. So the loop runs over all rows of a column before the next
+  // column, in an order with few neighbouring columns in succession.
   void add_run_gradients(const C* d_logits, index_t first_key, index_t keys, C* d_table) const {
     constexpr index_t kApart = 4;
     const index_t width = pool_grid_.width;
@@ -338,7 +259,7 @@ class BlockBias {
     }
   }
 
-  // Lanes beyond the last query repeat it.
+  // Lanes beyond the last query repeat that query.
   void find_entries() {
     if (entries_found_) return;
     entries_found_ = true;
@@ -384,8 +305,8 @@ class BlockBias {
     }
   }
 
-  // visit(position in the logits, table row, table column, weight) for every entry that makes up
-  // these logits.
+  // visit(offset into the logits, table row, table column, weight) for every table entry that
+  // contributes to these logits.
   template <class Visit>
   void for_each_entry(index_t first_key, index_t keys, Visit&& visit) const {
     const bool weighted = weights_.size() > 0;
@@ -406,8 +327,8 @@ class BlockBias {
   Grid pool_grid_;
   index_t taps_;
   Scratch<Run> runs_;          // [block]
-  Scratch<index_t> rows_;      // [block][Hp] of the runs, else [Hp][block]
-  Scratch<index_t> run_rows_;  // [block][Hp] of the runs beside entries
+  Scratch<index_t> rows_;      // [block][Hp] for runs, else [Hp][block]
+  Scratch<index_t> run_rows_;  // [block][Hp] for runs next to entries
   Scratch<index_t> columns_;   // [Wp][taps][block]
   Scratch<C> weights_;         // [Wp][taps][block]
   BiasSpread<C> spread_;

@@ -10,10 +10,10 @@
 //   d_w_row[e] = sum P[e] row,   d_w_col[e] = sum P[e] col,   d_b1[e] = sum P[e]
 //
 // Columns lie in the lanes, a block of two vectors at a time; `hidden` exists for one block only,
-// [E][block], and the products over e and h are small matrix products (cpu/gemm/small_gemm.h). 2 E (h + 2)
-// flops per table position forward, three times that backward; bytes are negligible. Rows of the
-// table are dealt out to tasks; parameter gradients are one partial sum per task, added in the
-// tasks' order.
+// [E][block], and the sums over e and h are small GEMMs (cpu/gemm/small_gemm.h). 2 E (h + 2) flops
+// per table position forward, three times that backward; bytes are negligible. Each task has some
+// rows of the table; each leaves one partial sum of the parameter gradients, and these are added in
+// task order.
 #include "transnext/position_bias_table.h"
 
 #include "cpu/attention/tokens.h"
@@ -26,7 +26,7 @@ TRANSNEXT_BEGIN_LEVEL
 
 namespace {
 
-constexpr index_t kTasksPerThread = 4;  // uneven cores then still finish together
+constexpr index_t kTasksPerThread = 4;  // keeps uneven cores busy until the end
 
 template <class C>
 C at(const View<1>& view, index_t i) {
@@ -95,7 +95,7 @@ void forward(const PositionBiasTableParams& p, int threads) {
   });
 }
 
-// One task's share of the parameter gradients, in memory that the caller owns.
+// One task's partial sums of the parameter gradients, in memory that the caller owns.
 template <class C>
 struct Gradients {
   index_t heads;

@@ -1,5 +1,5 @@
-// The left operand of a Linear: rows of a tensor of any floating-point type, normalised if asked
-// for, in the product's type; and its result on the way back.
+// The left operand of a Linear: rows of a tensor of any floating-point type, converted to the
+// GEMM's type and optionally normalised; and the store of its result.
 #pragma once
 
 #include "cpu/gemm/packed_gemm.h"
@@ -8,8 +8,8 @@
 
 TRANSNEXT_BEGIN_LEVEL
 
-// Stride of a product's rows in scratch: whole cache lines, an odd number of them, so that the rows
-// of a tile do not share the cache's sets.
+// Stride of the GEMM's rows in scratch: an odd number of cache lines, so that the rows of a tile do
+// not compete for cache sets.
 template <class E>
 inline index_t product_stride(index_t depth) {
   constexpr index_t kLine = 64 / static_cast<index_t>(sizeof(E));
@@ -24,7 +24,7 @@ struct Norm {
   C epsilon;
 };
 
-// The norm's parameters where they lie, or copied into `room` ([2 * depth]) where they are strided.
+// The norm's parameters in place, or copied into `room` ([2 * depth]) if they are strided.
 template <class C, class Room>
 inline Norm<C> contiguous_norm(const LayerNormParams& norm, index_t depth, Room& room) {
   if (!norm.weight.present()) return {nullptr, nullptr, C(0)};
@@ -65,8 +65,8 @@ inline void normalise_layer(const Norm<C>& norm, index_t depth, C* row) {
     row[i] = (row[i] - mean) * scale * norm.weight[i] + norm.bias[i];
 }
 
-// Calls function(T{}) for the storage type of a tensor whose arithmetic is C: float64 goes with
-// double alone.
+// Calls function(T{}) for the storage type of a tensor whose arithmetic is in C: float64 only with
+// double.
 template <class C, class Function>
 inline void with_storage_of(DType dtype, Function&& function) {
   with_storage(dtype, [&](auto storage) {
@@ -75,8 +75,8 @@ inline void with_storage_of(DType dtype, Function&& function) {
   });
 }
 
-// to[i * stride ..] = `depth` elements of row first + i of x, normalised, zeros up to a whole step.
-// `row` is room for one row of C.
+// to[i * stride ..] = `depth` elements of row first + i of x, normalised, with zeros up to a whole
+// step. `row` is room for one row of C.
 template <class E, class C>
 inline void load_product_rows(const View<2>& x, index_t first, index_t count, const Norm<C>& norm,
                               C* row, E* to, index_t stride) {
@@ -126,7 +126,7 @@ inline Panels<E> panels_of(const PackedWeight& weight) {
   return {static_cast<const E*>(weight.data), weight.columns, Panels<E>::steps_of(weight.depth)};
 }
 
-// Calls function(E{}, C{}) for a product's type and the type of its sums.
+// Calls function(E{}, C{}) for a GEMM's element type and the type of its sums.
 template <class Function>
 inline void with_product(DType dtype, Function&& function) {
   if (dtype == DType::kFloat64) return function(double{}, double{});

@@ -1,10 +1,10 @@
 // linear and pack_weight on the CPU. The formulas are in transnext/linear.h, the inner loop in
 // packed_gemm.h.
 //
-// A task takes a block of rows, small enough to stay in the second-level cache, normalises it on
-// the way in, and multiplies it by all panels or a part of them; a panel is read once per block.
-// With m rows in the block that is m / 2 flops per byte of the weight: 96 rows need 2.3 GB/s of
-// weight at 110 GFLOP/s, so weights may well come from the third-level cache or from memory.
+// A task loads and normalises a block of rows, small enough to stay in the second-level cache, and
+// multiplies it by all panels or some of them; a panel is read once per block. With m rows in the
+// block that is m / 2 flops per byte of the weight: 96 rows need 2.3 GB/s of weight at 110 GFLOP/s,
+// so weights may come from the third-level cache or from memory.
 #include "transnext/linear.h"
 
 #include "cpu/gemm/gemm_rows.h"
@@ -16,9 +16,9 @@ TRANSNEXT_BEGIN_LEVEL
 
 namespace {
 
-constexpr index_t kBlockBytes = 192 * 1024;  // of a block of rows: a fraction of an L2 cache
+constexpr index_t kBlockBytes = 192 * 1024;  // of a block of rows: part of an L2 cache
 constexpr index_t kBlockRows = 96;
-constexpr index_t kTasksPerThread = 3;  // uneven cores then still finish together
+constexpr index_t kTasksPerThread = 3;  // keeps uneven cores busy until the end
 
 template <class E, class C>
 void pack(const PackWeightParams& p, int threads) {
@@ -53,7 +53,7 @@ void pack(const PackWeightParams& p, int threads) {
   });
 }
 
-// How rows and panels are cut into tasks.
+// How rows and panels are split into tasks.
 struct Blocks {
   index_t rows;         // of a block
   index_t row_blocks;   //

@@ -1,20 +1,20 @@
-// Matrix products of rows in scratch memory with a packed weight, the arithmetic of every Linear:
+// The packed GEMM: rows in scratch memory times a packed weight, the arithmetic of every Linear:
 //
 //   out[m][n] = sum over k of a[m][k] weight[n][k]
 //
-// The weight is packed once into panels of kPanelColumns columns, [panel][k][column], zeros beyond
-// the last column, so that the inner loop reads it in order. A panel is the same for every
-// instruction set; a level walks it in tiles of kTileVectors vectors, which is what its registers
-// hold beside the sums.
+// The weight is packed once into panels of kPanelColumns columns, [panel][k][column], with zeros
+// beyond the last column, so the inner loop reads it sequentially. Panels are the same for every
+// instruction set; each level splits them into tiles of kTileVectors vectors, so that the sums fit
+// into its registers.
 //
 // A tile of kTileRows rows by kTileVectors vectors keeps its sums in registers over the whole
 // depth: per step of k, kTileRows broadcasts and kTileVectors loads feed kTileRows * kTileVectors
-// multiply-adds (AVX-512: 24 for 11 loads), so the loop is bound by arithmetic as long as the
-// panel, depth * 192 bytes, comes from the second-level cache.
+// multiply-adds (AVX-512: 24 for 11 loads), so the loop is bound by arithmetic if the panel, depth
+// * 192 bytes, comes from the second-level cache.
 //
 // bfloat16 is packed in pairs of k, [panel][k / 2][column][2]: one instruction multiplies and adds
-// both (AVX-512 BF16); elsewhere the two halves are widened and multiplied one after the other. The
-// sums are float32 either way.
+// both (AVX-512 BF16); elsewhere the two elements are widened and multiplied one after the other.
+// The sums are float32 either way.
 #pragma once
 
 #if defined(__AVX512BF16__)
@@ -96,13 +96,14 @@ struct Panels {
   static index_t steps_of(index_t depth) {
     return (depth + Product<E>::kStep - 1) / Product<E>::kStep;
   }
-  // Column `column` of a panel, from step `step` on; a step is kPanelColumns * kStep further.
+  // Column `column` of a panel, from step `step` on; consecutive steps are kPanelColumns * kStep
+  // apart.
   const E* at(index_t panel, index_t column) const {
     return data + (panel * steps * kPanelColumns + column) * Product<E>::kStep;
   }
 };
 
-// finish(row, vector, sum) gets each finished vector of the tile.
+// Calls finish(row, vector, sum) for each finished vector of the tile.
 template <int kRows, int kVectors, class E, class Finish>
 inline void product_tile(const LeftRows<E>& a, index_t row, const E* b, index_t steps,
                          Finish&& finish) {
@@ -125,7 +126,8 @@ inline void product_tile(const LeftRows<E>& a, index_t row, const E* b, index_t 
   }
 }
 
-// All rows of a tile's columns, in tiles of kRows, then of half as many for the rest.
+// Multiplies all rows by a tile's columns, in tiles of kRows rows, then of half as many for the
+// rest.
 template <int kRows, int kVectors, class E, class Finish>
 inline void product_rows(const LeftRows<E>& a, index_t row, index_t rows, const E* b, index_t steps,
                          Finish&& finish) {
@@ -145,9 +147,9 @@ inline void product_columns(int vectors, const LeftRows<E>& a, index_t rows, con
   product_rows<kTileRows, kVectors>(a, 0, rows, b, steps, finish);
 }
 
-// Multiplies `rows` rows by the columns of one panel. finish(row, column, sum) gets every vector of
-// the result, `column` counted from the panel's first; vectors beyond the last column of the weight
-// are left out, so only the last one can be partly beyond it.
+// Multiplies `rows` rows by the columns of one panel. Calls finish(row, column, sum) for every
+// vector of the result, with `column` counted from the panel's first. Vectors entirely beyond the
+// last column of the weight are left out.
 template <class E, class Finish>
 inline void product(const LeftRows<E>& a, index_t rows, const Panels<E>& panels, index_t panel,
                     Finish&& finish) {

@@ -1,9 +1,9 @@
-// patch_embed on the CPU: the formula of transnext/patch_embed.h as a matrix product.
+// patch_embed on the CPU: the formula of transnext/patch_embed.h as a GEMM.
 //
-// A task takes a block of output tokens: it gathers their patches as rows, which stay in the
+// A task computes a block of output tokens: it gathers their patches as rows, which stay in the
 // second-level cache, multiplies them by all panels of the weight, and normalises the result before
-// it leaves. The gather copies kernel^2 C elements per token for 2 kernel^2 C columns flops: a few
-// percent of the product.
+// storing it. The gather copies kernel^2 C elements per token for 2 kernel^2 C columns flops: a few
+// percent of the GEMM's time.
 #include "transnext/patch_embed.h"
 
 #include "cpu/gemm/gemm_rows.h"
@@ -17,7 +17,7 @@ namespace {
 
 constexpr index_t kPatchBytes = 512 * 1024;  // of a block of patches
 constexpr index_t kBlockTokens = 96;
-constexpr index_t kTasksPerThread = 3;  // uneven cores then still finish together
+constexpr index_t kTasksPerThread = 3;  // keeps uneven cores busy until the end
 
 // One row per token: the elements of its patch in the weight's order, zeros outside the map.
 template <class C, class T>

@@ -1,12 +1,12 @@
-// A small matrix product, the inner loop of the attention and position-bias kernels:
+// The small GEMM, the inner loop of the attention and position-bias kernels:
 //
 //   out[m][n] = start[m][n] + sum over k of a(m, k) b[k][n]
 //
-// n lies in the vector lanes and must be padded to whole vectors in b and out, at most half a vector
-// short; a is read as scalars with any strides, so its transpose needs no copy. A tile of rows by 2
-// vectors keeps its sums in registers: with 8 rows 16 products for 10 loads, enough independent sums
-// to cover the latency of one multiply-add. Rows are cut into tiles of almost equal height: 49 are
-// seven times 7, not six times 8 and a single one that would wait for its own sums.
+// n lies in the vector lanes and must be padded to a multiple of half a vector in b and out; a is
+// read as scalars with any strides, so its transpose needs no copy. A tile of rows by 2 vectors
+// keeps its sums in registers: with 8 rows, 16 multiply-adds per 10 loads, enough independent sums
+// to hide the latency of one multiply-add. Rows are split into tiles of almost equal height: 49
+// rows make seven tiles of 7, not six of 8 and a single row that would wait for its own sums.
 #pragma once
 
 #include "cpu/simd/simd.h"
@@ -37,9 +37,9 @@ struct LaneRows {
   index_t stride;
 };
 
-// Columns are kVectors whole vectors and, if kHalf, half a one. kRowStride: a's row stride where it is
-// known when compiled, else 0. Inlined always: compilers make functions of tall tiles, called with
-// their sums in memory.
+// Columns are kVectors whole vectors and, if kHalf, half a vector. kRowStride: a's row stride if it
+// is known at compile time, else 0. Always inlined: compilers would turn tall tiles into functions
+// with their sums in memory.
 template <int kRows, int kVectors, bool kHalf, int kRowStride, class C>
 __attribute__((always_inline)) inline void multiply_tile(index_t depth, const Scalars<C>& a,
                                                          const C* b, index_t b_stride,

@@ -9,16 +9,16 @@
 //   d_weight[c, t] = sum_n d_u[n, c] a[n + offset_t, c],   d_bias[c] = sum_n d_u[n, c]
 //
 // Channels lie in the vector lanes. Forward (gate.h): 9 multiply-adds and a GELU of about 20
-// instructions for 3 sizeof(T) bytes moved per output; a task goes down a band of rows, over so few
-// columns that the three rows it reads stay in the L2 cache.
+// instructions for 3 sizeof(T) bytes moved per output; a task walks down a band of rows, over few
+// enough columns that the three rows it reads stay in the L2 cache.
 //
-// The backward recomputes u instead of having saved it and moves 5 sizeof(T) bytes (a, g, D in, d_a
-// and d_g out) for about 70 instructions. A task goes down a band of rows of some channels: it
-// computes d_u of one row, the row's share of the weight gradients while a's tile is at hand, and
-// from the last three rows of d_u, which stay in cache, d_a of the row before. Wide rows are cut into
-// segments for that. Regions recompute one row and column of d_u beyond each end, so bands are as
-// high as the number of threads allows. Weight gradients are one partial sum per band and segment,
-// added in their order.
+// The backward recomputes u and moves 5 sizeof(T) bytes (a, g, D in, d_a and d_g out) for about 70
+// instructions. A task walks down a band of rows of some channels: it computes d_u of one row, adds
+// the row's terms to the weight gradients while a's tile is in cache, and computes d_a of the
+// previous row from the last three rows of d_u, which stay in cache. Wide rows are split into
+// segments so that they do. Regions recompute one row and column of d_u beyond each end, so bands
+// are as high as the number of threads allows. Each band and segment has a partial sum of the
+// weight gradients; these are added in order.
 #include "transnext/conv_glu.h"
 
 #include "cpu/glu/gate.h"
@@ -30,16 +30,16 @@ TRANSNEXT_BEGIN_LEVEL
 
 namespace {
 
-// What three rows may take of the L2 cache.
+// Bytes of the L2 cache that three rows may occupy.
 constexpr index_t kForwardBytes = 256 * 1024;
 constexpr index_t kBackwardBytes = 384 * 1024;
-// More tasks than threads, so that uneven cores still finish together.
+// More tasks than threads keep uneven cores busy until the end.
 constexpr index_t kTasksPerThread = 4;
-// The smallest pieces that are worth a task: rows of a backward's band (two more are recomputed),
-// and bytes of a token (shorter runs than this read memory badly).
+// The smallest work that is worth a task: rows of a backward's band (two more are recomputed), and
+// bytes of a token (shorter runs read memory inefficiently).
 constexpr index_t kBandRows = 8;
 constexpr index_t kHighBandRows = 32;
-constexpr index_t kSegmentColumns = 32;  // fewer channels rather than fewer columns than this
+constexpr index_t kSegmentColumns = 32;  // below this, a task has fewer channels instead
 constexpr index_t kRunBytes = 256;
 constexpr int kRing = 3;  // rows of d_u that a backward task keeps
 
@@ -55,7 +55,7 @@ TokenRow<T> token_row(const View<3>& tensor, Grid grid, index_t batch, index_t r
           tensor.stride[1], tensor.stride[2]};
 }
 
-// That row of the first `channels` channels with its neighbours.
+// Row `row` of the first `channels` channels, with its neighbours.
 template <class T>
 RowWindow<T> row_window(const View<3>& tensor, Grid grid, index_t batch, index_t row,
                         index_t channels) {
@@ -96,7 +96,7 @@ void forward(const ConvGluParams& p, int threads) {
   });
 }
 
-// What one backward task owns: a band of rows and columns of one image, some channels.
+// What one backward task owns: a rectangle of one image, for some channels.
 struct Region {
   index_t batch;
   index_t row_begin;
@@ -110,8 +110,8 @@ struct Region {
 template <class T, class C>
 class Band {
  public:
-  // partial: the region's share of the weight gradients, in the order of Taps, nullptr if not asked
-  // for.
+  // partial: the region's partial sum of the weight gradients, in the order of Taps; nullptr if not
+  // wanted.
   Band(const ConvGluBackwardParams& params, const DepthwiseWeights<C>& weights,
        const DepthwiseWeights<C>& flipped, const Region& region, C* partial)
       : p_(params),
@@ -146,8 +146,8 @@ class Band {
     return d_u_.data() + row % kRing * (last_column_ - first_column_) * block_;
   }
 
-  // Calls tile(columns, direct, column, channel) for the tiles of columns [begin, end), channels
-  // inside.
+  // Calls tile(columns, direct, column, channel) for the tiles of columns [begin, end), looping
+  // over channels inside.
   template <class Tile>
   void for_each_tile_and_channel(index_t begin_column, index_t end_column, Tile&& tile) {
     for_each_tile(begin_column, end_column, [&](auto count, index_t column) {
@@ -164,7 +164,7 @@ class Band {
     });
   }
 
-  // d_u of a part of a row; if the task owns it also d_g and its share of the weight gradients.
+  // d_u of part of a row; if the task owns it, also d_g and its terms of the weight gradients.
   void activation_gradient(index_t row, index_t begin, index_t end, bool owned) {
     const RowWindow<T> a = row_window<T>(p_.x, p_.grid, own_.batch, row, hidden_);
     const auto gate = token_row<const T>(p_.x, p_.grid, own_.batch, row, hidden_);
@@ -245,14 +245,14 @@ class Band {
   Region own_;
   index_t block_;
   C* partial_;
-  index_t halo_;  // d_u is needed this far beyond the region, for d_a
+  index_t halo_;  // d_a needs d_u this far beyond the region
   index_t first_column_;
   index_t last_column_;
   Scratch<C> d_u_;  // [kRing][first to last column][block]
   bool direct_;
 };
 
-// Writes the sum of the bands' partial weight gradients.
+// Writes the sum of the bands' partial sums of the weight gradients.
 template <class C>
 void add_partials(const ConvGluBackwardParams& p, const Scratch<C>& partials, index_t groups,
                   index_t padded) {
@@ -292,8 +292,9 @@ void backward(const ConvGluBackwardParams& p, int threads) {
   index_t segments = ceil_divide(p.grid.width, most_columns);
   const index_t segment = round_up(ceil_divide(p.grid.width, segments), kColumns);
   segments = ceil_divide(p.grid.width, segment);
-  // More tasks: high bands of rows, as they recompute little and read memory in long runs, then
-  // blocks of channels, which recompute nothing, then lower bands.
+  // To get enough tasks, first split into high bands of rows, which recompute little and read
+  // memory in long runs, then into blocks of channels, which recompute nothing, then into lower
+  // bands.
   index_t bands = larger(
       1, smaller(p.grid.height / kHighBandRows, wanted / larger(1, batches * segments * blocks)));
   const index_t run = larger(kLanes<C>, kRunBytes / static_cast<index_t>(sizeof(T)));

@@ -1,14 +1,13 @@
 // convolutional_glu on the CPU. The formula is in transnext/convolutional_glu.h.
 //
-// A task walks down a tile of one image, a few rows at a time: fc1 of the next rows, the
-// convolution and the gate of those that now have a row below them, fc2 of these. The hidden
-// features live in a ring of rows that stays in cache, so of the layer's memory traffic only x and
-// out are left; at stage 1 of TransNeXt-Tiny that is 0.6 kB per token instead of 8 kB.
+// A task walks down a tile of one image, a few rows at a time: fc1 of the next rows, then
+// convolution, gate and fc2 of the rows that now have a row below them. The hidden features live in
+// a ring of rows that stays in cache, so only x and out use memory bandwidth: at stage 1 of
+// TransNeXt-Tiny 0.6 kB per token instead of 8 kB.
 //
-// The depthwise convolution reaches one token beyond the tile: fc1 is computed there twice, once
-// for either side. Tiles are therefore as large as an even share for the threads allows; where that
-// would be thinner than kLeastRows, the three steps run one after the other instead, through
-// memory.
+// The depthwise convolution reaches one token beyond the tile, where fc1 is computed twice, once
+// for each side. So tiles are as large as an even split over the threads allows; where they would
+// be thinner than kLeastRows, the three steps run one after the other instead, through memory.
 #include "transnext/convolutional_glu.h"
 
 #include "cpu/gemm/gemm_rows.h"
@@ -23,8 +22,9 @@ TRANSNEXT_BEGIN_LEVEL
 
 namespace {
 
-constexpr index_t kTileWidth = 80;   // tokens: wider images are cut into columns
-constexpr index_t kStepTokens = 56;  // of fc1 at a time: enough for each weight read from cache
+constexpr index_t kTileWidth = 80;  // tokens: wider images are split into columns
+constexpr index_t kStepTokens =
+    56;  // of fc1 at a time, which amortise reading the weights from cache
 constexpr index_t kLeastRows = 3;
 
 struct Tiles {
@@ -75,7 +75,8 @@ class GluTask {
         gates_((step_rows_ + 1) * columns_ * ring_stride_),
         hidden_rows_((step_rows_ + 1) * tiles.width * hidden_stride_),
         targets_(step_rows_ * columns_) {
-    // A product in steps of two takes one feature more than there are, times a weight of zero.
+    // A GEMM in steps of two reads one feature more than there are, and multiplies it by a zero
+    // weight.
     for (index_t i = 0; hidden_ % Product<E>::kStep != 0 && i < hidden_rows_.size();
          i += hidden_stride_)
       hidden_rows_[i + hidden_] = E{};
@@ -111,13 +112,14 @@ class GluTask {
     }
     return view;
   }
-  // The columns that the ring knows of: the tile's and one on either side, if the image has them.
+  // The columns of the ring: the tile's and one on each side, if the image has it.
   index_t first_known() const { return larger(column_begin_ - 1, 0); }
   index_t known_columns() const { return smaller(column_end_ + 1, p_.grid.width) - first_known(); }
   C* value_row(index_t row) { return &values_[row % (step_rows_ + 2) * columns_ * ring_stride_]; }
   C* gates_of(index_t row) { return &gates_[row % (step_rows_ + 1) * columns_ * ring_stride_]; }
 
-  // fc1 of the rows begin .. end - 1 and the columns next to the tile's; gates for some of the rows.
+  // fc1 of the rows begin .. end - 1, including the columns next to the tile; gates for some of the
+  // rows.
   void first_product(index_t begin, index_t end, index_t gate_begin, index_t gate_end) {
     const index_t first = first_known();
     const index_t count = known_columns();
@@ -152,7 +154,8 @@ class GluTask {
     }
   }
 
-  // Convolution, gate, fc2 and residual of the rows begin .. end - 1, whose neighbours are there.
+  // Convolution, gate, fc2 and residual of the rows begin .. end - 1, whose neighbours are
+  // computed.
   void second_product(index_t begin, index_t end) {
     const index_t width = tile_width();
     for (index_t row = begin; row < end; ++row) {
@@ -197,7 +200,7 @@ class GluTask {
   index_t depth_;   // C
   index_t hidden_;  //
   index_t step_rows_;
-  index_t columns_;        // of a ring row: the tile's and one on either side
+  index_t columns_;        // of a ring row: the tile's and one on each side
   index_t left_stride_;    // of a normalised token
   index_t ring_stride_;    // of a token's hidden features before the gate
   index_t hidden_stride_;  // and after it

@@ -7,8 +7,8 @@
 
 TRANSNEXT_BEGIN_LEVEL
 
-// Output columns per tile: nine weights are loaded for 36 products, and four independent sums cover
-// the latency of a multiply-add.
+// Output columns per tile: nine weights are loaded per 36 multiply-adds, and four independent sums
+// hide the latency of a multiply-add.
 constexpr int kColumns = 4;
 constexpr int kTaps = 9;
 
@@ -21,7 +21,7 @@ struct TokenRow {
 };
 
 // Three consecutive rows of an image that is `width` tokens wide and has `channels` channels. A row
-// outside the image is nullptr and counts as zeros.
+// outside the image is nullptr and stands for zeros.
 template <class T>
 struct RowWindow {
   const T* above;
@@ -51,8 +51,8 @@ struct Taps {
 template <class C>
 class DepthwiseWeights {
  public:
-  // weight: [channels, 1, 3, 3], bias: [channels] or absent. flipped: by 180 degrees, for the
-  // gradient of the input.
+  // weight: [channels, 1, 3, 3], bias: [channels] or absent. flipped: rotated by 180 degrees, for
+  // the gradient of the input.
   DepthwiseWeights(const View<4>& weight, const View<1>& bias, bool flipped = false)
       : padded_(round_up(weight.shape[0], kLanes<C>)), data_(kTapRows * padded_) {
     data_.zero();
@@ -77,7 +77,7 @@ class DepthwiseWeights {
 };
 
 // Calls product(dy, x) with x[i] = image(row dy of the window, column + i - 1), zero outside the
-// image, for one vector of channels and each row that is there.
+// image, for one vector of channels and each row inside the image.
 template <class C, int kCount, bool kDirect, class T, class Product>
 inline void for_each_row(const RowWindow<T>& rows, index_t column, index_t channel,
                          Product&& product) {
@@ -99,8 +99,8 @@ inline void for_each_row(const RowWindow<T>& rows, index_t column, index_t chann
   }
 }
 
-// sum[i] = bias + sum over taps of weight * image(dy, column + i + dx - 1). The channel counts in
-// the image; `taps` may start at another one: tap_channel.
+// sum[i] = bias + sum over taps of weight * image(dy, column + i + dx - 1). The channel is counted
+// in the image; `taps` may start at another channel, tap_channel.
 template <class C, int kCount, bool kDirect, class T>
 inline void convolve(const RowWindow<T>& rows, index_t column, index_t channel, const Taps<C>& taps,
                      index_t tap_channel, Vector<C> (&sum)[kCount]) {
@@ -113,8 +113,7 @@ inline void convolve(const RowWindow<T>& rows, index_t column, index_t channel, 
   });
 }
 
-// Calls tile(Count<columns>, column) for tiles of at most kColumns that make
-// up the columns [begin, end).
+// Calls tile(Count<columns>, column) for tiles of at most kColumns columns that cover [begin, end).
 template <class Tile>
 inline void for_each_tile(index_t begin, index_t end, Tile&& tile) {
   index_t column = begin;

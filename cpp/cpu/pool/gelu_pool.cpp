@@ -4,9 +4,9 @@
 //   d_x[b, n, c] = GELU'(x[b, n, c]) * sum over bins p with n in them of d_out[b, p, c] / |bin p|
 //
 // Channels lie in the vector lanes. The forward reads x once (more where bins overlap); per element
-// it does one GELU, about 40 flops, and moves sizeof(T) bytes: with vector code it is bound by
-// arithmetic. Every output element is summed by one task in the order of its bin, so results do not
-// depend on the threads.
+// it does one GELU, about 40 flops, and moves sizeof(T) bytes: vectorised, it is bound by
+// arithmetic. One task sums each output element in the order of its bin, so results do not depend
+// on the threads.
 #include "transnext/gelu_pool.h"
 
 #include "cpu/runtime/kernels.h"
@@ -21,8 +21,7 @@ namespace {
 
 constexpr int kVectors = 4;  // vectors of channels at a time: see gelu()
 
-// Calls block(Count<vectors>, Flag<direct>, channel) for blocks of vectors that make up the
-// channels.
+// Calls block(Count<vectors>, Flag<direct>, channel) for blocks of vectors that cover the channels.
 template <class C, class Block>
 void for_each_block(index_t channels, bool contiguous, Block&& block) {
   index_t c = 0;
@@ -42,7 +41,8 @@ void pool_row(const GeluPoolParams& p, index_t batch, index_t pool_row) {
   for (index_t pool_column = 0; pool_column < p.pool_grid.width; ++pool_column) {
     const index_t column_begin = bin_begin(pool_column, p.pool_grid.width, p.grid.width);
     const index_t column_end = bin_end(pool_column, p.pool_grid.width, p.grid.width);
-    const C share = C(1) / static_cast<C>((row_end - row_begin) * (column_end - column_begin));
+    const C inverse_size =
+        C(1) / static_cast<C>((row_end - row_begin) * (column_end - column_begin));
     const T* image = static_cast<const T*>(p.x.data) + batch * p.x.stride[0];
     T* out = static_cast<T*>(p.out.data) + batch * p.out.stride[0] +
              (pool_row * p.pool_grid.width + pool_column) * p.out.stride[1];
@@ -63,7 +63,7 @@ void pool_row(const GeluPoolParams& p, index_t batch, index_t pool_row) {
       }
       for (int v = 0; v < kCount; ++v)
         store_channels<C, kDirect>(out, p.out.stride[2], c + v * kLanes<C>, channels,
-                                   sum[v] * share);
+                                   sum[v] * inverse_size);
     });
   }
 }
@@ -100,12 +100,13 @@ void pool_row_backward(const GeluPoolBackwardParams& p, index_t batch, index_t r
       for (index_t a = rows.begin; a < rows.end; ++a) {
         const index_t height = bin_size(a, pool.height, grid.height);
         for (index_t b = columns.begin; b < columns.end; ++b) {
-          const C share = C(1) / static_cast<C>(height * bin_size(b, pool.width, grid.width));
+          const C inverse_size =
+              C(1) / static_cast<C>(height * bin_size(b, pool.width, grid.width));
           const T* d_out = static_cast<const T*>(p.d_out.data) + batch * p.d_out.stride[0] +
                            (a * pool.width + b) * p.d_out.stride[1];
           for (int v = 0; v < kCount; ++v)
-            sum[v] += share * load_channels<C, kDirect>(d_out, p.d_out.stride[2], c + v * kLanes<C>,
-                                                        channels);
+            sum[v] += inverse_size * load_channels<C, kDirect>(d_out, p.d_out.stride[2],
+                                                               c + v * kLanes<C>, channels);
         }
       }
       Vector<C> input[kCount];
@@ -121,26 +122,31 @@ void pool_row_backward(const GeluPoolBackwardParams& p, index_t batch, index_t r
   }
 }
 
-}  // namespace
-
-void gelu_pool(const GeluPoolParams& params, int threads) {
-  with_storage(params.x.dtype, [&](auto storage) {
-    using S = decltype(storage);
-    const index_t rows = params.pool_grid.height;
-    parallel_for(params.x.shape[0] * rows, threads, [&](index_t task) {
-      pool_row<typename S::Type, typename S::Compute>(params, task / rows, task % rows);
-    });
+// Calls run(storage, image, row) for the rows of all images, one task per row.
+template <class Run>
+void for_each_row(const View<3>& x, index_t rows, int threads, const Run& run) {
+  with_storage(x.dtype, [&](auto storage) {
+    parallel_for(x.shape[0] * rows, threads,
+                 [&](index_t task) { run(storage, task / rows, task % rows); });
   });
 }
 
+}  // namespace
+
+void gelu_pool(const GeluPoolParams& params, int threads) {
+  for_each_row(params.x, params.pool_grid.height, threads,
+               [&](auto storage, index_t image, index_t row) {
+                 using S = decltype(storage);
+                 pool_row<typename S::Type, typename S::Compute>(params, image, row);
+               });
+}
+
 void gelu_pool_backward(const GeluPoolBackwardParams& params, int threads) {
-  with_storage(params.x.dtype, [&](auto storage) {
-    using S = decltype(storage);
-    const index_t rows = params.grid.height;
-    parallel_for(params.x.shape[0] * rows, threads, [&](index_t task) {
-      pool_row_backward<typename S::Type, typename S::Compute>(params, task / rows, task % rows);
-    });
-  });
+  for_each_row(params.x, params.grid.height, threads,
+               [&](auto storage, index_t image, index_t row) {
+                 using S = decltype(storage);
+                 pool_row_backward<typename S::Type, typename S::Compute>(params, image, row);
+               });
 }
 
 TRANSNEXT_END_LEVEL

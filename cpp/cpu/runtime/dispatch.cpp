@@ -7,44 +7,47 @@
 
 #include "cpu/runtime/kernels.h"
 
-#define TRANSNEXT_DECLARE(function, Params) void function(const Params&, int);
-#if defined(TRANSNEXT_HAS_BASELINE)
-namespace transnext::cpu::baseline {
-TRANSNEXT_FOR_EACH_CPU_KERNEL(TRANSNEXT_DECLARE)
-}
-#endif
-#if defined(TRANSNEXT_HAS_NEON)
-namespace transnext::cpu::neon {
-TRANSNEXT_FOR_EACH_CPU_KERNEL(TRANSNEXT_DECLARE)
-}
-#endif
-#if defined(TRANSNEXT_HAS_AVX2)
-namespace transnext::cpu::avx2 {
-TRANSNEXT_FOR_EACH_CPU_KERNEL(TRANSNEXT_DECLARE)
-}
-#endif
-#if defined(TRANSNEXT_HAS_AVX512)
-namespace transnext::cpu::avx512 {
-TRANSNEXT_FOR_EACH_CPU_KERNEL(TRANSNEXT_DECLARE)
-}
-#endif
-#if defined(TRANSNEXT_HAS_AVX512_BF16)
-namespace transnext::cpu::avx512_bf16 {
-TRANSNEXT_FOR_EACH_CPU_KERNEL(TRANSNEXT_DECLARE)
-}
-#endif
-#undef TRANSNEXT_DECLARE
-
 namespace transnext::cpu {
-namespace {
 
 #define TRANSNEXT_POINTER(function, Params) void (*function)(const Params&, int);
-struct Level {
-  const char* name;
-  bool available;
+struct Kernels {
   TRANSNEXT_FOR_EACH_CPU_KERNEL(TRANSNEXT_POINTER)
 };
 #undef TRANSNEXT_POINTER
+
+#define TRANSNEXT_DECLARE(function, Params) void function(const Params&, int);
+#define TRANSNEXT_ENTRY(function, Params) function,
+#define TRANSNEXT_DECLARE_LEVEL(level)                                           \
+  namespace level {                                                              \
+  TRANSNEXT_FOR_EACH_CPU_KERNEL(TRANSNEXT_DECLARE)                               \
+  constexpr Kernels kKernels = {TRANSNEXT_FOR_EACH_CPU_KERNEL(TRANSNEXT_ENTRY)}; \
+  }
+#if defined(TRANSNEXT_HAS_BASELINE)
+TRANSNEXT_DECLARE_LEVEL(baseline)
+#endif
+#if defined(TRANSNEXT_HAS_NEON)
+TRANSNEXT_DECLARE_LEVEL(neon)
+#endif
+#if defined(TRANSNEXT_HAS_AVX2)
+TRANSNEXT_DECLARE_LEVEL(avx2)
+#endif
+#if defined(TRANSNEXT_HAS_AVX512)
+TRANSNEXT_DECLARE_LEVEL(avx512)
+#endif
+#if defined(TRANSNEXT_HAS_AVX512_BF16)
+TRANSNEXT_DECLARE_LEVEL(avx512_bf16)
+#endif
+#undef TRANSNEXT_DECLARE_LEVEL
+#undef TRANSNEXT_ENTRY
+#undef TRANSNEXT_DECLARE
+
+namespace {
+
+struct Level {
+  const char* name;
+  bool available;
+  const Kernels& kernels;
+};
 
 #if defined(TRANSNEXT_HAS_AVX2)
 bool has_avx2() {
@@ -59,33 +62,22 @@ bool has_avx512() {
 }
 #endif
 
-// Slowest first. The first is what every processor of the family can run.
+// Slowest first. Every processor of the family can run the first.
 const Level kLevels[] = {
 #if defined(TRANSNEXT_HAS_BASELINE)
-#define TRANSNEXT_ENTRY(function, Params) baseline::function,
-    {"baseline", true, TRANSNEXT_FOR_EACH_CPU_KERNEL(TRANSNEXT_ENTRY)},
-#undef TRANSNEXT_ENTRY
+    {"baseline", true, baseline::kKernels},
 #endif
 #if defined(TRANSNEXT_HAS_NEON)
-#define TRANSNEXT_ENTRY(function, Params) neon::function,
-    {"neon", true, TRANSNEXT_FOR_EACH_CPU_KERNEL(TRANSNEXT_ENTRY)},
-#undef TRANSNEXT_ENTRY
+    {"neon", true, neon::kKernels},
 #endif
 #if defined(TRANSNEXT_HAS_AVX2)
-#define TRANSNEXT_ENTRY(function, Params) avx2::function,
-    {"avx2", has_avx2(), TRANSNEXT_FOR_EACH_CPU_KERNEL(TRANSNEXT_ENTRY)},
-#undef TRANSNEXT_ENTRY
+    {"avx2", has_avx2(), avx2::kKernels},
 #endif
 #if defined(TRANSNEXT_HAS_AVX512)
-#define TRANSNEXT_ENTRY(function, Params) avx512::function,
-    {"avx512", has_avx512(), TRANSNEXT_FOR_EACH_CPU_KERNEL(TRANSNEXT_ENTRY)},
-#undef TRANSNEXT_ENTRY
+    {"avx512", has_avx512(), avx512::kKernels},
 #endif
 #if defined(TRANSNEXT_HAS_AVX512_BF16)
-#define TRANSNEXT_ENTRY(function, Params) avx512_bf16::function,
-    {"avx512_bf16", has_avx512() && __builtin_cpu_supports("avx512bf16"),
-     TRANSNEXT_FOR_EACH_CPU_KERNEL(TRANSNEXT_ENTRY)},
-#undef TRANSNEXT_ENTRY
+    {"avx512_bf16", has_avx512() && __builtin_cpu_supports("avx512bf16"), avx512_bf16::kKernels},
 #endif
 };
 
@@ -147,7 +139,7 @@ std::vector<std::string> available_levels() {
 
 #define TRANSNEXT_ENTRY_POINT(function, Params)      \
   void function(const Params& params, int threads) { \
-    level().function(params, threads);               \
+    level().kernels.function(params, threads);       \
   }
 TRANSNEXT_FOR_EACH_CPU_KERNEL(TRANSNEXT_ENTRY_POINT)
 #undef TRANSNEXT_ENTRY_POINT

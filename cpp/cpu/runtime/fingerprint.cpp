@@ -1,6 +1,7 @@
-// fingerprint on the CPU: 64 independent hashes, one for every eighth byte of a 512-byte stripe, folded into
-// one at the end. Independent, so that the latency of a step's product does not limit it: with 64-bit
-// products in vectors it reads at memory's speed, with emulated ones (AVX2) on two threads.
+// fingerprint on the CPU: 64 independent hashes, one for every eighth byte of a 512-byte stripe,
+// folded into one at the end. They are independent, so the latency of a step's multiplication does
+// not limit the speed: with 64-bit vector multiplications one thread reads as fast as memory
+// allows, with emulated ones (AVX2) two threads do.
 #include "transnext/fingerprint.h"
 
 #include "cpu/runtime/kernels.h"
@@ -11,7 +12,7 @@ TRANSNEXT_BEGIN_LEVEL
 
 namespace {
 
-// Eight words, whatever this level's registers hold: every level gives the same hash.
+// Eight words, whatever the width of this level's registers: every level computes the same hash.
 typedef Hash Words __attribute__((vector_size(64)));
 
 constexpr int kVectors = 8;
@@ -35,7 +36,8 @@ Hash hash_of(const MemorySpan& span) {
   const char* bytes = static_cast<const char*>(span.data);
   const index_t whole = span.bytes / kStripe * kStripe;
   for (index_t at = 0; at < whole; at += kStripe) absorb(state, bytes + at);
-  if (whole < span.bytes) {  // zeros follow; the length tells them from zeros that are there
+  if (whole <
+      span.bytes) {  // padded with zeros; the length distinguishes them from zeros in the data
     char last[kStripe] = {};
     __builtin_memcpy(last, bytes + whole, static_cast<unsigned long>(span.bytes - whole));
     absorb(state, last);

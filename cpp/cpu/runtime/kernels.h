@@ -1,5 +1,5 @@
-// The list of CPU kernels, from which their declarations per level, the table of function pointers
-// and the public entry points (dispatch.cpp) are made.
+// The list of CPU kernels, which generates their declarations per level, the tables of function
+// pointers and the public entry points (dispatch.cpp).
 #pragma once
 
 #include "transnext/aggregated_attention.h"
@@ -34,7 +34,7 @@
   X(window_qk, WindowQkParams)                                        \
   X(window_qk_backward, WindowQkBackwardParams)
 
-// Within a level, a kernel that is put together from others calls those of its own level.
+// Within a level, a kernel that is composed of others calls those of its own level.
 #if defined(TRANSNEXT_CPU_LEVEL)
 namespace transnext::cpu::TRANSNEXT_CPU_LEVEL {
 #define TRANSNEXT_DECLARE(function, Params) void function(const Params& params, int threads);

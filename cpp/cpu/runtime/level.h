@@ -1,7 +1,7 @@
-// What every kernel source begins with: its namespace, named after the instruction set that CMake
-// compiles it for. Everything a kernel source defines lives in that namespace, and no template or
-// inline function of the standard library is used there: the linker would keep one copy of such a
-// function for all levels, perhaps the one with instructions that this processor lacks.
+// The namespace of every kernel source, named after the instruction set that CMake compiles it for.
+// Everything that a kernel source defines lives in that namespace, and it uses no template or
+// inline function of the standard library: the linker would keep one copy of such a function for
+// all levels, perhaps one with instructions that this processor lacks.
 #pragma once
 
 #if !defined(TRANSNEXT_CPU_LEVEL)

@@ -8,9 +8,10 @@ namespace {
 
 constexpr std::size_t kAlignment = 64;
 
-// Freed blocks that a thread keeps for its next kernel: the C library would give large ones back to
-// the system, and each next use would begin with a page fault per 4 KiB. A block carries its size in
-// front; sizes are rounded up to a quarter of a power of two, so that similar shapes share blocks.
+// Freed blocks that a thread keeps for its next kernel: the C library would return large ones to
+// the system, and each next use would start with a page fault per 4 KiB. A block stores its size in
+// front; sizes are rounded up to a quarter of a power of two, so that similar shapes reuse the same
+// blocks.
 class BlockCache {
  public:
   BlockCache() = default;
@@ -41,7 +42,7 @@ class BlockCache {
     return reinterpret_cast<char*>(block) + kAlignment;
   }
 
-  void give_back(void* memory) {
+  void release(void* memory) {
     auto* block = reinterpret_cast<Block*>(static_cast<char*>(memory) - kAlignment);
     const std::size_t bytes = class_bytes(block->size_class);
     if (kept_bytes_ + bytes > kMostBytes) {
@@ -103,7 +104,7 @@ void* allocate_scratch(index_t bytes) {
 }
 
 void free_scratch(void* memory) noexcept {
-  cache.give_back(memory);
+  cache.release(memory);
 }
 #endif
 

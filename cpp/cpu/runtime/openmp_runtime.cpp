@@ -13,8 +13,8 @@ namespace transnext::cpu {
 namespace {
 
 #if defined(__linux__)
-// Whether this process was forked and has started no program since, as the kernel knows. A parent may
-// then have used the runtime before this library was loaded.
+// Whether this process was forked and has not called exec since, according to the kernel. Its
+// parent may then have used the runtime before this library was loaded.
 bool is_forked() {
   constexpr unsigned kForkedWithoutExec = 0x40;  // PF_FORKNOEXEC
   char text[512] = "";
@@ -36,16 +36,16 @@ bool is_forked() {
 }
 #endif
 
-// Found out, and later forks heard of, when the library is loaded: whatever has run in a parent, its
-// children know.
+// Set, and the handler of later forks registered, when the library is loaded: whatever a parent has
+// run, its children know.
 std::atomic<bool> forked{[] {
   pthread_atfork(nullptr, nullptr, [] { forked.store(true); });
   return is_forked();
 }()};
 
 #if defined(__linux__)
-// The library that PyTorch's CPU kernels are in. Asking it for a symbol asks the libraries it is
-// linked with, so that other packages' copies of an OpenMP runtime are not mistaken for its own.
+// The library with PyTorch's CPU kernels. Looking up a symbol in it searches the libraries that it
+// is linked with, so other packages' copies of an OpenMP runtime are not mistaken for its own.
 constexpr char kTorchLibrary[] = "libtorch_cpu.so";
 
 int look_for_torch(dl_phdr_info* info, std::size_t, void* result) {
@@ -70,7 +70,7 @@ OpenMpParallel find_parallel() {
 }  // namespace
 
 OpenMpParallel openmp_parallel() {
-  // First, since a thread that is gone may have been about to find it.
+  // Checked first, since a thread that no longer exists may have been looking it up.
   if (forked.load(std::memory_order_relaxed)) return nullptr;
   static const OpenMpParallel found = find_parallel();
   return found;

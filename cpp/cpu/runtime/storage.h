@@ -1,4 +1,5 @@
-// From the element type a tensor has at run time to the types a kernel is compiled for.
+// Selects the types that a kernel is compiled for by the element type that a tensor has at run
+// time.
 #pragma once
 
 #include "cpu/simd/simd.h"

@@ -14,8 +14,8 @@
 namespace transnext::cpu {
 namespace {
 
-// How long a thread looks for work, or for the end of it, before it sleeps: a few microseconds,
-// about what waking costs. Longer would take time from the caller's other threads.
+// How long a thread spins for work, or for its end, before it sleeps: a few microseconds, about the
+// cost of waking it. Longer spinning would steal time from the caller's other threads.
 constexpr int kSpins = 256;
 
 void relax() {
@@ -30,12 +30,12 @@ void relax() {
 thread_local bool inside_task = false;
 
 // One parallel_for. It lives on the caller's stack: `attached` counts the workers that may still
-// look at it.
+// access it.
 struct Job {
   void (*function)(void*, index_t);
   void* context;
   index_t count;
-  int places;  // workers that may still join, guarded by the pool's mutex
+  int open_slots;  // workers that may still join, guarded by the pool's mutex
   std::atomic<index_t> next{0};
   std::atomic<int> attached{0};
   std::atomic<bool> failed{false};
@@ -66,7 +66,8 @@ class ThreadPool {
     }
     Job job{function, context, count, static_cast<int>(wanted) - 1};
     if (const OpenMpParallel parallel = openmp_parallel()) {
-      // Always the same number of threads, also for fewer tasks: the runtime keeps its team.
+      // Always the same number of threads, even for fewer tasks, so that the runtime keeps its
+      // team.
       parallel([](void* data) { static_cast<Job*>(data)->work(); }, &job,
                static_cast<unsigned>(max_threads), 0);
       if (job.error) std::rethrow_exception(job.error);
@@ -74,14 +75,14 @@ class ThreadPool {
     }
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      while (workers_ < job.places && add_worker()) ++workers_;
+      while (workers_ < job.open_slots && add_worker()) ++workers_;
       job_ = &job;
       posted_.fetch_add(1);
     }
     wake_.notify_all();
     job.work();
     {
-      // No worker joins from here on; those that did are waited for.
+      // No worker joins from here on; wait for those that did.
       std::unique_lock<std::mutex> lock(mutex_);
       job_ = nullptr;
       for (int spin = 0; spin < kSpins && job.attached.load() > 0; ++spin) {
@@ -95,7 +96,7 @@ class ThreadPool {
   }
 
  private:
-  // False where the system gives no more threads: the ones there are do the work.
+  // False if the system creates no more threads: the existing ones do the work.
   bool add_worker() {
     try {
       std::thread([this] { serve(); }).detach();
@@ -108,16 +109,16 @@ class ThreadPool {
   void serve() {
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
-      while (job_ == nullptr || job_->places == 0) {
+      while (job_ == nullptr || job_->open_slots == 0) {
         const unsigned seen = posted_.load();
         lock.unlock();
         for (int spin = 0; spin < kSpins && posted_.load(std::memory_order_relaxed) == seen; ++spin)
           relax();
         lock.lock();
-        wake_.wait(lock, [&] { return posted_.load() != seen || (job_ && job_->places > 0); });
+        wake_.wait(lock, [&] { return posted_.load() != seen || (job_ && job_->open_slots > 0); });
       }
       Job* job = job_;
-      --job->places;
+      --job->open_slots;
       job->attached.fetch_add(1);
       lock.unlock();
       job->work();
@@ -136,15 +137,15 @@ class ThreadPool {
 };
 
 // Never destroyed, since detached workers wait in it until the process ends. A forked child has
-// none of the workers and perhaps locked mutexes, so it starts with a new pool in the same place.
+// none of the workers and perhaps locked mutexes, so it constructs a new pool in the same memory.
 alignas(ThreadPool) unsigned char pool_storage[sizeof(ThreadPool)];
 
 ThreadPool* new_pool() {
   return new (pool_storage) ThreadPool;
 }
 
-// Made, and forks prepared for, when the library is loaded: a pool made by the first loop would be
-// too late for a process that forks while that loop makes it.
+// Created, with its fork handlers, when the library is loaded: if the first loop created it, a
+// process that forks at that moment would be unprotected.
 ThreadPool* const pool = [] {
   pthread_atfork(nullptr, nullptr, [] { new_pool(); });
   return new_pool();

@@ -1,7 +1,7 @@
 // Parallel loops on the threads of PyTorch's own OpenMP runtime (openmp_runtime.h), or on a small
-// persistent pool where there is none. The number of threads is an argument of every call, so that
-// the caller's setting (torch.get_num_threads) is followed; the pool keeps as many workers as were
-// ever asked for.
+// persistent pool where there is none. The number of threads is an argument of every call, so the
+// caller's setting (torch.get_num_threads) is followed; the pool keeps as many workers as were ever
+// requested.
 #pragma once
 
 #include <type_traits>
@@ -15,9 +15,9 @@ void run_tasks(index_t count, int max_threads, void (*function)(void*, index_t),
 }  // namespace detail
 
 // Calls task(0) .. task(count - 1), each exactly once, in any order, on at most max_threads threads
-// including this one, and returns when all are done. The first exception is rethrown here and later
-// tasks are skipped. A call from inside a task, or while another thread uses the pool, runs its
-// tasks on the calling thread.
+// including this one, and returns when all are done. The first exception is rethrown here, and the
+// remaining tasks are skipped. A call from inside a task, or while another thread uses the pool,
+// runs its tasks on the calling thread.
 template <class Task>
 void parallel_for(index_t count, int max_threads, Task&& task) {
   using Callable = std::remove_reference_t<Task>;

@@ -1,4 +1,4 @@
-// Views of tensors and scratch memory, for kernels that are put together from others.
+// Views of tensors and scratch memory, for kernels that are composed of others.
 #pragma once
 
 #include "cpu/attention/tokens.h"
@@ -20,7 +20,7 @@ inline View<kRank> contiguous(void* data, DType dtype, const index_t (&shape)[kR
   return view;
 }
 
-// Whether each image's tokens follow those of the image before at the same distance.
+// Whether the tokens of all images are equally spaced in memory.
 inline bool joined(const View<3>& tensor) {
   return tensor.shape[0] <= 1 || tensor.stride[0] == tensor.shape[1] * tensor.stride[1];
 }

@@ -87,7 +87,7 @@ inline HalfBits round_to_bfloat16(Vector<float> x) {
   return __builtin_convertvector(x == x ? rounded : nan, HalfBits);
 }
 
-// One instruction where there is one, which takes subnormal numbers for zero.
+// One instruction if the level has it; that flushes subnormal numbers to zero.
 inline HalfBits to_bfloat16(Vector<float> x) {
 #if defined(__AVX512BF16__)
   return reinterpret_cast<HalfBits>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(x)));
@@ -97,7 +97,7 @@ inline HalfBits to_bfloat16(Vector<float> x) {
 }
 
 #if defined(__AVX512F__)
-// The masked forms: GCC 12 warns of the undefined operand inside the unmasked ones.
+// The masked forms, because GCC 12 warns of the undefined operand inside the unmasked ones.
 constexpr __mmask16 kAllLanes = 0xffff;
 #endif
 
@@ -162,7 +162,8 @@ inline void store_row(const C* row, index_t stride, index_t count, T* target) {
 }
 
 #if defined(__AVX512F__)
-// The first `count` elements of a vector from contiguous storage, zeros behind them, and to it.
+// Loads the first `count` elements of a vector from contiguous storage, zeros for the rest, and
+// stores them.
 template <class C, class T>
 inline Vector<C> load_part(const T* source, index_t count) {
   const unsigned mask = (1u << count) - 1u;
@@ -195,7 +196,8 @@ inline void store_part(T* target, index_t count, Vector<C> vector) {
 }
 #endif
 
-// One vector at a row's position `first`, zero or unwritten from `count` on.
+// Loads or stores one vector at position `first` of a row; elements from `count` on are zero or not
+// written.
 template <class C, class T>
 inline Vector<C> load_lanes(const T* source, index_t stride, index_t first, index_t count) {
   if (stride == 1 && first + kLanes<C> <= count) return load_vector<C>(source + first);

@@ -5,10 +5,11 @@
 
 TRANSNEXT_BEGIN_LEVEL
 
-// exp(x) = 2^n p(r), n = round(x / ln 2). For double, r = x - n ln 2 with ln 2 split so that n * high
-// is exact, and p the Taylor series of exp(r) up to where its next term is below a quarter of an ulp.
-// For float, r = x / ln 2 - n and p the minimax polynomial of 2^r of degree 5 (9e-8 relative): ln 2
-// is not split, since the arguments are differences of logits, whose own rounding weighs as much.
+// exp(x) = 2^n p(r), n = round(x / ln 2). For double, r = x - n ln 2 with ln 2 split so that n *
+// high is exact, and p the Taylor series of exp(r) up to where its next term is below a quarter of
+// an ulp. For float, r = x / ln 2 - n and p the minimax polynomial of 2^r of degree 5 (9e-8
+// relative): ln 2 is not split, since the arguments are differences of logits, whose own rounding
+// error is as large.
 //
 // n is found by adding 1.5 * 2^(mantissa bits) + the exponent's bias: the sum's low bits are then
 // the exponent field of 2^n.
@@ -51,10 +52,10 @@ struct ExpConstants<double> {
   }
 };
 
-// Relative error below 2e-7 + 8e-8 |x| (float), 3e-16 (double) for arguments from kLowest to kHighest;
-// exactly 0 below (also for -infinity), anything above; NaN for NaN. kCount vectors at a time: each
-// step is a chain of dependent multiply-adds, and processors look too few instructions ahead to
-// overlap the chains of several vectors that follow one another.
+// Relative error below 2e-7 + 8e-8 |x| (float), 3e-16 (double) for arguments from kLowest to
+// kHighest; exactly 0 below (also for -infinity), undefined above; NaN for NaN. Computes kCount
+// vectors at a time: each step is a chain of dependent multiply-adds, and a processor's window is
+// too short to overlap the chains of consecutive vectors.
 template <class C, int kCount>
 inline void exp_bounded(Vector<C> (&x)[kCount]) {
   using K = ExpConstants<C>;
@@ -82,9 +83,8 @@ inline Vector<C> exp_bounded(Vector<C> x) {
 }
 
 // GELU(x) = x Phi(x) and its derivative Phi(x) + x phi(x), Phi and phi the normal distribution and
-// density, for kCount vectors at a time: each step is a chain of dependent multiply-adds, and
-// processors look too few instructions ahead to overlap the chains of several vectors that follow
-// one another.
+// density, for kCount vectors at a time: each step is a chain of dependent multiply-adds, and a
+// processor's window is too short to overlap the chains of consecutive vectors.
 
 // x[v] = the sum of coefficient[i] x[v]^i.
 template <class C, int kTerms, int kCount>
@@ -100,7 +100,7 @@ inline void polynomial(const C (&coefficient)[kTerms], Vector<C> (&x)[kCount]) {
 
 // Phi(x). Phi - 1/2 is an odd function, x times a polynomial in x^2: no exponential, no division.
 // The polynomial is in x^2 - kCentre, the middle of the range it is fitted on (minimax, 2e-8):
-// there its terms are small, so that nothing cancels. Beyond the range the result is exactly 0 or 1.
+// there its terms are small and nothing cancels. Beyond the range the result is exactly 0 or 1.
 template <int kCount>
 inline void normal_distribution(const Vector<float> (&x)[kCount], Vector<float> (&normal)[kCount]) {
   constexpr float kHalf[15] = {0.133392558f,    -0.004736098f,    0.00024973962f,  -1.42893578e-05f,
@@ -125,7 +125,7 @@ inline void normal_density(const Vector<float> (&x)[kCount], Vector<float> (&den
                                0.0221441425f, 0.00385998259f, 0.000529654499f};
   constexpr float kLargestSquare = 160.0f;
   constexpr float kScale = -0.72134752f;  // -1 / (2 ln 2)
-  constexpr float kRound = 12582912.0f;   // its sums' low bits are the integer, as in exp
+  constexpr float kRound = 12582912.0f;   // adding it leaves the integer in the low bits, as in exp
   Vector<float> exponent[kCount];
   for (int v = 0; v < kCount; ++v) {
     const Vector<float> square = minimum(x[v] * x[v], broadcast(kLargestSquare));
@@ -179,9 +179,9 @@ inline void normal_distribution(const Vector<double> (&x)[kCount],
   }
 }
 
-// x[v] = GELU(x[v]). Absolute error below 2.5e-7 max(1, |x|) (float), 1e-15 max(1, |x|) (double), as
-// cpp/tests/math_accuracy.cpp measures it. Infinity stays itself, -infinity becomes NaN, as the
-// formula has it (-infinity * 0) and PyTorch with it; a NaN stays one.
+// x[v] = GELU(x[v]). Absolute error below 2.5e-7 max(1, |x|) (float), 1e-15 max(1, |x|) (double),
+// as cpp/tests/math_accuracy.cpp measures it. Infinity stays infinity; -infinity becomes NaN
+// (-infinity * 0), as in the formula and in PyTorch; NaN stays NaN.
 template <class C, int kCount>
 inline void gelu(Vector<C> (&x)[kCount]) {
   Vector<C> normal[kCount];
@@ -189,8 +189,8 @@ inline void gelu(Vector<C> (&x)[kCount]) {
   for (int v = 0; v < kCount; ++v) x[v] = x[v] * normal[v];
 }
 
-// The value and the derivative, whose absolute error is below 3e-7 (float), 1e-15 (double); of an
-// infinity the derivative is NaN (infinity * 0), as in PyTorch.
+// The value and the derivative, whose absolute error is below 3e-7 (float), 1e-15 (double); the
+// derivative at an infinity is NaN (infinity * 0), as in PyTorch.
 template <class C, int kCount>
 inline void gelu(const Vector<C> (&x)[kCount], Vector<C> (&value)[kCount],
                  Vector<C> (&slope)[kCount]) {

@@ -1,5 +1,5 @@
-// Vectors of the compute type C (float or double), as wide as this level's registers, by the
-// compilers' own vector types: ordinary operators, every architecture.
+// Vectors of the compute type C (float or double), as wide as this level's registers. They are the
+// compilers' own vector types, with ordinary operators on every architecture.
 #pragma once
 
 #if defined(__AVX2__)
@@ -11,8 +11,8 @@
 #include "cpu/runtime/level.h"
 #include "transnext/tensor.h"
 
-// For the phases of a kernel: each compiled by itself. Inlined into one another they compete for
-// registers, and the whole is up to a tenth slower, a little differently after every change.
+// Keeps the phases of a kernel from being inlined into one another: they would compete for
+// registers, and the kernel would be up to a tenth slower, varying with every change.
 #define TRANSNEXT_PHASE __attribute__((noinline))
 
 TRANSNEXT_BEGIN_LEVEL
@@ -44,10 +44,10 @@ struct Simd<double> {
 
 template <class C>
 using Vector = typename Simd<C>::Vector;
-// Half as many lanes: what head dim 24 leaves over from whole vectors of 16 floats.
+// Half as many lanes: the rest of head dim 24 after a whole vector of 16 floats.
 template <class C>
 using HalfVector = typename Simd<C>::Half;
-// All bits of a lane set or none, as comparisons give it and `mask ? a : b` takes it.
+// Each lane has all bits set or none, as comparisons return and `mask ? a : b` expects.
 template <class C>
 using Mask = typename Simd<C>::Mask;
 template <class C>
@@ -59,9 +59,8 @@ constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(C));
 template <class V>
 using LaneOf = std::remove_reference_t<decltype((*static_cast<V*>(nullptr))[0])>;
 
-// A vector's place among lanes of its own type, at any address. Written as such, and not as bytes,
-// which could be anything's, it leaves what compilers know of a kernel's pointers and sizes alone:
-// they need not be read again after every store.
+// An unaligned vector of lanes of its own type. Bytes may alias anything, so compilers would reload
+// a kernel's pointers and sizes after every store of bytes; this type avoids that.
 template <class V>
 struct Lanes {
   typedef V Unaligned __attribute__((aligned(alignof(LaneOf<V>))));
@@ -100,8 +99,9 @@ inline Mask<C> lane_numbers() {
   return numbers;
 }
 
-// b where either is NaN, as the x86 instructions have it. GCC 12 does not see the instruction in the
-// comparison. Masked where it warns of the undefined operand inside the unmasked form.
+// b where either is NaN, as the x86 instructions define it. GCC 12 does not recognise the
+// instruction in the comparison. The masked form, because it warns of the undefined operand inside
+// the unmasked one.
 #if defined(__AVX512F__)
 inline Vector<float> maximum(Vector<float> a, Vector<float> b) {
   return _mm512_maskz_max_ps(0xffff, a, b);
@@ -139,7 +139,7 @@ inline V minimum(V a, V b) {
 }
 #endif
 
-// value in the valid lanes, 0 in the others, whatever is there.
+// value in the valid lanes, 0 in the others, whatever they hold.
 template <class C>
 inline Vector<C> masked(Vector<C> value, Mask<C> valid) {
   return reinterpret_cast<Vector<C>>(reinterpret_cast<Mask<C>>(value) & valid);
@@ -165,7 +165,7 @@ inline C sum_lanes(Vector<C> vector) {
   return sum;
 }
 
-// The set lanes of a mask as compactly as this level can have them: a bit each, or the mask itself.
+// A mask in this level's most compact form: one bit per lane, or the mask itself.
 #if defined(__AVX512DQ__)
 template <class C>
 using LaneSet = unsigned;
@@ -241,7 +241,7 @@ inline Vector<C> select(LaneSet<C> lanes, Vector<C> a, Vector<C> b) {
 template <class C>
 inline Vector<C> square_root(Vector<C> vector) {
 #if defined(__AVX512F__)
-  // The masked forms: GCC 12 warns of the undefined operand inside the unmasked ones.
+  // The masked forms, because GCC 12 warns of the undefined operand inside the unmasked ones.
   if constexpr (sizeof(C) == 4)
     return reinterpret_cast<Vector<C>>(
         _mm512_maskz_sqrt_ps(0xffff, reinterpret_cast<__m512>(vector)));

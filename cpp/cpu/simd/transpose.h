@@ -32,8 +32,7 @@ inline void exchange(Vector<C>& a, Vector<C>& b, std::integer_sequence<int, kLan
   b = high;
 }
 
-// Transposes a square of kLanes vectors: at each step, the off-diagonal blocks of that size change
-// places.
+// Transposes a square of kLanes vectors: each step swaps the off-diagonal blocks of its size.
 template <class C, int kStep = 1>
 inline void transpose_square(Vector<C> (&square)[kLanes<C>]) {
   if constexpr (kStep < kLanes<C>) {

@@ -1,4 +1,4 @@
-// All kernels, or the groups of them that TRANSNEXT_KERNELS says: one file for each set of GPUs.
+// All kernels, or the groups selected by TRANSNEXT_KERNELS: one object per set of GPUs.
 #include "cuda/compiled/kernel_table.h"
 #include "cuda/kernels/attention/forward/aggregated_attention_forward.cuh"
 

@@ -1,6 +1,6 @@
-// The compiled kernels by name: each .cu file of this folder turns its list in cuda/instances into a
-// table, or into several where it is compiled several times, and run.cu looks a launch's kernel up in
-// all of them.
+// The compiled kernels by name: each .cu file of this folder turns its list in cuda/instances into
+// a table, or into several if it is compiled several times, and run.cu looks up a launch's kernel
+// in all of them.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +9,7 @@ namespace transnext::cuda {
 
 struct Kernel {
   const char* name;
-  const void* function;  // what cudaLaunchKernel takes
+  const void* function;  // for cudaLaunchKernel
 };
 
 struct KernelTable {
@@ -22,7 +22,7 @@ constexpr KernelTable table_of(const Kernel (&kernels)[kSize]) {
   return {kernels, kSize};
 }
 
-// A table that is not its operator's first.
+// A further table of an operator.
 struct KernelPart {
   explicit KernelPart(const KernelTable& kernels) : table(kernels), next(first) { first = this; }
 
@@ -31,10 +31,11 @@ struct KernelPart {
   static const KernelPart* first;
 };
 
-// An entry of a table, as the lists in cuda/instances write it. Names may hold commas.
+// An entry of a table, as written in the lists of cuda/instances. Names may hold commas.
 #define TRANSNEXT_KERNEL(...) {#__VA_ARGS__, reinterpret_cast<const void*>(&__VA_ARGS__)},
 
-// The table of an operator whose kernels are in groups: its function, where the first group is in it.
+// Defines the table of an operator whose kernels are in groups: as the operator's function if it
+// holds the first group.
 #if defined(TRANSNEXT_KERNELS) && (TRANSNEXT_KERNELS & 1) == 0
 #define TRANSNEXT_KERNEL_TABLE(name, kernels) \
   static const KernelPart name##_part(table_of(kernels));

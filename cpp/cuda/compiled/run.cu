@@ -12,7 +12,7 @@ const KernelPart* KernelPart::first = nullptr;
 
 namespace {
 
-constexpr unsigned kDefaultSharedBytes = 48 * 1024;  // more needs to be asked for
+constexpr unsigned kDefaultSharedBytes = 48 * 1024;  // more must be requested
 
 int attribute(cudaDeviceAttr name, int device) {
   int value = 0;
@@ -33,7 +33,7 @@ std::string sizes(const unsigned (&values)[3]) {
          std::to_string(values[2]) + ")";
 }
 
-// What the device or the driver would have to be, for an error that they are the reason of.
+// What the device or the driver must be, for an error that they cause.
 std::string needed(cudaError_t status, int device) {
   switch (status) {
     case cudaErrorInsufficientDriver: {
@@ -58,7 +58,7 @@ std::string needed(cudaError_t status, int device) {
 
 [[noreturn]] void fail(const char* op, cudaError_t status, const std::string& what, int device) {
   const std::string reason = needed(status, device);
-  cudaGetLastError();  // an error that does not last is not to be found by a later call
+  cudaGetLastError();  // clears an error that is not sticky, so that no later call sees it
   throw std::runtime_error(std::string(op) + ": " + what + ": CUDA error " +
                            cudaGetErrorName(status) + ": " + cudaGetErrorString(status) + reason);
 }
@@ -74,7 +74,7 @@ std::string needed(cudaError_t status, int device) {
   fail(op, status, what, device);
 }
 
-// Makes `device` current for the time of a launch.
+// Makes `device` current during a launch.
 class DeviceGuard {
  public:
   DeviceGuard(int device, const char* op) {
@@ -97,7 +97,7 @@ class DeviceGuard {
   bool changed_ = false;
 };
 
-// Calls visit(kernel) with the kernels of a table until it returns true, and says whether it did.
+// Calls visit(kernel) for the kernels of a table until it returns true; returns whether it did.
 template <class Visit>
 bool visit_table(const KernelTable& table, const Visit& visit) {
   for (const Kernel* kernel = table.begin; kernel != table.begin + table.size; ++kernel)
@@ -105,7 +105,7 @@ bool visit_table(const KernelTable& table, const Visit& visit) {
   return false;
 }
 
-// Calls visit(kernel) with every kernel until it returns true.
+// Calls visit(kernel) for every kernel until it returns true.
 template <class Visit>
 void visit_kernels(const Visit& visit) {
   for (const KernelTable& table :

@@ -1,4 +1,4 @@
-// Running an operator's launches with the kernels compiled into the library.
+// Runs an operator's launches with the kernels compiled into the library.
 #pragma once
 
 #include "cuda/plans/launches.h"
@@ -6,8 +6,8 @@
 namespace transnext::cuda {
 
 // Enqueues the kernels on `stream`, a cudaStream_t of device number `device`, and does not wait for
-// them. Throws std::runtime_error that names the operator, the kernel and what is needed if the
-// library has not got a kernel or CUDA reports an error, which may be that of an earlier launch.
+// them. Throws std::runtime_error, which names the operator, the kernel and what is needed, if the
+// library lacks a kernel or CUDA reports an error, perhaps that of an earlier launch.
 void run(const char* op, const Launches& launches, int device, void* stream);
 
 }  // namespace transnext::cuda

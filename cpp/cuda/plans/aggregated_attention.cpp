@@ -12,13 +12,13 @@ namespace transnext {
 
 namespace {
 
-// Queries that tiles of a size have room for.
+// Query slots in all tiles of a size.
 index_t room(const TileSize& tile, Grid grid) {
   return ceil_divide(grid.height, tile.rows) * tile.rows * ceil_divide(grid.width, tile.columns) *
          tile.columns;
 }
 
-// The kernels count in int what lies in one image and head.
+// The kernels index one image and head with int.
 void check_strides(const char* name, const View<4>& view) {
   constexpr index_t kMost = 0x7fffffff;
   for (const int axis : {1, 3}) {
@@ -29,8 +29,8 @@ void check_strides(const char* name, const View<4>& view) {
   }
 }
 
-// Whether places in a head's bias are sums of a query's and a key's, as far as the host can know, and
-// fit an int.
+// Whether the offset of a head's bias is the sum of a query's and a key's, as far as the host can
+// tell, and fits an int.
 bool may_be_in_place(const PoolBias& bias) {
   const View<3>& values = bias.values;
   const index_t entries = std::abs(values.stride[1]) * (values.shape[1] - 1) +
@@ -60,7 +60,7 @@ AttentionPlan aggregated_attention_plan(DType dtype, index_t batch, index_t head
                    {static_cast<unsigned>(tile.queries()), 1, 1},
                    static_cast<unsigned>(at.bytes)};
   };
-  // Larger tiles where they leave few of their threads idle, and where there are kernels with them.
+  // Larger tiles where they leave few threads idle and such a kernel exists.
   const index_t small_room = room(SmallTile::kSize, grid);
   const bool has_medium =
       plan.window == kNoWindow ? plan.channels == 24 : plan.window == 3 && kind.element == 2;

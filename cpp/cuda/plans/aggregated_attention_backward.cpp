@@ -18,7 +18,7 @@ using Launch = AggregatedAttentionBackwardLaunch;
 
 constexpr const char* kOp = "aggregated_attention_backward";
 
-// Blocks of the pooled side where that many have enough to do, queries that are enough.
+// Blocks wanted for the pooled side, and the fewest queries that a block is worth.
 constexpr index_t kPooledBlocks = 2048;
 constexpr index_t kLeastSliceQueries = 256;
 
@@ -32,8 +32,8 @@ std::string kernel(const char* part, const Params& p) {
                      std::to_string(padded_channels(p.in.q.shape[3])));
 }
 
-// Shared memory of a block of which a multiprocessor holds those that make up a quarter of its
-// threads at least.
+// Shared memory that a block may use if a multiprocessor is to hold blocks with at least a quarter
+// of its threads.
 int wanted_shared_bytes(int architecture) {
   const int most = most_shared_bytes(architecture);
   return architecture < 80 ? most : most / 2 - 1024;
@@ -58,45 +58,45 @@ AttentionTokenShared token_shared(const Params& p, int tile_height, int tile_wid
                  : 0;
   const index_t cells = window * window;
   AttentionTokenShared at = {};
-  constexpr index_t kTooLarge = 1 << 30;  // any window may be asked for
-  const auto take = [&](int& offset, index_t bytes) {
+  constexpr index_t kTooLarge = 1 << 30;  // callers may pass any window size
+  const auto reserve = [&](int& offset, index_t bytes) {
     offset = at.bytes;
     at.bytes = static_cast<int>(std::min(at.bytes + (bytes + 15) / 16 * 16, kTooLarge));
   };
-  const auto take_floats = [&](int& offset, index_t count) { take(offset, count * 4); };
-  take(at.state, kAttentionStateBytes);
-  take(at.query, queries * row);
-  take(at.d_out, queries * row);
-  take(at.key, keys * row);
-  // The values are done with when the pooled keys come.
+  const auto reserve_floats = [&](int& offset, index_t count) { reserve(offset, count * 4); };
+  reserve(at.state, kAttentionStateBytes);
+  reserve(at.query, queries * row);
+  reserve(at.d_out, queries * row);
+  reserve(at.key, keys * row);
+  // The pooled keys overwrite the values, which are no longer needed.
   at.value = at.bytes;
-  for (int* offset : {&at.pool_key, &at.pool_value}) take(*offset, kAttentionPoolTile * row);
-  take(at.pool_unit, element_bytes(p.in.q.dtype) == 4 ? 0 : kAttentionPoolTile * row);
+  for (int* offset : {&at.pool_key, &at.pool_value}) reserve(*offset, kAttentionPoolTile * row);
+  reserve(at.pool_unit, element_bytes(p.in.q.dtype) == 4 ? 0 : kAttentionPoolTile * row);
   at.bytes = std::max({at.bytes, at.value + keys * row, at.value + kAttentionPartialSumBytes});
-  for (int* offset : {&at.order, &at.place}) take_floats(*offset, queries);
+  for (int* offset : {&at.order, &at.bias_offset}) reserve_floats(*offset, queries);
   for (int* offset :
        {&at.query_inverse, &at.d_out_norm, &at.length_scale, &at.log_sum_exp, &at.delta, &at.total})
-    take_floats(*offset, queries);
-  for (int* offset : {&at.key_inverse, &at.key_embedding}) take_floats(*offset, keys);
+    reserve_floats(*offset, queries);
+  for (int* offset : {&at.key_inverse, &at.key_embedding}) reserve_floats(*offset, keys);
   for (int* offset : {&at.pool_inverse, &at.pool_embedding, &at.pool_row, &at.pool_column})
-    take_floats(*offset, kAttentionPoolTile);
+    reserve_floats(*offset, kAttentionPoolTile);
   for (int* offset : {&at.probability, &at.d_weight, &at.weight})
-    take_floats(*offset, queries * cells);
-  take_floats(at.gradient, own * dim);
-  take_floats(at.d_scale, own);
-  take_floats(at.tokens, cells * dim);
-  take_floats(at.embedding, dim);
-  for (int* offset : {&at.local_bias, &at.token_bias}) take_floats(*offset, cells);
+    reserve_floats(*offset, queries * cells);
+  reserve_floats(at.gradient, own * dim);
+  reserve_floats(at.d_scale, own);
+  reserve_floats(at.tokens, cells * dim);
+  reserve_floats(at.embedding, dim);
+  for (int* offset : {&at.local_bias, &at.token_bias}) reserve_floats(*offset, cells);
   return at;
 }
 
-// The rectangle of tokens that makes least work of the grid, of those whose blocks fit.
+// The rectangle of tokens with the least work for the grid, among those whose blocks fit.
 void choose_tile(const Params& p, int architecture, AttentionBackwardPlan& plan) {
   constexpr index_t kMostSide = 16;
   const Grid grid = p.in.grid;
   const index_t reach = std::max<index_t>(p.in.window_size - 1, 0);
-  // Of a block: its queries with those of the halo, 16 at a time, the keys that those see, and all
-  // pooled keys, which it brings whatever its queries are.
+  // Cost of a block: its queries with their halo, 16 at a time, the keys they see, and all pooled
+  // keys, which it loads however few queries it has.
   const auto work = [&](index_t height, index_t width) {
     const index_t queries =
         std::min(height + reach, grid.height) * std::min(width + reach, grid.width);
@@ -127,7 +127,8 @@ void choose_tile(const Params& p, int architecture, AttentionBackwardPlan& plan)
     plan.tiles_x = static_cast<int>(ceil_divide(grid.width, plan.tile_width));
     return;
   }
-  throw std::invalid_argument(std::string(kOp) + ": the CUDA kernels take smaller windows than " +
+  throw std::invalid_argument(std::string(kOp) +
+                              ": the CUDA kernels reserve smaller windows than " +
                               std::to_string(p.in.window_size) + " with head dim " +
                               std::to_string(p.in.q.shape[3]) + ", what fits into shared memory");
 }
@@ -164,8 +165,8 @@ Launches launches(const AggregatedAttentionBackwardParams& p, int architecture) 
   const index_t pairs = batches * heads;
   plan.table_atomics = table_gradient && !p.deterministic;
 
-  // More blocks than a device takes at a time leave less of it idle at the end. A slice is long enough
-  // that a block's prologue and its sums are a small part of its work.
+  // More blocks than a device runs at a time leave less of it idle at the end. A slice is long
+  // enough that a block's prologue and its partial sums are a small part of its work.
   const index_t bearable = tokens / kLeastSliceQueries;
   const index_t wanted = ceil_divide(kPooledBlocks, std::max<index_t>(pairs * key_tiles, 1));
   const index_t slice = ceil_divide(tokens, std::max<index_t>(std::min(wanted, bearable), 1));
@@ -176,16 +177,16 @@ Launches launches(const AggregatedAttentionBackwardParams& p, int architecture) 
       p.d_token_bias.present() || p.d_tokens.present())
     plan.parameters =
         static_cast<int>(1 + channels + 2 * cells + (p.d_tokens.present() ? channels * cells : 0));
-  const auto take = [&](index_t& offset, index_t count) {
+  const auto reserve = [&](index_t& offset, index_t count) {
     offset = result.workspace;
     result.workspace += count;
   };
-  take(plan.query_terms, pairs * tokens * 4);
-  take(plan.parameter_sums, pairs * tiles * plan.parameters);
+  reserve(plan.query_terms, pairs * tokens * 4);
+  reserve(plan.parameter_sums, pairs * tiles * plan.parameters);
   const bool pooled_side = pooled_gradients || plan.table_atomics;
-  take(plan.pooled_sums, pooled_side ? plan.slices * pairs * pooled * 2 * channels : 0);
+  reserve(plan.pooled_sums, pooled_side ? plan.slices * pairs * pooled * 2 * channels : 0);
   const bool ordered_rows = table_gradient && !plan.table_atomics;
-  take(
+  reserve(
       plan.row_sums,
       ordered_rows ? heads * p.in.grid.height * p.in.pool_grid.height * p.d_pool_bias.shape[2] : 0);
 

@@ -1,4 +1,4 @@
-// Choices that the launch plans of the attention kernels share.
+// Choices common to the launch plans of the attention kernels.
 #pragma once
 
 #include <stdexcept>
@@ -10,7 +10,7 @@
 
 namespace transnext {
 
-// The kernels' head dim that takes `channels`, the rest being zeros.
+// The kernels' head dim for `channels`, padded with zeros.
 inline int padded_channels(index_t channels) {
   for (const int padded : {24, 32, 64, 128}) {
     if (channels <= padded) return padded;
@@ -20,7 +20,7 @@ inline int padded_channels(index_t channels) {
       std::to_string(channels));
 }
 
-// Dynamic shared memory that a block may have, less what the driver keeps.
+// Dynamic shared memory that a block may use, without what the driver reserves.
 inline int most_shared_bytes(int architecture) {
   switch (architecture) {
     case 75:

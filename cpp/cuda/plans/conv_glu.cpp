@@ -13,7 +13,7 @@ namespace transnext {
 namespace {
 
 // Rows of partial sums, one per worker: enough blocks for the largest GPUs even with few channels,
-// few enough that writing and adding the rows is little beside the tensors.
+// few enough that writing and adding the rows costs little beside the tensors.
 constexpr index_t kMostWorkers = 512;
 
 // The kernels number strips in 32 bits.
@@ -28,7 +28,7 @@ index_t strips(index_t batch, Grid grid) {
   return count;
 }
 
-// Warps of a block, each on strips of its own.
+// Warps of a block; each has strips of its own.
 unsigned warps(index_t batch, Grid grid) {
   return static_cast<unsigned>(std::clamp<index_t>(strips(batch, grid), 1, kConvGluStrips));
 }

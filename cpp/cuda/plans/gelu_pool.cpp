@@ -7,10 +7,10 @@
 namespace transnext {
 namespace {
 
-// Some for each multiprocessor of the largest GPUs.
+// Several per multiprocessor of the largest GPUs.
 constexpr index_t kEnoughBlocks = 1024;
 
-// Tiles of equally many channels, a run per lane and as few tiles as the lanes allow.
+// Tiles with the same number of channels, one run per lane, as few as the lanes allow.
 struct ChannelTiles {
   index_t count;
   unsigned lanes;
@@ -27,8 +27,8 @@ struct ChannelTiles {
 }  // namespace
 
 LaunchPlan gelu_pool_plan(index_t batch, index_t channels, Grid grid, Grid pool_grid) {
-  // Threads share a bin's cells, a power of two of them, where there are few bins, and each has some
-  // cells to itself. A block's other rows take bins of their own.
+  // Where there are few bins, a power of two of threads splits a bin's cells, with several cells
+  // each. A block's other rows have bins of their own.
   const index_t cells =
       ceil_divide(grid.height, pool_grid.height) * ceil_divide(grid.width, pool_grid.width);
   const ChannelTiles tiles(channels);
@@ -45,7 +45,7 @@ LaunchPlan gelu_pool_plan(index_t batch, index_t channels, Grid grid, Grid pool_
 
 LaunchPlan gelu_pool_backward_plan(index_t batch, index_t channels, Grid grid) {
   const ChannelTiles tiles(channels);
-  return {{blocks_for(batch * grid.height * gelu_pool_pieces(grid.width) * tiles.count), 1, 1},
+  return {{blocks_for(batch * grid.height * gelu_pool_row_parts(grid.width) * tiles.count), 1, 1},
           {tiles.lanes, kGeluPoolRows, 1},
           0};
 }

@@ -1,6 +1,6 @@
-// What an operator runs on a GPU: its kernels with their grids, blocks, shared memory and arguments,
-// as a pure function of the operator's Params and the GPU's architecture. The compiled library, CuPy
-// and the tests that run kernels on a CPU all take the launches from here.
+// What an operator runs on a GPU: its kernels with their grids, blocks, shared memory and
+// arguments, as a pure function of the operator's Params and the GPU's architecture. The compiled
+// library, the CuPy backend and the tests that run kernels on a CPU all use these launches.
 #pragma once
 
 #include <cstddef>
@@ -28,7 +28,7 @@ struct KernelLaunch {
 // Kernels that run one after the other.
 struct Launches {
   std::string source;     // header of the kernels, for example "cuda/kernels/pool/gelu_pool.cuh"
-  index_t workspace = 0;  // floats of scratch memory that the kernels share
+  index_t workspace = 0;  // floats of scratch memory for all the kernels
   std::vector<KernelLaunch> kernels;
   std::vector<std::size_t> workspace_pointers;  // where each kernel's params point to it
 
@@ -65,21 +65,21 @@ struct Launches {
 };
 
 // "name<T>", T the storage type of a kernel's tensors, or "name<T, rest>". Throws
-// std::invalid_argument, naming the operator, for a type that the kernels do not take.
+// std::invalid_argument, naming the operator, for a type that the kernels do not support.
 std::string kernel_name(const char* name, DType dtype, const std::string& rest = {});
 std::string kernel_name(const char* name, const char* type, const std::string& rest);
 
 // How the fused attention is launched.
 struct AttentionPlan {
   LaunchPlan launch{};
-  bool tensor_float = false;  // the operands of the pooled QK^T and PV are rounded to TF32
+  bool tensor_float = false;  // operands of the pooled QK^T and PV are rounded to TF32
   int channels = 0;           // head dim of the kernel, the tensors' rounded up
   int window = 0;             // window size of the kernel, or kNoWindow, kAnyWindow
   const char* tile = "";      // of cuda/kernels/attention/shape.h
 };
 
 // `architecture` is a compute capability, major * 10 + minor. TF32 is used where it is allowed and
-// there is a kernel for it: for float32 with head dims up to 24 from 8.0 on.
+// a kernel exists: float32 with head dims up to 24, from 8.0 on.
 AttentionPlan aggregated_attention_plan(DType dtype, index_t batch, index_t heads, index_t channels,
                                         Grid grid, index_t window_size, bool has_bias,
                                         bool allow_tf32, int architecture);

@@ -8,8 +8,8 @@
 
 namespace transnext {
 
-// Adds, to kernels that leave rows of partial sums in the workspace, the sum over the rows; not if
-// `out` is absent.
+// Appends the launch that adds up the rows of partial sums that kernels left in the workspace,
+// unless `out` is absent.
 inline void add_partial_sums(Launches& launches, index_t offset, index_t rows, index_t stride,
                              const View<3>& out) {
   if (!out.present()) return;
@@ -21,7 +21,7 @@ inline void add_partial_sums(Launches& launches, index_t offset, index_t rows, i
                               PartialSumsParams{nullptr, offset, rows, stride, out});
 }
 
-// A tensor of lower rank as one of three axes.
+// A tensor of lower rank as a tensor of rank three.
 inline View<3> three_axes(const View<1>& view) {
   return {view.data, view.dtype, {1, 1, view.shape[0]}, {0, 0, view.stride[0]}};
 }

@@ -10,7 +10,7 @@ namespace transnext {
 LaunchPlan position_bias_table_plan(index_t heads, index_t positions) {
   const index_t tiles = ceil_divide(positions, kBiasTableLanes * kBiasTablePositions) *
                         ceil_divide(heads, kBiasTableHeads);
-  return {{blocks_for(tiles), 1, 1}, {kBiasTableLanes, kBiasTableShares, 1}, 0};
+  return {{blocks_for(tiles), 1, 1}, {kBiasTableLanes, kBiasTableGroups, 1}, 0};
 }
 
 LaunchPlan position_bias_table_backward_plan(index_t heads, index_t hidden, index_t positions) {

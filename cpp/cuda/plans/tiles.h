@@ -1,4 +1,4 @@
-// Arithmetic that launch plans share.
+// Arithmetic common to launch plans.
 #pragma once
 
 #include <algorithm>
@@ -15,13 +15,13 @@ inline index_t ceil_divide(index_t value, index_t divisor) {
 
 constexpr index_t kMostBlocks = (index_t{1} << 31) - 1;
 
-// Blocks along x, the only grid dimension that takes more than 65535, of a kernel that steps on by
-// the grid's size: fewer blocks than there are tiles are right too.
+// Blocks along x, the only grid dimension that may exceed 65535, of a kernel with a grid-stride
+// loop: fewer blocks than tiles are correct too.
 inline unsigned blocks_for(index_t tiles) {
   return static_cast<unsigned>(std::min(tiles, kMostBlocks));
 }
 
-// Blocks of a kernel with one for each tile.
+// Blocks of a kernel with one block per tile.
 inline unsigned one_block_each(const char* op, index_t tiles) {
   if (tiles > kMostBlocks)
     throw std::invalid_argument(std::string(op) + ": the CUDA kernels take batches of at most " +

@@ -14,13 +14,13 @@
 namespace transnext {
 namespace {
 
-// Tokens of a tile in each direction, before the image and the shared memory limit them.
+// Tokens of a tile in each direction, if neither the image nor shared memory limits them.
 constexpr int kTileRows = 8;
 constexpr int kTileColumns = 16;
 constexpr int kTileTokens = kTileRows * kTileColumns;
-// So that at least two blocks of 8 warps fit on every architecture, a third of its warps.
+// At least two blocks of 8 warps then fit on every architecture, a third of its warps.
 constexpr int kSharedFloats = 48 * 1024 / 4;
-// Channels of a block in window_gather and window_scatter: the others are other blocks'.
+// Channels of a block in window_gather and window_scatter: other blocks compute the others.
 constexpr int kTileChannels = 128;
 
 constexpr index_t kMostSlices = 256;
@@ -43,7 +43,7 @@ index_t shared_floats(Product product, const WindowTile& t) {
   }
 }
 
-// Distances in shared memory, free of bank conflicts (cuda/kernels/window/window.cuh).
+// Strides in shared memory that avoid bank conflicts (cuda/kernels/window/window.cuh).
 void lay_out(Product product, WindowTile& t) {
   t.pitch = t.columns + t.band_columns - 1;
   t.token_stride = t.channels;

@@ -55,7 +55,7 @@ struct AggregatedAttentionParams {
   bool allow_tf32 = false;
 };
 
-// Gradients that are absent are not computed.
+// Absent gradients are not computed.
 struct AggregatedAttentionBackwardParams {
   View<4> d_out;        // [B, N, h, d] T
   View<4> out;          // [B, N, h, d] T
@@ -72,8 +72,8 @@ struct AggregatedAttentionBackwardParams {
   View<3> d_pool_bias;        // as pool_bias.values, contiguous, optional
   View<3> d_tokens;           // [h, d, L] C(T), optional
   View<2> d_token_bias;       // [h, L] C(T), optional
-  // CUDA: sums of the table's gradient by ordered additions instead of atomic ones. All other results
-  // are bitwise reproducible anyway.
+  // CUDA: sums the table's gradient in a fixed order instead of by atomic additions. All other
+  // results are always bitwise reproducible.
   bool deterministic = false;
 };
 

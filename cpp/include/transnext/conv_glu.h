@@ -13,7 +13,7 @@ struct ConvGluParams {
   Grid grid;
 };
 
-// Gradients that are absent are not computed.
+// Absent gradients are not computed.
 struct ConvGluBackwardParams {
   View<3> d_out;     // [B, N, hidden] T
   View<3> x;         // [B, N, 2 hidden] T
@@ -23,7 +23,7 @@ struct ConvGluBackwardParams {
   View<4> d_weight;  // [hidden, 1, 3, 3] C(T), optional
   View<1> d_bias;    // [hidden] C(T), optional
   Grid grid;
-  float* workspace = nullptr;  // CUDA only: partial sums, placed by the launches
+  float* workspace = nullptr;  // CUDA only: partial sums, allocated by the launches
 };
 
 namespace cpu {

@@ -2,7 +2,7 @@
 //
 //   out = x + fc2(GELU(depthwise 3x3 (a)) * g),   (a, g) = fc1(LayerNorm(x))
 //
-// without ever holding the hidden features of more than a few rows of an image.
+// while holding the hidden features of only a few rows of an image.
 #pragma once
 
 #include "transnext/linear.h"
@@ -12,7 +12,7 @@ namespace transnext {
 struct ConvolutionalGluParams {
   View<3> x;  // [B, N, C] T
   LayerNormParams norm;
-  PackedWeight value_weight;  // [hidden, C]: fc1's first half, which the convolution sees
+  PackedWeight value_weight;  // [hidden, C]: fc1's first half, the convolution's input
   PackedWeight gate_weight;   // [hidden, C]: its second half
   View<1> fc1_bias;           // [2 hidden] C(P), optional
   View<4> conv_weight;        // [hidden, 1, 3, 3] C(P)

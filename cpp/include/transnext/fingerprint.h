@@ -1,8 +1,8 @@
-// fingerprint: a 64-bit hash of memory, which tells whether weights have changed.
+// fingerprint: a 64-bit hash of memory, to detect changed weights.
 //
-// What was derived from weights (packed products, position-bias tables) may be used again only while they
-// hold the same bits. PyTorch's version counters do not see every write, so the bits themselves are looked
-// at, at the speed that memory is read with.
+// Data derived from weights (packed weights, position-bias tables) may be reused only while the
+// weights have the same bits. PyTorch's version counters miss some writes, so the bits themselves
+// are hashed, as fast as memory can be read.
 #pragma once
 
 #include "transnext/tensor.h"
@@ -11,7 +11,8 @@ namespace transnext {
 
 using Hash = unsigned long long;
 
-// A run of bytes. Its seed says what the bytes are (which tensor, which part, which type and layout).
+// A run of bytes. Its seed encodes what the bytes are (which tensor, which part, which type and
+// layout).
 struct MemorySpan {
   const void* data = nullptr;
   index_t bytes = 0;
@@ -24,9 +25,9 @@ struct FingerprintParams {
   index_t count = 0;
 };
 
-// One step of the hash: a bijection of `state` for a given word and of `word` for a given state, so a single
-// word that differs always shows. The rotation carries high bits (signs, exponents) down, from where the
-// product spreads them.
+// One step of the hash: a bijection of `state` for a given word and of `word` for a given state, so
+// a single changed word always changes the hash. The rotation moves high bits (signs, exponents)
+// down, and the multiplication spreads them.
 TRANSNEXT_INLINE Hash mixed(Hash state, Hash word) {
   const Hash both = state ^ word;
   return (both << 29 | both >> 35) * 0x9FB21C651E98DF25ull;

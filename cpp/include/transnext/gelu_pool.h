@@ -23,9 +23,8 @@ struct GeluPoolBackwardParams {
   Grid pool_grid;
 };
 
-// First and last+1 index of a bin along one axis, and, by the same formula with the sizes
-// exchanged, of the bins that a token lies in: i is in bin a  <=>  a H / Hp < i + 1 and i < (a+1) H
-// / Hp.
+// The begin and end index of a bin along one axis and, with the two sizes exchanged, of the bins
+// that contain a token: i is in bin a <=> a H / Hp < i + 1 and i < (a+1) H / Hp.
 TRANSNEXT_INLINE index_t bin_begin(index_t index, index_t bins, index_t size) {
   return index * size / bins;
 }

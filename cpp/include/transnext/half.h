@@ -1,5 +1,5 @@
-// Conversions between the 16-bit storage formats and float, rounding to nearest, ties to even, NaN
-// staying NaN: integer arithmetic that is right everywhere. Targets with instructions for it use
+// Conversions between the 16-bit storage formats and float, rounding to nearest, ties to even, with
+// NaN staying NaN. This integer arithmetic works everywhere; targets with instructions for it use
 // those (cpu/simd/convert.h, cuda/kernels/common/storage.cuh).
 #pragma once
 
@@ -39,12 +39,12 @@ TRANSNEXT_INLINE BFloat16 float_to_bfloat16(float x) {
   return {static_cast<unsigned short>((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16)};
 }
 
-// A half's exponent and mantissa, moved to a float's, are its value times 2^-112: exact, subnormals
-// included.
+// A half's exponent and mantissa, moved to those of a float, give its value times 2^-112: exact,
+// including subnormals.
 TRANSNEXT_INLINE float half_to_float(Half x) {
   const unsigned magnitude = static_cast<unsigned>(x.bits & 0x7fff) << 13;
   const unsigned sign = static_cast<unsigned>(x.bits & 0x8000) << 16;
-  const bool special = (x.bits & 0x7c00) == 0x7c00;  // infinity or NaN keep the largest exponent
+  const bool special = (x.bits & 0x7c00) == 0x7c00;  // infinity and NaN keep the largest exponent
   const float value =
       special ? bits_to_float(magnitude | 0x7f800000u) : bits_to_float(magnitude) * 0x1p112f;
   return bits_to_float(float_to_bits(value) | sign);
@@ -67,8 +67,8 @@ TRANSNEXT_INLINE Half float_to_half(float x) {
   return {static_cast<unsigned short>(((bits >> 16) & 0x8000u) | result)};
 }
 
-// A float's nearest TF32, ties away from zero as cvt.rna.tf32 has them, with the 13 bits that tensor
-// cores ignore zero.
+// The nearest TF32 to a float, ties away from zero as in cvt.rna.tf32, with zeros in the 13 bits
+// that tensor cores ignore.
 TRANSNEXT_INLINE unsigned float_to_tensor_float(float x) {
   const unsigned bits = float_to_bits(x);
   if ((bits & 0x7fffffffu) > 0x7f800000u)

@@ -1,15 +1,15 @@
-// linear: out = LayerNorm(x) W^T + bias + residual, with the norm, the bias and the residual optional;
-// and the packing of W that it, and the residual branches, multiply by.
+// linear: out = LayerNorm(x) W^T + bias + residual, with the norm, the bias and the residual
+// optional; and the packing of W, for it and for the fused blocks.
 //
-// Products are taken in float32, float64 or bfloat16 (with float32 sums); that type P, not the
-// storage types, is what a weight is packed for.
+// The GEMM runs in float32, float64 or bfloat16 (with float32 sums). A weight is packed for that
+// type P, whatever the storage types.
 #pragma once
 
 #include "transnext/tensor.h"
 
 namespace transnext {
 
-// A packed weight, made by pack_weight from [columns, depth]: opaque, the same for every CPU level.
+// A weight [columns, depth] packed by pack_weight: opaque, the same for every CPU level.
 struct PackedWeight {
   const void* data = nullptr;
   DType dtype = DType::kFloat32;  // P
@@ -22,8 +22,8 @@ struct PackWeightParams {
   View<1> packed;  // [packed_weight_size] P
 };
 
-// Columns of a panel of a packed weight (cpu/gemm/packed_gemm.h): a multiple of every level's vector,
-// and of 24, the published head dim.
+// Columns of a panel of a packed weight (cpu/gemm/packed_gemm.h): a multiple of every level's
+// vector width and of 24, the published models' head dim.
 constexpr index_t kPanelColumns = 48;
 
 // Elements of a packed weight: whole panels, and whole pairs of depth for bfloat16.

@@ -13,7 +13,7 @@ namespace transnext {
 struct PatchEmbedParams {
   View<4> x;  // [B, C, H, W], any floating-point type and strides
   // [columns, kernel^2 C], the depth in the order (c, dy, dx) or, with channels_last, (dy, dx, c):
-  // whichever runs along x's memory.
+  // whichever matches x's memory.
   PackedWeight weight;
   bool channels_last;
   View<1> bias;  // [columns] C(P), optional

@@ -18,8 +18,7 @@ struct PositionBiasTableParams {
   View<3> table;       // [h, R, S] C(T)
 };
 
-// Gradients that are absent are not computed. The coordinates are constants of the grid and get
-// none.
+// Absent gradients are not computed. The coordinates are constants of the grid and have none.
 struct PositionBiasTableBackwardParams {
   View<3> d_table;             // [h, R, S] C(T)
   View<1> row_coords;          // [R] C(T)
@@ -31,7 +30,7 @@ struct PositionBiasTableBackwardParams {
   View<1> d_fc1_bias;          // [E] C(T), optional
   View<2> d_fc2_weight;        // [h, E] C(T), optional
   View<1> d_fc2_bias;          // [h] C(T), optional
-  float* workspace = nullptr;  // CUDA only: partial sums, placed by the launches
+  float* workspace = nullptr;  // CUDA only: partial sums, allocated by the launches
 };
 
 namespace cpu {

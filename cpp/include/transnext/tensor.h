@@ -2,9 +2,8 @@
 // views. Read by the host compiler, nvcc and NVRTC alike, so no standard header is included.
 #pragma once
 
-// The small functions of these headers are always inlined: a copy of one that the linker shared
-// between files compiled for different instruction sets could hold instructions that a processor
-// lacks.
+// The small functions of these headers are always inlined: the linker keeps one copy of a function
+// for all files, and that could contain instructions that the processor lacks.
 #if defined(__CUDACC__)
 #define TRANSNEXT_INLINE __host__ __device__ __forceinline__
 #else
@@ -26,8 +25,8 @@ struct BFloat16 {
   unsigned short bits;
 };
 
-// Says of a kernel that its tensors hold float, and that tensor cores multiply them, rounded to TF32:
-// 10 bits of mantissa.
+// As a kernel's type: tensors hold float, and tensor cores multiply them rounded to TF32, with 10
+// bits of mantissa.
 struct TensorFloat32 {};
 
 struct Grid {
@@ -37,7 +36,7 @@ struct Grid {
   TRANSNEXT_INLINE index_t size() const { return height * width; }
 };
 
-// A tensor that somebody else owns. An absent optional tensor has data == nullptr.
+// A tensor owned by the caller. An absent optional tensor has data == nullptr.
 template <int kRank>
 struct View {
   void* data = nullptr;

@@ -1,8 +1,8 @@
 // window_qk and window_av: the two sliding-window products on their own, head-major.
 //
 // Cell j = (dy + r) k + (dx + r), r = k // 2, dy and dx in -r .. k-1-r, L = k^2. Outside the image:
-// logits are -infinity and get no gradient; values are zero and the attention there is not read
-// into any result.
+// logits are -infinity and have no gradient; values are zero, and no result depends on the
+// attention there.
 #pragma once
 
 #include "transnext/tensor.h"

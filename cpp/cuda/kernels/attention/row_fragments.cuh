@@ -1,13 +1,13 @@
 // Operands of tensor cores from tiles of rows of Half or BFloat16 in shared memory
-// (cuda/kernels/attention/row_gemm.cuh), a few instructions for all channels, and the products of attention's
-// backward with them.
+// (cuda/kernels/attention/row_gemm.cuh), loaded with a few instructions for all channels, and the
+// GEMMs of attention's backward on them.
 #pragma once
 
 #include "cuda/kernels/attention/row_gemm.cuh"
 
 namespace transnext::device {
 
-// Rows r and r + 8 of 16 as the left operand of a product along the channels.
+// Rows r and r + 8 of 16 as the left operand of a GEMM along the channels.
 template <class T, int kDim>
 struct LeftRows {
   unsigned top[kDim / 8], bottom[kDim / 8];  // channels 8 i + c, 8 i + c + 1
@@ -26,19 +26,19 @@ struct LeftRows<T, 0> {
   __device__ LeftRows(const T*, const T*, int) {}
 };
 
-// 16 neighbouring rows as right operands: of[t][i] holds the channels 8 i .. 8 i + 7 of the rows 8 t ..
-// 8 t + 7, as they lie for products along the channels, transposed for products along the rows.
+// 16 neighbouring rows as right operands: of[t][i] holds the channels 8 i .. 8 i + 7 of the rows 8
+// t .. 8 t + 7, as stored for GEMMs along the channels, transposed for GEMMs along the rows.
 template <class T, int kDim>
 struct RightRows {
   static constexpr int kChunks = kDim / 8;
   unsigned of[2][kChunks];
 };
 
-// Where a lane's rows for RightRows are, found once for many tiles.
+// Loads RightRows of many tiles, from offsets that a lane computes once.
 template <class T, int kDim>
-class RightRowsPlace {
+class RightRowsLoader {
  public:
-  __device__ explicit RightRowsPlace(int lane) {
+  __device__ explicit RightRowsLoader(int lane) {
 #pragma unroll
     for (int g = 0; g < kGroups; ++g) {
       const int matrix = (4 * g + lane / 8) % (2 * kChunks);
@@ -52,7 +52,7 @@ class RightRowsPlace {
  private:
   static constexpr int kChunks = kDim / 8;
   static constexpr int kGroups =
-      (2 * kChunks + 3) / 4;  // of four matrices, the last one perhaps of two
+      (2 * kChunks + 3) / 4;  // of four matrices; the last group may have two
 
   template <bool kTransposed>
   __device__ RightRows<T, kDim> load(const T* rows) const {
@@ -88,9 +88,9 @@ class RightRowsPlace {
 };
 
 template <class T>
-class RightRowsPlace<T, 0> {
+class RightRowsLoader<T, 0> {
  public:
-  __device__ explicit RightRowsPlace(int) {}
+  __device__ explicit RightRowsLoader(int) {}
 };
 
 // sum += left right^T, 16 by 8.
@@ -139,13 +139,13 @@ __device__ inline float2 floats_of(unsigned pair) {
           to_float(T{static_cast<unsigned short>(pair >> 16)})};
 }
 
-// The bits of a TF32: half of the last place that counts, and the product takes no more.
+// The bits of a TF32: half a unit in its last place is added, and the MMA ignores the rest.
 __device__ inline unsigned tensor_float_bits(float x) {
   return float_to_bits(x) + 0x1000u;
 }
 
-// The same with the weights rounded to TF32, whose range is that of float. A lane's neighbours along the
-// depth, of the weights and of the rows, are c and c + 4 of the product's depth.
+// The same with the weights rounded to TF32, which has the range of float. A lane's two neighbours
+// along the depth, in the weights and in the rows, are depths c and c + 4 of the MMA.
 template <class T, int kDim>
 __device__ inline void multiply_wide_weights(const float (&weights)[4],
                                              const unsigned (&rows)[kDim / 8],

@@ -1,11 +1,11 @@
-// The products of attention over tiles of rows (token vectors of one head) in shared memory, by one
-// warp: of rows with rows, and of weights held in registers with rows. Half and BFloat16 multiply on
-// tensor cores, float with fused multiply-adds, both into the same fragments (cuda/kernels/common/tensor_core.cuh):
-// with r = lane / 4 and c = 2 (lane % 4), sum[t] holds (r, 8 t + c), (r, 8 t + c + 1), (r + 8, 8 t +
-// c), (r + 8, 8 t + c + 1) of 16 rows.
+// The GEMMs of attention over tiles of rows (token vectors of one head) in shared memory, by one
+// warp: rows times rows, and weights held in registers times rows. Half and BFloat16 multiply on
+// tensor cores, float with fused multiply-adds, both into the same fragments
+// (cuda/kernels/common/tensor_core.cuh): with r = lane / 4 and c = 2 (lane % 4), sum[t] holds (r, 8
+// t + c), (r, 8 t + c + 1), (r + 8, 8 t + c), (r + 8, 8 t + c + 1) of 16 rows.
 //
-// Rows are row_stride<T>(kDim) elements apart, an odd multiple of 16 bytes: eight rows at the same
-// channels then lie in different banks.
+// Rows are row_stride<T>(kDim) elements apart, an odd multiple of 16 bytes, so the same channels of
+// eight rows lie in different banks.
 #pragma once
 
 #include "cuda/kernels/attention/backward/shape.h"
@@ -126,8 +126,8 @@ __device__ inline void multiply_weights(const float (&weights)[4], const float (
   }
 }
 
-// The same of floats, with room for the weights in shared memory, 16 rows of kAttentionStagedWeights: cheaper
-// than the lanes' passing them on.
+// The same for floats, with the weights staged in shared memory, 16 rows of
+// kAttentionStagedWeights: cheaper than shuffles.
 template <int kDim>
 __device__ inline void multiply_weights(const float (&weights)[4], const float (&others)[4],
                                         const float* b, int lane, float* stage,

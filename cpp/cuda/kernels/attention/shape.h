@@ -1,9 +1,9 @@
-// Tiles of the fused attention kernels and what lies where in their shared memory: read by the
-// kernels and by their launch plans.
+// Tiles of the fused attention kernels and the layout of their shared memory, for the kernels and
+// their launch plans.
 //
-// A block takes a tile of kRows x kColumns queries of one (image, head), one thread for each. Rows of
-// keys, values and queries lie in shared memory as 16-byte vectors, so that neighbouring threads
-// that read their rows meet no bank twice.
+// A block computes a tile of kRows x kColumns queries of one (image, head), one thread per query.
+// Rows of keys, values and queries lie in shared memory as 16-byte vectors, arranged so that
+// neighbouring threads that read their rows have no bank conflicts.
 #pragma once
 
 #include "transnext/tensor.h"
@@ -14,14 +14,14 @@ constexpr int kVector16Bytes = 16;  // bytes
 
 struct TileSize {
   int rows, columns;  // of queries
-  int chunk_keys;     // pooled keys that are in shared memory at a time, twice
-  int own_bias_keys;  // the same where each query has biases of its own there
+  int chunk_keys;     // pooled keys in shared memory at a time, double-buffered
+  int own_bias_keys;  // the same where biases are computed for each query
 
   TRANSNEXT_INLINE constexpr int queries() const { return rows * columns; }
 };
 
-// A warp has 4 rows and 8 columns of queries, a product of tensor cores two of those rows: then the
-// windows of its queries hold few keys more than the queries are, and warps outside the image idle.
+// A warp has 4 rows and 8 columns of queries, an MMA two of those rows: the windows of its queries
+// then hold few more keys than there are queries, and warps outside the image do no work.
 template <int kHeight, int kWidth, int kChunk, int kOwn>
 struct QueryTile {
   static constexpr TileSize kSize = {kHeight, kWidth, kChunk, kOwn};
@@ -41,26 +41,28 @@ struct QueryTile {
   }
 };
 
-// Wide for large grids; medium for those that would leave most of a wide one idle, and for global
-// attention; small for grids of one such tile.
+// Wide for large grids; medium for grids that would leave most of a wide tile idle, and for global
+// attention; small otherwise.
 struct WideTile : QueryTile<8, 32, 64, 8> {};
 struct MediumTile : QueryTile<8, 16, 32, 8> {};
 struct SmallTile : QueryTile<8, 8, 16, 8> {};
 
-// Windows that kernels are made for beside that of 3 x 3.
+// Windows with kernels of their own, besides 3 x 3.
 constexpr int kNoWindow = 0;    // global attention
 constexpr int kAnyWindow = -1;  // read from global memory
 
-// Of the tokens of a 3 x 3 window as columns of products: cuda/kernels/attention/forward/window_gemm.cuh.
+// Rows of the tokens of a 3 x 3 window as MMA columns:
+// cuda/kernels/attention/forward/window_gemm.cuh.
 constexpr int kTokenRows = 16;
 
-// Bytes from one row of `channels` elements to the next: an odd number of pieces.
+// Bytes from one row of `channels` elements to the next: an odd number of vectors.
 TRANSNEXT_INLINE constexpr int row_bytes(int channels, int element_bytes) {
   return (channels * element_bytes / kVector16Bytes | 1) * kVector16Bytes;
 }
 
-// Whether the forward kernels' rows follow each other without padding, every other four of them with
-// their pieces exchanged pairwise: that keeps the banks apart too where pieces are twice an odd number.
+// Whether the forward kernels' rows follow each other without padding, with the vectors of every
+// other group of four rows exchanged pairwise: this also avoids bank conflicts where a row has
+// twice an odd number of vectors.
 TRANSNEXT_INLINE constexpr bool exchanges_vectors(int channels, int element_bytes) {
   return channels * element_bytes / kVector16Bytes % 4 == 2;
 }
@@ -73,55 +75,56 @@ TRANSNEXT_INLINE constexpr int round_to_vector16(int bytes) {
   return (bytes + kVector16Bytes - 1) / kVector16Bytes * kVector16Bytes;
 }
 
-// Floats from one query's biases to the next where each has its own: then the lanes that read
-// together, 8 queries by 4 keys on tensor cores and 32 queries elsewhere, find different banks.
+// Floats from one query's computed biases to the next: the lanes that read together, 8 queries by 4
+// keys on tensor cores and 32 queries elsewhere, then use different banks.
 TRANSNEXT_INLINE constexpr int bias_stride(TileSize tile, bool tensor_cores) {
   return tile.own_bias_keys + (tensor_cores ? 4 : 1);
 }
 
-// What the softmax keeps of a query in shared memory: where its keys and values are float,
+// The softmax's terms of a query in shared memory: where keys and values are float,
 struct alignas(16) RowTerms {
   float factor;   // scale times length scale
-  int bias;       // the query's part of its biases' places
-  float maximum;  // of the logits up to now
+  int bias;       // the query's offset into the biases
+  float maximum;  // of the logits so far
   float sum;      // of the weights
 };
-// and of 16-bit types, where q is multiplied as it is, and the state is in registers at first.
+// and for 16-bit types, where q is multiplied in its storage type and the state starts in
+// registers.
 struct SoftmaxTerms {
-  float maximum;  // as a power of two
+  float maximum;  // as an exponent of two
   float sum;
 };
-struct alignas(16) ProductTerms {
+struct alignas(16) GemmTerms {
   float norm;  // 1 / |q|
   float factor;
   union {
-    const float* biases;   // while pooled keys are taken
-    SoftmaxTerms softmax;  // then
+    const float* biases;   // during the pooled keys
+    SoftmaxTerms softmax;  // afterwards
   };
 };
-static_assert(sizeof(RowTerms) == sizeof(ProductTerms));
+static_assert(sizeof(RowTerms) == sizeof(GemmTerms));
 
-// What it needs of a pooled key.
+// The softmax's terms of a pooled key.
 struct alignas(16) KeyTerms {
   float norm;       // 1 / |k|
   float embedding;  // query embedding . k
-  int bias;         // its part of its biases' places
+  int bias;         // its offset into the biases
   int unused;
 };
 
-// What a kernel multiplies, and where.
+// Element type of a kernel, and whether it uses tensor cores.
 struct ForwardKind {
   int element;        // bytes of an element of the tensors
-  bool tensor_cores;  // take the pooled QK^T and PV; the window's too if elements have 16 bits
+  bool tensor_cores;  // for the pooled QK^T and PV, and for the window if elements have 16 bits
 };
 
-// Offsets in bytes, as many as can be known to the compiler. The parts of the pooled keys, of the
-// exchange and of the window follow each other in time and share their place.
+// Offsets in bytes, most of them known at compile time. The pooled keys, the exchange and the
+// window are used one after the other and share memory.
 struct ForwardLayout {
-  int query_terms = 0;  // [queries] RowTerms or ProductTerms
+  int query_terms = 0;  // [queries] RowTerms or GemmTerms
   int embedding = 0;    // [kDim] floats
   int state = 0;        // a TileState
-  int queries = 0;      // [queries] rows of T: q, at last the output
+  int queries = 0;      // [queries] rows of T: q, finally the output
 
   int pooled = 0;     // [2][2][chunk] rows of T: keys, values
   int key_terms = 0;  // [chunk] KeyTerms
@@ -131,10 +134,10 @@ struct ForwardLayout {
 
   int window_keys = 0;     // [halo] rows of T
   int window_values = 0;   // [halo] rows of T
-  int window_norms = 0;    // [halo] floats, or pairs of floats with the embedding's products
+  int window_norms = 0;    // [halo] floats, or pairs with embedding . key
   int tokens = 0;          // [L][kDim] floats, or [2][kTokenRows] rows of T
   int window_weights = 0;  // [L][queries] floats
-  int window_terms = 0;    // [L] pairs of floats: local bias, token bias less the embedding's part
+  int window_terms = 0;    // [L] pairs of floats: local bias, token bias minus embedding . token
 
   int bytes = 0;
 
@@ -142,46 +145,47 @@ struct ForwardLayout {
                                  bool has_bias) {
     const int queries_of_tile = tile.queries();
     const int row = forward_row_bytes(channels, kind.element);
-    const bool products = kind.element == 2;  // pooled keys' and window's
+    const bool narrow = kind.element == 2;  // 16-bit types: both parts on tensor cores
     int end = 0;
-    query_terms = take(end, queries_of_tile * static_cast<int>(sizeof(RowTerms)));
-    embedding = take(end, channels * 4);
-    state = take(end, 64);
-    // From some time on the queries are in registers, and their place is free until the output needs
-    // it: at once where they are float, after the pooled keys of 16-bit types with a 3 x 3 window.
+    query_terms = reserve(end, queries_of_tile * static_cast<int>(sizeof(RowTerms)));
+    embedding = reserve(end, channels * 4);
+    state = reserve(end, 64);
+    // Once the queries are in registers, their memory is free until the output needs it:
+    // immediately for float, after the pooled keys for 16-bit types with a 3 x 3 window.
     queries = end;
     const int after_queries = end + round_to_vector16(queries_of_tile * row);
     bytes = after_queries;
-    const int window_start = products && window <= 0 ? after_queries : end;
-    if (products) end = after_queries;
+    const int window_start = narrow && window <= 0 ? after_queries : end;
+    if (narrow) end = after_queries;
     const int start = end;
 
-    pooled = take(end, 4 * tile.chunk_keys * row);
-    key_terms = take(end, tile.chunk_keys * static_cast<int>(sizeof(KeyTerms)));
-    bias = take(end, has_bias ? queries_of_tile * bias_stride(tile, kind.tensor_cores) * 4 : 4);
+    pooled = reserve(end, 4 * tile.chunk_keys * row);
+    key_terms = reserve(end, tile.chunk_keys * static_cast<int>(sizeof(KeyTerms)));
+    bias = reserve(end, has_bias ? queries_of_tile * bias_stride(tile, kind.tensor_cores) * 4 : 4);
     if (end > bytes) bytes = end;
 
     end = start;
-    if (products ? window == kAnyWindow : kind.tensor_cores)
-      exchange = take(end, queries_of_tile * (channels + 4) * 4);
+    if (narrow ? window == kAnyWindow : kind.tensor_cores)
+      exchange = reserve(end, queries_of_tile * (channels + 4) * 4);
     if (end > bytes) bytes = end;
 
     end = window_start;
     if (window > 0) {
       const int cells = window * window;
       const int halo = (tile.rows + window - 1) * (tile.columns + window - 1);
-      window_keys = take(end, halo * row);
-      window_values = products ? take(end, halo * row) : window_keys;  // float: one by one
-      window_norms = take(end, halo * (products ? 8 : 4));
-      tokens = take(end, products ? 2 * kTokenRows * row : cells * channels * 4);
-      window_weights = take(end, products ? 0 : cells * queries_of_tile * 4);
-      window_terms = take(end, products ? 2 * 4 * 16 : cells * 8);
+      window_keys = reserve(end, halo * row);
+      window_values =
+          narrow ? reserve(end, halo * row) : window_keys;  // float: first keys, then values
+      window_norms = reserve(end, halo * (narrow ? 8 : 4));
+      tokens = reserve(end, narrow ? 2 * kTokenRows * row : cells * channels * 4);
+      window_weights = reserve(end, narrow ? 0 : cells * queries_of_tile * 4);
+      window_terms = reserve(end, narrow ? 2 * 4 * 16 : cells * 8);
     }
     if (end > bytes) bytes = end;
   }
 
  private:
-  TRANSNEXT_INLINE static int take(int& end, int bytes) {
+  TRANSNEXT_INLINE static int reserve(int& end, int bytes) {
     const int begin = end;
     end += round_to_vector16(bytes);
     return begin;

@@ -1,5 +1,5 @@
-// Token vectors of one image and head between global memory and rows in shared memory, channels
-// beyond the head dim being zero in the latter.
+// Token vectors of one image and head between global memory and rows in shared memory, where
+// channels beyond the head dim are zero.
 #pragma once
 
 #include "cuda/kernels/attention/row_gemm.cuh"
@@ -9,7 +9,8 @@
 
 namespace transnext::device {
 
-// Element i of a head's vector of a [h, size] parameter, zero where it is absent and beyond its end.
+// Element i of a head's row of an [h, size] parameter; zero if the parameter is absent, and beyond
+// the end.
 __device__ inline float head_parameter(const View<2>& view, int head, int i) {
   if (!view.present() || i >= static_cast<int>(view.shape[1])) return 0.0f;
   return static_cast<const float*>(view.data)[head * view.stride[0] + i * view.stride[1]];
@@ -34,14 +35,14 @@ struct TokenRows {
               reinterpret_cast<unsigned long long>(data) % 16 == 0;
   }
 
-  // Asks for the 16 bytes from a channel on, zeros without a token and beyond the last channel; for
-  // `vectors`.
-  __device__ void ask(index_t token, int channel, T* to) const {
+  // Starts to copy the 16 bytes from a channel on, zeros without a token and beyond the last
+  // channel. Requires `vectors`.
+  __device__ void copy_async(index_t token, int channel, T* to) const {
     const bool inside = token >= 0 && channel < channels;
     copy_async_16(to, inside ? data + token * token_stride + channel : data, inside);
   }
 
-  // Channels c and c + 1 of a row of 16 bit elements, c being even.
+  // Stores channels c and c + 1 of a row of 16-bit elements; c is even.
   __device__ void write_two(index_t token, int c, float first, float second) const {
     T* to = data + token * token_stride + c * channel_stride;
     if (vectors) {
@@ -52,7 +53,7 @@ struct TokenRows {
     if (c + 1 < channels) from_float(second, to[channel_stride]);
   }
 
-  // Channels 8 chunk to 8 chunk + 7.
+  // Stores channels 8 chunk to 8 chunk + 7.
   __device__ void write(index_t token, int chunk, const float (&values)[8]) const {
     T* to = data + token * token_stride + chunk * 8 * channel_stride;
     if (vectors) {
@@ -66,35 +67,41 @@ struct TokenRows {
   }
 };
 
-// Asks for `count` rows, by all threads of a block; row i is the token token_of(i), or zero where that
-// is negative. Neighbouring threads take neighbouring runs of 16 bytes.
+// Calls visit(row, channel) for the 16-byte vectors of `count` rows: neighbouring threads of a block
+// visit neighbouring vectors.
+template <int kDim, class T, class Visit>
+__device__ inline void for_vectors(int count, const Visit& visit) {
+  constexpr int elements = 16 / static_cast<int>(sizeof(T));
+  constexpr int vectors = kDim / elements;
+#pragma unroll 1
+  for (int item = static_cast<int>(threadIdx.x); item < count * vectors;
+       item += static_cast<int>(blockDim.x))
+    visit(item / vectors, item % vectors * elements);
+}
+
+// Starts to copy `count` rows, by all threads of a block. Row i is the token token_of(i), or zero where
+// that is negative.
 template <int kDim, class T, class TokenOf>
 __device__ inline void stage_rows(const TokenRows<T>& tokens, int count, TokenOf token_of,
                                   T* rows) {
-  constexpr int elements = 16 / static_cast<int>(sizeof(T));
-  constexpr int pieces = kDim / elements;
-#pragma unroll 1
-  for (int item = static_cast<int>(threadIdx.x); item < count * pieces;
-       item += static_cast<int>(blockDim.x)) {
-    const int row = item / pieces;
-    const int first = item % pieces * elements;
+  for_vectors<kDim, T>(count, [&](int row, int first) {
     const index_t token = token_of(row);
     T* to = rows + row * row_stride<T>(kDim) + first;
     if (tokens.vectors) {
-      tokens.ask(token, first, to);
-      continue;
+      tokens.copy_async(token, first, to);
+      return;
     }
 #pragma unroll
-    for (int i = 0; i < elements; ++i) {
+    for (int i = 0; i < 16 / static_cast<int>(sizeof(T)); ++i) {
       const bool inside = token >= 0 && first + i < tokens.channels;
       to[i] = inside
                   ? tokens.data[token * tokens.token_stride + (first + i) * tokens.channel_stride]
                   : T{};
     }
-  }
+  });
 }
 
-// The same of two tensors at once: what row a piece is of is found for both.
+// The same for two tensors at once, so that each vector's token is found once.
 template <int kDim, class T, class TokenOf>
 __device__ inline void stage_rows(const TokenRows<T>& first, const TokenRows<T>& second, int count,
                                   TokenOf token_of, T* first_rows, T* second_rows) {
@@ -103,21 +110,15 @@ __device__ inline void stage_rows(const TokenRows<T>& first, const TokenRows<T>&
     stage_rows<kDim>(second, count, token_of, second_rows);
     return;
   }
-  constexpr int elements = 16 / static_cast<int>(sizeof(T));
-  constexpr int pieces = kDim / elements;
-#pragma unroll 1
-  for (int item = static_cast<int>(threadIdx.x); item < count * pieces;
-       item += static_cast<int>(blockDim.x)) {
-    const int row = item / pieces;
-    const int channel = item % pieces * elements;
+  for_vectors<kDim, T>(count, [&](int row, int channel) {
     const index_t token = token_of(row);
     const int to = row * row_stride<T>(kDim) + channel;
-    first.ask(token, channel, first_rows + to);
-    second.ask(token, channel, second_rows + to);
-  }
+    first.copy_async(token, channel, first_rows + to);
+    second.copy_async(token, channel, second_rows + to);
+  });
 }
 
-// What this thread asked for is there.
+// Waits for all copies that this thread started.
 __device__ inline void finish_copies() {
   commit_copies();
   wait_copies<0>();
@@ -136,7 +137,7 @@ __device__ inline float row_square(const T* row) {
   return sum;
 }
 
-// The part of a row's square that one of four threads adds up.
+// The part of a row's squared norm that one of four threads sums.
 template <int kDim, class T>
 __device__ inline float part_square(const T* row, int part) {
   float sum = 0.0f;

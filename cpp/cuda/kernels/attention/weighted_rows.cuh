@@ -1,9 +1,10 @@
-// Sums of rows in shared memory by weights that a warp holds as fragments (cuda/kernels/attention/row_gemm.cuh):
+// Sums of rows in shared memory, weighted by fragments that a warp holds
+// (cuda/kernels/attention/row_gemm.cuh):
 //
-//   sum(n) = sum_m weights(n, m) rows(m),  16 n, 16 m at a time.
+//   sum(n) = sum_m weights(n, m) rows(m),  for 16 n and 16 m at a time.
 //
-// Tensor cores make fragments of the sums. With float and few channels each lane adds the rows of its
-// own m, for both of its n, and the four lanes that share an n meet at the end.
+// Tensor cores produce the sums as fragments. With float and few channels each lane adds the rows
+// of its own m, for both of its n, and the four lanes of an n combine at the end.
 #pragma once
 
 #include "cuda/kernels/attention/row_gemm.cuh"
@@ -13,7 +14,8 @@ namespace transnext::device {
 template <class T, int kDim, bool kOwnRows = !OnTensorCores<T>::value && kDim <= 32>
 class WeightedRows {
  public:
-  // `weights` of the first 8 rows and of the others; without others, 8 more rows are there all the same.
+  // `weights` of the first 8 rows and `others` of the next 8. Without others, 8 more rows must
+  // still be readable.
   __device__ void add(const float (&weights)[4], const float (&others)[4], const T* rows,
                       int lane) {
     multiply_weights<kDim>(weights, others, rows, lane, sum_);
@@ -24,8 +26,8 @@ class WeightedRows {
     multiply_weights<kDim>(weights, none, rows, lane, sum_);
   }
 
-  // The first `count` of the 16 sums, times the factors of the lane's two, to `target` [16][kDim] in
-  // shared memory. The warp synchronises before it reads.
+  // The first `count` of the 16 sums, times the factors of the lane's two, to `target` [16][kDim]
+  // in shared memory. The warp must synchronise before it reads them.
   __device__ void store(int lane, int count, const float (&factor)[2], float* target) const {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
@@ -71,8 +73,8 @@ class WeightedRows<T, kDim, true> {
 
   __device__ void store(int lane, int count, const float (&factor)[2], float* target) const {
 #pragma unroll 1
-    for (int turn = 0; turn < 4; ++turn) {
-      if (lane % 4 == turn) {
+    for (int step = 0; step < 4; ++step) {
+      if (lane % 4 == step) {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           const int n = lane_row(lane) + 8 * h;
@@ -80,7 +82,7 @@ class WeightedRows<T, kDim, true> {
 #pragma unroll
           for (int c = 0; c < kDim; c += 4) {
             float4* to = reinterpret_cast<float4*>(target + n * kDim + c);
-            float4 sum = turn == 0 ? float4{0.0f, 0.0f, 0.0f, 0.0f} : *to;
+            float4 sum = step == 0 ? float4{0.0f, 0.0f, 0.0f, 0.0f} : *to;
             sum.x += sum_[h][c] * factor[h];
             sum.y += sum_[h][c + 1] * factor[h];
             sum.z += sum_[h][c + 2] * factor[h];

@@ -1,5 +1,5 @@
-// Extrapolation's table has an entry for each distance: its maps grow by one from row to row and from
-// column to column of the image, so that
+// The table for extrapolation has one entry per distance: its maps grow by one from row to row and
+// from column to column of the image, so
 //
 //   bias(i, j, a, b) = table[row_map[0, a] + i, col_map[0, b] + j].
 #pragma once
@@ -9,13 +9,13 @@
 
 namespace transnext::device {
 
-// Whether a dense bias has a value at the sum of its query's and its key's place (PooledBias).
-__device__ inline bool has_dense_places(const AggregatedAttentionInputs& in) {
+// Whether a dense bias can be indexed by the sum of a query's and a key's offset (PooledBias).
+__device__ inline bool has_dense_offsets(const AggregatedAttentionInputs& in) {
   return in.pool_bias.dense() && in.grid.size() * in.pool_bias.values.stride[1] < index_t{1} << 31;
 }
 
-// Whether it is such a table for the queries of a rectangle. All threads of the block call this
-// together.
+// Whether a table is of this kind for the queries of a rectangle. All threads of the block call
+// this together.
 __device__ inline bool grows_by_steps(const PooledBias& bias, const AggregatedAttentionInputs& in,
                                       const Rectangle& queries) {
   if (!in.pool_bias.table()) return false;
@@ -23,7 +23,7 @@ __device__ inline bool grows_by_steps(const PooledBias& bias, const AggregatedAt
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int warps = static_cast<int>(blockDim.x) / 32;
   bool steps = bias.taps() == 1 && !in.pool_bias.col_weights.present();
-  // A lane for each pooled row or column; four places at a time, so that their loads overlap.
+  // One lane per pooled row or column, four entries at a time, so that their loads overlap.
 #pragma unroll 1
   for (int a = lane; a < static_cast<int>(in.pool_grid.height); a += 32) {
     const int first = bias.table_row(0, a);

@@ -1,8 +1,8 @@
 // The bias of a pooled logit, dense or by table and axis maps (transnext/aggregated_attention.h),
-// and the gradient's way back to the table.
+// and the table entries that its gradient goes to.
 //
-// Maps lie in memory that others may write to, also while a kernel runs, and nobody has looked at
-// them since. So every entry read is bounded: one outside the table counts as the last inside, and
+// Others may write to the maps, even while a kernel runs, and their entries are not checked before.
+// So every entry is bounded as it is read: one outside the table becomes the last entry inside, and
 // no kernel reads or writes beyond a table.
 #pragma once
 
@@ -16,7 +16,7 @@ class PooledBias {
       : bias_(bias),
         values_(static_cast<const float*>(bias.values.data) + head * bias.values.stride[0]) {}
 
-  // Query (i, j) = number n, pooled key (a, b) = number m.
+  // The bias of query (i, j), with index n, and pooled key (a, b), with index m.
   __device__ float at(int i, int j, index_t n, int a, int b, int m) const {
     if (!bias_.values.present()) return 0.0f;
     if (!bias_.row_map.present())
@@ -31,16 +31,16 @@ class PooledBias {
 
   __device__ const float* values() const { return values_; }
 
-  // Of a dense bias, and of a table whose maps grow by one from row to row and from column to column of
-  // the image: the value of a query and a key is values()[query_place(i, j, n) + key_place(a, b, m)],
-  // for queries up to row last_i and column last_j.
-  __device__ int key_place(int a, int b, int m, int last_i, int last_j) const {
+  // For a dense bias, and for a table whose maps grow by one from row to row and from column to
+  // column of the image: the value of a query and a key is values()[query_offset(i, j, n) +
+  // key_offset(a, b, m)], for queries up to row last_i and column last_j.
+  __device__ int key_offset(int a, int b, int m, int last_i, int last_j) const {
     const int column_step = static_cast<int>(bias_.values.stride[2]);
     if (bias_.dense()) return m * column_step;
     return first_table_row(0, a, last_i) * static_cast<int>(bias_.values.stride[1]) +
            first_table_column(0, b, last_j) * column_step;
   }
-  __device__ int query_place(int i, int j, int n) const {
+  __device__ int query_offset(int i, int j, int n) const {
     const int row_step = static_cast<int>(bias_.values.stride[1]);
     if (bias_.dense()) return n * row_step;
     return i * row_step + j * static_cast<int>(bias_.values.stride[2]);
@@ -51,7 +51,7 @@ class PooledBias {
   __device__ int table_column(int j, int b, int tap) const {
     return first_table_column(j, b, 0, tap);
   }
-  // The same where the map grows by one, from here `further` times.
+  // The same where the map grows by one, `further` times from here.
   __device__ int first_table_row(int i, int a, int further) const {
     const int entry =
         static_cast<const int*>(bias_.row_map.data)[i * static_cast<int>(bias_.row_map.stride[0]) +
@@ -68,7 +68,7 @@ class PooledBias {
   }
 
  private:
-  // An entry from 0 to size - 1, else the last of these.
+  // The entry if it is in 0 .. size - 1, else size - 1.
   __device__ static int bounded(int entry, int size) {
     const unsigned last = static_cast<unsigned>(size) - 1;
     return static_cast<int>(static_cast<unsigned>(entry) < last ? static_cast<unsigned>(entry)

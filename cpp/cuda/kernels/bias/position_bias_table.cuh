@@ -9,12 +9,12 @@
 //   d_w2[h, e] = sum D[h] hidden[e],   d_b2[h] = sum D[h]
 //   d_w_row[e] = sum P[e] row,   d_w_col[e] = sum P[e] col,   d_b1[e] = sum P[e]
 //
-// Hidden features live in registers only. Forward: a block makes 4 heads of 128 positions, four per
-// lane; its eight warps share the features, whose weights they read from shared memory by
-// broadcast, and their sums meet there in the warps' order. Backward: a thread owns one feature and
-// walks over a slice of the positions, whose D and coordinates it reads by broadcast; P is linear
-// in D, so that blocks of 4 heads add up. Each slice leaves one row of partial sums
-// (partial_sums.cuh): deterministic.
+// Hidden features live in registers only. Forward: a block computes 4 heads of 128 positions, four
+// per lane. Its eight warps split the features, whose weights they read from shared memory by
+// broadcast, and combine their partial sums there in warp order. Backward: a thread owns one
+// feature and loops over a slice of the positions, whose D and coordinates it reads by broadcast; P
+// is linear in D, so blocks of 4 heads add up. Each slice leaves one row of partial sums
+// (partial_sums.cuh), so results are deterministic.
 //
 // 2 E (h + 3 ceil(h / 4)) flops per position forward, 2 E (2 h + 6 ceil(h / 4)) backward; 4 h bytes:
 // bound by arithmetic.
@@ -46,19 +46,19 @@ __device__ inline C relu(C x) {
 
 }  // namespace device
 
-// Block (kBiasTableLanes, kBiasTableShares). Grid: tiles of (128 positions, 4 heads), heads fastest.
+// Block (kBiasTableLanes, kBiasTableGroups). Grid: tiles of (128 positions, 4 heads), heads fastest.
 template <class C>
-__global__ void __launch_bounds__(kBiasTableLanes* kBiasTableShares)
+__global__ void __launch_bounds__(kBiasTableLanes* kBiasTableGroups)
     position_bias_table_forward(PositionBiasTableParams p) {
   constexpr int kHeads = kBiasTableHeads;
   constexpr int kPositions = kBiasTablePositions;
   constexpr int kLanes = kBiasTableLanes;
-  constexpr int kShares = kBiasTableShares;
-  constexpr int kThreads = kLanes * kShares;
+  constexpr int kGroups = kBiasTableGroups;
+  constexpr int kThreads = kLanes * kGroups;
   using Weights = device::Run<C, 4>;
   __shared__ Weights first[kBiasTableHidden];   // w_row, w_col, b1
   __shared__ Weights second[kBiasTableHidden];  // w2 of the block's heads
-  __shared__ C sums[kShares][kHeads * kPositions][kLanes];
+  __shared__ C sums[kGroups][kHeads * kPositions][kLanes];
   C* table = static_cast<C*>(p.table.data);  // [h, R, S]
   const index_t heads = p.table.shape[0];
   const index_t columns = p.table.shape[2];
@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(kBiasTableLanes* kBiasTableShares)
     for (index_t begin = 0; begin < hidden_size; begin += kBiasTableHidden) {
       const int count = static_cast<int>(
           hidden_size - begin < kBiasTableHidden ? hidden_size - begin : kBiasTableHidden);
-      __syncthreads();  // nobody reads the weights before any more
+      __syncthreads();  // all have left the previous weights
       for (int e = thread; e < count; e += kThreads) {
         first[e] = {device::element<C>(p.fc1_weight, begin + e, 0),
                     device::element<C>(p.fc1_weight, begin + e, 1),
@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(kBiasTableLanes* kBiasTableShares)
         second[e] = weights;
       }
       __syncthreads();
-      for (int e = threadIdx.y; e < count; e += kShares) {
+      for (int e = threadIdx.y; e < count; e += kGroups) {
         const Weights in = first[e];
         const Weights out = second[e];
 #pragma unroll
@@ -111,12 +111,12 @@ __global__ void __launch_bounds__(kBiasTableLanes* kBiasTableShares)
         sums[threadIdx.y][h * kPositions + i][threadIdx.x] = sum[h][i];
     }
     __syncthreads();
-    for (int k = threadIdx.y; k < kHeads * kPositions; k += kShares) {
+    for (int k = threadIdx.y; k < kHeads * kPositions; k += kGroups) {
       const index_t h = head + k / kPositions;
       const index_t at = position + k % kPositions * kLanes;
       if (h >= heads || at >= positions) continue;
       C total = device::element<C>(p.fc2_bias, h);
-      for (int share = 0; share < kShares; ++share) total += sums[share][k][threadIdx.x];
+      for (int group = 0; group < kGroups; ++group) total += sums[group][k][threadIdx.x];
       table[h * p.table.stride[0] + at / columns * p.table.stride[1] +
             at % columns * p.table.stride[2]] = total;
     }
@@ -163,10 +163,10 @@ __global__ void __launch_bounds__(kBiasTableFeatures)
     }
     C d_row = 0, d_col = 0, d_b1 = 0;
     C d_w2[kHeads] = {};
-    C d_b2[kHeads] = {};  // of the positions that this thread loads
+    C d_b2[kHeads] = {};  // over the positions that this thread loads
     for (index_t first = begin; first < end; first += kTile) {
       const int count = static_cast<int>(end - first < kTile ? end - first : kTile);
-      __syncthreads();  // nobody reads the tile before any more
+      __syncthreads();  // all have left the previous tile
       if (thread < count) {
         const index_t row = (first + thread) / columns;
         const index_t column = (first + thread) % columns;

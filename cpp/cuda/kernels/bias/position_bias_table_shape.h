@@ -7,14 +7,15 @@ namespace transnext {
 
 constexpr int kBiasTableHeads = 4;  // heads of a block
 
-// Forward: positions of a lane, threads that share the hidden features, features in shared memory.
+// Forward: positions of a lane, groups of threads that split the hidden features, features in
+// shared memory.
 constexpr int kBiasTableLanes = 32;
 constexpr int kBiasTablePositions = 4;
-constexpr int kBiasTableShares = 8;
+constexpr int kBiasTableGroups = 8;
 constexpr int kBiasTableHidden = 512;
 
-// Backward: hidden features of a block (one per thread), positions in shared memory, and the least
-// positions worth a row of partial sums, of which there are no more than kBiasTableSlices.
+// Backward: hidden features of a block (one per thread), positions in shared memory, and the fewest
+// positions worth a row of partial sums; there are at most kBiasTableSlices rows.
 constexpr int kBiasTableFeatures = 128;
 constexpr int kBiasTableTile = 64;
 constexpr index_t kBiasTableSlices = 256;

@@ -1,5 +1,5 @@
-// Copies from global to shared memory that run beside the thread that asks for them (cp.async,
-// compute capability 8.0; plain loads and stores below).
+// Asynchronous copies from global to shared memory (cp.async from compute capability 8.0 on; plain
+// loads and stores below).
 //
 //   copy_async_16(shared, global, valid);  // any number of copies, of 16, 8 or 4 bytes
 //   commit_copies();                       // closes a group
@@ -39,7 +39,7 @@ inline void wait_copies() {
 
 #elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
 
-// 16 bytes go past the first-level cache: what is shared by a block is read once.
+// 16 bytes bypass the first-level cache: a block reads them only once.
 __device__ inline void copy_async_16(void* shared, const void* global, bool valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)),
                "l"(global), "r"(valid ? 16 : 0)

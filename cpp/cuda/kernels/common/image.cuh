@@ -1,4 +1,4 @@
-// Places of an image of tokens.
+// Coordinates in an image of tokens.
 #pragma once
 
 #include "transnext/tensor.h"

@@ -1,9 +1,9 @@
-// What architectures differ in and registers are shared out by.
+// Properties of a multiprocessor by architecture, which the register budget depends on.
 #pragma once
 
 namespace transnext::device {
 
-// Threads that a multiprocessor takes.
+// Most resident threads of a multiprocessor.
 __host__ __device__ constexpr int multiprocessor_threads() {
 #if !defined(__CUDA_ARCH__)
   return 2048;

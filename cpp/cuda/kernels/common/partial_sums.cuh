@@ -1,8 +1,8 @@
 // out[e] = sum over rows of partials[row, e]: the second stage of the deterministic reductions.
 //
-// Lanes lie along elements. The kPartialSumsRows rows of threads of a block take every
-// kPartialSumsRows-th row of partials; their sums meet in shared memory and are added in order.
-// Bytes per element: 4 per row of partials.
+// Lanes run along elements. Each of a block's kPartialSumsRows rows of threads adds every
+// kPartialSumsRows-th row of partials; these sums are then added in order, in shared memory. Bytes
+// per element: 4 per row of partials.
 #pragma once
 
 #include "cuda/kernels/common/partial_sums_params.h"

@@ -1,5 +1,5 @@
-// The second stage of a deterministic reduction: blocks left one row of partial sums each in the
-// workspace, and these are added in the rows' order.
+// The second stage of a deterministic reduction: each block has left one row of partial sums in the
+// workspace, and the rows are added in order.
 #pragma once
 
 #include "transnext/tensor.h"
@@ -10,8 +10,8 @@ struct PartialSumsParams {
   float* workspace;
   index_t offset;  // of the first partial sum
   index_t rows;    // of partial sums
-  index_t stride;  // from row to row, of consecutive elements
-  View<3> out;     // [a, b, c] float32, an element of the rows each, c running fastest
+  index_t stride;  // from row to row; elements are consecutive
+  View<3> out;     // [a, b, c] float32: one element of the rows each, c fastest
 };
 
 }  // namespace transnext

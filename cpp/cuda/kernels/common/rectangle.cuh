@@ -1,4 +1,4 @@
-// Where tokens lie: rectangles of the image, and how many keys a query sees.
+// Rectangles of tokens in the image, and the number of keys that a query sees.
 #pragma once
 
 #include "cuda/kernels/common/small_divisor.cuh"
@@ -12,17 +12,18 @@ struct Rectangle {
   __device__ int cells() const { return height * width; }
   __device__ int index(int y, int x) const { return (y - top) * width + x - left; }
   __device__ int row(int index) const { return top + index / width; }
-  // Row and column of an index below 2^21, without a division for each.
-  struct Place {
+  // Row and column of an index below 2^21, without a division.
+  struct Cell {
     int row, column;
   };
-  __device__ Place place(int index) const {
+  __device__ Cell cell(int index) const {
     const int down = SmallDivisor(width).quotient(index);
     return {top + down, left + index - down * width};
   }
   __device__ int column(int index) const { return left + index % width; }
 
-  // Larger by `before` above and on the left and by `after` below and on the right, within the image.
+  // Grown by `before` above and on the left and by `after` below and on the right, within the
+  // image.
   __device__ Rectangle grown(int before, int after, int image_height, int image_width) const {
     const int first_row = top > before ? top - before : 0;
     const int first_column = left > before ? left - before : 0;
@@ -32,8 +33,8 @@ struct Rectangle {
   }
 };
 
-// Of the `window` places from x - window / 2 on, those inside 0 .. size - 1.
-__device__ inline int places_inside(int x, int window, int size) {
+// The number of the `window` cells from x - window / 2 on that lie in 0 .. size - 1.
+__device__ inline int cells_inside(int x, int window, int size) {
   const int first = x - window / 2;
   const int end = first + window;
   return (end < size ? end : size) - (first > 0 ? first : 0);
@@ -41,8 +42,8 @@ __device__ inline int places_inside(int x, int window, int size) {
 
 // log(number of keys that query (y, x) sees).
 __device__ inline float length_scale(int y, int x, int window, Grid grid, int pooled) {
-  const int local = places_inside(y, window, static_cast<int>(grid.height)) *
-                    places_inside(x, window, static_cast<int>(grid.width));
+  const int local = cells_inside(y, window, static_cast<int>(grid.height)) *
+                    cells_inside(x, window, static_cast<int>(grid.width));
   return logf(static_cast<float>((window > 0 ? local : 0) + pooled));
 }
 

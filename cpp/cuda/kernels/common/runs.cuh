@@ -1,5 +1,6 @@
 // Runs of consecutive channels: n elements that one thread reads or writes as floats, with a single
-// access where the tensor's layout lets it, element by element (and short at the end) elsewhere.
+// access where the tensor's layout allows it, and element by element, perhaps fewer at the end,
+// elsewhere.
 #pragma once
 
 #include "cuda/kernels/common/storage.cuh"
@@ -21,12 +22,13 @@ __device__ inline bool has_runs(const View<kRank>& view) {
   return aligned;
 }
 
-// A run as it lies in memory: a thread that converts right behind each of several loads waits for one
-// after the other. Elements of 16 bits are kept two to a register, which compilers would not do.
+// A run in its storage type: a thread that converted right after each of several loads would wait
+// for one after the other. Elements of 16 bits are kept two to a register, which compilers would
+// not do.
 template <class T, int n>
 class RawRun {
  public:
-  // `count` elements (or n, if that is less) lie at `from`; the others are zero, as all are at first.
+  // Loads `count` elements, at most n, from `from`; the others are zero, as all are initially.
   __device__ void load(const T* from, index_t stride, index_t count, bool runs) {
     if (runs) {
       words_ = *reinterpret_cast<const Words*>(from);
@@ -75,7 +77,7 @@ struct BitsOf<4> {
   using Type = unsigned;
 };
 
-// A single element likewise, in a register of its own.
+// The same for a single element, in a register of its own.
 template <class T>
 class RawElement {
  public:

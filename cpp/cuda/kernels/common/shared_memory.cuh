@@ -1,5 +1,5 @@
-// Dynamic shared memory of the running block, whose size the launch plan says. It starts at a
-// multiple of 128 bytes on a GPU, at least of 16 in the emulation, and holds no particular values.
+// Dynamic shared memory of the running block, whose size is in the launch plan. It starts at a
+// multiple of 128 bytes on a GPU, at least of 16 in the emulation, and is not initialised.
 #pragma once
 
 #if defined(TRANSNEXT_EMULATION)
@@ -19,7 +19,7 @@ __device__ inline T* dynamic_shared() {
 }
 
 #if !defined(TRANSNEXT_EMULATION)
-// The address of a pointer into shared memory in that memory's own space, as PTX takes it.
+// The address of a pointer into shared memory in that memory's own address space, as PTX needs it.
 __device__ inline unsigned shared_address(const void* pointer) {
   return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
 }

@@ -1,5 +1,5 @@
-// Divisions that take less time than that of index_t: of small numbers by one that does not change,
-// a multiplication, and of numbers that nearly always fit in 32 bits.
+// Divisions that are faster than those of index_t: of small numbers by a constant divisor, as a
+// multiplication, and of numbers that nearly always fit in 32 bits.
 #pragma once
 
 #include "transnext/tensor.h"
@@ -13,8 +13,8 @@ __device__ inline index_t quotient(index_t dividend, index_t divisor) {
   return dividend / divisor;
 }
 
-// Exact while the dividend is below 2^21, since the rounded product then stays nearer to
-// (dividend + 1/2) / divisor than an integer is.
+// Exact for dividends below 2^21: the rounded product is then closer to (dividend + 1/2) / divisor
+// than any integer is.
 struct SmallDivisor {
   int divisor;
   float inverse;

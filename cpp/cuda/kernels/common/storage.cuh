@@ -1,12 +1,12 @@
-// Elements of the storage types as floats, in device code. The inline PTX of this library's kernels
-// lives in wrappers like these, each with what it means for a host compiler beside it.
+// Elements of the storage types as floats, in device code. The kernels' inline PTX lives in
+// wrappers like these, each next to its meaning for a host compiler.
 #pragma once
 
 #include "transnext/half.h"
 
 namespace transnext {
 
-// What the tensors of a kernel of T hold.
+// The element type of the tensors of a kernel of T.
 template <class T>
 struct StorageOf {
   using Type = T;
@@ -27,7 +27,7 @@ struct RoundsToTensorFloat<TensorFloat32> {
   static constexpr bool value = true;
 };
 
-// Whether the products of a kernel of T run on tensor cores.
+// Whether the GEMMs of a kernel of T run on tensor cores.
 template <class T>
 struct OnTensorCores {
   static constexpr bool value = true;
@@ -73,7 +73,7 @@ __device__ inline void from_float(float x, Half& target) {
 
 namespace device {
 
-// Two neighbours of 16 bits in a register, the first one in its low half.
+// Two 16-bit neighbours in a register, the first one in its low half.
 template <class T>
 __device__ inline unsigned pack(float first, float second) {
   T low;

@@ -1,4 +1,4 @@
-// Matrix products of a warp on tensor cores, and the loads that bring their operands.
+// A warp's matrix multiply-accumulates (MMA) on tensor cores, and the loads of their operands.
 //
 //   d[16 x 8] += a[16 x depth] b[depth x 8],  depth 8 or 16, a and b Half or BFloat16, d float;
 //                                             depth 8 also of floats rounded to TF32
@@ -22,13 +22,13 @@
 //   a[0]: (r, c)    a[1]: (r + 8, c)    a[2]: (r, c + 4)    a[3]: (r + 8, c + 4)
 //   b[0]: (c, r)    b[1]: (c + 4, r)    d as above
 //
-// ldmatrix without _trans brings them too: a row of 8 elements of 16 bits is one of 4 floats, and
+// ldmatrix without _trans loads them too: a row of 8 elements of 16 bits is a row of 4 floats, and
 // register i of a lane holds (r, c) of matrix i.
 //
-// All 32 lanes of a warp call these together.
+// All 32 lanes of a warp must call these together.
 //
-// Compute capability 7.5 has the product of depth 8 on Half alone. Depth 16 is two of them there,
-// and BFloat16 and TF32 gather their operands by shuffles and multiply in float: correct, not fast.
+// Compute capability 7.5 only has the MMA of depth 8 on Half. There, depth 16 is two of them, and
+// BFloat16 and TF32 gather their operands by shuffles and multiply in float: correct, not fast.
 #pragma once
 
 #include "cuda/kernels/common/shared_memory.cuh"

@@ -1,10 +1,10 @@
-// The thread's number in its block, for blocks of one dimension.
+// The thread's index in a block of one dimension.
 #pragma once
 
 namespace transnext::device {
 
-// Read anew at each call: threadIdx.x, and whatever follows from it, a compiler computes once and then
-// keeps, in registers that a kernel may not have.
+// Read again at each call: a compiler would compute threadIdx.x and everything derived from it
+// once, and keep it in registers that a kernel may not have.
 __device__ inline int thread_index() {
 #if defined(__CUDA_ARCH__)
   int index;

@@ -1,4 +1,4 @@
-// Runs of eight elements, as threads read them from rows in shared memory.
+// Vectors of eight elements, as threads read them from rows in shared memory.
 #pragma once
 
 #include "cuda/kernels/common/storage.cuh"
@@ -10,7 +10,7 @@ struct alignas(16) Vec8 {
   T values[8];
 };
 
-// `from` and `to` are multiples of 16 bytes.
+// `from` and `to` are aligned to 16 bytes.
 template <class T>
 __device__ inline void load_vec8(const T* from, float (&to)[8]) {
   const Vec8<T> run = *reinterpret_cast<const Vec8<T>*>(from);
@@ -18,7 +18,7 @@ __device__ inline void load_vec8(const T* from, float (&to)[8]) {
   for (int i = 0; i < 8; ++i) to[i] = to_float(run.values[i]);
 }
 
-// Pairs of BFloat16 in a register are two floats by one instruction each.
+// One instruction turns each half of a register of BFloat16 into a float.
 __device__ inline void load_vec8(const BFloat16* from, float (&to)[8]) {
   struct Pairs {
     unsigned values[4];

@@ -5,11 +5,11 @@
 //   d_a[n, c] = sum_t weight[c, t] d_u[n - offset_t, c]
 //   d_weight[c, t] = sum_n d_u[n, c] a[n + offset_t, c],   d_bias[c] = sum_n d_u[n, c]
 //
-// One channel per thread. u is recomputed, over a halo of one column and row, from three rows of
-// a that lie in registers (halo two); d_a is summed as u is forward. Bytes per element 5 sizeof(T)
-// (a, g, D in, d_a, d_g out); about 1.7 (18 + 40) + 36 flops. Gradients of weights stay in registers
-// over all strips of a warp and leave its block as one row of partial sums, which partial_sums.cuh
-// adds: deterministic.
+// One channel per thread. u is recomputed, over a halo of one column and row, from three rows of a
+// in registers (halo two); d_a is accumulated as u is in the forward. Bytes per element 5 sizeof(T)
+// (a, g, D in, d_a, d_g out); about 1.7 (18 + 40) + 36 flops. Weight gradients stay in registers
+// over all strips of a warp; each block stores one row of partial sums, which partial_sums.cuh adds
+// in order, so results are deterministic.
 #pragma once
 
 #include "cuda/kernels/common/math.cuh"
@@ -26,7 +26,7 @@ struct GradientsAhead {
   static constexpr bool value = true;
 };
 template <>
-struct GradientsAhead<BFloat16> {  // whose conversions take more registers
+struct GradientsAhead<BFloat16> {  // its conversions need more registers
   static constexpr bool value = false;
 };
 
@@ -48,12 +48,12 @@ class ConvGluChannel {
     }
   }
 
-  __device__ void take(const ConvGluStrip& strip) {
+  __device__ void add_strip(const ConvGluStrip& strip) {
     const int width = static_cast<int>(p_.grid.width);
     const int height = static_cast<int>(p_.grid.height);
     const int left = strip.left;
     const bool writes = p_.d_x.present();
-    // Of the rows to be asked for: a's from two columns before the strip on, g's and D's from one.
+    // Pointers to the rows to prefetch: a from two columns before the strip on, g and D from one.
     const index_t step = p_.x.stride[1];
     const index_t token = index_t{strip.top - 2} * width + left;
     const index_t hidden = p_.d_out.shape[2];
@@ -62,7 +62,7 @@ class ConvGluChannel {
     const T* gate = value + hidden * p_.x.stride[2] + (width + 1) * step;
     const T* gradient = static_cast<const T*>(p_.d_out.data) + strip.batch * p_.d_out.stride[0] +
                         channel_ * p_.d_out.stride[2] + (token + width - 1) * p_.d_out.stride[1];
-    // Of the rows to be written: d_g's, and d_a's above it.
+    // Pointers to the rows to write: d_g, and d_a one row above.
     T* d_value = static_cast<T*>(p_.d_x.data) + strip.batch * p_.d_x.stride[0] +
                  channel_ * p_.d_x.stride[2] + token * p_.d_x.stride[1];
     T* d_gate = d_value + hidden * p_.d_x.stride[2] + width * p_.d_x.stride[1];
@@ -99,7 +99,7 @@ class ConvGluChannel {
     };
 
     float a[3][kColumns + 4] = {};  // of columns left - 2 to left + 5, rows above, at, below `row`
-    float d_a[3][kColumns] = {};    // sums of those rows
+    float d_a[3][kColumns] = {};    // sums for these rows
     const auto next_row_of_a = [&] {
 #pragma unroll
       for (int j = 0; j < kColumns + 4; ++j) {
@@ -117,7 +117,7 @@ class ConvGluChannel {
     for (int row = strip.top - 1; row <= strip.bottom; ++row) {
       if (!kAhead) prefetch_gradients(row);
       next_row_of_a();
-      float d_u[kColumns + 2];  // D at first, of columns left - 1 to left + 4
+      float d_u[kColumns + 2];  // initially D, of columns left - 1 to left + 4
       float g[kColumns + 2];
 #pragma unroll
       for (int j = 0; j < kColumns + 2; ++j) {
@@ -139,7 +139,7 @@ class ConvGluChannel {
         }
         d_u[j] *= g[j] * normal.gelu_slope(u);
       }
-      // Registers are free for the next rows from here on, and, after the weights' gradients, more.
+      // From here on there are registers for the next rows, and more after the weight gradients.
       if (kAhead && row < strip.bottom) prefetch_gradients(row + 1);
       if (own) {
 #pragma unroll
@@ -179,12 +179,12 @@ class ConvGluChannel {
 
 }  // namespace device
 
-// Block (32, strips). Grid: (worker, 32 channels), channels fastest; a worker takes every
-// workers-th group of strips and leaves workspace[worker, kConvGluTerms, hidden], if a parameter's
+// Block (32, strips). Grid: (worker, 32 channels), channels fastest; a worker handles every
+// workers-th group of strips and stores workspace[worker, kConvGluTerms, hidden] if a parameter
 // gradient is wanted.
 template <class T>
 __global__ void __launch_bounds__(kConvGluLanes* kConvGluStrips,
-                                  device::multiprocessor_threads() / kConvGluBackwardShare)
+                                  device::multiprocessor_threads() / kConvGluBackwardDivisor)
     conv_glu_backward(ConvGluBackwardParams p) {
   __shared__ float partial[kConvGluStrips][kConvGluTerms][kConvGluLanes];
   __shared__ device::ConvGluWeights<kConvGluLanes> weights;
@@ -202,7 +202,7 @@ __global__ void __launch_bounds__(kConvGluLanes* kConvGluStrips,
   if (channel < hidden) {
     for (unsigned number = worker * blockDim.y + threadIdx.y; number < strips;
          number += workers * blockDim.y)
-      mine.take(device::ConvGluStrip(number, p.grid));
+      mine.add_strip(device::ConvGluStrip(number, p.grid));
   }
 
   if (!p.d_weight.present() && !p.d_bias.present()) return;

@@ -2,9 +2,10 @@
 //
 //   u[n, c] = bias[c] + sum_t weight[c, t] a[n + offset_t, c],   out = GELU(u) g
 //
-// Two channels per thread. Each row of a that is loaded adds to the three rows of outputs that lie in
-// registers, of which the uppermost is then finished. Bytes per output 3 sizeof(T) (a, g in, out),
-// requested (6/4 18/16 + 2) / 3 = 1.23 times that at a full band; 18 flops and a GELU of about 25.
+// Two channels per thread. Each loaded row of a contributes to three rows of outputs in registers,
+// the uppermost of which is then complete. Bytes per output 3 sizeof(T) (a, g in, out); the loads
+// and stores request (6/4 18/16 + 2) / 3 = 1.23 times that at a full band; 18 flops and a GELU of
+// about 25.
 #pragma once
 
 #include "cuda/kernels/common/math.cuh"
@@ -14,7 +15,7 @@ namespace transnext {
 
 namespace device {
 
-// A strip forward, two channels of a thread; `runs` of them are single accesses.
+// The forward of a strip, two channels per thread. kRuns: whether these are single accesses.
 template <bool kRuns, class T, int kChannels>
 __device__ inline void conv_glu_strip_forward(const ConvGluParams& p, const ConvGluStrip& strip,
                                               index_t first_channel,
@@ -36,7 +37,8 @@ __device__ inline void conv_glu_strip_forward(const ConvGluParams& p, const Conv
 #pragma unroll
   for (int i = 0; i < kRun; ++i) bias[i] = conv_glu_bias(p.bias, i < count ? channel + i : channel);
 
-  // Of the row to be asked for, a's from the halo column on, g's of the row above; the output's row.
+  // Pointers to the row to prefetch, a from the halo column on and g one row above, and to the
+  // output row.
   const index_t step = p.x.stride[1];
   const index_t token = index_t{strip.top - 1} * width + left;
   const T* value = static_cast<const T*>(p.x.data) + strip.batch * p.x.stride[0] +
@@ -45,7 +47,7 @@ __device__ inline void conv_glu_strip_forward(const ConvGluParams& p, const Conv
   T* target = static_cast<T*>(p.out.data) + strip.batch * p.out.stride[0] +
               channel * p.out.stride[2] + (token - width) * p.out.stride[1];
 
-  // A row ahead where registers allow it.
+  // One row ahead where registers allow it.
   constexpr bool kAhead = kRuns && sizeof(T) == 2;
   RawRun<T, kRun> values[kColumns + 2];
   RawRun<T, kRun> gates[kColumns];
@@ -71,7 +73,7 @@ __device__ inline void conv_glu_strip_forward(const ConvGluParams& p, const Conv
     gate += step * width;
   };
 
-  float sum[3][kColumns][kRun];  // of the rows above, at and below the one that is added
+  float sum[3][kColumns][kRun];  // for the rows above, at and below the row being added
 #pragma unroll
   for (int j = 0; j < kColumns; ++j) {
 #pragma unroll
@@ -142,7 +144,7 @@ __global__ void __launch_bounds__(kConvGluLanes* kConvGluStrips, kConvGluBlocks)
     const index_t block = work / groups;
     const index_t first_channel = (work - block * groups) * kChannels;
     const auto number = static_cast<unsigned>(block * blockDim.y + threadIdx.y);
-    __syncthreads();  // nobody reads the weights before any more
+    __syncthreads();  // all have left the previous weights
     weights.load(p.weight, first_channel, hidden - first_channel);
     __syncthreads();
     if (first_channel + static_cast<int>(threadIdx.x) * kConvGluRun >= hidden || number >= strips)

@@ -10,9 +10,9 @@ constexpr int kConvGluRun = 2;      // forward: channels of a thread; backward: 
 constexpr int kConvGluColumns = 4;  // columns of a strip
 constexpr int kConvGluStrips = 4;   // warps of a block, at most
 constexpr int kConvGluBlocks = 5;   // of a multiprocessor, at least, forward: 96 registers
-// Backward registers suffice for a quarter of a multiprocessor's threads, in blocks of 128.
-constexpr int kConvGluBackwardShare = 4 * 128;
-constexpr int kConvGluTerms = 10;  // nine weights' gradients and the bias's
+// Backward: registers suffice for a quarter of a multiprocessor's threads, in blocks of 128.
+constexpr int kConvGluBackwardDivisor = 4 * 128;
+constexpr int kConvGluTerms = 10;  // gradients of nine weights and of the bias
 
 // Rows of a strip: bands of equal height, at most kConvGluRows. The halo, two rows forward and four
 // backward, is small beside that.

@@ -1,10 +1,9 @@
-// What conv_glu's kernels share: strips of the image, and the weights of a block's channels.
+// Strips of the image and the weights of a block's channels, for forward and backward of conv_glu.
 //
-// Lanes lie along channels, so that accesses are runs of consecutive elements. A warp walks down a
-// strip of four columns, with a halo column on each side, whose rows lie in registers as far as they
-// are needed. The next row is on its way meanwhile, as it lies in memory. The halo columns were
-// loaded by the neighbouring warp and come from the L1 cache. Only the weights go through shared
-// memory.
+// Lanes run along channels, so accesses are runs of consecutive elements. A warp walks down a strip
+// of four columns, with a halo column on each side, and keeps the rows it needs in registers; the
+// next row is prefetched in its storage type. The neighbouring warp also loads the halo columns, so
+// they come from the L1 cache. Only the weights go through shared memory.
 #pragma once
 
 #include "cuda/kernels/common/runs.cuh"
@@ -13,7 +12,7 @@
 
 namespace transnext::device {
 
-// Where a warp's strip lies: rows [top, bottom) and columns from `left` of an image.
+// A warp's strip: rows [top, bottom) and columns from `left` on of an image.
 struct ConvGluStrip {
   index_t batch;
   int left;
@@ -30,7 +29,7 @@ struct ConvGluStrip {
     const unsigned band = rest / across;
     batch = image;
     left = static_cast<int>(rest - band * across) * kConvGluColumns;
-    // Bands of equal height, the first ones higher by the rows that are left over.
+    // Bands of equal height; the first ones take one of the remaining rows each.
     const unsigned rows = height / bands;
     const unsigned higher = height - rows * bands;
     top = static_cast<int>(band * rows + (band < higher ? band : higher));
@@ -42,8 +41,8 @@ __device__ inline index_t conv_glu_strips(index_t batch, Grid grid) {
   return batch * conv_glu_bands(grid.height) * conv_glu_strips_across(grid.width);
 }
 
-// Weights of a block's channels by tap, read from global memory in the order in which they lie there.
-// Rows of taps are so far apart that writing has few bank conflicts, and reading runs of channels none.
+// Weights of a block's channels by tap, read from global memory in memory order. The rows of taps
+// are padded so that writes have few bank conflicts and reads of channel runs have none.
 template <int kChannels>
 struct ConvGluWeights {
   static constexpr int kPitch = kChannels + 4;

@@ -3,17 +3,16 @@
 //   out[b, p, c] = 1 / |bin p| * sum over n in bin p of GELU(x[b, n, c])
 //   d_x[b, n, c] = GELU'(x[b, n, c]) * sum over bins p with n in them of d_out[b, p, c] / |bin p|
 //
-// Threads along x lie along channels, two each, so that every access of x, out, d_out and d_x is one
-// run of consecutive elements; several of them are on their way at a time. Forward: a block makes
-// some channels of one bin; its rows of threads share the cells and their sums meet in shared memory
-// in the order of the rows; where bins are small or many, rows take bins of their own. Backward: a
-// block takes a run of tokens of one image row, whose gradients it gathers from the bins they lie in
-// (one, or up to four where bins overlap), so there are no atomics and both directions are
+// Threads along x run along channels, two each, so that every access of x, out, d_out and d_x is a
+// run of consecutive elements, with several in flight. Forward: a block computes some channels of
+// one bin; its rows of threads split the cells, and their partial sums are added in row order in
+// shared memory. Where bins are small or many, each row has bins of its own. Backward: a block
+// computes a run of tokens of one image row, whose gradients it gathers from the bins they lie in
+// (one, or up to four where bins overlap). So there are no atomics, and both directions are
 // deterministic.
 //
-// Bytes per element of x: forward sizeof(T) read, backward 2 sizeof(T), d_out coming from cache;
-// 20 flops forward, 29 backward. At 3 TB/s, float32 needs 1.3 ps per element forward: bound by
-// memory.
+// Bytes per element of x: forward sizeof(T) read, backward 2 sizeof(T), d_out from cache; 20 flops
+// forward, 29 backward. At 3 TB/s, float32 needs 1.3 ps per element forward: bound by memory.
 #pragma once
 
 #include "cuda/kernels/common/math.cuh"
@@ -38,7 +37,7 @@ struct Bin {
 
 }  // namespace device
 
-// Block (lanes <= kGeluPoolLanes, threads of a bin, bins), the latter two together at most
+// Block (lanes <= kGeluPoolLanes, threads of a bin, bins), the last two together at most
 // kGeluPoolRows. Grid: tiles of (bins of all images, channels of the lanes), channels fastest.
 template <class T>
 __global__ void __launch_bounds__(kGeluPoolLanes* kGeluPoolRows, kGeluPoolBlocks)
@@ -109,8 +108,8 @@ __global__ void __launch_bounds__(kGeluPoolLanes* kGeluPoolRows, kGeluPoolBlocks
       __syncthreads();  // before the next tile overwrites the partial sums
     }
     if (threadIdx.y == 0 && count > 0) {
-      const float share = 1.0f / static_cast<float>(rows.size * width);
-      for (int i = 0; i < kRun; ++i) sum[i] *= share;
+      const float inverse_size = 1.0f / static_cast<float>(rows.size * width);
+      for (int i = 0; i < kRun; ++i) sum[i] *= inverse_size;
       device::store_run(
           out + batch * p.out.stride[0] + bin * p.out.stride[1] + channel * p.out.stride[2],
           p.out.stride[2], count, runs, sum);
@@ -120,7 +119,7 @@ __global__ void __launch_bounds__(kGeluPoolLanes* kGeluPoolRows, kGeluPoolBlocks
 
 namespace device {
 
-// sum over bins p with a token in them of d_out[p] / |bin p|, of any two grids.
+// sum over the bins p that contain a token of d_out[p] / |bin p|, for any two grids.
 template <class T, int kRun>
 __device__ inline void gather_from_bins(const GeluPoolBackwardParams& p, index_t row,
                                         index_t column, const T* gradients, index_t count,
@@ -136,12 +135,12 @@ __device__ inline void gather_from_bins(const GeluPoolBackwardParams& p, index_t
       const index_t width = bin_end(b, p.pool_grid.width, p.grid.width) -
                             bin_begin(b, p.pool_grid.width, p.grid.width);
       const index_t bin = a * p.pool_grid.width + b;
-      const float share = 1.0f / static_cast<float>(height * width);
+      const float inverse_size = 1.0f / static_cast<float>(height * width);
       RawRun<T, kRun> raw;
       raw.load(gradients + bin * p.d_out.stride[1], p.d_out.stride[2], count, runs);
       float gradient[kRun];
       raw.read(gradient);
-      for (int i = 0; i < kRun; ++i) sum[i] += gradient[i] * share;
+      for (int i = 0; i < kRun; ++i) sum[i] += gradient[i] * inverse_size;
     }
   }
 }
@@ -164,10 +163,11 @@ __global__ void __launch_bounds__(kGeluPoolLanes* kGeluPoolRows, kGeluPoolBlocks
   const index_t tile_channels = index_t{blockDim.x} * kRun;
   const index_t channel_tiles = device::quotient(channels + tile_channels - 1, tile_channels);
   const index_t tiles =
-      p.x.shape[0] * p.grid.height * gelu_pool_pieces(p.grid.width) * channel_tiles;
+      p.x.shape[0] * p.grid.height * gelu_pool_row_parts(p.grid.width) * channel_tiles;
   const auto width = static_cast<unsigned>(p.grid.width);
-  const auto pieces = static_cast<unsigned>(gelu_pool_pieces(p.grid.width));
-  // Where the grids divide, each token lies in one bin, all bins have as many tokens.
+  const auto row_parts = static_cast<unsigned>(gelu_pool_row_parts(p.grid.width));
+  // Where the pooled grid divides the grid, each token lies in one bin, and all bins have the same
+  // size.
   const auto bin_height =
       static_cast<unsigned>(device::quotient(p.grid.height, p.pool_grid.height));
   const auto bin_width = static_cast<unsigned>(device::quotient(p.grid.width, p.pool_grid.width));
@@ -176,22 +176,22 @@ __global__ void __launch_bounds__(kGeluPoolLanes* kGeluPoolRows, kGeluPoolBlocks
   const unsigned bin_rows = even ? bin_height : 1;
   const unsigned bin_columns = even ? bin_width : 1;
   const device::SmallDivisor by_bin_columns(static_cast<int>(bin_columns));
-  const float share = 1.0f / static_cast<float>(bin_rows * bin_columns);
+  const float inverse_size = 1.0f / static_cast<float>(bin_rows * bin_columns);
 
   for (index_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-    const index_t pieces_before = device::quotient(tile, channel_tiles);
+    const index_t parts_before = device::quotient(tile, channel_tiles);
     const index_t channel =
-        (tile - pieces_before * channel_tiles) * tile_channels + threadIdx.x * kRun;
+        (tile - parts_before * channel_tiles) * tile_channels + threadIdx.x * kRun;
     const index_t count = channels - channel;
     if (count <= 0) continue;
-    const index_t rows_before = device::quotient(pieces_before, pieces);
+    const index_t rows_before = device::quotient(parts_before, row_parts);
     const auto first =
-        static_cast<unsigned>(pieces_before - rows_before * pieces) * kGeluPoolColumns;
+        static_cast<unsigned>(parts_before - rows_before * row_parts) * kGeluPoolColumns;
     const unsigned end = first + kGeluPoolColumns < width ? first + kGeluPoolColumns : width;
     const index_t batch = device::quotient(rows_before, p.grid.height);
     const auto row = static_cast<unsigned>(rows_before - batch * p.grid.height);
     const T* gradients = d_out + batch * p.d_out.stride[0] + channel * p.d_out.stride[2];
-    // The bin of the piece's first token, and how far into it that is.
+    // The bin of the row part's first token, and that token's offset in the bin.
     const unsigned bin = first / bin_columns;
     const auto into_bin = static_cast<int>(first - bin * bin_columns);
     const T* bins = gradients + (row / bin_rows * p.pool_grid.width + bin) * p.d_out.stride[1];
@@ -223,7 +223,7 @@ __global__ void __launch_bounds__(kGeluPoolLanes* kGeluPoolRows, kGeluPoolBlocks
         if (even) {
           gradients_of[k].read(sum);
 #pragma unroll
-          for (int i = 0; i < kRun; ++i) sum[i] *= share;
+          for (int i = 0; i < kRun; ++i) sum[i] *= inverse_size;
         } else if (here < end) {
           device::gather_from_bins(p, row, here, gradients, count, runs, sum);
         }

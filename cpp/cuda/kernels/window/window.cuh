@@ -1,19 +1,19 @@
 // window_qk and window_av on the GPU: the products of window_params.h, T in float, Half, BFloat16;
 // float arithmetic.
 //
-// A block takes a tile of tokens of one (batch, head), whose other operand lies with its halo in
-// shared memory as floats. Windows that do not fit are taken in bands of cells. Lanes lie along
+// A block computes a tile of tokens of one (batch, head); the other operand, with its halo, lies in
+// shared memory as floats. Windows that do not fit are processed in bands of cells. Lanes run along
 // what is consecutive in the result: cells of a query in window_correlate, runs of four channels of
 // a token in the two sums.
 //
-// Shared memory: in window_correlate the lanes of a phase read the keys of consecutive cells, a
-// run at a time. Tokens are an odd number of runs apart and rows as many tokens apart, modulo 8, as
-// the window is wide, so that these keys lie in different banks, within an odd window and from one
-// query to the next. In the sums tokens are packed, and the lanes' runs are consecutive.
+// Shared memory: in window_correlate the lanes of a phase read the keys of consecutive cells, one
+// run at a time. Tokens are an odd number of runs apart, and the pitch of rows, in tokens, equals
+// the window's width modulo 8, so that these keys lie in different banks, within an odd window and
+// from one query to the next. In the sums tokens are packed, and the lanes' runs are consecutive.
 //
-// Bytes per (query, head), sizeof(T) each: 2 d (1 + halo) + L for 2 d L flops: bound by memory, or by
-// shared memory, from which window_correlate reads 8 bytes per two flops and the sums 5.
-// No atomics: every result is one thread's sum in a fixed order.
+// Bytes per (query, head), sizeof(T) each: 2 d (1 + halo) + L for 2 d L flops: bound by memory, or
+// by shared memory, where window_correlate reads 8 bytes per two flops and the sums 5. No atomics:
+// every result is one thread's sum in a fixed order.
 #pragma once
 
 #include "cuda/kernels/common/image.cuh"
@@ -37,14 +37,14 @@ __device__ inline index_t window_tiles_across(const WindowProductParams& p) {
   return (p.grid.width + p.tile.columns - 1) / p.tile.columns;
 }
 
-// Which tile of which image a block works on.
-struct WindowPlace {
+// The tile and image that a block works on.
+struct WindowPosition {
   index_t batch;
   index_t head;
   int top;
   int left;
 
-  __device__ WindowPlace(const WindowProductParams& p, index_t tile) {
+  __device__ WindowPosition(const WindowProductParams& p, index_t tile) {
     const index_t across = window_tiles_across(p);
     const index_t down = window_tiles_down(p);
     const index_t plane = tile / across / down;
@@ -61,16 +61,17 @@ __device__ inline int smaller(int a, int b) {
 
 // The first element of a token of a [B, h, N, last] tensor.
 template <class T>
-__device__ inline T* token_of(const View<4>& tensor, const WindowPlace& place, index_t token) {
-  return static_cast<T*>(tensor.data) + place.batch * tensor.stride[0] +
-         place.head * tensor.stride[1] + token * tensor.stride[2];
+__device__ inline T* token_of(const View<4>& tensor, const WindowPosition& position,
+                              index_t token) {
+  return static_cast<T*>(tensor.data) + position.batch * tensor.stride[0] +
+         position.head * tensor.stride[1] + token * tensor.stride[2];
 }
 
-// Channels first_channel .. first_channel + tile.channels - 1 of a rectangle of tokens into shared
-// memory; zeros outside the image and beyond the last channel.
+// Loads channels first_channel .. first_channel + tile.channels - 1 of a rectangle of tokens into
+// shared memory; zeros outside the image and beyond the last channel.
 template <class T>
 __device__ inline void load_tokens(const WindowProductParams& p, const View<4>& tensor,
-                                   const WindowPlace& place, int top, int left, int rows,
+                                   const WindowPosition& position, int top, int left, int rows,
                                    int columns, int pitch, int first_channel, bool runs,
                                    float* shared) {
   const SmallDivisor runs_per_token(p.tile.channels / kWindowRun);
@@ -81,7 +82,7 @@ __device__ inline void load_tokens(const WindowProductParams& p, const View<4>& 
 #pragma unroll 1
   for (int first = threadIdx.x; first < all; first += kWindowAtOnce * kWindowThreads) {
     RawRun<T, kWindowRun> raw[kWindowAtOnce];
-    int places[kWindowAtOnce];
+    int offsets[kWindowAtOnce];
 #pragma unroll
     for (int k = 0; k < kWindowAtOnce; ++k) {
       const int i = first + k * kWindowThreads;
@@ -90,9 +91,9 @@ __device__ inline void load_tokens(const WindowProductParams& p, const View<4>& 
       const int y = tokens_per_row.quotient(token);
       const int x = token - y * columns;
       const int count = depth - first_channel - channel;
-      places[k] = (y * pitch + x) * p.tile.token_stride + channel;
+      offsets[k] = (y * pitch + x) * p.tile.token_stride + channel;
       if (i < all && inside(p.grid, top + y, left + x) && count > 0) {
-        const T* from = token_of<const T>(tensor, place, index_t{top + y} * width + left + x);
+        const T* from = token_of<const T>(tensor, position, index_t{top + y} * width + left + x);
         raw[k].load(from + (first_channel + channel) * tensor.stride[3], tensor.stride[3], count,
                     runs);
       }
@@ -102,17 +103,18 @@ __device__ inline void load_tokens(const WindowProductParams& p, const View<4>& 
       if (first + k * kWindowThreads >= all) break;
       WindowRun run;
       raw[k].read(run.values);
-      *reinterpret_cast<WindowRun*>(shared + places[k]) = run;
+      *reinterpret_cast<WindowRun*>(shared + offsets[k]) = run;
     }
   }
 }
 
-// Cells [first_row, first_row + band_rows) x [first_column, ...) of a rectangle of queries into
-// shared memory, [rows][pitch][band cells]; zero where the query or the cell is outside the image.
+// Loads cells [first_row, first_row + band_rows) x [first_column, ...) of a rectangle of queries
+// into shared memory, [rows][pitch][band cells]; zero where the query or the cell is outside the
+// image.
 template <class T>
-__device__ inline void load_cells(const WindowProductParams& p, const WindowPlace& place, int top,
-                                  int left, int rows, int columns, int pitch, int first_row,
-                                  int first_column, int band_rows, int band_columns,
+__device__ inline void load_cells(const WindowProductParams& p, const WindowPosition& position,
+                                  int top, int left, int rows, int columns, int pitch,
+                                  int first_row, int first_column, int band_rows, int band_columns,
                                   float* shared) {
   const int window = static_cast<int>(p.window_size);
   const int width = static_cast<int>(p.grid.width);
@@ -130,7 +132,7 @@ __device__ inline void load_cells(const WindowProductParams& p, const WindowPlac
     RawElement<T> value;
     if (inside(p.grid, top + y, left + x) &&
         inside(p.grid, top + y + dy - window / 2, left + x + dx - window / 2)) {
-      const T* from = token_of<const T>(p.cells, place, index_t{top + y} * width + left + x);
+      const T* from = token_of<const T>(p.cells, position, index_t{top + y} * width + left + x);
       value.load(from + (index_t{dy} * window + dx) * p.cells.stride[3]);
     }
     shared[(y * pitch + x) * cells_per_query.divisor + cell] = value.read();
@@ -161,7 +163,7 @@ __device__ inline void window_sums(const WindowProductParams& p) {
   const int weight_pitch = kToKeys ? tile.pitch : tile.columns;
 
   for (index_t work = blockIdx.x; work < tiles; work += gridDim.x) {
-    const WindowPlace place(p, work / channel_tiles);
+    const WindowPosition position(p, work / channel_tiles);
     const int first_channel = static_cast<int>(work % channel_tiles) * tile.channels;
     float sum[kWindowItems][kWindowRun] = {};
     for (int first_row = 0; first_row < window; first_row += tile.band_rows) {
@@ -170,14 +172,14 @@ __device__ inline void window_sums(const WindowProductParams& p) {
       for (int first_column = 0; first_column < window; first_column += tile.band_columns) {
         const int band_columns = smaller(tile.band_columns, window - first_column);
         const int columns = tile.columns + band_columns - 1;
-        const int top = kToKeys ? place.top + window / 2 - (first_row + band_rows - 1)
-                                : place.top + first_row - window / 2;
-        const int left = kToKeys ? place.left + window / 2 - (first_column + band_columns - 1)
-                                 : place.left + first_column - window / 2;
-        __syncthreads();  // nobody reads the band before any more
-        load_tokens<T>(p, from, place, top, left, rows, columns, tile.pitch, first_channel,
+        const int top = kToKeys ? position.top + window / 2 - (first_row + band_rows - 1)
+                                : position.top + first_row - window / 2;
+        const int left = kToKeys ? position.left + window / 2 - (first_column + band_columns - 1)
+                                 : position.left + first_column - window / 2;
+        __syncthreads();  // all have left the previous band
+        load_tokens<T>(p, from, position, top, left, rows, columns, tile.pitch, first_channel,
                        load_runs, sources);
-        load_cells<T>(p, place, kToKeys ? top : place.top, kToKeys ? left : place.left,
+        load_cells<T>(p, position, kToKeys ? top : position.top, kToKeys ? left : position.left,
                       kToKeys ? rows : tile.rows, kToKeys ? columns : tile.columns, weight_pitch,
                       first_row, first_column, band_rows, band_columns, weights);
         __syncthreads();
@@ -211,10 +213,10 @@ __device__ inline void window_sums(const WindowProductParams& p) {
       const int token = runs_per_token.quotient(item);
       const int channel = first_channel + (item - token * runs_per_token.divisor) * kWindowRun;
       const int row = tokens_per_row.quotient(token);
-      const int y = place.top + row;
-      const int x = place.left + token - row * tile.columns;
+      const int y = position.top + row;
+      const int x = position.left + token - row * tile.columns;
       if (!inside(p.grid, y, x) || channel >= depth) continue;
-      store_run(token_of<T>(to, place, index_t{y} * width + x) + channel * to.stride[3],
+      store_run(token_of<T>(to, position, index_t{y} * width + x) + channel * to.stride[3],
                 to.stride[3], depth - channel, store_runs, sum[k]);
     }
   }
@@ -238,19 +240,19 @@ __global__ void __launch_bounds__(kWindowThreads, kWindowBlocks)
   float* queries = keys + (tile.rows + tile.band_rows - 1) * tile.pitch * tile.token_stride;
 
   for (index_t work = blockIdx.x; work < tiles; work += gridDim.x) {
-    const device::WindowPlace place(p, work);
-    __syncthreads();  // nobody reads the queries before any more
-    device::load_tokens<T>(p, p.queries, place, place.top, place.left, tile.rows, tile.columns,
-                           tile.columns, 0, query_runs, queries);
+    const device::WindowPosition position(p, work);
+    __syncthreads();  // all have left the previous queries
+    device::load_tokens<T>(p, p.queries, position, position.top, position.left, tile.rows,
+                           tile.columns, tile.columns, 0, query_runs, queries);
     for (int first_row = 0; first_row < window; first_row += tile.band_rows) {
       const int band_rows = device::smaller(tile.band_rows, window - first_row);
       for (int first_column = 0; first_column < window; first_column += tile.band_columns) {
         const int band_columns = device::smaller(tile.band_columns, window - first_column);
         const device::SmallDivisor cells_per_query(band_rows * band_columns);
         const device::SmallDivisor cells_per_row(band_columns);
-        __syncthreads();  // nobody reads the keys before any more
-        device::load_tokens<T>(p, p.keys, place, place.top + first_row - window / 2,
-                               place.left + first_column - window / 2, tile.rows + band_rows - 1,
+        __syncthreads();  // all have left the previous keys
+        device::load_tokens<T>(p, p.keys, position, position.top + first_row - window / 2,
+                               position.left + first_column - window / 2, tile.rows + band_rows - 1,
                                tile.columns + band_columns - 1, tile.pitch, 0, key_runs, keys);
         __syncthreads();
         const int items = tile.rows * tile.columns * cells_per_query.divisor;
@@ -259,19 +261,19 @@ __global__ void __launch_bounds__(kWindowThreads, kWindowBlocks)
           const int cell = item - query * cells_per_query.divisor;
           const int y = queries_per_row.quotient(query);
           const int x = query - y * tile.columns;
-          if (!device::inside(p.grid, place.top + y, place.left + x)) continue;
+          if (!device::inside(p.grid, position.top + y, position.left + x)) continue;
           const int cell_row = cells_per_row.quotient(cell);
           const int cell_column = cell - cell_row * band_columns;
           const index_t j = index_t{first_row + cell_row} * window + first_column + cell_column;
           float score = p.outside;
-          if (device::inside(p.grid, place.top + y + first_row + cell_row - window / 2,
-                             place.left + x + first_column + cell_column - window / 2)) {
+          if (device::inside(p.grid, position.top + y + first_row + cell_row - window / 2,
+                             position.left + x + first_column + cell_column - window / 2)) {
             const float* key =
                 keys + ((y + cell_row) * tile.pitch + x + cell_column) * tile.token_stride;
             const float* own = queries + query * tile.token_stride;
             score = p.bias.present()
                         ? static_cast<const float*>(
-                              p.bias.data)[place.head * p.bias.stride[0] + j * p.bias.stride[1]]
+                              p.bias.data)[position.head * p.bias.stride[0] + j * p.bias.stride[1]]
                         : 0.0f;
 #pragma unroll 2
             for (int channel = 0; channel < tile.channels; channel += kWindowRun) {
@@ -281,8 +283,8 @@ __global__ void __launch_bounds__(kWindowThreads, kWindowBlocks)
               for (int i = 0; i < kWindowRun; ++i) score += a.values[i] * b.values[i];
             }
           }
-          const index_t token = index_t{place.top + y} * width + place.left + x;
-          from_float(score, device::token_of<T>(p.cells, place, token)[j * p.cells.stride[3]]);
+          const index_t token = index_t{position.top + y} * width + position.left + x;
+          from_float(score, device::token_of<T>(p.cells, position, token)[j * p.cells.stride[3]]);
         }
       }
     }
@@ -304,9 +306,9 @@ __global__ void __launch_bounds__(kWindowThreads, kWindowBlocks)
   device::window_sums<T, true>(p);
 }
 
-// workspace[slice, head, j] = sum over the slice's (image, query) of cells, where j is inside. Each
-// thread sums one cell of every rows-th query, so that a warp reads consecutive elements.
-// Block (kWindowThreads). Grid: (slice, head, kWindowThreads cells), cells fastest.
+// workspace[slice, head, j] = sum over the (image, query) pairs of a slice of cells, where j is
+// inside the image. Each thread sums one cell of every rows-th query, so a warp reads consecutive
+// elements. Block (kWindowThreads). Grid: (slice, head, kWindowThreads cells), cells fastest.
 template <class T>
 __global__ void __launch_bounds__(kWindowThreads) window_bias_sums(WindowBiasSumsParams p) {
   __shared__ float sums[kWindowThreads];

@@ -1,5 +1,5 @@
-// What the CUDA kernels of window_qk and window_av have in common: three products that relate a
-// query n, a window cell j and the key n + offset_j,
+// The three products that make up window_qk, window_av and their gradients. They relate a query n,
+// a window cell j and the key n + offset_j,
 //
 //   window_correlate   cells(n, j) = queries(n) . keys(n + offset_j) + bias_j, `outside` outside
 //   window_gather      queries(n)  = sum_j cells(n, j) keys(n + offset_j)
@@ -12,9 +12,9 @@
 
 namespace transnext {
 
-// What a block holds in shared memory at a time, as the launch plan chose it.
+// A block's tile in shared memory, as the launch plan chose it.
 struct WindowTile {
-  int rows;  // of tokens that the block computes results for
+  int rows;  // of tokens whose results the block computes
   int columns;
   int band_rows;  // of window cells at a time, all if they fit
   int band_columns;

@@ -1,5 +1,5 @@
-// aggregated_attention backward, in the order of the launches: the tokens' gradients and delta, the
-// pooled keys', the bias's, and the second stages of the sums.
+// aggregated_attention backward, in launch order: gradients of the tokens and delta, gradients of
+// the pooled keys, gradient of the bias, and the second stage of every sum.
 #pragma once
 
 #include "cuda/kernels/attention/backward/bias.cuh"

@@ -3,11 +3,11 @@
 //   d_pool_bias(n, m) = sum over images of d_l_m(n)
 //
 // Lanes hold the fragments of 16 queries of an image row i and 8 pooled keys of a pooled row a
-// (cuda/kernels/common/tensor_core.cuh), with operands straight from global memory, and add over the images. A
-// dense bias takes the sums as they are. For a table a warp adds them to a row of the table in shared
-// memory, one lane after the other, since several may add to one entry; that row goes to the
-// workspace, and aggregated_attention_backward_table_sums adds the rows of all (i, a) that share one
-// of the table.
+// (cuda/kernels/common/tensor_core.cuh), with operands loaded straight from global memory, and
+// accumulate over the images. For a dense bias these sums are the gradient. For a table, a warp
+// adds them to a row of the table in shared memory, one lane after the other, since several lanes
+// may add to one entry. The warp stores that row in the workspace, and
+// aggregated_attention_backward_table_sums adds the rows of all (i, a) that map to one table row.
 //
 // Per (n, m): flops 4 d B; bytes 4 d sizeof(T) B / 8, nearly all from caches.
 #pragma once
@@ -23,10 +23,10 @@ namespace transnext {
 
 namespace device {
 
-// Of rows straight from global memory, without a tile in shared memory: the products of 16 queries and
-// 8 keys as fragments, and for the rows that the lane's products are of, squares of the queries' and
-// the keys', and the keys' products with a vector.
-struct GlobalProducts {
+// What multiply_global_rows computes from rows in global memory, without a tile in shared memory:
+// the dot products of 16 queries and 8 keys as fragments and, for the lane's own rows, the squared
+// norms of queries and keys and the keys' dot products with a vector.
+struct GlobalRowTerms {
   float product[4] = {};
   float query_square[2] = {};
   float key_square[2] = {};
@@ -61,43 +61,44 @@ __device__ inline void global_four(const TokenRows<float>& rows, index_t token, 
   for (int i = 0; i < 4; ++i) to[i] = global_element(rows, token, c + i);
 }
 
-// `top`, `bottom` are the lane's rows r and r + 8 of 16, `keys` its two columns of 8 and the row of 8
-// that it reads as operand. `vector` is [kDim], or null: then only the products are computed.
+// `top` and `bottom` are the lane's rows r and r + 8 of 16. `keys` holds its two columns of 8 and
+// the row of 8 that it loads as an operand. `vector` is [kDim], or null: then only the dot products
+// are computed.
 template <int kDim, class T>
-__device__ inline GlobalProducts multiply_global_rows(const TokenRows<T>& a, int top, int bottom,
+__device__ inline GlobalRowTerms multiply_global_rows(const TokenRows<T>& a, int top, int bottom,
                                                       const TokenRows<T>& b, const int (&keys)[3],
                                                       const float* vector, int lane) {
-  GlobalProducts made;
+  GlobalRowTerms result;
   if constexpr (OnTensorCores<T>::value) {
     const int c = lane_column(lane);
-    float square = 0.0f, along = 0.0f;  // of the row of 8, this lane's channels
+    float square = 0.0f, along = 0.0f;  // of the operand row, this lane's channels
 #pragma unroll 1
     for (int k = c; k < kDim; k += 8) {
       const unsigned operand[2] = {global_pair(a, top, k), global_pair(a, bottom, k)};
       const unsigned other[1] = {global_pair(b, keys[2], k)};
-      mma_m16n8k8(made.product, operand, other, T{});
+      mma_m16n8k8(result.product, operand, other, T{});
       if (vector == nullptr) continue;
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const float2 x = floats_of<T>(operand[h]);
-        made.query_square[h] += x.x * x.x + x.y * x.y;
+        result.query_square[h] += x.x * x.x + x.y * x.y;
       }
       const float2 x = floats_of<T>(other[0]);
       square += x.x * x.x + x.y * x.y;
       along += x.x * vector[k] + x.y * vector[k + 1];
     }
-    if (vector == nullptr) return made;
+    if (vector == nullptr) return result;
 #pragma unroll
     for (int distance = 1; distance < 4; distance *= 2) {
-      made.query_square[0] += __shfl_xor_sync(0xffffffffu, made.query_square[0], distance);
-      made.query_square[1] += __shfl_xor_sync(0xffffffffu, made.query_square[1], distance);
+      result.query_square[0] += __shfl_xor_sync(0xffffffffu, result.query_square[0], distance);
+      result.query_square[1] += __shfl_xor_sync(0xffffffffu, result.query_square[1], distance);
       square += __shfl_xor_sync(0xffffffffu, square, distance);
       along += __shfl_xor_sync(0xffffffffu, along, distance);
     }
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      made.key_square[i] = __shfl_sync(0xffffffffu, square, 4 * (c + i));
-      made.along[i] = __shfl_sync(0xffffffffu, along, 4 * (c + i));
+      result.key_square[i] = __shfl_sync(0xffffffffu, square, 4 * (c + i));
+      result.along[i] = __shfl_sync(0xffffffffu, along, 4 * (c + i));
     }
   } else {
 #pragma unroll 1
@@ -110,25 +111,25 @@ __device__ inline GlobalProducts multiply_global_rows(const TokenRows<T>& a, int
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
         const float of_vector = vector == nullptr ? 0.0f : vector[c + k];
-        made.query_square[0] += x[k] * x[k];
-        made.query_square[1] += y[k] * y[k];
+        result.query_square[0] += x[k] * x[k];
+        result.query_square[1] += y[k] * y[k];
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          made.product[i] += x[k] * z[i][k];
-          made.product[2 + i] += y[k] * z[i][k];
-          made.key_square[i] += z[i][k] * z[i][k];
-          made.along[i] += of_vector * z[i][k];
+          result.product[i] += x[k] * z[i][k];
+          result.product[2 + i] += y[k] * z[i][k];
+          result.key_square[i] += z[i][k] * z[i][k];
+          result.along[i] += of_vector * z[i][k];
         }
       }
     }
   }
-  return made;
+  return result;
 }
 
 }  // namespace device
 
-// Block (kAttentionBiasThreads), a warp per pooled row in turn. Grid: (head, image row, part of the
-// pooled rows). Shared memory: for a table, a row of it per warp.
+// Block (kAttentionBiasThreads), each warp loops over pooled rows. Grid: (head, image row, part of
+// the pooled rows). Shared memory: one row of the table per warp, if there is a table.
 template <class T, int kDim>
 __global__ void __launch_bounds__(kAttentionBiasThreads, kDim <= 32 ? 2 : 1)
     aggregated_attention_backward_bias(AggregatedAttentionBackwardLaunch launch) {
@@ -166,7 +167,7 @@ __global__ void __launch_bounds__(kAttentionBiasThreads, kDim <= 32 ? 2 : 1)
       __syncwarp();
     }
     for (int first_j = 0; first_j < width; first_j += 16) {
-      // The image's columns of the lane's two queries, the last one's for those beyond it.
+      // The image columns of the lane's two queries, clamped to the last column.
       const auto column = [&](int h) { return first_j + 8 * h + lane_row(lane); };
       const auto column_within = [&](int h) { return column(h) < width ? column(h) : width - 1; };
       int n[2];
@@ -177,7 +178,7 @@ __global__ void __launch_bounds__(kAttentionBiasThreads, kDim <= 32 ? 2 : 1)
         scaling[h] = scale * length_scale(i, x, static_cast<int>(in.window_size), in.grid, pooled);
       }
       for (int first_b = 0; first_b < pool_width; first_b += 8) {
-        // Of the lane's two keys, and of the one that it brings as an operand.
+        // Pooled columns of the lane's two keys, and of the key that it loads as an operand.
         const auto key = [&](int e) {
           return first_b + (e < 2 ? lane_column(lane) + e : lane_row(lane));
         };
@@ -199,19 +200,19 @@ __global__ void __launch_bounds__(kAttentionBiasThreads, kDim <= 32 ? 2 : 1)
           const float4* terms =
               reinterpret_cast<const float4*>(launch.workspace + launch.plan.query_terms) +
               (batch * heads + head) * tokens;
-          const GlobalProducts made =
+          const GlobalRowTerms logits =
               multiply_global_rows<kDim>(queries, n[0], n[1], keys, m, embedding, lane);
-          const GlobalProducts weights =
+          const GlobalRowTerms weights =
               multiply_global_rows<kDim>(TokenRows<T>(p.d_out, batch, head), n[0], n[1],
                                          TokenRows<T>(in.v_pool, batch, head), m, nullptr, lane);
-          const float query_norm[2] = {inverse_norm(made.query_square[0]),
-                                       inverse_norm(made.query_square[1])};
-          const float key_norm[2] = {inverse_norm(made.key_square[0]),
-                                     inverse_norm(made.key_square[1])};
+          const float query_norm[2] = {inverse_norm(logits.query_square[0]),
+                                       inverse_norm(logits.query_square[1])};
+          const float key_norm[2] = {inverse_norm(logits.key_square[0]),
+                                     inverse_norm(logits.key_square[1])};
 #pragma unroll
           for (int e = 0; e < 4; ++e) {
             const float cosine =
-                (made.product[e] * query_norm[e / 2] + made.along[e % 2]) * key_norm[e % 2];
+                (logits.product[e] * query_norm[e / 2] + logits.along[e % 2]) * key_norm[e % 2];
             const float logit = scaling[e / 2] * cosine + value[e];
             gradient[e] += exp_fast(logit - log_sum_exp[n[e / 2] * p.log_sum_exp.stride[1]]) *
                            (weights.product[e] - terms[n[e / 2]].w);
@@ -224,8 +225,8 @@ __global__ void __launch_bounds__(kAttentionBiasThreads, kDim <= 32 ? 2 : 1)
           }
           continue;
         }
-        for (int turn = 0; turn < 32; ++turn) {
-          if (turn == lane) {
+        for (int writer = 0; writer < 32; ++writer) {
+          if (writer == lane) {
             for (int e = 0; e < 4; ++e) {
               if (column(e / 2) >= width || key(e % 2) >= pool_width) continue;
               for (int tap = 0; tap < bias.taps(); ++tap)

@@ -1,4 +1,4 @@
-// aggregated_attention backward, the share of the tokens: the window's weights and their gradients, and
+// aggregated_attention backward, the tokens' side: weights of the window and their gradients, and
 // the gradients of the block's queries, keys and values.
 #pragma once
 
@@ -17,7 +17,7 @@ class TokenWindow : public TokenPooled<T, kDim> {
       Tile::head, Tile::batch, Tile::scale, Tile::owned, Tile::queries, Tile::halo_keys,
       Tile::inside;
 
-  // a_j, D_j, w_j of every query: a thread makes three cells of one.
+  // a_j, D_j, w_j of every query: a thread computes three cells of one query.
   __device__ void local_weights() {
     const Rectangle queries = this->queries();
     const Rectangle keys = halo_keys();
@@ -98,7 +98,7 @@ class TokenWindow : public TokenPooled<T, kDim> {
     }
   }
 
-  // d_l_j in place of a_j; the owned queries' terms for the pooled side.
+  // Overwrites a_j with d_l_j, and stores the owned queries' terms for the pooled side.
   __device__ void local_logit_gradients() {
     const Rectangle owned = this->owned();
     const int count = this->queries().cells() * cells();
@@ -119,7 +119,8 @@ class TokenWindow : public TokenPooled<T, kDim> {
     }
   }
 
-  // Gradient of a vector through its normalisation: gradient is of x inverse. Four lanes share x.
+  // Gradient of a vector x through its normalisation; `gradient` is that of x inverse. Four lanes
+  // hold x.
   static __device__ void through_normalisation(const T* x, float inverse, int lane,
                                                float (&gradient)[kLaneChunks][8]) {
     float along = 0.0f;
@@ -142,7 +143,7 @@ class TokenWindow : public TokenPooled<T, kDim> {
     }
   }
 
-  // Calls visit(y, x, j) for the tokens of a window with its corner at (top, left) inside the image.
+  // Calls visit(y, x, j) for the tokens inside the image of a window whose corner is (top, left).
   template <class Visit>
   __device__ void for_cells(int top, int left, const Visit& visit) const {
     const int first_y = top > 0 ? top : 0;
@@ -249,7 +250,7 @@ class TokenWindow : public TokenPooled<T, kDim> {
         float d_value[8] = {}, embedded = 0.0f;
 #pragma unroll
         for (int c = 0; c < 8; ++c) d_key[l][c] = 0.0f;
-        // The queries that see this key: the cells of the window flipped around.
+        // The queries that see this key lie in the flipped window.
         const int behind = window() - 1 - window() / 2;
         for_cells(y - behind, x - behind, [&](int query_y, int query_x, int flipped) {
           const int j = cells() - 1 - flipped;

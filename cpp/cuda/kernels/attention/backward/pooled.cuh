@@ -1,16 +1,16 @@
-// aggregated_attention backward, the share of the pooled keys, after the tokens' (the queries' terms
-// are in the workspace):
+// aggregated_attention backward, the pooled keys' side. Runs after the tokens' side, which leaves
+// the queries' terms in the workspace:
 //
 //   d_kpn(m) = sum_n d_l_m(n) qh(n),   d_vp(m) = sum_n a_m(n) d_out(n)
 //   d_table  = sum over images, n, m of d_l_m(n) weights, where atomic additions may make it
 //
-// A block owns 64 pooled keys of one (image, head) and a slice of the queries, which pass through
-// shared memory some at a time; a warp owns 16 of the keys. Its sums go to the workspace, one per
-// slice, and are added in the slices' order by aggregated_attention_backward_pooled_sums.
+// A block owns 64 pooled keys of one (image, head) and a slice of the queries, which it streams
+// through shared memory; a warp owns 16 of the keys. Each slice leaves partial sums in the
+// workspace, and aggregated_attention_backward_pooled_sums adds them in slice order.
 //
-// Rows lie in shared memory as they are stored, and qh(n) = scaling (q(n) / |q(n)| + embedding) is
-// taken apart: d_l_m(n) scaling / |q(n)| is a factor of q(n), on tensor cores rounded to TF32, which has
-// float's range whatever the gradients' is, and what goes with the embedding is one sum per key.
+// Rows lie in shared memory in their storage type, and qh(n) = scaling (q(n) / |q(n)| + embedding)
+// is split: d_l_m(n) scaling / |q(n)| multiplies q(n), rounded on tensor cores to TF32, which has
+// the range of float whatever the gradients are; the embedding's term is one sum per key.
 //
 // Per query, head and 64 keys: bytes 2 d sizeof(T) + 16 read, flops 8 d 64.
 #pragma once
@@ -59,7 +59,7 @@ class BackwardPooled {
         grows_by_steps(bias(), in_, {top, 0, (end_query - 1) / width() + 1 - top, width()});
     if (thread() == 0) {
       state().steps = steps;
-      state().known_places = steps || has_dense_places(in_);
+      state().bias_by_offset = steps || has_dense_offsets(in_);
     }
     __syncthreads();
     find_keys();
@@ -73,17 +73,17 @@ class BackwardPooled {
 #pragma unroll 1
     for (int first = first_query; first < end_query; first += kTile) {
       if (kBuffers == 1) {
-        __syncthreads();  // all are done with the tile before
+        __syncthreads();  // every warp has left the previous tile
         stage(first, 0);
       }
       wait_copies<0>();
       __syncthreads();
       if (kBuffers > 1 && first + kTile < end_query) stage(first + kTile, buffer ^ 1);
-      if (own < key_count()) {  // not a warp without keys
+      if (own < key_count()) {  // a warp without keys stores nothing
         const int count = end_query - first < kTile ? end_query - first : kTile;
 #pragma unroll 1
         for (int sub = 0; sub < count; sub += 16)
-          take(keys, values, first, count, buffer * kTile + sub, sub);
+          add_queries(keys, values, first, count, buffer * kTile + sub, sub);
       }
       if (kBuffers > 1) buffer ^= 1;
     }
@@ -91,13 +91,13 @@ class BackwardPooled {
   }
 
  private:
-  // What the block works on, in its shared memory: read where it is needed, so that it takes no
-  // registers while products are made.
+  // What the block works on, in shared memory: it is read where it is needed, so it occupies no
+  // registers during the GEMMs.
   struct State {
     unsigned batch, head, slice;
     int first_key, first_query, end_query;
-    bool steps;         // the table grows by steps
-    bool known_places;  // a bias is at the sum of its query's and its key's place
+    bool steps;           // the table grows by steps
+    bool bias_by_offset;  // a bias lies at the sum of its query's and its key's offset
   };
   static __device__ State& state() {
     __shared__ State state;
@@ -139,11 +139,13 @@ class BackwardPooled {
   static __device__ float4* terms() {
     return reinterpret_cast<float4*>(d_out_rows() + kBuffers * kTile * kStride);
   }
-  // [kBuffers][kTile]: in the bias, in its gradient, row and column in the image
-  static __device__ int4* places() { return reinterpret_cast<int4*>(terms() + kBuffers * kTile); }
-  // Of float, a warp's weights.
+  // [kBuffers][kTile]: offset into the bias, offset into its gradient, image row, image column
+  static __device__ int4* positions() {
+    return reinterpret_cast<int4*>(terms() + kBuffers * kTile);
+  }
+  // For float: staging memory of each warp's weights.
   static __device__ float* stages() {
-    return reinterpret_cast<float*>(places() + kBuffers * kTile);
+    return reinterpret_cast<float*>(positions() + kBuffers * kTile);
   }
 
   __device__ void load_keys() {
@@ -173,7 +175,7 @@ class BackwardPooled {
     }
   }
 
-  // The lane's two keys' places.
+  // Offsets of the lane's two keys.
   __device__ void find_keys() {
     for (int h = 0; h < 2; ++h) {
       const int m = present(h);
@@ -182,10 +184,10 @@ class BackwardPooled {
       const int last_row = (state().end_query - 1) / width();
       const int last_column = width() - 1;
       if (state().steps)
-        table_places_[h] = bias().first_table_row(0, a, last_row) * columns() +
-                           bias().first_table_column(0, b, last_column);
-      if (state().known_places)
-        biases_[h] = bias().values() + bias().key_place(a, b, m, last_row, last_column);
+        table_offsets_[h] = bias().first_table_row(0, a, last_row) * columns() +
+                            bias().first_table_column(0, b, last_column);
+      if (state().bias_by_offset)
+        biases_[h] = bias().values() + bias().key_offset(a, b, m, last_row, last_column);
     }
   }
   __device__ int key(int h) const {
@@ -193,7 +195,7 @@ class BackwardPooled {
   }
   __device__ int present(int h) const { return key(h) < pooled() ? key(h) : state().first_key; }
 
-  // Asks for the rows and the terms of the queries from `first` on.
+  // Starts to copy the rows and the terms of the queries from `first` on.
   __device__ void stage(int first, int buffer) {
     const int end = state().end_query;
     const int begin = buffer * kTile;
@@ -212,28 +214,29 @@ class BackwardPooled {
       const int x = n - y * width();
       if (there)
         copy_async_16(terms() + begin + i, from + n, true);
-      else  // no weights for what is not there
+      else  // rows that do not exist have no weights
         terms()[begin + i] = float4{0.0f, 0.0f, 3e38f, 0.0f};
-      places()[begin + i] =
-          int4{state().known_places ? bias().query_place(y, x, n) : 0, y * columns() + x, y, x};
+      positions()[begin + i] =
+          int4{state().bias_by_offset ? bias().query_offset(y, x, n) : 0, y * columns() + x, y, x};
     }
     commit_copies();
   }
 
-  // 16 queries, of a tile of `count` those from `sub` on, which are at `at` in shared memory.
-  __device__ void take(const LeftRows<T, kKept>& keys, const LeftRows<T, kKept>& values, int first,
-                       int count, int at, int sub) {
+  // Accumulates 16 queries: of a tile of `count`, those from `sub` on, which lie at `at` in shared
+  // memory.
+  __device__ void add_queries(const LeftRows<T, kKept>& keys, const LeftRows<T, kKept>& values,
+                              int first, int count, int at, int sub) {
     const T* queries = query_rows() + at * kStride;
     const T* d_outs = d_out_rows() + at * kStride;
     const int own = warp() * 16;
-    // Asked for before the products, so that they are on their way meanwhile.
+    // Loaded before the GEMMs, which hide the latency.
     float biases[2][4];
-    if (state().known_places) {
+    if (state().bias_by_offset) {
 #pragma unroll
       for (int t = 0; t < 2; ++t) {
 #pragma unroll
         for (int e = 0; e < 4; ++e)
-          biases[t][e] = biases_[e / 2][places()[at + t * 8 + lane_column(lane()) + e % 2].x];
+          biases[t][e] = biases_[e / 2][positions()[at + t * 8 + lane_column(lane()) + e % 2].x];
       }
     }
     float weight[2][4] = {}, d_logit[2][4] = {};
@@ -247,7 +250,7 @@ class BackwardPooled {
       multiply_rows<kDim>(value_rows() + top, value_rows() + top + 8 * kStride, d_outs, lane(),
                           d_logit);
     }
-    if (!state().known_places) find_biases(first, count, at, sub, biases);
+    if (!state().bias_by_offset) find_biases(first, count, at, sub, biases);
 #pragma unroll
     for (int t = 0; t < 2; ++t) {
       const int query = at + t * 8 + lane_column(lane());
@@ -278,15 +281,16 @@ class BackwardPooled {
     }
   }
 
-  // Biases of any kind, one after the other: this is no path to hurry on.
+  // Biases of any kind, one after the other: this path need not be fast.
   __device__ void find_biases(int first, int count, int at, int sub, float (&biases)[2][4]) const {
 #pragma unroll 1
     for (int j = 0; j < 8; ++j) {
       const int i = j / 4 * 8 + lane_column(lane()) + j % 2;
-      const int4 place = places()[at + i];
+      const int4 position = positions()[at + i];
       const int n = sub + i < count ? first + sub + i : first;
       const int m = present(j / 2 % 2);
-      const float value = bias().at(place.z, place.w, n, m / pool_width(), m % pool_width(), m);
+      const float value =
+          bias().at(position.z, position.w, n, m / pool_width(), m % pool_width(), m);
 #pragma unroll
       for (int own = 0; own < 8; ++own)
         biases[own / 4][own % 4] = own == j ? value : biases[own / 4][own % 4];
@@ -303,7 +307,7 @@ class BackwardPooled {
         for (int e = 0; e < 4; ++e) {
           const int i = t * 8 + lane_column(lane()) + e % 2;
           if (sub + i < count && key(e / 2) < pooled())
-            atomicAdd(table + table_places_[e / 2] + places()[at + i].y, gradients[t][e]);
+            atomicAdd(table + table_offsets_[e / 2] + positions()[at + i].y, gradients[t][e]);
         }
       }
       return;
@@ -317,14 +321,14 @@ class BackwardPooled {
 #pragma unroll
       for (int own = 0; own < 8; ++own)
         gradient = own == j ? gradients[own / 4][own % 4] : gradient;
-      const int4 place = places()[at + i];
+      const int4 position = positions()[at + i];
       const int a = m / pool_width();
       const int b = m - a * pool_width();
-      float* row = table + bias().table_row(place.z, a) * columns();
+      float* row = table + bias().table_row(position.z, a) * columns();
 #pragma unroll 1
       for (int tap = 0; tap < bias().taps(); ++tap)
-        atomicAdd(row + bias().table_column(place.w, b, tap),
-                  gradient * bias().weight(place.w, b, tap));
+        atomicAdd(row + bias().table_column(position.w, b, tap),
+                  gradient * bias().weight(position.w, b, tap));
     }
   }
 
@@ -357,11 +361,11 @@ class BackwardPooled {
   const Launch& launch_;
   const AggregatedAttentionBackwardParams& p_;
   const AggregatedAttentionInputs& in_;
-  const RightRowsPlace<T, kTensorCores ? kDim : 0> right_;
-  // Of the lane's two keys.
+  const RightRowsLoader<T, kTensorCores ? kDim : 0> right_;
+  // Of the lane's two keys:
   float inverse_[2], embedded_[2], along_[2] = {};
   const float* biases_[2] = {};
-  int table_places_[2] = {};
+  int table_offsets_[2] = {};
   float d_key_[kChunks][4] = {}, d_value_[kChunks][4] = {};
 };
 

@@ -1,5 +1,5 @@
-// What the kernels of aggregated_attention's backward and their launch plan share: sizes of tiles,
-// places in shared memory and in the workspace.
+// Common to the kernels of aggregated_attention's backward and their launch plan: tile sizes, and
+// offsets into shared memory and the workspace.
 #pragma once
 
 #include "transnext/aggregated_attention.h"
@@ -18,8 +18,8 @@ constexpr int kAttentionSumRows = 8;
 constexpr int kAttentionStagedWeights = 20;  // floats from row to row of a warp's weights
 constexpr int kAttentionPoolTile = 64;       // pooled keys in shared memory at a time
 
-// Queries in shared memory beside a tile of pooled keys, and how many such tiles of them: the next one
-// is on its way while a block works on one, where there is room.
+// Queries in shared memory beside a tile of pooled keys, and the number of such tiles: where there
+// is room, the next one is copied while a block works on the current one.
 TRANSNEXT_INLINE constexpr bool attention_pooled_waits(int channels, int element_bytes) {
   return channels * element_bytes > 64;
 }
@@ -33,11 +33,11 @@ TRANSNEXT_INLINE constexpr int attention_pooled_buffers(int channels, int elemen
 // Byte offsets into the shared memory of a block that owns a tile of tokens.
 struct AttentionTokenShared {
   int state;  // the block's rectangles
-  // T rows: queries and output gradients within reach of the tile's keys, keys and values within
-  // reach of those; pooled keys, values and normalised keys, in the place of the values, and at last
-  // the warps' shares of the parameters' gradients.
+  // T rows: queries and output gradients within reach of the tile's keys, and keys and values
+  // within reach of those queries. Pooled keys, values and normalised keys overwrite the values;
+  // the warps' partial sums of the parameter gradients overwrite the pooled keys.
   int query, d_out, key, value, pool_key, pool_value, pool_unit;
-  int order, place;  // ints per query: the owned ones first; of its biases
+  int order, bias_offset;  // ints per query: the owned ones first; offset of its biases
   // floats per query; log_sum_exp to base 2
   int query_inverse, d_out_norm, length_scale, log_sum_exp, delta, total;
   // floats per key, per pooled key
@@ -49,7 +49,7 @@ struct AttentionTokenShared {
   int tokens;                  // floats [L][channels]
   int embedding;               // floats per channel
   int local_bias, token_bias;  // floats per window cell
-  int pool_row, pool_column;  // ints per pooled key; the former its biases' place, where it has one
+  int pool_row, pool_column;   // ints per pooled key: bias offset or pooled row, pooled column
   int bytes;
 };
 
@@ -57,7 +57,7 @@ struct AttentionBackwardPlan {
   int tile_height, tile_width;  // owned tokens of a block
   int tiles_y, tiles_x;
   AttentionTokenShared shared;
-  int slices, slice;  // of the queries for the pooled side, and queries in each
+  int slices, slice;  // of the queries on the pooled side; queries per slice
   int parameters;     // floats of a block's sums for the parameters' gradients
   // Offsets into the workspace, in floats.
   // [B, h, N, 4]: log(keys) scale / |q|, log(keys) scale, log_sum_exp / ln 2, delta.

@@ -1,5 +1,6 @@
-// aggregated_attention backward, second stages: what blocks left in the workspace, added in a fixed
-// order, C being the type of the arithmetic (float). Bytes: each sum once, each gradient once.
+// aggregated_attention backward, second stages: add the partial sums that blocks left in the
+// workspace, in a fixed order, with arithmetic in C (float). Bytes: each partial sum once, each
+// gradient once.
 #pragma once
 
 #include "cuda/kernels/attention/backward/shape.h"
@@ -8,13 +9,14 @@
 
 namespace transnext {
 
-// d_scale, d_query_embedding, d_local_bias, d_token_bias, d_tokens of a head: the sums of its blocks.
-// Block (kAttentionSumLanes, kAttentionSumRows): lanes along the sums' elements, rows of threads share
-// the parts and meet in shared memory. Grid: (elements, head), elements fastest.
+// d_scale, d_query_embedding, d_local_bias, d_token_bias, d_tokens of a head: the sums of its
+// blocks. Block (kAttentionSumLanes, kAttentionSumRows): lanes run along the elements, rows of
+// threads split the partial sums and combine in shared memory. Grid: (elements, head), elements
+// fastest.
 template <class C>
 __global__ void aggregated_attention_backward_parameter_sums(
     AggregatedAttentionBackwardLaunch launch) {
-  __shared__ C shares[kAttentionSumRows][kAttentionSumLanes];
+  __shared__ C partial_sums[kAttentionSumRows][kAttentionSumLanes];
   const AggregatedAttentionBackwardParams& p = launch.params;
   const int size = launch.plan.parameters;
   const unsigned groups =
@@ -29,10 +31,10 @@ __global__ void aggregated_attention_backward_parameter_sums(
     for (index_t part = threadIdx.y; part < parts; part += kAttentionSumRows)
       sum += sums[part * heads * size + element];
   }
-  shares[threadIdx.y][threadIdx.x] = sum;
+  partial_sums[threadIdx.y][threadIdx.x] = sum;
   __syncthreads();
   if (threadIdx.y > 0 || element >= size) return;
-  for (int row = 1; row < kAttentionSumRows; ++row) sum += shares[row][threadIdx.x];
+  for (int row = 1; row < kAttentionSumRows; ++row) sum += partial_sums[row][threadIdx.x];
 
   const int channels = static_cast<int>(p.in.q.shape[3]);
   const int cells = static_cast<int>(p.in.window_size * p.in.window_size);
@@ -57,9 +59,9 @@ __global__ void aggregated_attention_backward_parameter_sums(
   }
 }
 
-// d_k_pool, through the normalisation, and d_v_pool: the sums of the slices. Block
-// (kAttentionSumLanes, kAttentionSumRows), a warp per pooled key. Grid: pooled keys of all images and
-// heads.
+// d_k_pool, through the normalisation, and d_v_pool: the sums over the slices. Block
+// (kAttentionSumLanes, kAttentionSumRows), a warp per pooled key. Grid: pooled keys of all images
+// and heads.
 template <class T>
 __global__ void aggregated_attention_backward_pooled_sums(
     AggregatedAttentionBackwardLaunch launch) {

@@ -1,7 +1,7 @@
-// aggregated_attention backward, the share of the tokens: a block's rectangle of tokens, and what lies
-// in its shared memory. A block owns a rectangle of tokens of one (image, head), as queries and as
-// keys. Queries within a window's reach of the rectangle look at its keys, so the block finds their
-// weights too, and no gradient has two writers. Rows lie in shared memory as they are stored.
+// aggregated_attention backward, the tokens' side: a block's rectangle of tokens, and its contents
+// in shared memory. A block owns a rectangle of tokens of one (image, head), as queries and as
+// keys. Queries within a window's reach of the rectangle see its keys, so the block computes their
+// weights too, and no gradient has two writers. Rows lie in shared memory in their storage type.
 #pragma once
 
 #include "cuda/kernels/attention/backward/shape.h"
@@ -17,13 +17,13 @@ class TokenTile {
  protected:
   using Launch = AggregatedAttentionBackwardLaunch;
 
-  // What the block works on, in its shared memory: read where it is needed, so that it takes no
-  // registers while products are made.
+  // What the block works on, in shared memory: it is read where it is needed, so it occupies no
+  // registers during the GEMMs.
   struct State {
     Rectangle owned, queries, keys;
     unsigned batch, head;
     float scale;
-    bool known_places;  // a bias is at the sum of its query's and its key's place
+    bool bias_by_offset;  // a bias lies at the sum of its query's and its key's offset
   };
 
   __device__ TokenTile(const Launch& launch, unsigned block)
@@ -47,7 +47,7 @@ class TokenTile {
                      smaller(plan_.tile_width, width() - left)};
       const int before = window() / 2;
       const int after = window() > 0 ? window() - 1 - before : 0;
-      // A key is seen by the queries that lie on the other side of the window's cells.
+      // The queries that see a key lie in the flipped window.
       state.queries = state.owned.grown(after, before, height(), width());
       state.keys = state.queries.grown(before, after, height(), width());
     }
@@ -56,10 +56,10 @@ class TokenTile {
 
   static constexpr int kStride = row_stride<T>(kDim);
   static constexpr int kChunks = kDim / 8;
-  static constexpr int kLaneChunks = (kChunks + 3) / 4;  // of the four lanes that share a token
+  static constexpr int kLaneChunks = (kChunks + 3) / 4;  // per lane, four lanes to a token
   static constexpr int kWarps = kAttentionTokenThreads / 32;
-  // Whether d_scale's part of the pooled keys is summed over them, or taken from the sum that d_q has
-  // of them, which is rounded where tensor cores make it.
+  // Whether the pooled keys' part of d_scale is accumulated over the keys, or derived from their
+  // sum in d_q, which tensor cores round.
   static constexpr bool kSumsAlong = OnTensorCores<T>::value;
 
   __device__ State& state() const {
@@ -71,11 +71,11 @@ class TokenTile {
   __device__ unsigned batch() const { return state().batch; }
   __device__ unsigned head() const { return state().head; }
   __device__ float scale() const { return state().scale; }
-  __device__ bool known_places() const { return state().known_places; }
+  __device__ bool bias_by_offset() const { return state().bias_by_offset; }
   __device__ unsigned heads() const { return static_cast<unsigned>(in_.q.shape[2]); }
   __device__ PooledBias bias() const { return {in_.pool_bias, head()}; }
 
-  // Not members: the kernel's parameters and thread numbers cost no registers.
+  // Not members: kernel parameters and thread indices cost no registers.
   __device__ int channels() const { return static_cast<int>(in_.q.shape[3]); }
   __device__ int height() const { return static_cast<int>(in_.grid.height); }
   __device__ int width() const { return static_cast<int>(in_.grid.width); }
@@ -99,12 +99,12 @@ class TokenTile {
     const Rectangle queries = this->queries();
     const Rectangle keys = halo_keys();
     const auto query_token = [=](int i) -> index_t {
-      const Rectangle::Place place = queries.place(i);
-      return token(place.row, place.column);
+      const Rectangle::Cell cell = queries.cell(i);
+      return token(cell.row, cell.column);
     };
     const auto key_token = [=](int i) -> index_t {
-      const Rectangle::Place place = keys.place(i);
-      return token(place.row, place.column);
+      const Rectangle::Cell cell = keys.cell(i);
+      return token(cell.row, cell.column);
     };
     const AttentionTokenShared& at = plan_.shared;
     stage_rows<kDim>(TokenRows<T>(in_.q, batch(), head()), TokenRows<T>(p_.d_out, batch(), head()),
@@ -114,19 +114,19 @@ class TokenTile {
                        keys.cells(), key_token, rows(at.key), rows(at.value));
     }
     commit_copies();
-    const bool known = grows_by_steps(bias(), in_, queries) || has_dense_places(in_);
-    if (thread() == 0) state().known_places = known;
+    const bool known = grows_by_steps(bias(), in_, queries) || has_dense_offsets(in_);
+    if (thread() == 0) state().bias_by_offset = known;
     const float* log_sum_exp = static_cast<const float*>(p_.log_sum_exp.data) +
                                batch() * p_.log_sum_exp.stride[0] +
                                head() * p_.log_sum_exp.stride[2];
 #pragma unroll 1
     for (int i = thread(); i < queries.cells(); i += kAttentionTokenThreads) {
-      const Rectangle::Place place = queries.place(i);
-      const int y = place.row;
-      const int x = place.column;
+      const Rectangle::Cell cell = queries.cell(i);
+      const int y = cell.row;
+      const int x = cell.column;
       floats(at.log_sum_exp)[i] = log_sum_exp[token(y, x) * p_.log_sum_exp.stride[1]] * kLog2E;
       floats(at.length_scale)[i] = length_scale(y, x, window(), in_.grid, pooled());
-      if (known) ints(at.place)[i] = bias().query_place(y, x, token(y, x));
+      if (known) ints(at.bias_offset)[i] = bias().query_offset(y, x, token(y, x));
     }
     order_queries();
 #pragma unroll 1
@@ -151,7 +151,7 @@ class TokenTile {
     wait_copies<0>();
   }
 
-  // The queries' numbers, the owned ones first.
+  // Indices of the queries, the owned ones first.
   __device__ void order_queries() const {
     const Rectangle owned = this->owned();
     const Rectangle queries = this->queries();
@@ -180,7 +180,7 @@ class TokenTile {
     if (window() > 0) find_key_norms(at.key, halo_keys().cells(), at.key_inverse, at.key_embedding);
   }
 
-  // Inverse norms, and the query embedding's products with the normalised keys.
+  // Inverse norms, and the dot products of the query embedding and the normalised keys.
   __device__ void find_key_norms(int keys, int count, int inverse, int embedding) {
 #pragma unroll 1
     for (int i = thread(); i < count; i += kAttentionTokenThreads) {

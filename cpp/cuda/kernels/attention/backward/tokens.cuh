@@ -1,7 +1,7 @@
-// aggregated_attention backward, the share of the tokens: d_q, d_k, d_v, and a block's sums for the
-// parameters' gradients. With the forward's formulas (transnext/aggregated_attention.h), D_j = d_out .
-// v(n + offset_j), D_m = d_out . vp(m), t_j = qn . tokens_j + token_bias_j, and the probabilities a =
-// exp(logit - log_sum_exp) recomputed:
+// aggregated_attention backward, the tokens' side: d_q, d_k, d_v, and a block's partial sums of the
+// parameter gradients. With the forward's formulas (transnext/aggregated_attention.h), D_j = d_out
+// . v(n + offset_j), D_m = d_out . vp(m), t_j = qn . tokens_j + token_bias_j, and the probabilities
+// a = exp(logit - log_sum_exp) recomputed:
 //
 //   delta = sum_j a_j D_j + sum_m a_m D_m,   d_l = a (D - delta), the logits' gradients
 //   d_qh  = sum_j d_l_j kn(n + offset_j) + sum_m d_l_m kpn(m)
@@ -9,14 +9,14 @@
 //   d_kn(n') = sum_j d_l_j(n' - offset_j) qh(n' - offset_j), and d_k through the normalisation
 //   d_v(n')  = sum_j w_j(n' - offset_j) d_out(n' - offset_j)
 //
-// delta is summed over the keys, not taken from d_out . out: `out` is rounded to its storage type, and
-// where one key has all the weight that error is all there would be of D - delta.
+// delta is summed over the keys, not computed as d_out . out: `out` is rounded to its storage type,
+// and where one key has all the weight, D - delta would be nothing but that error.
 //
 // A block owns a rectangle of tokens of one (image, head), as queries and as keys. Queries within a
-// window's reach of the rectangle look at its keys, so the block finds their a_j, D_j and delta too,
-// and no gradient has two writers. Rows lie in shared memory as they are stored; norms, scales and
-// biases enter the logits in float, so that the products of tensor cores are of exact operands.
-// d_l_m / |d_out|, a number of the values' size, is all that is rounded to 16 bit.
+// window's reach of the rectangle see its keys, so the block computes their a_j, D_j and delta too,
+// and no gradient has two writers. Rows lie in shared memory in their storage type. Norms, scales
+// and biases enter the logits in float, so tensor cores multiply exact operands. Only d_l_m /
+// |d_out|, of the values' magnitude, is rounded to 16 bits.
 //
 // Per token and head: bytes (6 d + read halos) sizeof(T) + 8; flops about 2 d (7 L + 3 P), and 2 d 2 P
 // (queries of the halo / owned - 1).
@@ -29,21 +29,21 @@ namespace transnext {
 namespace device {
 
 template <class T, int kDim>
-class BackwardTokens : TokenWindowProducts<T, kDim> {
+class BackwardTokens : TokenWindowGemm<T, kDim> {
   using Tile = TokenTile<T, kDim>;
 
  public:
   __device__ BackwardTokens(const AggregatedAttentionBackwardLaunch& launch, unsigned block)
-      : TokenWindowProducts<T, kDim>(launch, block) {}
+      : TokenWindowGemm<T, kDim>(launch, block) {}
 
-  // Inlined: the members would be in local memory otherwise, and the parameters copied there.
+  // Inlined, or the compiler would put the members and a copy of the parameters into local memory.
   __device__ __forceinline__ void run() {
     this->load();
     __syncthreads();
     this->find_norms();
     __syncthreads();
-    if (products()) {
-      if constexpr (kProducts) this->patch_weights();
+    if (window_gemm()) {
+      if constexpr (kWindowGemm) this->patch_weights();
     } else {
       this->local_weights();
       __syncthreads();
@@ -53,8 +53,8 @@ class BackwardTokens : TokenWindowProducts<T, kDim> {
     __syncthreads();
     this->local_logit_gradients();
     __syncthreads();
-    if (products()) {
-      if constexpr (kProducts) {
+    if (window_gemm()) {
+      if constexpr (kWindowGemm) {
         this->patch_query_gradients();
         this->patch_key_gradients();
       }
@@ -67,15 +67,16 @@ class BackwardTokens : TokenWindowProducts<T, kDim> {
   }
 
  private:
-  static constexpr bool kProducts = OnTensorCores<T>::value && kDim <= 32;
-  __device__ bool products() const { return kProducts && this->window() == 3; }
+  static constexpr bool kWindowGemm = OnTensorCores<T>::value && kDim <= 32;
+  __device__ bool window_gemm() const { return kWindowGemm && this->window() == 3; }
 
   using Tile::kChunks, Tile::kWarps, Tile::thread, Tile::channels, Tile::cells, Tile::floats,
       Tile::ints, Tile::row, Tile::owned_query, Tile::p_, Tile::in_, Tile::plan_, Tile::workspace_,
       Tile::head, Tile::bias, Tile::owned, Tile::queries;
 
   // The block's sums over its queries: scale, query embedding [d], local bias [L], token bias [L],
-  // tokens [L, d]. Each warp adds a share of the queries, and the shares meet in the pooled keys' place.
+  // tokens [L, d]. Each warp adds some of the queries; the warps' partial sums overwrite the pooled
+  // keys in shared memory.
   __device__ void parameter_sums() {
     if (plan_.parameters == 0) return;
     float* sums = workspace_ + plan_.parameter_sums + index_t{blockIdx.x} * plan_.parameters;
@@ -89,7 +90,7 @@ class BackwardTokens : TokenWindowProducts<T, kDim> {
     const int warp = thread() / 32;
     const int count = this->owned().cells();
     const int size = 1 + channels() + 2 * cells();
-    float* shares = floats(at.pool_key);  // [kWarps][32]
+    float* partial_sums = floats(at.pool_key);  // [kWarps][32]
 #pragma unroll 1
     for (int first = 0; first < size; first += 32) {
       const int e = first + lane < size ? first + lane : size - 1;
@@ -104,22 +105,22 @@ class BackwardTokens : TokenWindowProducts<T, kDim> {
       for (int own = first + lane < size ? warp : count; own < count; own += kWarps)
         sum += values[(of_cell ? owned_query(own) : own) * stride];
       __syncthreads();
-      shares[thread()] = sum;
+      partial_sums[thread()] = sum;
       __syncthreads();
       if (warp > 0 || first + lane >= size) continue;
 #pragma unroll
-      for (int other = 1; other < kWarps; ++other) sum += shares[other * 32 + lane];
+      for (int other = 1; other < kWarps; ++other) sum += partial_sums[other * 32 + lane];
       sums[e] = sum;
     }
   }
 
-  // A lane makes eight channels of one cell's tokens.
+  // A lane computes eight channels of one cell's tokens.
   __device__ void token_sums(float* sums) {
     const AttentionTokenShared& at = plan_.shared;
     const int lane = thread() % 32;
     const int count = this->owned().cells();
     const int items = cells() * kChunks;
-    float* shares = floats(at.pool_key);  // [kWarps][32][8]
+    float* partial_sums = floats(at.pool_key);  // [kWarps][32][8]
 #pragma unroll 1
     for (int first = 0; first < items; first += 32) {
       const int item = first + lane < items ? first + lane : items - 1;
@@ -136,14 +137,14 @@ class BackwardTokens : TokenWindowProducts<T, kDim> {
         for (int c = 0; c < 8; ++c) sum[c] += d_weight * q[c];
       }
       __syncthreads();
-      store_vec8(sum, shares + thread() * 8);
+      store_vec8(sum, partial_sums + thread() * 8);
       __syncthreads();
       const int its_item = first + thread() / 8;
       const int c = its_item % kChunks * 8 + thread() % 8;
       if (its_item >= items || c >= channels()) continue;
       float total = 0.0f;
 #pragma unroll
-      for (int warp = 0; warp < kWarps; ++warp) total += shares[warp * 256 + thread()];
+      for (int warp = 0; warp < kWarps; ++warp) total += partial_sums[warp * 256 + thread()];
       sums[its_item / kChunks * channels() + c] = total;
     }
   }
@@ -151,8 +152,8 @@ class BackwardTokens : TokenWindowProducts<T, kDim> {
 
 }  // namespace device
 
-// Block (kAttentionTokenThreads). Grid: (head, tile, image), heads fastest, as their rows share
-// sectors.
+// Block (kAttentionTokenThreads). Grid: (head, tile, image), heads fastest, since rows of
+// neighbouring heads share sectors.
 template <class T, int kDim>
 __global__ void __launch_bounds__(kAttentionTokenThreads, kDim <= 32 ? 2 : 1)
     aggregated_attention_backward_tokens(AggregatedAttentionBackwardLaunch launch) {

@@ -1,11 +1,8 @@
-// aggregated_attention backward, the share of the tokens: the pooled keys' part of delta and of the
-// queries' gradients. A warp takes 16 queries and 16 pooled keys at a time, norms, scales and biases
-// enter the logits in float, so that the products of tensor cores are of exact operands.
-// d_l_m / |d_out|, a number of the values' size, is all that is rounded to 16 bit.
+// aggregated_attention backward, the tokens' side: what the pooled keys add to delta and to the
+// queries' gradients. Only d_l_m / |d_out|, of the values' magnitude, is rounded to 16 bits.
 #pragma once
 
-#include "cuda/kernels/attention/backward/tile.cuh"
-#include "cuda/kernels/attention/row_fragments.cuh"
+#include "cuda/kernels/attention/backward/pooled_weights.cuh"
 #include "cuda/kernels/attention/weighted_rows.cuh"
 #include "cuda/kernels/common/multiprocessor.cuh"
 #include "cuda/kernels/common/thread_index.cuh"
@@ -13,26 +10,26 @@
 namespace transnext::device {
 
 template <class T, int kDim>
-class TokenPooled : public TokenTile<T, kDim> {
+class TokenPooled : public TokenPooledWeights<T, kDim> {
  protected:
   using Tile = TokenTile<T, kDim>;
-  using Tile::kStride, Tile::kChunks, Tile::kWarps, Tile::kSumsAlong, Tile::thread, Tile::smaller,
-      Tile::pooled, Tile::floats, Tile::ints, Tile::rows, Tile::row, Tile::token, Tile::in_,
-      Tile::plan_, Tile::head, Tile::batch, Tile::scale, Tile::bias, Tile::owned, Tile::queries;
-  using Tile::Tile;
+  using Weights = TokenPooledWeights<T, kDim>;
+  using Tile::kWarps, Tile::kSumsAlong, Tile::thread, Tile::smaller, Tile::pooled, Tile::floats,
+      Tile::ints, Tile::rows, Tile::row, Tile::plan_, Tile::owned, Tile::queries;
+  using typename Weights::Operands, typename Weights::Query;
+  using Weights::kKept, Weights::load_pooled, Weights::query_at, Weights::pooled_weights,
+      Weights::finish_weights, Weights::read_biases;
+  using Weights::Weights;
 
-  static constexpr bool kTensorCores = OnTensorCores<T>::value;
-  // Channels of a warp's queries in registers.
-  static constexpr int kKept = kTensorCores && kDim <= 32 ? kDim : 0;
-
-  // Of 8 pooled keys, as many as a warp has registers for their weights.
+  // Tiles of 8 pooled keys whose weights fit into a warp's registers.
   static constexpr int kTiles = 7;
 
-  // delta of every query, and sum_m d_l_m kpn(m) of the owned ones with its product with qn + embedding.
+  // delta of every query and, for the owned queries, sum_m d_l_m kpn(m) and its dot product with qn
+  // + embedding.
   __device__ void pooled_keys() {
-    if (pooled() <= 8 * kTiles && this->known_places()) {
+    if (pooled() <= 8 * kTiles && this->bias_by_offset()) {
       load_pooled(0);
-      take_all();
+      pooled_keys_at_once();
       return;
     }
 #pragma unroll 1
@@ -44,194 +41,25 @@ class TokenPooled : public TokenTile<T, kDim> {
 #pragma unroll 1
     for (int i = thread(); i < queries().cells(); i += kAttentionTokenThreads)
       floats(plan_.shared.delta)[i] =
-          share(floats(plan_.shared.delta)[i], floats(plan_.shared.total)[i]);
+          normalised_delta(floats(plan_.shared.delta)[i], floats(plan_.shared.total)[i]);
     __syncthreads();
     add_gradients();
   }
 
-  // Pooled keys from `first` on into shared memory, once the block is done with the ones before.
-  __device__ void load_pooled(int first) {
-    const AttentionTokenShared& at = plan_.shared;
-    const int count = smaller(kAttentionPoolTile, pooled() - first);
-    const auto token_of = [=](int i) { return index_t{i < count ? first + i : -1}; };
-    __syncthreads();
-    stage_rows<kDim>(TokenRows<T>(in_.k_pool, batch(), head()),
-                     TokenRows<T>(in_.v_pool, batch(), head()), kAttentionPoolTile, token_of,
-                     rows(at.pool_key), rows(at.pool_value));
-    finish_copies();
-    __syncthreads();
-    static_assert(kAttentionTokenThreads == 4 * kAttentionPoolTile, "four threads for each key");
-    finish_key(first, thread() / 4, thread() % 4);
-    __syncthreads();
-  }
-
-  // What is made of a pooled key, by four threads.
-  __device__ void finish_key(int first, int i, int part) {
-    const AttentionTokenShared& at = plan_.shared;
-    const T* key_row = row(at.pool_key, i);
-    float square = 0.0f, along = 0.0f;
-#pragma unroll
-    for (int chunk = part; chunk < kChunks; chunk += 4) {
-      float x[8], embedding[8];
-      load_vec8(key_row + chunk * 8, x);
-      load_vec8(floats(at.embedding) + chunk * 8, embedding);
-#pragma unroll
-      for (int c = 0; c < 8; ++c) {
-        square += x[c] * x[c];
-        along += x[c] * embedding[c];
-      }
-    }
-    const float inverse = inverse_norm(sum_of_four(square));
-    along = sum_of_four(along) * inverse;
-    if constexpr (kTensorCores) {  // float has the range for keys as they are
-#pragma unroll
-      for (int chunk = part; chunk < kChunks; chunk += 4) {
-        float x[8];
-        load_vec8(key_row + chunk * 8, x);
-#pragma unroll
-        for (int c = 0; c < 8; ++c) x[c] *= inverse;
-        store_vec8(x, rows(at.pool_unit) + i * kStride + chunk * 8);
-      }
-    }
-    if (part == 0) {
-      floats(at.pool_inverse)[i] = inverse;
-      floats(at.pool_embedding)[i] = along;
-    } else if (part == 1) {
-      const int columns = static_cast<int>(in_.pool_grid.width);
-      const int key = smaller(first + i, pooled() - 1);
-      const int pool_row = key / columns;
-      const int column = key - pool_row * columns;
-      const Rectangle queries = this->queries();
-      ints(at.pool_row)[i] =
-          this->known_places()
-              ? bias().key_place(pool_row, column, key, queries.top + queries.height - 1,
-                                 queries.left + queries.width - 1)
-              : pool_row;
-      ints(at.pool_column)[i] = column;
-    }
-  }
-
-  // One of a lane's two queries of a tile of 16.
-  struct Query {
-    int index;  // among the block's queries
-    float inverse, scaling;
-  };
-  __device__ Query query_at(int index) const {
-    const AttentionTokenShared& at = plan_.shared;
-    return {index, floats(at.query_inverse)[index], scale() * floats(at.length_scale)[index]};
-  }
-
-  // The rows of a lane's two queries as operands, where they are kept.
-  struct Operands {
-    LeftRows<T, kKept> query, d_out;
-  };
-  __device__ Operands operands(int first, int second) const {
-    const AttentionTokenShared& at = plan_.shared;
-    const int lane = thread() % 32;
-    return {LeftRows<T, kKept>(row(at.query, first), row(at.query, second), lane),
-            LeftRows<T, kKept>(row(at.d_out, first), row(at.d_out, second), lane)};
-  }
-
-  // a_m, D_m and (qn + embedding) . kpn(m) of 16 queries and the 16 pooled keys from `sub` of the tile
-  // on.
-  __device__ void pooled_weights(const Query (&query)[2], const Operands& operands, int first,
-                                 int sub, int lane, float (&probability)[2][4],
-                                 float (&d_weight)[2][4], float (&cosine)[2][4]) const {
-    const AttentionTokenShared& at = plan_.shared;
-#pragma unroll
-    for (int t = 0; t < 2; ++t) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) probability[t][e] = d_weight[t][e] = 0.0f;
-    }
-    // Asked for before the products of tensor cores, so that they are on their way meanwhile.
-    float biases[2][4];
-    const bool places = this->known_places();
-    if constexpr (kTensorCores) {
-#pragma unroll
-      for (int t = 0; t < 2; ++t) {
-        if (places) read_biases(query, sub + t * 8 + lane_column(lane), biases[t]);
-      }
-    }
-    if constexpr (kKept > 0) {
-      const RightRowsPlace<T, kDim> right(lane);
-      multiply_rows(operands.query, right.load(row(at.pool_key, sub)), probability);
-      multiply_rows(operands.d_out, right.load(row(at.pool_value, sub)), d_weight);
-    } else {
-      multiply_rows<kDim>(row(at.query, query[0].index), row(at.query, query[1].index),
-                          row(at.pool_key, sub), lane, probability);
-      multiply_rows<kDim>(row(at.d_out, query[0].index), row(at.d_out, query[1].index),
-                          row(at.pool_value, sub), lane, d_weight);
-    }
-#pragma unroll
-    for (int t = 0; t < 2; ++t) {
-      const int key = sub + t * 8 + lane_column(lane);
-      if (!places)
-        find_biases(query, first, key, biases[t]);
-      else if constexpr (!kTensorCores)
-        read_biases(query, key, biases[t]);
-      finish_weights(query, first, key, biases[t], probability[t], cosine[t]);
-    }
-  }
-
-  // a_m in place of products of queries and keys.
-  __device__ void finish_weights(const Query (&query)[2], int first, int key,
-                                 const float (&bias)[4], float (&probability)[4],
-                                 float (&cosine)[4]) const {
-    const AttentionTokenShared& at = plan_.shared;
-    const float2 inverse = *reinterpret_cast<const float2*>(floats(at.pool_inverse) + key);
-    const float2 embedding = *reinterpret_cast<const float2*>(floats(at.pool_embedding) + key);
-#pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      const Query& q = query[e / 2];
-      cosine[e] = probability[e] * q.inverse * (e % 2 == 0 ? inverse.x : inverse.y) +
-                  (e % 2 == 0 ? embedding.x : embedding.y);
-      const float value =
-          exp2_fast((q.scaling * cosine[e] + bias[e]) * kLog2E - floats(at.log_sum_exp)[q.index]);
-      probability[e] = first + key + e % 2 < pooled() ? value : 0.0f;
-    }
-  }
-
-  // The bias of a lane's queries and the keys `key` and `key` + 1 of the tile, by their places,
-  __device__ void read_biases(const Query (&query)[2], int key, float (&bias)[4]) const {
-    const float* values = this->bias().values();
-    const int2 place = *reinterpret_cast<const int2*>(ints(plan_.shared.pool_row) + key);
-#pragma unroll
-    for (int e = 0; e < 4; ++e)
-      bias[e] =
-          values[ints(plan_.shared.place)[query[e / 2].index] + (e % 2 == 0 ? place.x : place.y)];
-  }
-
-  // or of any kind, one after the other: this is no path to hurry on.
-  __device__ void find_biases(const Query (&query)[2], int first, int key, float (&bias)[4]) const {
-    const AttentionTokenShared& at = plan_.shared;
-    const Rectangle queries = this->queries();
-    const PooledBias general = this->bias();
-#pragma unroll 1
-    for (int j = 0; j < 4; ++j) {
-      const int own = key + j % 2;
-      const int index = j / 2 == 0 ? query[0].index : query[1].index;
-      const int y = queries.row(index);
-      const int x = queries.column(index);
-      const float value = general.at(y, x, token(y, x), ints(at.pool_row)[own],
-                                     ints(at.pool_column)[own], smaller(first + own, pooled() - 1));
-#pragma unroll
-      for (int e = 0; e < 4; ++e) bias[e] = e == j ? value : bias[e];
-    }
-  }
-
-  // The probabilities add to 1 but for the rounding of large logits, and then D - delta of a key that
-  // has all the weight is nothing but for the same.
-  static __device__ float share(float delta, float total) {
+  // Divides by the sum of the probabilities, which is 1 up to the rounding of large logits: D -
+  // delta of a key that has all the weight is then 0 up to the same rounding.
+  static __device__ float normalised_delta(float delta, float total) {
     return total > 0.0f ? delta / total : delta;
   }
 
-  // The lane's two queries of the 16 from `tile` on, in the order that has the owned ones first.
+  // One of the lane's two queries of the 16 from `tile` on, in the order with the owned ones first.
   __device__ int ordered(int tile, int half, int lane) const {
     return ints(
         plan_.shared.order)[smaller(tile + 8 * half + lane_row(lane), queries().cells() - 1)];
   }
 
-  // What makes d_l_m a factor of rows in the storage type, and what has to come back.
+  // Scales d_l_m into the storage type's range, as weights of rows (`inverse`), and scales the sums
+  // back (`norm`).
   struct Factors {
     float inverse[2], norm[2];
   };
@@ -246,7 +74,7 @@ class TokenPooled : public TokenTile<T, kDim> {
     return result;
   }
 
-  // d_l_m in place of a_m, with its factor, of 8 pooled keys.
+  // Overwrites a_m of 8 pooled keys with d_l_m times its factor.
   __device__ void logit_gradients(const float (&delta)[2], const Factors& factors, int first,
                                   int lane, float (&probability)[4],
                                   const float (&d_weight)[4]) const {
@@ -262,23 +90,24 @@ class TokenPooled : public TokenTile<T, kDim> {
     }
   }
 
-  // The rows that they are factors of.
+  // The rows that these gradients weight.
   __device__ const T* gradient_rows(int sub) const {
     const AttentionTokenShared& at = plan_.shared;
     return row(OnTensorCores<T>::value ? at.pool_unit : at.pool_key, sub);
   }
 
-  // All pooled keys at once: their weights stay in registers from delta to the gradients.
-  __device__ void take_all() {
+  // Handles all pooled keys at once: their weights stay in registers from delta to the gradients.
+  __device__ void pooled_keys_at_once() {
     const AttentionTokenShared& at = plan_.shared;
 #pragma unroll 1
     for (int tile = thread() / 32 * 16; tile < queries().cells(); tile += kWarps * 16) {
-      const int lane = thread_index() % 32;  // read again: what follows from it would be kept
+      const int lane =
+          thread_index() % 32;  // read again: values derived from it would occupy registers
       const int index[2] = {ordered(tile, 0, lane), ordered(tile, 1, lane)};
       float probability[kTiles][4] = {}, d_weight[kTiles][4] = {};
-      // Float has registers for the biases of 16 queries before D_m only.
+      // With float, the biases of 16 queries fit into registers only before D_m is computed.
       if constexpr (kSumsAlong) multiply_all(at.d_out, index, at.pool_value, lane, d_weight);
-      // There compilers would take both products at once, and more registers than there are.
+      // Compilers would interleave the two GEMMs there and exceed the registers.
       if constexpr (multiprocessor_threads() == 1536) __syncwarp();
       multiply_all(at.query, index, at.pool_key, lane, probability);
       float delta[2] = {}, total[2] = {}, along[2] = {}, cosines[2] = {};
@@ -293,8 +122,8 @@ class TokenPooled : public TokenTile<T, kDim> {
       }
 #pragma unroll
       for (int h = 0; h < 2; ++h)
-        delta[h] = share(floats(at.delta)[index[h]] + sum_of_four(delta[h]),
-                         floats(at.total)[index[h]] + sum_of_four(total[h]));
+        delta[h] = normalised_delta(floats(at.delta)[index[h]] + sum_of_four(delta[h]),
+                                    floats(at.total)[index[h]] + sum_of_four(total[h]));
       __syncwarp();
       if (lane % 4 == 0) {
 #pragma unroll
@@ -320,17 +149,17 @@ class TokenPooled : public TokenTile<T, kDim> {
     }
   }
 
-  // The products of 16 queries' rows with those of all pooled keys.
+  // Multiplies the rows of 16 queries by those of all pooled keys.
   __device__ void multiply_all(int left, const int (&index)[2], int right, int lane,
                                float (&product)[kTiles][4]) const {
     const T* top = row(left, index[0]);
     const T* bottom = row(left, index[1]);
     if constexpr (kKept > 0) {
       const LeftRows<T, kKept> operand(top, bottom, thread_index() % 32);
-      const RightRowsPlace<T, kKept> place(lane);
+      const RightRowsLoader<T, kKept> loader(lane);
 #pragma unroll
       for (int t = 0; t < kTiles; t += 2) {
-        const RightRows<T, kKept> two = place.load(row(right, t * 8));
+        const RightRows<T, kKept> two = loader.load(row(right, t * 8));
 #pragma unroll
         for (int i = 0; i < 2 && t + i < kTiles; ++i)
           multiply_rows(operand, two.of[i], product[t + i]);
@@ -340,7 +169,8 @@ class TokenPooled : public TokenTile<T, kDim> {
     }
   }
 
-  // a_m in place of the products with the pooled keys, and its sums, those with D_m where it is given.
+  // Overwrites q . k of the pooled keys with a_m and accumulates its sums; those with D_m if it is
+  // known.
   __device__ void find_weights(const int (&index)[2], int lane, const float (&d_weight)[kTiles][4],
                                float (&probability)[kTiles][4], float (&delta)[2],
                                float (&total)[2], float (&along)[2], float (&cosines)[2]) const {
@@ -364,7 +194,7 @@ class TokenPooled : public TokenTile<T, kDim> {
     }
   }
 
-  // The owned queries' results of the 16 from `tile` on.
+  // Stores the results of the owned queries among the 16 from `tile` on.
   __device__ void store(int tile, int lane, const float (&along)[2], const Factors& factors,
                         const WeightedRows<T, kDim>& sums) {
     const int count = owned().cells() - tile;
@@ -376,7 +206,7 @@ class TokenPooled : public TokenTile<T, kDim> {
     }
   }
 
-  // More pooled keys than are in shared memory at a time: delta first,
+  // With more pooled keys than fit into shared memory, a first pass accumulates delta,
   __device__ void add_deltas(int first) {
     const AttentionTokenShared& at = plan_.shared;
     const int lane = thread() % 32;
@@ -411,7 +241,7 @@ class TokenPooled : public TokenTile<T, kDim> {
     }
   }
 
-  // then the gradients, from recomputed weights: a warp for 16 of the owned queries.
+  // and a second one the gradients, from recomputed weights: one warp per 16 owned queries.
   __device__ void add_gradients() {
     static_assert(kAttentionMostTokens <= kWarps * 16, "a warp for 16 owned tokens");
     const int lane = thread() % 32;
@@ -426,7 +256,7 @@ class TokenPooled : public TokenTile<T, kDim> {
       load_pooled(first);
       if (tile >= owned().cells()) continue;
       const int keys = smaller(kAttentionPoolTile, pooled() - first);
-      // Not before: kept, they would take registers that are needed.
+      // Loaded here, not before the loop, where they would occupy registers.
       const Factors factor = factors({query[0].index, query[1].index});
       const float delta[2] = {floats(plan_.shared.delta)[query[0].index],
                               floats(plan_.shared.delta)[query[1].index]};

@@ -1,33 +1,22 @@
-// aggregated_attention backward, the share of the tokens: a window of 3 x 3 on tensor cores, Half and
-// BFloat16.
-//
-// A product's 16 tokens are a patch of 2 x 8 of the image, whose windows hold 4 x 10 tokens, its reach:
-// five products of 8, of which product n has columns 2 n and 2 n + 1 of the reach, row by row. With
-// x = lane / 4 and y = lane % 4 a lane has the patch's tokens in column x, one in each row (half), and
-// of the reach the tokens in row y and columns x, x + 1, x + 2: those of window row y of half 0 and of
-// window row y - 1 of half 1, three cells of each.
-//
-// Where gradients are factors of rows they are rounded to TF32, which has float's range, and the rows
-// are exact.
+// aggregated_attention backward, the tokens' side: a window of 3 x 3 on tensor cores, for Half and
+// BFloat16. Where gradients multiply rows they are rounded to TF32, which has float's range, and the
+// rows are exact.
 #pragma once
 
 #include "cuda/kernels/attention/backward/local_window.cuh"
+#include "cuda/kernels/attention/backward/window_patch.cuh"
 #include "cuda/kernels/attention/row_fragments.cuh"
 
 namespace transnext::device {
 
 template <class T, int kDim>
-class TokenWindowProducts : public TokenWindow<T, kDim> {
+class TokenWindowGemm : public TokenWindow<T, kDim>, protected WindowPatch {
  protected:
   using Tile = TokenTile<T, kDim>;
   using TokenWindow<T, kDim>::TokenWindow;
-  using Tile::kChunks, Tile::kWarps, Tile::thread, Tile::smaller, Tile::floats, Tile::row,
-      Tile::token, Tile::p_, Tile::plan_, Tile::head, Tile::batch, Tile::scale, Tile::owned,
-      Tile::queries, Tile::halo_keys, Tile::inside;
-
-  static constexpr int kWindow = 3;
-  static constexpr int kCells = kWindow * kWindow;
-  static constexpr int kReachProducts = 5;
+  using Tile::kChunks, Tile::smaller, Tile::floats, Tile::row, Tile::token, Tile::p_, Tile::plan_,
+      Tile::head, Tile::batch, Tile::scale, Tile::owned, Tile::queries, Tile::halo_keys,
+      Tile::inside;
 
   // a_j, D_j, w_j of every query, and the window's part of delta.
   __device__ void patch_weights() {
@@ -73,10 +62,10 @@ class TokenWindowProducts : public TokenWindow<T, kDim> {
       }
       float local[kChunks][4] = {}, positional[kChunks][4] = {};
 #pragma unroll
-      for (int n = 0; n < kReachProducts; ++n) {
+      for (int n = 0; n < kReachTiles; ++n) {
         unsigned right[kChunks];
         load_reach(row(at.key, reach_index(keys, top, left, n)), right);
-        multiply_wide_weights<T, kDim>(product_weights(d_logit, n).values, right, local);
+        multiply_wide_weights<T, kDim>(tile_weights(d_logit, n).values, right, local);
       }
       add_tokens(d_weight, positional);
 #pragma unroll
@@ -96,7 +85,8 @@ class TokenWindowProducts : public TokenWindow<T, kDim> {
     const TokenRows<T> d_k(p_.d_k, batch(), head());
     const TokenRows<T> d_v(p_.d_v, batch(), head());
     for_patches(owned, [&](int top, int left) {
-      // Of the lane's queries in the reach the cell that one of the lane's keys is to them.
+      // For each of the lane's queries in the reach, the cell in which it sees one of the lane's
+      // keys.
       float d_logit[2][kWindow], weight[2][kWindow], embedded[2] = {};
 #pragma unroll
       for (int j = 0; j < kWindow; ++j) {
@@ -119,13 +109,13 @@ class TokenWindowProducts : public TokenWindow<T, kDim> {
       }
       float d_key[kChunks][4] = {}, d_value[kChunks][4] = {};
 #pragma unroll
-      for (int n = 0; n < kReachProducts; ++n) {
+      for (int n = 0; n < kReachTiles; ++n) {
         const int at_reach = reach_index(queries, top, left, n);
         unsigned right[kChunks];
         load_reach(row(at.query, at_reach), right);
-        multiply_wide_weights<T, kDim>(product_weights(d_logit, n).values, right, d_key);
+        multiply_wide_weights<T, kDim>(tile_weights(d_logit, n).values, right, d_key);
         load_reach(row(at.d_out, at_reach), right);
-        multiply_wide_weights<T, kDim>(product_weights(weight, n).values, right, d_value);
+        multiply_wide_weights<T, kDim>(tile_weights(weight, n).values, right, d_value);
       }
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
@@ -151,40 +141,8 @@ class TokenWindowProducts : public TokenWindow<T, kDim> {
   }
 
  private:
-  static __device__ int lane() { return thread() % 32; }
-  static __device__ int x() { return lane() / 4; }
-  static __device__ int y() { return lane() % 4; }
-
-  static __device__ bool within(const Rectangle& rectangle, int y, int x) {
-    return y < rectangle.top + rectangle.height && x < rectangle.left + rectangle.width;
-  }
-
-  // The number in a rectangle of a token, or of the one nearest to it that is inside.
-  static __device__ int nearest(const Rectangle& rectangle, int y, int x) {
-    y = y < rectangle.top ? rectangle.top : smaller(y, rectangle.top + rectangle.height - 1);
-    x = x < rectangle.left ? rectangle.left : smaller(x, rectangle.left + rectangle.width - 1);
-    return rectangle.index(y, x);
-  }
-
-  // Calls visit(top, left) for the patches of a rectangle, a warp for each.
-  template <class Visit>
-  static __device__ void for_patches(const Rectangle& rectangle, const Visit& visit) {
-    const int across = (rectangle.width + 7) / 8;
-    const int patches = (rectangle.height + 1) / 2 * across;
-#pragma unroll 1
-    for (int patch = thread() / 32; patch < patches; patch += kWarps) {
-      const int down = patch / across;
-      visit(rectangle.top + 2 * down, rectangle.left + 8 * (patch - down * across));
-    }
-  }
-
-  // The number in a rectangle of the token whose row this lane brings for product n of a reach.
-  static __device__ int reach_index(const Rectangle& rectangle, int top, int left, int n) {
-    const int i = lane() % 8;
-    return nearest(rectangle, top - 1 + i / 2, left - 1 + 2 * n + i % 2);
-  }
-
-  // Eight rows as right operands, transposed or not; a matrix beyond the channels is loaded in vain.
+  // Loads eight rows as right operands, transposed or not. A matrix beyond the channels is loaded
+  // but not used.
   static __device__ void load_reach(const T* own_row, unsigned (&right)[kChunks],
                                     bool transposed = true) {
     unsigned four[4];
@@ -197,15 +155,15 @@ class TokenWindowProducts : public TokenWindow<T, kDim> {
     for (int i = 0; i < kChunks; ++i) right[i] = four[i];
   }
 
-  // Of the products of the patch's queries and output gradients with the keys and values of its reach
-  // the lane's three columns, which are in products x / 2 and x / 2 + 1.
+  // Multiplies the patch's queries and output gradients by the keys and values of its reach, and
+  // keeps the lane's three columns, which lie in MMAs x / 2 and x / 2 + 1.
   __device__ void multiply_reach(const LeftRows<T, kDim>& query, const LeftRows<T, kDim>& d_out,
                                  int top, int left, float (&logit)[2][kWindow],
                                  float (&d_weight)[2][kWindow]) const {
     const Rectangle keys = halo_keys();
     float near[2][4], far[2][4];
 #pragma unroll
-    for (int n = 0; n < kReachProducts; ++n) {
+    for (int n = 0; n < kReachTiles; ++n) {
       const int at_reach = reach_index(keys, top, left, n);
 #pragma unroll
       for (int m = 0; m < 2; ++m) {
@@ -233,28 +191,8 @@ class TokenWindowProducts : public TokenWindow<T, kDim> {
     }
   }
 
-  // The weights of the lane's three columns as those of product n, zero but for two products.
-  struct ProductWeights {
-    float values[4];
-  };
-  static __device__ ProductWeights product_weights(const float (&weights)[2][kWindow], int n) {
-    const bool odd = x() % 2 != 0;
-    const int i = n - x() / 2;
-    ProductWeights result;
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const float (&w)[kWindow] = weights[h];
-      const float near[2] = {odd ? 0.0f : w[0], odd ? w[0] : w[1]};
-      const float far[2] = {odd ? w[1] : w[2], odd ? w[2] : 0.0f};
-#pragma unroll
-      for (int e = 0; e < 2; ++e)
-        result.values[2 * h + e] = i == 0 ? near[e] : i == 1 ? far[e] : 0.0f;
-    }
-    return result;
-  }
-
-  // Tokens as columns of two products along the channels: columns 2 r and 2 r + 1 of the first one are
-  // window columns 0 and 1 of window row r, column 2 r of the second one is window column 2.
+  // The tokens are the columns of two MMAs along the channels: columns 2 r and 2 r + 1 of the first
+  // hold window columns 0 and 1 of window row r, column 2 r of the second holds window column 2.
   __device__ void multiply_tokens(const LeftRows<T, kDim>& query,
                                   float (&positional)[2][kWindow]) const {
     const int window_row = lane() / 8;
@@ -281,12 +219,12 @@ class TokenWindowProducts : public TokenWindow<T, kDim> {
 #pragma unroll
     for (int j = 0; j < kWindow; ++j) {
       positional[0][j] = product[j / 2][j % 2];
-      // Half 1's window row y - 1 is with the lane before.
+      // The previous lane holds window row y - 1 of half 1.
       positional[1][j] = __shfl_sync(0xffffffffu, product[j / 2][2 + j % 2], (lane() + 31) % 32);
     }
   }
 
-  // sum += weights tokens, the lane's weights being those of window row y.
+  // sum += weights tokens, where the lane holds the weights of window row y.
   __device__ void add_tokens(const float (&weights)[2][kWindow], float (&sum)[kChunks][4]) const {
     const bool there = y() < kWindow;
     const float* of_row =
@@ -356,7 +294,7 @@ class TokenWindowProducts : public TokenWindow<T, kDim> {
     }
   }
 
-  // d_q of one of the lane's two queries, and what of its gradients the parameters' sums take.
+  // Stores d_q of one of the lane's two queries, and its terms of the parameter sums.
   __device__ void finish_query(int index, int own, bool valid, int target, int h,
                                const float (&local)[kChunks][4],
                                const float (&positional)[kChunks][4]) const {

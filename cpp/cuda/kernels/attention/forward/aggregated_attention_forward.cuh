@@ -1,18 +1,18 @@
 // Aggregated attention, forward, in one pass: T in float, Half, BFloat16; float arithmetic. With
 // TensorFloat32 for T tensors are float, and the operands of QK^T and PV over the pooled keys are rounded to TF32.
 //
-// A block makes a tile of queries of one (image, head): the queries into shared memory; pooled keys
-// and values chunk by chunk under an online softmax (pooled.cuh, pooled_gemm.cuh,
-// pooled_gemm_tf32.cuh); then the window's, whose keys and values with their halo take the
-// place of the chunks (local_window.cuh, window_gemm.cuh); the output through
-// shared memory back in whole rows. log_sum_exp is kept for the backward pass. kWindow is 3, kNoWindow
+// A block computes a tile of queries of one (image, head). It loads the queries into shared memory,
+// runs an online softmax over the pooled keys and values chunk by chunk (pooled.cuh,
+// pooled_gemm.cuh, pooled_gemm_tf32.cuh), then over the window, whose keys and values with their
+// halo overwrite the chunks (local_window.cuh, window_gemm.cuh), and stores the output through
+// shared memory in whole rows. log_sum_exp is kept for the backward pass. kWindow is 3, kNoWindow
 // (global attention) or kAnyWindow.
 //
-// Per query and head, d channels, L cells, P pooled keys: 4 d P operations of pooled QK^T and PV, 6 d L
-// for window and tokens, both on tensor cores for 16-bit T, about 10 d to normalise; L + P
-// exponentials. Bytes: q, k, v and out once, 4 d sizeof(T), the halo's share of k and v (33 % of a
-// wide tile), each pooled row and what a tile reads of the bias once per tile again, from the
-// second-level cache; log_sum_exp 4.
+// Per query and head, d channels, L cells, P pooled keys: 4 d P operations of pooled QK^T and PV, 6
+// d L for window and tokens, both on tensor cores for 16-bit T, about 10 d to normalise; L + P
+// exponentials. Bytes: q, k, v and out once, 4 d sizeof(T); the halo of k and v (33 % of a wide
+// tile), all pooled rows and the tile's part of the bias once more per tile, from the second-level
+// cache; log_sum_exp 4.
 #pragma once
 
 #include "cuda/kernels/attention/forward/launch.h"
@@ -28,7 +28,7 @@ namespace transnext {
 
 namespace device {
 
-// (qn + embedding) of a row of q, in place.
+// Replaces a row of q by qn + embedding.
 template <int kDim>
 __device__ inline void normalise_query(const float* embedding, float (&query)[kDim]) {
   float square = 0.0f;
@@ -39,21 +39,21 @@ __device__ inline void normalise_query(const float* embedding, float (&query)[kD
   for (int c = 0; c < kDim; ++c) query[c] = query[c] * norm + embedding[c];
 }
 
-// The same in shared memory, piece by piece, which takes few registers.
+// The same in shared memory, vector by vector, which needs few registers.
 template <int kDim>
 __device__ inline void normalise_row(const SharedRows<float, kDim>& rows, int row,
                                      const float* embedding) {
   const float norm = rows.inverse_norm(row);
 #pragma unroll 1
   for (int i = 0; i < kDim / 4; ++i) {
-    Vector16<float> piece = *rows.piece(row, i);
+    Vector16<float> vector = *rows.vector(row, i);
 #pragma unroll
-    for (int e = 0; e < 4; ++e) piece.values[e] = piece.values[e] * norm + embedding[4 * i + e];
-    *rows.piece(row, i) = piece;
+    for (int e = 0; e < 4; ++e) vector.values[e] = vector.values[e] * norm + embedding[4 * i + e];
+    *rows.vector(row, i) = vector;
   }
 }
 
-// One block's tile: what the parts of its work share.
+// One block's tile: what all phases of its work use.
 template <class T, int kDim, int kWindow, class Tile>
 class ForwardTile {
  public:
@@ -66,10 +66,10 @@ class ForwardTile {
         at_(kDim, {sizeof(Element), OnTensorCores<T>::value}, Tile::kSize, kWindow,
             launch.p.in.pool_bias.values.present()),
         memory_(dynamic_shared<unsigned char>()),
-        place_{part<TileState>(at_.state), &launch.p.in.grid},
+        position_{part<TileState>(at_.state), &launch.p.in.grid},
         rows_{memory_ + at_.queries} {}
 
-  // Which tile this is; its queries, and the query embedding, into shared memory.
+  // Finds out which tile this is, and loads its queries and the query embedding into shared memory.
   __device__ void load() const {
     TileState* state = part<TileState>(at_.state);
     if (thread_index() == 0) {
@@ -86,16 +86,16 @@ class ForwardTile {
       state->token_scale = 1.0f;
     }
     __syncthreads();
-    load_queries(HeadRows<Element>(in_.q, state->batch, state->head), place_, rows_);
+    load_queries(HeadRows<Element>(in_.q, state->batch, state->head), position_, rows_);
     commit_copies();
     for (int c = thread_index(); c < kDim; c += Tile::kQueries)
       embedding()[c] = WindowParameters(in_, state->head).embedding_of(c);
     bias().check_maps(launch_.bias_in_place);
     if constexpr (kWindow > 0 && sizeof(Element) == 2) {
-      // The last warp has the least to do here.
+      // The last warp has the least work here.
       if (in_.tokens.present() && thread_index() >= Tile::kQueries - 32) {
         const float scale =
-            WindowProducts<Tile, T, kDim>::find_scale(WindowParameters(in_, state->head));
+            WindowGemm<Tile, T, kDim>::find_scale(WindowParameters(in_, state->head));
         if (thread_index() % 32 == 0) state->token_scale = scale;
       }
     }
@@ -103,55 +103,55 @@ class ForwardTile {
     __syncthreads();
   }
 
-  // float: everything by the query's own thread.
+  // float: the query's own thread computes everything.
   __device__ void attend_by_rows() const {
     float query[kDim];
     rows_.read(mine(), query);
     normalise_query(embedding(), query);
-    __syncthreads();  // what comes takes the queries' place
+    __syncthreads();  // the pooled keys overwrite the queries
     const auto bias = this->bias();
     RowTerms& row = part<RowTerms>(at_.query_terms)[mine()];
-    row = {factor(), bias.place_of(mine()), kNoLogit, 0.0f};
+    row = {factor(), bias.query_offset(mine()), kNoLogit, 0.0f};
     auto stream = this->stream(bias);
     float out[kDim];
 #pragma unroll
     for (int c = 0; c < kDim; ++c) out[c] = 0.0f;
-    take_pooled(stream, bias, place_, query, row, out);
+    accumulate_pooled(stream, bias, position_, query, row, out);
     __syncthreads();
     finish_rows(query, row, out);
   }
 
-  // TensorFloat32: pooled keys on tensor cores, the window by the query's own thread.
-  __device__ void attend_by_float_products() const {
-    FloatProductQueries<Tile, kDim> queries;
+  // TensorFloat32: the pooled keys on tensor cores, the window by the query's own thread.
+  __device__ void attend_by_tf32_gemms() const {
+    Tf32GemmQueries<Tile, kDim> queries;
     auto* terms = part<RowTerms>(at_.query_terms);
     {
       float query[kDim];
       rows_.read(mine(), query);
       normalise_query(embedding(), query);
       const float factor = this->factor();
-      terms[mine()] = {factor, bias().place_of(mine()), kLeastMaximum, 0.0f};
+      terms[mine()] = {factor, bias().query_offset(mine()), kLeastMaximum, 0.0f};
       queries.load(rows_, query, factor);
     }
-    __syncthreads();  // what comes takes the queries' place
+    __syncthreads();  // the pooled keys overwrite the queries
     {
       const auto bias = this->bias();
       auto stream = this->stream(bias);
       while (stream.advance()) {
-        if (place_.warp_inside(mine())) queries.take(stream, bias, terms);
+        if (position_.warp_inside(mine())) queries.add_chunk(stream, bias, terms);
       }
     }
     __syncthreads();
     terms[mine()].maximum *= kLn2;
-    queries.give(part<float>(at_.exchange));
+    queries.store_output(part<float>(at_.exchange));
     __syncwarp();
     float out[kDim];
     read_exchange(out);
     __syncthreads();
     float query[kDim];
     if constexpr (kWindow != kNoWindow) {
-      // As they are, once more: they would take too many registers beside the products.
-      load_queries(HeadRows<Element>(in_.q, batch(), head()), place_, rows_);
+      // Loaded once more: they would need too many registers beside the GEMMs.
+      load_queries(HeadRows<Element>(in_.q, batch(), head()), position_, rows_);
       commit_copies();
       wait_copies<0>();
       __syncthreads();
@@ -162,41 +162,41 @@ class ForwardTile {
     finish_rows(query, part<RowTerms>(at_.query_terms)[mine()], out);
   }
 
-  // 16-bit types: pooled keys on tensor cores, then the window by the query's own thread.
-  __device__ void attend_by_products_and_rows() const {
-    ProductQueries<Tile, T, kDim> queries;
+  // 16-bit types: the pooled keys on tensor cores, then the window by the query's own thread.
+  __device__ void attend_by_pooled_gemms_and_rows() const {
+    GemmQueries<Tile, T, kDim> queries;
     accumulate_pooled_gemms(queries);
     __syncthreads();
-    queries.give(part<float>(at_.exchange));
+    queries.store_output(part<float>(at_.exchange));
     __syncthreads();
     float out[kDim];
     read_exchange(out);
     float query[kDim];
     rows_.read(mine(), query);
     normalise_query(embedding(), query);
-    const ProductTerms own = terms()[mine()];
+    const GemmTerms own = terms()[mine()];
     finish_any_window(query, own.factor, own.softmax.maximum * kLn2, own.softmax.sum, out);
   }
 
-  // 16-bit types: no window, pooled keys on tensor cores.
+  // 16-bit types without a window: the pooled keys on tensor cores.
   __device__ void attend_by_pooled_gemms() const {
-    ProductQueries<Tile, T, kDim> queries;
+    GemmQueries<Tile, T, kDim> queries;
     accumulate_pooled_gemms(queries);
     queries.finish(terms());
-    __syncwarp();  // a warp's queries are its own
-    give(queries);
+    __syncwarp();  // no other warp reads this warp's queries
+    store_output(queries);
   }
 
   // 16-bit types: pooled keys and window on tensor cores.
-  __device__ void attend_by_products() const {
-    constexpr int kTiles = ProductQueries<Tile, T, kDim>::kTiles;
-    ProductQueries<Tile, T, kDim> queries;
+  __device__ void attend_by_gemms() const {
+    constexpr int kTiles = GemmQueries<Tile, T, kDim>::kTiles;
+    GemmQueries<Tile, T, kDim> queries;
     accumulate_pooled_gemms(queries);
     QueryOperand<T, kDim> operands[kTiles];
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) operands[t].load(rows_, queries.first_of(mine(), t));
     __syncthreads();
-    const WindowProducts<Tile, T, kDim> window{
+    const WindowGemm<Tile, T, kDim> window{
         {memory_ + at_.window_keys},
         {memory_ + at_.window_values},
         part<float2>(at_.window_norms),
@@ -205,15 +205,15 @@ class ForwardTile {
         part<float4>(at_.window_terms) + 4,
         embedding(),
     };
-    window.load(in_, batch(), head(), place_);
+    window.load(in_, batch(), head(), position_);
     __syncthreads();
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
-      if (place_.inside(queries.first_of(mine(), t)))
-        window.take(in_, place_, t, operands[t], terms(), queries);
+      if (position_.inside(queries.first_of(mine(), t)))
+        window.accumulate(in_, position_, t, operands[t], terms(), queries);
     }
     __syncthreads();
-    give(queries);
+    store_output(queries);
   }
 
  private:
@@ -222,48 +222,48 @@ class ForwardTile {
     return reinterpret_cast<Part*>(memory_ + offset);
   }
   __device__ static int mine() { return thread_index(); }
-  __device__ int batch() const { return place_.state->batch; }
-  __device__ int head() const { return place_.state->head; }
+  __device__ int batch() const { return position_.state->batch; }
+  __device__ int head() const { return position_.state->head; }
   __device__ float* embedding() const { return part<float>(at_.embedding); }
-  __device__ ProductTerms* terms() const { return part<ProductTerms>(at_.query_terms); }
+  __device__ GemmTerms* terms() const { return part<GemmTerms>(at_.query_terms); }
 
   __device__ TileBias<Tile, T> bias() const {
     return TileBias<Tile, T>(in_, part<TileState>(at_.state), part<float>(at_.bias));
   }
   __device__ PooledStream<Tile, T, kDim> stream(const TileBias<Tile, T>& bias) const {
-    return PooledStream<Tile, T, kDim>(in_, place_.state, bias, memory_ + at_.pooled,
+    return PooledStream<Tile, T, kDim>(in_, position_.state, bias, memory_ + at_.pooled,
                                        part<KeyTerms>(at_.key_terms), embedding());
   }
 
   // scale s(n) of this thread's query.
   __device__ float factor() const {
-    if (!place_.inside(mine())) return 0.0f;
+    if (!position_.inside(mine())) return 0.0f;
     return static_cast<const float*>(in_.scale.data)[head() * in_.scale.stride[0]] *
-           length_scale(place_.row(mine()), place_.column(mine()),
+           length_scale(position_.row(mine()), position_.column(mine()),
                         static_cast<int>(in_.window_size), in_.grid,
                         static_cast<int>(in_.pool_grid.size()));
   }
 
-  __device__ void accumulate_pooled_gemms(ProductQueries<Tile, T, kDim>& queries) const {
+  __device__ void accumulate_pooled_gemms(GemmQueries<Tile, T, kDim>& queries) const {
     const auto bias = this->bias();
-    terms()[mine()] =
-        ProductTerms{rows_.inverse_norm(mine()), factor(), {bias.values() + bias.place_of(mine())}};
+    terms()[mine()] = GemmTerms{
+        rows_.inverse_norm(mine()), factor(), {bias.values() + bias.query_offset(mine())}};
     auto stream = this->stream(bias);
     while (stream.advance()) {
-      if (place_.warp_inside(mine())) queries.take(stream, rows_, terms());
+      if (position_.warp_inside(mine())) queries.add_chunk(stream, rows_, terms());
     }
     queries.settle(terms());
   }
 
-  // The results of 16-bit types, whose queries the block has left.
-  __device__ void give(const ProductQueries<Tile, T, kDim>& queries) const {
-    queries.give(rows_);
+  // Stores the results of 16-bit types over the queries, which the block no longer reads.
+  __device__ void store_output(const GemmQueries<Tile, T, kDim>& queries) const {
+    queries.store_output(rows_);
     const SoftmaxTerms softmax = terms()[mine()].softmax;
     store_log_sum_exp(mine(), (softmax.maximum + log2_fast(softmax.sum)) * kLn2);
     store();
   }
 
-  // What products have left of this thread's query.
+  // Loads the GEMMs' results of this thread's query.
   __device__ void read_exchange(float (&out)[kDim]) const {
     const auto* row = part<float4>(at_.exchange) + mine() * (kDim / 4 + 1);
 #pragma unroll
@@ -287,9 +287,9 @@ class ForwardTile {
           {memory_ + at_.window_keys},     part<float>(at_.window_norms),  part<float>(at_.tokens),
           part<float>(at_.window_weights), part<float2>(at_.window_terms), embedding(),
       };
-      window.load(in_, batch(), head(), place_);
+      window.load(in_, batch(), head(), position_);
       __syncthreads();
-      window.take(in_, batch(), head(), place_, query, row, out);
+      window.accumulate(in_, batch(), head(), position_, query, row, out);
       __syncthreads();
       finish_row(row.maximum, row.sum, out);
     } else {
@@ -299,9 +299,10 @@ class ForwardTile {
 
   __device__ void finish_any_window(const float (&query)[kDim], float factor, float maximum,
                                     float sum, float (&out)[kDim]) const {
-    if (place_.inside(mine())) {
-      take_any_window<Element>(in_, batch(), head(), place_.row(mine()), place_.column(mine()),
-                               WindowParameters(in_, head()), query, factor, maximum, sum, out);
+    if (position_.inside(mine())) {
+      accumulate_any_window<Element>(in_, batch(), head(), position_.row(mine()),
+                                     position_.column(mine()), WindowParameters(in_, head()), query,
+                                     factor, maximum, sum, out);
     }
     __syncthreads();
     finish_row(maximum, sum, out);
@@ -320,29 +321,29 @@ class ForwardTile {
   }
 
   __device__ void store_log_sum_exp(int query, float value) const {
-    if (!place_.inside(query)) return;
+    if (!position_.inside(query)) return;
     const View<3>& target = launch_.p.log_sum_exp;
     static_cast<float*>(
-        target.data)[batch() * target.stride[0] + place_.token(query) * target.stride[1] +
+        target.data)[batch() * target.stride[0] + position_.token(query) * target.stride[1] +
                      head() * target.stride[2]] = value;
   }
 
-  // The output's rows of this warp's queries from shared memory.
+  // Stores the output rows of this warp's queries from shared memory.
   __device__ void store() const {
     __syncwarp();
-    store_queries(HeadRows<Element>(launch_.p.out, batch(), head()), place_, rows_);
+    store_queries(HeadRows<Element>(launch_.p.out, batch(), head()), position_, rows_);
   }
 
   const AttentionForwardLaunch& launch_;
   const AggregatedAttentionInputs& in_;
   const ForwardLayout at_;
   unsigned char* memory_;
-  TilePlace<Tile> place_;
+  TilePosition<Tile> position_;
   Rows rows_;
 };
 
-// Threads of a multiprocessor that registers have to suffice for: a third of its threads where the
-// kernel is one of the published models'.
+// Threads of a multiprocessor that the registers must suffice for: a third of its threads for the
+// published models' kernels.
 __host__ __device__ constexpr int least_threads(int channels, int window) {
   constexpr int kThird = multiprocessor_threads() == 1536 ? 512 : 768;  // in whole blocks of 256
   return channels == 24 && window != kAnyWindow ? kThird : 256;
@@ -351,7 +352,7 @@ __host__ __device__ constexpr int least_threads(int channels, int window) {
 }  // namespace device
 
 // Block (Tile::kQueries). Grid: tiles of (image, tile row, tile column, head), heads fastest: the
-// heads of a row of q share its sectors.
+// heads of a row of q share sectors.
 template <class T, int kDim, int kWindow, class Tile>
 __global__ void __launch_bounds__(Tile::kQueries,
                                   device::least_threads(kDim, kWindow) / Tile::kQueries)
@@ -361,13 +362,13 @@ __global__ void __launch_bounds__(Tile::kQueries,
   if constexpr (!OnTensorCores<T>::value) {
     tile.attend_by_rows();
   } else if constexpr (RoundsToTensorFloat<T>::value) {
-    tile.attend_by_float_products();
+    tile.attend_by_tf32_gemms();
   } else if constexpr (kWindow == kNoWindow) {
     tile.attend_by_pooled_gemms();
   } else if constexpr (kWindow == kAnyWindow) {
-    tile.attend_by_products_and_rows();
+    tile.attend_by_pooled_gemms_and_rows();
   } else {
-    tile.attend_by_products();
+    tile.attend_by_gemms();
   }
 }
 

@@ -2,13 +2,13 @@
 //
 // A dense bias, and over a tile extrapolation's table, which has one entry for each distance, are
 //
-//   bias(n, m) = values[place(n) + place(m)],
+//   bias(n, m) = values[offset(n) + offset(m)],
 //
-// so they are read where they are: of the lanes that read together 8 queries are neighbours in the
-// table or 4 keys in a dense bias, and a tile's entries of a chunk stay in the first-level cache. That
-// a table's maps grow by one from row to row and from column to column, the kernel checks for its
-// tile. Of any other bias (interpolated, maps of another kind) each query's and key's value is
-// computed into shared memory, for fewer keys at a time.
+// so they are read in place: among the lanes that read together, 8 queries are neighbours in the
+// table or 4 keys in a dense bias, and a tile's entries of a chunk stay in the first-level cache.
+// The kernel checks for its tile that a table's maps grow by one from row to row and from column to
+// column. Any other bias (interpolated, maps of another kind) is computed into shared memory for
+// each query and key, for fewer keys at a time.
 #pragma once
 
 #include "cuda/kernels/attention/forward/rows.cuh"
@@ -20,27 +20,30 @@ namespace transnext::device {
 template <class Tile, class T>
 class TileBias {
  public:
-  // `values` is the layout's place.
+  // `values` is the layout's memory for biases.
   __device__ TileBias(const AggregatedAttentionInputs& in, TileState* state, float* values)
       : in_(in), state_(state), values_(values) {}
 
-  // Where the biases are, as far as one thread can know; it writes that for the block.
+  // Where the biases are, as far as one thread can tell; it stores that for the block.
   __device__ static BiasKind kind_of(const PoolBias& bias, bool in_place) {
     return !bias.values.present() ? BiasKind::kNone
            : in_place             ? BiasKind::kInPlace
                                   : BiasKind::kOwn;
   }
 
-  // Computes biases after all if a table's maps are of another kind. All threads of the block call
-  // this together, between two barriers, where some may write the kind and so none may read it.
+  // Falls back to computed biases if a table's maps are of another kind. All threads of the block
+  // call this together, between two barriers, since some threads may write the kind while none may
+  // read it.
   __device__ void check_maps(bool in_place) const {
     if (!in_place || !in_.pool_bias.table()) return;
     const View<2>& rows = in_.pool_bias.row_map;
     const View<3>& columns = in_.pool_bias.col_map;
     const View<3>& values = in_.pool_bias.values;
-    if (values.shape[1] < place().rows_inside() || values.shape[2] < place().columns_inside() ||
-        !steps(rows.data, rows.stride, pool_height(), state_->top, place().rows_inside()) ||
-        !steps(columns.data, columns.stride, pool_width(), state_->left, place().columns_inside()))
+    if (values.shape[1] < position().rows_inside() ||
+        values.shape[2] < position().columns_inside() ||
+        !steps(rows.data, rows.stride, pool_height(), state_->top, position().rows_inside()) ||
+        !steps(columns.data, columns.stride, pool_width(), state_->left,
+               position().columns_inside()))
       state_->bias = BiasKind::kOwn;
   }
 
@@ -49,9 +52,9 @@ class TileBias {
     return state_->bias == BiasKind::kOwn ? Tile::kOwnBiasKeys : Tile::kChunkKeys;
   }
 
-  // Says in `terms` where the biases of the keys from `first` on are, of which `count` are in the
-  // chunk, and for `padded` keys somewhere; computes them if need be. The block must have left the
-  // chunk before, and synchronise before it reads.
+  // Stores the bias offsets of the keys from `first` on in `terms`: `count` keys belong to the
+  // chunk, and up to `padded` get a valid offset. Computes the biases if necessary. The block must
+  // have left the previous chunk, and synchronise before it reads.
   __device__ void load_chunk(int first, int count, int padded, KeyTerms* terms) const {
     const BiasKind kind = state_->bias;
 #pragma unroll 1
@@ -59,23 +62,23 @@ class TileBias {
       const int last = key < count ? key : count - 1;
       terms[key].bias = kind == BiasKind::kNone  ? 0
                         : kind == BiasKind::kOwn ? last
-                                                 : place_of_key(first + last);
+                                                 : key_offset(first + last);
     }
     if (kind == BiasKind::kNone && thread_index() == 0) values_[0] = 0.0f;
     if (kind == BiasKind::kOwn) compute(first, count);
   }
 
-  // A query's part of its biases' places; those of queries outside the image are another's.
-  __device__ int place_of(int query) const {
-    if (state_->bias == BiasKind::kNone || !place().inside(query)) return 0;
+  // A query's offset; queries outside the image read another query's biases.
+  __device__ int query_offset(int query) const {
+    if (state_->bias == BiasKind::kNone || !position().inside(query)) return 0;
     if (state_->bias == BiasKind::kOwn) return query * kStride;
     const View<3>& values = in_.pool_bias.values;
-    if (in_.pool_bias.dense()) return place().token(query) * static_cast<int>(values.stride[1]);
+    if (in_.pool_bias.dense()) return position().token(query) * static_cast<int>(values.stride[1]);
     return Tile::row(query) * static_cast<int>(values.stride[1]) +
            Tile::column(query) * static_cast<int>(values.stride[2]);
   }
 
-  // What places count from: in global or in shared memory.
+  // The base of all offsets, in global or in shared memory.
   __device__ const float* values() const {
     return state_->bias == BiasKind::kInPlace ? PooledBias(in_.pool_bias, state_->head).values()
                                               : values_;
@@ -84,7 +87,7 @@ class TileBias {
  private:
   static constexpr int kStride = bias_stride(Tile::kSize, OnTensorCores<T>::value);
 
-  __device__ TilePlace<Tile> place() const { return {state_, &in_.grid}; }
+  __device__ TilePosition<Tile> position() const { return {state_, &in_.grid}; }
   __device__ int pool_height() const { return static_cast<int>(in_.pool_grid.height); }
   __device__ int pool_width() const { return static_cast<int>(in_.pool_grid.width); }
 
@@ -104,20 +107,20 @@ class TileBias {
     return result;
   }
 
-  __device__ int place_of_key(int key) const {
+  __device__ int key_offset(int key) const {
     const View<3>& values = in_.pool_bias.values;
     const int column_stride = static_cast<int>(values.stride[2]);
     if (in_.pool_bias.dense()) return key * column_stride;
     const PooledBias bias(in_.pool_bias, state_->head);
     const int row = key / pool_width();
     const int column = key - row * pool_width();
-    return bias.first_table_row(state_->top, row, place().rows_inside() - 1) *
+    return bias.first_table_row(state_->top, row, position().rows_inside() - 1) *
                static_cast<int>(values.stride[1]) +
-           bias.first_table_column(state_->left, column, place().columns_inside() - 1) *
+           bias.first_table_column(state_->left, column, position().columns_inside() - 1) *
                column_stride;
   }
 
-  // Neighbouring threads take neighbouring keys, each thread one.
+  // Neighbouring threads compute neighbouring keys, one per thread.
   __device__ void compute(int first, int count) const {
     const int key = thread_index() % Tile::kOwnBiasKeys;
     if (key >= count) return;
@@ -128,9 +131,9 @@ class TileBias {
 #pragma unroll 1
     for (int query = thread_index() / Tile::kOwnBiasKeys; query < Tile::kQueries;
          query += Tile::kQueries / Tile::kOwnBiasKeys) {
-      if (!place().inside(query)) continue;
-      values_[query * kStride + key] =
-          bias.at(place().row(query), place().column(query), place().token(query), row, column, m);
+      if (!position().inside(query)) continue;
+      values_[query * kStride + key] = bias.at(position().row(query), position().column(query),
+                                               position().token(query), row, column, m);
     }
   }
 

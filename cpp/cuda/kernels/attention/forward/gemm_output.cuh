@@ -1,27 +1,27 @@
-// What the softmax over pooled keys keeps of a warp's queries where products run on tensor cores: a
-// warp takes 2 x 16 queries, a product 16 queries and 8 keys.
+// The state of the softmax over pooled keys on tensor cores. A warp has 2 x 16 queries; an MMA
+// multiplies 16 queries by 8 keys.
 //
-// The 8 keys of a product are taken in the order 0 4 1 5 2 6 3 7: then the lanes that read together
-// read neighbouring entries of a dense bias.
+// An MMA has its 8 keys in the order 0 4 1 5 2 6 3 7, so that lanes that read together read
+// neighbouring entries of a dense bias.
 //
-// Maxima are kept as powers of two, so that a weight takes one multiply-add and one exponential.
+// Maxima are kept as exponents of two, so a weight costs one multiply-add and one exponential.
 #pragma once
 
 #include "cuda/kernels/attention/forward/pooled.cuh"
 
 namespace transnext::device {
 
-// The outputs. A lane has rows lane / 4 and lane / 4 + 8 of each product, its two `halves`, with
+// The outputs. A lane holds rows lane / 4 and lane / 4 + 8 of each MMA, its two `halves`, and
 // columns lane % 4 * 2 and the next.
 template <int kDim>
-class ProductOutput {
+class GemmOutput {
  public:
   static constexpr int kTiles = 2;       // of 16 queries, for each warp
-  static constexpr int kOut = kDim / 8;  // products for the channels of the output
+  static constexpr int kOut = kDim / 8;  // MMAs for the channels of the output
 
   float out[kTiles][kOut][4];
 
-  __device__ ProductOutput() {
+  __device__ GemmOutput() {
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
 #pragma unroll
@@ -32,15 +32,15 @@ class ProductOutput {
     }
   }
 
-  // The first query of product tile t of a thread's warp, and the thread's own of each half.
+  // The first query of tile t of a thread's warp, and the thread's own query of each half.
   __device__ static int first_of(int thread, int t) { return (thread / 32 * kTiles + t) * 16; }
   __device__ static int query_of(int thread, int t, int half) {
     return first_of(thread, t) + half * 8 + thread % 32 / 4;
   }
-  // The key that column or depth `index` of a product stands for.
+  // The key in column or depth `index` of an MMA.
   __device__ static int key_of(int index) { return index / 2 + index % 2 * 4; }
 
-  // A maximum over this lane's logits of one half to that of all logits, and over all lanes.
+  // The maximum of `maximum` and `highest` over the four lanes that hold a row.
   __device__ static float raise(float maximum, float highest) {
     highest = fmaxf(maximum, highest);
     highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 1));
@@ -60,8 +60,8 @@ class ProductOutput {
     }
   }
 
-  // The output to shared memory, [queries][kDim + 4], where each query's own thread finds it.
-  __device__ void give(float* exchange) const {
+  // Stores the output in shared memory, [queries][kDim + 4], for each query's own thread.
+  __device__ void store_output(float* exchange) const {
     const int thread = thread_index();
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
@@ -78,12 +78,12 @@ class ProductOutput {
   }
 
  protected:
-  // Logits may exceed what is taken off them by so many powers of two before that follows: weights
-  // that large do no harm, and few products raise the maximum then.
+  // Logits may exceed the maximum that is subtracted by this exponent of two before the maximum is
+  // updated: weights of that size do no harm, and few MMAs then raise the maximum.
   static constexpr float kMostExcess = 8.0f;
 
-  // Products with 8 kKeyTiles keys become logits, by `logit(half, key terms, product)`. `key_terms`
-  // begin at this lane's first key, `left` keys are left. Returns the halves' highest.
+  // Turns q . k of 8 kKeyTiles keys into logits by `logit(half, key terms, q . k)`. `key_terms`
+  // begin at this lane's first key; `left` keys remain. Returns each half's maximum.
   template <class Logit, int kKeyTiles>
   __device__ static float2 make_logits(int left, const KeyTerms* key_terms, const Logit& logit,
                                        float (&logits)[kKeyTiles][4]) {
@@ -115,8 +115,8 @@ class ProductOutput {
     return highest;
   }
 
-  // Where `highest`, of this lane's logits, exceeds the maxima, they rise, and what was summed with the
-  // ones before follows.
+  // Where `highest`, of this lane's logits, exceeds the maxima, raises them and rescales the sums
+  // so far.
   __device__ void follow(int t, float2 highest, float (&maximum)[2], float (&sum)[2]) {
     if (!__any_sync(0xffffffffu, highest.x * kLog2E - maximum[0] > kMostExcess ||
                                      highest.y * kLog2E - maximum[1] > kMostExcess))
@@ -125,7 +125,7 @@ class ProductOutput {
     raise_maximum(t, 1, highest.y, maximum[1], sum[1]);
   }
 
-  // Logits become the softmax's weights, whose sum over this lane's keys is added to the halves'.
+  // Turns logits into softmax weights and adds them, over this lane's keys, to each half's sum.
   template <int kKeyTiles>
   __device__ static void weigh(const float (&maximum)[2], float (&sum)[2],
                                float (&logits)[kKeyTiles][4]) {

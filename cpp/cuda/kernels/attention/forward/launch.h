@@ -1,4 +1,4 @@
-// What the fused attention's kernels take beside the operator's Params.
+// The argument of the fused attention's kernels: the operator's Params and what the plan decided.
 #pragma once
 
 #include "cuda/kernels/attention/shape.h"
@@ -8,7 +8,7 @@ namespace transnext {
 
 struct AttentionForwardLaunch {
   AggregatedAttentionParams p;
-  bool bias_in_place;  // the pooled logits' bias may be read from its tensor: see PoolBias
+  bool bias_in_place;  // the pooled bias may be read from its tensor: see PoolBias
 };
 
 }  // namespace transnext

@@ -1,10 +1,11 @@
-// The window of the fused attention in float, one thread for each query: its logits join the softmax
-// that the pooled keys began, and the tokens' weights, which are outside the softmax, come on top.
+// The window of the fused attention in float, one thread per query. Its logits join the softmax
+// begun by the pooled keys; the tokens' weights, which are outside the softmax, are added.
 //
 //   w_j = a_j + qn . tokens_j + token_bias_j,  qn = query - embedding
 //
-// The tokens' part is taken from the query with its embedding: qn . tokens_j + token_bias_j =
-// query . tokens_j + (token_bias_j - embedding . tokens_j), where the bracket is a number per cell.
+// The tokens' part is computed from the query with its embedding: qn . tokens_j + token_bias_j =
+// query . tokens_j + (token_bias_j - embedding . tokens_j), where the bracket is one number per
+// cell.
 #pragma once
 
 #include "cuda/kernels/attention/forward/pooled.cuh"
@@ -84,10 +85,10 @@ struct SharedWindow {
   float2* terms;           // [kCells]: local bias, constant part of the token's weight
   const float* embedding;  // [kDim]
 
-  // Brings keys and parameters into shared memory. The block must synchronise before and after.
+  // Loads keys and parameters into shared memory. The block must synchronise before and after.
   __device__ void load(const AggregatedAttentionInputs& in, int batch, int head,
-                       const TilePlace<Tile>& place) const {
-    load_halo(in.k, batch, head, place);
+                       const TilePosition<Tile>& position) const {
+    load_halo(in.k, batch, head, position);
     commit_copies();
 #pragma unroll 1
     for (int i = thread_index(); i < kDim * kCells; i += Tile::kQueries) {
@@ -109,18 +110,18 @@ struct SharedWindow {
       norms[cell] = rows.inverse_norm(cell);
   }
 
-  // Ends the softmax of this thread's query: out becomes the result, the row's maximum and sum are
-  // brought to all logits. All threads of the block call this together.
-  __device__ void take(const AggregatedAttentionInputs& in, int batch, int head,
-                       const TilePlace<Tile>& place, const float (&query)[kDim], RowTerms& row,
-                       float (&out)[kDim]) const {
+  // Finishes the softmax of this thread's query: out becomes the result, and the row's maximum and
+  // sum then cover all logits. All threads of the block call this together.
+  __device__ void accumulate(const AggregatedAttentionInputs& in, int batch, int head,
+                             const TilePosition<Tile>& position, const float (&query)[kDim],
+                             RowTerms& row, float (&out)[kDim]) const {
     float highest = row.maximum;
-    // One cell after the other: together they would need more registers than are free.
+    // One cell at a time: unrolled, they would need more registers than are free.
 #pragma unroll 1
     for (int j = 0; j < kCells; ++j) {
       const int cell = cell_of(j);
       const float logit = rows.dot(cell, query) * (row.factor * norms[cell]) + terms[j].x;
-      const bool here = in_image(place, j);
+      const bool here = in_image(position, j);
       weight(j) = here ? logit : kNoLogit;
       highest = here ? fmaxf(highest, logit) : highest;
     }
@@ -128,7 +129,7 @@ struct SharedWindow {
     const float change = rescale(row.maximum, highest);
     row.maximum = highest;
     float sum = row.sum * change;
-    row.factor = change;  // the scale is not needed any more
+    row.factor = change;  // the scale is no longer needed
 #pragma unroll 1
     for (int j = 0; j < kCells; ++j) {
       weight(j) = exp_fast(weight(j) - from);
@@ -141,11 +142,11 @@ struct SharedWindow {
 #pragma unroll 1
     for (int j = 0; j < kCells; ++j) {
       float own = weight(j) * inverse;
-      if (has_tokens && in_image(place, j)) own += terms[j].y + dot_token(j, query);
+      if (has_tokens && in_image(position, j)) own += terms[j].y + dot_token(j, query);
       weight(j) = own;
     }
     __syncthreads();
-    load_halo(in.v, batch, head, place);
+    load_halo(in.v, batch, head, position);
     commit_copies();
     wait_copies<0>();
     __syncthreads();
@@ -157,24 +158,24 @@ struct SharedWindow {
 
  private:
   __device__ void load_halo(const View<4>& view, int batch, int head,
-                            const TilePlace<Tile>& place) const {
+                            const TilePosition<Tile>& position) const {
     const HeadRows<float> from(view, batch, head);
     for_halo<Tile, kWindow, Rows::kRowVectors16>(
-        place, [&](int cell, int piece, int token, bool valid) {
-          from.load(rows.piece(cell, piece), token, piece, valid);
+        position, [&](int cell, int vector, int token, bool valid) {
+          from.load(rows.vector(cell, vector), token, vector, valid);
         });
   }
 
-  // Of this thread's query: where cell j of its window is in the halo, whether that is in the image,
-  // and its weight.
+  // Of this thread's query: the halo index of cell j of its window, whether the cell is in the
+  // image, and its weight.
   __device__ static int cell_of(int j) {
     const int mine = thread_index();
     return (Tile::row(mine) + j / kWindow) * kWidth + Tile::column(mine) + j % kWindow;
   }
-  __device__ static bool in_image(const TilePlace<Tile>& place, int j) {
+  __device__ static bool in_image(const TilePosition<Tile>& position, int j) {
     const int mine = thread_index();
-    return inside(*place.grid, place.row(mine) + j / kWindow - kWindow / 2,
-                  place.column(mine) + j % kWindow - kWindow / 2);
+    return inside(*position.grid, position.row(mine) + j / kWindow - kWindow / 2,
+                  position.column(mine) + j % kWindow - kWindow / 2);
   }
   __device__ float& weight(int j) const { return weights[j * Tile::kQueries + thread_index()]; }
 
@@ -194,18 +195,19 @@ struct SharedWindow {
 
 // A window of any size, or none, read from global memory cell by cell.
 template <class T, int kDim>
-__device__ inline void take_any_window(const AggregatedAttentionInputs& in, index_t batch,
-                                       index_t head, int row, int column,
-                                       const WindowParameters& parameters,
-                                       const float (&query)[kDim], float factor, float& maximum,
-                                       float& sum, float (&out)[kDim]) {
+__device__ inline void accumulate_any_window(const AggregatedAttentionInputs& in, index_t batch,
+                                             index_t head, int row, int column,
+                                             const WindowParameters& parameters,
+                                             const float (&query)[kDim], float factor,
+                                             float& maximum, float& sum, float (&out)[kDim]) {
   const int window = static_cast<int>(in.window_size);
   const HeadRows<T> keys(in.k, batch, head);
   const HeadRows<T> values(in.v, batch, head);
   const int channels = parameters.channels;
   const int height = static_cast<int>(in.grid.height);
   const int width = static_cast<int>(in.grid.width);
-  // A window wider than the image has most of its cells outside: only those inside are visited.
+  // Only cells inside the image are visited: a window wider than the image has most of its cells
+  // outside.
   const int top = row - window / 2;
   const int left = column - window / 2;
   const int first_row = top < 0 ? 0 : top;

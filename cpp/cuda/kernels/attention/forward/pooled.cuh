@@ -1,10 +1,10 @@
-// The pooled keys of the fused attention: chunk after chunk through shared memory, an online softmax
-// over their logits, and the weighted sum of their values.
+// The pooled keys of the fused attention: they are streamed through shared memory in chunks, with
+// an online softmax over their logits and the weighted sum of their values.
 //
-// The softmax's state of a query is (maximum, sum, output): of the exponentials of the logits up to
-// now, less their maximum, the sum, and the sum times the values. The maximum is taken off before
-// anything else, so that the largest weight is 1 whatever the logits' size, here and in the backward
-// pass, which recomputes the weights from log_sum_exp.
+// The softmax state of a query is (maximum, sum, output): the maximum of the logits so far, the sum
+// of exp(logit - maximum), and the sum of these weights times the values. The maximum is subtracted
+// first, so the largest weight is 1 however large the logits are, here and in the backward pass,
+// which recomputes the weights from log_sum_exp.
 #pragma once
 
 #include "cuda/kernels/attention/forward/bias.cuh"
@@ -17,39 +17,41 @@ namespace transnext::device {
 // -infinity, spelled in the one way that nvcc, NVRTC and a host compiler all have without a header.
 constexpr float kNoLogit = __builtin_bit_cast(float, 0xff800000u);
 
-// What a new maximum does to sums made with an old one; a query without logits has none to change.
+// The factor that a new maximum applies to sums over an old one; a query without logits has none to
+// change.
 __device__ inline float rescale(float old_maximum, float new_maximum) {
   return old_maximum == kNoLogit ? 0.0f : exp_fast(old_maximum - new_maximum);
 }
 
-// What weights are taken from. A query without logits has only weights of zero, whatever that is.
+// The base that logits are taken relative to. A query without logits has only zero weights,
+// whatever the base.
 __device__ inline float softmax_base(float maximum) {
   return maximum == kNoLogit ? 0.0f : maximum;
 }
 
-// A maximum, as a power of two, of no logits: finite, so that what is taken off it is a number.
+// The maximum of no logits, as an exponent of two: finite, so that differences to it are numbers.
 constexpr float kLeastMaximum = -1e30f;
 
 // Rounds a row to TF32 in place, and returns the sum of its squares before that.
 template <class Rows>
 __device__ inline float round_row(const Rows& rows, int row) {
-  const typename Rows::Row pieces(rows, row);
+  const typename Rows::Row vectors(rows, row);
   float square = 0.0f;
 #pragma unroll
   for (int i = 0; i < Rows::kRowVectors16; ++i) {
-    Vector16<float> piece = pieces[i];
+    Vector16<float> vector = vectors[i];
 #pragma unroll
-    for (float& value : piece.values) {
+    for (float& value : vector.values) {
       square += value * value;
       value = bits_to_float(round_to_tensor_float(value));
     }
-    pieces[i] = piece;
+    vectors[i] = vector;
   }
   return square;
 }
 
-// Chunks of pooled keys, values and biases in shared memory, keys and values of the next one on their
-// way while one is in use:
+// Chunks of pooled keys, values and biases in shared memory; the keys and values of the next chunk
+// are copied while one is in use:
 //
 //   while (pooled.advance()) { ... pooled.keys(), values(), terms, count() ... }
 //
@@ -59,7 +61,7 @@ class PooledStream {
  public:
   using Element = Stored<T>;
   using ValueRows = SharedRows<Element, kDim, false>;
-  // Only tensor cores read several keys at a time, eight.
+  // Only tensor cores read several keys at a time: eight.
   using Rows = SharedRows<Element, kDim,
                           OnTensorCores<T>::value && exchanges_vectors(kDim, sizeof(Element))>;
 
@@ -70,24 +72,24 @@ class PooledStream {
                           const float* embedding)
       : terms(key_terms), in_(in), state_(state), bias_(bias), rows_(rows), embedding_(embedding) {
     first_ = -chunk_keys();
-    ask(0, 0);
+    start_copies(0, 0);
   }
 
-  // Goes to the next chunk, false if there is none.
+  // Advances to the next chunk; false if there is none.
   __device__ bool advance() {
     first_ += chunk_keys();
     if (first_ >= all()) return false;
-    if (first_ > 0) __syncthreads();  // the block has left the chunk before
+    if (first_ > 0) __syncthreads();  // the block has left the previous chunk
     bias_.load_chunk(first_, count(), padded(count()), terms);
     if (first_ + chunk_keys() < all()) {
-      ask(first_ + chunk_keys(), 1 - buffer());
+      start_copies(first_ + chunk_keys(), 1 - buffer());
       wait_copies<1>();
     } else {
       wait_copies<0>();
     }
     __syncthreads();
     if constexpr (kRounds) {
-      // A row for each of the first threads: the chunk's keys, then its values.
+      // The first threads round a row each: the chunk's keys, then its values.
 #pragma unroll 1
       for (int row = thread_index(); row < 2 * padded(count()); row += Tile::kQueries) {
         if (row < padded(count())) {
@@ -114,7 +116,7 @@ class PooledStream {
   }
   __device__ Rows keys() const { return {rows_ + buffer() * kBytes}; }
   __device__ ValueRows values() const { return {rows_ + (2 + buffer()) * kBytes}; }
-  // The same as rows of one memory.
+  // Keys and values as rows of one allocation.
   __device__ Rows rows() const { return {rows_}; }
   __device__ int first_row() const { return buffer() * Tile::kChunkKeys; }
   __device__ static constexpr int value_row(int key_row) { return key_row + 2 * Tile::kChunkKeys; }
@@ -123,17 +125,17 @@ class PooledStream {
   static constexpr int kBytes = Tile::kChunkKeys * Rows::kRowBytes;
   static constexpr bool kRounds = RoundsToTensorFloat<T>::value;
 
-  // These are read or made where they are needed, so that they take no registers.
+  // These are read or computed where they are needed, so they occupy no registers.
   __device__ int buffer() const { return (first_ & chunk_keys()) != 0 ? 1 : 0; }
   __device__ int chunk_keys() const { return bias_.chunk_keys(); }
   __device__ int all() const { return static_cast<int>(in_.k_pool.shape[1]); }
-  // Tensor cores take 16 rows together, those beyond the chunk's end zeros.
+  // Tensor cores multiply 16 rows together; rows beyond the chunk's end are zero.
   __device__ static int padded(int keys) { return (keys + 15) / 16 * 16; }
 
-  __device__ void ask(int first, int buffer) {
+  __device__ void start_copies(int first, int buffer) {
     const int end = first + chunk_keys() < all() ? first + chunk_keys() : all();
     const int rows = padded(end - first);
-    // The tensors' pointers are rebuilt for each chunk: kept, they would take many registers.
+    // The tensors' pointers are rebuilt for each chunk: keeping them would need many registers.
     load_chunk<Tile>(HeadRows<Element>(in_.k_pool, state_->batch, state_->head),
                      HeadRows<Element>(in_.v_pool, state_->batch, state_->head), first, rows, end,
                      Rows{rows_ + buffer * kBytes}, ValueRows{rows_ + (2 + buffer) * kBytes});
@@ -148,15 +150,17 @@ class PooledStream {
   int first_;
 };
 
-// float: one thread for each query, the softmax's output in registers, maximum and sum in the query's
-// terms, whose first maximum and sum are those of no logit.
+// float: one thread per query, with the softmax's output in registers and its maximum and sum in
+// the query's terms, which start as those of no logit.
 template <class Tile, int kDim>
-__device__ inline void take_pooled(PooledStream<Tile, float, kDim>& stream,
-                                   const TileBias<Tile, float>& bias, const TilePlace<Tile>& place,
-                                   const float (&query)[kDim], RowTerms& row, float (&out)[kDim]) {
-  constexpr int kGroup = 3;  // keys for each change of the maximum
+__device__ inline void accumulate_pooled(PooledStream<Tile, float, kDim>& stream,
+                                         const TileBias<Tile, float>& bias,
+                                         const TilePosition<Tile>& position,
+                                         const float (&query)[kDim], RowTerms& row,
+                                         float (&out)[kDim]) {
+  constexpr int kGroup = 3;  // keys per update of the maximum
   while (stream.advance()) {
-    if (!place.warp_inside(thread_index())) continue;
+    if (!position.warp_inside(thread_index())) continue;
     const auto rows = stream.rows();
     const float* biases = bias.values() + row.bias;
     const int end = stream.first_row() + stream.count();

@@ -1,8 +1,8 @@
-// The softmax over pooled keys on tensor cores, Half and BFloat16: a warp takes 2 x 16 queries, a
-// product 16 queries and 8 keys.
+// The softmax over pooled keys on tensor cores, Half and BFloat16: a warp has 2 x 16 queries, and
+// an MMA multiplies 16 queries by 8 keys.
 //
-// Queries and keys are multiplied as they are, so that products are exact; norms, embedding and scale
-// follow in float.
+// Queries and keys are multiplied in their storage type, so the products are exact; norms,
+// embedding and scale are applied in float.
 #pragma once
 
 #include "cuda/kernels/attention/forward/gemm_output.cuh"
@@ -11,17 +11,17 @@
 
 namespace transnext::device {
 
-// 16 rows of queries, as the left operand of products.
+// 16 rows of queries as the left operand of MMAs.
 template <class T, int kDim>
 struct QueryOperand {
   static constexpr int kRowVectors16 = kDim / 8;  // of 8 channels
 
   unsigned parts[kRowVectors16][2];
 
-  // From rows `first` on.
+  // Loads rows from `first` on.
   __device__ void load(const SharedRows<T, kDim>& rows, int first) {
     const int lane = thread_index() % 32;
-    const Vector16<T>* from = rows.piece(first + lane % 16, lane / 16);
+    const Vector16<T>* from = rows.vector(first + lane % 16, lane / 16);
 #pragma unroll
     for (int p = 0; p + 1 < kRowVectors16; p += 2) {
       unsigned four[4];
@@ -35,12 +35,12 @@ struct QueryOperand {
       ldmatrix_x2(parts[kRowVectors16 - 1], from + kRowVectors16 - 1);
   }
 
-  // Where a thread's lane has its part of 8 keys, of which its key is at `row`: the lanes i, i + 8,
-  // i + 16 and i + 24 bring key i.
+  // The address of a lane's part of 8 keys, where `row` is its key: lanes i, i + 8, i + 16 and i +
+  // 24 load key i.
   template <class Rows>
   __device__ static const Vector16<T>* keys_of(const Rows& keys, int row, int thread) {
     const int group = thread % 32 / 8;
-    return keys.piece(row, group < kRowVectors16 ? group : kRowVectors16 - 1);
+    return keys.vector(row, group < kRowVectors16 ? group : kRowVectors16 - 1);
   }
 
   // d += queries keys^T
@@ -65,12 +65,11 @@ struct QueryOperand {
   }
 };
 
-// Where a thread's lane has its part of 16 values, of which its key is at `row`: the lanes i and
-// i + 16 bring key i.
+// The address of a lane's part of 16 values, where `row` is its key: lanes i and i + 16 load key i.
 template <class T, int kDim>
 __device__ inline const Vector16<T>* values_of(const SharedRows<T, kDim>& values, int row,
                                                int thread) {
-  return values.piece(row, thread % 32 / 16);
+  return values.vector(row, thread % 32 / 16);
 }
 
 // out += weights values
@@ -91,24 +90,24 @@ __device__ inline void multiply_values(float (&out)[kRowVectors16][4], const uns
   }
 }
 
-// The state of a warp's queries. A lane has rows lane / 4 and lane / 4 + 8 of each product, its two
-// `halves`, with columns lane % 4 * 2 and the next.
+// The state of a warp's queries. A lane holds rows lane / 4 and lane / 4 + 8 of each MMA, its two
+// `halves`, and columns lane % 4 * 2 and the next.
 template <class Tile, class T, int kDim>
-class ProductQueries : public ProductOutput<kDim> {
+class GemmQueries : public GemmOutput<kDim> {
  public:
   static constexpr int kVectorsOfRow = SharedRows<T, kDim>::kRowBytes / kVector16Bytes;
-  using Output = ProductOutput<kDim>;
+  using Output = GemmOutput<kDim>;
   using Output::first_of;
-  using Output::give;
   using Output::key_of;
   using Output::kOut;
   using Output::kTiles;
   using Output::out;
   using Output::over_lanes;
   using Output::query_of;
+  using Output::store_output;
   using Rows = SharedRows<T, kDim>;
 
-  __device__ ProductQueries() {
+  __device__ GemmQueries() {
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
 #pragma unroll
@@ -119,9 +118,9 @@ class ProductQueries : public ProductOutput<kDim> {
     }
   }
 
-  // Takes a chunk of pooled keys, 16 at a time: more would need more registers than are free.
-  __device__ void take(const PooledStream<Tile, T, kDim>& stream, const Rows& rows,
-                       const ProductTerms* query_terms) {
+  // Accumulates a chunk of pooled keys, 16 at a time: more would need more registers than are free.
+  __device__ void add_chunk(const PooledStream<Tile, T, kDim>& stream, const Rows& rows,
+                            const GemmTerms* query_terms) {
     const int count = stream.count();
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
@@ -129,8 +128,8 @@ class ProductQueries : public ProductOutput<kDim> {
       const int row = key_of(thread % 8);
       const Vector16<T>* keys = QueryOperand<T, kDim>::keys_of(stream.keys(), row, thread);
       const Vector16<T>* values = values_of(stream.values(), row + thread / 8 % 2 * 8, thread);
-      const ProductTerms first = query_terms[query_of(thread, t, 0)];
-      const ProductTerms second = query_terms[query_of(thread, t, 1)];
+      const GemmTerms first = query_terms[query_of(thread, t, 0)];
+      const GemmTerms second = query_terms[query_of(thread, t, 1)];
       const KeyTerms* key_terms = stream.terms + thread % 4;
       QueryOperand<T, kDim> queries;
       queries.load(rows, first_of(thread, t));
@@ -144,7 +143,7 @@ class ProductQueries : public ProductOutput<kDim> {
           queries.multiply(logits[n], keys + n * 8 * kVectorsOfRow);
         }
         const auto logit = [&](int half, const KeyTerms& key, float product) {
-          const ProductTerms& query = half == 0 ? first : second;
+          const GemmTerms& query = half == 0 ? first : second;
           return (product * query.norm + key.embedding) * (key.norm * query.factor) +
                  query.biases[key.bias];
         };
@@ -162,8 +161,8 @@ class ProductQueries : public ProductOutput<kDim> {
     }
   }
 
-  // The softmax of the pooled keys is over: its state to shared memory, for this warp.
-  __device__ void settle(ProductTerms* query_terms) const {
+  // Ends the softmax over the pooled keys: stores its state in shared memory, for this warp.
+  __device__ void settle(GemmTerms* query_terms) const {
     __syncwarp();  // the lanes have read the terms
     const int thread = thread_index();
 #pragma unroll
@@ -178,10 +177,10 @@ class ProductQueries : public ProductOutput<kDim> {
     __syncwarp();
   }
 
-  // Takes the last logits of the softmax over tile t's queries, kLast of each half: they become its
-  // weights, and out and the state are brought to them.
+  // Adds the last logits to the softmax of tile t's queries, kLast of each half: the logits become
+  // weights, and out and the state are updated.
   template <int kLast>
-  __device__ void finish(int t, float (&logits)[2][kLast], ProductTerms* query_terms) {
+  __device__ void finish(int t, float (&logits)[2][kLast], GemmTerms* query_terms) {
     const int thread = thread_index();
     float maximum[2];
     float sum[2];  // of this lane's keys
@@ -212,8 +211,8 @@ class ProductQueries : public ProductOutput<kDim> {
     }
   }
 
-  // The same where there are no more logits.
-  __device__ void finish(const ProductTerms* query_terms) {
+  // The same without any more logits.
+  __device__ void finish(const GemmTerms* query_terms) {
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
 #pragma unroll
@@ -224,8 +223,8 @@ class ProductQueries : public ProductOutput<kDim> {
     }
   }
 
-  // The output, as it is, into the queries' rows.
-  __device__ void give(const Rows& rows) const {
+  // Stores the output in its storage type in the queries' rows.
+  __device__ void store_output(const Rows& rows) const {
     const int thread = thread_index();
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
@@ -233,7 +232,7 @@ class ProductQueries : public ProductOutput<kDim> {
       for (int half = 0; half < 2; ++half) {
 #pragma unroll
         for (int c = 0; c < kOut; ++c) {
-          auto* pairs = reinterpret_cast<unsigned*>(rows.piece(query_of(thread, t, half), c));
+          auto* pairs = reinterpret_cast<unsigned*>(rows.vector(query_of(thread, t, half), c));
           pairs[thread % 4] = pack<T>(out[t][c][2 * half], out[t][c][2 * half + 1]);
         }
       }

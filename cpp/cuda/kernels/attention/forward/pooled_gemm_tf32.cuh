@@ -1,11 +1,11 @@
-// The softmax over pooled keys on tensor cores, float rounded to TF32: as pooled_gemm.cuh has it
-// for 16-bit types, with these differences.
+// The softmax over pooled keys on tensor cores, float rounded to TF32: as in pooled_gemm.cuh for
+// 16-bit types, with these differences.
 //
-// Queries are normalised, with embedding and scale, before they are rounded, so that a logit is off by
-// the rounding of two unit vectors. They stay in registers, and their place in shared memory is free
-// for the pooled keys at once; the softmax's maximum and sum are in shared memory for it. A lane's
-// weights of a product of queries and keys are its operand of one with values as they are: the depth
-// c and c + 4 of the latter are the keys of columns 2 c and 2 c + 1 of the former.
+// Queries are normalised, embedded and scaled before they are rounded, so the error of a logit is
+// the rounding of two unit vectors. They stay in registers, and the pooled keys overwrite them in
+// shared memory at once; the softmax's maximum and sum lie in shared memory instead. The weights
+// that a lane holds after QK^T are its operand of PV without a shuffle: depths c and c + 4 of PV
+// are the keys of columns 2 c and 2 c + 1 of QK^T.
 #pragma once
 
 #include "cuda/kernels/attention/forward/gemm_output.cuh"
@@ -15,9 +15,9 @@
 namespace transnext::device {
 
 template <class Tile, int kDim>
-class FloatProductQueries : public ProductOutput<kDim> {
+class Tf32GemmQueries : public GemmOutput<kDim> {
  public:
-  using Output = ProductOutput<kDim>;
+  using Output = GemmOutput<kDim>;
   using Output::first_of;
   using Output::key_of;
   using Output::kOut;
@@ -28,7 +28,8 @@ class FloatProductQueries : public ProductOutput<kDim> {
   using Rows = SharedRows<float, kDim>;
   using Stream = PooledStream<Tile, TensorFloat32, kDim>;
 
-  // This thread's query times `factor`, by way of its row in shared memory.
+  // Loads the queries times `factor` as operands; each thread passes its own through its row in
+  // shared memory.
   __device__ void load(const Rows& rows, float (&query)[kDim], float factor) {
     const int thread = thread_index();
 #pragma unroll
@@ -37,15 +38,15 @@ class FloatProductQueries : public ProductOutput<kDim> {
     __syncwarp();
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
-      const auto* from = rows.piece(first_of(thread, t) + thread % 16, thread % 32 / 16);
+      const auto* from = rows.vector(first_of(thread, t) + thread % 16, thread % 32 / 16);
 #pragma unroll
       for (int c = 0; c < kOut; ++c) ldmatrix_x4(queries_[t][c], from + 2 * c);
     }
   }
 
-  // Takes a chunk of pooled keys, 8 at a time: more would need more registers than are free.
-  __device__ void take(const Stream& stream, const TileBias<Tile, TensorFloat32>& bias,
-                       RowTerms* row_terms) {
+  // Accumulates a chunk of pooled keys, 8 at a time: more would need more registers than are free.
+  __device__ void add_chunk(const Stream& stream, const TileBias<Tile, TensorFloat32>& bias,
+                            RowTerms* row_terms) {
     const int count = stream.count();
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
@@ -60,8 +61,8 @@ class FloatProductQueries : public ProductOutput<kDim> {
         maximum[half] = terms.maximum;
         sum[half] = thread % 4 == 0 ? terms.sum : 0.0f;
       }
-      const Vector16<float>* keys = stream.keys().piece(key_of(thread % 8), thread % 32 / 8);
-      const float* values = stream.values().piece(thread % 4, 0)->values + thread % 32 / 4;
+      const Vector16<float>* keys = stream.keys().vector(key_of(thread % 8), thread % 32 / 8);
+      const float* values = stream.values().vector(thread % 4, 0)->values + thread % 32 / 4;
 #pragma unroll 1
       for (int first = 0; first < count; first += 8) {
         float logits[1][4] = {{0.0f, 0.0f, 0.0f, 0.0f}};
@@ -92,7 +93,7 @@ class FloatProductQueries : public ProductOutput<kDim> {
   static constexpr int kVectorsOfRow = Stream::Rows::kRowBytes / kVector16Bytes;
   static constexpr int kRowFloats = kVectorsOfRow * Vector16<float>::kElements;
 
-  // sums += queries keys^T, where the lanes i, i + 8, i + 16 and i + 24 bring key i's pieces.
+  // sums += queries keys^T, where lanes i, i + 8, i + 16 and i + 24 load the vectors of key i.
   __device__ void multiply_keys(int t, const Vector16<float>* keys, float (&sums)[4]) const {
 #pragma unroll
     for (int c = 0; c + 1 < kOut; c += 2) {

@@ -1,6 +1,6 @@
 // Rows of queries, keys and values between global and shared memory, in 16-byte vectors:
-// neighbouring threads take neighbouring pieces of a row, so every sector is used. Tensors whose
-// rows are not made of aligned pieces are copied element by element.
+// neighbouring threads copy neighbouring vectors of a row, so every sector is used. Tensors whose
+// rows are not aligned vectors are copied element by element.
 #pragma once
 
 #include "cuda/kernels/attention/shape.h"
@@ -27,23 +27,24 @@ struct HeadRows {
   int row_stride = 0;
   int channel_stride = 0;
   int channels = 0;
-  bool pieces = false;  // made of aligned pieces
+  bool vectors = false;  // rows are whole aligned vectors
 
   __device__ HeadRows(const View<4>& view, index_t batch, index_t head)
       : data(static_cast<T*>(view.data) + batch * view.stride[0] + head * view.stride[2]),
         row_stride(static_cast<int>(view.stride[1])),
         channel_stride(static_cast<int>(view.stride[3])),
         channels(static_cast<int>(view.shape[3])),
-        pieces(reinterpret_cast<unsigned long long>(data) % kVector16Bytes == 0 &&
-               row_stride % Vector16<T>::kElements == 0 && channels % Vector16<T>::kElements == 0 &&
-               channel_stride == 1) {}
+        vectors(reinterpret_cast<unsigned long long>(data) % kVector16Bytes == 0 &&
+                row_stride % Vector16<T>::kElements == 0 &&
+                channels % Vector16<T>::kElements == 0 && channel_stride == 1) {}
 
   __device__ T* row(int index) const { return data + static_cast<index_t>(index) * row_stride; }
 
-  // Asks for a piece of row `index`; zeros beyond the channels, or everywhere if not `valid`.
-  __device__ void load(Vector16<T>* to, int index, int piece, bool valid) const {
-    const int first = piece * Vector16<T>::kElements;
-    if (pieces) {
+  // Starts to copy a vector of row `index`; zeros beyond the channels, or everywhere if not
+  // `valid`.
+  __device__ void load(Vector16<T>* to, int index, int vector, bool valid) const {
+    const int first = vector * Vector16<T>::kElements;
+    if (vectors) {
       copy_async_16(to, row(index) + first, valid && first < channels);
       return;
     }
@@ -54,10 +55,10 @@ struct HeadRows {
     }
   }
 
-  __device__ void store(const Vector16<T>& from, int index, int piece) const {
-    const int first = piece * Vector16<T>::kElements;
+  __device__ void store(const Vector16<T>& from, int index, int vector) const {
+    const int first = vector * Vector16<T>::kElements;
     T* to = row(index);
-    if (pieces) {
+    if (vectors) {
       if (first < channels) *reinterpret_cast<Vector16<T>*>(to + first) = from;
       return;
     }
@@ -69,7 +70,7 @@ struct HeadRows {
   }
 };
 
-// Rows in shared memory. Without the exchange of pieces they are for threads that read the same row.
+// Rows in shared memory. Without the exchange of vectors they suit threads that read the same row.
 template <class T, int kDim, bool kExchange = exchanges_vectors(kDim, sizeof(T))>
 struct SharedRows {
   static constexpr int kRowVectors16 = kDim * static_cast<int>(sizeof(T)) / kVector16Bytes;
@@ -77,16 +78,16 @@ struct SharedRows {
 
   unsigned char* begin;
 
-  __device__ Vector16<T>* piece(int row, int index) const {
+  __device__ Vector16<T>* vector(int row, int index) const {
     if (kExchange) index ^= row >> 2 & 1;
     return reinterpret_cast<Vector16<T>*>(begin + row * kRowBytes + index * kVector16Bytes);
   }
 
-  // A row for loops over its pieces: their addresses follow from two.
+  // A row for loops over its vectors: all addresses follow from two.
   class Row {
    public:
     __device__ Row(const SharedRows& rows, int row)
-        : even_(rows.piece(row, 0)), odd_(kRowVectors16 > 1 ? rows.piece(row, 1) : even_) {}
+        : even_(rows.vector(row, 0)), odd_(kRowVectors16 > 1 ? rows.vector(row, 1) : even_) {}
     __device__ Vector16<T>& operator[](int index) const {
       return index % 2 == 0 ? even_[index] : odd_[index - 1];
     }
@@ -96,54 +97,60 @@ struct SharedRows {
     Vector16<T>* odd_;
   };
 
-  __device__ void read(int row, float (&to)[kDim]) const {
-    const Row pieces(*this, row);
+  // Calls visit(channel, value) for the elements of a row.
+  template <class Visit>
+  __device__ void for_elements(int row, const Visit& visit) const {
+    const Row vectors(*this, row);
 #pragma unroll
     for (int i = 0; i < kRowVectors16; ++i) {
-      const Vector16<T> piece = pieces[i];
+      const Vector16<T> vector = vectors[i];
 #pragma unroll
       for (int e = 0; e < Vector16<T>::kElements; ++e)
-        to[i * Vector16<T>::kElements + e] = to_float(piece.values[e]);
+        visit(i * Vector16<T>::kElements + e, vector.values[e]);
     }
   }
 
+  __device__ void read(int row, float (&to)[kDim]) const {
+    for_elements(row, [&](int c, T value) { to[c] = to_float(value); });
+  }
+
   __device__ void write(int row, const float (&from)[kDim]) const {
-    const Row pieces(*this, row);
+    const Row vectors(*this, row);
 #pragma unroll
     for (int i = 0; i < kRowVectors16; ++i) {
-      Vector16<T> piece;
+      Vector16<T> vector;
 #pragma unroll
       for (int e = 0; e < Vector16<T>::kElements; ++e)
-        from_float(from[i * Vector16<T>::kElements + e], piece.values[e]);
-      pieces[i] = piece;
+        from_float(from[i * Vector16<T>::kElements + e], vector.values[e]);
+      vectors[i] = vector;
     }
   }
 
   // from . row, `from` being [kDim]
   __device__ float dot(int row, const float* from) const {
-    const Row pieces(*this, row);
+    const Row vectors(*this, row);
     float sum = 0.0f;
 #pragma unroll
     for (int i = 0; i < kRowVectors16; ++i) {
-      const Vector16<T> piece = pieces[i];
+      const Vector16<T> vector = vectors[i];
 #pragma unroll
       for (int e = 0; e < Vector16<T>::kElements; ++e)
-        sum += from[i * Vector16<T>::kElements + e] * to_float(piece.values[e]);
+        sum += from[i * Vector16<T>::kElements + e] * to_float(vector.values[e]);
     }
     return sum;
   }
 
-  // 1 / max(|row|, 1e-12) and from . row, in one pass over the row's pieces.
+  // 1 / max(|row|, 1e-12) and from . row, in one rolled loop over the row.
   __device__ float2 inverse_norm_and_dot(int row, const float* from) const {
-    const Row pieces(*this, row);
+    const Row vectors(*this, row);
     float square = 0.0f;
     float sum = 0.0f;
 #pragma unroll 1
     for (int i = 0; i < kRowVectors16; ++i) {
-      const Vector16<T> piece = pieces[i];
+      const Vector16<T> vector = vectors[i];
 #pragma unroll
       for (int e = 0; e < Vector16<T>::kElements; ++e) {
-        const float value = to_float(piece.values[e]);
+        const float value = to_float(vector.values[e]);
         square += value * value;
         sum += from[i * Vector16<T>::kElements + e] * value;
       }
@@ -153,29 +160,16 @@ struct SharedRows {
 
   // to += factor * row
   __device__ void add(int row, float factor, float (&to)[kDim]) const {
-    const Row pieces(*this, row);
-#pragma unroll
-    for (int i = 0; i < kRowVectors16; ++i) {
-      const Vector16<T> piece = pieces[i];
-#pragma unroll
-      for (int e = 0; e < Vector16<T>::kElements; ++e)
-        to[i * Vector16<T>::kElements + e] += factor * to_float(piece.values[e]);
-    }
+    for_elements(row, [&](int c, T value) { to[c] += factor * to_float(value); });
   }
 
   // 1 / max(|row|, 1e-12)
   __device__ float inverse_norm(int row) const {
-    const Row pieces(*this, row);
     float square = 0.0f;
-#pragma unroll
-    for (int i = 0; i < kRowVectors16; ++i) {
-      const Vector16<T> piece = pieces[i];
-#pragma unroll
-      for (int e = 0; e < Vector16<T>::kElements; ++e) {
-        const float value = to_float(piece.values[e]);
-        square += value * value;
-      }
-    }
+    for_elements(row, [&](int, T element) {
+      const float value = to_float(element);
+      square += value * value;
+    });
     return device::inverse_norm(square);
   }
 };
@@ -186,20 +180,20 @@ enum class BiasKind : int {
   kInPlace,  // read from the tensor
 };
 
-// What a block works on, in its shared memory: read where it is needed, so that it takes no registers
-// while products are made.
+// What a block works on, in shared memory: it is read where it is needed, so it occupies no
+// registers during the GEMMs.
 struct TileState {
   int batch;
   int head;
   int top;
   int left;
   BiasKind bias;      // where a chunk's biases are (bias.cuh)
-  float token_scale;  // power of two that a window's tokens are scaled by (window_gemm.cuh)
+  float token_scale;  // power of two that scales a window's tokens (window_gemm.cuh)
 };
 
 // Where a tile is, in registers.
 struct TileCorner {
-  int top, left, height, width;  // the latter the image's
+  int top, left, height, width;  // height and width of the image
 
   __device__ bool inside(int row, int column) const {
     return static_cast<unsigned>(row) < static_cast<unsigned>(height) &&
@@ -208,9 +202,9 @@ struct TileCorner {
   __device__ int token(int row, int column) const { return row * width + column; }
 };
 
-// The queries of a tile of one (image, head), and which thread has which.
+// Where a tile's queries lie in the image, by thread.
 template <class Tile>
-struct TilePlace {
+struct TilePosition {
   const TileState* state;
   const Grid* grid;  // in the kernel's parameters
 
@@ -228,47 +222,48 @@ struct TilePlace {
   __device__ bool inside(int query) const {
     return row(query) < height() && column(query) < width();
   }
-  // Whether any of a thread's warp's queries is in the image: its first one is, then.
+  // Whether any query of a thread's warp is in the image: if so, its first one is.
   __device__ bool warp_inside(int thread) const { return inside(thread / 32 * 32); }
   __device__ int token(int query) const { return row(query) * width() + column(query); }
 };
 
-// Asks for the rows of all queries of a tile.
+// Starts to copy the rows of all queries of a tile.
 template <class Tile, class T, int kDim>
-__device__ inline void load_queries(const HeadRows<T>& from, const TilePlace<Tile>& place,
+__device__ inline void load_queries(const HeadRows<T>& from, const TilePosition<Tile>& position,
                                     const SharedRows<T, kDim>& to) {
   constexpr int kRowVectors16 = SharedRows<T, kDim>::kRowVectors16;
-  const TileCorner corner = place.corner();
+  const TileCorner corner = position.corner();
 #pragma unroll 1
   for (unsigned i = thread_index(); i < static_cast<unsigned>(Tile::kQueries * kRowVectors16);
        i += Tile::kQueries) {
     const int query = static_cast<int>(i / kRowVectors16);
-    const int piece = static_cast<int>(i % kRowVectors16);
+    const int vector = static_cast<int>(i % kRowVectors16);
     const int row = corner.top + Tile::row(query);
     const int column = corner.left + Tile::column(query);
-    from.load(to.piece(query, piece), corner.token(row, column), piece, corner.inside(row, column));
+    from.load(to.vector(query, vector), corner.token(row, column), vector,
+              corner.inside(row, column));
   }
 }
 
-// A warp's own queries, so that it need not wait for the block.
+// Stores a warp's own queries, which need no barrier.
 template <class Tile, class T, int kDim>
-__device__ inline void store_queries(const HeadRows<T>& to, const TilePlace<Tile>& place,
+__device__ inline void store_queries(const HeadRows<T>& to, const TilePosition<Tile>& position,
                                      const SharedRows<T, kDim>& from) {
   constexpr int kRowVectors16 = SharedRows<T, kDim>::kRowVectors16;
-  const TileCorner corner = place.corner();
+  const TileCorner corner = position.corner();
   const int first = thread_index() / 32 * 32;
 #pragma unroll 1
   for (unsigned i = thread_index() % 32; i < 32 * kRowVectors16; i += 32) {
     const int query = first + static_cast<int>(i / kRowVectors16);
-    const int piece = static_cast<int>(i % kRowVectors16);
+    const int vector = static_cast<int>(i % kRowVectors16);
     const int row = corner.top + Tile::row(query);
     const int column = corner.left + Tile::column(query);
     if (corner.inside(row, column))
-      to.store(*from.piece(query, piece), corner.token(row, column), piece);
+      to.store(*from.vector(query, vector), corner.token(row, column), vector);
   }
 }
 
-// Asks for `rows` pooled keys and values from `first` on; zeros from `end` on.
+// Starts to copy `rows` pooled keys and values from `first` on; zeros from `end` on.
 template <class Tile, class T, class KeyRows, class ValueRows>
 __device__ inline void load_chunk(const HeadRows<T>& keys, const HeadRows<T>& values, int first,
                                   int rows, int end, const KeyRows& to_keys,
@@ -278,19 +273,19 @@ __device__ inline void load_chunk(const HeadRows<T>& keys, const HeadRows<T>& va
   for (unsigned i = thread_index(); i < static_cast<unsigned>(rows * kRowVectors16);
        i += Tile::kQueries) {
     const int key = static_cast<int>(i / kRowVectors16);
-    const int piece = static_cast<int>(i % kRowVectors16);
-    keys.load(to_keys.piece(key, piece), first + key, piece, first + key < end);
-    values.load(to_values.piece(key, piece), first + key, piece, first + key < end);
+    const int vector = static_cast<int>(i % kRowVectors16);
+    keys.load(to_keys.vector(key, vector), first + key, vector, first + key < end);
+    values.load(to_values.vector(key, vector), first + key, vector, first + key < end);
   }
 }
 
-// Calls `load(cell, piece, token, valid)` for this thread's pieces of a tile's image cells and of
-// those around it, which are valid in the image.
+// Calls `load(cell, vector, token, valid)` for this thread's vectors of a tile with its halo; cells
+// inside the image are valid.
 template <class Tile, int kWindow, int kRowVectors16, class Load>
-__device__ inline void for_halo(const TilePlace<Tile>& place, const Load& load) {
+__device__ inline void for_halo(const TilePosition<Tile>& position, const Load& load) {
   constexpr unsigned kWidth = Tile::kColumns + kWindow - 1;
   constexpr unsigned kCells = kWidth * (Tile::kRows + kWindow - 1);
-  const TileCorner corner = place.corner();
+  const TileCorner corner = position.corner();
 #pragma unroll 1
   for (unsigned i = thread_index(); i < kCells * kRowVectors16; i += Tile::kQueries) {
     const unsigned cell = i / kRowVectors16;
