@@ -26,27 +26,19 @@ pytest.importorskip("transnext_ops._cpp")
 
 from emulated import EmulatedKernels, Library
 
+import agreement
 import transnext_ops as ops
-from agreement import (
-    check_attention,
-    check_conv_glu,
-    check_gelu_pool,
-    check_position_bias,
-    check_window_av,
-    check_window_qk,
-    edge,
-)
+from agreement import check_attention, check_position_bias, edge
 from ptx_cases import CASES
 from strategies import (
     AttentionCase,
+    PositionBiasCase,
     TokenCase,
     attention_cases,
-    grids,
-    heads,
-    seeds,
-    token_cases,
+    position_bias_cases,
 )
 from tf32_agreement import check_attention_on_tf32
+from token_operators import TokenOperator, token_operators
 from transnext_ops import _cpp
 from transnext_ops.backends.launches import use_runner
 from transnext_ops.backends.matmul_precision import tf32
@@ -56,10 +48,7 @@ SHARES = {
     "aggregated_attention": 0.25,
     "attention_on_tf32": 0.05,
     "global_attention": 0.1,
-    "window_qk": 0.12,
-    "window_av": 0.12,
-    "conv_glu": 0.12,
-    "gelu_pool": 0.12,
+    "each token operator": 0.12,
     "position_bias": 0.12,
 }
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -284,19 +273,14 @@ def test_a_table_whose_maps_do_not_grow_by_one(attention_kernels: Library, dtype
 
 
 @storage
-@share("window_qk")
+@token_operators
+@share("each token operator")
 @given(data=st.data())
-def test_window_qk(kernels: Library, dtype: torch.dtype, data: st.DataObject) -> None:
-    case = data.draw(token_cases(dtype=st.just(dtype)))
-    emulate(kernels, case.seed, check_window_qk, case, "cpp")
-
-
-@storage
-@share("window_av")
-@given(data=st.data())
-def test_window_av(kernels: Library, dtype: torch.dtype, data: st.DataObject) -> None:
-    case = data.draw(token_cases(dtype=st.just(dtype)))
-    emulate(kernels, case.seed, check_window_av, case, "cpp")
+def test_token_operators(
+    kernels: Library, operator: TokenOperator, dtype: torch.dtype, data: st.DataObject
+) -> None:
+    case = data.draw(operator.cases(st.just(dtype)))
+    emulate(kernels, case.seed, operator.check, case, "cpp")
 
 
 @storage
@@ -313,8 +297,8 @@ def test_window_av(kernels: Library, dtype: torch.dtype, data: st.DataObject) ->
 def test_edges_of_windows(kernels: Library, dtype: torch.dtype, sizes: dict) -> None:
     for seed, layout in enumerate(("contiguous", "sliced", "packed", "strided")):
         case = TokenCase(batch=1, heads=2, dtype=dtype, layout=layout, seed=seed, **sizes)
-        emulate(kernels, seed, check_window_qk, case, "cpp")
-        emulate(kernels, seed, check_window_av, case, "cpp")
+        emulate(kernels, seed, agreement.check_window_qk, case, "cpp")
+        emulate(kernels, seed, agreement.check_window_av, case, "cpp")
 
 
 @storage
@@ -330,41 +314,13 @@ def test_edges_of_tokens(kernels: Library, dtype: torch.dtype, sizes: dict) -> N
     """More tiles than one in every direction."""
     for seed, layout in enumerate(("contiguous", "sliced", "packed", "strided")):
         case = TokenCase(batch=2, dtype=dtype, layout=layout, seed=seed, **sizes)
-        emulate(kernels, seed, check_conv_glu, case, "cpp")
-        emulate(kernels, seed, check_gelu_pool, case, "cpp")
+        emulate(kernels, seed, agreement.check_conv_glu, case, "cpp")
+        emulate(kernels, seed, agreement.check_gelu_pool, case, "cpp")
 
 
 def test_window_av_ignores_weights_outside_the_image(kernels: Library) -> None:
-    attn, v = torch.rand(1, 1, 6, 9), torch.randn(1, 1, 6, 4)
-    sizes = {"grid": (2, 3), "window_size": 3, "backend": "cpp"}
     with use_runner(EmulatedKernels(kernels)):
-        expected = ops.window_av(attn, v, **sizes)
-        outside = torch.isinf(ops.window_qk(v, v, **sizes))
-        for poison in (float("inf"), float("nan")):
-            poisoned = attn.masked_fill(outside, poison).requires_grad_()
-            values = v.clone().requires_grad_()
-            out = ops.window_av(poisoned, values, **sizes)
-            torch.testing.assert_close(out, expected, rtol=0, atol=0)
-            out.sum().backward()
-            assert (poisoned.grad[outside] == 0).all()
-            assert torch.isfinite(values.grad).all()
-
-
-@storage
-@share("conv_glu")
-@given(data=st.data())
-def test_conv_glu(kernels: Library, dtype: torch.dtype, data: st.DataObject) -> None:
-    channels = st.sampled_from((24, 1, 5, 8, 33, 72))
-    case = data.draw(token_cases(channels=channels, dtype=st.just(dtype)))
-    emulate(kernels, case.seed, check_conv_glu, case, "cpp")
-
-
-@storage
-@share("gelu_pool")
-@given(data=st.data())
-def test_gelu_pool(kernels: Library, dtype: torch.dtype, data: st.DataObject) -> None:
-    case = data.draw(token_cases(dtype=st.just(dtype)))
-    emulate(kernels, case.seed, check_gelu_pool, case, "cpp")
+        agreement.check_window_av_ignores_weights_outside_the_image("cpp")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -382,26 +338,15 @@ def test_every_half_is_read_exactly_and_every_rounding_is_to_even(kernels: Libra
         assert torch.equal(actual.view(torch.int16), expected.view(torch.int16)), factor
 
 
-fractions = st.tuples(st.floats(0, 1), st.floats(0, 1))
-
-
 @share("position_bias", parts=1)
-@given(
-    grid=grids,
-    pool=fractions,
-    pretrain=grids,
-    train=st.one_of(st.none(), st.tuples(grids, fractions)),
-    head_count=heads,
-    hidden=st.sampled_from((1, 16, 37)),
-    seed=seeds,
-)
-@example((1, 1), (0.0, 0.0), (1, 1), ((9, 9), (1.0, 1.0)), 1, 16, 0)
-@example((6, 5), (0.5, 0.5), (7, 7), None, 2, 300, 0)
-@example((5, 5), (0.0, 0.0), (1, 1), ((1, 4), (0.0, 0.0)), 1, 1, 1869)  # a sum that cancels
-def test_position_bias(kernels: Library, grid, pool, pretrain, train, head_count, hidden, seed):
+@given(case=position_bias_cases())
+@example(case=PositionBiasCase((1, 1), (0.0, 0.0), (1, 1), ((9, 9), (1.0, 1.0)), 1, 16, 0))
+@example(case=PositionBiasCase((6, 5), (0.5, 0.5), (7, 7), None, 2, 300, 0))
+# A sum that cancels:
+@example(case=PositionBiasCase((5, 5), (0.0, 0.0), (1, 1), ((1, 4), (0.0, 0.0)), 1, 1, 1869))
+def test_position_bias(kernels: Library, case: PositionBiasCase) -> None:
     """The table's kernels, in both bias modes; parameters are float32 for every storage type."""
-    arguments = (grid, pool, pretrain, train, head_count, hidden, torch.float32, seed)
-    emulate(kernels, seed, check_position_bias, "cpp", *arguments)
+    emulate(kernels, case.seed, check_position_bias, case, "cpp")
 
 
 def test_every_instance_of_every_kernel_runs(attention_kernels: Library) -> None:

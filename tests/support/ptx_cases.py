@@ -22,7 +22,7 @@ from agreement import (
     check_window_qk,
     edge,
 )
-from strategies import TokenCase
+from strategies import PositionBiasCase, TokenCase
 from tf32_agreement import check_attention_on_tf32
 
 Check = Callable[[str, torch.dtype], None]  # of a backend, in a storage type
@@ -108,12 +108,9 @@ def ordered(check: Check) -> Check:
 
 
 def _position_bias(train: tuple | None, hidden: int) -> Check:
-    def check(backend: str, dtype: torch.dtype) -> None:
-        # Parameters are float32 whatever the activations are.
-        arguments = ((6, 5), (0.5, 0.5), (7, 7), train, 2, hidden, torch.float32, 0)
-        check_position_bias(backend, *arguments)
-
-    return check
+    # Parameters are float32 whatever the activations are.
+    case = PositionBiasCase((6, 5), (0.5, 0.5), (7, 7), train, heads=2, hidden=hidden, seed=0)
+    return lambda backend, dtype: check_position_bias(case, backend)
 
 
 CASES: dict[str, dict[str, Check]] = {

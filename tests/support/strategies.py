@@ -279,3 +279,65 @@ def token_cases(
         pool_grid=(draw(st.integers(1, grid[0])), draw(st.integers(1, grid[1]))),
         with_bias=draw(st.booleans()),
     )
+
+
+@dataclass(frozen=True)
+class PositionBiasCase:
+    """One call of position_bias; a pooled grid is given by its fractions of the grid's axes."""
+
+    grid: tuple[int, int]
+    pool: tuple[float, float]
+    pretrain: tuple[int, int]
+    train: tuple[tuple[int, int], tuple[float, float]] | None  # a grid and its pool's fractions
+    heads: int
+    hidden: int
+    seed: int
+    dtype: torch.dtype = torch.float32  # of the parameters, whatever activations are stored as
+
+    @property
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """The call's grids by argument name."""
+        sizes = {"grid": self.grid, "pool_grid": _pooled(self.grid, self.pool)}
+        sizes["pretrain_grid"] = self.pretrain
+        if self.train is not None:
+            sizes |= {"train_grid": self.train[0], "train_pool_grid": _pooled(*self.train)}
+        return sizes
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Return the bias MLP's parameters by argument name, as leaves."""
+        numbers = Numbers(self.seed)
+        shapes = {
+            "fc1_weight": (self.hidden, 2),
+            "fc1_bias": (self.hidden,),
+            "fc2_weight": (self.heads, self.hidden),
+            "fc2_bias": (self.heads,),
+        }
+        return {
+            name: numbers.parameter(*shape, dtype=self.dtype).requires_grad_()
+            for name, shape in shapes.items()
+        }
+
+
+def _pooled(grid: tuple[int, int], fractions: tuple[float, float]) -> tuple[int, int]:
+    height, width = (max(1, round(size * part)) for size, part in zip(grid, fractions, strict=True))
+    return height, width
+
+
+@st.composite
+def position_bias_cases(
+    draw: st.DrawFn,
+    *,
+    hidden: tuple[int, ...] = (1, 16, 37),
+    dtype: st.SearchStrategy[torch.dtype] | None = None,
+) -> PositionBiasCase:
+    fractions = st.tuples(st.floats(0, 1), st.floats(0, 1))
+    return PositionBiasCase(
+        grid=draw(grids),
+        pool=draw(fractions),
+        pretrain=draw(grids),
+        train=draw(st.one_of(st.none(), st.tuples(grids, fractions))),
+        heads=draw(heads),
+        hidden=draw(st.sampled_from(hidden)),
+        seed=draw(seeds),
+        dtype=torch.float32 if dtype is None else draw(dtype),
+    )

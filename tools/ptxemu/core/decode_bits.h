@@ -6,11 +6,8 @@
 inline bool FuncCompiler::decodeBits() {
   if (b == "and" || b == "or" || b == "xor") {
     if (T == T_PRED) {
-      auto o = ops(3);
       I.op = b == "and" ? 0 : b == "or" ? 1 : 2;
-      I.d = dst(o[0], T);
-      I.a = src(o[1], T);
-      I.b = src(o[2], T);
+      auto o = take(T, {T, T});
       if (o[1].bang) I.flag |= F_HI;
       if (o[2].bang) I.flag |= F_NEGC;
       fin(h_pred2, C_PRED);
@@ -24,11 +21,8 @@ inline bool FuncCompiler::decodeBits() {
   }
   if (b == "not") {
     if (T == T_PRED) {
-      auto o = ops(2);
       I.op = 1;
-      I.d = dst(o[0], T);
-      I.a = src(o[1], T);
-      fin(h_pred1, C_PRED);
+      op2(h_pred1, C_PRED, T);
       return true;
     }
     op2(ISEL2(T, h_un, ONot), C_LOGIC, T);
@@ -39,10 +33,7 @@ inline bool FuncCompiler::decodeBits() {
     return true;
   }
   if (b == "shl" || b == "shr") {
-    auto o = ops(3);
-    I.d = dst(o[0], T);
-    I.a = src(o[1], T);
-    I.b = src(o[2], T_U32);
+    take(T, {T, T_U32});
     fin(b == "shl" ? ISEL(T, h_shl) : ISEL(T, h_shr), C_LOGIC);
     return true;
   }
@@ -66,52 +57,28 @@ inline bool FuncCompiler::decodeBits() {
     return true;
   }
   if (b == "popc" || b == "clz") {
-    auto o = ops(2);
-    I.d = dst(o[0], T_B32);
-    I.a = src(o[1], T);
-    bool w = tySize(T) == 8;
-    fin(b == "popc" ? (w ? (Handler)h_popc<u64> : (Handler)h_popc<u32>)
-                    : (w ? (Handler)h_clz<u64> : (Handler)h_clz<u32>),
-        C_LOGIC);
+    take(T_B32, {T});
+    fin(b == "popc" ? WORD_HANDLER(T, h_popc) : WORD_HANDLER(T, h_clz), C_LOGIC);
     return true;
   }
   if (b == "brev") {
-    op2(tySize(T) == 8 ? (Handler)h_brev<u64> : (Handler)h_brev<u32>, C_LOGIC, T);
+    op2(WORD_HANDLER(T, h_brev), C_LOGIC, T);
     return true;
   }
   if (b == "bfind") {
-    auto o = ops(2);
     I.op = has("shiftamt");
-    I.d = dst(o[0], T_B32);
-    I.a = src(o[1], T);
-    fin(T == T_U32   ? (Handler)h_bfind<u32>
-        : T == T_S32 ? (Handler)h_bfind<i32>
-        : T == T_U64 ? (Handler)h_bfind<u64>
-                     : (Handler)h_bfind<i64>,
-        C_LOGIC);
+    take(T_B32, {T});
+    fin(ISEL(T, h_bfind), C_LOGIC);
     return true;
   }
   if (b == "bfe") {
-    auto o = ops(4);
-    I.d = dst(o[0], T);
-    I.a = src(o[1], T);
-    I.b = src(o[2], T_U32);
-    I.c = src(o[3], T_U32);
-    fin(T == T_U32   ? (Handler)h_bfe<u32>
-        : T == T_S32 ? (Handler)h_bfe<i32>
-        : T == T_U64 ? (Handler)h_bfe<u64>
-                     : (Handler)h_bfe<i64>,
-        C_LOGIC);
+    take(T, {T, T_U32, T_U32});
+    fin(ISEL(T, h_bfe), C_LOGIC);
     return true;
   }
   if (b == "bfi") {
-    auto o = ops(5);
-    I.d = dst(o[0], T);
-    I.a = src(o[1], T);
-    I.b = src(o[2], T);
-    I.c = src(o[3], T_U32);
-    I.e = src(o[4], T_U32);
-    fin(tySize(T) == 8 ? (Handler)h_bfi<u64> : (Handler)h_bfi<u32>, C_LOGIC);
+    take(T, {T, T, T_U32, T_U32});
+    fin(WORD_HANDLER(T, h_bfi), C_LOGIC);
     return true;
   }
   if (b == "prmt") {
@@ -144,13 +111,8 @@ inline bool FuncCompiler::decodeBits() {
     return true;
   }
   if (b == "dp4a") {
-    auto o = ops(4);
     I.op = (u8)((ty.at(0) == T_S32) | (ty.at(1) == T_S32 ? 2 : 0));
-    I.d = dst(o[0], T_B32);
-    I.a = src(o[1], T_B32);
-    I.b = src(o[2], T_B32);
-    I.c = src(o[3], T_B32);
-    fin(h_dp4a, C_INT);
+    op4(h_dp4a, C_INT, T_B32);
     return true;
   }
   if (b == "bmsk") {
@@ -172,15 +134,13 @@ inline bool FuncCompiler::decodeBits() {
     return true;
   }
   if (b == "testp") {
-    auto o = ops(2);
     I.n = has("finite")       ? 0
           : has("infinite")   ? 1
           : has("number")     ? 2
           : has("notanumber") ? 3
           : has("normal")     ? 4
                               : 5;
-    I.d = dst(o[0], T_PRED);
-    I.a = src(o[1], T);
+    take(T_PRED, {T});
     fin(h_testp, C_PRED);
     return true;
   }

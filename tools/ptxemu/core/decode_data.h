@@ -139,40 +139,35 @@ inline bool FuncCompiler::decodeMoves() {
   return false;
 }
 
+// Emits the operation if T is a float type. `number` is its own in the handlers that take several:
+// directed rounding and pairs of float32. Each source but the first is a flop.
+inline bool FuncCompiler::decodeFloat(const FloatHandlers& h, u8 number, int sources,
+                                      Cls f32Class) {
+  auto emitAs = [&](Handler handler, Cls cls, int values) {
+    int flops = values * (sources - 1);
+    if (sources == 3)
+      op4(handler, cls, T, flops);
+    else
+      op3(handler, cls, T, flops);
+    return true;
+  };
+  if (isHalf(T)) return emitAs(h.half, C_HALF, hw);
+  if (T == T_F64) return emitAs(h.f64, C_F64, 1);
+  if (T != T_F32 && T != T_F32X2) return false;
+  if (T == T_F32 && I.rnd == R_RN) return emitAs(h.f32, f32Class, 1);
+  I.op = number;
+  return T == T_F32 ? emitAs(h_fdirected, f32Class, 1) : emitAs(h.f32x2, C_F32, 2);
+}
+
 inline bool FuncCompiler::decodeArithmetic() {
   if (b == "add" || b == "sub") {
     bool s = b == "sub";
-    if (isHalf(T)) {
-      op3(s ? halfSel<HSUB>(T) : halfSel<HADD>(T), C_HALF, T, hw);
+    if (s ? decodeFloat({halfSel<HSUB>(T), F32_HANDLER(FSUB), h_d2<FSUB>, h_f32x2}, 1)
+          : decodeFloat({halfSel<HADD>(T), F32_HANDLER(FADD), h_d2<FADD>, h_f32x2}, 0))
       return true;
-    }
-    if (T == T_F32) {
-      if (I.rnd != R_RN) {
-        I.op = s;
-        op3(h_fdirected, C_F32, T, 1);
-        return true;
-      }
-      op3(s ? (fz ? h_f2<FSUB, true> : h_f2<FSUB, false>)
-            : (fz ? h_f2<FADD, true> : h_f2<FADD, false>),
-          C_F32, T, 1);
-      return true;
-    }
-    if (T == T_F64) {
-      op3(s ? h_d2<FSUB> : h_d2<FADD>, C_F64, T, 1);
-      return true;
-    }
-    if (T == T_F32X2) {
-      I.op = s;
-      op3(h_f32x2, C_F32, T, 2);
-      return true;
-    }
     if (has("cc")) {
       I.op = s ? 2 : 0;
-      auto o = ops(3);
-      I.d = dst(o[0], T);
-      I.a = src(o[1], T);
-      I.b = src(o[2], T);
-      fin(tySize(T) == 8 ? (Handler)h_carry<u64> : (Handler)h_carry<u32>, C_INT);
+      op3(WORD_HANDLER(T, h_carry), C_INT, T);
       return true;
     }
     if (I.flag & F_SAT) {
@@ -185,113 +180,40 @@ inline bool FuncCompiler::decodeArithmetic() {
   }
   if (b == "addc" || b == "subc") {
     I.op = b == "subc" ? 3 : 1;
-    auto o = ops(3);
-    I.d = dst(o[0], T);
-    I.a = src(o[1], T);
-    I.b = src(o[2], T);
-    fin(tySize(T) == 8 ? (Handler)h_carry<u64> : (Handler)h_carry<u32>, C_INT);
+    op3(WORD_HANDLER(T, h_carry), C_INT, T);
     return true;
   }
   if (b == "mul") {
-    if (isHalf(T)) {
-      op3(halfSel<HMUL>(T), C_HALF, T, hw);
-      return true;
-    }
-    if (T == T_F32) {
-      if (I.rnd != R_RN) {
-        I.op = 2;
-        op3(h_fdirected, C_F32, T, 1);
-        return true;
-      }
-      op3(fz ? h_f2<FMUL, true> : h_f2<FMUL, false>, C_F32, T, 1);
-      return true;
-    }
-    if (T == T_F64) {
-      op3(h_d2<FMUL>, C_F64, T, 1);
-      return true;
-    }
-    if (T == T_F32X2) {
-      I.op = 2;
-      op3(h_f32x2, C_F32, T, 2);
-      return true;
-    }
+    if (decodeFloat({halfSel<HMUL>(T), F32_HANDLER(FMUL), h_d2<FMUL>, h_f32x2}, 2)) return true;
     if (has("wide")) {
-      auto o = ops(3);
-      Ty W = tySize(T) == 2 ? T_B32 : T_B64;
       if (tySize(T) > 4) throw Unsup{"mul.wide 64"};
-      I.d = dst(o[0], W);
-      I.a = src(o[1], T);
-      I.b = src(o[2], T);
-      fin(T == T_U16   ? (Handler)h_mulwide<u16>
-          : T == T_S16 ? (Handler)h_mulwide<i16>
-          : T == T_U32 ? (Handler)h_mulwide<u32>
-                       : (Handler)h_mulwide<i32>,
-          C_INT);
+      take(tySize(T) == 2 ? T_B32 : T_B64, {T, T});
+      fin(NARROW_HANDLER(T, h_mulwide), C_INT);
       return true;
     }
     op3(has("hi") ? ISEL(T, h_mulhi) : ISEL2(T, h_bin, OMul), C_INT, T);
     return true;
   }
   if (b == "mad" || b == "madc" || b == "fma") {
-    if (isHalf(T)) {
-      op4(halfSel<HFMA>(T), C_HALF, T, 2 * hw);
-      return true;
-    }
-    if (T == T_F32) {
-      if (I.rnd != R_RN) {
-        I.op = 3;
-        op4(h_fdirected, C_F32, T, 2);
-        return true;
-      }
-      op4(fz ? h_ffma<true> : h_ffma<false>, C_F32, T, 2);
-      return true;
-    }
-    if (T == T_F64) {
-      op4(h_dfma, C_F64, T, 2);
-      return true;
-    }
-    if (T == T_F32X2) {
-      I.op = 3;
-      op4(h_f32x2, C_F32, T, 4);
-      return true;
-    }
+    Handler f32 = fz ? h_ffma<true> : h_ffma<false>;
+    if (decodeFloat({halfSel<HFMA>(T), f32, h_dfma, h_f32x2}, 3, 3)) return true;
     if (b == "madc" || has("cc")) {
       I.op = (b == "madc" ? 6 : 4) + (has("hi") ? 1 : 0);
-      op4(tySize(T) == 8 ? (Handler)h_carry<u64> : (Handler)h_carry<u32>, C_INT, T);
+      op4(WORD_HANDLER(T, h_carry), C_INT, T);
       return true;
     }
     if (has("wide")) {
-      auto o = ops(4);
       Ty W = tySize(T) == 2 ? T_B32 : T_B64;
-      I.d = dst(o[0], W);
-      I.a = src(o[1], T);
-      I.b = src(o[2], T);
-      I.c = src(o[3], W);
-      fin(T == T_U16   ? (Handler)h_madwide<u16>
-          : T == T_S16 ? (Handler)h_madwide<i16>
-          : T == T_U32 ? (Handler)h_madwide<u32>
-          : T == T_S32 ? (Handler)h_madwide<i32>
-                       : nullptr,
-          C_INT);
+      take(W, {T, T, W});
+      fin(NARROW_HANDLER(T, h_madwide), C_INT);
       return true;
     }
     op4(has("hi") ? ISEL(T, h_madhi) : ISEL(T, h_madlo), C_INT, T);
     return true;
   }
   if (b == "div") {
-    if (T == T_F32) {
-      if (I.rnd != R_RN) {
-        I.op = 4;
-        op3(h_fdirected, C_SFU, T, 1);
-        return true;
-      }
-      op3(fz ? h_f2<FDIV, true> : h_f2<FDIV, false>, C_SFU, T, 1);
-      return true;
-    }
-    if (T == T_F64) {
-      op3(h_d2<FDIV>, C_F64, T, 1);
-      return true;
-    }
+    FloatHandlers handlers{nullptr, F32_HANDLER(FDIV), h_d2<FDIV>, nullptr};
+    if (decodeFloat(handlers, 4, 2, C_SFU)) return true;
     op3(ISEL2(T, h_bins, ODiv), C_INT, T);
     return true;
   }

@@ -32,29 +32,26 @@ static inline float minmaxF(bool mx, float a, float b, bool nan) {
                              : (bitcast<u32>(a) | bitcast<u32>(b)));
   return (mx ? a > b : a < b) ? a : b;
 }
+template <bool FTZ>
+static inline float flushed(float x) {
+  return FTZ ? ftzf(x) : x;
+}
+// Sets the active lanes of a float32 destination, clamped to 0 .. 1 where the instruction says so.
+template <bool FTZ, class Result>
+static inline void writeF32(Warp& w, const Inst& I, u32 m, Result result) {
+  float* d = RG<float>(w, I.d);
+  if (I.flag & F_SAT)
+    LANES(d[i] = satf(flushed<FTZ>(result(i))););
+  else
+    LANES(d[i] = flushed<FTZ>(result(i)););
+}
 template <int OP, bool FTZ>
 static void h_f2(Warp& w, const Inst& I, u32 m) {
-  float* d = RG<float>(w, I.d);
   const float *a = RG<float>(w, I.a), *b = RG<float>(w, I.b);
-  if (I.flag & F_SAT) {
-    LANES(float x = a[i]; float y = b[i]; if (FTZ) {
-      x = ftzf(x);
-      y = ftzf(y);
-    } float r = OP == FADD ? x + y
-                                          : OP == FSUB ? x - y
-                                          : OP == FMUL ? x * y
-                                                       : x / y;
-          if (FTZ) r = ftzf(r); d[i] = satf(r););
-    return;
-  }
-  LANES(float x = a[i]; float y = b[i]; if (FTZ) {
-    x = ftzf(x);
-    y = ftzf(y);
-  } float r = OP == FADD ? x + y
-                                        : OP == FSUB ? x - y
-                                        : OP == FMUL ? x * y
-                                                     : x / y;
-        if (FTZ) r = ftzf(r); d[i] = r;);
+  writeF32<FTZ>(w, I, m, [=](int i) {
+    float x = flushed<FTZ>(a[i]), y = flushed<FTZ>(b[i]);
+    return OP == FADD ? x + y : OP == FSUB ? x - y : OP == FMUL ? x * y : x / y;
+  });
 }
 template <bool MX>
 static void h_fmm(Warp& w, const Inst& I, u32 m) {
@@ -125,23 +122,10 @@ static void h_fdirected(
 }
 template <bool FTZ>
 static void h_ffma(Warp& w, const Inst& I, u32 m) {
-  float* d = RG<float>(w, I.d);
   const float *a = RG<float>(w, I.a), *b = RG<float>(w, I.b), *c = RG<float>(w, I.c);
-  if (I.flag & F_SAT) {
-    LANES(float x = a[i]; float y = b[i]; float z = c[i]; if (FTZ) {
-      x = ftzf(x);
-      y = ftzf(y);
-      z = ftzf(z);
-    } float r = __builtin_fmaf(x, y, z);
-          if (FTZ) r = ftzf(r); d[i] = satf(r););
-    return;
-  }
-  LANES(float x = a[i]; float y = b[i]; float z = c[i]; if (FTZ) {
-    x = ftzf(x);
-    y = ftzf(y);
-    z = ftzf(z);
-  } float r = __builtin_fmaf(x, y, z);
-        if (FTZ) r = ftzf(r); d[i] = r;);
+  writeF32<FTZ>(w, I, m, [=](int i) {
+    return __builtin_fmaf(flushed<FTZ>(a[i]), flushed<FTZ>(b[i]), flushed<FTZ>(c[i]));
+  });
 }
 template <int OP>
 static void h_f1(Warp& w, const Inst& I, u32 m) {
@@ -218,8 +202,7 @@ static void h_testp(Warp& w, const Inst& I,
                                     : I.n == 4 ? nor
                                                : sub;
       if (v) r |= 1u << i;);
-  u32& d = *RG<u32>(w, I.d);
-  d = (d & ~m) | (r & m);
+  writePredicate(w, I.d, m, r);
 }
 template <int OP>
 static void h_d2(Warp& w, const Inst& I, u32 m) {
