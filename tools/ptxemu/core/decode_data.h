@@ -13,6 +13,12 @@ inline bool FuncCompiler::decodeMoves() {
   if (b == "mov") {
     auto o = ops(2);
     I.cls = C_MOV;
+    auto packed = [&](const std::vector<u32>& registers, int size) {
+      I.ext = poolAdd(registers);
+      I.n = (u32)registers.size();
+      I.es = (u8)size;
+      I.rs = (u8)tySize(T);
+    };
     if (T == T_PRED) {
       I.d = dst(o[0], T);
       I.a = src(o[1], T);
@@ -26,10 +32,7 @@ inline bool FuncCompiler::decodeMoves() {
       for (auto& x : o[0].v)
         v.push_back(x.k == '_' ? SINK
                                : (x.reg.size < es ? throw Unsup{"mov unpack size"} : x.reg.off));
-      I.ext = poolAdd(v);
-      I.n = (u32)v.size();
-      I.es = (u8)es;
-      I.rs = (u8)tySize(T);
+      packed(v, es);
       I.a = src(o[1], T);
       fin(h_unpack, C_MOV);
       return true;
@@ -40,10 +43,7 @@ inline bool FuncCompiler::decodeMoves() {
       Ty et = es == 1 ? T_B8 : es == 2 ? T_B16 : T_B32;
       if (tySize(T) == 16) throw Unsup{"mov.b128"};
       for (auto& x : o[1].v) v.push_back(src(x, et));
-      I.ext = poolAdd(v);
-      I.n = (u32)v.size();
-      I.es = (u8)es;
-      I.rs = (u8)tySize(T);
+      packed(v, es);
       I.d = dst(o[0], T);
       fin(h_pack, C_MOV);
       return true;

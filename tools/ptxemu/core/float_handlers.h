@@ -76,48 +76,42 @@ static void h_fmm(Warp& w, const Inst& I, u32 m) {
         d[i] = bitcast<float>(bitcast<u32>(r) | s);
       } else d[i] = minmaxF(MX, x, y, nan););
 }
-static void h_fdirected(
-    Warp& w, const Inst& I,
-    u32 m) {  // add/sub/mul/fma/div/rcp/sqrt.f32 with rz/rm/rp; op: 0 add 1 sub 2 mul 3 fma 4 div 5 sqrt 6 rcp
+// An operation on float32 values, rounded once as `rnd` says: 0 add, 1 sub, 2 mul, 3 fma, 4 div,
+// 5 sqrt, 6 rcp. Each is exact in float64 but for an error whose sign is known.
+static inline float directed(int op, double x, double y, double z, int rnd) {
+  switch (op) {
+    case 0: {
+      double s = x + y;
+      return dirF(s, twoErr(x, y, s), rnd);
+    }
+    case 1:
+      return directed(0, x, -y, 0, rnd);
+    case 2:
+      return dirF(x * y, 0, rnd);
+    case 3:
+      return directed(0, x * y, z, 0, rnd);
+    case 4: {
+      double q = x / y;
+      return dirF(q, std::fma(-q, y, x) * (y < 0 ? -1 : 1), rnd);
+    }
+    case 5: {
+      double q = std::sqrt(x);
+      return dirF(q, std::fma(-q, q, x), rnd);
+    }
+    default: {
+      double q = 1.0 / x;
+      return dirF(q, std::fma(-q, x, 1.0) * (x < 0 ? -1 : 1), rnd);
+    }
+  }
+}
+// float32 with .rz, .rm or .rp; the operation in op.
+static void h_fdirected(Warp& w, const Inst& I, u32 m) {
   float* d = RG<float>(w, I.d);
   const float *a = RG<float>(w, I.a), *b = RG<float>(w, I.b), *c = RG<float>(w, I.c);
   bool fz = I.flag & F_FTZ;
   EACH(double x = fz ? ftzf(a[i]) : a[i]; double y = I.op <= 4 ? (fz ? ftzf(b[i]) : b[i]) : 0;
-       double z = I.op == 3 ? (fz ? ftzf(c[i]) : c[i]) : 0; float r; switch (I.op) {
-         case 0: {
-           double s = x + y;
-           r = dirF(s, twoErr(x, y, s), I.rnd);
-           break;
-         }
-         case 1: {
-           double s = x - y;
-           r = dirF(s, twoErr(x, -y, s), I.rnd);
-           break;
-         }
-         case 2:
-           r = dirF(x * y, 0, I.rnd);
-           break;
-         case 3: {
-           double p = x * y;
-           double s = p + z;
-           r = dirF(s, twoErr(p, z, s), I.rnd);
-           break;
-         }
-         case 4: {
-           double q = x / y;
-           r = dirF(q, std::fma(-q, y, x) * (y < 0 ? -1 : 1), I.rnd);
-           break;
-         }
-         case 5: {
-           double q = std::sqrt(x);
-           r = dirF(q, std::fma(-q, q, x), I.rnd);
-           break;
-         }
-         default: {
-           double q = 1.0 / x;
-           r = dirF(q, std::fma(-q, x, 1.0) * (x < 0 ? -1 : 1), I.rnd);
-         }
-       } if (fz) r = ftzf(r);
+       double z = I.op == 3 ? (fz ? ftzf(c[i]) : c[i]) : 0;
+       float r = directed(I.op, x, y, z, I.rnd); if (fz) r = ftzf(r);
        if (I.flag & F_SAT) r = satf(r); d[i] = r;);
 }
 template <bool FTZ>
@@ -270,29 +264,8 @@ static void h_f32x2(Warp& w, const Inst& I, u32 m) {  // op 0 add 1 sub 2 mul 3 
       y = ftzf(y);
       z = ftzf(z);
     }
-    float r;
-    double s;
-    switch (I.op) {
-      case 0:
-        s = (double)x + y;
-        r = dirF(s, twoErr(x, y, s), I.rnd);
-        break;
-      case 1:
-        s = (double)x - y;
-        r = dirF(s, twoErr(x, -(double)y, s), I.rnd);
-        break;
-      case 2:
-        r = dirF((double)x * y, 0, I.rnd);
-        break;
-      default:
-        if (I.rnd == R_RN)
-          r = std::fma(x, y, z);
-        else {
-          double p = (double)x * y;
-          s = p + z;
-          r = dirF(s, twoErr(p, z, s), I.rnd);
-        }
-    }
+    bool fma = I.op == 3 && I.rnd == R_RN;
+    float r = fma ? std::fma(x, y, z) : directed(I.op, x, y, z, I.rnd);
     d[k] = fz ? ftzf(r) : r;
   });
 }
