@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import transnext_ops as ops
+from benchmarks.shapes.grids import OnGrids
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 LAYOUTS = ("contiguous", "packed", "transposed", "sliced", "strided", "expanded")
@@ -116,7 +117,7 @@ def _nan(like: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class AttentionCase:
+class AttentionCase(OnGrids):
     """One call of aggregated (or, with window_size 0, global) attention."""
 
     batch: int
@@ -131,14 +132,6 @@ class AttentionCase:
     bias: str  # "none", "dense", "extrapolated", "interpolated"
     optional: tuple[bool, bool, bool, bool]  # query_embedding, local_bias, tokens, token_bias
     seed: int
-
-    @property
-    def length(self) -> int:
-        return self.grid[0] * self.grid[1]
-
-    @property
-    def pool_length(self) -> int:
-        return self.pool_grid[0] * self.pool_grid[1]
 
     @property
     def work(self) -> int:
@@ -236,7 +229,7 @@ def attention_cases(
 
 
 @dataclass(frozen=True)
-class TokenCase:
+class TokenCase(OnGrids):
     """One call of an operator on tokens (conv_glu, gelu_pool) or windows."""
 
     batch: int
@@ -253,10 +246,6 @@ class TokenCase:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "numbers", Numbers(self.seed))
-
-    @property
-    def length(self) -> int:
-        return self.grid[0] * self.grid[1]
 
 
 @st.composite
