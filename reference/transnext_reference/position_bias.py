@@ -217,13 +217,9 @@ class BiasGrids(TrainGrids):
 
 
 def bias_source(
-    *,
-    grid: Grid,
-    pool_grid: Grid,
-    pretrain_grid: Grid,
-    train_grid: Grid | None = None,
-    train_pool_grid: Grid | None = None,
-) -> tuple[Grid, Grid, BiasResize | None]:
+    *, grid: Grid, pool_grid: Grid, pretrain_grid: Grid,
+    train_grid: Grid | None = None, train_pool_grid: Grid | None = None,
+) -> tuple[Grid, Grid, BiasResize | None]:  # fmt: skip
     """Return the grid and pooled grid to evaluate the MLP on, and the resize from there, if any.
 
     Raises

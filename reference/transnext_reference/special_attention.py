@@ -90,12 +90,9 @@ class GlobalArguments(GlobalOptions):
 
 
 def _all_pooled(
-    *,
-    grid: Grid,
-    scale: ArrayLike,
-    query_embedding: ArrayLike | None = None,
-    bias: ArrayLike | None = None,
-) -> AttentionArguments:
+    *, grid: Grid, scale: ArrayLike,
+    query_embedding: ArrayLike | None = None, bias: ArrayLike | None = None,
+) -> AttentionArguments:  # fmt: skip
     """Return the arguments of `aggregated_attention` with no window and every key pooled."""
     return {
         "grid": grid,

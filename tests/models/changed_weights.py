@@ -21,6 +21,16 @@ def fresh(model, x):
     return run(copy.deepcopy(model), x)
 
 
+def check_that_a_change_is_seen(model, change):
+    """Outputs after a change are others than before, and those of a model made of the weights."""
+    x = images()
+    before = run(model, x)
+    change(model)
+    after = run(model, x)
+    assert not torch.allclose(after, before)
+    assert torch.equal(after, fresh(model, x))
+
+
 def change_by_optimiser_in_evaluation_mode(model):
     optimiser = torch.optim.AdamW(model.parameters(), lr=0.01)
     model(images()).square().sum().backward()

@@ -9,7 +9,13 @@ import pytest
 import torch
 
 from models import changed_weights
-from models.changed_weights import BLOCKS, CHANGES_THAT_VERSIONS_SHOW, fresh, run
+from models.changed_weights import (
+    BLOCKS,
+    CHANGES_THAT_VERSIONS_SHOW,
+    check_that_a_change_is_seen,
+    fresh,
+    run,
+)
 from small_model import images, small_model
 from transnext_models.layers.derived import Derived, DerivesFromWeights
 from transnext_ops.fingerprint import fingerprint
@@ -80,12 +86,7 @@ def test_what_ends_it(thaw):
 
 @pytest.mark.parametrize("change", CHANGES_THAT_VERSIONS_SHOW)
 def test_an_edit_that_version_counters_show_ends_it_too(change):
-    model, x = small_model().freeze(), images()
-    before = run(model, x)
-    change(model)
-    after = run(model, x)
-    assert not torch.allclose(after, before)
-    assert torch.equal(after, fresh(model, x))
+    check_that_a_change_is_seen(small_model().freeze(), change)
 
 
 def test_eval_forgets_although_the_model_stays_frozen():

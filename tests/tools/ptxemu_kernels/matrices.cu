@@ -35,21 +35,17 @@ __device__ void store(const float (&c)[4], float* D) {
                : REGISTER(c[0]), REGISTER(c[1]), REGISTER(c[2]), REGISTER(c[3]) \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
 
-KERNEL mma_f16_k16(const half* A, const half* B, const float* Cc, float* D) {
-  u32 a[4], b[2];
-  float c[4];
-  load_a(A, a), load_b(B, b), load_c(Cc, c);
-  MMA("m16n8k16.row.col.f32.f16.f16.f32", "+f");
-  store(c, D);
-}
-
-KERNEL mma_bf16_k16(const __nv_bfloat16* A, const __nv_bfloat16* B, const float* Cc, float* D) {
-  u32 a[4], b[2];
-  float c[4];
-  load_a(A, a), load_b(B, b), load_c(Cc, c);
-  MMA("m16n8k16.row.col.f32.bf16.bf16.f32", "+f");
-  store(c, D);
-}
+// D = A B + C in 16-bit operands.
+#define MMA_K16(NAME, T, SHAPE_AND_TYPES)                          \
+  KERNEL NAME(const T* A, const T* B, const float* Cc, float* D) { \
+    u32 a[4], b[2];                                                \
+    float c[4];                                                    \
+    load_a(A, a), load_b(B, b), load_c(Cc, c);                     \
+    MMA(SHAPE_AND_TYPES, "+f");                                    \
+    store(c, D);                                                   \
+  }
+MMA_K16(mma_f16_k16, half, "m16n8k16.row.col.f32.f16.f16.f32")
+MMA_K16(mma_bf16_k16, __nv_bfloat16, "m16n8k16.row.col.f32.bf16.bf16.f32")
 
 KERNEL mma_f16_k8(const half* A, const half* B, const float* Cc, float* D) {
   int l = threadIdx.x, g = l >> 2, q = l & 3;

@@ -126,45 +126,22 @@ static void h_f1(Warp& w, const Inst& I, u32 m) {
   float* d = RG<float>(w, I.d);
   const float* a = RG<float>(w, I.a);
   bool fz = I.flag & F_FTZ;
-  if (OP == FABS && !fz) {
-    LANES(d[i] = std::fabs(a[i]););
+  if ((OP == FABS || OP == FNEG) && !fz) {
+    LANES(d[i] = OP == FABS ? std::fabs(a[i]) : -a[i];);
     return;
   }
-  if (OP == FNEG && !fz) {
-    LANES(d[i] = -a[i];);
-    return;
-  }
-  EACH(float x = fz ? ftzf(a[i]) : a[i]; float r; switch (OP) {
-    case FABS:
-      r = std::fabs(x);
-      break;
-    case FNEG:
-      r = -x;
-      break;
-    case FRCP:
-      r = 1.0f / x;
-      break;
-    case FSQRT:
-      r = std::sqrt(x);
-      break;
-    case FRSQRT:
-      r = (float)(1.0 / std::sqrt((double)x));
-      break;
-    case FSIN:
-      r = (float)std::sin((double)x);
-      break;
-    case FCOS:
-      r = (float)std::cos((double)x);
-      break;
-    case FLG2:
-      r = (float)std::log2((double)x);
-      break;
-    case FEX2:
-      r = (float)std::exp2((double)x);
-      break;
-    default:
-      r = (float)std::tanh((double)x);
-  } d[i] = fz ? ftzf(r) : r;);
+  EACH(float x = fz ? ftzf(a[i]) : a[i]; double wide = x;
+       float r = OP == FABS     ? std::fabs(x)
+                 : OP == FNEG   ? -x
+                 : OP == FRCP   ? 1.0f / x
+                 : OP == FSQRT  ? std::sqrt(x)
+                 : OP == FRSQRT ? (float)(1.0 / std::sqrt(wide))
+                 : OP == FSIN   ? (float)std::sin(wide)
+                 : OP == FCOS   ? (float)std::cos(wide)
+                 : OP == FLG2   ? (float)std::log2(wide)
+                 : OP == FEX2   ? (float)std::exp2(wide)
+                                : (float)std::tanh(wide);
+       d[i] = fz ? ftzf(r) : r;);
 }
 static void h_copysign32(Warp& w, const Inst& I, u32 m) {
   u32* d = RG<u32>(w, I.d);
@@ -228,13 +205,11 @@ template <int OP>
 static void h_d1(Warp& w, const Inst& I, u32 m) {
   double* d = RG<double>(w, I.d);
   const double* a = RG<double>(w, I.a);
+  if (OP == FABS || OP == FNEG) {
+    LANES(d[i] = OP == FABS ? std::fabs(a[i]) : -a[i];);
+    return;
+  }
   EACH(double x = a[i]; double r; switch (OP) {
-    case FABS:
-      r = std::fabs(x);
-      break;
-    case FNEG:
-      r = -x;
-      break;
     case FRCP:
       r = (I.flag & F_FTZ) ? bitcast<double>(bitcast<u64>(1.0 / x) & 0xffffffff00000000ull)
           : I.rnd          ? d64dir(4, 1.0, x, 0, I.rnd)
