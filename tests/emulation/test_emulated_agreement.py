@@ -31,6 +31,7 @@ import transnext_ops as ops
 from agreement import check_attention, check_position_bias, edge
 from ptx_cases import CASES
 from strategies import (
+    EDGES_OF_ATTENTION,
     AttentionCase,
     PositionBiasCase,
     TokenCase,
@@ -53,6 +54,12 @@ SHARES = {
 }
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 CAPABILITIES = (75, 80, 90, 120)
+
+EDGES_OF_TILES: tuple[dict[str, Any], ...] = (
+    {"grid": (12, 64), "pool_grid": (3, 16)},  # wide tiles, the table read in place
+    {"grid": (22, 30), "pool_grid": (11, 30), "batch": 1, "heads": 1},  # a large tile
+    {"grid": (12, 17), "pool_grid": (12, 17), "window_size": 0, "layout": "packed"},
+)
 
 storage = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
@@ -140,16 +147,9 @@ def test_global_attention(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"grid": (1, 1), "pool_grid": (1, 1), "window_size": 5},
-        {"grid": (1, 9), "pool_grid": (1, 9), "window_size": 4},
-        {"grid": (9, 1), "pool_grid": (4, 1), "batch": 0},
-        {"magnitude": "extreme logits"},
-        {"magnitude": "zero vectors", "layout": "sliced"},
-        {"grid": (19, 35), "pool_grid": (9, 11), "bias": "interpolated"},  # several of any tile
-        {"grid": (12, 64), "pool_grid": (3, 16)},  # wide tiles, the table read in place
+        *EDGES_OF_ATTENTION,
+        *EDGES_OF_TILES,
         {"grid": (9, 60), "pool_grid": (3, 4), "batch": 1},
-        {"grid": (22, 30), "pool_grid": (11, 30), "batch": 1, "heads": 1},  # a large tile
-        {"grid": (12, 17), "pool_grid": (12, 17), "window_size": 0, "layout": "packed"},
         {"head_dim": 128, "grid": (5, 5)},
         # Logits of large terms that cancel; gradients that rounding alone takes out of range.
         {"grid": (7, 8), "pool_grid": (5, 7), "head_dim": 16, "magnitude": "extreme logits"},
@@ -188,15 +188,9 @@ def test_attention_on_tf32(kernels: Library, case: AttentionCase) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"grid": (1, 1), "pool_grid": (1, 1), "window_size": 5},
-        {"grid": (9, 1), "pool_grid": (4, 1), "batch": 0},
-        {"magnitude": "extreme logits"},
-        {"magnitude": "zero vectors", "layout": "sliced"},
+        *EDGES_OF_ATTENTION,
+        *EDGES_OF_TILES,
         {"magnitude": "tiny", "layout": "contiguous"},
-        {"grid": (19, 35), "pool_grid": (9, 11), "bias": "interpolated"},  # several of any tile
-        {"grid": (12, 64), "pool_grid": (3, 16)},  # wide tiles, the table read in place
-        {"grid": (22, 30), "pool_grid": (11, 30), "batch": 1, "heads": 1},  # a large tile
-        {"grid": (12, 17), "pool_grid": (12, 17), "window_size": 0, "layout": "packed"},
         {"grid": (5, 6), "pool_grid": (5, 6), "bias": "none", "optional": (False,) * 4},
     ],
     ids=str,

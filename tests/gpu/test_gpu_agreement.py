@@ -24,6 +24,7 @@ from agreement import (
 )
 from ptx_cases import CASES
 from strategies import (
+    EDGES_OF_ATTENTION,
     AttentionCase,
     PositionBiasCase,
     TokenCase,
@@ -90,11 +91,7 @@ def test_attention_on_tf32(case: AttentionCase) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"grid": (1, 9), "pool_grid": (1, 9), "window_size": 4},
-        {"grid": (9, 1), "pool_grid": (4, 1), "batch": 0},
-        {"magnitude": "extreme logits"},
-        {"magnitude": "zero vectors", "layout": "sliced"},
-        {"grid": (19, 35), "pool_grid": (9, 11), "bias": "interpolated"},
+        *EDGES_OF_ATTENTION,
         {"grid": (56, 56), "pool_grid": (7, 7), "batch": 1, "heads": 1},  # Tiny's stages at 224
         {"grid": (28, 28), "pool_grid": (7, 7), "batch": 2},
         {"grid": (14, 14), "pool_grid": (7, 7), "heads": 3},
