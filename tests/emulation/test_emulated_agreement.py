@@ -29,9 +29,8 @@ from emulated import EmulatedKernels, Library
 import agreement
 import transnext_ops as ops
 from agreement import check_attention, check_position_bias, edge
-from ptx_cases import CASES
+from ptx_cases import CASES, EDGES_OF_ATTENTION
 from strategies import (
-    EDGES_OF_ATTENTION,
     AttentionCase,
     PositionBiasCase,
     TokenCase,

@@ -22,9 +22,8 @@ from agreement import (
     check_position_bias,
     edge,
 )
-from ptx_cases import CASES
+from ptx_cases import CASES, EDGES_OF_ATTENTION
 from strategies import (
-    EDGES_OF_ATTENTION,
     AttentionCase,
     PositionBiasCase,
     TokenCase,

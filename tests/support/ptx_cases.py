@@ -70,6 +70,15 @@ _ATTENTION = (
     edge(grid=(22, 30), pool_grid=(11, 30), batch=1, heads=1),
     edge(grid=(9, 1), pool_grid=(4, 1), batch=0),
 )
+# Changes of the ordinary case, too slow to emulate for every compiler.
+EDGES_OF_ATTENTION: tuple[dict[str, Any], ...] = (
+    {"grid": (1, 1), "pool_grid": (1, 1), "window_size": 5},
+    {"grid": (1, 9), "pool_grid": (1, 9), "window_size": 4},
+    {"grid": (9, 1), "pool_grid": (4, 1), "batch": 0},
+    {"magnitude": "extreme logits"},
+    {"magnitude": "zero vectors", "layout": "sliced"},
+    {"grid": (19, 35), "pool_grid": (9, 11), "bias": "interpolated"},  # several of any tile
+)
 # Other head dims, whose gradient of the table is summed in order.
 _ORDERED = (
     edge(head_dim=32, batch=1, grid=(4, 4)),

@@ -198,17 +198,6 @@ class AttentionCase(OnGrids):
         )
 
 
-# What to change in an ordinary case.
-EDGES_OF_ATTENTION: tuple[dict[str, Any], ...] = (
-    {"grid": (1, 1), "pool_grid": (1, 1), "window_size": 5},
-    {"grid": (1, 9), "pool_grid": (1, 9), "window_size": 4},
-    {"grid": (9, 1), "pool_grid": (4, 1), "batch": 0},
-    {"magnitude": "extreme logits"},
-    {"magnitude": "zero vectors", "layout": "sliced"},
-    {"grid": (19, 35), "pool_grid": (9, 11), "bias": "interpolated"},  # several of any tile
-)
-
-
 @st.composite
 def attention_cases(
     draw: st.DrawFn,

@@ -10,32 +10,26 @@ inline bool FuncCompiler::decodeBits() {
       auto o = take(T, {T, T});
       if (o[1].bang) I.flag |= F_HI;
       if (o[2].bang) I.flag |= F_NEGC;
-      fin(h_pred2, C_PRED);
-      return true;
+      return fin(h_pred2, C_PRED);
     }
-    op3(b == "and"  ? ISEL2(T, h_bin, OAnd)
-        : b == "or" ? ISEL2(T, h_bin, OOr)
-                    : ISEL2(T, h_bin, OXor),
-        C_LOGIC, T);
-    return true;
+    return op3(b == "and"  ? ISEL2(T, h_bin, OAnd)
+               : b == "or" ? ISEL2(T, h_bin, OOr)
+                           : ISEL2(T, h_bin, OXor),
+               C_LOGIC, T);
   }
   if (b == "not") {
     if (T == T_PRED) {
       I.op = 1;
-      op2(h_pred1, C_PRED, T);
-      return true;
+      return op2(h_pred1, C_PRED, T);
     }
-    op2(ISEL2(T, h_un, ONot), C_LOGIC, T);
-    return true;
+    return op2(ISEL2(T, h_un, ONot), C_LOGIC, T);
   }
   if (b == "cnot") {
-    op2(ISEL2(T, h_un, OCnot), C_LOGIC, T);
-    return true;
+    return op2(ISEL2(T, h_un, OCnot), C_LOGIC, T);
   }
   if (b == "shl" || b == "shr") {
     take(T, {T, T_U32});
-    fin(b == "shl" ? ISEL(T, h_shl) : ISEL(T, h_shr), C_LOGIC);
-    return true;
+    return fin(b == "shl" ? ISEL(T, h_shl) : ISEL(T, h_shr), C_LOGIC);
   }
   if (b == "lop3") {
     bool bo = has("or") || has("and");
@@ -53,33 +47,27 @@ inline bool FuncCompiler::decodeBits() {
     I.b = src(o[2], T);
     I.c = src(o[3], T);
     I.imm = (i64)o[4].num.v;
-    fin(h_lop3, C_LOGIC);
-    return true;
+    return fin(h_lop3, C_LOGIC);
   }
   if (b == "popc" || b == "clz") {
     take(T_B32, {T});
-    fin(b == "popc" ? WORD_HANDLER(T, h_popc) : WORD_HANDLER(T, h_clz), C_LOGIC);
-    return true;
+    return fin(b == "popc" ? WORD_HANDLER(T, h_popc) : WORD_HANDLER(T, h_clz), C_LOGIC);
   }
   if (b == "brev") {
-    op2(WORD_HANDLER(T, h_brev), C_LOGIC, T);
-    return true;
+    return op2(WORD_HANDLER(T, h_brev), C_LOGIC, T);
   }
   if (b == "bfind") {
     I.op = has("shiftamt");
     take(T_B32, {T});
-    fin(ISEL(T, h_bfind), C_LOGIC);
-    return true;
+    return fin(ISEL(T, h_bfind), C_LOGIC);
   }
   if (b == "bfe") {
     take(T, {T, T_U32, T_U32});
-    fin(ISEL(T, h_bfe), C_LOGIC);
-    return true;
+    return fin(ISEL(T, h_bfe), C_LOGIC);
   }
   if (b == "bfi") {
     take(T, {T, T, T_U32, T_U32});
-    fin(WORD_HANDLER(T, h_bfi), C_LOGIC);
-    return true;
+    return fin(WORD_HANDLER(T, h_bfi), C_LOGIC);
   }
   if (b == "prmt") {
     I.op = has("f4e")    ? 1
@@ -89,49 +77,37 @@ inline bool FuncCompiler::decodeBits() {
            : has("ecr")  ? 5
            : has("rc16") ? 6
                          : 0;
-    op4(h_prmt, C_LOGIC, T_B32);
-    return true;
+    return op4(h_prmt, C_LOGIC, T_B32);
   }
   if (b == "shf") {
     I.op = (has("r") ? 1 : 0) | (has("wrap") ? 2 : 0);
-    op4(h_shf, C_LOGIC, T_B32);
-    return true;
+    return op4(h_shf, C_LOGIC, T_B32);
   }
   if (b == "sad") {
     I.op = T == T_S32;
-    op4(h_sad, C_INT, T);
-    return true;
+    return op4(h_sad, C_INT, T);
   }
   if (b == "mul24" || b == "mad24") {
     I.op = (u8)((T == T_S32) | (has("hi") ? 2 : 0) | (b == "mad24" ? 4 : 0));
-    if (b == "mad24")
-      op4(h_mul24, C_INT, T);
-    else
-      op3(h_mul24, C_INT, T);
-    return true;
+    return b == "mad24" ? op4(h_mul24, C_INT, T) : op3(h_mul24, C_INT, T);
   }
   if (b == "dp4a") {
     I.op = (u8)((ty.at(0) == T_S32) | (ty.at(1) == T_S32 ? 2 : 0));
-    op4(h_dp4a, C_INT, T_B32);
-    return true;
+    return op4(h_dp4a, C_INT, T_B32);
   }
   if (b == "bmsk") {
     I.op = has("wrap");
-    op3(h_bmsk, C_LOGIC, T_B32);
-    return true;
+    return op3(h_bmsk, C_LOGIC, T_B32);
   }
   if (b == "szext") {
     I.op = (u8)((T == T_S32) | (has("wrap") ? 2 : 0));
-    op3(h_szext, C_LOGIC, T_B32);
-    return true;
+    return op3(h_szext, C_LOGIC, T_B32);
   }
   if (b == "fns") {
-    op4(h_fns, C_LOGIC, T_B32);
-    return true;
+    return op4(h_fns, C_LOGIC, T_B32);
   }
   if (b == "copysign") {
-    op3(T == T_F64 ? h_copysign64 : h_copysign32, C_F32, T);
-    return true;
+    return op3(T == T_F64 ? h_copysign64 : h_copysign32, C_F32, T);
   }
   if (b == "testp") {
     I.n = has("finite")       ? 0
@@ -141,8 +117,7 @@ inline bool FuncCompiler::decodeBits() {
           : has("normal")     ? 4
                               : 5;
     take(T_PRED, {T});
-    fin(h_testp, C_PRED);
-    return true;
+    return fin(h_testp, C_PRED);
   }
   return false;
 }

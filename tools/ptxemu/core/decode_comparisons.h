@@ -8,24 +8,22 @@ inline bool FuncCompiler::decodeComparisons() {
     auto o = take(T, {T, T, T_PRED});
     if (o[3].bang) I.flag |= F_NEGC;
     int s = tySize(T);
-    fin(s == 2   ? (Handler)h_selp<u16>
-        : s == 4 ? (Handler)h_selp<u32>
-                 : (Handler)h_selp<u64>,
-        C_LOGIC);
-    return true;
+    return fin(s == 2   ? (Handler)h_selp<u16>
+               : s == 4 ? (Handler)h_selp<u32>
+                        : (Handler)h_selp<u64>,
+               C_LOGIC);
   }
   if (b == "slct") {
     Ty D = ty.at(0), S = ty.at(1);
     take(D, {D, D, S});
     int s = tySize(D);
-    fin(S == T_S32 ? (s == 2   ? (Handler)h_slct<u16, i32>
-                      : s == 4 ? (Handler)h_slct<u32, i32>
-                               : (Handler)h_slct<u64, i32>)
-                   : (s == 2   ? (Handler)h_slct<u16, float>
-                      : s == 4 ? (Handler)h_slct<u32, float>
-                               : (Handler)h_slct<u64, float>),
-        C_LOGIC);
-    return true;
+    return fin(S == T_S32 ? (s == 2   ? (Handler)h_slct<u16, i32>
+                             : s == 4 ? (Handler)h_slct<u32, i32>
+                                      : (Handler)h_slct<u64, i32>)
+                          : (s == 2   ? (Handler)h_slct<u16, float>
+                             : s == 4 ? (Handler)h_slct<u32, float>
+                                      : (Handler)h_slct<u64, float>),
+               C_LOGIC);
   }
   if (b == "setp" || b == "set") {
     static const std::map<std::string, int> CM = {
@@ -49,14 +47,12 @@ inline bool FuncCompiler::decodeComparisons() {
     if (b == "set") {
       I.ty2 = ty.at(0);
       I.d = dst(o[0], ty.at(0));
-      fin(h_set, isHalf(T) ? C_HALF : C_PRED);
-      return true;
+      return fin(h_set, isHalf(T) ? C_HALF : C_PRED);
     }
     I.d = dst(withPredicate(o[0], I.e), T_PRED);
     if (isHalf(T)) {
       I.rs = (T == T_F16X2 || T == T_BF16X2) ? 2 : 1;
-      fin(h_setphalf, C_PRED);
-      return true;
+      return fin(h_setphalf, C_PRED);
     }
     Handler h = nullptr;
     if (T == T_F32)
@@ -65,8 +61,7 @@ inline bool FuncCompiler::decodeComparisons() {
       h = setpSel<double, false>(c);
     else
       h = integerHandler(T, [c](auto x) { return setpSel<decltype(x), false>(c); });
-    fin(h, C_PRED);
-    return true;
+    return fin(h, C_PRED);
   }
   if (b == "cvt") {
     if (has("pack")) {
@@ -77,8 +72,7 @@ inline bool FuncCompiler::decodeComparisons() {
       I.a = src(o[1], T_B32);
       I.b = src(o[2], T_B32);
       I.c = o.size() > 3 ? src(o[3], T_B32) : 0;
-      fin(h_cvtpacki, C_CVT);
-      return true;
+      return fin(h_cvtpacki, C_CVT);
     }
     if (ty.size() != 2) throw Unsup{"conversion type"};
     Ty D = ty[0], S = ty[1];
@@ -87,8 +81,7 @@ inline bool FuncCompiler::decodeComparisons() {
     if (D == T_F16X2 || D == T_BF16X2) {
       if (S != T_F32) throw Unsup{opc};
       take(T_B32, {T_F32, T_F32});
-      fin(h_cvtpack, C_CVT);
-      return true;
+      return fin(h_cvtpack, C_CVT);
     }
     bool ir = has("rni") || has("rzi") || has("rmi") || has("rpi");
     bool rnd = ir || has("rn") || has("rz") || has("rm") || has("rp") || has("rna");
@@ -145,8 +138,7 @@ inline bool FuncCompiler::decodeComparisons() {
       else if (D == T_F32 && S == T_F64 && I.rnd == R_RN && !I.n)
         h = h_cvtq<float, double>;
     }
-    fin(h, C_CVT);
-    return true;
+    return fin(h, C_CVT);
   }
   if (b == "cvta") {
     bool to = has("to");
@@ -162,14 +154,12 @@ inline bool FuncCompiler::decodeComparisons() {
       I.a = sp == SP_LOCAL ? localReg((i64)a + o[1].off, 8) : immReg(a + o[1].off, 8);
     } else
       I.a = src(o[1], T);
-    fin(h_cvta, C_INT);
-    return true;
+    return fin(h_cvta, C_INT);
   }
   if (b == "isspacep") {
     I.space = space();
     take(T_PRED, {T_B64});
-    fin(h_isspacep, C_PRED);
-    return true;
+    return fin(h_isspacep, C_PRED);
   }
   return false;
 }

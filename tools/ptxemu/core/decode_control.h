@@ -86,22 +86,20 @@ inline bool FuncCompiler::decodeControl() {
       opsAll();
     }
     I.cls = C_BAR;
-    fin(h_nop, C_OTHER);
-    return true;
+    return fin(h_nop, C_OTHER);
   }
   if (b == "prefetch" || b == "prefetchu" || b == "discard" || b == "applypriority" ||
       b == "nanosleep" || b == "griddepcontrol" || b == "setmaxnreg" || b == "pmevent" ||
       b == "createpolicy" || b == "brkpt") {
     if (b == "createpolicy") throw Unsup{opc};
     opsAll();
-    fin(h_nop, C_OTHER);
-    return true;
+    return fin(h_nop, C_OTHER);
   }
   return false;
 }
 
 // A destination, for some with a predicate behind it, sources, and the mask of the lanes that meet.
-inline void FuncCompiler::collective(u8 op, Cls cls, Ty to, std::initializer_list<Ty> from) {
+inline bool FuncCompiler::collective(u8 op, Cls cls, Ty to, std::initializer_list<Ty> from) {
   auto o = ops(2 + (int)from.size());
   I.kind = K_COLL;
   I.op = op;
@@ -111,36 +109,32 @@ inline void FuncCompiler::collective(u8 op, Cls cls, Ty to, std::initializer_lis
   if (o[1].bang) I.flag |= F_NEGC;
   I.e = src(o.back(), T_B32);
   emit(I);
+  return true;
 }
 
 inline bool FuncCompiler::decodeCollectives() {
   if (b == "activemask") {
     Opnd o = operand();
     I.d = dst(o, T_B32);
-    fin(h_activemask, C_VOTE);
-    return true;
+    return fin(h_activemask, C_VOTE);
   }
   if (b == "elect") {
-    collective(CO_ELECT, C_VOTE, T_B32, {});
-    return true;
+    return collective(CO_ELECT, C_VOTE, T_B32, {});
   }
   if (b == "shfl") {
     if (!has("sync")) throw Unsup{"shfl without .sync"};
     I.n = has("up") ? 0 : has("down") ? 1 : has("bfly") ? 2 : 3;
-    collective(CO_SHFL, C_SHFL, T_B32, {T_B32, T_B32, T_B32});
-    return true;
+    return collective(CO_SHFL, C_SHFL, T_B32, {T_B32, T_B32, T_B32});
   }
   if (b == "vote") {
     if (!has("sync")) throw Unsup{"vote without .sync"};
     I.n = has("all") ? 0 : has("any") ? 1 : has("uni") ? 2 : 3;
-    collective(CO_VOTE, C_VOTE, I.n == 3 ? T_B32 : T_PRED, {T_PRED});
-    return true;
+    return collective(CO_VOTE, C_VOTE, I.n == 3 ? T_B32 : T_PRED, {T_PRED});
   }
   if (b == "match") {
     I.n = has("all");
     I.rs = (u8)tySize(T);
-    collective(CO_MATCH, C_VOTE, T_B32, {T});
-    return true;
+    return collective(CO_MATCH, C_VOTE, T_B32, {T});
   }
   if (b == "redux") {
     I.n = has("add")   ? A_ADD
@@ -149,8 +143,7 @@ inline bool FuncCompiler::decodeCollectives() {
           : has("and") ? A_AND
           : has("or")  ? A_OR
                        : A_XOR;
-    collective(CO_REDUX, C_VOTE, T_B32, {T_B32});
-    return true;
+    return collective(CO_REDUX, C_VOTE, T_B32, {T_B32});
   }
   return false;
 }

@@ -295,12 +295,14 @@ struct FuncCompiler {
     }
     return v;
   }
-  void fin(Handler h, Cls c, int fl = 0) {
+  // Emits the instruction. This and what it ends return true: an instruction of one's own.
+  bool fin(Handler h, Cls c, int fl = 0) {
     if (!h) throw Unsup{opc};
     I.fn = h;
     I.cls = c;
     I.flops = (u16)fl;
     emit(I);
+    return true;
   }
   // Sets sources a, b, c and e from operands first to last of them, as many as have a type.
   void sources(const std::vector<Opnd>& o, size_t first, std::initializer_list<Ty> types) {
@@ -318,17 +320,17 @@ struct FuncCompiler {
     sources(o, 1, from);
     return o;
   }
-  void op2(Handler h, Cls c, Ty t, int fl = 0) {
+  bool op2(Handler h, Cls c, Ty t, int fl = 0) {
     take(t, {t});
-    fin(h, c, fl);
+    return fin(h, c, fl);
   }
-  void op3(Handler h, Cls c, Ty t, int fl = 0) {
+  bool op3(Handler h, Cls c, Ty t, int fl = 0) {
     take(t, {t, t});
-    fin(h, c, fl);
+    return fin(h, c, fl);
   }
-  void op4(Handler h, Cls c, Ty t, int fl = 0) {
+  bool op4(Handler h, Cls c, Ty t, int fl = 0) {
     take(t, {t, t, t});
-    fin(h, c, fl);
+    return fin(h, c, fl);
   }
   // Returns the destination in front of |, and sets `predicate` to the one behind, if any.
   Opnd withPredicate(const Opnd& o, u32& predicate) {
@@ -342,7 +344,7 @@ struct FuncCompiler {
     Handler half, f32, f64, f32x2;
   };
   bool decodeFloat(const FloatHandlers& h, u8 number, int sources = 2, Cls f32Class = C_F32);
-  void collective(u8 op, Cls cls, Ty to, std::initializer_list<Ty> from);
+  bool collective(u8 op, Cls cls, Ty to, std::initializer_list<Ty> from);
   void vecRegs(const Opnd& o, Ty t, std::vector<u32>& v, bool d) {
     if (o.k == 'v')
       for (auto& x : o.v) v.push_back(d ? dst(x, t) : src(x, t));
