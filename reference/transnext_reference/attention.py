@@ -75,17 +75,6 @@ class AttentionArguments(AttentionOptions, PixelFocusedArguments):
 
 
 @dataclass(frozen=True)
-class _Optional:
-    """The tensors of one call that may be left out."""
-
-    query_embedding: ArrayLike | None = None
-    local_bias: ArrayLike | None = None
-    pool_bias: ArrayLike | None = None
-    tokens: ArrayLike | None = None
-    token_bias: ArrayLike | None = None
-
-
-@dataclass(frozen=True)
 class _Inputs:
     """The arguments of one call as float64, with zeros for what was not given."""
 
@@ -107,28 +96,30 @@ class _Inputs:
 
 
 def _prepare(
-    q: ArrayLike,
-    k: ArrayLike | None,
-    v: ArrayLike | None,
-    k_pool: ArrayLike,
-    v_pool: ArrayLike,
-    *,
-    grid: Grid,
-    pool_grid: Grid,
-    window_size: int,
-    scale: ArrayLike,
-    **optional: ArrayLike | None,
-) -> _Inputs:
-    """Check the arguments of `aggregated_attention`, the `optional` tensors by name."""
+    q: ArrayLike, k: ArrayLike | None, v: ArrayLike | None, k_pool: ArrayLike, v_pool: ArrayLike,
+    *, grid: Grid, pool_grid: Grid, window_size: int, scale: ArrayLike,
+    query_embedding: ArrayLike | None = None, local_bias: ArrayLike | None = None,
+    pool_bias: ArrayLike | None = None, tokens: ArrayLike | None = None,
+    token_bias: ArrayLike | None = None,
+) -> _Inputs:  # fmt: skip
+    """Check the arguments of `aggregated_attention`."""
     count, window = cell_count("grid", grid), check_window("window_size", window_size) ** 2
     pooled = cell_count("pool_grid", pool_grid)
     q = float64("q", q, BATCH, count, None, None)
     batch, _, heads, dim = q.shape
-    values = {"k": k, "v": v, **vars(_Optional(**optional))}
-    given = frozenset(name for name, value in values.items() if value is not None)
+    optionals = {
+        "k": k,
+        "v": v,
+        "query_embedding": query_embedding,
+        "local_bias": local_bias,
+        "pool_bias": pool_bias,
+        "tokens": tokens,
+        "token_bias": token_bias,
+    }
+    given = frozenset(name for name, value in optionals.items() if value is not None)
 
     def or_zeros(name: str, *shape: int) -> Array:
-        value = values[name]
+        value = optionals[name]
         return np.zeros(shape) if value is None else float64(name, value, *shape)
 
     for name in ("k", "v"):
