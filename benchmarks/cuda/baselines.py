@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -135,26 +135,24 @@ def _aggregated_attention(
                 token_bias=inputs.token_bias[:, None],
             )
 
-    def ours(q: Tensor, kv: Tensor, kv_pool: Tensor, backend: str) -> Tensor:
-        views = _replaced(inputs, q, kv, kv_pool)
-        return ops.aggregated_attention(
-            *views,
-            grid=s.grid,
-            pool_grid=s.pool_grid,
-            window_size=WINDOW_SIZE,
-            scale=inputs.scale,
-            query_embedding=inputs.query_embedding,
-            local_bias=inputs.local_bias,
-            pool_bias=inputs.pool_bias,
-            tokens=inputs.tokens,
-            token_bias=inputs.token_bias,
-            backend=backend,
-        ).flatten(2)
-
+    names = ("scale", "query_embedding", "local_bias", "pool_bias", "tokens", "token_bias")
     entries.add("published", published)
     entries.add("published, torch.compile", torch.compile(published))
-    entries.add_backends("transnext_ops", ours)
+    entries.add_backends("transnext_ops", _ours(ops.aggregated_attention, inputs, s, names))
     return entries
+
+
+def _ours(operator: Function, inputs: AttentionInputs, s: Shapes, names: Sequence[str]) -> Function:
+    """Return the package's attention of packed projections; it takes the parameters of `names`."""
+    parameters = {name: getattr(inputs, name) for name in names}
+
+    def run(q: Tensor, kv: Tensor, kv_pool: Tensor, backend: str) -> Tensor:
+        return operator(
+            *_replaced(inputs, q, kv, kv_pool), grid=s.grid, pool_grid=s.pool_grid,
+            window_size=WINDOW_SIZE, **parameters, backend=backend,
+        ).flatten(2)  # fmt: skip
+
+    return run
 
 
 def _replaced(inputs: AttentionInputs, q: Tensor, kv: Tensor, kv_pool: Tensor) -> list[Tensor]:
@@ -169,18 +167,7 @@ def _pixel_focused_attention(
     entries = Baselines([_leaf(inputs.q), _leaf(inputs.kv), _leaf(inputs.kv_pool)], wanted)
     dense = inputs.pool_bias.dense()
 
-    def ours(q: Tensor, kv: Tensor, kv_pool: Tensor, backend: str) -> Tensor:
-        return ops.pixel_focused_attention(
-            *_replaced(inputs, q, kv, kv_pool),
-            grid=s.grid,
-            pool_grid=s.pool_grid,
-            window_size=WINDOW_SIZE,
-            scale=inputs.scale,
-            local_bias=inputs.local_bias,
-            pool_bias=inputs.pool_bias,
-            backend=backend,
-        ).flatten(2)
-
+    ours = _ours(ops.pixel_focused_attention, inputs, s, ("scale", "local_bias", "pool_bias"))
     entries.add_backends("transnext_ops", ours)
     if not entries.may_enter("FlexAttention"):
         return entries

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from benchmarks.shapes.cases import TINY_STAGES, Case
+from benchmarks.shapes.grids import OnGrids
 
 HEAD_DIM = 24
 WINDOW_SIZE = 3
 BIAS_HIDDEN = 512
 
 
-class Shapes(NamedTuple):
+@dataclass(frozen=True)
+class Shapes(OnGrids):
     """The sizes of a stage."""
 
     batch: int
@@ -20,16 +22,6 @@ class Shapes(NamedTuple):
     pretrain_grid: tuple[int, int]
     heads: int
     hidden: int
-
-    @property
-    def length(self) -> int:
-        """Tokens."""
-        return self.grid[0] * self.grid[1]
-
-    @property
-    def pool_length(self) -> int:
-        """Pooled tokens."""
-        return self.pool_grid[0] * self.pool_grid[1]
 
     @property
     def width(self) -> int:

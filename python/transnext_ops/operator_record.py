@@ -22,16 +22,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = [
-    "Operator",
-    "Output",
-    "Role",
-    "Size",
-    "TensorArgument",
-    "compute_dtype",
-    "make_function",
-]
-
 _SIZE_TYPES = {"grid": "SymInt[2]", "dtype": "ScalarType"}
 _FROM_SIZES = {
     "N": "grid[0] * grid[1]",

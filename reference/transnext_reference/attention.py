@@ -95,27 +95,13 @@ class _Inputs:
     given: frozenset[str]  # names of the arguments that were given
 
 
-def _or_zeros(name: str, value: ArrayLike | None, *shape: int) -> Array:
-    return np.zeros(shape) if value is None else float64(name, value, *shape)
-
-
 def _prepare(
-    q: ArrayLike,
-    k: ArrayLike | None,
-    v: ArrayLike | None,
-    k_pool: ArrayLike,
-    v_pool: ArrayLike,
-    *,
-    grid: Grid,
-    pool_grid: Grid,
-    window_size: int,
-    scale: ArrayLike,
-    query_embedding: ArrayLike | None = None,
-    local_bias: ArrayLike | None = None,
-    pool_bias: ArrayLike | None = None,
-    tokens: ArrayLike | None = None,
+    q: ArrayLike, k: ArrayLike | None, v: ArrayLike | None, k_pool: ArrayLike, v_pool: ArrayLike,
+    *, grid: Grid, pool_grid: Grid, window_size: int, scale: ArrayLike,
+    query_embedding: ArrayLike | None = None, local_bias: ArrayLike | None = None,
+    pool_bias: ArrayLike | None = None, tokens: ArrayLike | None = None,
     token_bias: ArrayLike | None = None,
-) -> _Inputs:
+) -> _Inputs:  # fmt: skip
     """Check the arguments of `aggregated_attention`."""
     count, window = cell_count("grid", grid), check_window("window_size", window_size) ** 2
     pooled = cell_count("pool_grid", pool_grid)
@@ -131,21 +117,26 @@ def _prepare(
         "token_bias": token_bias,
     }
     given = frozenset(name for name, value in optionals.items() if value is not None)
+
+    def or_zeros(name: str, *shape: int) -> Array:
+        value = optionals[name]
+        return np.zeros(shape) if value is None else float64(name, value, *shape)
+
     for name in ("k", "v"):
         if window and name not in given:
             raise ValueError(f"{name}: got None, needs an array with window_size {window_size}")
     return _Inputs(
         q=q,
-        k=_or_zeros("k", k, *q.shape),
-        v=_or_zeros("v", v, *q.shape),
+        k=or_zeros("k", *q.shape),
+        v=or_zeros("v", *q.shape),
         k_pool=float64("k_pool", k_pool, batch, pooled, heads, dim),
         v_pool=float64("v_pool", v_pool, batch, pooled, heads, dim),
         scale=float64("scale", scale, heads),
-        query_embedding=_or_zeros("query_embedding", query_embedding, heads, dim),
-        local_bias=_or_zeros("local_bias", local_bias, heads, window),
-        pool_bias=_or_zeros("pool_bias", pool_bias, heads, count, pooled),
-        tokens=_or_zeros("tokens", tokens, heads, dim, window),
-        token_bias=_or_zeros("token_bias", token_bias, heads, window),
+        query_embedding=or_zeros("query_embedding", heads, dim),
+        local_bias=or_zeros("local_bias", heads, window),
+        pool_bias=or_zeros("pool_bias", heads, count, pooled),
+        tokens=or_zeros("tokens", heads, dim, window),
+        token_bias=or_zeros("token_bias", heads, window),
         grid=grid,
         window_size=window_size,
         inside=window_cells(grid, window_size)[1],
@@ -269,24 +260,12 @@ def aggregated_attention(
     ValueError
         If a shape does not fit, or k or v is None with a window.
     """
-    forward = _attend(
-        _prepare(
-            q,
-            k,
-            v,
-            k_pool,
-            v_pool,
-            grid=grid,
-            pool_grid=pool_grid,
-            window_size=window_size,
-            scale=scale,
-            query_embedding=query_embedding,
-            local_bias=local_bias,
-            pool_bias=pool_bias,
-            tokens=tokens,
-            token_bias=token_bias,
-        )
-    )
+    inputs = _prepare(
+        q, k, v, k_pool, v_pool, grid=grid, pool_grid=pool_grid, window_size=window_size,
+        scale=scale, query_embedding=query_embedding, local_bias=local_bias, pool_bias=pool_bias,
+        tokens=tokens, token_bias=token_bias,
+    )  # fmt: skip
+    forward = _attend(inputs)
     return forward.out, forward.log_sum_exp
 
 

@@ -9,12 +9,17 @@ bilinear resize over columns is written without leaving the table.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from transnext_reference.arrays import Array, Grid, axis_map, check_grid, float64
+from transnext_reference.arrays import Array, axis_map, float64
 from transnext_reference.arrays import optional_float64 as optional
-from transnext_reference.position_bias import BiasMlp, axis_coordinates, bias_resize
+from transnext_reference.position_bias import BiasGrids, BiasMlp, axis_coordinates, bias_source
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 def _product_coordinates(row_coords: ArrayLike, col_coords: ArrayLike) -> tuple[Array, int, int]:
@@ -86,6 +91,17 @@ def position_bias_table_backward(
     return mlp.backward(d_table.reshape(mlp.heads, -1).T, coordinates)
 
 
+def _checked(
+    table: ArrayLike, row_map: ArrayLike, col_map: ArrayLike, col_weights: ArrayLike | None
+) -> tuple[Array, NDArray[np.intp], NDArray[np.intp], Array | None]:
+    """Check the arguments of `expand_position_bias`."""
+    table = float64("table", table, None, None, None)
+    _, rows, columns = table.shape
+    row_map = axis_map("row_map", row_map, rows, None, None)
+    col_map = axis_map("col_map", col_map, columns, None, None, 1 if col_weights is None else None)
+    return table, row_map, col_map, optional("col_weights", col_weights, *col_map.shape)
+
+
 def expand_position_bias(
     table: ArrayLike,
     row_map: ArrayLike,
@@ -120,17 +136,13 @@ def expand_position_bias(
         If a shape does not fit, a map points outside the table, or there are several taps
         without weights.
     """
-    table = float64("table", table, None, None, None)
-    heads, rows, columns = table.shape
-    row_map = axis_map("row_map", row_map, rows, None, None)
-    col_map = axis_map("col_map", col_map, columns, None, None, 1 if col_weights is None else None)
-    weights = optional("col_weights", col_weights, *col_map.shape)
+    table, row_map, col_map, weights = _checked(table, row_map, col_map, col_weights)
     dense = table[:, row_map][..., col_map]  # [h, H, Hp, W, Wp, taps]
     if weights is not None:
         dense = dense * weights
     (height, pool_height), (width, pool_width) = row_map.shape, col_map.shape[:2]
     dense = dense.sum(axis=-1).transpose(0, 1, 3, 2, 4)  # [h, H, W, Hp, Wp]
-    return dense.reshape(heads, height * width, pool_height * pool_width)
+    return dense.reshape(-1, height * width, pool_height * pool_width)
 
 
 def expand_position_bias_backward(
@@ -160,11 +172,8 @@ def expand_position_bias_backward(
     numpy.ndarray
         d_table, ``[h, R, S]``.
     """
-    table = float64("table", table, None, None, None)
+    table, row_map, col_map, weights = _checked(table, row_map, col_map, col_weights)
     heads, rows, columns = table.shape
-    row_map = axis_map("row_map", row_map, rows, None, None)
-    col_map = axis_map("col_map", col_map, columns, None, None, 1 if col_weights is None else None)
-    weights = optional("col_weights", col_weights, *col_map.shape)
     (height, pool_height), (width, pool_width) = row_map.shape, col_map.shape[:2]
     d_dense = float64("d_dense", d_dense, heads, height * width, pool_height * pool_width)
     d_pairs = d_dense.reshape(heads, height, width, pool_height, pool_width)
@@ -187,20 +196,14 @@ def tabulated_position_bias(
     fc1_bias: ArrayLike,
     fc2_weight: ArrayLike,
     fc2_bias: ArrayLike,
-    *,
-    grid: Grid,
-    pool_grid: Grid,
-    pretrain_grid: Grid,
-    train_grid: Grid | None = None,
-    train_pool_grid: Grid | None = None,
+    **grids: Unpack[BiasGrids],
 ) -> Array:
     """Compute `position_bias` by a table of the distinct coordinates, many times faster.
 
     Parameters, errors and the returned ``[h, N, P]`` are those of `position_bias`.
     """
-    resize = bias_resize(grid, pool_grid, train_grid, train_pool_grid)
-    (height, width), (pool_height, pool_width) = train_grid or grid, train_pool_grid or pool_grid
-    pretrain_height, pretrain_width = check_grid("pretrain_grid", pretrain_grid)
+    (height, width), (pool_height, pool_width), resize = bias_source(**grids)
+    pretrain_height, pretrain_width = grids["pretrain_grid"]
     row_coords, row_map = _distinct(axis_coordinates(height, pool_height, pretrain_height))
     col_coords, col_map = _distinct(axis_coordinates(width, pool_width, pretrain_width))
     table = position_bias_table(row_coords, col_coords, fc1_weight, fc1_bias, fc2_weight, fc2_bias)

@@ -18,12 +18,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from transnext_reference.arrays import Array, Grid, check_grid, float64
 from transnext_reference.pooling import averaging_matrix
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _CHUNK = 256  # pairs at a time: their hidden layer, hundreds of times larger, stays in cache
 
@@ -197,24 +201,42 @@ class BiasResize:
         return image.reshape(heads, query_rows.shape[0] * query_columns.shape[0], -1)
 
 
-def bias_resize(
-    grid: Grid, pool_grid: Grid, train_grid: Grid | None, train_pool_grid: Grid | None
-) -> BiasResize | None:
-    """Return the resize from the training grids, or None for extrapolation.
+class TrainGrids(TypedDict, total=False):
+    """The grids to interpolate a bias from."""
+
+    train_grid: Grid | None
+    train_pool_grid: Grid | None
+
+
+class BiasGrids(TrainGrids):
+    """The keyword arguments of `position_bias`, which describes them."""
+
+    grid: Grid
+    pool_grid: Grid
+    pretrain_grid: Grid
+
+
+def bias_source(
+    *, grid: Grid, pool_grid: Grid, pretrain_grid: Grid,
+    train_grid: Grid | None = None, train_pool_grid: Grid | None = None,
+) -> tuple[Grid, Grid, BiasResize | None]:  # fmt: skip
+    """Return the grid and pooled grid to evaluate the MLP on, and the resize from there, if any.
 
     Raises
     ------
     ValueError
-        If only one of the training grids is given.
+        If `pretrain_grid` is no grid, or only one of the training grids is given.
     """
+    check_grid("pretrain_grid", pretrain_grid)
     if train_grid is None and train_pool_grid is None:
-        return None
+        return grid, pool_grid, None
     if train_grid is None or train_pool_grid is None:
         raise ValueError(
             f"train_grid, train_pool_grid: got {train_grid} and {train_pool_grid}, needs both "
             "(interpolation) or neither (extrapolation)"
         )
-    return BiasResize.between(grid, pool_grid, train_grid, train_pool_grid)
+    resize = BiasResize.between(grid, pool_grid, train_grid, train_pool_grid)
+    return train_grid, train_pool_grid, resize
 
 
 def position_bias(
@@ -259,8 +281,10 @@ def position_bias(
         If a shape does not fit, or only one of the training grids is given.
     """
     mlp = BiasMlp.of(fc1_weight, fc1_bias, fc2_weight, fc2_bias)
-    resize = bias_resize(grid, pool_grid, train_grid, train_pool_grid)
-    source, pool_source = train_grid or grid, train_pool_grid or pool_grid
+    source, pool_source, resize = bias_source(
+        grid=grid, pool_grid=pool_grid, pretrain_grid=pretrain_grid, train_grid=train_grid,
+        train_pool_grid=train_pool_grid,
+    )  # fmt: skip
     coordinates = _pair_coordinates(source, pool_source, pretrain_grid)
     bias = mlp.forward(coordinates).T.reshape(mlp.heads, math.prod(source), math.prod(pool_source))
     return bias if resize is None else resize.forward(bias)
@@ -272,12 +296,7 @@ def position_bias_backward(
     fc1_bias: ArrayLike,
     fc2_weight: ArrayLike,
     fc2_bias: ArrayLike,
-    *,
-    grid: Grid,
-    pool_grid: Grid,
-    pretrain_grid: Grid,
-    train_grid: Grid | None = None,
-    train_pool_grid: Grid | None = None,
+    **grids: Unpack[BiasGrids],
 ) -> dict[str, Array]:
     """Gradients of `position_bias`: the transposed resize, then the MLP's gradients.
 
@@ -286,7 +305,9 @@ def position_bias_backward(
     d_bias
         ``[h, N, P]``.
     fc1_weight, fc1_bias, fc2_weight, fc2_bias
-        As in `position_bias`, and the grids too.
+        As in `position_bias`.
+    **grids
+        Its keyword arguments.
 
     Returns
     -------
@@ -294,10 +315,10 @@ def position_bias_backward(
         Gradients of ``fc1_weight``, ``fc1_bias``, ``fc2_weight``, ``fc2_bias``.
     """
     mlp = BiasMlp.of(fc1_weight, fc1_bias, fc2_weight, fc2_bias)
-    resize = bias_resize(grid, pool_grid, train_grid, train_pool_grid)
-    source, pool_source = train_grid or grid, train_pool_grid or pool_grid
-    coordinates = _pair_coordinates(source, pool_source, pretrain_grid)
-    d_bias = float64("d_bias", d_bias, mlp.heads, math.prod(grid), math.prod(pool_grid))
+    source, pool_source, resize = bias_source(**grids)
+    coordinates = _pair_coordinates(source, pool_source, grids["pretrain_grid"])
+    pairs = math.prod(grids["grid"]), math.prod(grids["pool_grid"])
+    d_bias = float64("d_bias", d_bias, mlp.heads, *pairs)
     if resize is not None:
         d_bias = resize.backward(d_bias)
     return mlp.backward(d_bias.reshape(mlp.heads, -1).T, coordinates)

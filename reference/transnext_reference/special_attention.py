@@ -6,12 +6,13 @@ stage whose grid is small, has no window, and its pooled keys are the keys thems
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from numpy.typing import ArrayLike
 
 from transnext_reference.arrays import Array, Grid
 from transnext_reference.attention import (
+    AttentionArguments,
     PixelFocusedArguments,
     aggregated_attention,
     aggregated_attention_backward,
@@ -40,18 +41,9 @@ def pixel_focused_attention(
     Parameters, errors and the returned ``[B, N, h, d]`` are those of `aggregated_attention`.
     """
     out, _ = aggregated_attention(
-        q,
-        k,
-        v,
-        k_pool,
-        v_pool,
-        grid=grid,
-        pool_grid=pool_grid,
-        window_size=window_size,
-        scale=scale,
-        local_bias=local_bias,
-        pool_bias=pool_bias,
-    )
+        q, k, v, k_pool, v_pool, grid=grid, pool_grid=pool_grid, window_size=window_size,
+        scale=scale, local_bias=local_bias, pool_bias=pool_bias,
+    )  # fmt: skip
     return out
 
 
@@ -81,6 +73,35 @@ def pixel_focused_attention_backward(
         A gradient for every tensor that was given, by argument name.
     """
     return aggregated_attention_backward(d_out, q, k, v, k_pool, v_pool, **arguments)
+
+
+class GlobalOptions(TypedDict, total=False):
+    """The optional tensors of global attention."""
+
+    query_embedding: ArrayLike | None
+    bias: ArrayLike | None
+
+
+class GlobalArguments(GlobalOptions):
+    """The keyword arguments of `global_attention`, which describes them."""
+
+    grid: Grid
+    scale: ArrayLike
+
+
+def _all_pooled(
+    *, grid: Grid, scale: ArrayLike,
+    query_embedding: ArrayLike | None = None, bias: ArrayLike | None = None,
+) -> AttentionArguments:  # fmt: skip
+    """Return the arguments of `aggregated_attention` with no window and every key pooled."""
+    return {
+        "grid": grid,
+        "pool_grid": grid,
+        "window_size": 0,
+        "scale": scale,
+        "query_embedding": query_embedding,
+        "pool_bias": bias,
+    }
 
 
 def global_attention(
@@ -122,19 +143,8 @@ def global_attention(
     ValueError
         If a shape does not fit.
     """
-    out, _ = aggregated_attention(
-        q,
-        None,
-        None,
-        k,
-        v,
-        grid=grid,
-        pool_grid=grid,
-        window_size=0,
-        scale=scale,
-        query_embedding=query_embedding,
-        pool_bias=bias,
-    )
+    arguments = _all_pooled(grid=grid, scale=scale, query_embedding=query_embedding, bias=bias)
+    out, _ = aggregated_attention(q, None, None, k, v, **arguments)
     return out
 
 
@@ -143,11 +153,7 @@ def global_attention_backward(
     q: ArrayLike,
     k: ArrayLike,
     v: ArrayLike,
-    *,
-    grid: Grid,
-    scale: ArrayLike,
-    query_embedding: ArrayLike | None = None,
-    bias: ArrayLike | None = None,
+    **arguments: Unpack[GlobalArguments],
 ) -> dict[str, Array]:
     """Gradients of `global_attention`: those of `aggregated_attention` under other names.
 
@@ -155,8 +161,10 @@ def global_attention_backward(
     ----------
     d_out
         ``[B, N, h, d]``.
-    q, k, v, grid, scale, query_embedding, bias
+    q, k, v
         As in `global_attention`.
+    **arguments
+        Its keyword arguments.
 
     Returns
     -------
@@ -164,19 +172,7 @@ def global_attention_backward(
         Gradients of ``q``, ``k``, ``v``, ``scale`` and, if they were given, ``query_embedding``
         and ``bias``.
     """
-    gradients = aggregated_attention_backward(
-        d_out,
-        q,
-        None,
-        None,
-        k,
-        v,
-        grid=grid,
-        pool_grid=grid,
-        window_size=0,
-        scale=scale,
-        query_embedding=query_embedding,
-        pool_bias=bias,
-    )
+    pooled = _all_pooled(**arguments)
+    gradients = aggregated_attention_backward(d_out, q, None, None, k, v, **pooled)
     own_names = {"k_pool": "k", "v_pool": "v", "pool_bias": "bias"}
     return {own_names.get(name, name): value for name, value in gradients.items()}

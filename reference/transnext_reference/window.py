@@ -114,6 +114,22 @@ def _inside_alone(x: Array, grid: Grid, window_size: int) -> Array:
     return np.where(window_cells(grid, window_size)[1], x, 0.0)
 
 
+def _qk_inputs(
+    q: ArrayLike, k: ArrayLike, bias: ArrayLike | None, grid: Grid, window_size: int
+) -> tuple[Array, Array, Array | None]:
+    """Check the arguments of `window_qk`."""
+    tokens, window = _sizes(grid, window_size)
+    q = float64("q", q, BATCH, None, tokens, None)
+    return q, float64("k", k, *q.shape), optional("bias", bias, q.shape[1], window)
+
+
+def _av_inputs(attn: ArrayLike, v: ArrayLike, grid: Grid, window_size: int) -> tuple[Array, Array]:
+    """Check the arguments of `window_av`; return weights that are 0 outside the grid."""
+    tokens, window = _sizes(grid, window_size)
+    v = float64("v", v, BATCH, None, tokens, None)
+    return _inside_alone(float64("attn", attn, *v.shape[:3], window), grid, window_size), v
+
+
 def window_qk(
     q: ArrayLike,
     k: ArrayLike,
@@ -151,10 +167,7 @@ def window_qk(
     ValueError
         If a shape does not fit.
     """
-    tokens, window = _sizes(grid, window_size)
-    q = float64("q", q, BATCH, None, tokens, None)
-    k = float64("k", k, *q.shape)
-    bias = optional("bias", bias, q.shape[1], window)
+    q, k, bias = _qk_inputs(q, k, bias, grid, window_size)
     keys = gather_window(_head_major(k), grid, window_size)  # [B, N, L, h, d]
     logits = np.einsum("bhnd,bnlhd->bhnl", q, keys)
     if bias is not None:
@@ -191,11 +204,9 @@ def window_qk_backward(
     dict
         Gradients of ``q``, ``k`` and, if it was given, ``bias``.
     """
-    tokens, window = _sizes(grid, window_size)
-    q = float64("q", q, BATCH, None, tokens, None)
-    k = float64("k", k, *q.shape)
-    bias = optional("bias", bias, q.shape[1], window)
-    d_attn = _inside_alone(float64("d_attn", d_attn, *q.shape[:3], window), grid, window_size)
+    q, k, bias = _qk_inputs(q, k, bias, grid, window_size)
+    d_attn = float64("d_attn", d_attn, *q.shape[:3], check_window("window_size", window_size) ** 2)
+    d_attn = _inside_alone(d_attn, grid, window_size)
     keys = gather_window(_head_major(k), grid, window_size)
     d_keys = np.einsum("bhnl,bhnd->bnlhd", d_attn, q)
     gradients = {
@@ -235,9 +246,7 @@ def window_av(attn: ArrayLike, v: ArrayLike, *, grid: Grid, window_size: int) ->
     ValueError
         If a shape does not fit.
     """
-    tokens, window = _sizes(grid, window_size)
-    v = float64("v", v, BATCH, None, tokens, None)
-    attn = _inside_alone(float64("attn", attn, *v.shape[:3], window), grid, window_size)
+    attn, v = _av_inputs(attn, v, grid, window_size)
     values = gather_window(_head_major(v), grid, window_size)  # [B, N, L, h, d]
     return np.einsum("bhnl,bnlhd->bhnd", attn, values)
 
@@ -269,9 +278,7 @@ def window_av_backward(
     dict
         Gradients of ``attn`` and ``v``.
     """
-    tokens, window = _sizes(grid, window_size)
-    v = float64("v", v, BATCH, None, tokens, None)
-    attn = _inside_alone(float64("attn", attn, *v.shape[:3], window), grid, window_size)
+    attn, v = _av_inputs(attn, v, grid, window_size)
     d_out = float64("d_out", d_out, *v.shape)
     values = gather_window(_head_major(v), grid, window_size)
     d_values = np.einsum("bhnl,bhnd->bnlhd", attn, d_out)

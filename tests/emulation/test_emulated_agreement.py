@@ -26,27 +26,19 @@ pytest.importorskip("transnext_ops._cpp")
 
 from emulated import EmulatedKernels, Library
 
+import agreement
 import transnext_ops as ops
-from agreement import (
-    check_attention,
-    check_conv_glu,
-    check_gelu_pool,
-    check_position_bias,
-    check_window_av,
-    check_window_qk,
-    edge,
-)
-from ptx_cases import CASES
+from agreement import check_attention, check_position_bias, edge
+from ptx_cases import CASES, EDGES_OF_ATTENTION
 from strategies import (
     AttentionCase,
+    PositionBiasCase,
     TokenCase,
     attention_cases,
-    grids,
-    heads,
-    seeds,
-    token_cases,
+    position_bias_cases,
 )
 from tf32_agreement import check_attention_on_tf32
+from token_operators import TokenOperator, token_operators
 from transnext_ops import _cpp
 from transnext_ops.backends.launches import use_runner
 from transnext_ops.backends.matmul_precision import tf32
@@ -56,14 +48,17 @@ SHARES = {
     "aggregated_attention": 0.25,
     "attention_on_tf32": 0.05,
     "global_attention": 0.1,
-    "window_qk": 0.12,
-    "window_av": 0.12,
-    "conv_glu": 0.12,
-    "gelu_pool": 0.12,
+    "each token operator": 0.12,
     "position_bias": 0.12,
 }
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 CAPABILITIES = (75, 80, 90, 120)
+
+EDGES_OF_TILES: tuple[dict[str, Any], ...] = (
+    {"grid": (12, 64), "pool_grid": (3, 16)},  # wide tiles, the table read in place
+    {"grid": (22, 30), "pool_grid": (11, 30), "batch": 1, "heads": 1},  # a large tile
+    {"grid": (12, 17), "pool_grid": (12, 17), "window_size": 0, "layout": "packed"},
+)
 
 storage = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
@@ -151,16 +146,9 @@ def test_global_attention(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"grid": (1, 1), "pool_grid": (1, 1), "window_size": 5},
-        {"grid": (1, 9), "pool_grid": (1, 9), "window_size": 4},
-        {"grid": (9, 1), "pool_grid": (4, 1), "batch": 0},
-        {"magnitude": "extreme logits"},
-        {"magnitude": "zero vectors", "layout": "sliced"},
-        {"grid": (19, 35), "pool_grid": (9, 11), "bias": "interpolated"},  # several of any tile
-        {"grid": (12, 64), "pool_grid": (3, 16)},  # wide tiles, the table read in place
+        *EDGES_OF_ATTENTION,
+        *EDGES_OF_TILES,
         {"grid": (9, 60), "pool_grid": (3, 4), "batch": 1},
-        {"grid": (22, 30), "pool_grid": (11, 30), "batch": 1, "heads": 1},  # a large tile
-        {"grid": (12, 17), "pool_grid": (12, 17), "window_size": 0, "layout": "packed"},
         {"head_dim": 128, "grid": (5, 5)},
         # Logits of large terms that cancel; gradients that rounding alone takes out of range.
         {"grid": (7, 8), "pool_grid": (5, 7), "head_dim": 16, "magnitude": "extreme logits"},
@@ -199,15 +187,9 @@ def test_attention_on_tf32(kernels: Library, case: AttentionCase) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"grid": (1, 1), "pool_grid": (1, 1), "window_size": 5},
-        {"grid": (9, 1), "pool_grid": (4, 1), "batch": 0},
-        {"magnitude": "extreme logits"},
-        {"magnitude": "zero vectors", "layout": "sliced"},
+        *EDGES_OF_ATTENTION,
+        *EDGES_OF_TILES,
         {"magnitude": "tiny", "layout": "contiguous"},
-        {"grid": (19, 35), "pool_grid": (9, 11), "bias": "interpolated"},  # several of any tile
-        {"grid": (12, 64), "pool_grid": (3, 16)},  # wide tiles, the table read in place
-        {"grid": (22, 30), "pool_grid": (11, 30), "batch": 1, "heads": 1},  # a large tile
-        {"grid": (12, 17), "pool_grid": (12, 17), "window_size": 0, "layout": "packed"},
         {"grid": (5, 6), "pool_grid": (5, 6), "bias": "none", "optional": (False,) * 4},
     ],
     ids=str,
@@ -284,19 +266,14 @@ def test_a_table_whose_maps_do_not_grow_by_one(attention_kernels: Library, dtype
 
 
 @storage
-@share("window_qk")
+@token_operators
+@share("each token operator")
 @given(data=st.data())
-def test_window_qk(kernels: Library, dtype: torch.dtype, data: st.DataObject) -> None:
-    case = data.draw(token_cases(dtype=st.just(dtype)))
-    emulate(kernels, case.seed, check_window_qk, case, "cpp")
-
-
-@storage
-@share("window_av")
-@given(data=st.data())
-def test_window_av(kernels: Library, dtype: torch.dtype, data: st.DataObject) -> None:
-    case = data.draw(token_cases(dtype=st.just(dtype)))
-    emulate(kernels, case.seed, check_window_av, case, "cpp")
+def test_token_operators(
+    kernels: Library, operator: TokenOperator, dtype: torch.dtype, data: st.DataObject
+) -> None:
+    case = data.draw(operator.cases(st.just(dtype)))
+    emulate(kernels, case.seed, operator.check, case, "cpp")
 
 
 @storage
@@ -313,8 +290,8 @@ def test_window_av(kernels: Library, dtype: torch.dtype, data: st.DataObject) ->
 def test_edges_of_windows(kernels: Library, dtype: torch.dtype, sizes: dict) -> None:
     for seed, layout in enumerate(("contiguous", "sliced", "packed", "strided")):
         case = TokenCase(batch=1, heads=2, dtype=dtype, layout=layout, seed=seed, **sizes)
-        emulate(kernels, seed, check_window_qk, case, "cpp")
-        emulate(kernels, seed, check_window_av, case, "cpp")
+        emulate(kernels, seed, agreement.check_window_qk, case, "cpp")
+        emulate(kernels, seed, agreement.check_window_av, case, "cpp")
 
 
 @storage
@@ -330,41 +307,13 @@ def test_edges_of_tokens(kernels: Library, dtype: torch.dtype, sizes: dict) -> N
     """More tiles than one in every direction."""
     for seed, layout in enumerate(("contiguous", "sliced", "packed", "strided")):
         case = TokenCase(batch=2, dtype=dtype, layout=layout, seed=seed, **sizes)
-        emulate(kernels, seed, check_conv_glu, case, "cpp")
-        emulate(kernels, seed, check_gelu_pool, case, "cpp")
+        emulate(kernels, seed, agreement.check_conv_glu, case, "cpp")
+        emulate(kernels, seed, agreement.check_gelu_pool, case, "cpp")
 
 
 def test_window_av_ignores_weights_outside_the_image(kernels: Library) -> None:
-    attn, v = torch.rand(1, 1, 6, 9), torch.randn(1, 1, 6, 4)
-    sizes = {"grid": (2, 3), "window_size": 3, "backend": "cpp"}
     with use_runner(EmulatedKernels(kernels)):
-        expected = ops.window_av(attn, v, **sizes)
-        outside = torch.isinf(ops.window_qk(v, v, **sizes))
-        for poison in (float("inf"), float("nan")):
-            poisoned = attn.masked_fill(outside, poison).requires_grad_()
-            values = v.clone().requires_grad_()
-            out = ops.window_av(poisoned, values, **sizes)
-            torch.testing.assert_close(out, expected, rtol=0, atol=0)
-            out.sum().backward()
-            assert (poisoned.grad[outside] == 0).all()
-            assert torch.isfinite(values.grad).all()
-
-
-@storage
-@share("conv_glu")
-@given(data=st.data())
-def test_conv_glu(kernels: Library, dtype: torch.dtype, data: st.DataObject) -> None:
-    channels = st.sampled_from((24, 1, 5, 8, 33, 72))
-    case = data.draw(token_cases(channels=channels, dtype=st.just(dtype)))
-    emulate(kernels, case.seed, check_conv_glu, case, "cpp")
-
-
-@storage
-@share("gelu_pool")
-@given(data=st.data())
-def test_gelu_pool(kernels: Library, dtype: torch.dtype, data: st.DataObject) -> None:
-    case = data.draw(token_cases(dtype=st.just(dtype)))
-    emulate(kernels, case.seed, check_gelu_pool, case, "cpp")
+        agreement.check_window_av_ignores_weights_outside_the_image("cpp")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -382,26 +331,15 @@ def test_every_half_is_read_exactly_and_every_rounding_is_to_even(kernels: Libra
         assert torch.equal(actual.view(torch.int16), expected.view(torch.int16)), factor
 
 
-fractions = st.tuples(st.floats(0, 1), st.floats(0, 1))
-
-
 @share("position_bias", parts=1)
-@given(
-    grid=grids,
-    pool=fractions,
-    pretrain=grids,
-    train=st.one_of(st.none(), st.tuples(grids, fractions)),
-    head_count=heads,
-    hidden=st.sampled_from((1, 16, 37)),
-    seed=seeds,
-)
-@example((1, 1), (0.0, 0.0), (1, 1), ((9, 9), (1.0, 1.0)), 1, 16, 0)
-@example((6, 5), (0.5, 0.5), (7, 7), None, 2, 300, 0)
-@example((5, 5), (0.0, 0.0), (1, 1), ((1, 4), (0.0, 0.0)), 1, 1, 1869)  # a sum that cancels
-def test_position_bias(kernels: Library, grid, pool, pretrain, train, head_count, hidden, seed):
+@given(case=position_bias_cases())
+@example(case=PositionBiasCase((1, 1), (0.0, 0.0), (1, 1), ((9, 9), (1.0, 1.0)), 1, 16, 0))
+@example(case=PositionBiasCase((6, 5), (0.5, 0.5), (7, 7), None, 2, 300, 0))
+# A sum that cancels:
+@example(case=PositionBiasCase((5, 5), (0.0, 0.0), (1, 1), ((1, 4), (0.0, 0.0)), 1, 1, 1869))
+def test_position_bias(kernels: Library, case: PositionBiasCase) -> None:
     """The table's kernels, in both bias modes; parameters are float32 for every storage type."""
-    arguments = (grid, pool, pretrain, train, head_count, hidden, torch.float32, seed)
-    emulate(kernels, seed, check_position_bias, "cpp", *arguments)
+    emulate(kernels, case.seed, check_position_bias, case, "cpp")
 
 
 def test_every_instance_of_every_kernel_runs(attention_kernels: Library) -> None:

@@ -123,6 +123,13 @@ struct MatrixParams {
   unsigned* out;             // [32 lanes, 14]: x1, x2, x4, then the same transposed
 };
 
+__device__ inline void put_matrices(unsigned* out, const unsigned (&one)[1],
+                                    const unsigned (&two)[2], const unsigned (&four)[4]) {
+  out[0] = one[0];
+  for (int i = 0; i < 2; ++i) out[1 + i] = two[i];
+  for (int i = 0; i < 4; ++i) out[3 + i] = four[i];
+}
+
 __global__ void load_matrices(MatrixParams p) {
   __shared__ __align__(16) unsigned short rows[32 * 8];
   const int lane = threadIdx.x;
@@ -133,15 +140,11 @@ __global__ void load_matrices(MatrixParams p) {
   device::ldmatrix_x1(one, rows + lane % 8 * 8);
   device::ldmatrix_x2(two, rows + lane % 16 * 8);
   device::ldmatrix_x4(four, rows + lane * 8);
-  out[0] = one[0];
-  for (int i = 0; i < 2; ++i) out[1 + i] = two[i];
-  for (int i = 0; i < 4; ++i) out[3 + i] = four[i];
+  put_matrices(out, one, two, four);
   device::ldmatrix_x1_trans(one, rows + lane % 8 * 8);
   device::ldmatrix_x2_trans(two, rows + lane % 16 * 8);
   device::ldmatrix_x4_trans(four, rows + lane * 8);
-  out[7] = one[0];
-  for (int i = 0; i < 2; ++i) out[8 + i] = two[i];
-  for (int i = 0; i < 4; ++i) out[10 + i] = four[i];
+  put_matrices(out + 7, one, two, four);
 }
 
 struct CopyParams {

@@ -20,21 +20,18 @@ from agreement import (
     check_conv_glu,
     check_gelu_pool,
     check_position_bias,
-    check_window_av,
-    check_window_qk,
     edge,
 )
-from ptx_cases import CASES
+from ptx_cases import CASES, EDGES_OF_ATTENTION
 from strategies import (
     AttentionCase,
+    PositionBiasCase,
     TokenCase,
     attention_cases,
-    grids,
-    heads,
-    seeds,
-    token_cases,
+    position_bias_cases,
 )
 from tf32_agreement import check_attention_on_tf32
+from token_operators import TokenOperator, token_operators
 from transnext_ops.backends import cpp_backend, registry
 
 DTYPES = cpp_backend.CUDA_DTYPES
@@ -93,11 +90,7 @@ def test_attention_on_tf32(case: AttentionCase) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"grid": (1, 9), "pool_grid": (1, 9), "window_size": 4},
-        {"grid": (9, 1), "pool_grid": (4, 1), "batch": 0},
-        {"magnitude": "extreme logits"},
-        {"magnitude": "zero vectors", "layout": "sliced"},
-        {"grid": (19, 35), "pool_grid": (9, 11), "bias": "interpolated"},
+        *EDGES_OF_ATTENTION,
         {"grid": (56, 56), "pool_grid": (7, 7), "batch": 1, "heads": 1},  # Tiny's stages at 224
         {"grid": (28, 28), "pool_grid": (7, 7), "batch": 2},
         {"grid": (14, 14), "pool_grid": (7, 7), "heads": 3},
@@ -112,28 +105,10 @@ def test_edges_of_attention(backend, dtype: torch.dtype, changes: dict) -> None:
 
 
 @storage
+@token_operators
 @given(data=st.data())
-def test_window_qk(dtype: torch.dtype, data: st.DataObject) -> None:
-    check_window_qk(data.draw(token_cases(dtype=st.just(dtype))), "cpp")
-
-
-@storage
-@given(data=st.data())
-def test_window_av(dtype: torch.dtype, data: st.DataObject) -> None:
-    check_window_av(data.draw(token_cases(dtype=st.just(dtype))), "cpp")
-
-
-@storage
-@given(data=st.data())
-def test_conv_glu(dtype: torch.dtype, data: st.DataObject) -> None:
-    channels = st.sampled_from((24, 1, 5, 8, 33, 72))
-    check_conv_glu(data.draw(token_cases(channels=channels, dtype=st.just(dtype))), "cpp")
-
-
-@storage
-@given(data=st.data())
-def test_gelu_pool(dtype: torch.dtype, data: st.DataObject) -> None:
-    check_gelu_pool(data.draw(token_cases(dtype=st.just(dtype))), "cpp")
+def test_token_operators(operator: TokenOperator, dtype: torch.dtype, data: st.DataObject) -> None:
+    operator.check(data.draw(operator.cases(st.just(dtype))), "cpp")
 
 
 @storage
@@ -147,19 +122,7 @@ def test_edges_of_tokens(backend, check, dtype: torch.dtype) -> None:
         check(replace(case, **changes), backend)
 
 
-fractions = st.tuples(st.floats(0, 1), st.floats(0, 1))
-
-
-@given(
-    grid=grids,
-    pool=fractions,
-    pretrain=grids,
-    train=st.one_of(st.none(), st.tuples(grids, fractions)),
-    head_count=heads,
-    hidden=st.sampled_from((1, 16, 37, 512)),
-    seed=seeds,
-)
-@example((6, 5), (0.5, 0.5), (7, 7), None, 2, 300, 0)
-def test_position_bias(grid, pool, pretrain, train, head_count, hidden, seed) -> None:
-    arguments = (grid, pool, pretrain, train, head_count, hidden, torch.float32, seed)
-    check_position_bias("cpp", *arguments)
+@given(case=position_bias_cases(hidden=(1, 16, 37, 512)))
+@example(case=PositionBiasCase((6, 5), (0.5, 0.5), (7, 7), None, 2, 300, 0))
+def test_position_bias(case: PositionBiasCase) -> None:
+    check_position_bias(case, "cpp")

@@ -1,4 +1,4 @@
-"""Ways to change the weights of a model, most of which no version counter shows."""
+"""Ways to change the weights of a model."""
 
 from __future__ import annotations
 
@@ -19,6 +19,16 @@ def run(model, x):
 def fresh(model, x):
     """What the model gives with nothing remembered: a copy's caches are empty."""
     return run(copy.deepcopy(model), x)
+
+
+def check_that_a_change_is_seen(model, change):
+    """Outputs after a change are others than before, and those of a model made of the weights."""
+    x = images()
+    before = run(model, x)
+    change(model)
+    after = run(model, x)
+    assert not torch.allclose(after, before)
+    assert torch.equal(after, fresh(model, x))
 
 
 def change_by_optimiser_in_evaluation_mode(model):
@@ -71,3 +81,14 @@ def change_through_data(model):
 
 def change_the_epsilon_of_a_norm(model):
     model.block2[0].norm1.eps = 1.0
+
+
+CHANGES_THAT_VERSIONS_SHOW = [
+    change_by_optimiser_in_evaluation_mode,
+    change_in_place,
+    change_under_inference_mode,
+    change_packed_weights_in_place,
+    change_data_pointer,
+    change_parameter_object,
+    change_the_epsilon_of_a_norm,
+]

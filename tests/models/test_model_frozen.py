@@ -8,18 +8,11 @@ import pickle
 import pytest
 import torch
 
+from models import changed_weights
 from models.changed_weights import (
     BLOCKS,
-    change_by_assigning,
-    change_by_loading,
-    change_by_optimiser_in_evaluation_mode,
-    change_data_pointer,
-    change_in_place,
-    change_packed_weights_in_place,
-    change_parameter_object,
-    change_the_epsilon_of_a_norm,
-    change_through_data,
-    change_under_inference_mode,
+    CHANGES_THAT_VERSIONS_SHOW,
+    check_that_a_change_is_seen,
     fresh,
     run,
 )
@@ -73,8 +66,8 @@ def test_freezing_means_evaluation_and_keeps_gradients_as_they_are():
     [
         lambda model: model.freeze(False),
         lambda model: model.train().eval(),
-        change_by_loading,
-        change_by_assigning,
+        changed_weights.change_by_loading,
+        changed_weights.change_by_assigning,
         lambda model: model.block1[0].load_state_dict(model.block1[0].state_dict()),
         lambda model: copy.deepcopy(model),
         lambda model: pickle.loads(pickle.dumps(model)),
@@ -91,31 +84,15 @@ def test_what_ends_it(thaw):
     assert torch.equal(run(model, x), fresh(model, x))
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        change_by_optimiser_in_evaluation_mode,
-        change_in_place,
-        change_under_inference_mode,
-        change_packed_weights_in_place,
-        change_data_pointer,
-        change_parameter_object,
-        change_the_epsilon_of_a_norm,
-    ],
-)
+@pytest.mark.parametrize("change", CHANGES_THAT_VERSIONS_SHOW)
 def test_an_edit_that_version_counters_show_ends_it_too(change):
-    model, x = small_model().freeze(), images()
-    before = run(model, x)
-    change(model)
-    after = run(model, x)
-    assert not torch.allclose(after, before)
-    assert torch.equal(after, fresh(model, x))
+    check_that_a_change_is_seen(small_model().freeze(), change)
 
 
 def test_eval_forgets_although_the_model_stays_frozen():
     model, x = small_model().freeze(), images()
     run(model, x)
-    change_through_data(model)
+    changed_weights.change_through_data(model)
     model.eval()
     assert torch.equal(run(model, x), fresh(model, x))
     assert all(part.frozen for part in derived(model))

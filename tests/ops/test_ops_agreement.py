@@ -8,28 +8,18 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import agreement
 import transnext_ops as ops
-from agreement import (
-    EVERYTHING,
-    check_attention,
-    check_conv_glu,
-    check_gelu_pool,
-    check_position_bias,
-    check_window_av,
-    check_window_qk,
-    edge,
-    leaves,
-)
+from agreement import EVERYTHING, check_attention, check_position_bias, edge, leaves
 from strategies import (
     AttentionCase,
-    TokenCase,
+    PositionBiasCase,
     attention_cases,
     dtypes,
-    grids,
-    heads,
+    position_bias_cases,
     seeds,
-    token_cases,
 )
+from token_operators import TokenOperator, token_operators
 
 BACKENDS = [name for name in ops.available_backends() if name != "cupy"]
 backends = pytest.mark.parametrize("backend", BACKENDS)
@@ -77,62 +67,26 @@ def test_pixel_focused_attention_is_aggregated_attention_without_its_additions(
 
 
 @backends
-@given(case=token_cases())
-def test_window_qk(backend: str, case: TokenCase) -> None:
-    check_window_qk(case, backend)
-
-
-@backends
-@given(case=token_cases())
-def test_window_av(backend: str, case: TokenCase) -> None:
-    check_window_av(case, backend)
+@token_operators
+@given(data=st.data())
+def test_token_operators(backend: str, operator: TokenOperator, data: st.DataObject) -> None:
+    operator.check(data.draw(operator.cases()), backend)
 
 
 @backends
 def test_window_av_ignores_weights_outside_the_image(backend: str) -> None:
-    attn = torch.rand(1, 1, 6, 9)
-    v = torch.randn(1, 1, 6, 4)
-    sizes = {"grid": (2, 3), "window_size": 3}
-    expected = ops.window_av(attn, v, **sizes, backend=backend)
-    outside = torch.isinf(ops.window_qk(v, v, **sizes, backend=backend))
-    for poison in (float("inf"), float("nan")):
-        poisoned = attn.masked_fill(outside, poison).requires_grad_()
-        out = ops.window_av(poisoned, v, **sizes, backend=backend)
-        torch.testing.assert_close(out, expected, rtol=0, atol=0)
-        out.sum().backward()
-        assert poisoned.grad is not None
-        assert (poisoned.grad[outside] == 0).all()
+    agreement.check_window_av_ignores_weights_outside_the_image(backend)
+
+
+_double = torch.float64
 
 
 @backends
-@given(case=token_cases(channels=st.sampled_from((24, 1, 5, 8, 33))))
-def test_conv_glu(backend: str, case: TokenCase) -> None:
-    check_conv_glu(case, backend)
-
-
-@backends
-@given(case=token_cases())
-def test_gelu_pool(backend: str, case: TokenCase) -> None:
-    check_gelu_pool(case, backend)
-
-
-@backends
-@given(
-    grid=grids,
-    pool=st.tuples(st.floats(0, 1), st.floats(0, 1)),
-    pretrain=grids,
-    train=st.one_of(st.none(), st.tuples(grids, st.tuples(st.floats(0, 1), st.floats(0, 1)))),
-    head_count=heads,
-    hidden=st.sampled_from((1, 16, 37)),
-    dtype=st.sampled_from((torch.float32, torch.float64)),
-    seed=seeds,
-)
-@example((6, 5), (0.5, 0.5), (7, 7), ((4, 4), (0.4, 0.4)), 2, 16, torch.float64, 0)
-@example((1, 1), (0.0, 0.0), (1, 1), ((9, 9), (1.0, 1.0)), 1, 16, torch.float32, 0)
-def test_position_bias(
-    backend: str, grid, pool, pretrain, train, head_count, hidden, dtype, seed
-) -> None:
-    check_position_bias(backend, grid, pool, pretrain, train, head_count, hidden, dtype, seed)
+@given(case=position_bias_cases(dtype=st.sampled_from((torch.float32, torch.float64))))
+@example(case=PositionBiasCase((6, 5), (0.5, 0.5), (7, 7), ((4, 4), (0.4, 0.4)), 2, 16, 0, _double))
+@example(case=PositionBiasCase((1, 1), (0.0, 0.0), (1, 1), ((9, 9), (1.0, 1.0)), 1, 16, 0))
+def test_position_bias(backend: str, case: PositionBiasCase) -> None:
+    check_position_bias(case, backend)
 
 
 @backends

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import transnext_reference as reference
+from benchmarks.shapes.grids import OnGrids
 from strategies import DTYPES, Numbers, compute_dtype, grids, layouts, seeds
 from tolerances import FORWARD, assert_agrees
 from transnext_ops import fused_blocks
@@ -38,7 +39,7 @@ def setting(level: str, threads: int) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class BranchCase:
+class BranchCase(OnGrids):
     """Tokens of a grid and what runs on them."""
 
     batch: int
@@ -54,10 +55,6 @@ class BranchCase:
     level: str
     threads: int
     seed: int
-
-    @property
-    def length(self) -> int:
-        return self.grid[0] * self.grid[1]
 
     @property
     def width(self) -> int:

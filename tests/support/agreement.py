@@ -16,7 +16,7 @@ from torch import Tensor
 
 import transnext_ops as ops
 import transnext_reference as reference
-from strategies import AttentionCase, Numbers, TokenCase, compute_dtype
+from strategies import AttentionCase, Numbers, PositionBiasCase, TokenCase, compute_dtype
 from tolerances import ARITHMETIC_UNIT, CONDITION_FACTOR, STORAGE_UNIT, assert_agrees
 
 Gradients = dict[str, np.ndarray]
@@ -338,32 +338,10 @@ def check_gelu_pool(case: TokenCase, backend: str) -> None:
     check_operator(case, inputs, out, forward, backward, case.length, case.length)
 
 
-def mlp_parameters(numbers: Numbers, hidden: int, head_count: int, dtype: torch.dtype):
-    shapes = {
-        "fc1_weight": (hidden, 2),
-        "fc1_bias": (hidden,),
-        "fc2_weight": (head_count, hidden),
-        "fc2_bias": (head_count,),
-    }
-    return {
-        name: numbers.parameter(*shape, dtype=dtype).requires_grad_()
-        for name, shape in shapes.items()
-    }
-
-
-def check_position_bias(
-    backend: str, grid, pool, pretrain, train, head_count, hidden, dtype, seed
-) -> None:
+def check_position_bias(case: PositionBiasCase, backend: str) -> None:
     """The table with its axis maps is the bias of every pair computed straight from the formula."""
-
-    def pooled(of: tuple[int, int], fractions: tuple[float, float]) -> tuple[int, int]:
-        return tuple(max(1, round(size * part)) for size, part in zip(of, fractions, strict=True))
-
-    sizes: dict[str, Any] = {"grid": grid, "pool_grid": pooled(grid, pool)}
-    sizes["pretrain_grid"] = pretrain
-    if train is not None:
-        sizes |= {"train_grid": train[0], "train_pool_grid": pooled(*train)}
-    inputs = mlp_parameters(Numbers(seed), hidden, head_count, dtype)
+    sizes: dict[str, Any] = case.sizes
+    inputs, dtype = case.parameters(), case.dtype
     bias = ops.position_bias(**inputs, **sizes, backend=backend)
     dense = bias.dense()
     numbers = {name: array(value) for name, value in inputs.items()}
@@ -374,9 +352,14 @@ def check_position_bias(
 
     condition = condition_numbers(forward, numbers, units)["dense"]
     assert_agrees(
-        "dense", dense, forward(numbers)["dense"], dtype=dtype, work=hidden, condition=condition
+        "dense",
+        dense,
+        forward(numbers)["dense"],
+        dtype=dtype,
+        work=case.hidden,
+        condition=condition,
     )
-    d_dense = Numbers(seed + 1).parameter(*dense.shape, dtype=compute_dtype(dtype))
+    d_dense = Numbers(case.seed + 1).parameter(*dense.shape, dtype=compute_dtype(dtype))
     expected = reference.position_bias_backward(array(d_dense), **numbers, **sizes)
     # A hidden unit on the edge of its ReLU may fall on either side: forgive only such units.
     actual = gradients_of(dense, inputs, d_dense)
@@ -390,3 +373,20 @@ def check_position_bias(
         {**units, "d_dense": ARITHMETIC_UNIT[dtype]},
     )
     compare_gradients(actual, expected, conditions, dtype, float(dense.numel()))
+
+
+def check_window_av_ignores_weights_outside_the_image(backend: str) -> None:
+    attn, v = torch.rand(1, 1, 6, 9), torch.randn(1, 1, 6, 4)
+    sizes: dict[str, Any] = {"grid": (2, 3), "window_size": 3, "backend": backend}
+    expected = ops.window_av(attn, v, **sizes)
+    outside = torch.isinf(ops.window_qk(v, v, **sizes))
+    for poison in (float("inf"), float("nan")):
+        poisoned = attn.masked_fill(outside, poison).requires_grad_()
+        values = v.clone().requires_grad_()
+        out = ops.window_av(poisoned, values, **sizes)
+        torch.testing.assert_close(out, expected, rtol=0, atol=0)
+        out.sum().backward()
+        assert poisoned.grad is not None
+        assert (poisoned.grad[outside] == 0).all()
+        assert values.grad is not None
+        assert torch.isfinite(values.grad).all()

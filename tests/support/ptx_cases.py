@@ -22,7 +22,7 @@ from agreement import (
     check_window_qk,
     edge,
 )
-from strategies import TokenCase
+from strategies import PositionBiasCase, TokenCase
 from tf32_agreement import check_attention_on_tf32
 
 Check = Callable[[str, torch.dtype], None]  # of a backend, in a storage type
@@ -70,6 +70,15 @@ _ATTENTION = (
     edge(grid=(22, 30), pool_grid=(11, 30), batch=1, heads=1),
     edge(grid=(9, 1), pool_grid=(4, 1), batch=0),
 )
+# Changes of the ordinary case, too slow to emulate for every compiler.
+EDGES_OF_ATTENTION: tuple[dict[str, Any], ...] = (
+    {"grid": (1, 1), "pool_grid": (1, 1), "window_size": 5},
+    {"grid": (1, 9), "pool_grid": (1, 9), "window_size": 4},
+    {"grid": (9, 1), "pool_grid": (4, 1), "batch": 0},
+    {"magnitude": "extreme logits"},
+    {"magnitude": "zero vectors", "layout": "sliced"},
+    {"grid": (19, 35), "pool_grid": (9, 11), "bias": "interpolated"},  # several of any tile
+)
 # Other head dims, whose gradient of the table is summed in order.
 _ORDERED = (
     edge(head_dim=32, batch=1, grid=(4, 4)),
@@ -108,12 +117,9 @@ def ordered(check: Check) -> Check:
 
 
 def _position_bias(train: tuple | None, hidden: int) -> Check:
-    def check(backend: str, dtype: torch.dtype) -> None:
-        # Parameters are float32 whatever the activations are.
-        arguments = ((6, 5), (0.5, 0.5), (7, 7), train, 2, hidden, torch.float32, 0)
-        check_position_bias(backend, *arguments)
-
-    return check
+    # Parameters are float32 whatever the activations are.
+    case = PositionBiasCase((6, 5), (0.5, 0.5), (7, 7), train, heads=2, hidden=hidden, seed=0)
+    return lambda backend, dtype: check_position_bias(case, backend)
 
 
 CASES: dict[str, dict[str, Check]] = {

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import transnext_ops as ops
+from benchmarks.shapes.grids import OnGrids
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 LAYOUTS = ("contiguous", "packed", "transposed", "sliced", "strided", "expanded")
@@ -116,7 +117,7 @@ def _nan(like: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class AttentionCase:
+class AttentionCase(OnGrids):
     """One call of aggregated (or, with window_size 0, global) attention."""
 
     batch: int
@@ -131,14 +132,6 @@ class AttentionCase:
     bias: str  # "none", "dense", "extrapolated", "interpolated"
     optional: tuple[bool, bool, bool, bool]  # query_embedding, local_bias, tokens, token_bias
     seed: int
-
-    @property
-    def length(self) -> int:
-        return self.grid[0] * self.grid[1]
-
-    @property
-    def pool_length(self) -> int:
-        return self.pool_grid[0] * self.pool_grid[1]
 
     @property
     def work(self) -> int:
@@ -236,7 +229,7 @@ def attention_cases(
 
 
 @dataclass(frozen=True)
-class TokenCase:
+class TokenCase(OnGrids):
     """One call of an operator on tokens (conv_glu, gelu_pool) or windows."""
 
     batch: int
@@ -253,10 +246,6 @@ class TokenCase:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "numbers", Numbers(self.seed))
-
-    @property
-    def length(self) -> int:
-        return self.grid[0] * self.grid[1]
 
 
 @st.composite
@@ -278,4 +267,66 @@ def token_cases(
         window_size=draw(window_sizes),
         pool_grid=(draw(st.integers(1, grid[0])), draw(st.integers(1, grid[1]))),
         with_bias=draw(st.booleans()),
+    )
+
+
+@dataclass(frozen=True)
+class PositionBiasCase:
+    """One call of position_bias; a pooled grid is given by its fractions of the grid's axes."""
+
+    grid: tuple[int, int]
+    pool: tuple[float, float]
+    pretrain: tuple[int, int]
+    train: tuple[tuple[int, int], tuple[float, float]] | None  # a grid and its pool's fractions
+    heads: int
+    hidden: int
+    seed: int
+    dtype: torch.dtype = torch.float32  # of the parameters, whatever activations are stored as
+
+    @property
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """The call's grids by argument name."""
+        sizes = {"grid": self.grid, "pool_grid": _pooled(self.grid, self.pool)}
+        sizes["pretrain_grid"] = self.pretrain
+        if self.train is not None:
+            sizes |= {"train_grid": self.train[0], "train_pool_grid": _pooled(*self.train)}
+        return sizes
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Return the bias MLP's parameters by argument name, as leaves."""
+        numbers = Numbers(self.seed)
+        shapes = {
+            "fc1_weight": (self.hidden, 2),
+            "fc1_bias": (self.hidden,),
+            "fc2_weight": (self.heads, self.hidden),
+            "fc2_bias": (self.heads,),
+        }
+        return {
+            name: numbers.parameter(*shape, dtype=self.dtype).requires_grad_()
+            for name, shape in shapes.items()
+        }
+
+
+def _pooled(grid: tuple[int, int], fractions: tuple[float, float]) -> tuple[int, int]:
+    height, width = (max(1, round(size * part)) for size, part in zip(grid, fractions, strict=True))
+    return height, width
+
+
+@st.composite
+def position_bias_cases(
+    draw: st.DrawFn,
+    *,
+    hidden: tuple[int, ...] = (1, 16, 37),
+    dtype: st.SearchStrategy[torch.dtype] | None = None,
+) -> PositionBiasCase:
+    fractions = st.tuples(st.floats(0, 1), st.floats(0, 1))
+    return PositionBiasCase(
+        grid=draw(grids),
+        pool=draw(fractions),
+        pretrain=draw(grids),
+        train=draw(st.one_of(st.none(), st.tuples(grids, fractions))),
+        heads=draw(heads),
+        hidden=draw(st.sampled_from(hidden)),
+        seed=draw(seeds),
+        dtype=torch.float32 if dtype is None else draw(dtype),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.testing import assert_array_equal
 
-M32, M64 = (1 << 32) - 1, (1 << 64) - 1
+M24, M32, M64 = (1 << 24) - 1, (1 << 32) - 1, (1 << 64) - 1
 N = 1024
 
 
@@ -85,6 +85,7 @@ def expected32(x: int, y: int, z: int) -> list[int]:
         field(x, shift, length, True), (y & ~(mask << shift)) | ((x & mask) << shift & M32),
         by_table(x, y, z, 0xD8), min(sx, sy), z + (x + y >> 32),
         x.bit_length() - 1 if x else M32, permute(x, y, z & 0xFFFF, True),
+        signed(x & M24, 24) * signed(y & M24, 24) + z, (x & M24) * (y & M24) >> 16,
     ]  # fmt: skip
 
 
@@ -93,7 +94,7 @@ def test_32_bits(strict, rng) -> None:
     a[:64] >>= 20
     b[:128] >>= 24
     a[64:70] = 0
-    out = np.zeros((40, N), np.uint32)
+    out = np.zeros((42, N), np.uint32)
     strict("ints", 4, 256, [*(x.astype(np.uint32) for x in (a, b, c)), out, N])
     for i in range(N):
         expected = [x & M32 for x in expected32(int(a[i]), int(b[i]), int(c[i]))]

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 import transnext_ops as ops
+from benchmarks.cuda.cases import GLOBAL_STAGE, sizes_of
+from benchmarks.shapes.cases import Case
+from benchmarks.shapes.sizes import BIAS_HIDDEN, HEAD_DIM, WINDOW_SIZE, Shapes
 from transnext_ops.backends import cpp_backend
 from transnext_ops.backends.matmul_precision import tf32
 
 SIZES = {"224": (224, 224), "800x1280": (800, 1280)}  # image heights and widths
 
-_HEAD_DIM = 24
-_WINDOW = 3
-_CELLS = _WINDOW**2
-_HIDDEN = 512  # units of the position bias' MLP
+_CELLS = WINDOW_SIZE**2
 
 
 @dataclass(frozen=True)
@@ -57,47 +57,22 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class _Stage:
+class _Stage(Shapes):
     """Sizes of one stage, for one image."""
 
-    size: str
-    heads: int
-    ratio: int  # tokens of a side to one pooled token
-    stride: int  # pixels of a side to one token
-    mlp_ratio: int = 8
+    size: str  # a key of SIZES
 
-    @property
-    def grid(self) -> tuple[int, int]:
-        height, width = SIZES[self.size]
-        return height // self.stride, width // self.stride
 
-    @property
-    def pool_grid(self) -> tuple[int, int]:
-        height, width = self.grid
-        return height // self.ratio, width // self.ratio
-
-    @property
-    def length(self) -> int:
-        return self.grid[0] * self.grid[1]
-
-    @property
-    def pool_length(self) -> int:
-        return self.pool_grid[0] * self.pool_grid[1]
-
-    @property
-    def width(self) -> int:
-        return self.heads * _HEAD_DIM
-
-    @property
-    def hidden(self) -> int:
-        return 2 * self.width * self.mlp_ratio // 3
+def _stage(size: str, operator: str, stage: int) -> _Stage:
+    case = Case("operators", operator, "forward", 1, SIZES[size], (), stage=stage)
+    return _Stage(**vars(sizes_of(case)), size=size)
 
 
 def subjects(size: str) -> Iterator[Subject]:
     """Yield the report's calls at one image size, forward and backward of every operator."""
-    first = _Stage(size, heads=3, ratio=8, stride=4)
-    last = _Stage(size, heads=24, ratio=1, stride=32, mlp_ratio=4)
-    yield from _attention(first, "aggregated_attention", _WINDOW)
+    first = _stage(size, "aggregated_attention", 0)
+    last = _stage(size, "global_attention", GLOBAL_STAGE)
+    yield from _attention(first, "aggregated_attention", WINDOW_SIZE)
     yield from _attention(last, "global_attention", 0)
     yield from _window_products(first)
     yield from _position_bias(first)
@@ -112,9 +87,9 @@ def _normal(*shape: int, spread: float = 1.0) -> Tensor:
 
 def _mlp(s: _Stage) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return (
-        _normal(_HIDDEN, 2),
-        _normal(_HIDDEN),
-        _normal(s.heads, _HIDDEN, spread=0.05),
+        _normal(BIAS_HIDDEN, 2),
+        _normal(BIAS_HIDDEN),
+        _normal(s.heads, BIAS_HIDDEN, spread=0.05),
         _normal(s.heads),
     )
 
@@ -123,7 +98,7 @@ def _mlp(s: _Stage) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _attention(s: _Stage, name: str, window: int) -> Iterator[Subject]:
-    heads, cells = (s.heads, _HEAD_DIM), window**2
+    heads, cells = (s.heads, HEAD_DIM), window**2
     sizes = (s.grid, s.pool_grid, window)
 
     def inputs(dtype: torch.dtype) -> tuple[Any, ...]:
@@ -162,9 +137,9 @@ def _attention(s: _Stage, name: str, window: int) -> Iterator[Subject]:
 
     queries = s.length * s.heads
     keys = cells + s.pool_length
-    plain = 6.0 * _HEAD_DIM * cells + 10 * _HEAD_DIM + keys
-    plain_backward = 14.0 * _HEAD_DIM * cells + 20 * _HEAD_DIM + keys
-    products = 4.0 * _HEAD_DIM * s.pool_length
+    plain = 6.0 * HEAD_DIM * cells + 10 * HEAD_DIM + keys
+    plain_backward = 14.0 * HEAD_DIM * cells + 20 * HEAD_DIM + keys
+    products = 4.0 * HEAD_DIM * s.pool_length
     outputs = s.length * s.width
     yield Subject(name, s.size, forward, queries * (products + plain), outputs)
     yield Subject(
@@ -176,8 +151,8 @@ def _attention(s: _Stage, name: str, window: int) -> Iterator[Subject]:
 
 
 def _window_products(s: _Stage) -> Iterator[Subject]:
-    shape, attn_shape = (1, s.heads, s.length, _HEAD_DIM), (1, s.heads, s.length, _CELLS)
-    sizes = (s.grid, _WINDOW)
+    shape, attn_shape = (1, s.heads, s.length, HEAD_DIM), (1, s.heads, s.length, _CELLS)
+    sizes = (s.grid, WINDOW_SIZE)
     operations = 2.0 * s.length * s.width * _CELLS
 
     def tensors(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -224,9 +199,9 @@ def _position_bias(s: _Stage) -> Iterator[Subject]:
     # Whatever the activations are stored as, the table and its parameters are float32.
     once = (torch.float32,)
     outputs = entries * s.heads
-    operations = entries * _HIDDEN * (3.0 + 2 * s.heads)
+    operations = entries * BIAS_HIDDEN * (3.0 + 2 * s.heads)
     yield Subject("position_bias_table", s.size, forward, operations, outputs, once)
-    operations = entries * _HIDDEN * (6.0 + 4 * s.heads)
+    operations = entries * BIAS_HIDDEN * (6.0 + 4 * s.heads)
     yield Subject("position_bias_table_backward", s.size, backward, operations, outputs, once)
 
 

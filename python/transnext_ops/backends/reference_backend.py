@@ -9,21 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from transnext_ops.backends.availability import unavailable as unavailable
+from transnext_ops.backends.availability import unsupported as unsupported
 from transnext_ops.backends.dlpack import check_memory
-from transnext_ops.backends.registry import ACTIVATION_DTYPES, Call
 from transnext_ops.schema import AGGREGATED_ATTENTION, compute_dtype
-
-
-def unavailable() -> str | None:
-    """Say why the reference cannot run: never, since it needs NumPy alone."""
-    return None
-
-
-def unsupported(call: Call) -> str | None:
-    """Say why a call cannot run here."""
-    if call.dtype not in ACTIVATION_DTYPES:
-        return f"it has no {call.dtype}"
-    return None
 
 
 def _array(tensor: Tensor | None) -> Any:

@@ -224,16 +224,8 @@ def resolve(requested: str, call: Call) -> str:
 # Opaque to torch.compile: a trace bakes the decision in. It is guarded by the requested name, which
 # is read in the traced code.
 @constant_in_graphs
-def _resolve(
-    requested: str,
-    op: str,
-    device: torch.device,
-    dtype: torch.dtype,
-    head_dim: int | None,
-    window_size: int | None,
-) -> str:
-    requested = _exported(requested)
-    return _decide(requested, op, device, dtype, head_dim, window_size)
+def _resolve(requested: str, *call: Any) -> str:
+    return _decide(_exported(requested), *call)
 
 
 def _exported(requested: str) -> str:
@@ -261,24 +253,21 @@ def _exported(requested: str) -> str:
 
 # Availability does not change while a process runs, so each kind of call is decided once.
 @functools.lru_cache(maxsize=4096)
-def _decide(
-    requested: str,
-    op: str,
-    device: torch.device,
-    dtype: torch.dtype,
-    head_dim: int | None,
-    window_size: int | None,
-) -> str:
-    call = Call(op, device, dtype, head_dim, window_size)
+def _decide(requested: str, *fields: Any) -> str:
+    """Decide for the call of these fields; a Call itself costs more to make and to look up."""
+    call = Call(*fields)
     if requested != "auto":
         reason = unsupported_reason(requested, call)
         if reason is not None:
-            raise BackendError(f"backend {requested!r} cannot run {op} on {device}: {reason}")
+            what = f"{call.op} on {call.device}"
+            raise BackendError(f"backend {requested!r} cannot run {what}: {reason}")
         return requested
-    for name in _auto_order(device.type):
+    for name in _auto_order(call.device.type):
         if unsupported_reason(name, call) is None:
             return name
-    raise BackendError(f"no backend can run {op} on {device} with {dtype}\n" + _explain(call))
+    raise BackendError(
+        f"no backend can run {call.op} on {call.device} with {call.dtype}\n" + _explain(call)
+    )
 
 
 def explain_backend(

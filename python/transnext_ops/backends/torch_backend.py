@@ -14,24 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from transnext_ops.backends.registry import ACTIVATION_DTYPES, Call
+from transnext_ops.backends.availability import unavailable as unavailable
+from transnext_ops.backends.availability import unsupported as unsupported
 from transnext_ops.grid_constants import length_scale, pooling_matrix, window_mask
 from transnext_ops.schema import AGGREGATED_ATTENTION, compute_dtype
 from transnext_ops.tracing import known_true, reshaped, traced
 
 _AttentionArguments = AGGREGATED_ATTENTION.Arguments
-
-
-def unavailable() -> str | None:
-    """Say why PyTorch cannot run: never."""
-    return None
-
-
-def unsupported(call: Call) -> str | None:
-    """Say why a call cannot run here."""
-    if call.dtype not in ACTIVATION_DTYPES:
-        return f"it has no {call.dtype}"
-    return None
 
 
 def _products(a: Tensor, b: Tensor) -> Tensor:

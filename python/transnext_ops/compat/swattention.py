@@ -11,18 +11,14 @@ N = height · width. Logits outside the image are -inf and get no gradient.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from transnext_ops.backends import registry
-from transnext_ops.operators.checks import (
-    check_activation,
-    check_grid,
-    check_length,
-    check_like,
-    check_window_size,
-)
-from transnext_ops.operators.window import window_av, window_qk
+from transnext_ops.operators.checks import Grid, check_like
+from transnext_ops.operators.window import check_windows, window_av, window_qk
 
 __all__ = [
     "av_backward",
@@ -43,14 +39,9 @@ def qk_forward(
 
 
 def qk_rpb_forward(
-    q: Tensor,
-    k: Tensor,
-    rpb: Tensor,
-    height: int,
-    width: int,
-    kernel_size: int,
-    cuda_threads: int,
-) -> Tensor:
+    q: Tensor, k: Tensor, rpb: Tensor,
+    height: int, width: int, kernel_size: int, cuda_threads: int,
+) -> Tensor:  # fmt: skip
     """Return :func:`qk_forward` plus the relative position bias rpb[h, j]."""
     with torch.no_grad(), _no_autocast(q):
         return window_qk(q, k, rpb, grid=(height, width), window_size=kernel_size)
@@ -65,57 +56,30 @@ def av_forward(
 
 
 def qk_backward(
-    d_attn: Tensor,
-    q: Tensor,
-    k: Tensor,
-    height: int,
-    width: int,
-    kernel_size: int,
-    cuda_threads: int,
-) -> list[Tensor]:
+    d_attn: Tensor, q: Tensor, k: Tensor,
+    height: int, width: int, kernel_size: int, cuda_threads: int,
+) -> list[Tensor]:  # fmt: skip
     """Return [dq, dk] of :func:`qk_forward`."""
     return _qk_gradients(d_attn, q, k, height, width, kernel_size, with_bias=False)
 
 
 def qk_rpb_backward(
-    d_attn: Tensor,
-    q: Tensor,
-    k: Tensor,
-    height: int,
-    width: int,
-    kernel_size: int,
-    cuda_threads: int,
-) -> list[Tensor]:
+    d_attn: Tensor, q: Tensor, k: Tensor,
+    height: int, width: int, kernel_size: int, cuda_threads: int,
+) -> list[Tensor]:  # fmt: skip
     """Return [dq, dk, drpb] of :func:`qk_rpb_forward`, drpb in q's dtype."""
     return _qk_gradients(d_attn, q, k, height, width, kernel_size, with_bias=True)
 
 
 def av_backward(
-    d_out: Tensor,
-    attn: Tensor,
-    v: Tensor,
-    height: int,
-    width: int,
-    kernel_size: int,
-    cuda_threads: int,
-) -> list[Tensor]:
+    d_out: Tensor, attn: Tensor, v: Tensor,
+    height: int, width: int, kernel_size: int, cuda_threads: int,
+) -> list[Tensor]:  # fmt: skip
     """Return [d_attn, dv] of :func:`av_forward`; d_attn is 0 outside the image."""
-    grid, window_size = check_grid("height, width", (height, width)), check_window_size(kernel_size)
-    check_activation("v", v, "[B, h, N, d]")
-    batch, heads, length, _ = v.shape
-    check_length("v", length, "height, width", grid, "2")
-    window_sizes = (batch, heads, length, window_size * window_size)
-    check_like("attn", attn, "[B, h, N, L]", window_sizes, "v", v)
+    grid, window_size, axes = check_windows("v", v, (height, width), kernel_size, "height, width")
+    check_like("attn", attn, "[B, h, N, L]", tuple(axes.values()), "v", v)
     check_like("d_out", d_out, "[B, h, N, d]", tuple(v.shape), "v", v)
-    backend = _resolve("window_av", v, window_size)
-    if backend != "torch":
-        return torch.ops.transnext.window_av_backward(
-            d_out, attn, v, grid, window_size, [True, True], backend
-        )
-    with torch.enable_grad(), _no_autocast(v):
-        inputs = [tensor.detach().requires_grad_() for tensor in (attn, v)]
-        out = window_av(*inputs, grid=grid, window_size=window_size, backend=backend)
-    return list(torch.autograd.grad(out, inputs, d_out))
+    return _gradients("window_av", d_out, [attn, v], v, grid, window_size, [True, True])
 
 
 def _qk_gradients(
@@ -128,32 +92,39 @@ def _qk_gradients(
     *,
     with_bias: bool,
 ) -> list[Tensor]:
-    grid, window_size = check_grid("height, width", (height, width)), check_window_size(kernel_size)
-    check_activation("q", q, "[B, h, N, d]")
-    batch, heads, length, _ = q.shape
-    check_length("q", length, "height, width", grid, "2")
+    grid, window_size, axes = check_windows("q", q, (height, width), kernel_size, "height, width")
     check_like("k", k, "[B, h, N, d]", tuple(q.shape), "q", q)
-    window_sizes = (batch, heads, length, window_size * window_size)
-    check_like("d_attn", d_attn, "[B, h, N, L]", window_sizes, "q", q)
-    backend = _resolve("window_qk", q, window_size)
-    if backend != "torch":
-        gradients = torch.ops.transnext.window_qk_backward(
-            d_attn, q, k, grid, window_size, [True, True, with_bias], backend
-        )
-    else:
-        with torch.enable_grad(), _no_autocast(q):
-            inputs = [tensor.detach().requires_grad_() for tensor in (q, k)]
-            if with_bias:
-                bias = q.new_zeros((heads, window_size * window_size))
-                inputs.append(bias.requires_grad_())
-            out = window_qk(*inputs, grid=grid, window_size=window_size, backend=backend)
-        gradients = torch.autograd.grad(out, inputs, d_attn)
+    check_like("d_attn", d_attn, "[B, h, N, L]", tuple(axes.values()), "q", q)
+    needs = [True, True, with_bias]
+    gradients = _gradients("window_qk", d_attn, [q, k], q, grid, window_size, needs)
     return [gradient.to(q.dtype) for gradient in gradients]
 
 
-def _resolve(op: str, first: Tensor, window_size: int) -> str:
+def _gradients(
+    op: str,
+    d_out: Tensor,
+    inputs: list[Tensor],
+    first: Tensor,
+    grid: Grid,
+    window_size: int,
+    needs: list[bool],
+) -> list[Tensor]:
+    """Return a product's gradients by its two inputs and, where needed, by the bias of window_qk.
+
+    `first` is the input that sets dtype and device.
+    """
     call = registry.Call(op, first.device, first.dtype, first.shape[-1], window_size)
-    return registry.resolve(registry.get_backend(), call)
+    backend = registry.resolve(registry.get_backend(), call)
+    if backend != "torch":
+        backward = getattr(torch.ops.transnext, f"{op}_backward")
+        return backward(d_out, *inputs, grid, window_size, needs, backend)
+    if needs[2:] == [True]:
+        inputs = [*inputs, first.new_zeros((first.shape[1], window_size * window_size))]
+    product: Callable[..., Tensor] = window_qk if op == "window_qk" else window_av
+    with torch.enable_grad(), _no_autocast(first):
+        leaves = [tensor.detach().requires_grad_() for tensor in inputs]
+        out = product(*leaves, grid=grid, window_size=window_size, backend=backend)
+    return list(torch.autograd.grad(out, leaves, d_out))
 
 
 def _no_autocast(tensor: Tensor) -> torch.autocast:

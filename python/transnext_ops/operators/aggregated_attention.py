@@ -13,9 +13,8 @@ from transnext_ops.dispatch.autocast import autocast_activations
 from transnext_ops.dispatch.run import run
 from transnext_ops.operators.checks import (
     Grid,
-    check_activation,
     check_grid,
-    check_length,
+    check_tokens,
     check_window_size,
     tensor_checks,
 )
@@ -106,9 +105,7 @@ def aggregated_attention(
     q, k, v, k_pool, v_pool = autocast_activations(q, k, v, k_pool, v_pool)
     grid, pool_grid = check_grid("grid", grid), check_grid("pool_grid", pool_grid)
     window_size = check_window_size(window_size)
-    check_activation("q", q, "[B, N, h, d]")
-    batch, length, heads, head_dim = q.shape
-    check_length("q", length, "grid", grid, "1")
+    batch, length, heads, head_dim = check_tokens("q", q, "[B, N, h, d]", grid)
     k, v, k_pool, v_pool, scale, query_embedding, local_bias, tokens, token_bias = _check(
         q, k, v, k_pool, v_pool, scale, query_embedding, local_bias, tokens, token_bias,
         B=batch, N=length, P=pool_grid[0] * pool_grid[1], L=window_size * window_size,
@@ -146,16 +143,6 @@ def pixel_focused_attention(
     those of :func:`aggregated_attention`.
     """
     return aggregated_attention(
-        q,
-        k,
-        v,
-        k_pool,
-        v_pool,
-        grid=grid,
-        pool_grid=pool_grid,
-        window_size=window_size,
-        scale=scale,
-        local_bias=local_bias,
-        pool_bias=pool_bias,
-        backend=backend,
-    )
+        q, k, v, k_pool, v_pool, grid=grid, pool_grid=pool_grid, window_size=window_size,
+        scale=scale, local_bias=local_bias, pool_bias=pool_bias, backend=backend,
+    )  # fmt: skip

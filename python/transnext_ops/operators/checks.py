@@ -66,6 +66,27 @@ def check_activation(name: str, tensor: object, layout: str) -> Tensor:
     return tensor
 
 
+def check_tokens(
+    name: str, tensor: Tensor, layout: str, grid: Grid, grid_name: str = "grid"
+) -> torch.Size:
+    """Check the activation of :func:`check_activation` and that its axis N is a grid's tokens.
+
+    Returns
+    -------
+    torch.Size
+        The tensor's shape, as `layout` names it.
+    """
+    check_activation(name, tensor, layout)
+    axis = layout[: layout.index("N")].count(",")
+    height, width = grid
+    if tensor.shape[axis] != height * width:
+        raise ValueError(
+            f"{name}: got {tensor.shape[axis]} tokens in dimension {axis}, needs {grid_name} "
+            f"{height}x{width} = {height * width}"
+        )
+    return tensor.shape
+
+
 def check_like(
     name: str, tensor: object, layout: str, sizes: tuple[int, ...], like_name: str, like: Tensor
 ) -> Tensor:
@@ -145,15 +166,6 @@ def check_not_empty(name: str, tensor: Tensor, layout: str, *, first: int = 0) -
         but = " but the batch" if first else ""
         raise ValueError(
             f"{name}: got shape {_sizes(tensor)}, needs {layout} with no size of 0{but}"
-        )
-
-
-def check_length(name: str, length: int, grid_name: str, grid: Grid, axis: str) -> None:
-    """Check that a tensor's number of tokens is its grid's."""
-    if length != grid[0] * grid[1]:
-        raise ValueError(
-            f"{name}: got {length} tokens in dimension {axis}, needs {grid_name} "
-            f"{grid[0]}x{grid[1]} = {grid[0] * grid[1]}"
         )
 
 

@@ -10,13 +10,7 @@ from torch import Tensor
 from transnext_ops.cupy_arrays import accepts_cupy
 from transnext_ops.dispatch.autocast import autocast_activations
 from transnext_ops.dispatch.run import run
-from transnext_ops.operators.checks import (
-    Grid,
-    check_activation,
-    check_grid,
-    check_length,
-    tensor_checks,
-)
+from transnext_ops.operators.checks import Grid, check_grid, check_tokens, tensor_checks
 from transnext_ops.schema import CONV_GLU
 
 _check = tensor_checks(CONV_GLU, "x", ("weight", "bias"))
@@ -53,16 +47,16 @@ def conv_glu(
     Raises
     ------
     TypeError, ValueError
-        An argument has the wrong type, dtype, device or shape; the message names it.
+        An argument has the wrong type, dtype, device or shape, or x an odd number of channels; the
+        message names it.
     BackendError
         The backend asked for by name cannot run the call.
     """
     (x,) = autocast_activations(x)
     grid = check_grid("grid", grid)
-    check_activation("x", x, "[B, N, 2*hidden]")
-    check_length("x", x.shape[1], "grid", grid, "1")
-    if x.shape[2] % 2 or x.shape[2] == 0:
-        raise ValueError(f"x: got {x.shape[2]} channels, needs an even number, 2*hidden")
-    hidden = x.shape[2] // 2
+    _, _, channels = check_tokens("x", x, "[B, N, 2*hidden]", grid)
+    if channels % 2 or channels == 0:
+        raise ValueError(f"x: got {channels} channels, needs an even number, 2*hidden")
+    hidden = channels // 2
     weight, bias = _check(x, weight, bias, hidden=hidden)
     return run("conv_glu", x, (x, weight, bias, grid), backend)

@@ -7,7 +7,7 @@ from torch import Tensor
 from transnext_ops.cupy_arrays import accepts_cupy
 from transnext_ops.dispatch.autocast import autocast_activations
 from transnext_ops.dispatch.run import run
-from transnext_ops.operators.checks import Grid, check_activation, check_grid, check_length
+from transnext_ops.operators.checks import Grid, check_grid, check_tokens
 from transnext_ops.tracing import known_true
 
 
@@ -35,14 +35,14 @@ def gelu_pool(x: Tensor, *, grid: Grid, pool_grid: Grid, backend: str | None = N
     Raises
     ------
     TypeError, ValueError
-        An argument has the wrong type, dtype, device or shape; the message names it.
+        An argument has the wrong type, dtype, device or shape, or `pool_grid` is larger than
+        `grid`; the message names it.
     BackendError
         The backend asked for by name cannot run the call.
     """
     (x,) = autocast_activations(x)
     grid, pool_grid = check_grid("grid", grid), check_grid("pool_grid", pool_grid)
-    check_activation("x", x, "[B, N, C]")
-    check_length("x", x.shape[1], "grid", grid, "1")
+    check_tokens("x", x, "[B, N, C]", grid)
     if known_true(pool_grid[0] > grid[0]) or known_true(pool_grid[1] > grid[1]):
         raise ValueError(
             f"pool_grid: got {pool_grid[0]}x{pool_grid[1]}, needs at most the grid "

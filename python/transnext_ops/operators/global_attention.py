@@ -11,13 +11,7 @@ from torch import Tensor
 from transnext_ops.cupy_arrays import accepts_cupy
 from transnext_ops.dispatch.autocast import autocast_activations
 from transnext_ops.dispatch.run import run
-from transnext_ops.operators.checks import (
-    Grid,
-    check_activation,
-    check_grid,
-    check_length,
-    tensor_checks,
-)
+from transnext_ops.operators.checks import Grid, check_grid, check_tokens, tensor_checks
 from transnext_ops.operators.position_bias.table import PositionBias, bias_arguments
 from transnext_ops.schema import AGGREGATED_ATTENTION
 
@@ -65,15 +59,14 @@ def global_attention(
     Raises
     ------
     TypeError, ValueError
-        An argument has the wrong type, dtype, device or shape; the message names it.
+        A tensor has the wrong type, dtype, device or shape, or there are not as many tokens as
+        `grid` has cells; the message names it.
     BackendError
         The backend asked for by name cannot run the call.
     """
     q, k, v = autocast_activations(q, k, v)
     grid = check_grid("grid", grid)
-    check_activation("q", q, "[B, N, h, d]")
-    batch, length, heads, head_dim = q.shape
-    check_length("q", length, "grid", grid, "1")
+    batch, length, heads, head_dim = check_tokens("q", q, "[B, N, h, d]", grid)
     k, v, scale, query_embedding = _check(
         q, k, v, scale, query_embedding, B=batch, N=length, h=heads, d=head_dim
     )

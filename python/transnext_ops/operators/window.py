@@ -13,9 +13,8 @@ from transnext_ops.dispatch.autocast import autocast_activations
 from transnext_ops.dispatch.run import run
 from transnext_ops.operators.checks import (
     Grid,
-    check_activation,
     check_grid,
-    check_length,
+    check_tokens,
     check_window_size,
     tensor_checks,
 )
@@ -63,15 +62,10 @@ def window_qk(
         The backend asked for by name cannot run the call.
     """
     q, k = autocast_activations(q, k)
-    grid, window_size = check_grid("grid", grid), check_window_size(window_size)
-    check_activation("q", q, "[B, h, N, d]")
-    batch, heads, length, head_dim = q.shape
-    check_length("q", length, "grid", grid, "2")
-    k, bias = _check_qk(
-        q, k, bias, B=batch, h=heads, N=length, d=head_dim, L=window_size * window_size
-    )
+    grid, window_size, axes = check_windows("q", q, grid, window_size)
+    k, bias = _check_qk(q, k, bias, **axes, d=q.shape[3])
     arguments = (q, k, bias, grid, window_size)
-    return run("window_qk", q, arguments, backend, head_dim=head_dim, window_size=window_size)
+    return run("window_qk", q, arguments, backend, head_dim=q.shape[3], window_size=window_size)
 
 
 @accepts_cupy
@@ -109,10 +103,16 @@ def window_av(
         The backend asked for by name cannot run the call.
     """
     attn, v = autocast_activations(attn, v)
-    grid, window_size = check_grid("grid", grid), check_window_size(window_size)
-    check_activation("v", v, "[B, h, N, d]")
-    batch, heads, length, head_dim = v.shape
-    check_length("v", length, "grid", grid, "2")
-    attn = _check_av(v, attn, B=batch, h=heads, N=length, L=window_size * window_size)
+    grid, window_size, axes = check_windows("v", v, grid, window_size)
+    attn = _check_av(v, attn, **axes)
     arguments = (attn, v, grid, window_size)
-    return run("window_av", v, arguments, backend, head_dim=head_dim, window_size=window_size)
+    return run("window_av", v, arguments, backend, head_dim=v.shape[3], window_size=window_size)
+
+
+def check_windows(
+    name: str, tensor: Tensor, grid: Grid, window_size: int, grid_name: str = "grid"
+) -> tuple[Grid, int, dict[str, int]]:
+    """Check a product's head-major activation; return grid, window size, and lengths by axis."""
+    grid, window_size = check_grid(grid_name, grid), check_window_size(window_size)
+    batch, heads, length, _ = check_tokens(name, tensor, "[B, h, N, d]", grid, grid_name)
+    return grid, window_size, {"B": batch, "h": heads, "N": length, "L": window_size * window_size}

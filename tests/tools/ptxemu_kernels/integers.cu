@@ -56,6 +56,10 @@ KERNEL ints(const u32* a, const u32* b, const u32* c, u32* o, int n) {
   O(t);
   asm("prmt.b32 %0,%1,%2,%3;" : "=r"(t) : "r"(x), "r"(y), "r"(z & 0xffff));
   O(t);
+  asm("mad24.lo.s32 %0,%1,%2,%3;" : "=r"(t) : "r"(x), "r"(y), "r"(z));
+  O(t);
+  asm("mul24.hi.u32 %0,%1,%2;" : "=r"(t) : "r"(x), "r"(y));
+  O(t);
 }
 
 KERNEL ints64(const u64* a, const u64* b, u64* o, int n) {

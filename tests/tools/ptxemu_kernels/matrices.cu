@@ -1,35 +1,51 @@
 // Matrix instructions.
 
-// one warp, row-major A (MxK), column-major B given as B^T (N x K), C row-major
-KERNEL mma_f16_k16(const half* A, const half* B, const float* Cc, float* D) {
-  int l = threadIdx.x, g = l >> 2, q = l & 3;
-  u32 a[4], b[2];
-  float c[4];
-  for (int r = 0; r < 4; r++) a[r] = *(const u32*)&A[(g + (r & 1) * 8) * 16 + q * 2 + (r >> 1) * 8];
-  for (int r = 0; r < 2; r++) b[r] = *(const u32*)&B[g * 16 + q * 2 + r * 8];
-  for (int r = 0; r < 4; r++) c[r] = Cc[(g + (r >> 1) * 8) * 8 + q * 2 + (r & 1)];
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
-      "{%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-  for (int r = 0; r < 4; r++) D[(g + (r >> 1) * 8) * 8 + q * 2 + (r & 1)] = c[r];
+// One warp: A (M x K) row-major, B column-major, given as its transpose (N x K), C row-major. Lane
+// 4 g + q holds the registers of rows g and g + 8; a register takes the values of 32 bits.
+template <class T>
+__device__ void load_a(const T* A, u32 (&a)[4]) {
+  int g = threadIdx.x >> 2, q = threadIdx.x & 3, values = 4 / sizeof(T), width = 8 * values;
+  for (int r = 0; r < 4; r++)
+    a[r] = *(const u32*)&A[(g + (r & 1) * 8) * width + q * values + (r >> 1) * width / 2];
 }
 
-KERNEL mma_bf16_k16(const __nv_bfloat16* A, const __nv_bfloat16* B, const float* Cc, float* D) {
-  int l = threadIdx.x, g = l >> 2, q = l & 3;
-  u32 a[4], b[2];
-  float c[4];
-  for (int r = 0; r < 4; r++) a[r] = *(const u32*)&A[(g + (r & 1) * 8) * 16 + q * 2 + (r >> 1) * 8];
-  for (int r = 0; r < 2; r++) b[r] = *(const u32*)&B[g * 16 + q * 2 + r * 8];
-  for (int r = 0; r < 4; r++) c[r] = Cc[(g + (r >> 1) * 8) * 8 + q * 2 + (r & 1)];
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-      "{%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-  for (int r = 0; r < 4; r++) D[(g + (r >> 1) * 8) * 8 + q * 2 + (r & 1)] = c[r];
+template <class T>
+__device__ void load_b(const T* B, u32 (&b)[2]) {
+  int g = threadIdx.x >> 2, q = threadIdx.x & 3, values = 4 / sizeof(T), width = 8 * values;
+  for (int r = 0; r < 2; r++) b[r] = *(const u32*)&B[g * width + q * values + r * width / 2];
 }
+
+// Where register r of an accumulator stands in the 16 x 8 result.
+__device__ int result_index(int r) {
+  return ((threadIdx.x >> 2) + (r >> 1) * 8) * 8 + (threadIdx.x & 3) * 2 + (r & 1);
+}
+
+__device__ void load_c(const float* C, float (&c)[4]) {
+  for (int r = 0; r < 4; r++) c[r] = C[result_index(r)];
+}
+
+__device__ void store(const float (&c)[4], float* D) {
+  for (int r = 0; r < 4; r++) D[result_index(r)] = c[r];
+}
+
+// c += a b with four registers of A and two of B; the accumulator's registers are "+f" or "+r".
+#define MMA(SHAPE_AND_TYPES, REGISTER)                                          \
+  asm volatile("mma.sync.aligned." SHAPE_AND_TYPES                              \
+               " {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"            \
+               : REGISTER(c[0]), REGISTER(c[1]), REGISTER(c[2]), REGISTER(c[3]) \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
+
+// D = A B + C in 16-bit operands.
+#define MMA_K16(NAME, T, SHAPE_AND_TYPES)                          \
+  KERNEL NAME(const T* A, const T* B, const float* Cc, float* D) { \
+    u32 a[4], b[2];                                                \
+    float c[4];                                                    \
+    load_a(A, a), load_b(B, b), load_c(Cc, c);                     \
+    MMA(SHAPE_AND_TYPES, "+f");                                    \
+    store(c, D);                                                   \
+  }
+MMA_K16(mma_f16_k16, half, "m16n8k16.row.col.f32.f16.f16.f32")
+MMA_K16(mma_bf16_k16, __nv_bfloat16, "m16n8k16.row.col.f32.bf16.bf16.f32")
 
 KERNEL mma_f16_k8(const half* A, const half* B, const float* Cc, float* D) {
   int l = threadIdx.x, g = l >> 2, q = l & 3;
@@ -37,74 +53,54 @@ KERNEL mma_f16_k8(const half* A, const half* B, const float* Cc, float* D) {
   float c[4];
   for (int r = 0; r < 2; r++) a[r] = *(const u32*)&A[(g + r * 8) * 8 + q * 2];
   b = *(const u32*)&B[g * 8 + q * 2];
-  for (int r = 0; r < 4; r++) c[r] = Cc[(g + (r >> 1) * 8) * 8 + q * 2 + (r & 1)];
+  load_c(Cc, c);
   asm volatile(
       "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3},{%4,%5},{%6},{%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(b));
-  for (int r = 0; r < 4; r++) D[(g + (r >> 1) * 8) * 8 + q * 2 + (r & 1)] = c[r];
+  store(c, D);
 }
 
 KERNEL mma_f16acc(const half* A, const half* B, const half* Cc, half* D) {
-  int l = threadIdx.x, g = l >> 2, q = l & 3;
   u32 a[4], b[2], c[2];
-  for (int r = 0; r < 4; r++) a[r] = *(const u32*)&A[(g + (r & 1) * 8) * 16 + q * 2 + (r >> 1) * 8];
-  for (int r = 0; r < 2; r++) {
-    b[r] = *(const u32*)&B[g * 16 + q * 2 + r * 8];
-    c[r] = *(const u32*)&Cc[(g + r * 8) * 8 + q * 2];
-  }
+  load_a(A, a), load_b(B, b);
+  for (int r = 0; r < 2; r++) c[r] = *(const u32*)&Cc[result_index(2 * r)];
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16 {%0,%1},{%2,%3,%4,%5},{%6,%7},{%0,%1};"
       : "+r"(c[0]), "+r"(c[1])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-  for (int r = 0; r < 2; r++) *(u32*)&D[(g + r * 8) * 8 + q * 2] = c[r];
+  for (int r = 0; r < 2; r++) *(u32*)&D[result_index(2 * r)] = c[r];
+}
+
+__device__ void round_to_tf32(u32& bits) {
+  asm("cvt.rna.tf32.f32 %0,%1;" : "=r"(bits) : "f"(__uint_as_float(bits)));
 }
 
 KERNEL mma_tf32_k8(const float* A, const float* B, const float* Cc, float* D) {
-  int l = threadIdx.x, g = l >> 2, q = l & 3;
   u32 a[4], b[2];
   float c[4];
-  for (int r = 0; r < 4; r++)
-    asm("cvt.rna.tf32.f32 %0,%1;" : "=r"(a[r]) : "f"(A[(g + (r & 1) * 8) * 8 + q + (r >> 1) * 4]));
-  for (int r = 0; r < 2; r++)
-    asm("cvt.rna.tf32.f32 %0,%1;" : "=r"(b[r]) : "f"(B[g * 8 + q + r * 4]));
-  for (int r = 0; r < 4; r++) c[r] = Cc[(g + (r >> 1) * 8) * 8 + q * 2 + (r & 1)];
-  asm volatile(
-      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
-      "{%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-  for (int r = 0; r < 4; r++) D[(g + (r >> 1) * 8) * 8 + q * 2 + (r & 1)] = c[r];
+  load_a(A, a), load_b(B, b), load_c(Cc, c);
+  for (u32& bits : a) round_to_tf32(bits);
+  for (u32& bits : b) round_to_tf32(bits);
+  MMA("m16n8k8.row.col.f32.tf32.tf32.f32", "+f");
+  store(c, D);
 }
 
-KERNEL mma_tf32_raw(const u32* A, const u32* B,
-                    float* D) {  // unrounded f32 bits: the hardware ignores the low 13 bits
-  int l = threadIdx.x, g = l >> 2, q = l & 3;
+// Unrounded float32 bits: the hardware ignores the low 13.
+KERNEL mma_tf32_raw(const u32* A, const u32* B, float* D) {
   u32 a[4], b[2];
   float c[4] = {0, 0, 0, 0};
-  for (int r = 0; r < 4; r++) a[r] = A[(g + (r & 1) * 8) * 8 + q + (r >> 1) * 4];
-  for (int r = 0; r < 2; r++) b[r] = B[g * 8 + q + r * 4];
-  asm volatile(
-      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
-      "{%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-  for (int r = 0; r < 4; r++) D[(g + (r >> 1) * 8) * 8 + q * 2 + (r & 1)] = c[r];
+  load_a(A, a), load_b(B, b);
+  MMA("m16n8k8.row.col.f32.tf32.tf32.f32", "+f");
+  store(c, D);
 }
 
 KERNEL mma_s8(const signed char* A, const signed char* B, int* D) {
-  int l = threadIdx.x, g = l >> 2, q = l & 3;
   u32 a[4], b[2];
   int c[4] = {1, 2, 3, 4};
-  for (int r = 0; r < 4; r++)
-    a[r] = *(const u32*)&A[(g + (r & 1) * 8) * 32 + q * 4 + (r >> 1) * 16];
-  for (int r = 0; r < 2; r++) b[r] = *(const u32*)&B[g * 32 + q * 4 + r * 16];
-  asm volatile(
-      "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
-      "{%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
-      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-  for (int r = 0; r < 4; r++) D[(g + (r >> 1) * 8) * 8 + q * 2 + (r & 1)] = c[r] - (r + 1);
+  load_a(A, a), load_b(B, b);
+  MMA("m16n8k32.row.col.s32.s8.s8.s32", "+r");
+  for (int r = 0; r < 4; r++) D[result_index(r)] = c[r] - (r + 1);
 }
 
 // D = A(16x16) * B(16x8, row-major) with ldmatrix for A and ldmatrix.trans for B
@@ -124,13 +120,8 @@ KERNEL ldmatrix_mma(const half* A, const half* B, float* D) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1},[%2];"
                : "=r"(b[0]), "=r"(b[1])
                : "r"(pb));
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
-      "{%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-  int g = l >> 2, q = l & 3;
-  for (int r = 0; r < 4; r++) D[(g + (r >> 1) * 8) * 8 + q * 2 + (r & 1)] = c[r];
+  MMA("m16n8k16.row.col.f32.f16.f16.f32", "+f");
+  store(c, D);
 }
 
 KERNEL wmma_f16(const half* A, const half* B, float* D) {

@@ -1,30 +1,43 @@
 // Predicates, comparisons and selections.
 #pragma once
 
+#include <type_traits>
+#include <utility>
+
 #include "bit_handlers.h"
 
-// predicates are lane masks
+// Predicates are lane masks. Sets those of the active lanes; SINK takes none.
+static inline void writePredicate(Warp& w, u32 reg, u32 m, u32 value) {
+  if (reg == SINK) return;
+  u32& d = *RG<u32>(w, reg);
+  d = (d & ~m) | (value & m);
+}
+// The predicate of operand c, negated where it has a !.
+static inline u32 predicateC(Warp& w, const Inst& I) {
+  u32 c = *RG<u32>(w, I.c);
+  return I.flag & F_NEGC ? ~c : c;
+}
+// Combines lanes as .and, .or or .xor says: op 1, 2 or 3; 0 is neither.
+static inline u32 combine(int op, u32 x, u32 c) {
+  return op == 0 ? x : op == 1 ? (x & c) : op == 2 ? (x | c) : (x ^ c);
+}
 static void h_pred2(Warp& w, const Inst& I, u32 m) {
-  u32& d = *RG<u32>(w, I.d);
   u32 a = *RG<u32>(w, I.a), b = *RG<u32>(w, I.b);
   if (I.flag & F_HI) a = ~a;
   if (I.flag & F_NEGC) b = ~b;
-  u32 r = I.op == 0 ? (a & b) : I.op == 1 ? (a | b) : (a ^ b);
-  d = (d & ~m) | (r & m);
+  writePredicate(w, I.d, m, combine(I.op + 1, a, b));
 }
 static void h_pred1(Warp& w, const Inst& I, u32 m) {
-  u32& d = *RG<u32>(w, I.d);
   u32 a = *RG<u32>(w, I.a);
   if (I.flag & F_HI) a = ~a;
   if (I.op) a = ~a;
-  d = (d & ~m) | (a & m);
+  writePredicate(w, I.d, m, a);
 }
 template <class T>
 static void h_selp(Warp& w, const Inst& I, u32 m) {
   T* d = RG<T>(w, I.d);
   const T *a = RG<T>(w, I.a), *b = RG<T>(w, I.b);
-  u32 p = *RG<u32>(w, I.c);
-  if (I.flag & F_NEGC) p = ~p;
+  u32 p = predicateC(w, I);
   LANES(d[i] = (p >> i & 1) ? a[i] : b[i];);
 }
 template <class T, class S>
@@ -67,57 +80,21 @@ static inline bool cmpT(T a, T b) {
   else
     return !(a == a && b == b);
 }
-static bool cmpD(int c, double a, double b) {
-  switch (c) {
-    case CEQ:
-      return cmpT<CEQ>(a, b);
-    case CNE:
-      return cmpT<CNE>(a, b);
-    case CLT:
-      return a < b;
-    case CLE:
-      return a <= b;
-    case CGT:
-      return a > b;
-    case CGE:
-      return a >= b;
-    case CEQU:
-      return cmpT<CEQU>(a, b);
-    case CNEU:
-      return cmpT<CNEU>(a, b);
-    case CLTU:
-      return cmpT<CLTU>(a, b);
-    case CLEU:
-      return cmpT<CLEU>(a, b);
-    case CGTU:
-      return cmpT<CGTU>(a, b);
-    case CGEU:
-      return cmpT<CGEU>(a, b);
-    case CNUM:
-      return cmpT<CNUM>(a, b);
-    default:
-      return cmpT<CNAN>(a, b);
-  }
+template <class T, int... C>
+static bool compareAs(int c, T a, T b, std::integer_sequence<int, C...>) {
+  static bool (*const kComparisons[])(T, T) = {cmpT<C, T>...};
+  return kComparisons[c](a, b);
 }
-static inline void setpOut(Warp& w, const Inst& I, u32 m,
-                           u32 r) {  // I.op: 0 none, 1 and, 2 or, 3 xor with predicate I.c
-  u32 c = 0;
-  if (I.op) {
-    c = *RG<u32>(w, I.c);
-    if (I.flag & F_NEGC) c = ~c;
-  }
-  auto comb = [&](u32 x) {
-    return I.op == 0 ? x : I.op == 1 ? (x & c) : I.op == 2 ? (x | c) : (x ^ c);
-  };
-  u32 p = comb(r), q = comb(~r);
-  if (I.d != SINK) {
-    u32& d = *RG<u32>(w, I.d);
-    d = (d & ~m) | (p & m);
-  }
-  if (I.e != SINK) {
-    u32& d = *RG<u32>(w, I.e);
-    d = (d & ~m) | (q & m);
-  }
+// Comparison c, one of Cmp.
+template <class T>
+static bool compare(int c, T a, T b) {
+  return compareAs<T>(c, a, b, std::make_integer_sequence<int, CNAN + 1>());
+}
+// Writes a comparison's lanes, and to a second predicate their opposite, both combined with c.
+static inline void setpOut(Warp& w, const Inst& I, u32 m, u32 lanes, u32 opposite) {
+  u32 c = I.op ? predicateC(w, I) : 0;
+  writePredicate(w, I.d, m, combine(I.op, lanes, c));
+  writePredicate(w, I.e, m, combine(I.op, opposite, c));
 }
 template <class T, int C, bool FTZ>
 static void h_setp(Warp& w, const Inst& I, u32 m) {
@@ -128,7 +105,7 @@ static void h_setp(Warp& w, const Inst& I, u32 m) {
   } else {
     for (int i = 0; i < 32; i++) r |= (u32)cmpT<C>(a[i], b[i]) << i;
   }
-  setpOut(w, I, m, r);
+  setpOut(w, I, m, r, ~r);
 }
 static inline double anyF(Ty t, const void* p, int idx) {
   switch (t) {
@@ -148,41 +125,18 @@ static void h_setphalf(Warp& w, const Inst& I,
   const void *a = w.R + I.a, *b = w.R + I.b;
   u32 r = 0, q = 0;
   bool x2 = I.rs == 2;
-  EACH(if (cmpD(I.n, anyF((Ty)I.ty, a, x2 ? 2 * i : i), anyF((Ty)I.ty, b, x2 ? 2 * i : i))) r |=
+  EACH(if (compare(I.n, anyF((Ty)I.ty, a, x2 ? 2 * i : i), anyF((Ty)I.ty, b, x2 ? 2 * i : i))) r |=
        1u << i;
-       if (x2 && cmpD(I.n, anyF((Ty)I.ty, a, 2 * i + 1), anyF((Ty)I.ty, b, 2 * i + 1))) q |= 1u
-                                                                                             << i;);
-  if (!x2) {
-    setpOut(w, I, m, r);
-    return;
-  }
-  u32 c = 0;
-  if (I.op) {
-    c = *RG<u32>(w, I.c);
-    if (I.flag & F_NEGC) c = ~c;
-  }
-  auto comb = [&](u32 x) {
-    return I.op == 0 ? x : I.op == 1 ? (x & c) : I.op == 2 ? (x | c) : (x ^ c);
-  };
-  if (I.d != SINK) {
-    u32& d = *RG<u32>(w, I.d);
-    d = (d & ~m) | (comb(r) & m);
-  }
-  if (I.e != SINK) {
-    u32& d = *RG<u32>(w, I.e);
-    d = (d & ~m) | (comb(q) & m);
-  }
+       if (x2 && compare(I.n, anyF((Ty)I.ty, a, 2 * i + 1), anyF((Ty)I.ty, b, 2 * i + 1))) q |=
+       1u << i;);
+  setpOut(w, I, m, r, x2 ? q : ~r);  // of a pair, the second comparison
 }
 static i64 rdInt(const u8* R, u32 off, int i, int rs, Ty t);
 static void h_set(Warp& w, const Inst& I,
                   u32 m) {  // generic set: dtype I.ty2, stype I.ty, comparison I.n
   Ty s = (Ty)I.ty, dt = (Ty)I.ty2;
   const void *a = w.R + I.a, *b = w.R + I.b;
-  u32 cm = 0;
-  if (I.op) {
-    cm = *RG<u32>(w, I.c);
-    if (I.flag & F_NEGC) cm = ~cm;
-  }
+  u32 cm = I.op ? predicateC(w, I) : 0;
   bool x2 = s == T_F16X2 || s == T_BF16X2;
   int n = x2 ? 2 : 1;
   EACH(for (int k = 0; k < n; k++) {
@@ -194,35 +148,13 @@ static void h_set(Warp& w, const Inst& I,
         x = ftzf((float)x);
         y = ftzf((float)y);
       }
-      r = cmpD(I.n, x, y);
+      r = compare(I.n, x, y);
     } else {
       i64 x = rdInt(w.R, I.a, i, tySize(s), s);
       i64 y = rdInt(w.R, I.b, i, tySize(s), s);
-      if (isSigned(s))
-        r = I.n == CEQ   ? x == y
-            : I.n == CNE ? x != y
-            : I.n == CLT ? x < y
-            : I.n == CLE ? x <= y
-            : I.n == CGT ? x > y
-                         : x >= y;
-      else {
-        u64 ux = (u64)x;
-        u64 uy = (u64)y;
-        r = I.n == CEQ   ? ux == uy
-            : I.n == CNE ? ux != uy
-            : I.n == CLT ? ux < uy
-            : I.n == CLE ? ux <= uy
-            : I.n == CGT ? ux > uy
-                         : ux >= uy;
-      }
+      r = isSigned(s) ? compare(I.n, x, y) : compare(I.n, (u64)x, (u64)y);
     }
-    bool c = cm >> i & 1;
-    if (I.op == 1)
-      r = r && c;
-    else if (I.op == 2)
-      r = r || c;
-    else if (I.op == 3)
-      r = r != c;
+    r = combine(I.op, r, cm >> i & 1);
     switch (dt) {
       case T_F32:
         RG<float>(w, I.d)[i] = r ? 1.f : 0.f;

@@ -5,20 +5,9 @@
 
 static inline i64 rdInt(const u8* R, u32 off, int i, int rs, Ty t) {
   u64 v = 0;
-  switch (rs) {
-    case 2:
-      v = ((const u16*)(R + off))[i];
-      break;
-    case 4:
-      v = ((const u32*)(R + off))[i];
-      break;
-    case 8:
-      v = ((const u64*)(R + off))[i];
-      break;
-    case 1:
-      v = ((const u16*)(R + off))[i];
-      break;
-  }
+  if (rs == 1 || rs == 2) v = ((const u16*)(R + off))[i];
+  if (rs == 4) v = ((const u32*)(R + off))[i];
+  if (rs == 8) v = ((const u64*)(R + off))[i];
   switch (t) {
     case T_U8:
     case T_B8:
@@ -334,6 +323,5 @@ static void h_isspacep(Warp& w, const Inst& I, u32 m) {
                 : I.space == SP_PARAM  ? kp
                                        : (x < R.size() && R[x].ro);
        if (v) r |= 1u << i;);
-  u32& d = *RG<u32>(w, I.d);
-  d = (d & ~m) | (r & m);
+  writePredicate(w, I.d, m, r);
 }

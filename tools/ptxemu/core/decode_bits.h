@@ -6,45 +6,30 @@
 inline bool FuncCompiler::decodeBits() {
   if (b == "and" || b == "or" || b == "xor") {
     if (T == T_PRED) {
-      auto o = ops(3);
       I.op = b == "and" ? 0 : b == "or" ? 1 : 2;
-      I.d = dst(o[0], T);
-      I.a = src(o[1], T);
-      I.b = src(o[2], T);
+      auto o = take(T, {T, T});
       if (o[1].bang) I.flag |= F_HI;
       if (o[2].bang) I.flag |= F_NEGC;
-      fin(h_pred2, C_PRED);
-      return true;
+      return fin(h_pred2, C_PRED);
     }
-    op3(b == "and"  ? ISEL2(T, h_bin, OAnd)
-        : b == "or" ? ISEL2(T, h_bin, OOr)
-                    : ISEL2(T, h_bin, OXor),
-        C_LOGIC, T);
-    return true;
+    return op3(b == "and"  ? ISEL2(T, h_bin, OAnd)
+               : b == "or" ? ISEL2(T, h_bin, OOr)
+                           : ISEL2(T, h_bin, OXor),
+               C_LOGIC, T);
   }
   if (b == "not") {
     if (T == T_PRED) {
-      auto o = ops(2);
       I.op = 1;
-      I.d = dst(o[0], T);
-      I.a = src(o[1], T);
-      fin(h_pred1, C_PRED);
-      return true;
+      return op2(h_pred1, C_PRED, T);
     }
-    op2(ISEL2(T, h_un, ONot), C_LOGIC, T);
-    return true;
+    return op2(ISEL2(T, h_un, ONot), C_LOGIC, T);
   }
   if (b == "cnot") {
-    op2(ISEL2(T, h_un, OCnot), C_LOGIC, T);
-    return true;
+    return op2(ISEL2(T, h_un, OCnot), C_LOGIC, T);
   }
   if (b == "shl" || b == "shr") {
-    auto o = ops(3);
-    I.d = dst(o[0], T);
-    I.a = src(o[1], T);
-    I.b = src(o[2], T_U32);
-    fin(b == "shl" ? ISEL(T, h_shl) : ISEL(T, h_shr), C_LOGIC);
-    return true;
+    take(T, {T, T_U32});
+    return fin(b == "shl" ? ISEL(T, h_shl) : ISEL(T, h_shr), C_LOGIC);
   }
   if (b == "lop3") {
     bool bo = has("or") || has("and");
@@ -62,57 +47,27 @@ inline bool FuncCompiler::decodeBits() {
     I.b = src(o[2], T);
     I.c = src(o[3], T);
     I.imm = (i64)o[4].num.v;
-    fin(h_lop3, C_LOGIC);
-    return true;
+    return fin(h_lop3, C_LOGIC);
   }
   if (b == "popc" || b == "clz") {
-    auto o = ops(2);
-    I.d = dst(o[0], T_B32);
-    I.a = src(o[1], T);
-    bool w = tySize(T) == 8;
-    fin(b == "popc" ? (w ? (Handler)h_popc<u64> : (Handler)h_popc<u32>)
-                    : (w ? (Handler)h_clz<u64> : (Handler)h_clz<u32>),
-        C_LOGIC);
-    return true;
+    take(T_B32, {T});
+    return fin(b == "popc" ? WORD_HANDLER(T, h_popc) : WORD_HANDLER(T, h_clz), C_LOGIC);
   }
   if (b == "brev") {
-    op2(tySize(T) == 8 ? (Handler)h_brev<u64> : (Handler)h_brev<u32>, C_LOGIC, T);
-    return true;
+    return op2(WORD_HANDLER(T, h_brev), C_LOGIC, T);
   }
   if (b == "bfind") {
-    auto o = ops(2);
     I.op = has("shiftamt");
-    I.d = dst(o[0], T_B32);
-    I.a = src(o[1], T);
-    fin(T == T_U32   ? (Handler)h_bfind<u32>
-        : T == T_S32 ? (Handler)h_bfind<i32>
-        : T == T_U64 ? (Handler)h_bfind<u64>
-                     : (Handler)h_bfind<i64>,
-        C_LOGIC);
-    return true;
+    take(T_B32, {T});
+    return fin(ISEL(T, h_bfind), C_LOGIC);
   }
   if (b == "bfe") {
-    auto o = ops(4);
-    I.d = dst(o[0], T);
-    I.a = src(o[1], T);
-    I.b = src(o[2], T_U32);
-    I.c = src(o[3], T_U32);
-    fin(T == T_U32   ? (Handler)h_bfe<u32>
-        : T == T_S32 ? (Handler)h_bfe<i32>
-        : T == T_U64 ? (Handler)h_bfe<u64>
-                     : (Handler)h_bfe<i64>,
-        C_LOGIC);
-    return true;
+    take(T, {T, T_U32, T_U32});
+    return fin(ISEL(T, h_bfe), C_LOGIC);
   }
   if (b == "bfi") {
-    auto o = ops(5);
-    I.d = dst(o[0], T);
-    I.a = src(o[1], T);
-    I.b = src(o[2], T);
-    I.c = src(o[3], T_U32);
-    I.e = src(o[4], T_U32);
-    fin(tySize(T) == 8 ? (Handler)h_bfi<u64> : (Handler)h_bfi<u32>, C_LOGIC);
-    return true;
+    take(T, {T, T, T_U32, T_U32});
+    return fin(WORD_HANDLER(T, h_bfi), C_LOGIC);
   }
   if (b == "prmt") {
     I.op = has("f4e")    ? 1
@@ -122,67 +77,47 @@ inline bool FuncCompiler::decodeBits() {
            : has("ecr")  ? 5
            : has("rc16") ? 6
                          : 0;
-    op4(h_prmt, C_LOGIC, T_B32);
-    return true;
+    return op4(h_prmt, C_LOGIC, T_B32);
   }
   if (b == "shf") {
     I.op = (has("r") ? 1 : 0) | (has("wrap") ? 2 : 0);
-    op4(h_shf, C_LOGIC, T_B32);
-    return true;
+    return op4(h_shf, C_LOGIC, T_B32);
   }
   if (b == "sad") {
     I.op = T == T_S32;
-    op4(h_sad, C_INT, T);
-    return true;
+    return op4(h_sad, C_INT, T);
   }
   if (b == "mul24" || b == "mad24") {
     I.op = (u8)((T == T_S32) | (has("hi") ? 2 : 0) | (b == "mad24" ? 4 : 0));
-    if (b == "mad24")
-      op4(h_mul24, C_INT, T);
-    else
-      op3(h_mul24, C_INT, T);
-    return true;
+    return b == "mad24" ? op4(h_mul24, C_INT, T) : op3(h_mul24, C_INT, T);
   }
   if (b == "dp4a") {
-    auto o = ops(4);
     I.op = (u8)((ty.at(0) == T_S32) | (ty.at(1) == T_S32 ? 2 : 0));
-    I.d = dst(o[0], T_B32);
-    I.a = src(o[1], T_B32);
-    I.b = src(o[2], T_B32);
-    I.c = src(o[3], T_B32);
-    fin(h_dp4a, C_INT);
-    return true;
+    return op4(h_dp4a, C_INT, T_B32);
   }
   if (b == "bmsk") {
     I.op = has("wrap");
-    op3(h_bmsk, C_LOGIC, T_B32);
-    return true;
+    return op3(h_bmsk, C_LOGIC, T_B32);
   }
   if (b == "szext") {
     I.op = (u8)((T == T_S32) | (has("wrap") ? 2 : 0));
-    op3(h_szext, C_LOGIC, T_B32);
-    return true;
+    return op3(h_szext, C_LOGIC, T_B32);
   }
   if (b == "fns") {
-    op4(h_fns, C_LOGIC, T_B32);
-    return true;
+    return op4(h_fns, C_LOGIC, T_B32);
   }
   if (b == "copysign") {
-    op3(T == T_F64 ? h_copysign64 : h_copysign32, C_F32, T);
-    return true;
+    return op3(T == T_F64 ? h_copysign64 : h_copysign32, C_F32, T);
   }
   if (b == "testp") {
-    auto o = ops(2);
     I.n = has("finite")       ? 0
           : has("infinite")   ? 1
           : has("number")     ? 2
           : has("notanumber") ? 3
           : has("normal")     ? 4
                               : 5;
-    I.d = dst(o[0], T_PRED);
-    I.a = src(o[1], T);
-    fin(h_testp, C_PRED);
-    return true;
+    take(T_PRED, {T});
+    return fin(h_testp, C_PRED);
   }
   return false;
 }

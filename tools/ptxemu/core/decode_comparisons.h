@@ -5,35 +5,25 @@
 
 inline bool FuncCompiler::decodeComparisons() {
   if (b == "selp") {
-    auto o = ops(4);
-    I.d = dst(o[0], T);
-    I.a = src(o[1], T);
-    I.b = src(o[2], T);
-    I.c = src(o[3], T_PRED);
+    auto o = take(T, {T, T, T_PRED});
     if (o[3].bang) I.flag |= F_NEGC;
     int s = tySize(T);
-    fin(s == 2   ? (Handler)h_selp<u16>
-        : s == 4 ? (Handler)h_selp<u32>
-                 : (Handler)h_selp<u64>,
-        C_LOGIC);
-    return true;
+    return fin(s == 2   ? (Handler)h_selp<u16>
+               : s == 4 ? (Handler)h_selp<u32>
+                        : (Handler)h_selp<u64>,
+               C_LOGIC);
   }
   if (b == "slct") {
-    auto o = ops(4);
     Ty D = ty.at(0), S = ty.at(1);
-    I.d = dst(o[0], D);
-    I.a = src(o[1], D);
-    I.b = src(o[2], D);
-    I.c = src(o[3], S);
+    take(D, {D, D, S});
     int s = tySize(D);
-    fin(S == T_S32 ? (s == 2   ? (Handler)h_slct<u16, i32>
-                      : s == 4 ? (Handler)h_slct<u32, i32>
-                               : (Handler)h_slct<u64, i32>)
-                   : (s == 2   ? (Handler)h_slct<u16, float>
-                      : s == 4 ? (Handler)h_slct<u32, float>
-                               : (Handler)h_slct<u64, float>),
-        C_LOGIC);
-    return true;
+    return fin(S == T_S32 ? (s == 2   ? (Handler)h_slct<u16, i32>
+                             : s == 4 ? (Handler)h_slct<u32, i32>
+                                      : (Handler)h_slct<u64, i32>)
+                          : (s == 2   ? (Handler)h_slct<u16, float>
+                             : s == 4 ? (Handler)h_slct<u32, float>
+                                      : (Handler)h_slct<u64, float>),
+               C_LOGIC);
   }
   if (b == "setp" || b == "set") {
     static const std::map<std::string, int> CM = {
@@ -57,55 +47,21 @@ inline bool FuncCompiler::decodeComparisons() {
     if (b == "set") {
       I.ty2 = ty.at(0);
       I.d = dst(o[0], ty.at(0));
-      fin(h_set, isHalf(T) ? C_HALF : C_PRED);
-      return true;
+      return fin(h_set, isHalf(T) ? C_HALF : C_PRED);
     }
-    Opnd d0 = o[0];
-    I.e = SINK;
-    if (d0.k == '|') {
-      I.e = dst(d0.v[1], T_PRED);
-      d0 = d0.v[0];
-    }
-    I.d = dst(d0, T_PRED);
+    I.d = dst(withPredicate(o[0], I.e), T_PRED);
     if (isHalf(T)) {
       I.rs = (T == T_F16X2 || T == T_BF16X2) ? 2 : 1;
-      fin(h_setphalf, C_PRED);
-      return true;
+      return fin(h_setphalf, C_PRED);
     }
     Handler h = nullptr;
-    switch (T) {
-      case T_F32:
-        h = fz ? setpSel<float, true>(c) : setpSel<float, false>(c);
-        break;
-      case T_F64:
-        h = setpSel<double, false>(c);
-        break;
-      case T_U16:
-      case T_B16:
-        h = setpSel<u16, false>(c);
-        break;
-      case T_S16:
-        h = setpSel<i16, false>(c);
-        break;
-      case T_U32:
-      case T_B32:
-        h = setpSel<u32, false>(c);
-        break;
-      case T_S32:
-        h = setpSel<i32, false>(c);
-        break;
-      case T_U64:
-      case T_B64:
-        h = setpSel<u64, false>(c);
-        break;
-      case T_S64:
-        h = setpSel<i64, false>(c);
-        break;
-      default:
-        break;
-    }
-    fin(h, C_PRED);
-    return true;
+    if (T == T_F32)
+      h = fz ? setpSel<float, true>(c) : setpSel<float, false>(c);
+    else if (T == T_F64)
+      h = setpSel<double, false>(c);
+    else
+      h = integerHandler(T, [c](auto x) { return setpSel<decltype(x), false>(c); });
+    return fin(h, C_PRED);
   }
   if (b == "cvt") {
     if (has("pack")) {
@@ -116,8 +72,7 @@ inline bool FuncCompiler::decodeComparisons() {
       I.a = src(o[1], T_B32);
       I.b = src(o[2], T_B32);
       I.c = o.size() > 3 ? src(o[3], T_B32) : 0;
-      fin(h_cvtpacki, C_CVT);
-      return true;
+      return fin(h_cvtpacki, C_CVT);
     }
     if (ty.size() != 2) throw Unsup{"conversion type"};
     Ty D = ty[0], S = ty[1];
@@ -125,12 +80,8 @@ inline bool FuncCompiler::decodeComparisons() {
     I.ty2 = S;
     if (D == T_F16X2 || D == T_BF16X2) {
       if (S != T_F32) throw Unsup{opc};
-      auto o = ops(3);
-      I.d = dst(o[0], T_B32);
-      I.a = src(o[1], T_F32);
-      I.b = src(o[2], T_F32);
-      fin(h_cvtpack, C_CVT);
-      return true;
+      take(T_B32, {T_F32, T_F32});
+      return fin(h_cvtpack, C_CVT);
     }
     bool ir = has("rni") || has("rzi") || has("rmi") || has("rpi");
     bool rnd = ir || has("rn") || has("rz") || has("rm") || has("rp") || has("rna");
@@ -187,8 +138,7 @@ inline bool FuncCompiler::decodeComparisons() {
       else if (D == T_F32 && S == T_F64 && I.rnd == R_RN && !I.n)
         h = h_cvtq<float, double>;
     }
-    fin(h, C_CVT);
-    return true;
+    return fin(h, C_CVT);
   }
   if (b == "cvta") {
     bool to = has("to");
@@ -204,16 +154,12 @@ inline bool FuncCompiler::decodeComparisons() {
       I.a = sp == SP_LOCAL ? localReg((i64)a + o[1].off, 8) : immReg(a + o[1].off, 8);
     } else
       I.a = src(o[1], T);
-    fin(h_cvta, C_INT);
-    return true;
+    return fin(h_cvta, C_INT);
   }
   if (b == "isspacep") {
     I.space = space();
-    auto o = ops(2);
-    I.d = dst(o[0], T_PRED);
-    I.a = src(o[1], T_B64);
-    fin(h_isspacep, C_PRED);
-    return true;
+    take(T_PRED, {T_B64});
+    return fin(h_isspacep, C_PRED);
   }
   return false;
 }

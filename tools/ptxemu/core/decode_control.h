@@ -86,113 +86,64 @@ inline bool FuncCompiler::decodeControl() {
       opsAll();
     }
     I.cls = C_BAR;
-    fin(h_nop, C_OTHER);
-    return true;
+    return fin(h_nop, C_OTHER);
   }
   if (b == "prefetch" || b == "prefetchu" || b == "discard" || b == "applypriority" ||
       b == "nanosleep" || b == "griddepcontrol" || b == "setmaxnreg" || b == "pmevent" ||
       b == "createpolicy" || b == "brkpt") {
     if (b == "createpolicy") throw Unsup{opc};
     opsAll();
-    fin(h_nop, C_OTHER);
-    return true;
+    return fin(h_nop, C_OTHER);
   }
   return false;
+}
+
+// A destination, for some with a predicate behind it, sources, and the mask of the lanes that meet.
+inline bool FuncCompiler::collective(u8 op, Cls cls, Ty to, std::initializer_list<Ty> from) {
+  auto o = ops(2 + (int)from.size());
+  I.kind = K_COLL;
+  I.op = op;
+  I.cls = cls;
+  I.d = dst(withPredicate(o[0], I.target), to);
+  sources(o, 1, from);
+  if (o[1].bang) I.flag |= F_NEGC;
+  I.e = src(o.back(), T_B32);
+  emit(I);
+  return true;
 }
 
 inline bool FuncCompiler::decodeCollectives() {
   if (b == "activemask") {
     Opnd o = operand();
     I.d = dst(o, T_B32);
-    fin(h_activemask, C_VOTE);
-    return true;
+    return fin(h_activemask, C_VOTE);
   }
   if (b == "elect") {
-    auto o = ops(2);
-    I.kind = K_COLL;
-    I.op = CO_ELECT;
-    I.cls = C_VOTE;
-    I.target = SINK;
-    Opnd d0 = o[0];
-    if (d0.k == '|') {
-      I.target = dst(d0.v[1], T_PRED);
-      d0 = d0.v[0];
-    }
-    I.d = dst(d0, T_B32);
-    I.e = src(o[1], T_B32);
-    emit(I);
-    return true;
+    return collective(CO_ELECT, C_VOTE, T_B32, {});
   }
   if (b == "shfl") {
     if (!has("sync")) throw Unsup{"shfl without .sync"};
-    auto o = ops(5);
-    I.kind = K_COLL;
-    I.op = CO_SHFL;
-    I.cls = C_SHFL;
-    I.target = SINK;
-    Opnd d0 = o[0];
-    if (d0.k == '|') {
-      I.target = d0.v[1].k == '_' ? SINK : dst(d0.v[1], T_PRED);
-      d0 = d0.v[0];
-    }
-    I.d = dst(d0, T_B32);
-    I.a = src(o[1], T_B32);
-    I.b = src(o[2], T_B32);
-    I.c = src(o[3], T_B32);
-    I.e = src(o[4], T_B32);
     I.n = has("up") ? 0 : has("down") ? 1 : has("bfly") ? 2 : 3;
-    emit(I);
-    return true;
+    return collective(CO_SHFL, C_SHFL, T_B32, {T_B32, T_B32, T_B32});
   }
   if (b == "vote") {
     if (!has("sync")) throw Unsup{"vote without .sync"};
-    auto o = ops(3);
-    I.kind = K_COLL;
-    I.op = CO_VOTE;
-    I.cls = C_VOTE;
     I.n = has("all") ? 0 : has("any") ? 1 : has("uni") ? 2 : 3;
-    I.d = dst(o[0], I.n == 3 ? T_B32 : T_PRED);
-    I.a = src(o[1], T_PRED);
-    if (o[1].bang) I.flag |= F_NEGC;
-    I.e = src(o[2], T_B32);
-    emit(I);
-    return true;
+    return collective(CO_VOTE, C_VOTE, I.n == 3 ? T_B32 : T_PRED, {T_PRED});
   }
   if (b == "match") {
-    auto o = ops(3);
-    I.kind = K_COLL;
-    I.op = CO_MATCH;
-    I.cls = C_VOTE;
     I.n = has("all");
-    I.target = SINK;
-    Opnd d0 = o[0];
-    if (d0.k == '|') {
-      I.target = d0.v[1].k == '_' ? SINK : dst(d0.v[1], T_PRED);
-      d0 = d0.v[0];
-    }
-    I.d = dst(d0, T_B32);
     I.rs = (u8)tySize(T);
-    I.a = src(o[1], T);
-    I.e = src(o[2], T_B32);
-    emit(I);
-    return true;
+    return collective(CO_MATCH, C_VOTE, T_B32, {T});
   }
   if (b == "redux") {
-    auto o = ops(3);
-    I.kind = K_COLL;
-    I.op = CO_REDUX;
-    I.cls = C_VOTE;
     I.n = has("add")   ? A_ADD
           : has("min") ? A_MIN
           : has("max") ? A_MAX
           : has("and") ? A_AND
           : has("or")  ? A_OR
                        : A_XOR;
-    I.d = dst(o[0], T_B32);
-    I.a = src(o[1], T_B32);
-    I.e = src(o[2], T_B32);
-    emit(I);
-    return true;
+    return collective(CO_REDUX, C_VOTE, T_B32, {T_B32});
   }
   return false;
 }

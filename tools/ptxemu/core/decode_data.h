@@ -7,18 +7,22 @@ inline bool FuncCompiler::decodeMoves() {
   if ((T == T_U16X2 || T == T_S16X2) && (b == "add" || b == "min" || b == "max")) {
     I.op = b == "add" ? 0 : b == "min" ? 1 : 2;
     I.rs = T == T_S16X2;
-    op3(h_i16x2, C_INT, T_B32);
-    return true;
+    return op3(h_i16x2, C_INT, T_B32);
   }
   if (b == "mov") {
     auto o = ops(2);
     I.cls = C_MOV;
+    auto packed = [&](const std::vector<u32>& registers, int size) {
+      I.ext = poolAdd(registers);
+      I.n = (u32)registers.size();
+      I.es = (u8)size;
+      I.rs = (u8)tySize(T);
+    };
     if (T == T_PRED) {
       I.d = dst(o[0], T);
       I.a = src(o[1], T);
       if (o[1].bang) I.flag |= F_HI;
-      fin(h_pred1, C_PRED);
-      return true;
+      return fin(h_pred1, C_PRED);
     }
     if (o[0].k == 'v') {
       std::vector<u32> v;
@@ -26,13 +30,9 @@ inline bool FuncCompiler::decodeMoves() {
       for (auto& x : o[0].v)
         v.push_back(x.k == '_' ? SINK
                                : (x.reg.size < es ? throw Unsup{"mov unpack size"} : x.reg.off));
-      I.ext = poolAdd(v);
-      I.n = (u32)v.size();
-      I.es = (u8)es;
-      I.rs = (u8)tySize(T);
+      packed(v, es);
       I.a = src(o[1], T);
-      fin(h_unpack, C_MOV);
-      return true;
+      return fin(h_unpack, C_MOV);
     }
     if (o[1].k == 'v') {
       std::vector<u32> v;
@@ -40,29 +40,23 @@ inline bool FuncCompiler::decodeMoves() {
       Ty et = es == 1 ? T_B8 : es == 2 ? T_B16 : T_B32;
       if (tySize(T) == 16) throw Unsup{"mov.b128"};
       for (auto& x : o[1].v) v.push_back(src(x, et));
-      I.ext = poolAdd(v);
-      I.n = (u32)v.size();
-      I.es = (u8)es;
-      I.rs = (u8)tySize(T);
+      packed(v, es);
       I.d = dst(o[0], T);
-      fin(h_pack, C_MOV);
-      return true;
+      return fin(h_pack, C_MOV);
     }
     if (o[1].k == 'x' && o[1].special >= SPEC_CLOCK0 && o[1].special <= SPEC_CLOCK1) {
       I.d = dst(o[0], T);
       I.rs = (u8)tySize(T);
-      fin(h_clock, C_MOV);
-      return true;
+      return fin(h_clock, C_MOV);
     }
     I.d = dst(o[0], T);
     I.a = src(o[1], T);
     int s = tySize(T);
-    fin(s == 2   ? (Handler)h_un<u16, OMov>
-        : s == 4 ? (Handler)h_un<u32, OMov>
-        : s == 8 ? (Handler)h_un<u64, OMov>
-                 : nullptr,
-        C_MOV);
-    return true;
+    return fin(s == 2   ? (Handler)h_un<u16, OMov>
+               : s == 4 ? (Handler)h_un<u32, OMov>
+               : s == 8 ? (Handler)h_un<u64, OMov>
+                        : nullptr,
+               C_MOV);
   }
   if (b == "ld" || b == "ldu" || b == "st") {
     bool st = b == "st";
@@ -115,16 +109,14 @@ inline bool FuncCompiler::decodeMoves() {
       const Sym* s = mem.v[0].k == 's' ? find(mem.v[0].sym) : nullptr;
       if (s && s->k == 'K') {
         I.imm = s->off + mem.off;
-        fin(h_ldkp, C_PARAM);
-        return true;
+        return fin(h_ldkp, C_PARAM);
       }
       if (s && s->k == 'P') {
         I.b = s->off;
         I.c = s->size;
         I.imm = mem.off;
         if (I.imm < 0 || I.imm + I.es * vec > (i64)s->size) throw Unsup{".param offset"};
-        fin(st ? (Handler)h_stp : (Handler)h_ldp, C_PARAM);
-        return true;
+        return fin(st ? (Handler)h_stp : (Handler)h_ldp, C_PARAM);
       }
     }
     addr(I, mem);
@@ -133,179 +125,84 @@ inline bool FuncCompiler::decodeMoves() {
             : I.space == SP_CONST ? C_LDC
             : I.space == SP_PARAM ? C_PARAM
                                   : (st ? C_STG : C_LDG);
-    fin(st ? (Handler)h_st : (Handler)h_ld, c);
-    return true;
+    return fin(st ? (Handler)h_st : (Handler)h_ld, c);
   }
   return false;
+}
+
+// Emits the operation if T is a float type. `number` is its own in the handlers that take several:
+// directed rounding and pairs of float32. Each source but the first is a flop.
+inline bool FuncCompiler::decodeFloat(const FloatHandlers& h, u8 number, int sources,
+                                      Cls f32Class) {
+  auto emitAs = [&](Handler handler, Cls cls, int values) {
+    int flops = values * (sources - 1);
+    return sources == 3 ? op4(handler, cls, T, flops) : op3(handler, cls, T, flops);
+  };
+  if (isHalf(T)) return emitAs(h.half, C_HALF, hw);
+  if (T == T_F64) return emitAs(h.f64, C_F64, 1);
+  if (T != T_F32 && T != T_F32X2) return false;
+  if (T == T_F32 && I.rnd == R_RN) return emitAs(h.f32, f32Class, 1);
+  I.op = number;
+  return T == T_F32 ? emitAs(h_fdirected, f32Class, 1) : emitAs(h.f32x2, C_F32, 2);
 }
 
 inline bool FuncCompiler::decodeArithmetic() {
   if (b == "add" || b == "sub") {
     bool s = b == "sub";
-    if (isHalf(T)) {
-      op3(s ? halfSel<HSUB>(T) : halfSel<HADD>(T), C_HALF, T, hw);
+    if (s ? decodeFloat({halfSel<HSUB>(T), F32_HANDLER(FSUB), h_d2<FSUB>, h_f32x2}, 1)
+          : decodeFloat({halfSel<HADD>(T), F32_HANDLER(FADD), h_d2<FADD>, h_f32x2}, 0))
       return true;
-    }
-    if (T == T_F32) {
-      if (I.rnd != R_RN) {
-        I.op = s;
-        op3(h_fdirected, C_F32, T, 1);
-        return true;
-      }
-      op3(s ? (fz ? h_f2<FSUB, true> : h_f2<FSUB, false>)
-            : (fz ? h_f2<FADD, true> : h_f2<FADD, false>),
-          C_F32, T, 1);
-      return true;
-    }
-    if (T == T_F64) {
-      op3(s ? h_d2<FSUB> : h_d2<FADD>, C_F64, T, 1);
-      return true;
-    }
-    if (T == T_F32X2) {
-      I.op = s;
-      op3(h_f32x2, C_F32, T, 2);
-      return true;
-    }
     if (has("cc")) {
       I.op = s ? 2 : 0;
-      auto o = ops(3);
-      I.d = dst(o[0], T);
-      I.a = src(o[1], T);
-      I.b = src(o[2], T);
-      fin(tySize(T) == 8 ? (Handler)h_carry<u64> : (Handler)h_carry<u32>, C_INT);
-      return true;
+      return op3(WORD_HANDLER(T, h_carry), C_INT, T);
     }
     if (I.flag & F_SAT) {
       I.op = s;
-      op3(h_addsat, C_INT, T);
-      return true;
+      return op3(h_addsat, C_INT, T);
     }
-    op3(s ? ISEL2(T, h_bin, OSub) : ISEL2(T, h_bin, OAdd), C_INT, T);
-    return true;
+    return op3(s ? ISEL2(T, h_bin, OSub) : ISEL2(T, h_bin, OAdd), C_INT, T);
   }
   if (b == "addc" || b == "subc") {
     I.op = b == "subc" ? 3 : 1;
-    auto o = ops(3);
-    I.d = dst(o[0], T);
-    I.a = src(o[1], T);
-    I.b = src(o[2], T);
-    fin(tySize(T) == 8 ? (Handler)h_carry<u64> : (Handler)h_carry<u32>, C_INT);
-    return true;
+    return op3(WORD_HANDLER(T, h_carry), C_INT, T);
   }
   if (b == "mul") {
-    if (isHalf(T)) {
-      op3(halfSel<HMUL>(T), C_HALF, T, hw);
-      return true;
-    }
-    if (T == T_F32) {
-      if (I.rnd != R_RN) {
-        I.op = 2;
-        op3(h_fdirected, C_F32, T, 1);
-        return true;
-      }
-      op3(fz ? h_f2<FMUL, true> : h_f2<FMUL, false>, C_F32, T, 1);
-      return true;
-    }
-    if (T == T_F64) {
-      op3(h_d2<FMUL>, C_F64, T, 1);
-      return true;
-    }
-    if (T == T_F32X2) {
-      I.op = 2;
-      op3(h_f32x2, C_F32, T, 2);
-      return true;
-    }
+    if (decodeFloat({halfSel<HMUL>(T), F32_HANDLER(FMUL), h_d2<FMUL>, h_f32x2}, 2)) return true;
     if (has("wide")) {
-      auto o = ops(3);
-      Ty W = tySize(T) == 2 ? T_B32 : T_B64;
       if (tySize(T) > 4) throw Unsup{"mul.wide 64"};
-      I.d = dst(o[0], W);
-      I.a = src(o[1], T);
-      I.b = src(o[2], T);
-      fin(T == T_U16   ? (Handler)h_mulwide<u16>
-          : T == T_S16 ? (Handler)h_mulwide<i16>
-          : T == T_U32 ? (Handler)h_mulwide<u32>
-                       : (Handler)h_mulwide<i32>,
-          C_INT);
-      return true;
+      take(tySize(T) == 2 ? T_B32 : T_B64, {T, T});
+      return fin(NARROW_HANDLER(T, h_mulwide), C_INT);
     }
-    op3(has("hi") ? ISEL(T, h_mulhi) : ISEL2(T, h_bin, OMul), C_INT, T);
-    return true;
+    return op3(has("hi") ? ISEL(T, h_mulhi) : ISEL2(T, h_bin, OMul), C_INT, T);
   }
   if (b == "mad" || b == "madc" || b == "fma") {
-    if (isHalf(T)) {
-      op4(halfSel<HFMA>(T), C_HALF, T, 2 * hw);
-      return true;
-    }
-    if (T == T_F32) {
-      if (I.rnd != R_RN) {
-        I.op = 3;
-        op4(h_fdirected, C_F32, T, 2);
-        return true;
-      }
-      op4(fz ? h_ffma<true> : h_ffma<false>, C_F32, T, 2);
-      return true;
-    }
-    if (T == T_F64) {
-      op4(h_dfma, C_F64, T, 2);
-      return true;
-    }
-    if (T == T_F32X2) {
-      I.op = 3;
-      op4(h_f32x2, C_F32, T, 4);
-      return true;
-    }
+    Handler f32 = fz ? h_ffma<true> : h_ffma<false>;
+    if (decodeFloat({halfSel<HFMA>(T), f32, h_dfma, h_f32x2}, 3, 3)) return true;
     if (b == "madc" || has("cc")) {
       I.op = (b == "madc" ? 6 : 4) + (has("hi") ? 1 : 0);
-      op4(tySize(T) == 8 ? (Handler)h_carry<u64> : (Handler)h_carry<u32>, C_INT, T);
-      return true;
+      return op4(WORD_HANDLER(T, h_carry), C_INT, T);
     }
     if (has("wide")) {
-      auto o = ops(4);
       Ty W = tySize(T) == 2 ? T_B32 : T_B64;
-      I.d = dst(o[0], W);
-      I.a = src(o[1], T);
-      I.b = src(o[2], T);
-      I.c = src(o[3], W);
-      fin(T == T_U16   ? (Handler)h_madwide<u16>
-          : T == T_S16 ? (Handler)h_madwide<i16>
-          : T == T_U32 ? (Handler)h_madwide<u32>
-          : T == T_S32 ? (Handler)h_madwide<i32>
-                       : nullptr,
-          C_INT);
-      return true;
+      take(W, {T, T, W});
+      return fin(NARROW_HANDLER(T, h_madwide), C_INT);
     }
-    op4(has("hi") ? ISEL(T, h_madhi) : ISEL(T, h_madlo), C_INT, T);
-    return true;
+    return op4(has("hi") ? ISEL(T, h_madhi) : ISEL(T, h_madlo), C_INT, T);
   }
   if (b == "div") {
-    if (T == T_F32) {
-      if (I.rnd != R_RN) {
-        I.op = 4;
-        op3(h_fdirected, C_SFU, T, 1);
-        return true;
-      }
-      op3(fz ? h_f2<FDIV, true> : h_f2<FDIV, false>, C_SFU, T, 1);
-      return true;
-    }
-    if (T == T_F64) {
-      op3(h_d2<FDIV>, C_F64, T, 1);
-      return true;
-    }
-    op3(ISEL2(T, h_bins, ODiv), C_INT, T);
-    return true;
+    FloatHandlers handlers{nullptr, F32_HANDLER(FDIV), h_d2<FDIV>, nullptr};
+    if (decodeFloat(handlers, 4, 2, C_SFU)) return true;
+    return op3(ISEL2(T, h_bins, ODiv), C_INT, T);
   }
   if (b == "rem") {
-    op3(ISEL2(T, h_bins, ORem), C_INT, T);
-    return true;
+    return op3(ISEL2(T, h_bins, ORem), C_INT, T);
   }
   if (b == "min" || b == "max") {
     bool mx = b == "max";
     if (has("xorsign")) I.flag |= F_XORSIGN;
     if (isHalf(T)) {
       if (I.flag & F_XORSIGN) throw Unsup{"xorsign on halves"};
-      op3(mx ? halfSel<HMAX>(T) : halfSel<HMIN>(T), C_HALF, T, hw);
-      return true;
+      return op3(mx ? halfSel<HMAX>(T) : halfSel<HMIN>(T), C_HALF, T, hw);
     }
     if (T == T_F32) {
       auto o = opsAll();
@@ -327,32 +224,25 @@ inline bool FuncCompiler::decodeArithmetic() {
         I.a = src(o.at(1), T);
         I.b = src(o.at(2), T);
       }
-      fin(mx ? h_fmm<true> : h_fmm<false>, C_F32, 1);
-      return true;
+      return fin(mx ? h_fmm<true> : h_fmm<false>, C_F32, 1);
     }
     if (T == T_F64) {
-      op3(mx ? h_d2<FMAX> : h_d2<FMIN>, C_F64, T, 1);
-      return true;
+      return op3(mx ? h_d2<FMAX> : h_d2<FMIN>, C_F64, T, 1);
     }
-    op3(mx ? ISEL2(T, h_bin, OMax) : ISEL2(T, h_bin, OMin), C_INT, T);
-    return true;
+    return op3(mx ? ISEL2(T, h_bin, OMax) : ISEL2(T, h_bin, OMin), C_INT, T);
   }
   if (b == "abs" || b == "neg") {
     bool n = b == "neg";
     if (isHalf(T)) {
-      op2(n ? halfSel<HNEG>(T) : halfSel<HABS>(T), C_HALF, T);
-      return true;
+      return op2(n ? halfSel<HNEG>(T) : halfSel<HABS>(T), C_HALF, T);
     }
     if (T == T_F32) {
-      op2(n ? h_f1<FNEG> : h_f1<FABS>, C_F32, T);
-      return true;
+      return op2(n ? h_f1<FNEG> : h_f1<FABS>, C_F32, T);
     }
     if (T == T_F64) {
-      op2(n ? h_d1<FNEG> : h_d1<FABS>, C_F64, T);
-      return true;
+      return op2(n ? h_d1<FNEG> : h_d1<FABS>, C_F64, T);
     }
-    op2(n ? ISEL2(T, h_un, ONeg) : ISEL2(T, h_un, OAbs), C_INT, T);
-    return true;
+    return op2(n ? ISEL2(T, h_un, ONeg) : ISEL2(T, h_un, OAbs), C_INT, T);
   }
   if (b == "rcp" || b == "sqrt" || b == "rsqrt" || b == "sin" || b == "cos" || b == "lg2" ||
       b == "ex2" || b == "tanh") {
@@ -378,8 +268,7 @@ inline bool FuncCompiler::decodeArithmetic() {
     }
     if (I.rnd != R_RN && (b == "rcp" || b == "sqrt")) {
       I.op = b == "sqrt" ? 5 : 6;
-      op2(h_fdirected, C_SFU, T, 1);
-      return true;
+      return op2(h_fdirected, C_SFU, T, 1);
     }
     Handler h = b == "rcp"     ? h_f1<FRCP>
                 : b == "sqrt"  ? h_f1<FSQRT>
@@ -389,8 +278,7 @@ inline bool FuncCompiler::decodeArithmetic() {
                 : b == "lg2"   ? h_f1<FLG2>
                 : b == "ex2"   ? h_f1<FEX2>
                                : h_f1<FTANH>;
-    op2(h, C_SFU, T, 1);
-    return true;
+    return op2(h, C_SFU, T, 1);
   }
   return false;
 }

@@ -46,26 +46,22 @@ inline bool FuncCompiler::decodeAtomics() {
     each(d, true);
     I.ext = poolAdd(v);
     I.rs = (u8)std::max<int>(2, I.es);
-    fin(h_atom, I.space == SP_SHARED ? C_ATOMS : C_ATOMG);
-    return true;
+    return fin(h_atom, I.space == SP_SHARED ? C_ATOMS : C_ATOMG);
   }
   if (b == "cp") {
     if (!has("async")) throw Unsup{opc};
     if (has("bulk") || has("mbarrier") || has("tensor") || has("reduce")) throw Unsup{opc};
     if (has("commit_group")) {
-      fin(h_cpcommit, C_CPASYNC);
-      return true;
+      return fin(h_cpcommit, C_CPASYNC);
     }
     if (has("wait_all")) {
       I.flag |= F_ALLACC;
-      fin(h_cpwait, C_CPASYNC);
-      return true;
+      return fin(h_cpwait, C_CPASYNC);
     }
     if (has("wait_group")) {
       Opnd o = operand();
       I.imm = (i64)o.num.v;
-      fin(h_cpwait, C_CPASYNC);
-      return true;
+      return fin(h_cpwait, C_CPASYNC);
     }
     auto o = opsAll();
     Inst J = I;
@@ -86,8 +82,7 @@ inline bool FuncCompiler::decodeAtomics() {
       } else
         I.c = src(o[3], T_U32);
     }
-    fin(h_cpasync, C_CPASYNC);
-    return true;
+    return fin(h_cpasync, C_CPASYNC);
   }
   return false;
 }

@@ -32,29 +32,26 @@ static inline float minmaxF(bool mx, float a, float b, bool nan) {
                              : (bitcast<u32>(a) | bitcast<u32>(b)));
   return (mx ? a > b : a < b) ? a : b;
 }
+template <bool FTZ>
+static inline float flushed(float x) {
+  return FTZ ? ftzf(x) : x;
+}
+// Sets the active lanes of a float32 destination, clamped to 0 .. 1 where the instruction says so.
+template <bool FTZ, class Result>
+static inline void writeF32(Warp& w, const Inst& I, u32 m, Result result) {
+  float* d = RG<float>(w, I.d);
+  if (I.flag & F_SAT)
+    LANES(d[i] = satf(flushed<FTZ>(result(i))););
+  else
+    LANES(d[i] = flushed<FTZ>(result(i)););
+}
 template <int OP, bool FTZ>
 static void h_f2(Warp& w, const Inst& I, u32 m) {
-  float* d = RG<float>(w, I.d);
   const float *a = RG<float>(w, I.a), *b = RG<float>(w, I.b);
-  if (I.flag & F_SAT) {
-    LANES(float x = a[i]; float y = b[i]; if (FTZ) {
-      x = ftzf(x);
-      y = ftzf(y);
-    } float r = OP == FADD ? x + y
-                                          : OP == FSUB ? x - y
-                                          : OP == FMUL ? x * y
-                                                       : x / y;
-          if (FTZ) r = ftzf(r); d[i] = satf(r););
-    return;
-  }
-  LANES(float x = a[i]; float y = b[i]; if (FTZ) {
-    x = ftzf(x);
-    y = ftzf(y);
-  } float r = OP == FADD ? x + y
-                                        : OP == FSUB ? x - y
-                                        : OP == FMUL ? x * y
-                                                     : x / y;
-        if (FTZ) r = ftzf(r); d[i] = r;);
+  writeF32<FTZ>(w, I, m, [=](int i) {
+    float x = flushed<FTZ>(a[i]), y = flushed<FTZ>(b[i]);
+    return OP == FADD ? x + y : OP == FSUB ? x - y : OP == FMUL ? x * y : x / y;
+  });
 }
 template <bool MX>
 static void h_fmm(Warp& w, const Inst& I, u32 m) {
@@ -79,114 +76,72 @@ static void h_fmm(Warp& w, const Inst& I, u32 m) {
         d[i] = bitcast<float>(bitcast<u32>(r) | s);
       } else d[i] = minmaxF(MX, x, y, nan););
 }
-static void h_fdirected(
-    Warp& w, const Inst& I,
-    u32 m) {  // add/sub/mul/fma/div/rcp/sqrt.f32 with rz/rm/rp; op: 0 add 1 sub 2 mul 3 fma 4 div 5 sqrt 6 rcp
+// An operation on float32 values, rounded once as `rnd` says: 0 add, 1 sub, 2 mul, 3 fma, 4 div,
+// 5 sqrt, 6 rcp. Each is exact in float64 but for an error whose sign is known.
+static inline float directed(int op, double x, double y, double z, int rnd) {
+  switch (op) {
+    case 0: {
+      double s = x + y;
+      return dirF(s, twoErr(x, y, s), rnd);
+    }
+    case 1:
+      return directed(0, x, -y, 0, rnd);
+    case 2:
+      return dirF(x * y, 0, rnd);
+    case 3:
+      return directed(0, x * y, z, 0, rnd);
+    case 4: {
+      double q = x / y;
+      return dirF(q, std::fma(-q, y, x) * (y < 0 ? -1 : 1), rnd);
+    }
+    case 5: {
+      double q = std::sqrt(x);
+      return dirF(q, std::fma(-q, q, x), rnd);
+    }
+    default: {
+      double q = 1.0 / x;
+      return dirF(q, std::fma(-q, x, 1.0) * (x < 0 ? -1 : 1), rnd);
+    }
+  }
+}
+// float32 with .rz, .rm or .rp; the operation in op.
+static void h_fdirected(Warp& w, const Inst& I, u32 m) {
   float* d = RG<float>(w, I.d);
   const float *a = RG<float>(w, I.a), *b = RG<float>(w, I.b), *c = RG<float>(w, I.c);
   bool fz = I.flag & F_FTZ;
   EACH(double x = fz ? ftzf(a[i]) : a[i]; double y = I.op <= 4 ? (fz ? ftzf(b[i]) : b[i]) : 0;
-       double z = I.op == 3 ? (fz ? ftzf(c[i]) : c[i]) : 0; float r; switch (I.op) {
-         case 0: {
-           double s = x + y;
-           r = dirF(s, twoErr(x, y, s), I.rnd);
-           break;
-         }
-         case 1: {
-           double s = x - y;
-           r = dirF(s, twoErr(x, -y, s), I.rnd);
-           break;
-         }
-         case 2:
-           r = dirF(x * y, 0, I.rnd);
-           break;
-         case 3: {
-           double p = x * y;
-           double s = p + z;
-           r = dirF(s, twoErr(p, z, s), I.rnd);
-           break;
-         }
-         case 4: {
-           double q = x / y;
-           r = dirF(q, std::fma(-q, y, x) * (y < 0 ? -1 : 1), I.rnd);
-           break;
-         }
-         case 5: {
-           double q = std::sqrt(x);
-           r = dirF(q, std::fma(-q, q, x), I.rnd);
-           break;
-         }
-         default: {
-           double q = 1.0 / x;
-           r = dirF(q, std::fma(-q, x, 1.0) * (x < 0 ? -1 : 1), I.rnd);
-         }
-       } if (fz) r = ftzf(r);
+       double z = I.op == 3 ? (fz ? ftzf(c[i]) : c[i]) : 0;
+       float r = directed(I.op, x, y, z, I.rnd); if (fz) r = ftzf(r);
        if (I.flag & F_SAT) r = satf(r); d[i] = r;);
 }
 template <bool FTZ>
 static void h_ffma(Warp& w, const Inst& I, u32 m) {
-  float* d = RG<float>(w, I.d);
   const float *a = RG<float>(w, I.a), *b = RG<float>(w, I.b), *c = RG<float>(w, I.c);
-  if (I.flag & F_SAT) {
-    LANES(float x = a[i]; float y = b[i]; float z = c[i]; if (FTZ) {
-      x = ftzf(x);
-      y = ftzf(y);
-      z = ftzf(z);
-    } float r = __builtin_fmaf(x, y, z);
-          if (FTZ) r = ftzf(r); d[i] = satf(r););
-    return;
-  }
-  LANES(float x = a[i]; float y = b[i]; float z = c[i]; if (FTZ) {
-    x = ftzf(x);
-    y = ftzf(y);
-    z = ftzf(z);
-  } float r = __builtin_fmaf(x, y, z);
-        if (FTZ) r = ftzf(r); d[i] = r;);
+  writeF32<FTZ>(w, I, m, [=](int i) {
+    return __builtin_fmaf(flushed<FTZ>(a[i]), flushed<FTZ>(b[i]), flushed<FTZ>(c[i]));
+  });
 }
 template <int OP>
 static void h_f1(Warp& w, const Inst& I, u32 m) {
   float* d = RG<float>(w, I.d);
   const float* a = RG<float>(w, I.a);
   bool fz = I.flag & F_FTZ;
-  if (OP == FABS && !fz) {
-    LANES(d[i] = std::fabs(a[i]););
+  if ((OP == FABS || OP == FNEG) && !fz) {
+    LANES(d[i] = OP == FABS ? std::fabs(a[i]) : -a[i];);
     return;
   }
-  if (OP == FNEG && !fz) {
-    LANES(d[i] = -a[i];);
-    return;
-  }
-  EACH(float x = fz ? ftzf(a[i]) : a[i]; float r; switch (OP) {
-    case FABS:
-      r = std::fabs(x);
-      break;
-    case FNEG:
-      r = -x;
-      break;
-    case FRCP:
-      r = 1.0f / x;
-      break;
-    case FSQRT:
-      r = std::sqrt(x);
-      break;
-    case FRSQRT:
-      r = (float)(1.0 / std::sqrt((double)x));
-      break;
-    case FSIN:
-      r = (float)std::sin((double)x);
-      break;
-    case FCOS:
-      r = (float)std::cos((double)x);
-      break;
-    case FLG2:
-      r = (float)std::log2((double)x);
-      break;
-    case FEX2:
-      r = (float)std::exp2((double)x);
-      break;
-    default:
-      r = (float)std::tanh((double)x);
-  } d[i] = fz ? ftzf(r) : r;);
+  EACH(float x = fz ? ftzf(a[i]) : a[i]; double wide = x;
+       float r = OP == FABS     ? std::fabs(x)
+                 : OP == FNEG   ? -x
+                 : OP == FRCP   ? 1.0f / x
+                 : OP == FSQRT  ? std::sqrt(x)
+                 : OP == FRSQRT ? (float)(1.0 / std::sqrt(wide))
+                 : OP == FSIN   ? (float)std::sin(wide)
+                 : OP == FCOS   ? (float)std::cos(wide)
+                 : OP == FLG2   ? (float)std::log2(wide)
+                 : OP == FEX2   ? (float)std::exp2(wide)
+                                : (float)std::tanh(wide);
+       d[i] = fz ? ftzf(r) : r;);
 }
 static void h_copysign32(Warp& w, const Inst& I, u32 m) {
   u32* d = RG<u32>(w, I.d);
@@ -218,8 +173,7 @@ static void h_testp(Warp& w, const Inst& I,
                                     : I.n == 4 ? nor
                                                : sub;
       if (v) r |= 1u << i;);
-  u32& d = *RG<u32>(w, I.d);
-  d = (d & ~m) | (r & m);
+  writePredicate(w, I.d, m, r);
 }
 template <int OP>
 static void h_d2(Warp& w, const Inst& I, u32 m) {
@@ -251,13 +205,11 @@ template <int OP>
 static void h_d1(Warp& w, const Inst& I, u32 m) {
   double* d = RG<double>(w, I.d);
   const double* a = RG<double>(w, I.a);
+  if (OP == FABS || OP == FNEG) {
+    LANES(d[i] = OP == FABS ? std::fabs(a[i]) : -a[i];);
+    return;
+  }
   EACH(double x = a[i]; double r; switch (OP) {
-    case FABS:
-      r = std::fabs(x);
-      break;
-    case FNEG:
-      r = -x;
-      break;
     case FRCP:
       r = (I.flag & F_FTZ) ? bitcast<double>(bitcast<u64>(1.0 / x) & 0xffffffff00000000ull)
           : I.rnd          ? d64dir(4, 1.0, x, 0, I.rnd)
@@ -287,29 +239,8 @@ static void h_f32x2(Warp& w, const Inst& I, u32 m) {  // op 0 add 1 sub 2 mul 3 
       y = ftzf(y);
       z = ftzf(z);
     }
-    float r;
-    double s;
-    switch (I.op) {
-      case 0:
-        s = (double)x + y;
-        r = dirF(s, twoErr(x, y, s), I.rnd);
-        break;
-      case 1:
-        s = (double)x - y;
-        r = dirF(s, twoErr(x, -(double)y, s), I.rnd);
-        break;
-      case 2:
-        r = dirF((double)x * y, 0, I.rnd);
-        break;
-      default:
-        if (I.rnd == R_RN)
-          r = std::fma(x, y, z);
-        else {
-          double p = (double)x * y;
-          s = p + z;
-          r = dirF(s, twoErr(p, z, s), I.rnd);
-        }
-    }
+    bool fma = I.op == 3 && I.rnd == R_RN;
+    float r = fma ? std::fma(x, y, z) : directed(I.op, x, y, z, I.rnd);
     d[k] = fz ? ftzf(r) : r;
   });
 }

@@ -10,6 +10,11 @@ static u32 specVal(Warp& w, u32 id, int lane) {
   Ctx& C = *w.C;
   Block& B = *w.B;
   u32 t = w.id * 32 + lane;
+  if (id >= 3 && id < 6) return C.block[id - 3];
+  if (id >= 6 && id < 9) return B.bid[id - 6];
+  if (id >= 9 && id < 12) return C.grid[id - 9];
+  if (id >= 25 && id < 28) return B.bid[id - 25];
+  if (id >= 28 && id < 31) return C.grid[id - 28];
   switch (id) {
     case 0:
       return t % C.block[0];
@@ -17,18 +22,6 @@ static u32 specVal(Warp& w, u32 id, int lane) {
       return t / C.block[0] % C.block[1];
     case 2:
       return t / C.block[0] / C.block[1];
-    case 3:
-    case 4:
-    case 5:
-      return C.block[id - 3];
-    case 6:
-    case 7:
-    case 8:
-      return B.bid[id - 6];
-    case 9:
-    case 10:
-    case 11:
-      return C.grid[id - 9];
     case 12:
       return lane;
     case 13:
@@ -56,14 +49,6 @@ static u32 specVal(Warp& w, u32 id, int lane) {
     case 24:
     case 45:
       return B.smemSize;
-    case 25:
-    case 26:
-    case 27:
-      return B.bid[id - 25];
-    case 28:
-    case 29:
-    case 30:
-      return C.grid[id - 28];
     case 34:
     case 35:
     case 36:

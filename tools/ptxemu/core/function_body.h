@@ -20,11 +20,7 @@ inline void FuncCompiler::body(const FuncDecl& d) {
       u32 o = (F.pBytes + al - 1) / al * al;
       F.pBytes = o + std::max(8u, (q.size + 7) / 8 * 8);
       out.push_back({q.name, o, q.size, q.align});
-      Sym s;
-      s.k = 'P';
-      s.off = o;
-      s.size = std::max(8u, (q.size + 7) / 8 * 8);
-      sc[0].s[q.name] = s;
+      sc[0].s[q.name] = {'P', {}, o, std::max(8u, (q.size + 7) / 8 * 8)};
     }
   };
   if (d.entry) {
@@ -32,11 +28,7 @@ inline void FuncCompiler::body(const FuncDecl& d) {
     for (auto& q : d.params) {
       o = (o + q.align - 1) / q.align * q.align;
       P.kparams.push_back({q.name, o, q.size, q.align});
-      Sym s;
-      s.k = 'K';
-      s.off = o;
-      s.size = q.size;
-      sc[0].s[q.name] = s;
+      sc[0].s[q.name] = {'K', {}, o, q.size};
       o += q.size;
     }
     P.paramBytes = o;
@@ -118,16 +110,10 @@ inline void FuncCompiler::statement() {
           u64 c = parseInt(M.tk[p++].s);
           need(">");
           for (u64 i = 0; i < c; i++) {
-            Sym s;
-            s.k = 'r';
-            s.r = newReg(ty);
-            sc.back().s[n + std::to_string(i)] = s;
+            sc.back().s[n + std::to_string(i)] = {'r', newReg(ty)};
           }
         } else {
-          Sym s;
-          s.k = 'r';
-          s.r = newReg(ty);
-          sc.back().s[n] = s;
+          sc.back().s[n] = {'r', newReg(ty)};
         }
         if (is(",")) {
           p++;
@@ -144,22 +130,14 @@ inline void FuncCompiler::statement() {
       need(";");
       u32 o = (F.localSize + v.align - 1) / v.align * v.align;
       F.localSize = o + (u32)v.bytes;
-      Sym s;
-      s.k = 'L';
-      s.off = o;
-      s.size = (u32)v.bytes;
-      sc.back().s[v.name] = s;
+      sc.back().s[v.name] = {'L', {}, o, (u32)v.bytes};
       return;
     }
     if (t.s == ".shared") {
       p++;
       Var v = M.parseVar(p, SP_SHARED);
       need(";");
-      Sym s;
-      s.k = 'S';
-      s.off = sharedOff[F.name + "::" + v.name];
-      s.size = (u32)v.bytes;
-      sc.back().s[v.name] = s;
+      sc.back().s[v.name] = {'S', {}, sharedOff[F.name + "::" + v.name], (u32)v.bytes};
       return;
     }
     if (t.s == ".param") {
@@ -170,11 +148,7 @@ inline void FuncCompiler::statement() {
       u32 o = (F.pBytes + al - 1) / al * al;
       u32 sz = std::max(8u, ((u32)v.bytes + 7) / 8 * 8);
       F.pBytes = o + sz;
-      Sym s;
-      s.k = 'P';
-      s.off = o;
-      s.size = sz;
-      sc.back().s[v.name] = s;
+      sc.back().s[v.name] = {'P', {}, o, sz};
       return;
     }
     if (t.s == ".loc") {
@@ -207,10 +181,7 @@ inline void FuncCompiler::statement() {
       p += 3;
       std::vector<u32> tab;
       u32 id = (u32)P.tables.size();
-      Sym s;
-      s.k = 'T';
-      s.off = id;
-      sc[0].s[name] = s;
+      sc[0].s[name] = {'T', {}, id, 0};
       while (!is(";")) {
         if (is(",")) {
           p++;

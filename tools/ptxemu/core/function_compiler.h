@@ -1,6 +1,7 @@
 // The compiler of a function's body to instructions: registers, operands and symbols.
 #pragma once
 
+#include <initializer_list>
 #include <map>
 #include <string>
 #include <unordered_map>
@@ -24,8 +25,8 @@ struct FuncCompiler {
   u32 predFree = 0, predLeft = 0;
   u32 curFile = 0, curLine = 0;
   struct Sym {
-    char k;
-    Reg r;
+    char k = 0;
+    Reg r{};
     u32 off = 0, size = 0;
   };  // r reg, P param-area var, L local var, S shared var, K kernel param
   struct Scope {
@@ -294,34 +295,56 @@ struct FuncCompiler {
     }
     return v;
   }
-  void fin(Handler h, Cls c, int fl = 0) {
+  // Emits the instruction. This and what it ends return true: an instruction of one's own.
+  bool fin(Handler h, Cls c, int fl = 0) {
     if (!h) throw Unsup{opc};
     I.fn = h;
     I.cls = c;
     I.flops = (u16)fl;
     emit(I);
+    return true;
   }
-  void op3(Handler h, Cls c, Ty t, int fl = 0) {
-    auto o = ops(3);
-    I.d = dst(o[0], t);
-    I.a = src(o[1], t);
-    I.b = src(o[2], t);
-    fin(h, c, fl);
+  // Sets sources a, b, c and e from operands first to last of them, as many as have a type.
+  void sources(const std::vector<Opnd>& o, size_t first, std::initializer_list<Ty> types) {
+    u32* fields[] = {&I.a, &I.b, &I.c, &I.e};
+    size_t k = 0;
+    for (Ty t : types) {
+      *fields[k] = src(o[first + k], t);
+      k++;
+    }
   }
-  void op4(Handler h, Cls c, Ty t, int fl = 0) {
-    auto o = ops(4);
-    I.d = dst(o[0], t);
-    I.a = src(o[1], t);
-    I.b = src(o[2], t);
-    I.c = src(o[3], t);
-    fin(h, c, fl);
+  // Reads a destination and the sources behind it, as many as have a type.
+  std::vector<Opnd> take(Ty to, std::initializer_list<Ty> from) {
+    auto o = ops(1 + (int)from.size());
+    I.d = dst(o[0], to);
+    sources(o, 1, from);
+    return o;
   }
-  void op2(Handler h, Cls c, Ty t, int fl = 0) {
-    auto o = ops(2);
-    I.d = dst(o[0], t);
-    I.a = src(o[1], t);
-    fin(h, c, fl);
+  bool op2(Handler h, Cls c, Ty t, int fl = 0) {
+    take(t, {t});
+    return fin(h, c, fl);
   }
+  bool op3(Handler h, Cls c, Ty t, int fl = 0) {
+    take(t, {t, t});
+    return fin(h, c, fl);
+  }
+  bool op4(Handler h, Cls c, Ty t, int fl = 0) {
+    take(t, {t, t, t});
+    return fin(h, c, fl);
+  }
+  // Returns the destination in front of |, and sets `predicate` to the one behind, if any.
+  Opnd withPredicate(const Opnd& o, u32& predicate) {
+    predicate = SINK;
+    if (o.k != '|') return o;
+    predicate = dst(o.v[1], T_PRED);
+    return o.v[0];
+  }
+  // The handlers of an arithmetic operation in the float types, null where it has none.
+  struct FloatHandlers {
+    Handler half, f32, f64, f32x2;
+  };
+  bool decodeFloat(const FloatHandlers& h, u8 number, int sources = 2, Cls f32Class = C_F32);
+  bool collective(u8 op, Cls cls, Ty to, std::initializer_list<Ty> from);
   void vecRegs(const Opnd& o, Ty t, std::vector<u32>& v, bool d) {
     if (o.k == 'v')
       for (auto& x : o.v) v.push_back(d ? dst(x, t) : src(x, t));

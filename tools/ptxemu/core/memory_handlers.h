@@ -33,6 +33,13 @@ static void h_ld(Warp& w, const Inst& I, u32 m) {
   for (u32 k = 0; k < I.vec; k++)
     if (pl[k] != SINK) ldElem(w, I, m, P, pl[k], k);
 }
+// Copies the active lanes' bytes if there are N of them; a compiler makes one move of each.
+template <u32 N>
+static inline bool copyLanes(u32 m, u8** to, u8 (*from)[16], u32 size) {
+  if (size != N) return false;
+  EACH(memcpy(to[i], from[i], N););
+  return true;
+}
 static void h_st(Warp& w, const Inst& I, u32 m) {
   u8* P[32];
   const u32* pl = w.C->prog->pool.data() + I.ext;
@@ -52,22 +59,9 @@ static void h_st(Warp& w, const Inst& I, u32 m) {
       }
     }
     resolve(w, I, m, I.space, sz, ACC_ST, I.a, I.imm, I.flag & F_A32, P, nv);
-    switch (sz) {
-      case 4:
-        EACH(memcpy(P[i], nv[i], 4););
-        break;
-      case 8:
-        EACH(memcpy(P[i], nv[i], 8););
-        break;
-      case 16:
-        EACH(memcpy(P[i], nv[i], 16););
-        break;
-      case 2:
-        EACH(memcpy(P[i], nv[i], 2););
-        break;
-      default:
-        EACH(memcpy(P[i], nv[i], sz););
-    }
+    if (!(copyLanes<2>(m, P, nv, sz) || copyLanes<4>(m, P, nv, sz) || copyLanes<8>(m, P, nv, sz) ||
+          copyLanes<16>(m, P, nv, sz)))
+      EACH(memcpy(P[i], nv[i], sz););
     return;
   }
   resolve(w, I, m, I.space, sz, ACC_ST, I.a, I.imm, I.flag & F_A32, P);

@@ -76,7 +76,8 @@ def position_bias(
     Raises
     ------
     TypeError, ValueError
-        An argument has the wrong type, dtype, device or shape; the message names it.
+        A parameter has the wrong type, dtype, device or shape, a grid is not a pair of positive
+        ints, or one training grid is given without the other; the message names it.
     BackendError
         The backend asked for by name cannot run the call.
     """
