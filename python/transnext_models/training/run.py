@@ -23,10 +23,11 @@ from .launch import plan_launch
 from .loop import Pace, TrainingLoop
 from .module import ClassifierModule
 from .options import RunOptions, check_options, portable_options
-from .parts import Settings, build_data, build_fabric, build_model, describe
+from .parts import build_data, build_fabric, build_model, describe
 from .resuming import Start, check_same_run, choose_start
 from .run_folder import RunFolder, measures
 from .run_lock import LOCK_NAME, RunLock
+from .settings import Settings
 from .state import TrainingState
 
 __all__ = ["RunOptions", "RunResult", "RunStopped", "train"]
@@ -87,7 +88,7 @@ class _Run:
         self.start = self._start()
         seed_everything(options.seed, workers=False, verbose=False)
         self.data = build_data(options, self.settings)
-        self.data.check_length(self.plan.processes)
+        self.data.check_length(self.plan.processes, options.accumulate)
         self.model = build_model(options, self.settings, with_weights=self._needs_weights())
         self.fabric = build_fabric(options, self.settings, self.plan, callbacks)
         self.configuration = self._configuration()
@@ -149,18 +150,17 @@ class _Run:
 
     def _configuration(self) -> dict[str, Any]:
         """Return what the run began with, checked against what it is now."""
-        resolved = describe(self.options, self.settings, self.model, self.data, self.fabric)
-        before = self.start.configuration
-        if before is not None:
-            check_same_run(before["resolved"], resolved, self.options)
-            return before
         configuration: dict[str, Any] = {
-            "resolved": resolved,
+            "resolved": describe(self.options, self.settings, self.model, self.data, self.fabric),
             "options": portable_options(self.options),
             "recipe": dataclasses.asdict(self.settings.recipe),
         }
         # As it will be read back: plain data, which checkpoints must hold nothing but.
         plain: dict[str, Any] = json.loads(json.dumps(configuration))
+        before = self.start.configuration
+        if before is not None:
+            check_same_run(before, plain, self.options)
+            return before
         return plain
 
     def _begin(self) -> None:
