@@ -55,7 +55,11 @@ class RunOptions:
     ] = False
     fused: Annotated[bool, "Use PyTorch's fused AdamW: the same steps, rounded otherwise."] = False
     img_size: Annotated[int | None, "Image side, if not the recipe's."] = None
-    pretrain_size: Annotated[int | None, "Image side that scales the position bias."] = None
+    pretrain_size: Annotated[
+        int | None,
+        "Image side that scales the position bias, if not the recipe's. It belongs to the weights: "
+        "those of --weights bring theirs, and another one is refused.",
+    ] = None
     num_classes: Annotated[int | None, "Classes, if not the recipe's; another head is new."] = None
     resume: Annotated[
         Path | None,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.fabric import Fabric
 
-from ..registry import create_model
+from ..registry import create_model, load_model
 from ..transnext import TransNeXt
 from .data import ImageData
 from .launch import LaunchPlan
@@ -59,17 +59,37 @@ def build_data(options: RunOptions, settings: Settings) -> TrainingData:
     return data
 
 
-def build_model(options: RunOptions, settings: Settings, with_weights: bool) -> TransNeXt:
-    """Return the model, with the weights that `options` name if `with_weights`."""
-    model = create_model(
-        settings.model_name,
-        weights=options.weights if with_weights else None,
-        num_classes=settings.num_classes,
-        img_size=settings.img_size,
-        pretrain_size=settings.pretrain_size,
-        drop_path_rate=settings.drop_path,
-        backend=options.backend,
-    )
+def build_model(options: RunOptions, settings: Settings, pretrain_size: int | None) -> TransNeXt:
+    """Return the model, with its first weights.
+
+    Parameters
+    ----------
+    pretrain_size : int | None
+        Of a model whose weights come later, from a checkpoint or another process; None for one
+        that begins with the weights of the options, where these name any: the size is theirs.
+
+    Raises
+    ------
+    ValueError
+        The weights cannot be used, or had another size than the options say.
+    """
+    arguments: dict[str, Any] = {
+        "num_classes": settings.num_classes,
+        "img_size": settings.img_size,
+        "drop_path_rate": settings.drop_path,
+        "backend": options.backend,
+    }
+    if pretrain_size is None and options.weights is not None:
+        model = load_model(settings.model_name, options.weights, **arguments).model
+        asked = options.pretrain_size
+        if asked is not None and asked != model.pretrain_size:
+            raise ValueError(
+                f"--pretrain-size: got {asked}, needs {model.pretrain_size}, at which --weights "
+                f"{options.weights} were trained: leave the option out"
+            )
+    else:
+        size = pretrain_size or settings.pretrain_size
+        model = create_model(settings.model_name, pretrain_size=size, **arguments)
     if options.compile:
         model.compile()
     return model

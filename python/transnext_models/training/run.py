@@ -24,7 +24,7 @@ from .loop import Pace, TrainingLoop
 from .module import ClassifierModule
 from .options import RunOptions, check_options, portable_options
 from .parts import build_data, build_fabric, build_model, describe
-from .resuming import Start, check_same_run, choose_start
+from .resuming import Start, check_same_run, choose_start, configuration_of
 from .run_folder import RunFolder, measures
 from .run_lock import LOCK_NAME, RunLock
 from .settings import Settings
@@ -89,7 +89,7 @@ class _Run:
         seed_everything(options.seed, workers=False, verbose=False)
         self.data = build_data(options, self.settings)
         self.data.check_length(self.plan.processes, options.accumulate)
-        self.model = build_model(options, self.settings, with_weights=self._needs_weights())
+        self.model = build_model(options, self.settings, self._pretrain_size())
         self.fabric = build_fabric(options, self.settings, self.plan, callbacks)
         self.configuration = self._configuration()
 
@@ -141,12 +141,20 @@ class _Run:
             self.lock.acquire(self.folder.path)
         return choose_start(self.options, self.folder)
 
-    def _needs_weights(self) -> bool:
-        """Whether the weights of --weights matter: not to a run that has trained on already.
+    def _pretrain_size(self) -> int | None:
+        """Return the model's size where the weights that it begins with do not matter, else None.
 
-        The other processes get all weights from the first.
+        They do not to a run that has trained on already, and on processes that get all weights from
+        the first. The size that the run began with is then in its configuration.
         """
-        return self.options.resume is None or (self.plan.is_first and self.start.path is None)
+        options = self.options
+        if options.resume is None or (self.plan.is_first and self.start.path is None):
+            return None
+        before = self.start.configuration or configuration_of(options.resume)
+        if options.pretrain_size is not None or before is None:
+            return options.pretrain_size
+        size: int = before["resolved"]["pretrain_size"]
+        return size
 
     def _configuration(self) -> dict[str, Any]:
         """Return what the run began with, checked against what it is now."""
@@ -154,6 +162,7 @@ class _Run:
             "resolved": describe(self.options, self.settings, self.model, self.data, self.fabric),
             "options": portable_options(self.options),
             "recipe": dataclasses.asdict(self.settings.recipe),
+            "class_names": self.data.class_names,
         }
         # As it will be read back: plain data, which checkpoints must hold nothing but.
         plain: dict[str, Any] = json.loads(json.dumps(configuration))

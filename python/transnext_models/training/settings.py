@@ -16,7 +16,10 @@ __all__ = ["Settings"]
 
 @dataclass(frozen=True)
 class Settings:
-    """Options over recipe over variant: what a run trains, and how."""
+    """Options over recipe over variant: what a run trains, and how.
+
+    `pretrain_size` is that of a model without weights; weights bring their own (see `parts`).
+    """
 
     recipe: Recipe
     model_name: str
