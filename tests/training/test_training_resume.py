@@ -22,6 +22,7 @@ from training.short_runs import (
     resumed,
     untimed,
 )
+from transnext_models.training import export as export_module
 from transnext_models.training import run as run_module
 from transnext_models.training.checkpoint_files import (
     read_checkpoint,
@@ -164,7 +165,7 @@ def test_resuming_a_finished_run_changes_no_byte(options: RunOptions) -> None:
 def test_killed_during_the_export(
     options: RunOptions, whole: Path, monkeypatch: pytest.MonkeyPatch, point: str, done: bool
 ) -> None:
-    owner: Any = run_module.RunFolder if point == "write_result" else run_module
+    owner: Any = export_module.RunFolder if point == "write_result" else export_module
     original: Callable[..., None] = getattr(owner, point)
 
     def crash(*arguments: Any) -> None:
@@ -182,7 +183,7 @@ def test_killed_during_the_export(
     assert_same_end(whole, options.output)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "model_float16.safetensors", "result.json"])
+@pytest.mark.parametrize("name", short_runs.EXPORTS)
 def test_a_lost_result_is_written_again(
     options: RunOptions, whole: Path, tmp_path: Path, name: str
 ) -> None:

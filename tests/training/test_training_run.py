@@ -63,8 +63,13 @@ def test_digits_are_learnt_and_exported(tmp_path: Path, monkeypatch: pytest.Monk
     assert {value.dtype for value in full.values()} == {torch.float32}
     assert {value.dtype for value in half.values()} == {torch.float16}
     # The averaged weights, which the checkpoint holds in their own place, are the exported ones.
-    saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    assert all(torch.equal(saved[f"model.{name}"], value) for name, value in full.items())
+    for checkpoint, weights in (("last", "last"), ("best", "model")):
+        saved = torch.load(run / "checkpoints" / f"{checkpoint}.ckpt", weights_only=True)
+        exported = read_state_dict(run / f"{weights}.safetensors")
+        assert all(
+            torch.equal(saved["state_dict"][f"model.{name}"], value)
+            for name, value in exported.items()
+        )
 
     images = torch.randn(2, 3, 64, 64)
     logits = []

@@ -17,7 +17,7 @@ from lightning.fabric import seed_everything
 
 from .checkpoint_files import read_checkpoint
 from .durable import RunFileError
-from .export import export_half, export_weights
+from .export import export_run, named_classes
 from .interruption import RunStopped
 from .launch import plan_launch
 from .loop import Pace, TrainingLoop
@@ -35,12 +35,26 @@ __all__ = ["RunOptions", "RunResult", "RunStopped", "train"]
 
 @dataclass(frozen=True)
 class RunResult:
-    """Files a run leaves, its last measures, and whether this process wrote them."""
+    """Files a run leaves, its measures, and whether this process wrote them.
+
+    Attributes
+    ----------
+    weights, half_weights
+        Of the best validation; in float16 too where that was asked for.
+    last_weights, last_checkpoint
+        Of the last epoch.
+    metrics
+        Of the last epoch.
+    best
+        Epoch and top-1 of the best validation.
+    """
 
     weights: Path
     half_weights: Path | None
+    last_weights: Path
     last_checkpoint: Path
     metrics: dict[str, float]
+    best: dict[str, float] | None
     is_first_process: bool
 
 
@@ -128,6 +142,8 @@ class _Run:
         return RunResult(
             weights=self.folder.weights,
             half_weights=self.folder.half_weights if options.half else None,
+            last_weights=self.folder.last_weights,
+            best=state.best,
             last_checkpoint=self.folder.last_checkpoint,
             metrics=measures(state.rows[-1]),
             is_first_process=self.plan.is_first,
@@ -191,33 +207,24 @@ class _Run:
         if content is not None:
             state.restore(content)
         if self.plan.is_first:
-            self.folder.settle(content, path, loop.is_complete)
+            if not self.folder.settle(content, path, loop.is_complete):
+                # Of a checkpoint that was taken elsewhere alone: its best is not to be had.
+                state.best = None
             if not loop.is_complete:
                 self.lock.sign()
 
     def _export(self, state: TrainingState) -> None:
-        """Write the weights to use and the result, as far as they are not there.
-
-        Without a result, weights that lie there are those of an earlier attempt.
-        """
-        folder, model = self.folder, self.model
-        is_over = folder.result.exists()
-        if not (is_over and folder.weights.exists()):
-            weights = {
-                name: value.detach().cpu() for name, value in state.evaluated.state_dict().items()
-            }
-            metadata = {
-                "model": self.settings.model_name,
-                "recipe": self.settings.recipe.name,
-                "num_classes": str(model.num_classes),
-                "img_size": str(model.img_size),
-                "pretrain_size": str(model.pretrain_size),
-            }
-            export_weights(folder.weights, weights, metadata)
-        if self.options.half and not (is_over and folder.half_weights.exists()):
-            export_half(folder.weights, folder.half_weights)
-        if not is_over:
-            folder.write_result(state.rows[-1])
+        """Write the weights and the result of a run that is over."""
+        model = self.model
+        metadata = {
+            "model": self.settings.model_name,
+            "recipe": self.settings.recipe.name,
+            "num_classes": str(model.num_classes),
+            "img_size": str(model.img_size),
+            "pretrain_size": str(model.pretrain_size),
+            **named_classes(self.data.class_names, model.num_classes),
+        }
+        export_run(self.folder, state, metadata, self.options.half)
 
 
 @contextlib.contextmanager

@@ -12,9 +12,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .checkpoint_files import FORMAT
 from .history import Row
 
-__all__ = ["TrainingState"]
+__all__ = ["PREFIX", "TrainingState"]
 
-_PREFIX = "model."  # before the names of parameters in a checkpoint, as Lightning's trainer has it
+PREFIX = "model."  # before the names of parameters in a checkpoint, as Lightning's trainer has it
 
 
 class TrainingState:
@@ -161,8 +161,8 @@ class TrainingState:
 
 
 def _named(model: nn.Module) -> dict[str, Tensor]:
-    return {_PREFIX + name: value for name, value in model.state_dict().items()}
+    return {PREFIX + name: value for name, value in model.state_dict().items()}
 
 
 def _load(model: nn.Module, named: dict[str, Tensor]) -> None:
-    model.load_state_dict({name.removeprefix(_PREFIX): value for name, value in named.items()})
+    model.load_state_dict({name.removeprefix(PREFIX): value for name, value in named.items()})
