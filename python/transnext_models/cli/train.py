@@ -55,9 +55,9 @@ def train(context: typer.Context, **options: Any) -> None:
     """Train or fine-tune a classifier.
 
     Writes to the output folder: config.json, metrics.csv (one row per epoch), last.ckpt,
-    previous.ckpt and best.ckpt in checkpoints, and at the end model.safetensors and
-    model_float16.safetensors, the last weights (the averaged ones where the recipe averages) for
-    `transnext classify --weights`.
+    previous.ckpt and best.ckpt in checkpoints, and at the end model.safetensors, the weights of
+    the best validation, and last.safetensors, those of the last epoch (the averaged ones where the
+    recipe averages), both in float16 too, for `transnext classify --weights`.
 
     A run that was killed, or stopped by ctrl-C or SIGTERM, goes on with --resume FOLDER and ends in
     the weights of one that was not.
@@ -88,9 +88,12 @@ def train(context: typer.Context, **options: Any) -> None:
         return
     for name, value in sorted(result.metrics.items()):
         typer.echo(f"{name}: {value:.4f}")
-    typer.echo(f"weights: {escaped(str(result.weights))}")
+    best = result.best
+    which = "" if best is None else f" (best: {best['val_top1']:.4f} in epoch {best['epoch']})"
+    typer.echo(f"weights: {escaped(str(result.weights))}{which}")
     if result.half_weights is not None:
         typer.echo(f"float16 weights: {escaped(str(result.half_weights))}")
+    typer.echo(f"last weights: {escaped(str(result.last_weights))}")
 
 
 def _kept(context: typer.Context, configuration: dict[str, Any] | None) -> dict[str, Any]:

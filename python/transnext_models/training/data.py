@@ -71,6 +71,7 @@ class ImageData(TrainingData):
                 f"first of all {differing[:5]}"
             )
         self.num_classes = None if train_classes is None else len(train_classes)
+        self.class_names = train_classes
         self.train_set.transform = image_augmentation(  # type: ignore[attr-defined]
             recipe.augmentation, preprocess
         )

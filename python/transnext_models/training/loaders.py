@@ -19,6 +19,9 @@ from .sampling import EpochBatches, Shard, shuffled_order
 
 __all__ = ["Batch", "TrainingData"]
 
+VALIDATION_BATCH = 1.5
+"""Images of a validation batch over those of a training batch, as published."""
+
 Batch = tuple[Tensor, Tensor]
 """Images float32 [B, 3, H, W], and int64 labels [B] or soft targets float32 [B, classes]."""
 
@@ -39,6 +42,8 @@ class TrainingData:
     ----------
     num_classes : int | None
         Classes of the data; None where the data set does not say.
+    class_names : list[str] | None
+        Their names in the order of the labels; None where the data set does not say.
     train_set, val_set : Dataset[Any]
         Map-style data sets.
     """
@@ -46,6 +51,7 @@ class TrainingData:
     train_set: Dataset[Any]
     val_set: Dataset[Any]
     num_classes: int | None
+    class_names: list[str] | None = None
 
     def __init__(self, batch_size: int, workers: int, seed: int) -> None:
         self.batch_size = batch_size
@@ -127,7 +133,7 @@ class TrainingData:
         length = len(self.val_set)  # type: ignore[arg-type]
         loader: DataLoader[Any] = DataLoader(
             self.validation_samples(),
-            batch_size=self.batch_size,
+            batch_size=int(VALIDATION_BATCH * self.batch_size),
             sampler=Shard(length, self._rank, self._ranks),
             **self._loading(),
         )
@@ -144,13 +150,14 @@ class TrainingData:
         self._loader = None
         self._batches = None
 
-    def check_length(self, ranks: int = 1) -> None:
-        """Raise ValueError where the training images do not fill one batch of all processes."""
-        length, needed = self.epoch_length, self.batch_size * ranks
+    def check_length(self, ranks: int = 1, accumulate: int = 1) -> None:
+        """Raise ValueError where the training images do not fill one step of all processes."""
+        length, needed = self.epoch_length, self.batch_size * ranks * accumulate
         if length < needed:
+            several = "" if accumulate == 1 else " or --accumulate"
             raise ValueError(
                 f"--data has {length} training images, fewer than one batch of {needed}: "
-                "lower --batch-size"
+                f"lower --batch-size{several}"
             )
 
     def _epoch_batches(self) -> EpochBatches:

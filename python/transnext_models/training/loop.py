@@ -6,7 +6,6 @@ written out here, because a run must be able to stop and resume between any two 
 
 from __future__ import annotations
 
-import math
 import signal
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from . import history
 from .durable import RunFileError
 from .interruption import RunStopped, StopSignals
 from .loaders import TrainingData
+from .loss_watch import LossWatch, NotFinite
 from .module import ClassifierModule
 from .progress import progress_bar
 from .random_numbers import seed_step
@@ -40,7 +40,7 @@ class Pace:
     epochs : int
         Of the run.
     accumulate : int
-        Batches per optimiser step.
+        Batches per optimiser step. Those at the end of an epoch that fill no step are left out.
     validate_every : int
         Epochs between two validations; the last epoch is always validated.
     checkpoint_every_steps, checkpoint_every_minutes
@@ -91,6 +91,7 @@ class TrainingLoop:
         self._rate = 0.0
         self._began = (0.0, 0.0)
         self._saved_at = (0.0, (-1, -1, False))  # time, position
+        self._watch = LossWatch(fabric.device)
         # Processes agree on the host, where no device has to be waited for.
         self._group: Any = None
         if fabric.world_size > 1:
@@ -147,9 +148,11 @@ class TrainingLoop:
         """Take the epoch's optimiser steps that are left."""
         state, module, accumulate = self.state, self.module, self.pace.accumulate
         self._rate = module.set_rate(state.epoch)
-        batches = self.data.batches_per_epoch
+        batches = self.data.batches_per_epoch // accumulate * accumulate
         first = state.step * accumulate
         if first == 0:
+            if module.recipe.fresh_scaler:
+                state.reset_scaler()
             self.fabric.call("on_train_epoch_start", self, module)
         if first >= batches:
             return
@@ -157,7 +160,7 @@ class TrainingLoop:
         loaded = self.data.train_batches(state.epoch, first)
         with progress_bar(f"epoch {state.epoch}", first, batches, self.is_global_zero) as advance:
             for index in range(first, batches):
-                ends_step = (index + 1) % accumulate == 0 or index + 1 == batches
+                ends_step = (index + 1) % accumulate == 0
                 self._train_batch(next(loaded), index, ends_step)
                 advance()
                 if ends_step:
@@ -174,20 +177,13 @@ class TrainingLoop:
             loss = module.training_step(batch, index)
             fabric.backward(loss / self.pace.accumulate)
         state.add_loss(loss, len(batch[0]))
+        self._watch.note(loss, state.epoch, state.global_step + 1, self._rate)
         if ends_step:
             self._optimise()
         fabric.call("on_train_batch_end", self, module, loss, batch, index)
 
     def _optimise(self) -> None:
-        norm = self.module.recipe.clip_norm
-        if norm is not None:
-            self.fabric.clip_gradients(
-                self._network,
-                self._optimizer,
-                max_norm=norm,
-                # With float16 the first scales are found by gradients that overflow.
-                error_if_nonfinite=False,
-            )
+        self.module.clip_gradients(self.state.scaler)
         self._optimizer.step()
         self._optimizer.zero_grad()
         self.state.step_done()
@@ -197,8 +193,8 @@ class TrainingLoop:
     def _finish_epoch(self) -> None:
         """Validate, record and save the epoch whose steps are done."""
         state = self.state
+        self._check_losses(self._watch.all_found())
         loss, images = self._summed(state.loss)
-        self._check_loss(loss / images)
         row: history.Row = {
             "epoch": state.epoch,
             "step": state.global_step,
@@ -210,7 +206,8 @@ class TrainingLoop:
         if is_last or (state.epoch + 1) % self.pace.validate_every == 0:
             row |= self._validate()
             top1 = row["val_top1"]
-            is_best = state.best is None or top1 > state.best["val_top1"]
+            # As published: of several that are equally good, the last.
+            is_best = state.best is None or top1 >= state.best["val_top1"]
             if is_best:
                 state.best = {"epoch": state.epoch, "val_top1": top1}
         row["seconds"] = round(time.perf_counter() - self._began[0], 1)
@@ -254,22 +251,28 @@ class TrainingLoop:
         assert isinstance(total, Tensor)
         return [float(value) for value in total.tolist()]
 
-    def _check_loss(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise RuntimeError(
-                f"the loss of epoch {self.state.epoch} is {loss}: lower --lr, "
-                "or resume from an earlier checkpoint"
-            )
+    def _check_losses(self, problem: NotFinite | None) -> None:
+        """Raise on all processes where the loss of any is no longer finite."""
+        self._stop_unless_finite(problem, self._agreed(_NOTHING, problem)[1])
+
+    def _stop_unless_finite(self, problem: NotFinite | None, anywhere: bool) -> None:
+        if not anywhere:
+            return
+        if self._group is not None:
+            problems: list[NotFinite | None] = [None] * self.fabric.world_size
+            torch.distributed.all_gather_object(problems, problem, self._group)
+            problem = next(each for each in problems if each is not None)
+        raise RuntimeError(str(problem))
 
     # -- checkpoints ------------------------------------------------------------------------------
 
     def _between_steps(self) -> None:
         """Write a checkpoint and stop, if that is due or asked for."""
-        wish = self._agreed(self._wish())
+        problem = self._watch.found()
+        wish, is_lost = self._agreed(self._wish(), problem)
+        self._stop_unless_finite(problem, is_lost)
         if wish != _NOTHING and self._place() != self._saved_at[1]:
-            if not self.state.finished:
-                loss, images = self._summed(self.state.loss)
-                self._check_loss(loss / max(images, 1))
+            self._check_losses(self._watch.all_found())  # no such weights over good ones
             self._save(is_best=False)
         if wish == _STOP:
             number = self._signals.received or signal.SIGTERM
@@ -286,13 +289,14 @@ class TrainingLoop:
             return _CHECKPOINT if time.monotonic() - self._saved_at[0] >= 60 * minutes else _NOTHING
         return _NOTHING
 
-    def _agreed(self, wish: int) -> int:
-        """Return the strongest wish of all processes."""
+    def _agreed(self, wish: int, problem: NotFinite | None) -> tuple[int, bool]:
+        """Return the strongest wish of all processes, and whether any has a problem."""
         if self._group is None:
-            return wish
-        agreed = torch.tensor(wish)
+            return wish, problem is not None
+        agreed = torch.tensor([wish, problem is not None], dtype=torch.int64)
         torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MAX, self._group)
-        return int(agreed)
+        strongest, any_problem = agreed.tolist()
+        return strongest, bool(any_problem)
 
     def _place(self) -> tuple[int, int, bool]:
         return self.state.epoch, self.state.step, self.state.finished

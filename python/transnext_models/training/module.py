@@ -63,8 +63,20 @@ class ClassifierModule:
     def set_rate(self, epoch: int) -> float:
         """Set the learning rate of `epoch`, and return it. It depends on nothing but the epoch."""
         if self._schedule is not None:
-            self._schedule.step(epoch)
+            self._schedule.step(max(epoch - 1, 0) if self.recipe.delayed_rate else epoch)
         return float(self.optimizer.param_groups[0]["lr"])
+
+    def clip_gradients(self, scaler: torch.amp.GradScaler | None) -> None:
+        """Clip the gradients to the recipe's norm, after taking the scale of `scaler` off them."""
+        if self.recipe.clip_norm is None:
+            return
+        if scaler is not None:
+            # Fabric does the same, but refuses fused optimisers, which torch's scaler can handle.
+            scaler.unscale_(self.optimizer)
+        # With float16 the first scales are found by gradients that overflow: they are no error.
+        groups = self.optimizer.param_groups
+        parameters = [parameter for group in groups for parameter in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, self.recipe.clip_norm)
 
     @staticmethod
     def measure(logits: Tensor, labels: Tensor) -> Tensor:

@@ -40,6 +40,7 @@ def build_optimizer(
     """Return the recipe's AdamW over `parameter_groups(model, recipe)`."""
     from timm.optim import create_optimizer_v2
 
+    implementation: dict[str, Any] = {"fused": True} if recipe.fused else {}
     return create_optimizer_v2(
         parameter_groups(model, recipe),
         opt="adamw",
@@ -47,6 +48,7 @@ def build_optimizer(
         weight_decay=recipe.weight_decay,
         betas=recipe.betas,
         eps=recipe.eps,
+        **implementation,
     )
 
 
@@ -58,7 +60,8 @@ def build_schedule(
 ) -> Scheduler | None:
     """Return timm's scheduler over epochs, None if the rate is constant.
 
-    `scheduler.step(epoch)` sets the rate of that epoch.
+    `scheduler.step(epoch)` sets the rate that the schedule has for that epoch; see
+    `Recipe.delayed_rate` for which epoch trains at it.
     In the first `warmup_epochs` the rate rises linearly from `warmup_lr`; from then on it follows a
     cosine that began at epoch 0 (the warm-up covers its first part, as published) down to `min_lr`.
     A run shorter than twice the warm-up warms up for half of its epochs.
@@ -68,7 +71,7 @@ def build_schedule(
     epochs : int
         Length of the run, which may differ from `recipe.epochs`.
     learning_rate_factor : float
-        Multiplies every rate, for another total batch (see `Recipe`).
+        Multiplies every rate.
     """
     if recipe.schedule == "constant":
         return None

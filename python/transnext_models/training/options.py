@@ -39,14 +39,27 @@ class RunOptions:
     weights: Annotated[str | None, "Weights to start from: a file, or a published name."] = None
     epochs: Annotated[int | None, "Length, if not the recipe's."] = None
     batch_size: Annotated[int | None, "Images per device and step, if not the recipe's."] = None
-    accumulate: Annotated[int, "Batches per optimiser step."] = 1
-    lr: Annotated[
-        float | None,
-        "Peak learning rate of this run. Without it the recipe's is scaled by total batch / "
-        "recipe's total batch (1024 for ImageNet, 64 for digits).",
-    ] = None
+    accumulate: Annotated[
+        int, "Batches per optimiser step; those that fill none at an epoch's end are left out."
+    ] = 1
+    lr: Annotated[float | None, "Peak learning rate, if not the recipe's."] = None
+    scale_lr: Annotated[
+        bool,
+        "Multiply the recipe's learning rates by total batch / recipe's total batch (1024 for "
+        "ImageNet, 64 for digits). The published code does not.",
+    ] = False
+    keep_scaler: Annotated[
+        bool,
+        "Train in float16 with one gradient scaler for the whole run, rather than with a new one "
+        "in every epoch as published.",
+    ] = False
+    fused: Annotated[bool, "Use PyTorch's fused AdamW: the same steps, rounded otherwise."] = False
     img_size: Annotated[int | None, "Image side, if not the recipe's."] = None
-    pretrain_size: Annotated[int | None, "Image side that scales the position bias."] = None
+    pretrain_size: Annotated[
+        int | None,
+        "Image side that scales the position bias, if not the recipe's. It belongs to the weights: "
+        "those of --weights bring theirs, and another one is refused.",
+    ] = None
     num_classes: Annotated[int | None, "Classes, if not the recipe's; another head is new."] = None
     resume: Annotated[
         Path | None,
@@ -101,6 +114,16 @@ def check_options(options: RunOptions) -> None:
         value = getattr(options, name)
         if value is not None and not value > 0:
             raise ValueError(f"{_option(name)}: got {value}, needs a positive number")
+    if options.scale_lr and options.lr is not None:
+        raise ValueError(
+            f"--scale-lr: got it together with --lr {options.lr}, needs one of the two: --lr is "
+            "the rate of this run, whatever its batch"
+        )
+    limit = options.limit_train_batches
+    if limit is not None and limit < options.accumulate:
+        raise ValueError(
+            f"--limit-train-batches: got {limit}, needs at least --accumulate {options.accumulate}"
+        )
     if options.workers < 0:
         raise ValueError(f"--workers: got {options.workers}, needs 0 or more")
     if not 0 <= options.seed <= _LARGEST_SEED:

@@ -54,9 +54,9 @@ class ImageAugmentation:
 class Recipe:
     """Everything that decides the result of a training run, apart from data, weights and machine.
 
-    Learning rates are those of a total batch of `total_batch` images (all devices and accumulated
-    batches together); a run with another total batch multiplies all of them by `batch /
-    total_batch`.
+    Learning rates hold whatever the total batch (all devices and accumulated batches together), as
+    published. `total_batch` is the one they were found for; a run may ask for all of them to be
+    multiplied by `batch / total_batch`.
 
     Attributes
     ----------
@@ -66,6 +66,15 @@ class Recipe:
         Model trained when the command line names none.
     schedule : str
         "cosine" (per epoch, linear warm-up from `warmup_lr`, down to `min_lr`) or "constant".
+    delayed_rate : bool
+        Whether each epoch but the first trains at the rate that the schedule has for the epoch
+        before, as the published code does, which sets the rate *after* an epoch. The first two
+        epochs then have the same rate.
+    fresh_scaler : bool
+        Whether every epoch begins with a new gradient scaler (float16), as in the published code,
+        rather than with the scale that the epoch before has found.
+    fused : bool
+        Whether PyTorch's fused AdamW takes the steps.
     drop_path : Mapping[str, float]
         Stochastic depth rate by model name; a model not listed keeps its variant's own rate.
     precision : str
@@ -110,6 +119,9 @@ class Recipe:
     crop_mode: str = "center"
     ema_decay: float | None = None
     validate_every: int = 1
+    delayed_rate: bool = False
+    fresh_scaler: bool = False
+    fused: bool = False
 
 
 def _imagenet(name: str, model: str, size: int) -> Recipe:
@@ -128,6 +140,8 @@ def _imagenet(name: str, model: str, size: int) -> Recipe:
         warmup_lr=1e-6,
         warmup_epochs=5,
         schedule="cosine",
+        delayed_rate=True,
+        fresh_scaler=True,
     )
 
 

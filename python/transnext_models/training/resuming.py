@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,10 +19,18 @@ from .checkpoint_files import (
     verify_checkpoint,
 )
 from .options import RunOptions
+from .recipes import Recipe
 from .run_folder import RunFolder, read_configuration
 from .run_lock import LOCK_NAME
 
 __all__ = ["Start", "check_same_run", "choose_start", "configuration_of", "run_of"]
+
+# Of what recipes had not when a run of an earlier version began.
+_DEFAULTS = {
+    field.name: field.default
+    for field in dataclasses.fields(Recipe)
+    if field.default is not dataclasses.MISSING
+}
 
 
 @dataclass(frozen=True)
@@ -93,18 +102,33 @@ def choose_start(options: RunOptions, folder: RunFolder) -> Start:
     return Start(path, content, content["configuration"])
 
 
-def check_same_run(before: Mapping[str, Any], now: Mapping[str, Any], options: RunOptions) -> None:
+def check_same_run(
+    configuration: Mapping[str, Any], now: Mapping[str, Any], options: RunOptions
+) -> None:
     """Compare what decides a result with what the run began with.
+
+    Parameters
+    ----------
+    configuration, now : Mapping[str, Any]
+        `resolved` and `recipe` of each.
 
     Raises
     ------
     ValueError
         Names what differs.
     """
+    before, resolved = configuration["resolved"], now["resolved"]
     changed = [
         f"{name} was {before[name]!r} and is {value!r}"
-        for name, value in now.items()
+        for name, value in resolved.items()
         if name in before and name != "torch" and before[name] != value
+    ]
+    # What is said already in what was resolved from it is said once.
+    recipe = configuration.get("recipe", {})
+    changed += [
+        f"the recipe's {name} was {recipe.get(name, _DEFAULTS.get(name))!r} and is {value!r}"
+        for name, value in now["recipe"].items()
+        if name not in resolved and recipe and recipe.get(name, _DEFAULTS.get(name)) != value
     ]
     if not changed:
         return
