@@ -31,10 +31,13 @@ class RunOptions:
     output: Annotated[Path, "Folder for all that the run writes; that of --resume without it."]
     data: Annotated[
         str | None,
-        "Folder with train/<class>/ and val/<class>/, a data set that timm creates "
-        "(torch/cifar10, hfds/imagenet-1k), or digits.",
+        "Folder with train/ and val/ or ImageNet's archives, CSV file, shards (and --data-val), "
+        "data set by name (hfds/imagenet-1k, torch/cifar10), or digits.",
     ] = None
-    data_root: Annotated[Path | None, "Where a data set given by name is kept."] = None
+    data_root: Annotated[
+        Path | None,
+        "Where a data set given by name is kept, and what paths in a CSV file start from.",
+    ] = None
     model: Annotated[str | None, "Model, if not the recipe's."] = None
     weights: Annotated[str | None, "Weights to start from: a file, or a published name."] = None
     epochs: Annotated[int | None, "Length, if not the recipe's."] = None
@@ -84,6 +87,17 @@ class RunOptions:
         float | None, "Write a checkpoint after so many minutes too, not only epochs."
     ] = None
     half: Annotated[bool, "Also export float16 weights."] = True
+    data_val: Annotated[
+        str | None,
+        "Where the images for validation are, if not in --data; then both name one split: a folder "
+        "of classes, a CSV file or shards.",
+    ] = None
+    epoch_length: Annotated[
+        int | None, "Images of an epoch, of shards that can only be read in order (pipe:, URLs)."
+    ] = None
+    val_length: Annotated[
+        int | None, "Images of a validation, of shards that can only be read in order."
+    ] = None
 
 
 _POSITIVE = (
@@ -99,6 +113,8 @@ _POSITIVE = (
     "limit_val_batches",
     "checkpoint_every_steps",
     "checkpoint_every_minutes",
+    "epoch_length",
+    "val_length",
 )
 
 
@@ -143,10 +159,15 @@ def _option(name: str) -> str:
 
 def portable_options(options: RunOptions) -> dict[str, Any]:
     """Return the options as JSON takes them, so that they mean the same in another folder."""
+    from .sources import absolute  # not for every command that only shows its options
+
     values = dataclasses.asdict(options)
-    for name in ("data", "data_root", "weights"):
+    for name in ("data_root", "weights"):
         if values[name] is not None and os.path.exists(values[name]):
             values[name] = os.path.abspath(values[name])
+    for name in ("data", "data_val"):
+        if values[name] is not None:
+            values[name] = absolute(values[name])
     return {
         name: str(value) if isinstance(value, Path) else value for name, value in values.items()
     }

@@ -49,6 +49,8 @@ def build_data(options: RunOptions, settings: Settings) -> TrainingData:
             options.workers,
             options.seed,
             options.data_root,
+            options.data_val,
+            (options.epoch_length, options.val_length),
         )
         data.enable_mixup(num_classes)
     if data.num_classes is not None and data.num_classes != num_classes:
