@@ -22,10 +22,12 @@ COLUMNS = (
     "val_top5",
     "seconds",
     "cpu_seconds",
+    "images_per_second",
 )
 """epoch (from 0), step (optimiser steps so far), lr (of this epoch), train_loss, val_loss,
 val_top1, val_top5 (0 to 1; empty where the epoch was not validated), seconds (since this process
-began to train) and cpu_seconds (of this process, all threads)."""
+began to train), cpu_seconds (of this process, all threads) and images_per_second (of the epoch's
+training, all processes together)."""
 
 
 def as_csv(rows: Sequence[Row]) -> str:
@@ -41,7 +43,8 @@ def as_csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def show(row: Row) -> None:
-    """Print a row to standard error, on one line."""
+def show(row: Row, left: str) -> None:
+    """Print a row to standard error, on one line, with how long the run will take."""
     shown = [f"{name} {value:.4g}" for name, value in row.items() if name != "epoch"]
-    print(f"epoch {row['epoch']}: " + ", ".join(shown), file=sys.stderr, flush=True)
+    text = f"epoch {row['epoch']}: {', '.join(shown)}, run ends in {left}"
+    print(text, file=sys.stderr, flush=True)

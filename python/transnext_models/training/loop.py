@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,9 @@ from .interruption import RunStopped, StopSignals
 from .loaders import TrainingData
 from .loss_watch import LossWatch, NotFinite
 from .module import ClassifierModule
-from .progress import progress_bar
+from .progress import progress_shown
 from .random_numbers import seed_step
+from .speed import Speed, duration
 from .state import TrainingState
 
 __all__ = ["Pace", "TrainingLoop"]
@@ -57,7 +58,7 @@ class Pace:
 class TrainingLoop:
     """Trains from where `state` is to the end.
 
-    Callbacks of `fabric` that have a method called `on_train_start`, `on_train_epoch_start`,
+    `callbacks` that have a method called `on_train_start`, `on_train_epoch_start`,
     `on_train_batch_end`, `on_validation_epoch_end`, `on_train_epoch_end` or `on_train_end` are
     called with this object and `module`; `on_train_batch_end` also with loss, batch and its number.
 
@@ -79,6 +80,7 @@ class TrainingLoop:
         state: TrainingState,
         pace: Pace,
         save: Callable[[dict[str, Any], bool], None],
+        callbacks: Sequence[Any] = (),
     ) -> None:
         self.fabric = fabric
         self.module = module
@@ -87,11 +89,13 @@ class TrainingLoop:
         self.state = state
         self.pace = pace
         self._write = save
+        self._callbacks = callbacks
         self._signals = StopSignals()
         self._rate = 0.0
         self._began = (0.0, 0.0)
         self._saved_at = (0.0, (-1, -1, False))  # time, position
         self._watch = LossWatch(fabric.device)
+        self._speed = Speed(data.batch_size * fabric.world_size)
         # Processes agree on the host, where no device has to be waited for.
         self._group: Any = None
         if fabric.world_size > 1:
@@ -106,6 +110,11 @@ class TrainingLoop:
     def global_step(self) -> int:
         """Optimiser steps since the start of the run."""
         return self.state.global_step
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Training batches of an epoch on this process: whole optimiser steps only."""
+        return self.data.batches_per_epoch // self.pace.accumulate * self.pace.accumulate
 
     @property
     def is_global_zero(self) -> bool:
@@ -131,8 +140,9 @@ class TrainingLoop:
         """
         self._began = (time.perf_counter(), time.process_time())
         self._saved_at = (time.monotonic(), self._place())
+        self._speed.begin(self._batches_left())
         with self._signals:
-            self.fabric.call("on_train_start", self, self.module)
+            self._call("on_train_start", self, self.module)
             while not self.is_complete:
                 if self.state.finished:
                     self.state.next_epoch()
@@ -140,7 +150,20 @@ class TrainingLoop:
                 self._finish_epoch()
                 if not self.is_complete:
                     self._between_steps()
-            self.fabric.call("on_train_end", self, self.module)
+            self._call("on_train_end", self, self.module)
+
+    def _call(self, hook: str, *arguments: Any) -> None:
+        """Call the method `hook` of all callbacks that have it."""
+        for callback in self._callbacks:
+            method = getattr(callback, hook, None)
+            if method is not None:
+                method(*arguments)
+
+    def _batches_left(self) -> int:
+        """Training batches of the run on this process that are to come."""
+        state, batches = self.state, self.batches_per_epoch
+        begun = batches if state.finished else state.step * self.pace.accumulate
+        return (self.pace.epochs - state.epoch) * batches - begun
 
     # -- training ---------------------------------------------------------------------------------
 
@@ -148,20 +171,23 @@ class TrainingLoop:
         """Take the epoch's optimiser steps that are left."""
         state, module, accumulate = self.state, self.module, self.pace.accumulate
         self._rate = module.set_rate(state.epoch)
-        batches = self.data.batches_per_epoch // accumulate * accumulate
+        batches = self.batches_per_epoch
         first = state.step * accumulate
         if first == 0:
             if module.recipe.fresh_scaler:
                 state.reset_scaler()
-            self.fabric.call("on_train_epoch_start", self, module)
+            self._call("on_train_epoch_start", self, module)
         if first >= batches:
             return
         module.model.train()
         loaded = self.data.train_batches(state.epoch, first)
-        with progress_bar(f"epoch {state.epoch}", first, batches, self.is_global_zero) as advance:
+        self._speed.begin_epoch()
+        title, shown = f"epoch {state.epoch}", self.is_global_zero
+        with progress_shown(title, first, batches, self._speed, shown) as advance:
             for index in range(first, batches):
                 ends_step = (index + 1) % accumulate == 0
                 self._train_batch(next(loaded), index, ends_step)
+                self._speed.batch_done()
                 advance()
                 if ends_step:
                     self._between_steps()
@@ -180,7 +206,7 @@ class TrainingLoop:
         self._watch.note(loss, state.epoch, state.global_step + 1, self._rate)
         if ends_step:
             self._optimise()
-        fabric.call("on_train_batch_end", self, module, loss, batch, index)
+        self._call("on_train_batch_end", self, module, loss, batch, index)
 
     def _optimise(self) -> None:
         self.module.clip_gradients(self.state.scaler)
@@ -201,6 +227,7 @@ class TrainingLoop:
             "lr": self._rate,
             "train_loss": loss / images,
         }
+        speed = self._speed.epoch_images_per_second
         is_last = state.epoch + 1 == self.pace.epochs
         is_best = False
         if is_last or (state.epoch + 1) % self.pace.validate_every == 0:
@@ -212,12 +239,13 @@ class TrainingLoop:
                 state.best = {"epoch": state.epoch, "val_top1": top1}
         row["seconds"] = round(time.perf_counter() - self._began[0], 1)
         row["cpu_seconds"] = round(time.process_time() - self._began[1], 1)
+        row["images_per_second"] = round(speed, 2)
         state.rows.append(row)
         state.finished = True
         self._save(is_best)
         if self.is_global_zero:
-            history.show(row)
-        self.fabric.call("on_train_epoch_end", self, self.module)
+            history.show(row, duration(self._speed.seconds_left))
+        self._call("on_train_epoch_end", self, self.module)
 
     def _validate(self) -> dict[str, float]:
         """Evaluate the weights in use on every validation image once."""
@@ -242,7 +270,7 @@ class TrainingLoop:
             "val_top1": top1 / images,
             "val_top5": top5 / images,
         }
-        self.fabric.call("on_validation_epoch_end", self, self.module)
+        self._call("on_validation_epoch_end", self, self.module)
         return measured
 
     def _summed(self, sums: Tensor) -> list[float]:

@@ -83,6 +83,9 @@ class RunOptions:
     checkpoint_every_minutes: Annotated[
         float | None, "Write a checkpoint after so many minutes too, not only epochs."
     ] = None
+    wandb: Annotated[
+        str | None, "Send the measurements to this project of Weights & Biases too."
+    ] = None
     half: Annotated[bool, "Also export float16 weights."] = True
 
 

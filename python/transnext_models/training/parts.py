@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -95,9 +94,7 @@ def build_model(options: RunOptions, settings: Settings, pretrain_size: int | No
     return model
 
 
-def build_fabric(
-    options: RunOptions, settings: Settings, plan: LaunchPlan, callbacks: Sequence[Any]
-) -> Fabric:
+def build_fabric(options: RunOptions, settings: Settings, plan: LaunchPlan) -> Fabric:
     """Return Lightning's Fabric, not yet launched.
 
     Raises
@@ -115,7 +112,6 @@ def build_fabric(
             devices=plan.devices,
             num_nodes=options.num_nodes,
             precision=precision,
-            callbacks=list(callbacks),
         )
     except (ValueError, RuntimeError, TypeError) as error:  # MisconfigurationException among them
         raise ValueError(

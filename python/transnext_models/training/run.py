@@ -20,6 +20,7 @@ from .durable import RunFileError
 from .export import export_run, named_classes
 from .interruption import RunStopped
 from .launch import plan_launch
+from .loggers import build_loggers
 from .loop import Pace, TrainingLoop
 from .module import ClassifierModule
 from .options import RunOptions, check_options, portable_options
@@ -104,8 +105,12 @@ class _Run:
         self.data = build_data(options, self.settings)
         self.data.check_length(self.plan.processes, options.accumulate)
         self.model = build_model(options, self.settings, self._pretrain_size())
-        self.fabric = build_fabric(options, self.settings, self.plan, callbacks)
+        self.fabric = build_fabric(options, self.settings, self.plan)
         self.configuration = self._configuration()
+        self.callbacks = [
+            *callbacks,
+            *build_loggers(folder.path, options.wandb, self.configuration),
+        ]
 
     def carry_out(self) -> RunResult:
         """Write, train, export."""
@@ -132,7 +137,7 @@ class _Run:
             options.checkpoint_every_minutes,
         )
         save = functools.partial(self.folder.save, configuration=self.configuration)
-        loop = TrainingLoop(fabric, module, wrapped, self.data, state, pace, save)
+        loop = TrainingLoop(fabric, module, wrapped, self.data, state, pace, save, self.callbacks)
         self._go_on(state, loop)
         with contextlib.closing(self.data):
             loop.fit()
