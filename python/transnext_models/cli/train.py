@@ -69,6 +69,8 @@ def train(context: typer.Context, **options: Any) -> None:
         if options["output"] is None:
             options["output"] = trainer.run_of(resume)
         options |= _kept(context, trainer.configuration_of(resume))
+    elif options["config"] is not None:
+        options |= _kept(context, trainer.configuration_to_repeat(options["config"]))
     output = options["output"]
     if output is None:
         usage_error("a folder for the run is needed", "--output")
@@ -101,12 +103,14 @@ def _kept(context: typer.Context, configuration: dict[str, Any] | None) -> dict[
     if configuration is None:
         return {}
     kept = {}
+    hints = get_type_hints(RunOptions, include_extras=True)
     for name, value in configuration["options"].items():
-        if name not in context.params or name in ("output", "resume"):
+        if name not in context.params or name in ("output", "resume", "config"):
             continue
         source = context.get_parameter_source(name)
         if source is not None and source.name == "DEFAULT":
-            kept[name] = Path(value) if name == "data_root" and value is not None else value
+            is_path = Path in get_args(get_args(hints[name])[0])
+            kept[name] = Path(value) if is_path and value is not None else value
     return kept
 
 
@@ -130,6 +134,7 @@ def _load() -> SimpleNamespace:
         RunStopped=run.RunStopped,
         run_of=resuming.run_of,
         configuration_of=resuming.configuration_of,
+        configuration_to_repeat=resuming.configuration_to_repeat,
         is_first_process=launch.is_first_process,
     )
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["COLUMNS", "Row", "as_csv", "show"]
+__all__ = ["COLUMNS", "Row", "as_csv", "show", "validations_without_gain"]
 
 Row = dict[str, Any]
 
@@ -41,6 +41,16 @@ def as_csv(rows: Sequence[Row]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def validations_without_gain(rows: Sequence[Row]) -> int:
+    """Count the validations since the last one that was better than all before it."""
+    best, since = float("-inf"), 0
+    for row in rows:
+        if "val_top1" in row:
+            since = 0 if row["val_top1"] > best else since + 1
+            best = max(best, row["val_top1"])
+    return since
 
 
 def show(row: Row, left: str) -> None:

@@ -93,6 +93,14 @@ class TrainingData:
         """Mix the images of a training batch on the training device, where the recipe does."""
         return images, labels
 
+    def training_labels(self) -> list[int] | None:
+        """Return the label of every training image, None where only the images tell."""
+        reader = getattr(self.train_set, "reader", None)
+        labels = getattr(self.train_set, "targets", None)  # torchvision's
+        if labels is None and reader is not None and hasattr(reader, "samples"):
+            labels = [sample[1] for sample in reader.samples]
+        return None if labels is None else [int(label) for label in labels]
+
     # -- what a run asks for ----------------------------------------------------------------------
 
     def shard(

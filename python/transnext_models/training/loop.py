@@ -7,6 +7,7 @@ written out here, because a run must be able to stop and resume between any two 
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ class Pace:
         Epochs between two validations; the last epoch is always validated.
     checkpoint_every_steps, checkpoint_every_minutes
         Between two checkpoints within an epoch; None for none. Every epoch ends with one.
+    early_stop : int | None
+        Validations without a better one after which the run ends; None for never.
     """
 
     epochs: int
@@ -53,6 +56,7 @@ class Pace:
     validate_every: int
     checkpoint_every_steps: int | None
     checkpoint_every_minutes: float | None
+    early_stop: int | None = None
 
 
 class TrainingLoop:
@@ -123,8 +127,16 @@ class TrainingLoop:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the last epoch is finished."""
-        return self.state.finished and self.state.epoch + 1 >= self.pace.epochs
+        """Whether the last epoch is finished, or one after which it stops early."""
+        is_last = self.state.epoch + 1 >= self.pace.epochs
+        return self.state.finished and (is_last or self._stops_early)
+
+    @property
+    def _stops_early(self) -> bool:
+        patience = self.pace.early_stop
+        if patience is None:
+            return False
+        return history.validations_without_gain(self.state.rows) >= patience
 
     def fit(self) -> None:
         """Train until the run is complete.
@@ -179,7 +191,7 @@ class TrainingLoop:
             self._call("on_train_epoch_start", self, module)
         if first >= batches:
             return
-        module.model.train()
+        module.train()
         loaded = self.data.train_batches(state.epoch, first)
         self._speed.begin_epoch()
         title, shown = f"epoch {state.epoch}", self.is_global_zero
@@ -245,6 +257,12 @@ class TrainingLoop:
         self._save(is_best)
         if self.is_global_zero:
             history.show(row, duration(self._speed.seconds_left))
+            if self._stops_early and not is_last:
+                print(
+                    f"early stop: {self.pace.early_stop} validations without a better one",
+                    file=sys.stderr,
+                    flush=True,
+                )
         self._call("on_train_epoch_end", self, self.module)
 
     def _validate(self) -> dict[str, float]:

@@ -26,7 +26,9 @@ class RunOptions:
     """
 
     recipe: Annotated[
-        str, "Hyper-parameters: digits, imagenet_224, imagenet_256 or imagenet_384_ft."
+        str,
+        "Hyper-parameters: finetune (your own folder), imagenet_224, imagenet_256, "
+        "imagenet_384_ft or digits.",
     ]
     output: Annotated[Path, "Folder for all that the run writes; that of --resume without it."]
     data: Annotated[
@@ -66,6 +68,27 @@ class RunOptions:
         "Continue a run: its folder, or one of its checkpoints. It keeps the options that are not "
         "given again.",
     ] = None
+    config: Annotated[
+        Path | None,
+        "Repeat the run with this config.json: its options, but for those that are given now, and "
+        "its recipe.",
+    ] = None
+    layer_decay: Annotated[
+        float | None, "Multiply the learning rate by this from each block to the one before."
+    ] = None
+    ema_decay: Annotated[
+        float | None, "Decay per step of the averaged weights that are used; 0 for none."
+    ] = None
+    freeze: Annotated[
+        str | None,
+        "Leave parameters as they are: those of so many stages, or names such as block1,*.norm1.*",
+    ] = None
+    linear_probe: Annotated[bool, "Train the classifier only."] = False
+    class_weights: Annotated[
+        str | None,
+        "Weights of the classes in the loss: balanced, a number for each (1,2,1), or cat=2,dog=3.",
+    ] = None
+    early_stop: Annotated[int | None, "End after so many validations without a better one."] = None
     precision: Annotated[
         str | None, "Lightning precision, such as 32-true, 16-mixed, bf16-mixed."
     ] = None
@@ -102,6 +125,8 @@ _POSITIVE = (
     "limit_val_batches",
     "checkpoint_every_steps",
     "checkpoint_every_minutes",
+    "layer_decay",
+    "early_stop",
 )
 
 
@@ -117,6 +142,10 @@ def check_options(options: RunOptions) -> None:
         value = getattr(options, name)
         if value is not None and not value > 0:
             raise ValueError(f"{_option(name)}: got {value}, needs a positive number")
+    if options.layer_decay is not None and options.layer_decay > 1:
+        raise ValueError(f"--layer-decay: got {options.layer_decay}, needs 1 at most")
+    if options.ema_decay is not None and not 0 <= options.ema_decay < 1:
+        raise ValueError(f"--ema-decay: got {options.ema_decay}, needs 0 to less than 1")
     if options.scale_lr and options.lr is not None:
         raise ValueError(
             f"--scale-lr: got it together with --lr {options.lr}, needs one of the two: --lr is "
@@ -147,6 +176,7 @@ def _option(name: str) -> str:
 def portable_options(options: RunOptions) -> dict[str, Any]:
     """Return the options as JSON takes them, so that they mean the same in another folder."""
     values = dataclasses.asdict(options)
+    values["config"] = None  # all that it says is said by the others
     for name in ("data", "data_root", "weights"):
         if values[name] is not None and os.path.exists(values[name]):
             values[name] = os.path.abspath(values[name])
