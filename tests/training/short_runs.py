@@ -23,7 +23,7 @@ from transnext_models.training.recipes import RECIPES
 from transnext_models.training.run import RunOptions
 
 CLASSES = ("ant", "bee", "cat")
-TIMINGS = {"seconds", "cpu_seconds"}
+TIMINGS = {"seconds", "cpu_seconds", "images_per_second"}
 EXPORTS = (
     "last.safetensors",
     "last_float16.safetensors",

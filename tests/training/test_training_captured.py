@@ -1,8 +1,12 @@
-"""A captured step: the losses of the eager one, without a wait for the device."""
+"""A captured step: the losses of the eager one, without a wait for the device.
+
+Recorded and replayed on a CPU (recorded_work.py); tests/gpu has CUDA graphs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +16,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from recorded_work import RecordedWork, WaitForDevice
+from training import short_runs
+from training.short_runs import StopAfter, metrics, resumed
 from transnext_models import create_model
+from transnext_models.training import parts, steps
 from transnext_models.training.captured_step import CapturedStep
 from transnext_models.training.mixing import BatchMixer
+from transnext_models.training.run import RunStopped, train
 
 CPU = torch.device("cpu")
 MIXER = BatchMixer(mixup=0.8, cutmix=1.0, switch=0.5, smoothing=0.1, num_classes=5)
@@ -49,7 +57,6 @@ class Step:
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=False)
 
 
 def batch(step: int) -> tuple[torch.Tensor, ...]:
@@ -67,6 +74,7 @@ def eager(made: Step, accumulate: int = 1) -> list[float]:
         loss = made.forward_backward(batch(step))
         if (step + 1) % accumulate == 0:
             made.optimise()
+            made.optimizer.zero_grad()
         return loss.detach()
 
     return losses(run)
@@ -114,6 +122,7 @@ def test_a_rate_in_a_tensor_acts_on_replays() -> None:
         rates(recorded, rate, number)
         expected = plain.forward_backward(batch(number)).detach()
         plain.optimise()
+        plain.optimizer.zero_grad()
         got = step.forward_backward(batch(number), CPU)
         step.optimise()
         assert float(got) == pytest.approx(float(expected), rel=1e-5)
@@ -142,15 +151,77 @@ def test_a_wait_for_the_device_is_noticed() -> None:
 
 
 def test_the_sum_over_processes_comes_between() -> None:
-    made, calls = Step(), []
+    made = Step()
+    totals = []
+
+    def sums(gradients: list[torch.Tensor]) -> None:
+        (gradient,) = gradients
+        totals.append(float(gradient.double().square().sum()))
+        own = [each.grad for each in made.parameters if each.grad is not None]
+        assert len(own) == len(made.parameters)
+        assert sum(float(g.double().square().sum()) for g in own) == pytest.approx(totals[-1])
+
     step = CapturedStep(
-        made.forward_backward,
-        made.optimise,
-        made.parameters,
-        RecordedWork(),
-        between=lambda: calls.append(all(p.grad is not None for p in made.parameters)),
+        made.forward_backward, made.optimise, made.parameters, RecordedWork(), between=sums
     )
     for number in range(5):
         step.forward_backward(batch(number), CPU)
         step.optimise()
-    assert calls == [True] * 5
+    assert len(totals) == 5
+    assert min(totals) > 0
+
+
+# -- runs -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def as_if_captured(monkeypatch: pytest.MonkeyPatch) -> list[RecordedWork]:
+    """Have runs on a CPU record their steps; returns the recorders of the runs."""
+    recorders: list[RecordedWork] = []
+
+    def recorder() -> RecordedWork:
+        recorders.append(RecordedWork())
+        return recorders[-1]
+
+    monkeypatch.setattr(parts, "has_graphs", lambda device: True)
+    monkeypatch.setattr(steps, "CudaGraphs", recorder)
+    return recorders
+
+
+def measured(folder: Path) -> list[float]:
+    """Losses of a run, in the order of its epochs; not every epoch is validated."""
+    names = ("train_loss", "val_loss")
+    return [float(row[name]) for row in metrics(folder) for name in names if row[name]]
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_run_has_the_losses_of_the_eager_one(
+    precision: str, tmp_path: Path, images: Path, as_if_captured: list[RecordedWork]
+) -> None:
+    chosen: dict[str, Any] = {"precision": precision, "fused": True}
+    train(short_runs.images(tmp_path / "eager", images, **chosen))
+    train(short_runs.images(tmp_path / "captured", images, **chosen, cuda_graphs=True))
+    assert [each.recordings for each in as_if_captured] == [2]
+    tolerance = 1e-4 if precision == "32-true" else 3e-2
+    ours, expected = (measured(tmp_path / name) for name in ("captured", "eager"))
+    assert ours == pytest.approx(expected, rel=tolerance)
+
+
+def test_a_stopped_run_goes_on(
+    tmp_path: Path, images: Path, as_if_captured: list[RecordedWork]
+) -> None:
+    """Its first steps are eager again: the same numbers, rounded otherwise."""
+    train(short_runs.images(tmp_path / "whole", images, cuda_graphs=True))
+    stopped = short_runs.images(tmp_path / "stopped", images, cuda_graphs=True)
+    with pytest.raises(RunStopped):
+        train(stopped, [StopAfter(6)])
+    train(resumed(stopped))
+    ours, expected = (measured(tmp_path / name) for name in ("stopped", "whole"))
+    assert ours == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_device_without_graphs_is_refused(tmp_path: Path, images: Path) -> None:
+    options = short_runs.images(tmp_path / "run", images, cuda_graphs=True)
+    with pytest.raises(ValueError, match="--cuda-graphs: got a run on cpu, needs a CUDA device"):
+        train(options)
+    assert not options.output.exists()

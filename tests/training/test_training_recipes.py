@@ -125,7 +125,7 @@ def test_fine_tuning_drops_paths_at_its_own_rate(model: str, rate: float, tmp_pa
     settings = Settings.of(options, 1)
     assert settings.drop_path == rate
     with torch.device("meta"):
-        built = build_model(options, settings, pretrain_size=224)
+        built = build_model(options, settings, num_classes=1000, pretrain_size=224)
     assert built.training
     rates = [module.rate for module in built.modules() if isinstance(module, DropPath)]
     assert max(rates) == pytest.approx(rate)

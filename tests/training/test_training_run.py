@@ -163,7 +163,8 @@ def test_image_data_uses_every_published_augmentation(images: Path) -> None:
     assert order == [index for index in order[::3] for _ in range(3)]  # three times in a row
     assert len(order) == 18 == data.epoch_length  # an epoch keeps its length
     data.enable_mixup(3)
-    assert (data.mixup.mixup_alpha, data.mixup.cutmix_alpha) == (0.8, 1.0)
+    assert data.mixer is not None
+    assert (data.mixer.mixup, data.mixer.cutmix) == (0.8, 1.0)
     assert data.val_set.transform is preprocess  # type: ignore[attr-defined]
 
 

@@ -38,7 +38,7 @@ def test_three_steps_are_the_golden_ones(fused: bool) -> None:
         # In float64 throughout, which the trainer's loss is not.
         loss = nn.functional.cross_entropy(model(batch[0]), batch[1])
         assert loss.item() == pytest.approx(step["loss"], rel=1e-9)
-        assert module.training_step(batch, 0).item() == pytest.approx(step["loss"], rel=1e-5)
+        assert module.training_step(batch).item() == pytest.approx(step["loss"], rel=1e-5)
         loss.backward()
         norm = float(nn.utils.get_total_norm([x.grad for x in model.parameters()]))  # type: ignore[misc]
         assert norm == pytest.approx(step["norm"], rel=1e-9)

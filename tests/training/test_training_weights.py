@@ -28,7 +28,7 @@ def _weights(path: Path, model: TransNeXt, **metadata: str) -> str:
 
 
 def _built(options: RunOptions) -> TransNeXt:
-    return build_model(options, Settings.of(options, 1), None)
+    return build_model(options, Settings.of(options, 1), options.num_classes or 1000, None)
 
 
 def _options(tmp_path: Path, **changes: object) -> RunOptions:

@@ -8,19 +8,19 @@ from the device's generator, whose seed a replay reads.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["CapturedStep", "CudaGraphs", "Recorder"]
+__all__ = ["CapturedStep", "CudaGraphs", "Recorder", "has_graphs"]
 
 Work = Callable[[], None]
 
-_WARM_UP = (
-    3  # steps run eagerly before one is recorded: allocations and choices of algorithms settle
-)
+_ALIGNMENT = 64  # the starts of gradients are multiples of so many elements, for vector loads
+_WARM_UP = 3  # steps before one is recorded: allocations and choices of algorithms settle
 
 
 class Recorder(Protocol):
@@ -31,6 +31,11 @@ class Recorder(Protocol):
 
     def record(self, work: Work) -> Work:
         """Record the work without doing it; return what does it."""
+
+
+def has_graphs(device: torch.device) -> bool:
+    """Whether `CudaGraphs` records work on a device."""
+    return device.type == "cuda"
 
 
 class CudaGraphs:
@@ -70,13 +75,14 @@ class CapturedStep:
     forward_backward : Callable[[tuple[Tensor, ...]], Tensor]
         Takes a batch's tensors, adds to the parameters' gradients, returns the loss, float [].
     optimise : Callable[[], None]
-        Clips, steps and zeroes the gradients, in place.
+        Clips and steps, in place. The gradients are zeroed here.
     parameters : list[Tensor]
-        What gets gradients. Their memory stays from the first step on.
+        What gets gradients. Those of one dtype lie in one buffer, whose memory stays.
     recorder : Recorder
         `CudaGraphs()` on a GPU.
-    between : Callable[[], None] | None
-        Runs between the halves of an optimiser step, eagerly: the sum over processes.
+    between : Callable[[list[Tensor]], None] | None
+        Runs between the halves of an optimiser step, eagerly, on the buffers of all gradients: the
+        sum over processes.
 
     Raises
     ------
@@ -90,7 +96,7 @@ class CapturedStep:
         optimise: Work,
         parameters: list[Tensor],
         recorder: Recorder,
-        between: Work | None = None,
+        between: Callable[[list[Tensor]], None] | None = None,
     ) -> None:
         self._compute = forward_backward
         self._parameters = parameters
@@ -98,8 +104,10 @@ class CapturedStep:
         self._between = between
         self._batch: tuple[Tensor, ...] = ()
         self._loss = torch.empty(())
+        self._gradients: list[Tensor] = []
+        self._optimise_in_place = optimise
         self._forward_backward = _Half(self._run_batch)
-        self._optimise = _Half(optimise)
+        self._optimise = _Half(self._run_optimiser)
 
     def forward_backward(self, batch: tuple[Tensor, ...], device: torch.device) -> Tensor:
         """Add a batch's gradients; `batch` may lie on the host, pinned.
@@ -111,8 +119,7 @@ class CapturedStep:
         if not self._batch:
             self._batch = tuple(torch.empty_like(part, device=device) for part in batch)
             self._loss = torch.zeros((), device=device)
-            for parameter in self._parameters:
-                parameter.grad = torch.zeros_like(parameter)
+            self._gradients = _zero_gradients(self._parameters)
         for buffer, part in zip(self._batch, batch, strict=True):
             if buffer.shape != part.shape or buffer.dtype != part.dtype:
                 raise RuntimeError(
@@ -126,11 +133,31 @@ class CapturedStep:
     def optimise(self) -> None:
         """Step by the gradients added since the last call, and zero them."""
         if self._between is not None:
-            self._between()
+            self._between(self._gradients)
         self._optimise(self._recorder)
 
     def _run_batch(self) -> None:
         self._loss.copy_(self._compute(self._batch).detach())
+
+    def _run_optimiser(self) -> None:
+        self._optimise_in_place()
+        for gradients in self._gradients:
+            gradients.zero_()
+
+
+def _zero_gradients(parameters: list[Tensor]) -> list[Tensor]:
+    """Give parameters gradients of zeros, views of one buffer for each dtype and device."""
+    kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for parameter in parameters:
+        kinds.setdefault((parameter.dtype, parameter.device), []).append(parameter)
+    buffers = []
+    for (dtype, device), alike in kinds.items():
+        sizes = [-(-each.numel() // _ALIGNMENT) * _ALIGNMENT for each in alike]
+        buffer = torch.zeros(sum(sizes), dtype=dtype, device=device)
+        for parameter, start in zip(alike, itertools.accumulate([0, *sizes]), strict=False):
+            parameter.grad = buffer[start : start + parameter.numel()].view_as(parameter)
+        buffers.append(buffer)
+    return buffers
 
 
 class _Half:

@@ -17,6 +17,7 @@ from ..classification.preprocess import Preprocess
 from .augmentation import image_augmentation
 from .image_reading import READABLE, TrainingImages, UnreadableImages, ValidationImages
 from .loaders import Batch, TrainingData
+from .mixing import BatchMixer
 from .recipes import Recipe
 from .sampling import repeated_order
 from .sources import ImageSet, ShardStream, open_splits
@@ -89,7 +90,7 @@ class ImageData(TrainingData):
         self.has_several_labels = self.train_set.has_several_labels
         self.train_set.transform = image_augmentation(recipe.augmentation, preprocess)
         self.val_set.transform = preprocess
-        self.mixup: Any = None
+        self.mixer: BatchMixer | None = None
         self._label_bound: int | None = None
         self._unreadable = {
             "training": UnreadableImages(self.train_set, "training"),
@@ -102,22 +103,20 @@ class ImageData(TrainingData):
         Raises
         ------
         ValueError
-            The batch size is odd (timm mixes a batch with its own reverse), or a label is none of
+            The batch size is odd (a batch is mixed with its own reverse), or a label is none of
             so many classes.
         """
-        from timm.data import Mixup
-
         self.check_labels(num_classes)
         augmentation = self.augmentation
         if augmentation.mixup == 0 and augmentation.cutmix == 0:
             return
         if self.batch_size % 2:
             raise ValueError(f"--batch-size: got {self.batch_size}, needs an even number for mixup")
-        self.mixup = Mixup(
-            mixup_alpha=augmentation.mixup,
-            cutmix_alpha=augmentation.cutmix,
-            switch_prob=augmentation.mixup_switch,
-            label_smoothing=self.label_smoothing,
+        self.mixer = BatchMixer(
+            mixup=augmentation.mixup,
+            cutmix=augmentation.cutmix,
+            switch=augmentation.mixup_switch,
+            smoothing=self.label_smoothing,
             num_classes=num_classes,
         )
 
@@ -200,12 +199,15 @@ class ImageData(TrainingData):
         read = [name == READABLE for name in stand_ins]
         return images[read], labels[read]
 
-    def mix(self, images: Tensor, labels: Tensor) -> Batch:
-        """Mix training images; int64 labels [B] become soft targets [B, classes]."""
-        if self.mixup is None:
+    def mixing_numbers(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Draw mixup's and CutMix's numbers for a batch."""
+        return () if self.mixer is None else (self.mixer.draw(*images.shape[-2:]),)
+
+    def mix(self, images: Tensor, labels: Tensor, *numbers: Tensor) -> Batch:
+        """Mix training images; labels become soft targets [B, classes]."""
+        if self.mixer is None:
             return images, labels
-        mixed: Batch = self.mixup(images, labels)
-        return mixed
+        return self.mixer(images, labels, *numbers)
 
     def _check_streamed(self, labels: Tensor) -> None:
         if self._label_bound is not None and int(labels.max()) >= self._label_bound:

@@ -82,6 +82,10 @@ class DigitData(TrainingData):
         """Preprocessed digits by their number."""
         return self.val_set
 
+    def training_labels(self) -> list[int]:
+        """Return the label of every training digit."""
+        return load_split()[0].labels.tolist()
+
     def training_batch(self, loaded: Any) -> Batch:
         """Render the digits of a training batch: indices [B] become images [B, 3, H, W]."""
         indices, labels = loaded

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -42,7 +42,7 @@ class TrainingData:
     ----------
     num_classes : int | None
         Classes of the data; None where the data set does not say.
-    class_names : list[str] | None
+    class_names : Sequence[str] | None
         Their names in the order of the labels; None where the data set does not say.
     train_set, val_set : Dataset[Any]
         Map-style data sets.
@@ -51,7 +51,7 @@ class TrainingData:
     train_set: Dataset[Any]
     val_set: Dataset[Any]
     num_classes: int | None
-    class_names: list[str] | None = None
+    class_names: Sequence[str] | None = None
 
     def __init__(self, batch_size: int, workers: int, seed: int) -> None:
         self.batch_size = batch_size
@@ -89,9 +89,21 @@ class TrainingData:
         """Finish what the loader gives for validation, before it moves to the device."""
         raise NotImplementedError
 
-    def mix(self, images: Tensor, labels: Tensor) -> Batch:
+    def mixing_numbers(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Draw what `mix` takes beside the images, on the host: nothing where it does not mix."""
+        return ()
+
+    def mix(self, images: Tensor, labels: Tensor, *numbers: Tensor) -> Batch:
         """Mix the images of a training batch on the training device, where the recipe does."""
         return images, labels
+
+    def training_labels(self) -> list[int] | None:
+        """Return the label of every training image, None where only the images tell."""
+        reader = getattr(self.train_set, "reader", None)
+        labels = getattr(self.train_set, "targets", None)  # torchvision's
+        if labels is None and reader is not None and hasattr(reader, "samples"):
+            labels = [sample[1] for sample in reader.samples]
+        return None if labels is None else [int(label) for label in labels]
 
     # -- what a run asks for ----------------------------------------------------------------------
 

@@ -24,13 +24,20 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     Returns
     -------
     Groups for any PyTorch optimiser, the undecayed first; a group without parameters is left out.
+    With layer decay there are two of each layer, and ``lr_scale`` is a layer's factor on the rate.
     """
-    from timm.optim import param_groups_weight_decay
+    from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 
+    spared = [f"*{part}*" for part in recipe.no_weight_decay]
+    if recipe.layer_decay is not None:
+        return param_groups_layer_decay(
+            model,
+            weight_decay=recipe.weight_decay,
+            no_weight_decay_list=[*spared, "*.bias"],
+            layer_decay=recipe.layer_decay,
+        )
     return param_groups_weight_decay(
-        model,
-        weight_decay=recipe.weight_decay,
-        no_weight_decay_list=[f"*{part}*" for part in recipe.no_weight_decay],
+        model, weight_decay=recipe.weight_decay, no_weight_decay_list=spared
     )
 
 

@@ -26,7 +26,9 @@ class RunOptions:
     """
 
     recipe: Annotated[
-        str, "Hyper-parameters: digits, imagenet_224, imagenet_256 or imagenet_384_ft."
+        str,
+        "Hyper-parameters: finetune (your own folder), imagenet_224, imagenet_256, "
+        "imagenet_384_ft or digits.",
     ]
     output: Annotated[Path, "Folder for all that the run writes; that of --resume without it."]
     data: Annotated[
@@ -69,6 +71,27 @@ class RunOptions:
         "Continue a run: its folder, or one of its checkpoints. It keeps the options that are not "
         "given again.",
     ] = None
+    config: Annotated[
+        Path | None,
+        "Repeat the run with this config.json: its options, but for those that are given now, and "
+        "its recipe.",
+    ] = None
+    layer_decay: Annotated[
+        float | None, "Multiply the learning rate by this from each block to the one before."
+    ] = None
+    ema_decay: Annotated[
+        float | None, "Decay per step of the averaged weights that are used; 0 for none."
+    ] = None
+    freeze: Annotated[
+        str | None,
+        "Leave parameters as they are: those of so many stages, or names such as block1,*.norm1.*",
+    ] = None
+    linear_probe: Annotated[bool, "Train the classifier only."] = False
+    class_weights: Annotated[
+        str | None,
+        "Weights of the classes in the loss: balanced, a number for each (1,2,1), or cat=2,dog=3.",
+    ] = None
+    early_stop: Annotated[int | None, "End after so many validations without a better one."] = None
     precision: Annotated[
         str | None, "Lightning precision, such as 32-true, 16-mixed, bf16-mixed."
     ] = None
@@ -78,6 +101,11 @@ class RunOptions:
     seed: Annotated[int, "Seed of all random numbers."] = 0
     backend: Annotated[str | None, "Operator backend; the best available without it."] = None
     compile: Annotated[bool, "Use torch.compile."] = False
+    cuda_graphs: Annotated[
+        bool,
+        "Record a training step into CUDA graphs and replay it, which needs no Python between its "
+        "kernels; AdamW is the fused one.",
+    ] = False
     limit_train_batches: Annotated[int | None, "Cut every epoch to so many batches."] = None
     limit_val_batches: Annotated[int | None, "Cut every validation to so many batches."] = None
     checkpoint_every_steps: Annotated[
@@ -85,6 +113,9 @@ class RunOptions:
     ] = None
     checkpoint_every_minutes: Annotated[
         float | None, "Write a checkpoint after so many minutes too, not only epochs."
+    ] = None
+    wandb: Annotated[
+        str | None, "Send the measurements to this project of Weights & Biases too."
     ] = None
     half: Annotated[bool, "Also export float16 weights."] = True
     data_val: Annotated[
@@ -113,6 +144,8 @@ _POSITIVE = (
     "limit_val_batches",
     "checkpoint_every_steps",
     "checkpoint_every_minutes",
+    "layer_decay",
+    "early_stop",
     "epoch_length",
     "val_length",
 )
@@ -130,6 +163,10 @@ def check_options(options: RunOptions) -> None:
         value = getattr(options, name)
         if value is not None and not value > 0:
             raise ValueError(f"{_option(name)}: got {value}, needs a positive number")
+    if options.layer_decay is not None and options.layer_decay > 1:
+        raise ValueError(f"--layer-decay: got {options.layer_decay}, needs 1 at most")
+    if options.ema_decay is not None and not 0 <= options.ema_decay < 1:
+        raise ValueError(f"--ema-decay: got {options.ema_decay}, needs 0 to less than 1")
     if options.scale_lr and options.lr is not None:
         raise ValueError(
             f"--scale-lr: got it together with --lr {options.lr}, needs one of the two: --lr is "
@@ -162,6 +199,7 @@ def portable_options(options: RunOptions) -> dict[str, Any]:
     from .sources import absolute  # not for every command that only shows its options
 
     values = dataclasses.asdict(options)
+    values["config"] = None  # all that it says is said by the others
     for name in ("data_root", "weights"):
         if values[name] is not None and os.path.exists(values[name]):
             values[name] = os.path.abspath(values[name])

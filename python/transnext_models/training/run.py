@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import json
 import logging
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,19 +17,29 @@ from typing import Any
 from lightning.fabric import seed_everything
 
 from .checkpoint_files import read_checkpoint
+from .class_weights import class_weights
 from .durable import RunFileError
 from .export import export_run, named_classes
 from .interruption import RunStopped
 from .launch import plan_launch
+from .loggers import build_loggers
 from .loop import Pace, TrainingLoop
 from .module import ClassifierModule
 from .options import RunOptions, check_options, portable_options
 from .parts import build_data, build_fabric, build_model, describe
-from .resuming import Start, check_same_run, choose_start, configuration_of
+from .resuming import (
+    Start,
+    check_same_run,
+    choose_start,
+    configuration_of,
+    configuration_to_repeat,
+    differences,
+)
 from .run_folder import RunFolder, measures
 from .run_lock import LOCK_NAME, RunLock
 from .settings import Settings
 from .state import TrainingState
+from .steps import CapturedSteps, EagerSteps
 
 __all__ = ["RunOptions", "RunResult", "RunStopped", "train"]
 
@@ -98,22 +109,35 @@ class _Run:
         self.folder = folder
         self.lock = lock
         self.plan = plan_launch(options.devices, options.num_nodes)
-        self.settings = Settings.of(options, self.plan.processes)
         self.start = self._start()
+        self.before = self._before()
+        self.settings = Settings.of(options, self.plan.processes, self.before)
         seed_everything(options.seed, workers=False, verbose=False)
         self.data = build_data(options, self.settings)
         self.data.check_length(self.plan.processes, options.accumulate)
-        self.model = build_model(options, self.settings, self._pretrain_size())
-        self.fabric = build_fabric(options, self.settings, self.plan, callbacks)
+        classes = self.data.num_classes
+        assert classes is not None
+        self.model = build_model(options, self.settings, classes, self._pretrain_size())
+        self.class_weights = class_weights(self.settings.recipe.class_weights, self.data, classes)
+        self.fabric = build_fabric(options, self.settings, self.plan)
         self.configuration = self._configuration()
+        self.callbacks = [
+            *callbacks,
+            *build_loggers(folder.path, options.wandb, self.configuration),
+        ]
 
     def carry_out(self) -> RunResult:
         """Write, train, export."""
         self._begin()
         fabric, settings, options = self.fabric, self.settings, self.options
         fabric.launch()
+        weights = self.class_weights
         module = ClassifierModule(
-            self.model, settings.recipe, settings.epochs, settings.learning_rate_factor
+            self.model,
+            settings.recipe,
+            settings.epochs,
+            settings.learning_rate_factor,
+            None if weights is None else weights.to(fabric.device),
         )
         wrapped = fabric.setup(self.model, module.optimizer)
         module.network = wrapped[0]
@@ -130,9 +154,13 @@ class _Run:
             min(settings.recipe.validate_every, settings.epochs),
             options.checkpoint_every_steps,
             options.checkpoint_every_minutes,
+            settings.recipe.early_stop,
         )
         save = functools.partial(self.folder.save, configuration=self.configuration)
-        loop = TrainingLoop(fabric, module, wrapped, self.data, state, pace, save)
+        steps = (CapturedSteps if options.cuda_graphs else EagerSteps)(
+            fabric, module, wrapped, self.data, options.accumulate
+        )
+        loop = TrainingLoop(fabric, module, steps, self.data, state, pace, save, self.callbacks)
         self._go_on(state, loop)
         with contextlib.closing(self.data):
             loop.fit()
@@ -157,6 +185,14 @@ class _Run:
             self.lock.acquire(self.folder.path)
         return choose_start(self.options, self.folder)
 
+    def _before(self) -> dict[str, Any] | None:
+        """Return the configuration of the run that is continued or repeated, None for neither."""
+        if self.options.resume is not None:
+            return self.start.configuration or configuration_of(self.options.resume)
+        if self.options.config is not None:
+            return configuration_to_repeat(self.options.config)
+        return None
+
     def _pretrain_size(self) -> int | None:
         """Return the model's size where the weights that it begins with do not matter, else None.
 
@@ -166,10 +202,9 @@ class _Run:
         options = self.options
         if options.resume is None or (self.plan.is_first and self.start.path is None):
             return None
-        before = self.start.configuration or configuration_of(options.resume)
-        if options.pretrain_size is not None or before is None:
+        if options.pretrain_size is not None or self.before is None:
             return options.pretrain_size
-        size: int = before["resolved"]["pretrain_size"]
+        size: int = self.before["resolved"]["pretrain_size"]
         return size
 
     def _configuration(self) -> dict[str, Any]:
@@ -186,6 +221,11 @@ class _Run:
         if before is not None:
             check_same_run(before, plain, self.options)
             return before
+        if self.options.config is not None and self.before is not None and self.plan.is_first:
+            changed = differences(self.before, plain)
+            if changed:
+                text = f"--config {self.options.config}: another run: {', '.join(changed)}"
+                print(text, file=sys.stderr, flush=True)
         return plain
 
     def _begin(self) -> None:

@@ -27,7 +27,7 @@ from . import history
 from .checkpoint_files import BEST, LAST, PREVIOUS, CheckpointFolder
 from .durable import RunFileError, remove_unfinished, sync_folder, write_text
 
-__all__ = ["RunFolder", "read_configuration"]
+__all__ = ["RunFolder", "measures", "read_configuration", "read_configuration_file"]
 
 
 class RunFolder:
@@ -161,7 +161,22 @@ def read_configuration(folder: Path) -> dict[str, Any] | None:
     ValueError
         It is damaged; names it.
     """
-    path = folder / "config.json"
+    try:
+        return read_configuration_file(folder / "config.json")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def read_configuration_file(path: Path) -> dict[str, Any]:
+    """Return the configuration of a run in the file `path`.
+
+    Raises
+    ------
+    FileNotFoundError, NotADirectoryError
+        There is none.
+    ValueError
+        It is damaged; names it.
+    """
     try:
         configuration = json.loads(path.read_text())
         if not (
@@ -171,7 +186,7 @@ def read_configuration(folder: Path) -> dict[str, Any] | None:
         ):
             raise ValueError("it has no `resolved` and no `options`")
     except (FileNotFoundError, NotADirectoryError):
-        return None
+        raise
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: not the configuration of a run: {error}") from error
     return configuration

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..classification.preprocess import Preprocess
 from ..variants import find_checkpoint
 from .options import RunOptions
-from .recipes import Recipe, get_recipe
+from .recipe_files import chosen_recipe
+from .recipes import Recipe
 
 __all__ = ["Settings"]
 
@@ -19,13 +20,15 @@ class Settings:
     """Options over recipe over variant: what a run trains, and how.
 
     `pretrain_size` is that of a model without weights; weights bring their own (see `parts`).
+    `num_classes` is None where the data decide it.
     """
 
     recipe: Recipe
     model_name: str
     img_size: int
     pretrain_size: int
-    num_classes: int
+    num_classes: int | None
+    weights: str | None
     drop_path: float
     batch_size: int
     total_batch: int
@@ -34,18 +37,28 @@ class Settings:
     preprocess: Preprocess
 
     @classmethod
-    def of(cls, options: RunOptions, processes: int) -> Settings:
+    def of(
+        cls,
+        options: RunOptions,
+        processes: int,
+        configuration: Mapping[str, Any] | None = None,
+    ) -> Settings:
         """Return the settings of a run on so many processes.
+
+        Parameters
+        ----------
+        configuration : Mapping[str, Any] | None
+            Of a run that is continued or repeated.
 
         Raises
         ------
         ValueError
             The recipe or the model is not known.
         """
-        recipe = _recipe(options)
+        recipe = chosen_recipe(options, configuration)
         model_name = options.model or recipe.model
         variant, published = find_checkpoint(model_name)
-        img_size = options.img_size or recipe.img_size
+        img_size = options.img_size or recipe.img_size or published.img_size
         batch_size = options.batch_size or recipe.batch_size
         total_batch = batch_size * options.accumulate * processes
         scale = total_batch / recipe.total_batch
@@ -54,7 +67,8 @@ class Settings:
             model_name=model_name,
             img_size=img_size,
             pretrain_size=options.pretrain_size or recipe.pretrain_size or variant.pretrain_size,
-            num_classes=options.num_classes or recipe.num_classes,
+            num_classes=options.num_classes or recipe.num_classes or None,
+            weights=options.weights or (model_name if recipe.pretrained else None),
             drop_path=recipe.drop_path.get(variant.name, variant.drop_path_rate),
             batch_size=batch_size,
             total_batch=total_batch,
@@ -64,8 +78,8 @@ class Settings:
                 img_size,
                 published.mean,
                 published.std,
-                recipe.crop_mode,
-                recipe.crop_pct,
+                recipe.crop_mode or published.crop_mode,
+                recipe.crop_pct if recipe.crop_mode else published.crop_pct,
                 published.interpolation,
             ),
         )
@@ -74,13 +88,3 @@ class Settings:
     def learning_rate_factor(self) -> float:
         """What multiplies every rate of the recipe."""
         return self.peak_lr / self.recipe.lr
-
-
-def _recipe(options: RunOptions) -> Recipe:
-    """Return the recipe with what the options change about it."""
-    changes: dict[str, Any] = {}
-    if options.keep_scaler:
-        changes["fresh_scaler"] = False
-    if options.fused:
-        changes["fused"] = True
-    return dataclasses.replace(get_recipe(options.recipe), **changes)

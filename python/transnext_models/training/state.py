@@ -63,6 +63,8 @@ class TrainingState:
         if ema_decay is not None:
             average = get_ema_multi_avg_fn(ema_decay)
             self.averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+            # Every update looks at it: on the host no device has to be waited for.
+            self.averaged.n_averaged = self.averaged.n_averaged.cpu()
         self.epoch = 0
         self.step = 0
         self.finished = False
