@@ -20,7 +20,7 @@ def main(data: str, output: str, model: str = "transnext_pico") -> None:
     result = train(
         RunOptions(
             recipe="imagenet_224", data=data, output=Path(output), model=model, weights=model,
-            num_classes=len(classes), img_size=size, pretrain_size=size, epochs=2, batch_size=8,
+            num_classes=len(classes), img_size=size, epochs=2, batch_size=8,
             lr=1e-4, workers=0,
         )
     )  # fmt: skip

@@ -335,10 +335,10 @@ class TransNeXt(nn.Module):
     # timm's model interface
 
     def load_pretrained(self, path: str | os.PathLike[str]) -> None:
-        """Load a weights file, fitting it to this model; see :func:`pretrained.load_fitted`."""
-        from .checkpoints.pretrained import load_fitted
+        """Load a weights file, fitting it to this model; see :func:`pretrained.load_file`."""
+        from .checkpoints.pretrained import load_file
 
-        load_fitted(self, path)
+        load_file(self, path)
 
     def get_classifier(self) -> nn.Module:
         """Return the classifier, an Identity if there is none."""

@@ -23,7 +23,14 @@ from transnext_models.training.recipes import RECIPES
 from transnext_models.training.run import RunOptions
 
 CLASSES = ("ant", "bee", "cat")
-TIMINGS = {"seconds", "cpu_seconds"}
+TIMINGS = {"seconds", "cpu_seconds", "images_per_second"}
+EXPORTS = (
+    "last.safetensors",
+    "last_float16.safetensors",
+    "model.safetensors",
+    "model_float16.safetensors",
+    "result.json",
+)
 
 SMALL = dataclasses.replace(
     RECIPES["imagenet_224"],
@@ -109,7 +116,7 @@ def untimed(folder: Path) -> list[dict[str, str]]:
 def assert_same_end(expected: Path, found: Path) -> None:
     """Two runs have ended in the same bits: weights, averages, optimiser, metrics, exports."""
     assert untimed(expected) == untimed(found)
-    for name in ("model.safetensors", "model_float16.safetensors", "result.json"):
+    for name in EXPORTS:
         assert (expected / name).exists() == (found / name).exists()
         if (expected / name).exists():
             assert (expected / name).read_bytes() == (found / name).read_bytes(), name

@@ -35,13 +35,12 @@ def test_hidden_folders_are_no_classes(tmp_path):
     put(tmp_path / "train" / "ant" / "._0.png")
     data = image_data(tmp_path)
     assert data.num_classes == 2
-    reader = data.train_set.reader  # type: ignore[attr-defined]
-    assert reader.class_to_idx == {"ant": 0, "bee": 1}
-    assert sorted(label for _, label in reader.samples) == [0, 0, 0, 1, 1, 1]
+    assert data.class_names == ("ant", "bee")
+    assert [label for _, label, _ in data.train_set] == [0, 0, 0, 1, 1, 1]
 
 
 def test_only_hidden_images_are_none(tmp_path):
     for split in ("train", "val"):
         put(tmp_path / split / ".ipynb_checkpoints" / "0.png")
-    with pytest.raises(ValueError, match="all train images are hidden"):
+    with pytest.raises(ValueError, match=r"train: holds no images, needs train/<class>/<image>"):
         image_data(tmp_path)

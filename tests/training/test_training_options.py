@@ -35,7 +35,9 @@ def test_paths_cannot_command_the_terminal(tmp_path: Path, monkeypatch: pytest.M
     result = RunResult(
         weights=folder / "model.safetensors",
         half_weights=folder / "model_float16.safetensors",
+        last_weights=folder / "last.safetensors",
         last_checkpoint=folder / "last.ckpt",
+        best={"epoch": 3, "val_top1": 0.75},
         metrics={"accuracy": 0.5},
         is_first_process=True,
     )
@@ -46,6 +48,6 @@ def test_paths_cannot_command_the_terminal(tmp_path: Path, monkeypatch: pytest.M
     outcome = CliRunner().invoke(app, ["--recipe", "digits", "--output", str(folder)])
     assert outcome.exit_code == 0
     assert "\x1b" not in outcome.stdout
-    assert len(outcome.stdout.splitlines()) == 3
+    assert len(outcome.stdout.splitlines()) == 4
     assert r"weights: " in outcome.stdout
-    assert r"run\x1b[2J\nerror: none/model.safetensors" in outcome.stdout
+    assert r"run\x1b[2J\nerror: none/model.safetensors (best: 0.7500 in epoch 3)" in outcome.stdout

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
 from transnext_models import create_model
-from transnext_models.training.optimisation import (
-    build_optimizer,
-    build_schedule,
-    parameter_groups,
-)
-from transnext_models.training.recipes import RECIPES, ImageAugmentation, get_recipe
+from transnext_models.classification.preprocess import Preprocess
+from transnext_models.layers.drop import DropPath
+from transnext_models.training.augmentation import image_augmentation
+from transnext_models.training.optimisation import build_optimizer, parameter_groups
+from transnext_models.training.options import RunOptions
+from transnext_models.training.parts import build_model
+from transnext_models.training.recipes import ImageAugmentation, get_recipe
+from transnext_models.training.settings import Settings
 
 
 @pytest.mark.parametrize(
@@ -27,6 +30,7 @@ def test_pretraining_recipe_is_the_published_one(name: str, size: int) -> None:
     assert (recipe.betas, recipe.eps, recipe.weight_decay) == ((0.9, 0.999), 1e-8, 0.05)
     assert (recipe.clip_norm, recipe.ema_decay, recipe.schedule) == (1.0, None, "cosine")
     assert recipe.precision == "16-mixed"
+    assert (recipe.delayed_rate, recipe.fresh_scaler, recipe.fused) == (True, True, False)
     assert recipe.label_smoothing == 0.1
     assert recipe.augmentation == ImageAugmentation(
         auto_augment="rand-m9-mstd0.5-inc1",
@@ -98,38 +102,11 @@ def test_weight_decay_spares_exactly_the_published_parameters() -> None:
     }
 
 
-def _rates(name: str, epochs: int, factor: float, asked: list[int]) -> list[float]:
-    """Learning rates at the start of the epochs `asked`."""
-    model = torch.nn.Linear(2, 2)
-    recipe = RECIPES[name]
-    optimizer = build_optimizer(model, recipe, factor)
-    schedule = build_schedule(optimizer, recipe, epochs, factor)
-    rates = [optimizer.param_groups[0]["lr"]]
-    for epoch in range(1, epochs + 1):
-        if schedule is not None:
-            schedule.step(epoch)
-        rates.append(optimizer.param_groups[0]["lr"])
-    return [rates[epoch] for epoch in asked]
-
-
-def test_schedule_warms_up_then_follows_the_cosine() -> None:
-    def cosine(epoch: int) -> float:
-        return 1e-5 + (1e-3 - 1e-5) * (1 + math.cos(math.pi * epoch / 300)) / 2
-
-    asked = [0, 1, 4, 5, 6, 150, 299, 300]
-    expected = [1e-6, 2.008e-4, 8.002e-4, cosine(5), cosine(6), 5.05e-4, cosine(299), 1e-5]
-    assert _rates("imagenet_224", 300, 1.0, asked) == pytest.approx(expected, rel=1e-9)
-
-
-def test_another_total_batch_scales_the_whole_schedule() -> None:
-    asked = [0, 3, 5, 100, 300]
-    full = _rates("imagenet_224", 300, 1.0, asked)
-    half = _rates("imagenet_224", 300, 0.5, asked)
-    assert half == pytest.approx([rate / 2 for rate in full], rel=1e-9)
-
-
-def test_fine_tuning_rate_is_constant() -> None:
-    assert _rates("imagenet_384_ft", 5, 1.0, [0, 1, 4]) == [1e-5] * 3
+def test_micro_has_186_decayed_and_431_undecayed_parameters() -> None:
+    with torch.device("meta"):
+        model = create_model("transnext_micro")
+    spared, decayed = parameter_groups(model, get_recipe("imagenet_224"))
+    assert (len(decayed["params"]), len(spared["params"])) == (186, 431)
 
 
 def test_optimizer_is_adamw_with_the_recipe_s_numbers() -> None:
@@ -137,3 +114,48 @@ def test_optimizer_is_adamw_with_the_recipe_s_numbers() -> None:
     assert type(optimizer) is torch.optim.AdamW
     for group in optimizer.param_groups:
         assert (group["lr"], group["betas"], group["eps"]) == (2.5e-4, (0.9, 0.999), 1e-8)
+        assert not group["fused"]
+
+
+@pytest.mark.parametrize(
+    ("model", "rate"), [("transnext_small", 0.7), ("transnext_base", 0.8), ("transnext_tiny", 0.25)]
+)
+def test_fine_tuning_drops_paths_at_its_own_rate(model: str, rate: float, tmp_path: Path) -> None:
+    options = RunOptions(recipe="imagenet_384_ft", model=model, output=tmp_path)
+    settings = Settings.of(options, 1)
+    assert settings.drop_path == rate
+    with torch.device("meta"):
+        built = build_model(options, settings, num_classes=1000, pretrain_size=224)
+    assert built.training
+    rates = [module.rate for module in built.modules() if isinstance(module, DropPath)]
+    assert max(rates) == pytest.approx(rate)
+
+
+def test_augmentation_is_in_the_published_order() -> None:
+    recipe = get_recipe("imagenet_224")
+    assert recipe.augmentation is not None
+    preprocess = Preprocess(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    steps = image_augmentation(recipe.augmentation, preprocess).transforms
+    assert [type(step).__name__ for step in steps] == [
+        "RandomResizedCropAndInterpolation",
+        "RandomHorizontalFlip",
+        "RandAugment",
+        "MaybeToTensor",
+        "Normalize",
+        "RandomErasing",
+    ]
+    crop, flip, augment, _, normalise, erase = steps
+    assert (crop.scale, crop.ratio) == ((0.08, 1.0), (3 / 4, 4 / 3))
+    assert "bicubic" in str(crop.interpolation).lower()
+    assert flip.p == 0.5
+    assert augment.num_layers == 2
+    assert augment.choice_weights is None  # each of the operations as likely, with replacement
+    assert len(augment.ops) == 15
+    for operation in augment.ops:
+        assert (operation.prob, operation.magnitude, operation.magnitude_std) == (0.5, 9, 0.5)
+        assert operation.hparams["img_mean"] == (124, 116, 104)
+    assert normalise.mean.tolist() == pytest.approx(preprocess.mean)
+    assert erase.probability == 0.25
+    assert (erase.min_area, erase.max_area) == (0.02, 1 / 3)
+    assert erase.log_aspect_ratio == pytest.approx((math.log(0.3), -math.log(0.3)))
+    assert (erase.min_count, erase.max_count, erase.per_pixel) == (1, 1, True)

@@ -103,10 +103,11 @@ def test_metrics_are_repaired(options: RunOptions, whole: Path) -> None:
 
 def test_going_back_drops_what_came_after(options: RunOptions, whole: Path) -> None:
     shutil.copytree(whole, options.output)
-    best = options.output / "checkpoints" / "best.ckpt"
+    before = options.output / "checkpoints" / "previous.ckpt"
+    assert read_checkpoint(before)["epoch"] == 1
     with pytest.raises(RunStopped):
-        train(dataclasses.replace(options, resume=best), [StopAfter(1)])
-    assert untimed(options.output) == untimed(whole)[: read_checkpoint(best)["epoch"] + 1]
+        train(dataclasses.replace(options, resume=before), [StopAfter(1)])
+    assert untimed(options.output) == untimed(whole)[:2]
     assert not (options.output / "result.json").exists()
     train(resumed(options))
     assert_same_end(whole, options.output)

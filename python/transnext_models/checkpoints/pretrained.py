@@ -6,14 +6,16 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 
 from .load import check_fit, load_checkpoint
+from .metadata import image_side
 from .names import FIRST_PARAMETER
 from .read import WeightsFile, read_weights
 
-__all__ = ["check_fitted", "load_fitted", "spread_channels"]
+__all__ = ["check_fitted", "load_file", "load_fitted", "spread_channels"]
 
 _STAGE = re.compile(r"(?:patch_embed|block|norm)(\d+)\.")
 
@@ -41,6 +43,18 @@ def load_fitted(
     weights = source if isinstance(source, WeightsFile) else read_weights(source)
     fitted, reset_head = _fitted(model.state_dict(), weights, new_head)
     load_checkpoint(model, fitted, reset_head=reset_head)
+
+
+def load_file(model: Any, path: str | os.PathLike[str]) -> None:
+    """Load a file as `load_fitted` does, with the ``pretrain_size`` that its metadata give.
+
+    It scales the position bias, so it belongs to the weights: the model's own gives way.
+    """
+    weights = read_weights(path)
+    load_fitted(model, weights)
+    side = image_side(weights, "pretrain_size")
+    if side is not None and hasattr(model, "pretrain_size"):
+        model.pretrain_size = side
 
 
 def check_fitted(model: nn.Module, weights: WeightsFile, *, new_head: bool = True) -> None:

@@ -46,7 +46,8 @@ class WeightsFile:
     left_out : int
         How many entries had another prefix (the neck and heads of a detector, say).
     metadata : Mapping[str, str]
-        The text entries of a safetensors file's header.
+        The text entries of a safetensors file's header; what a training run's checkpoint says of
+        its images and classes.
     architecture : Architecture | None
         What the shapes say; None if they are no TransNeXt's.
     key : str

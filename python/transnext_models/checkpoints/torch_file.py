@@ -26,6 +26,7 @@ from .limits import pickle_allowance
 from .opened import OpenFile
 from .pickle_data import Allowance, read_pickle
 from .pickle_values import Call, PickleDataError, PickleTooLargeError
+from .run_metadata import run_metadata
 from .tensors import Layout, TensorDataError
 from .torch_archive import ZipRecords
 from .torch_tensors import Storage, describe, is_tensor, rebuilt, storage_of
@@ -55,7 +56,7 @@ class TorchFile:
 
     def __init__(self, root: Any, records: _Records, byte_order: str) -> None:
         self.root = root
-        self.metadata: Mapping[str, str] = {}
+        self.metadata: Mapping[str, str] = run_metadata(root)
         self._records = records
         self._byte_order = byte_order
         # Tensors may share a storage (tied weights), of one type: it is read once.

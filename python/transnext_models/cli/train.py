@@ -21,7 +21,11 @@ from .console import INTERRUPTED, Debug, command, messages, usage_error
 _SIGNALLED = 128  # plus its number: as a shell reports a program ended by a signal
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 # Of a switch, its names on the command line, where they are not those that Typer makes.
-_FLAGS = {"compile": ("--compile",), "half": ("--float16/--no-float16",)}
+_FLAGS = {
+    "compile": ("--compile",),
+    "cuda_graphs": ("--cuda-graphs",),
+    "half": ("--float16/--no-float16",),
+}
 _EXTRA = {"lightning", "timm", "torchvision", "mlxtend", "skimage", "scipy"}
 
 
@@ -55,9 +59,9 @@ def train(context: typer.Context, **options: Any) -> None:
     """Train or fine-tune a classifier.
 
     Writes to the output folder: config.json, metrics.csv (one row per epoch), last.ckpt,
-    previous.ckpt and best.ckpt in checkpoints, and at the end model.safetensors and
-    model_float16.safetensors, the last weights (the averaged ones where the recipe averages) for
-    `transnext classify --weights`.
+    previous.ckpt and best.ckpt in checkpoints, and at the end model.safetensors, the weights of
+    the best validation, and last.safetensors, those of the last epoch (the averaged ones where the
+    recipe averages), both in float16 too, for `transnext classify --weights`.
 
     A run that was killed, or stopped by ctrl-C or SIGTERM, goes on with --resume FOLDER and ends in
     the weights of one that was not.
@@ -69,6 +73,8 @@ def train(context: typer.Context, **options: Any) -> None:
         if options["output"] is None:
             options["output"] = trainer.run_of(resume)
         options |= _kept(context, trainer.configuration_of(resume))
+    elif options["config"] is not None:
+        options |= _kept(context, trainer.configuration_to_repeat(options["config"]))
     output = options["output"]
     if output is None:
         usage_error("a folder for the run is needed", "--output")
@@ -88,9 +94,12 @@ def train(context: typer.Context, **options: Any) -> None:
         return
     for name, value in sorted(result.metrics.items()):
         typer.echo(f"{name}: {value:.4f}")
-    typer.echo(f"weights: {escaped(str(result.weights))}")
+    best = result.best
+    which = "" if best is None else f" (best: {best['val_top1']:.4f} in epoch {best['epoch']})"
+    typer.echo(f"weights: {escaped(str(result.weights))}{which}")
     if result.half_weights is not None:
         typer.echo(f"float16 weights: {escaped(str(result.half_weights))}")
+    typer.echo(f"last weights: {escaped(str(result.last_weights))}")
 
 
 def _kept(context: typer.Context, configuration: dict[str, Any] | None) -> dict[str, Any]:
@@ -98,12 +107,14 @@ def _kept(context: typer.Context, configuration: dict[str, Any] | None) -> dict[
     if configuration is None:
         return {}
     kept = {}
+    hints = get_type_hints(RunOptions, include_extras=True)
     for name, value in configuration["options"].items():
-        if name not in context.params or name in ("output", "resume"):
+        if name not in context.params or name in ("output", "resume", "config"):
             continue
         source = context.get_parameter_source(name)
         if source is not None and source.name == "DEFAULT":
-            kept[name] = Path(value) if name == "data_root" and value is not None else value
+            is_path = Path in get_args(get_args(hints[name])[0])
+            kept[name] = Path(value) if is_path and value is not None else value
     return kept
 
 
@@ -127,6 +138,7 @@ def _load() -> SimpleNamespace:
         RunStopped=run.RunStopped,
         run_of=resuming.run_of,
         configuration_of=resuming.configuration_of,
+        configuration_to_repeat=resuming.configuration_to_repeat,
         is_first_process=launch.is_first_process,
     )
 

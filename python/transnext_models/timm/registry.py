@@ -12,6 +12,7 @@ from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
+from ..layers.arguments import square_side
 from ..registry import architecture_arguments, pretrained_config
 from ..transnext import TransNeXt
 from ..variants import VARIANTS, Checkpoint, Variant
@@ -41,7 +42,7 @@ def _entry_point(variant: Variant) -> Callable[..., TransNeXt]:
         # timm's tag of the name comes as a string, a configuration of the caller's as an object
         checkpoint = variant.checkpoint(pretrained_cfg if isinstance(pretrained_cfg, str) else None)
         options.setdefault("img_size", checkpoint.img_size)
-        return build_model_with_cfg(
+        model = build_model_with_cfg(
             TransNeXt,
             variant.name,
             pretrained,
@@ -50,11 +51,24 @@ def _entry_point(variant: Variant) -> Callable[..., TransNeXt]:
             feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
             **{**architecture_arguments(variant), **options},
         )
+        _check_pretrain_size(model, options.get("pretrain_size"))
+        return model
 
     build.__name__ = build.__qualname__ = variant.name
     build.__module__ = __name__
     build.__doc__ = f"{variant.name}, see :class:`transnext_models.TransNeXt`."
     return build
+
+
+def _check_pretrain_size(model: Any, asked: Any) -> None:
+    """Raise ValueError where the weights that were loaded had another size than the caller says."""
+    # A features_only model wraps the network.
+    loaded = next(module for module in model.modules() if isinstance(module, TransNeXt))
+    if asked is not None and square_side("pretrain_size", asked) != loaded.pretrain_size:
+        raise ValueError(
+            f"pretrain_size: got {asked}, needs {loaded.pretrain_size}, which the weights' "
+            "metadata say"
+        )
 
 
 default_cfgs = generate_default_cfgs(

@@ -1,48 +1,68 @@
-"""Natural images through timm: folders in ImageNet's layout, and data sets by name."""
+"""Natural images, wherever they lie, augmented as recipes say."""
 
 from __future__ import annotations
 
+import itertools
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset
 
 from ..classification.preprocess import Preprocess
-from ..images import visible_classes
 from .augmentation import image_augmentation
 from .image_reading import READABLE, TrainingImages, UnreadableImages, ValidationImages
 from .loaders import Batch, TrainingData
+from .mixing import BatchMixer
 from .recipes import Recipe
 from .sampling import repeated_order
+from .sources import ImageSet, ShardStream, open_splits
+from .sources.streams import StreamedTraining, StreamedValidation
 
 __all__ = ["ImageData"]
 
-_VALIDATION_FOLDERS = ("val", "validation")
-
 
 class ImageData(TrainingData):
-    """Labelled images: a folder in ImageNet's layout, or any map-style data set that timm creates.
+    """Labelled images of a source, to train on and to validate on.
 
     Parameters
     ----------
-    source : str
-        A folder holding `train` and `val` (or `validation`), each with a folder per class; or a
-        name for `timm.data.create_dataset`, such as `torch/cifar10` or `hfds/imagenet-1k`.
-    root : Path | None
-        Where a named data set is kept.
+    source, source_val : str, str | None
+        What `sources.find` says: a folder, a CSV file, shards, or the name of a data set; and
+        where the images for validation are, if not there.
     recipe : Recipe
         Its augmentation is used.
     preprocess : Preprocess
         Of validation images; its size, mean and standard deviation are those of training images
         too.
+    batch_size, workers, seed : int
+        As for `TrainingData`.
+    root : Path | None
+        Where a named data set is kept, and what relative paths in a CSV file start from.
+    lengths : tuple[int | None, int | None]
+        Images of an epoch and of a validation, of shards that can only be read in order.
+
+    Attributes
+    ----------
+    class_names : tuple[str, ...] | None
+        In the order of the labels, where the source has names.
+    has_several_labels : bool
+        Whether labels are float32 [B, classes] of zeros and ones rather than int64 [B].
 
     Raises
     ------
     ValueError
-        The folder, a split or a class is missing, or the data can only be streamed.
+        Images, a split or a class are missing, or not where they belong.
+    RuntimeError
+        A package that the source takes is missing.
     """
+
+    train_set: ImageSet | ShardStream
+    val_set: ImageSet | ShardStream
 
     def __init__(
         self,
@@ -53,6 +73,8 @@ class ImageData(TrainingData):
         workers: int,
         seed: int,
         root: Path | None = None,
+        source_val: str | None = None,
+        lengths: tuple[int | None, int | None] = (None, None),
     ) -> None:
         super().__init__(batch_size, workers, seed)
         if recipe.augmentation is None:
@@ -61,21 +83,15 @@ class ImageData(TrainingData):
             )
         self.augmentation = recipe.augmentation
         self.label_smoothing = recipe.label_smoothing
-        self.train_set = _create_dataset(source, root, "train")
-        self.val_set = _create_dataset(source, root, "validation")
-        train_classes, val_classes = _class_names(self.train_set), _class_names(self.val_set)
-        if train_classes != val_classes:
-            differing = sorted(set(train_classes or ()) ^ set(val_classes or ()))
-            raise ValueError(
-                f"--data {source}: training and validation differ in their classes, "
-                f"first of all {differing[:5]}"
-            )
-        self.num_classes = None if train_classes is None else len(train_classes)
-        self.train_set.transform = image_augmentation(  # type: ignore[attr-defined]
-            recipe.augmentation, preprocess
-        )
-        self.val_set.transform = preprocess  # type: ignore[attr-defined]
-        self.mixup: Any = None
+        splits = open_splits(source, val=source_val, root=root, lengths=lengths)
+        self.train_set, self.val_set = splits.train, splits.val
+        self.num_classes = self.train_set.num_classes
+        self.class_names = self.train_set.class_names
+        self.has_several_labels = self.train_set.has_several_labels
+        self.train_set.transform = image_augmentation(recipe.augmentation, preprocess)
+        self.val_set.transform = preprocess
+        self.mixer: BatchMixer | None = None
+        self._label_bound: int | None = None
         self._unreadable = {
             "training": UnreadableImages(self.train_set, "training"),
             "validation": UnreadableImages(self.val_set, "validation"),
@@ -87,22 +103,40 @@ class ImageData(TrainingData):
         Raises
         ------
         ValueError
-            The batch size is odd (timm mixes a batch with its own reverse).
+            The batch size is odd (a batch is mixed with its own reverse), or a label is none of
+            so many classes.
         """
-        from timm.data import Mixup
-
+        self.check_labels(num_classes)
         augmentation = self.augmentation
         if augmentation.mixup == 0 and augmentation.cutmix == 0:
             return
         if self.batch_size % 2:
             raise ValueError(f"--batch-size: got {self.batch_size}, needs an even number for mixup")
-        self.mixup = Mixup(
-            mixup_alpha=augmentation.mixup,
-            cutmix_alpha=augmentation.cutmix,
-            switch_prob=augmentation.mixup_switch,
-            label_smoothing=self.label_smoothing,
+        self.mixer = BatchMixer(
+            mixup=augmentation.mixup,
+            cutmix=augmentation.cutmix,
+            switch=augmentation.mixup_switch,
+            smoothing=self.label_smoothing,
             num_classes=num_classes,
         )
+
+    def check_labels(self, num_classes: int) -> None:
+        """Raise ValueError where a label is none of `num_classes`, as far as labels are known."""
+        for split in (self.train_set, self.val_set):
+            if isinstance(split, ImageSet) and not split.has_several_labels:
+                largest = int(split.labels.max())
+                if largest >= num_classes:
+                    name = split.name(int(np.argmax(split.labels)))
+                    raise ValueError(
+                        f"--num-classes: got {num_classes}, needs at least {largest + 1}, since "
+                        f"{name} has the label {largest}"
+                    )
+        self._label_bound = num_classes
+
+    @property
+    def unreadable(self) -> dict[str, int]:
+        """How many images of each split this process has found unreadable."""
+        return {what: len(found) for what, found in self._unreadable.items()}
 
     @property
     def epoch_length(self) -> int:
@@ -112,82 +146,76 @@ class ImageData(TrainingData):
         return length // 256 * 256 if repeated else length
 
     def order(self, epoch: int) -> Tensor:
-        """Return the indices of the images of `epoch`, int64 [epoch_length]."""
+        """Return the indices of the images of `epoch`, int64 [epoch_length]; a stream has none."""
+        if isinstance(self.train_set, ShardStream):
+            return torch.arange(self.epoch_length)
         if self.augmentation.repeats == 1:
             return super().order(epoch)
         return repeated_order(super().epoch_length, self.augmentation.repeats, epoch)
 
     def training_samples(self) -> Dataset[Any]:
         """Augmented images by their position in the run."""
+        if isinstance(self.train_set, ShardStream):
+            self.train_set.check_ranks(self._ranks)
+            return StreamedTraining(
+                self.train_set,
+                self.seed,
+                self.batch_size,
+                self._rank,
+                self._ranks,
+                self.augmentation.repeats,
+            )
         return TrainingImages(self.train_set, self.seed)
 
     def validation_samples(self) -> Dataset[Any]:
-        """Preprocessed images by their number."""
+        """Preprocessed images by their number, or in order."""
+        if isinstance(self.val_set, ShardStream):
+            return StreamedValidation(self.val_set, self._rank, self._ranks)
         return ValidationImages(self.val_set)
+
+    def val_batches(self) -> Iterator[Any]:
+        """Iterate over this process's validation images, as the loader gives it."""
+        if not isinstance(self.val_set, ShardStream):
+            return super().val_batches()
+        loader: DataLoader[Any] = DataLoader(
+            self.validation_samples(), batch_size=self.batch_size, **self._loading()
+        )
+        return itertools.islice(loader, self._limits[1])
 
     def training_batch(self, loaded: Any) -> Batch:
         """Name the images that others stand in for."""
         images, labels, stand_ins = loaded
         self._report("training", stand_ins)
+        if isinstance(self.train_set, ShardStream):
+            self._check_streamed(labels)
         return images, labels
 
     def validation_batch(self, loaded: Any) -> Batch:
         """Leave out the images that others stand in for."""
         images, labels, stand_ins = loaded
         self._report("validation", stand_ins)
-        read = stand_ins == READABLE
+        if isinstance(self.val_set, ShardStream):
+            self._check_streamed(labels)
+        read = [name == READABLE for name in stand_ins]
         return images[read], labels[read]
 
-    def mix(self, images: Tensor, labels: Tensor) -> Batch:
-        """Mix training images; int64 labels [B] become soft targets [B, classes]."""
-        if self.mixup is None:
+    def mixing_numbers(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Draw mixup's and CutMix's numbers for a batch."""
+        return () if self.mixer is None else (self.mixer.draw(*images.shape[-2:]),)
+
+    def mix(self, images: Tensor, labels: Tensor, *numbers: Tensor) -> Batch:
+        """Mix training images; labels become soft targets [B, classes]."""
+        if self.mixer is None:
             return images, labels
-        mixed: Batch = self.mixup(images, labels)
-        return mixed
+        return self.mixer(images, labels, *numbers)
 
-    def _report(self, what: str, stand_ins: Tensor) -> None:
-        for name in self._unreadable[what].note(stand_ins.tolist()):
+    def _check_streamed(self, labels: Tensor) -> None:
+        if self._label_bound is not None and int(labels.max()) >= self._label_bound:
+            raise RuntimeError(
+                f"--num-classes: got {self._label_bound}, needs more, since an image has the label "
+                f"{int(labels.max())}"
+            )
+
+    def _report(self, what: str, stand_ins: list[str]) -> None:
+        for name in self._unreadable[what].note(stand_ins):
             print(f"left out, since it cannot be read: {name}", file=sys.stderr, flush=True)
-
-
-def _create_dataset(source: str, root: Path | None, split: str) -> Dataset[Any]:
-    """Create one split of an image data set; ValueError naming --data where that fails."""
-    from timm.data import create_dataset
-
-    folder = Path(source)
-    if folder.is_dir():
-        names = ("train",) if split == "train" else _VALIDATION_FOLDERS
-        found = [folder / name for name in names if (folder / name).is_dir()]
-        if not found:
-            needed = " or ".join(f"{name}/<class>/<image>" for name in names)
-            raise ValueError(f"--data: got {source}, which has no {split} images, needs {needed}")
-        name, root = "", found[0]
-    elif source.partition("/")[0] in {"torch", "hfds"} and "/" in source:
-        name = source
-    else:
-        raise ValueError(
-            f"--data {source} is neither a folder nor a data set of timm: give a folder with "
-            "train/ and val/, `digits`, or a name such as torch/cifar10 or hfds/imagenet-1k"
-        )
-    try:
-        dataset = create_dataset(name, root=None if root is None else str(root), split=split)
-    except Exception as error:  # whatever the library behind the name raises
-        raise ValueError(f"--data {source}: the {split} images cannot be read: {error}") from error
-    if name == "":  # timm takes .ipynb_checkpoints and its like for classes
-        reader = dataset.reader
-        reader.samples, reader.class_to_idx = visible_classes(
-            reader.samples, reader.class_to_idx, str(root)
-        )
-        if not reader.samples:
-            raise ValueError(f"--data {source}: all {split} images are hidden")
-    if isinstance(dataset, IterableDataset):
-        raise ValueError(
-            f"--data: got {source}, which can only be streamed, needs a data set with random access"
-        )
-    return dataset
-
-
-def _class_names(dataset: Any) -> list[str] | None:
-    """Names of the classes in label order, None where the data set does not know them."""
-    mapping = getattr(getattr(dataset, "reader", dataset), "class_to_idx", None)
-    return sorted(mapping, key=mapping.__getitem__) if mapping else None

@@ -66,6 +66,7 @@ class DigitData(TrainingData):
     def __init__(self, preprocess: Preprocess, batch_size: int, seed: int) -> None:
         super().__init__(batch_size, workers=0, seed=seed)  # in memory: nothing for workers to load
         self.num_classes = CLASSES
+        self.class_names = [str(digit) for digit in range(CLASSES)]
         train, held_out = load_split()
         self.augment = _training_augmentation(preprocess.size)
         self.mean = torch.tensor(preprocess.mean).view(3, 1, 1)
@@ -80,6 +81,10 @@ class DigitData(TrainingData):
     def validation_samples(self) -> Dataset[Any]:
         """Preprocessed digits by their number."""
         return self.val_set
+
+    def training_labels(self) -> list[int]:
+        """Return the label of every training digit."""
+        return load_split()[0].labels.tolist()
 
     def training_batch(self, loaded: Any) -> Batch:
         """Render the digits of a training batch: indices [B] become images [B, 3, H, W]."""

@@ -1,8 +1,10 @@
-"""The weights that a run exports: safetensors in full and half precision."""
+"""The weights that a run exports: of the last epoch and of the best, in full and half precision."""
 
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from safetensors.torch import save
@@ -10,9 +12,80 @@ from torch import Tensor
 
 from ..checkpoints import read_weights
 from ..checkpoints.convert import describe_weights
+from ..checkpoints.limits import LONGEST_CLASS_NAME
+from .checkpoint_files import BEST, CheckpointDamaged, read_checkpoint
 from .durable import written_durably
+from .run_folder import RunFolder
+from .state import PREFIX, TrainingState
 
-__all__ = ["export_half", "export_weights"]
+__all__ = ["export_half", "export_run", "export_weights", "named_classes"]
+
+
+def export_run(
+    folder: RunFolder, state: TrainingState, metadata: dict[str, str], half: bool
+) -> None:
+    """Write the weights of the last epoch and of the best, and the result, if they are not there.
+
+    Without a result, weights that lie there are those of an earlier attempt.
+
+    Parameters
+    ----------
+    state : TrainingState
+        Of a run that is over.
+    metadata : dict[str, str]
+        What both are told to be, besides their epoch and accuracy.
+    half : bool
+        Whether float16 weights are written too.
+    """
+    is_over = folder.result.exists()
+
+    def exported(
+        full: Path, small: Path, weights: Callable[[], tuple[int, dict[str, Tensor]]]
+    ) -> None:
+        if not (is_over and full.exists()):
+            epoch, tensors = weights()
+            top1 = state.rows[epoch].get("val_top1")
+            told = {} if top1 is None else {"val_top1": f"{top1:.6g}"}
+            export_weights(full, tensors, {**metadata, **told, "epoch": str(epoch)})
+        if half and not (is_over and small.exists()):
+            export_half(full, small)
+
+    exported(folder.last_weights, folder.last_half_weights, lambda: _last(state))
+    exported(folder.weights, folder.half_weights, lambda: _best(folder, state))
+    if not is_over:
+        folder.write_result(state.rows[-1], state.best)
+
+
+def named_classes(names: Sequence[str] | None, num_classes: int) -> dict[str, str]:
+    """Return the classes' names as metadata, where these are such that a reader believes them."""
+    if names is None or len(names) != num_classes:
+        return {}
+    if any(len(name) > LONGEST_CLASS_NAME for name in names):
+        return {}
+    return {"class_names": json.dumps(list(names))}
+
+
+def _last(state: TrainingState) -> tuple[int, dict[str, Tensor]]:
+    """Return the last epoch and its weights."""
+    weights = state.evaluated.state_dict()
+    return state.epoch, {name: value.detach().cpu() for name, value in weights.items()}
+
+
+def _best(folder: RunFolder, state: TrainingState) -> tuple[int, dict[str, Tensor]]:
+    """Return the epoch of the best validation and its weights; the last, and a word, without."""
+    if state.best is None or state.best["epoch"] == state.epoch:
+        return _last(state)
+    try:
+        content = read_checkpoint(folder.checkpoints.path / BEST)
+    except CheckpointDamaged as error:
+        print(
+            f"{error}: {folder.weights.name} has the weights of the last epoch",
+            file=sys.stderr,
+            flush=True,
+        )
+        return _last(state)
+    weights = {name.removeprefix(PREFIX): x for name, x in content["state_dict"].items()}
+    return int(content["epoch"]), weights
 
 
 def export_weights(path: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["COLUMNS", "Row", "as_csv", "show"]
+__all__ = ["COLUMNS", "Row", "as_csv", "show", "validations_without_gain"]
 
 Row = dict[str, Any]
 
@@ -22,10 +22,12 @@ COLUMNS = (
     "val_top5",
     "seconds",
     "cpu_seconds",
+    "images_per_second",
 )
 """epoch (from 0), step (optimiser steps so far), lr (of this epoch), train_loss, val_loss,
 val_top1, val_top5 (0 to 1; empty where the epoch was not validated), seconds (since this process
-began to train) and cpu_seconds (of this process, all threads)."""
+began to train), cpu_seconds (of this process, all threads) and images_per_second (of the epoch's
+training, all processes together)."""
 
 
 def as_csv(rows: Sequence[Row]) -> str:
@@ -41,7 +43,18 @@ def as_csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def show(row: Row) -> None:
-    """Print a row to standard error, on one line."""
+def validations_without_gain(rows: Sequence[Row]) -> int:
+    """Count the validations since the last one that was better than all before it."""
+    best, since = float("-inf"), 0
+    for row in rows:
+        if "val_top1" in row:
+            since = 0 if row["val_top1"] > best else since + 1
+            best = max(best, row["val_top1"])
+    return since
+
+
+def show(row: Row, left: str) -> None:
+    """Print a row to standard error, on one line, with how long the run will take."""
     shown = [f"{name} {value:.4g}" for name, value in row.items() if name != "epoch"]
-    print(f"epoch {row['epoch']}: " + ", ".join(shown), file=sys.stderr, flush=True)
+    text = f"epoch {row['epoch']}: {', '.join(shown)}, run ends in {left}"
+    print(text, file=sys.stderr, flush=True)

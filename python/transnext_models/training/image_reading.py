@@ -1,41 +1,40 @@
-"""Images of a data set, loaded one by one with random numbers of their own."""
+"""Images of a source, loaded one by one with random numbers of their own."""
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Sized
 from typing import Any
 
-from PIL import Image
 from torch.utils.data import Dataset
 
 from .random_numbers import seed_sample
 from .sampling import Sample
+from .sources import ImageSet, UnreadableImage
+from .sources.streams import READABLE
 
 __all__ = ["READABLE", "TrainingImages", "UnreadableImages", "ValidationImages"]
 
-READABLE = -1
-"""In a batch, where another number is that of an image that cannot be read."""
-
 _TRIES = 10  # images in a row that cannot be read before the data set is taken to be out of reach
+_LISTED = 100  # names in an error; all of them were said before
 
 
-class TrainingImages(Dataset[tuple[Any, int, int]]):
+class TrainingImages(Dataset[tuple[Any, Any, str]]):
     """Augmented images by their position in a run.
 
     Parameters
     ----------
-    images : Any
-        Map-style data set of timm or torchvision, its transform included.
+    images : ImageSet
+        Its transform included.
     seed : int
         Of the run.
     """
 
-    def __init__(self, images: Any, seed: int) -> None:
+    def __init__(self, images: ImageSet, seed: int) -> None:
         self._images = images
         self._seed = seed
 
-    def __getitem__(self, sample: Sample) -> tuple[Any, int, int]:
-        """Image, label, and the number of the image this one stands in for, or READABLE.
+    def __getitem__(self, sample: Sample) -> tuple[Any, Any, str]:
+        """Image, label, and the name of the image this one stands in for, or READABLE.
 
         For an image that cannot be read stands the next one that can.
         """
@@ -43,14 +42,14 @@ class TrainingImages(Dataset[tuple[Any, int, int]]):
         return _readable(self._images, sample.image)
 
 
-class ValidationImages(Dataset[tuple[Any, int, int]]):
+class ValidationImages(Dataset[tuple[Any, Any, str]]):
     """Preprocessed images by their number; as `TrainingImages` without random numbers."""
 
-    def __init__(self, images: Any) -> None:
+    def __init__(self, images: ImageSet) -> None:
         self._images = images
 
-    def __getitem__(self, index: int) -> tuple[Any, int, int]:
-        """Image, label, and the number of the image this one stands in for, or READABLE."""
+    def __getitem__(self, index: int) -> tuple[Any, Any, str]:
+        """Image, label, and the name of the image this one stands in for, or READABLE."""
         return _readable(self._images, index)
 
 
@@ -59,7 +58,7 @@ class UnreadableImages:
 
     Parameters
     ----------
-    images : Any
+    images : Sized
         The data set.
     what : str
         Its name in messages.
@@ -68,71 +67,47 @@ class UnreadableImages:
     ALLOWED = 0.001
     """The largest share of a data set, above which a run is not what its user means it to be."""
 
-    def __init__(self, images: Any, what: str) -> None:
-        self._images = images
+    def __init__(self, images: Sized, what: str) -> None:
+        self._total = len(images)
         self._what = what
-        self._found: set[int] = set()
+        self._found: dict[str, None] = {}  # in the order in which they were found
 
-    def note(self, indices: list[int]) -> list[str]:
+    def __len__(self) -> int:
+        """Return how many were found."""
+        return len(self._found)
+
+    def note(self, names: list[str]) -> list[str]:
         """Take up the third entry of a batch; the names of images not met before.
 
         Raises
         ------
         RuntimeError
-            More than one image and more than 0.1 % of the data set cannot be read.
+            More than one image and more than 0.1 % of the data set cannot be read; lists them.
         """
-        new = sorted({index for index in indices if index != READABLE} - self._found)
-        self._found.update(new)
-        names = [_name(self._images, index) for index in new]
-        total = len(self._images)
-        if new and len(self._found) > max(1, int(self.ALLOWED * total)):
+        new = sorted({name for name in names if name != READABLE} - self._found.keys())
+        self._found.update(dict.fromkeys(new))
+        count = len(self._found)
+        if new and count > max(1, int(self.ALLOWED * self._total)):
+            listed = list(self._found)[:_LISTED]
+            rest = "" if count == len(listed) else f"\nand {count - len(listed)} more, named before"
             raise RuntimeError(
-                f"--data: {len(self._found)} of {total} {self._what} images cannot be read, "
-                f"{names[0]} among them: repair or remove them"
+                f"--data: {count} of {self._total} {self._what} images cannot be read, more than "
+                f"{self.ALLOWED:.1%}: repair or remove them:\n" + "\n".join(listed) + rest
             )
-        return names
+        return new
 
 
-def _readable(images: Any, index: int) -> tuple[Any, int, int]:
+def _readable(images: ImageSet, index: int) -> tuple[Any, Any, str]:
+    first: UnreadableImage | None = None
     for offset in range(_TRIES):
-        tried = (index + offset) % len(images)
         try:
-            image, label = _load(images, tried)
-        except _Unreadable as error:
-            reason = str(error)
+            image, label, _ = images[(index + offset) % len(images)]
+        except UnreadableImage as error:
+            first = first or error
             continue
-        return image, label, READABLE if offset == 0 else index
+        pixels = image if images.transform is None else images.transform(image)
+        return pixels, label, READABLE if first is None else first.name
+    assert first is not None
     raise RuntimeError(
-        f"--data: {_TRIES} images in a row cannot be read, from {_name(images, index)} on: {reason}"
+        f"--data: {_TRIES} images in a row cannot be read, from {first.name} on: {first.reason}"
     )
-
-
-class _Unreadable(Exception):
-    """An image cannot be read; the message says why."""
-
-
-def _load(images: Any, index: int) -> tuple[Any, int]:
-    """Return the transformed image and its label."""
-    reader = getattr(images, "reader", None)
-    if reader is None:  # torchvision's: what may be wrong with them is not known
-        image, label = images[index][:2]
-        return image, int(label)
-    try:
-        source, label = reader[index][:2]
-        with contextlib.closing(source), Image.open(source) as opened:
-            image = opened.convert("RGB")
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow meets damaged files with almost anything
-        raise _Unreadable(f"{type(error).__name__}: {error}") from error
-    if images.transform is not None:
-        image = images.transform(image)
-    return image, -1 if label is None else int(label)
-
-
-def _name(images: Any, index: int) -> str:
-    reader = getattr(images, "reader", None)
-    if reader is not None:
-        with contextlib.suppress(Exception):  # a name is a courtesy, whatever the reader is
-            return str(reader.filename(index, absolute=True))
-    return f"image {index}"

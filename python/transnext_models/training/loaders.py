@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,9 @@ from torch.utils.data import DataLoader, Dataset
 from .sampling import EpochBatches, Shard, shuffled_order
 
 __all__ = ["Batch", "TrainingData"]
+
+VALIDATION_BATCH = 1.5
+"""Images of a validation batch over those of a training batch, as published."""
 
 Batch = tuple[Tensor, Tensor]
 """Images float32 [B, 3, H, W], and int64 labels [B] or soft targets float32 [B, classes]."""
@@ -39,6 +42,8 @@ class TrainingData:
     ----------
     num_classes : int | None
         Classes of the data; None where the data set does not say.
+    class_names : Sequence[str] | None
+        Their names in the order of the labels; None where the data set does not say.
     train_set, val_set : Dataset[Any]
         Map-style data sets.
     """
@@ -46,6 +51,7 @@ class TrainingData:
     train_set: Dataset[Any]
     val_set: Dataset[Any]
     num_classes: int | None
+    class_names: Sequence[str] | None = None
 
     def __init__(self, batch_size: int, workers: int, seed: int) -> None:
         self.batch_size = batch_size
@@ -83,9 +89,21 @@ class TrainingData:
         """Finish what the loader gives for validation, before it moves to the device."""
         raise NotImplementedError
 
-    def mix(self, images: Tensor, labels: Tensor) -> Batch:
+    def mixing_numbers(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Draw what `mix` takes beside the images, on the host: nothing where it does not mix."""
+        return ()
+
+    def mix(self, images: Tensor, labels: Tensor, *numbers: Tensor) -> Batch:
         """Mix the images of a training batch on the training device, where the recipe does."""
         return images, labels
+
+    def training_labels(self) -> list[int] | None:
+        """Return the label of every training image, None where only the images tell."""
+        reader = getattr(self.train_set, "reader", None)
+        labels = getattr(self.train_set, "targets", None)  # torchvision's
+        if labels is None and reader is not None and hasattr(reader, "samples"):
+            labels = [sample[1] for sample in reader.samples]
+        return None if labels is None else [int(label) for label in labels]
 
     # -- what a run asks for ----------------------------------------------------------------------
 
@@ -127,7 +145,7 @@ class TrainingData:
         length = len(self.val_set)  # type: ignore[arg-type]
         loader: DataLoader[Any] = DataLoader(
             self.validation_samples(),
-            batch_size=self.batch_size,
+            batch_size=int(VALIDATION_BATCH * self.batch_size),
             sampler=Shard(length, self._rank, self._ranks),
             **self._loading(),
         )
@@ -144,13 +162,14 @@ class TrainingData:
         self._loader = None
         self._batches = None
 
-    def check_length(self, ranks: int = 1) -> None:
-        """Raise ValueError where the training images do not fill one batch of all processes."""
-        length, needed = self.epoch_length, self.batch_size * ranks
+    def check_length(self, ranks: int = 1, accumulate: int = 1) -> None:
+        """Raise ValueError where the training images do not fill one step of all processes."""
+        length, needed = self.epoch_length, self.batch_size * ranks * accumulate
         if length < needed:
+            several = "" if accumulate == 1 else " or --accumulate"
             raise ValueError(
                 f"--data has {length} training images, fewer than one batch of {needed}: "
-                "lower --batch-size"
+                f"lower --batch-size{several}"
             )
 
     def _epoch_batches(self) -> EpochBatches:

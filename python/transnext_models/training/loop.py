@@ -6,10 +6,10 @@ written out here, because a run must be able to stop and resume between any two 
 
 from __future__ import annotations
 
-import math
 import signal
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +21,13 @@ from . import history
 from .durable import RunFileError
 from .interruption import RunStopped, StopSignals
 from .loaders import TrainingData
+from .loss_watch import LossWatch, NotFinite
 from .module import ClassifierModule
-from .progress import progress_bar
+from .progress import progress_shown
 from .random_numbers import seed_step
+from .speed import Speed, duration
 from .state import TrainingState
+from .steps import EagerSteps
 
 __all__ = ["Pace", "TrainingLoop"]
 
@@ -40,11 +43,13 @@ class Pace:
     epochs : int
         Of the run.
     accumulate : int
-        Batches per optimiser step.
+        Batches per optimiser step. Those at the end of an epoch that fill no step are left out.
     validate_every : int
         Epochs between two validations; the last epoch is always validated.
     checkpoint_every_steps, checkpoint_every_minutes
         Between two checkpoints within an epoch; None for none. Every epoch ends with one.
+    early_stop : int | None
+        Validations without a better one after which the run ends; None for never.
     """
 
     epochs: int
@@ -52,19 +57,20 @@ class Pace:
     validate_every: int
     checkpoint_every_steps: int | None
     checkpoint_every_minutes: float | None
+    early_stop: int | None = None
 
 
 class TrainingLoop:
     """Trains from where `state` is to the end.
 
-    Callbacks of `fabric` that have a method called `on_train_start`, `on_train_epoch_start`,
+    `callbacks` that have a method called `on_train_start`, `on_train_epoch_start`,
     `on_train_batch_end`, `on_validation_epoch_end`, `on_train_epoch_end` or `on_train_end` are
     called with this object and `module`; `on_train_batch_end` also with loss, batch and its number.
 
     Parameters
     ----------
-    wrapped : tuple[Any, Any]
-        Model and optimiser as `fabric.setup` gave them.
+    steps : EagerSteps
+        What computes a step.
     save : Callable[[dict[str, Any], bool], None]
         Writes the content of a checkpoint, and whether it is the best; called on the first process
         only.
@@ -74,23 +80,27 @@ class TrainingLoop:
         self,
         fabric: Fabric,
         module: ClassifierModule,
-        wrapped: tuple[Any, Any],
+        steps: EagerSteps,
         data: TrainingData,
         state: TrainingState,
         pace: Pace,
         save: Callable[[dict[str, Any], bool], None],
+        callbacks: Sequence[Any] = (),
     ) -> None:
         self.fabric = fabric
         self.module = module
-        self._network, self._optimizer = wrapped
+        self._steps = steps
         self.data = data
         self.state = state
         self.pace = pace
         self._write = save
+        self._callbacks = callbacks
         self._signals = StopSignals()
         self._rate = 0.0
         self._began = (0.0, 0.0)
         self._saved_at = (0.0, (-1, -1, False))  # time, position
+        self._watch = LossWatch(fabric.device)
+        self._speed = Speed(data.batch_size * fabric.world_size)
         # Processes agree on the host, where no device has to be waited for.
         self._group: Any = None
         if fabric.world_size > 1:
@@ -107,14 +117,27 @@ class TrainingLoop:
         return self.state.global_step
 
     @property
+    def batches_per_epoch(self) -> int:
+        """Training batches of an epoch on this process: whole optimiser steps only."""
+        return self.data.batches_per_epoch // self.pace.accumulate * self.pace.accumulate
+
+    @property
     def is_global_zero(self) -> bool:
         """Whether this process is the one that writes."""
         return self.fabric.is_global_zero
 
     @property
     def is_complete(self) -> bool:
-        """Whether the last epoch is finished."""
-        return self.state.finished and self.state.epoch + 1 >= self.pace.epochs
+        """Whether the last epoch is finished, or one after which it stops early."""
+        is_last = self.state.epoch + 1 >= self.pace.epochs
+        return self.state.finished and (is_last or self._stops_early)
+
+    @property
+    def _stops_early(self) -> bool:
+        patience = self.pace.early_stop
+        if patience is None:
+            return False
+        return history.validations_without_gain(self.state.rows) >= patience
 
     def fit(self) -> None:
         """Train until the run is complete.
@@ -130,8 +153,9 @@ class TrainingLoop:
         """
         self._began = (time.perf_counter(), time.process_time())
         self._saved_at = (time.monotonic(), self._place())
+        self._speed.begin(self._batches_left())
         with self._signals:
-            self.fabric.call("on_train_start", self, self.module)
+            self._call("on_train_start", self, self.module)
             while not self.is_complete:
                 if self.state.finished:
                     self.state.next_epoch()
@@ -139,7 +163,20 @@ class TrainingLoop:
                 self._finish_epoch()
                 if not self.is_complete:
                     self._between_steps()
-            self.fabric.call("on_train_end", self, self.module)
+            self._call("on_train_end", self, self.module)
+
+    def _call(self, hook: str, *arguments: Any) -> None:
+        """Call the method `hook` of all callbacks that have it."""
+        for callback in self._callbacks:
+            method = getattr(callback, hook, None)
+            if method is not None:
+                method(*arguments)
+
+    def _batches_left(self) -> int:
+        """Training batches of the run on this process that are to come."""
+        state, batches = self.state, self.batches_per_epoch
+        begun = batches if state.finished else state.step * self.pace.accumulate
+        return (self.pace.epochs - state.epoch) * batches - begun
 
     # -- training ---------------------------------------------------------------------------------
 
@@ -147,18 +184,24 @@ class TrainingLoop:
         """Take the epoch's optimiser steps that are left."""
         state, module, accumulate = self.state, self.module, self.pace.accumulate
         self._rate = module.set_rate(state.epoch)
-        batches = self.data.batches_per_epoch
+        self._steps.set_rates()
+        batches = self.batches_per_epoch
         first = state.step * accumulate
         if first == 0:
-            self.fabric.call("on_train_epoch_start", self, module)
+            if module.recipe.fresh_scaler:
+                state.reset_scaler()
+            self._call("on_train_epoch_start", self, module)
         if first >= batches:
             return
-        module.model.train()
+        module.train()
         loaded = self.data.train_batches(state.epoch, first)
-        with progress_bar(f"epoch {state.epoch}", first, batches, self.is_global_zero) as advance:
+        self._speed.begin_epoch()
+        title, shown = f"epoch {state.epoch}", self.is_global_zero
+        with progress_shown(title, first, batches, self._speed, shown) as advance:
             for index in range(first, batches):
-                ends_step = (index + 1) % accumulate == 0 or index + 1 == batches
+                ends_step = (index + 1) % accumulate == 0
                 self._train_batch(next(loaded), index, ends_step)
+                self._speed.batch_done()
                 advance()
                 if ends_step:
                     self._between_steps()
@@ -168,59 +211,54 @@ class TrainingLoop:
         state, module, fabric = self.state, self.module, self.fabric
         step = state.epoch * self.data.batches_per_epoch + index
         seed_step(self.data.seed, step, fabric.global_rank)
-        batch = self.data.mix(*fabric.to_device(self.data.training_batch(loaded)))
-        # The processes' gradients are put together once per optimiser step.
-        with fabric.no_backward_sync(self._network, enabled=not ends_step):
-            loss = module.training_step(batch, index)
-            fabric.backward(loss / self.pace.accumulate)
-        state.add_loss(loss, len(batch[0]))
+        images, labels = self.data.training_batch(loaded)
+        batch = (images, labels, *self.data.mixing_numbers(images))
+        loss = self._steps.add_batch(batch, ends_step)
+        state.add_loss(loss, len(images))
+        self._watch.note(loss, state.epoch, state.global_step + 1, self._rate)
         if ends_step:
-            self._optimise()
-        fabric.call("on_train_batch_end", self, module, loss, batch, index)
-
-    def _optimise(self) -> None:
-        norm = self.module.recipe.clip_norm
-        if norm is not None:
-            self.fabric.clip_gradients(
-                self._network,
-                self._optimizer,
-                max_norm=norm,
-                # With float16 the first scales are found by gradients that overflow.
-                error_if_nonfinite=False,
-            )
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        self.state.step_done()
+            self._steps.optimise()
+            state.step_done()
+        self._call("on_train_batch_end", self, module, loss, batch, index)
 
     # -- the end of an epoch ----------------------------------------------------------------------
 
     def _finish_epoch(self) -> None:
         """Validate, record and save the epoch whose steps are done."""
         state = self.state
+        self._check_losses(self._watch.all_found())
         loss, images = self._summed(state.loss)
-        self._check_loss(loss / images)
         row: history.Row = {
             "epoch": state.epoch,
             "step": state.global_step,
             "lr": self._rate,
             "train_loss": loss / images,
         }
+        speed = self._speed.epoch_images_per_second
         is_last = state.epoch + 1 == self.pace.epochs
         is_best = False
         if is_last or (state.epoch + 1) % self.pace.validate_every == 0:
             row |= self._validate()
             top1 = row["val_top1"]
-            is_best = state.best is None or top1 > state.best["val_top1"]
+            # As published: of several that are equally good, the last.
+            is_best = state.best is None or top1 >= state.best["val_top1"]
             if is_best:
                 state.best = {"epoch": state.epoch, "val_top1": top1}
         row["seconds"] = round(time.perf_counter() - self._began[0], 1)
         row["cpu_seconds"] = round(time.process_time() - self._began[1], 1)
+        row["images_per_second"] = round(speed, 2)
         state.rows.append(row)
         state.finished = True
         self._save(is_best)
         if self.is_global_zero:
-            history.show(row)
-        self.fabric.call("on_train_epoch_end", self, self.module)
+            history.show(row, duration(self._speed.seconds_left))
+            if self._stops_early and not is_last:
+                print(
+                    f"early stop: {self.pace.early_stop} validations without a better one",
+                    file=sys.stderr,
+                    flush=True,
+                )
+        self._call("on_train_epoch_end", self, self.module)
 
     def _validate(self) -> dict[str, float]:
         """Evaluate the weights in use on every validation image once."""
@@ -245,7 +283,7 @@ class TrainingLoop:
             "val_top1": top1 / images,
             "val_top5": top5 / images,
         }
-        self.fabric.call("on_validation_epoch_end", self, self.module)
+        self._call("on_validation_epoch_end", self, self.module)
         return measured
 
     def _summed(self, sums: Tensor) -> list[float]:
@@ -254,22 +292,28 @@ class TrainingLoop:
         assert isinstance(total, Tensor)
         return [float(value) for value in total.tolist()]
 
-    def _check_loss(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise RuntimeError(
-                f"the loss of epoch {self.state.epoch} is {loss}: lower --lr, "
-                "or resume from an earlier checkpoint"
-            )
+    def _check_losses(self, problem: NotFinite | None) -> None:
+        """Raise on all processes where the loss of any is no longer finite."""
+        self._stop_unless_finite(problem, self._agreed(_NOTHING, problem)[1])
+
+    def _stop_unless_finite(self, problem: NotFinite | None, anywhere: bool) -> None:
+        if not anywhere:
+            return
+        if self._group is not None:
+            problems: list[NotFinite | None] = [None] * self.fabric.world_size
+            torch.distributed.all_gather_object(problems, problem, self._group)
+            problem = next(each for each in problems if each is not None)
+        raise RuntimeError(str(problem))
 
     # -- checkpoints ------------------------------------------------------------------------------
 
     def _between_steps(self) -> None:
         """Write a checkpoint and stop, if that is due or asked for."""
-        wish = self._agreed(self._wish())
+        problem = self._watch.found()
+        wish, is_lost = self._agreed(self._wish(), problem)
+        self._stop_unless_finite(problem, is_lost)
         if wish != _NOTHING and self._place() != self._saved_at[1]:
-            if not self.state.finished:
-                loss, images = self._summed(self.state.loss)
-                self._check_loss(loss / max(images, 1))
+            self._check_losses(self._watch.all_found())  # no such weights over good ones
             self._save(is_best=False)
         if wish == _STOP:
             number = self._signals.received or signal.SIGTERM
@@ -286,13 +330,14 @@ class TrainingLoop:
             return _CHECKPOINT if time.monotonic() - self._saved_at[0] >= 60 * minutes else _NOTHING
         return _NOTHING
 
-    def _agreed(self, wish: int) -> int:
-        """Return the strongest wish of all processes."""
+    def _agreed(self, wish: int, problem: NotFinite | None) -> tuple[int, bool]:
+        """Return the strongest wish of all processes, and whether any has a problem."""
         if self._group is None:
-            return wish
-        agreed = torch.tensor(wish)
+            return wish, problem is not None
+        agreed = torch.tensor([wish, problem is not None], dtype=torch.int64)
         torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MAX, self._group)
-        return int(agreed)
+        strongest, any_problem = agreed.tolist()
+        return strongest, bool(any_problem)
 
     def _place(self) -> tuple[int, int, bool]:
         return self.state.epoch, self.state.step, self.state.finished

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .freezing import resting_modules
 from .optimisation import build_optimizer, build_schedule
 from .recipes import Recipe
 
@@ -31,6 +32,8 @@ class ClassifierModule:
         Length of the schedule.
     learning_rate_factor : float
         See `Recipe`.
+    class_weights : Tensor | None
+        Of the classes in the loss, float32 [classes]; None for equal ones.
 
     Attributes
     ----------
@@ -40,17 +43,25 @@ class ClassifierModule:
     """
 
     def __init__(
-        self, model: nn.Module, recipe: Recipe, epochs: int, learning_rate_factor: float = 1.0
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        epochs: int,
+        learning_rate_factor: float = 1.0,
+        class_weights: Tensor | None = None,
     ) -> None:
         self.model = model
         self.network: Callable[[Tensor], Tensor] = model
         self.recipe = recipe
+        self.class_weights = class_weights
+        self._resting = resting_modules(model)
+        self._peak = recipe.lr * learning_rate_factor
         self.optimizer = build_optimizer(model, recipe, learning_rate_factor)
         self._schedule: Scheduler | None = build_schedule(
             self.optimizer, recipe, epochs, learning_rate_factor
         )
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Return the loss of images [B, 3, H, W] with their targets.
 
         These are int64 labels [B], or soft targets [B, classes].
@@ -58,13 +69,39 @@ class ClassifierModule:
         images, targets = batch
         # Soft targets of mixup are smoothed already.
         smoothing = 0.0 if targets.is_floating_point() else self.recipe.label_smoothing
-        return F.cross_entropy(self.network(images).float(), targets, label_smoothing=smoothing)
+        logits = self.network(images).float()
+        return F.cross_entropy(logits, targets, self.class_weights, label_smoothing=smoothing)
+
+    def train(self) -> None:
+        """Set the model to training mode, but for the parts of it that are frozen."""
+        self.model.train()
+        for module in self._resting:
+            module.eval()
 
     def set_rate(self, epoch: int) -> float:
-        """Set the learning rate of `epoch`, and return it. It depends on nothing but the epoch."""
+        """Set the learning rate of `epoch`, and return it. It depends on nothing but the epoch.
+
+        With layer decay it is that of the last layer, the classifier.
+        """
         if self._schedule is not None:
-            self._schedule.step(epoch)
-        return float(self.optimizer.param_groups[0]["lr"])
+            self._schedule.step(max(epoch - 1, 0) if self.recipe.delayed_rate else epoch)
+        else:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self._peak * group.get("lr_scale", 1.0)
+        largest = max(self.optimizer.param_groups, key=lambda group: group.get("lr_scale", 1.0))
+        return float(largest["lr"])
+
+    def clip_gradients(self, scaler: torch.amp.GradScaler | None) -> None:
+        """Clip the gradients to the recipe's norm, after taking the scale of `scaler` off them."""
+        if self.recipe.clip_norm is None:
+            return
+        if scaler is not None:
+            # Fabric does the same, but refuses fused optimisers, which torch's scaler can handle.
+            scaler.unscale_(self.optimizer)
+        # With float16 the first scales are found by gradients that overflow: they are no error.
+        groups = self.optimizer.param_groups
+        parameters = [parameter for group in groups for parameter in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, self.recipe.clip_norm)
 
     @staticmethod
     def measure(logits: Tensor, labels: Tensor) -> Tensor:

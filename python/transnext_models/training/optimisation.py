@@ -24,13 +24,20 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     Returns
     -------
     Groups for any PyTorch optimiser, the undecayed first; a group without parameters is left out.
+    With layer decay there are two of each layer, and ``lr_scale`` is a layer's factor on the rate.
     """
-    from timm.optim import param_groups_weight_decay
+    from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 
+    spared = [f"*{part}*" for part in recipe.no_weight_decay]
+    if recipe.layer_decay is not None:
+        return param_groups_layer_decay(
+            model,
+            weight_decay=recipe.weight_decay,
+            no_weight_decay_list=[*spared, "*.bias"],
+            layer_decay=recipe.layer_decay,
+        )
     return param_groups_weight_decay(
-        model,
-        weight_decay=recipe.weight_decay,
-        no_weight_decay_list=[f"*{part}*" for part in recipe.no_weight_decay],
+        model, weight_decay=recipe.weight_decay, no_weight_decay_list=spared
     )
 
 
@@ -40,6 +47,7 @@ def build_optimizer(
     """Return the recipe's AdamW over `parameter_groups(model, recipe)`."""
     from timm.optim import create_optimizer_v2
 
+    implementation: dict[str, Any] = {"fused": True} if recipe.fused else {}
     return create_optimizer_v2(
         parameter_groups(model, recipe),
         opt="adamw",
@@ -47,6 +55,7 @@ def build_optimizer(
         weight_decay=recipe.weight_decay,
         betas=recipe.betas,
         eps=recipe.eps,
+        **implementation,
     )
 
 
@@ -58,7 +67,8 @@ def build_schedule(
 ) -> Scheduler | None:
     """Return timm's scheduler over epochs, None if the rate is constant.
 
-    `scheduler.step(epoch)` sets the rate of that epoch.
+    `scheduler.step(epoch)` sets the rate that the schedule has for that epoch; see
+    `Recipe.delayed_rate` for which epoch trains at it.
     In the first `warmup_epochs` the rate rises linearly from `warmup_lr`; from then on it follows a
     cosine that began at epoch 0 (the warm-up covers its first part, as published) down to `min_lr`.
     A run shorter than twice the warm-up warms up for half of its epochs.
@@ -68,7 +78,7 @@ def build_schedule(
     epochs : int
         Length of the run, which may differ from `recipe.epochs`.
     learning_rate_factor : float
-        Multiplies every rate, for another total batch (see `Recipe`).
+        Multiplies every rate.
     """
     if recipe.schedule == "constant":
         return None

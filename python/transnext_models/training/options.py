@@ -26,33 +26,72 @@ class RunOptions:
     """
 
     recipe: Annotated[
-        str, "Hyper-parameters: digits, imagenet_224, imagenet_256 or imagenet_384_ft."
+        str,
+        "Hyper-parameters: finetune (your own folder), imagenet_224, imagenet_256, "
+        "imagenet_384_ft or digits.",
     ]
     output: Annotated[Path, "Folder for all that the run writes; that of --resume without it."]
     data: Annotated[
         str | None,
-        "Folder with train/<class>/ and val/<class>/, a data set that timm creates "
-        "(torch/cifar10, hfds/imagenet-1k), or digits.",
+        "Folder with train/ and val/ or ImageNet's archives, CSV file, shards (and --data-val), "
+        "data set by name (hfds/imagenet-1k, torch/cifar10), or digits.",
     ] = None
-    data_root: Annotated[Path | None, "Where a data set given by name is kept."] = None
+    data_root: Annotated[
+        Path | None,
+        "Where a data set given by name is kept, and what paths in a CSV file start from.",
+    ] = None
     model: Annotated[str | None, "Model, if not the recipe's."] = None
     weights: Annotated[str | None, "Weights to start from: a file, or a published name."] = None
     epochs: Annotated[int | None, "Length, if not the recipe's."] = None
     batch_size: Annotated[int | None, "Images per device and step, if not the recipe's."] = None
-    accumulate: Annotated[int, "Batches per optimiser step."] = 1
-    lr: Annotated[
-        float | None,
-        "Peak learning rate of this run. Without it the recipe's is scaled by total batch / "
-        "recipe's total batch (1024 for ImageNet, 64 for digits).",
-    ] = None
+    accumulate: Annotated[
+        int, "Batches per optimiser step; those that fill none at an epoch's end are left out."
+    ] = 1
+    lr: Annotated[float | None, "Peak learning rate, if not the recipe's."] = None
+    scale_lr: Annotated[
+        bool,
+        "Multiply the recipe's learning rates by total batch / recipe's total batch (1024 for "
+        "ImageNet, 64 for digits). The published code does not.",
+    ] = False
+    keep_scaler: Annotated[
+        bool,
+        "Train in float16 with one gradient scaler for the whole run, rather than with a new one "
+        "in every epoch as published.",
+    ] = False
+    fused: Annotated[bool, "Use PyTorch's fused AdamW: the same steps, rounded otherwise."] = False
     img_size: Annotated[int | None, "Image side, if not the recipe's."] = None
-    pretrain_size: Annotated[int | None, "Image side that scales the position bias."] = None
+    pretrain_size: Annotated[
+        int | None,
+        "Image side that scales the position bias, if not the recipe's. It belongs to the weights: "
+        "those of --weights bring theirs, and another one is refused.",
+    ] = None
     num_classes: Annotated[int | None, "Classes, if not the recipe's; another head is new."] = None
     resume: Annotated[
         Path | None,
         "Continue a run: its folder, or one of its checkpoints. It keeps the options that are not "
         "given again.",
     ] = None
+    config: Annotated[
+        Path | None,
+        "Repeat the run with this config.json: its options, but for those that are given now, and "
+        "its recipe.",
+    ] = None
+    layer_decay: Annotated[
+        float | None, "Multiply the learning rate by this from each block to the one before."
+    ] = None
+    ema_decay: Annotated[
+        float | None, "Decay per step of the averaged weights that are used; 0 for none."
+    ] = None
+    freeze: Annotated[
+        str | None,
+        "Leave parameters as they are: those of so many stages, or names such as block1,*.norm1.*",
+    ] = None
+    linear_probe: Annotated[bool, "Train the classifier only."] = False
+    class_weights: Annotated[
+        str | None,
+        "Weights of the classes in the loss: balanced, a number for each (1,2,1), or cat=2,dog=3.",
+    ] = None
+    early_stop: Annotated[int | None, "End after so many validations without a better one."] = None
     precision: Annotated[
         str | None, "Lightning precision, such as 32-true, 16-mixed, bf16-mixed."
     ] = None
@@ -62,6 +101,11 @@ class RunOptions:
     seed: Annotated[int, "Seed of all random numbers."] = 0
     backend: Annotated[str | None, "Operator backend; the best available without it."] = None
     compile: Annotated[bool, "Use torch.compile."] = False
+    cuda_graphs: Annotated[
+        bool,
+        "Record a training step into CUDA graphs and replay it, which needs no Python between its "
+        "kernels; AdamW is the fused one.",
+    ] = False
     limit_train_batches: Annotated[int | None, "Cut every epoch to so many batches."] = None
     limit_val_batches: Annotated[int | None, "Cut every validation to so many batches."] = None
     checkpoint_every_steps: Annotated[
@@ -70,7 +114,21 @@ class RunOptions:
     checkpoint_every_minutes: Annotated[
         float | None, "Write a checkpoint after so many minutes too, not only epochs."
     ] = None
+    wandb: Annotated[
+        str | None, "Send the measurements to this project of Weights & Biases too."
+    ] = None
     half: Annotated[bool, "Also export float16 weights."] = True
+    data_val: Annotated[
+        str | None,
+        "Where the images for validation are, if not in --data; then both name one split: a folder "
+        "of classes, a CSV file or shards.",
+    ] = None
+    epoch_length: Annotated[
+        int | None, "Images of an epoch, of shards that can only be read in order (pipe:, URLs)."
+    ] = None
+    val_length: Annotated[
+        int | None, "Images of a validation, of shards that can only be read in order."
+    ] = None
 
 
 _POSITIVE = (
@@ -86,6 +144,10 @@ _POSITIVE = (
     "limit_val_batches",
     "checkpoint_every_steps",
     "checkpoint_every_minutes",
+    "layer_decay",
+    "early_stop",
+    "epoch_length",
+    "val_length",
 )
 
 
@@ -101,6 +163,20 @@ def check_options(options: RunOptions) -> None:
         value = getattr(options, name)
         if value is not None and not value > 0:
             raise ValueError(f"{_option(name)}: got {value}, needs a positive number")
+    if options.layer_decay is not None and options.layer_decay > 1:
+        raise ValueError(f"--layer-decay: got {options.layer_decay}, needs 1 at most")
+    if options.ema_decay is not None and not 0 <= options.ema_decay < 1:
+        raise ValueError(f"--ema-decay: got {options.ema_decay}, needs 0 to less than 1")
+    if options.scale_lr and options.lr is not None:
+        raise ValueError(
+            f"--scale-lr: got it together with --lr {options.lr}, needs one of the two: --lr is "
+            "the rate of this run, whatever its batch"
+        )
+    limit = options.limit_train_batches
+    if limit is not None and limit < options.accumulate:
+        raise ValueError(
+            f"--limit-train-batches: got {limit}, needs at least --accumulate {options.accumulate}"
+        )
     if options.workers < 0:
         raise ValueError(f"--workers: got {options.workers}, needs 0 or more")
     if not 0 <= options.seed <= _LARGEST_SEED:
@@ -120,10 +196,16 @@ def _option(name: str) -> str:
 
 def portable_options(options: RunOptions) -> dict[str, Any]:
     """Return the options as JSON takes them, so that they mean the same in another folder."""
+    from .sources import absolute  # not for every command that only shows its options
+
     values = dataclasses.asdict(options)
-    for name in ("data", "data_root", "weights"):
+    values["config"] = None  # all that it says is said by the others
+    for name in ("data_root", "weights"):
         if values[name] is not None and os.path.exists(values[name]):
             values[name] = os.path.abspath(values[name])
+    for name in ("data", "data_val"):
+        if values[name] is not None:
+            values[name] = absolute(values[name])
     return {
         name: str(value) if isinstance(value, Path) else value for name, value in values.items()
     }

@@ -1,94 +1,34 @@
-"""The parts of a run, built from its options: settings, data, model, Fabric."""
+"""The parts of a run, built from its options and settings: data, model, Fabric."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from lightning.fabric import Fabric
 
-from ..classification.preprocess import Preprocess
-from ..registry import create_model
+from ..registry import create_model, load_model
 from ..transnext import TransNeXt
-from ..variants import find_checkpoint
+from .captured_step import has_graphs
 from .data import ImageData
+from .freezing import freeze_parameters
 from .launch import LaunchPlan
 from .loaders import TrainingData
 from .options import RunOptions
-from .recipes import Recipe, get_recipe
+from .settings import Settings
 
-__all__ = ["Settings", "build_data", "build_fabric", "build_model", "describe"]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Options over recipe over variant: what a run trains, and how."""
-
-    recipe: Recipe
-    model_name: str
-    img_size: int
-    pretrain_size: int
-    num_classes: int
-    drop_path: float
-    batch_size: int
-    total_batch: int
-    epochs: int
-    peak_lr: float
-    preprocess: Preprocess
-
-    @classmethod
-    def of(cls, options: RunOptions, processes: int) -> Settings:
-        """Return the settings of a run on so many processes.
-
-        Raises
-        ------
-        ValueError
-            The recipe or the model is not known.
-        """
-        recipe = get_recipe(options.recipe)
-        model_name = options.model or recipe.model
-        variant, published = find_checkpoint(model_name)
-        img_size = options.img_size or recipe.img_size
-        batch_size = options.batch_size or recipe.batch_size
-        total_batch = batch_size * options.accumulate * processes
-        return cls(
-            recipe=recipe,
-            model_name=model_name,
-            img_size=img_size,
-            pretrain_size=options.pretrain_size or recipe.pretrain_size or variant.pretrain_size,
-            num_classes=options.num_classes or recipe.num_classes,
-            drop_path=recipe.drop_path.get(variant.name, variant.drop_path_rate),
-            batch_size=batch_size,
-            total_batch=total_batch,
-            epochs=options.epochs or recipe.epochs,
-            peak_lr=options.lr or recipe.lr * total_batch / recipe.total_batch,
-            preprocess=Preprocess(
-                img_size,
-                published.mean,
-                published.std,
-                recipe.crop_mode,
-                recipe.crop_pct,
-                published.interpolation,
-            ),
-        )
-
-    @property
-    def learning_rate_factor(self) -> float:
-        """What multiplies every rate of the recipe."""
-        return self.peak_lr / self.recipe.lr
+__all__ = ["build_data", "build_fabric", "build_model", "describe"]
 
 
 def build_data(options: RunOptions, settings: Settings) -> TrainingData:
-    """Return the data that `options` name.
+    """Return the data that `options` name; it then knows how many classes there are.
 
     Raises
     ------
     ValueError
         The data, the recipe and the model do not fit each other.
     """
-    recipe, num_classes = settings.recipe, settings.num_classes
+    recipe = settings.recipe
     source = options.data or ("digits" if recipe.data == "digits" else None)
     if source is None:
         raise ValueError(
@@ -110,41 +50,74 @@ def build_data(options: RunOptions, settings: Settings) -> TrainingData:
             options.workers,
             options.seed,
             options.data_root,
+            options.data_val,
+            (options.epoch_length, options.val_length),
         )
-        data.enable_mixup(num_classes)
+        if (known := settings.num_classes or data.num_classes) is not None:
+            data.enable_mixup(known)
+    num_classes = settings.num_classes or data.num_classes
+    if num_classes is None:
+        raise ValueError(
+            f"--num-classes: got nothing, needs the number of classes in --data {source}, which "
+            "does not say it"
+        )
     if data.num_classes is not None and data.num_classes != num_classes:
         raise ValueError(
             f"--num-classes: got {num_classes}, needs {data.num_classes}, the number of classes "
             f"in --data {source}"
         )
+    data.num_classes = num_classes
     return data
 
 
-def build_model(options: RunOptions, settings: Settings, with_weights: bool) -> TransNeXt:
-    """Return the model, with the weights that `options` name if `with_weights`."""
-    model = create_model(
-        settings.model_name,
-        weights=options.weights if with_weights else None,
-        num_classes=settings.num_classes,
-        img_size=settings.img_size,
-        pretrain_size=settings.pretrain_size,
-        drop_path_rate=settings.drop_path,
-        backend=options.backend,
-    )
+def build_model(
+    options: RunOptions, settings: Settings, num_classes: int, pretrain_size: int | None
+) -> TransNeXt:
+    """Return the model, with its first weights, and with what it freezes frozen.
+
+    Parameters
+    ----------
+    num_classes : int
+        Of the data.
+    pretrain_size : int | None
+        Of a model whose weights come later, from a checkpoint or another process; None for one
+        that begins with the weights of the options, where these name any: the size is theirs.
+
+    Raises
+    ------
+    ValueError
+        The weights cannot be used, or had another size than the options say.
+    """
+    arguments: dict[str, Any] = {
+        "num_classes": num_classes,
+        "img_size": settings.img_size,
+        "drop_path_rate": settings.drop_path,
+        "backend": options.backend,
+    }
+    if pretrain_size is None and settings.weights is not None:
+        model = load_model(settings.model_name, settings.weights, **arguments).model
+        asked = options.pretrain_size
+        if asked is not None and asked != model.pretrain_size:
+            raise ValueError(
+                f"--pretrain-size: got {asked}, needs {model.pretrain_size}, at which --weights "
+                f"{settings.weights} were trained: leave the option out"
+            )
+    else:
+        size = pretrain_size or settings.pretrain_size
+        model = create_model(settings.model_name, pretrain_size=size, **arguments)
+    freeze_parameters(model, settings.recipe)
     if options.compile:
         model.compile()
     return model
 
 
-def build_fabric(
-    options: RunOptions, settings: Settings, plan: LaunchPlan, callbacks: Sequence[Any]
-) -> Fabric:
+def build_fabric(options: RunOptions, settings: Settings, plan: LaunchPlan) -> Fabric:
     """Return Lightning's Fabric, not yet launched.
 
     Raises
     ------
     ValueError
-        The machine has no such devices, or precision.
+        The machine has no such devices, or precision, or no CUDA graphs where they are asked for.
     """
     on_accelerator = torch.accelerator.is_available()
     # Fabric checks it itself, at run time.
@@ -152,17 +125,19 @@ def build_fabric(
         settings.recipe.precision if on_accelerator else "32-true"
     )
     try:
-        return Fabric(
+        fabric = Fabric(
             devices=plan.devices,
             num_nodes=options.num_nodes,
             precision=precision,
-            callbacks=list(callbacks),
         )
     except (ValueError, RuntimeError, TypeError) as error:  # MisconfigurationException among them
         raise ValueError(
             f"--devices {options.devices}, --num-nodes {options.num_nodes}, --precision "
             f"{precision}: {error}"
         ) from error
+    if options.cuda_graphs and not has_graphs(fabric.device):
+        raise ValueError(f"--cuda-graphs: got a run on {fabric.device.type}, needs a CUDA device")
+    return fabric
 
 
 def describe(
@@ -179,7 +154,7 @@ def describe(
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "img_size": settings.img_size,
         "pretrain_size": model.pretrain_size,
-        "num_classes": settings.num_classes,
+        "num_classes": data.num_classes,
         "drop_path": settings.drop_path,
         "epochs": settings.epochs,
         "total_batch": settings.total_batch,

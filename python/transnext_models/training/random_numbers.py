@@ -7,6 +7,7 @@ stream starts from a key:
     order of an epoch           (seed, epoch)
     sample i of an epoch        (seed, epoch, i)       crop, flip, RandAugment, erasing
     step of a process           (seed, step, rank)     mixup, drop path, dropout, augmented digits
+    lane of streamed shards     (seed, epoch, rank, lane)     buffer that images are drawn from
 
 A key becomes a state by NumPy's `SeedSequence`, which keeps neighbouring keys apart.
 """
@@ -19,15 +20,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["epoch_generator", "seed_sample", "seed_step"]
+__all__ = ["epoch_generator", "lane_generator", "seed_sample", "seed_step"]
 
-_ORDER, _SAMPLE, _STEP = range(3)  # the first word of each key: no stream is another's
+_ORDER, _SAMPLE, _STEP, _LANE = range(4)  # the first word of each key: no stream is another's
 _WORDS = 4
 
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
     """Return the generator that puts the samples of an epoch in order."""
     return torch.Generator().manual_seed(_as_int64(_words(_ORDER, seed, epoch)))
+
+
+def lane_generator(seed: int, epoch: int, rank: int, lane: int) -> np.random.Generator:
+    """Return the generator that draws the images of one lane of streamed shards."""
+    return np.random.default_rng(np.random.SeedSequence((_LANE, seed, epoch, rank, lane)))
 
 
 def seed_sample(seed: int, epoch: int, position: int) -> None:

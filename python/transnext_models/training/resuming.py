@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,10 +19,26 @@ from .checkpoint_files import (
     verify_checkpoint,
 )
 from .options import RunOptions
-from .run_folder import RunFolder, read_configuration
+from .recipes import Recipe
+from .run_folder import RunFolder, read_configuration, read_configuration_file
 from .run_lock import LOCK_NAME
 
-__all__ = ["Start", "check_same_run", "choose_start", "configuration_of", "run_of"]
+__all__ = [
+    "Start",
+    "check_same_run",
+    "choose_start",
+    "configuration_of",
+    "configuration_to_repeat",
+    "differences",
+    "run_of",
+]
+
+# Of what recipes had not when a run of an earlier version began.
+_DEFAULTS = {
+    field.name: field.default
+    for field in dataclasses.fields(Recipe)
+    if field.default is not dataclasses.MISSING
+}
 
 
 @dataclass(frozen=True)
@@ -39,6 +56,20 @@ class Start:
     path: Path | None = None
     content: dict[str, Any] | None = None
     configuration: dict[str, Any] | None = None
+
+
+def configuration_to_repeat(path: Path) -> dict[str, Any]:
+    """Return the configuration that --config names.
+
+    Raises
+    ------
+    ValueError
+        There is none, or it is damaged.
+    """
+    try:
+        return read_configuration_file(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"--config: got {path}, which does not exist, needs config.json") from None
 
 
 def run_of(resume: Path) -> Path:
@@ -93,19 +124,48 @@ def choose_start(options: RunOptions, folder: RunFolder) -> Start:
     return Start(path, content, content["configuration"])
 
 
-def check_same_run(before: Mapping[str, Any], now: Mapping[str, Any], options: RunOptions) -> None:
+def differences(configuration: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Say in what a run differs from another one, of what decides its result.
+
+    Parameters
+    ----------
+    configuration, now : Mapping[str, Any]
+        `resolved` and `recipe` of each.
+    """
+    before, resolved = configuration["resolved"], now["resolved"]
+    changed = [
+        f"{name} was {before[name]!r} and is {value!r}"
+        for name, value in resolved.items()
+        if name in before and name != "torch" and before[name] != value
+    ]
+    recipe = configuration.get("recipe", {})
+    if recipe.get("name") != now["recipe"]["name"]:
+        return changed  # all else about it may differ, which goes without saying
+    # What is said already in what was resolved from it is said once.
+    changed += [
+        f"the recipe's {name} was {recipe.get(name, _DEFAULTS.get(name))!r} and is {value!r}"
+        for name, value in now["recipe"].items()
+        if name not in resolved and recipe.get(name, _DEFAULTS.get(name)) != value
+    ]
+    return changed
+
+
+def check_same_run(
+    configuration: Mapping[str, Any], now: Mapping[str, Any], options: RunOptions
+) -> None:
     """Compare what decides a result with what the run began with.
+
+    Parameters
+    ----------
+    configuration, now : Mapping[str, Any]
+        `resolved` and `recipe` of each.
 
     Raises
     ------
     ValueError
         Names what differs.
     """
-    changed = [
-        f"{name} was {before[name]!r} and is {value!r}"
-        for name, value in now.items()
-        if name in before and name != "torch" and before[name] != value
-    ]
+    changed = differences(configuration, now)
     if not changed:
         return
     if options.resume is not None:

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import json
 import logging
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,30 +17,55 @@ from typing import Any
 from lightning.fabric import seed_everything
 
 from .checkpoint_files import read_checkpoint
+from .class_weights import class_weights
 from .durable import RunFileError
-from .export import export_half, export_weights
+from .export import export_run, named_classes
 from .interruption import RunStopped
 from .launch import plan_launch
+from .loggers import build_loggers
 from .loop import Pace, TrainingLoop
 from .module import ClassifierModule
 from .options import RunOptions, check_options, portable_options
-from .parts import Settings, build_data, build_fabric, build_model, describe
-from .resuming import Start, check_same_run, choose_start
+from .parts import build_data, build_fabric, build_model, describe
+from .resuming import (
+    Start,
+    check_same_run,
+    choose_start,
+    configuration_of,
+    configuration_to_repeat,
+    differences,
+)
 from .run_folder import RunFolder, measures
 from .run_lock import LOCK_NAME, RunLock
+from .settings import Settings
 from .state import TrainingState
+from .steps import CapturedSteps, EagerSteps
 
 __all__ = ["RunOptions", "RunResult", "RunStopped", "train"]
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """Files a run leaves, its last measures, and whether this process wrote them."""
+    """Files a run leaves, its measures, and whether this process wrote them.
+
+    Attributes
+    ----------
+    weights, half_weights
+        Of the best validation; in float16 too where that was asked for.
+    last_weights, last_checkpoint
+        Of the last epoch.
+    metrics
+        Of the last epoch.
+    best
+        Epoch and top-1 of the best validation.
+    """
 
     weights: Path
     half_weights: Path | None
+    last_weights: Path
     last_checkpoint: Path
     metrics: dict[str, float]
+    best: dict[str, float] | None
     is_first_process: bool
 
 
@@ -83,22 +109,35 @@ class _Run:
         self.folder = folder
         self.lock = lock
         self.plan = plan_launch(options.devices, options.num_nodes)
-        self.settings = Settings.of(options, self.plan.processes)
         self.start = self._start()
+        self.before = self._before()
+        self.settings = Settings.of(options, self.plan.processes, self.before)
         seed_everything(options.seed, workers=False, verbose=False)
         self.data = build_data(options, self.settings)
-        self.data.check_length(self.plan.processes)
-        self.model = build_model(options, self.settings, with_weights=self._needs_weights())
-        self.fabric = build_fabric(options, self.settings, self.plan, callbacks)
+        self.data.check_length(self.plan.processes, options.accumulate)
+        classes = self.data.num_classes
+        assert classes is not None
+        self.model = build_model(options, self.settings, classes, self._pretrain_size())
+        self.class_weights = class_weights(self.settings.recipe.class_weights, self.data, classes)
+        self.fabric = build_fabric(options, self.settings, self.plan)
         self.configuration = self._configuration()
+        self.callbacks = [
+            *callbacks,
+            *build_loggers(folder.path, options.wandb, self.configuration),
+        ]
 
     def carry_out(self) -> RunResult:
         """Write, train, export."""
         self._begin()
         fabric, settings, options = self.fabric, self.settings, self.options
         fabric.launch()
+        weights = self.class_weights
         module = ClassifierModule(
-            self.model, settings.recipe, settings.epochs, settings.learning_rate_factor
+            self.model,
+            settings.recipe,
+            settings.epochs,
+            settings.learning_rate_factor,
+            None if weights is None else weights.to(fabric.device),
         )
         wrapped = fabric.setup(self.model, module.optimizer)
         module.network = wrapped[0]
@@ -115,9 +154,13 @@ class _Run:
             min(settings.recipe.validate_every, settings.epochs),
             options.checkpoint_every_steps,
             options.checkpoint_every_minutes,
+            settings.recipe.early_stop,
         )
         save = functools.partial(self.folder.save, configuration=self.configuration)
-        loop = TrainingLoop(fabric, module, wrapped, self.data, state, pace, save)
+        steps = (CapturedSteps if options.cuda_graphs else EagerSteps)(
+            fabric, module, wrapped, self.data, options.accumulate
+        )
+        loop = TrainingLoop(fabric, module, steps, self.data, state, pace, save, self.callbacks)
         self._go_on(state, loop)
         with contextlib.closing(self.data):
             loop.fit()
@@ -127,6 +170,8 @@ class _Run:
         return RunResult(
             weights=self.folder.weights,
             half_weights=self.folder.half_weights if options.half else None,
+            last_weights=self.folder.last_weights,
+            best=state.best,
             last_checkpoint=self.folder.last_checkpoint,
             metrics=measures(state.rows[-1]),
             is_first_process=self.plan.is_first,
@@ -140,27 +185,47 @@ class _Run:
             self.lock.acquire(self.folder.path)
         return choose_start(self.options, self.folder)
 
-    def _needs_weights(self) -> bool:
-        """Whether the weights of --weights matter: not to a run that has trained on already.
+    def _before(self) -> dict[str, Any] | None:
+        """Return the configuration of the run that is continued or repeated, None for neither."""
+        if self.options.resume is not None:
+            return self.start.configuration or configuration_of(self.options.resume)
+        if self.options.config is not None:
+            return configuration_to_repeat(self.options.config)
+        return None
 
-        The other processes get all weights from the first.
+    def _pretrain_size(self) -> int | None:
+        """Return the model's size where the weights that it begins with do not matter, else None.
+
+        They do not to a run that has trained on already, and on processes that get all weights from
+        the first. The size that the run began with is then in its configuration.
         """
-        return self.options.resume is None or (self.plan.is_first and self.start.path is None)
+        options = self.options
+        if options.resume is None or (self.plan.is_first and self.start.path is None):
+            return None
+        if options.pretrain_size is not None or self.before is None:
+            return options.pretrain_size
+        size: int = self.before["resolved"]["pretrain_size"]
+        return size
 
     def _configuration(self) -> dict[str, Any]:
         """Return what the run began with, checked against what it is now."""
-        resolved = describe(self.options, self.settings, self.model, self.data, self.fabric)
-        before = self.start.configuration
-        if before is not None:
-            check_same_run(before["resolved"], resolved, self.options)
-            return before
         configuration: dict[str, Any] = {
-            "resolved": resolved,
+            "resolved": describe(self.options, self.settings, self.model, self.data, self.fabric),
             "options": portable_options(self.options),
             "recipe": dataclasses.asdict(self.settings.recipe),
+            "class_names": self.data.class_names,
         }
         # As it will be read back: plain data, which checkpoints must hold nothing but.
         plain: dict[str, Any] = json.loads(json.dumps(configuration))
+        before = self.start.configuration
+        if before is not None:
+            check_same_run(before, plain, self.options)
+            return before
+        if self.options.config is not None and self.before is not None and self.plan.is_first:
+            changed = differences(self.before, plain)
+            if changed:
+                text = f"--config {self.options.config}: another run: {', '.join(changed)}"
+                print(text, file=sys.stderr, flush=True)
         return plain
 
     def _begin(self) -> None:
@@ -182,33 +247,24 @@ class _Run:
         if content is not None:
             state.restore(content)
         if self.plan.is_first:
-            self.folder.settle(content, path, loop.is_complete)
+            if not self.folder.settle(content, path, loop.is_complete):
+                # Of a checkpoint that was taken elsewhere alone: its best is not to be had.
+                state.best = None
             if not loop.is_complete:
                 self.lock.sign()
 
     def _export(self, state: TrainingState) -> None:
-        """Write the weights to use and the result, as far as they are not there.
-
-        Without a result, weights that lie there are those of an earlier attempt.
-        """
-        folder, model = self.folder, self.model
-        is_over = folder.result.exists()
-        if not (is_over and folder.weights.exists()):
-            weights = {
-                name: value.detach().cpu() for name, value in state.evaluated.state_dict().items()
-            }
-            metadata = {
-                "model": self.settings.model_name,
-                "recipe": self.settings.recipe.name,
-                "num_classes": str(model.num_classes),
-                "img_size": str(model.img_size),
-                "pretrain_size": str(model.pretrain_size),
-            }
-            export_weights(folder.weights, weights, metadata)
-        if self.options.half and not (is_over and folder.half_weights.exists()):
-            export_half(folder.weights, folder.half_weights)
-        if not is_over:
-            folder.write_result(state.rows[-1])
+        """Write the weights and the result of a run that is over."""
+        model = self.model
+        metadata = {
+            "model": self.settings.model_name,
+            "recipe": self.settings.recipe.name,
+            "num_classes": str(model.num_classes),
+            "img_size": str(model.img_size),
+            "pretrain_size": str(model.pretrain_size),
+            **named_classes(self.data.class_names, model.num_classes),
+        }
+        export_run(self.folder, state, metadata, self.options.half)
 
 
 @contextlib.contextmanager

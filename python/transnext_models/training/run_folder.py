@@ -6,7 +6,9 @@
     checkpoints/previous.ckpt      the one before, should the newest be damaged
     checkpoints/best.ckpt          the one after the best validation
     metrics.csv                    one row per epoch
-    model.safetensors              the weights, at the end
+    last.safetensors               the weights of the last epoch, at the end
+    last_float16.safetensors
+    model.safetensors              the weights of the best validation
     model_float16.safetensors
     result.json                    the last epoch's measures, last of all: the run is over
 
@@ -25,7 +27,7 @@ from . import history
 from .checkpoint_files import BEST, LAST, PREVIOUS, CheckpointFolder
 from .durable import RunFileError, remove_unfinished, sync_folder, write_text
 
-__all__ = ["RunFolder", "read_configuration"]
+__all__ = ["RunFolder", "measures", "read_configuration", "read_configuration_file"]
 
 
 class RunFolder:
@@ -43,6 +45,8 @@ class RunFolder:
         self.metrics = path / "metrics.csv"
         self.weights = path / "model.safetensors"
         self.half_weights = path / "model_float16.safetensors"
+        self.last_weights = path / "last.safetensors"
+        self.last_half_weights = path / "last_float16.safetensors"
         self.result = path / "result.json"
         self.checkpoints = CheckpointFolder(path / "checkpoints")
 
@@ -70,7 +74,8 @@ class RunFolder:
                 sync_folder(folder)
         except OSError as error:
             raise RunFileError(f"{self.path}: cannot be made ({error.strerror})") from error
-        names = (self.config, self.metrics, self.weights, self.half_weights, self.result)
+        exports = (self.weights, self.half_weights, self.last_weights, self.last_half_weights)
+        names = (self.config, self.metrics, *exports, self.result)
         for name in (*names, *(self.checkpoints.path / name for name in (LAST, PREVIOUS, BEST))):
             remove_unfinished(name)
 
@@ -99,7 +104,7 @@ class RunFolder:
 
     def settle(
         self, content: dict[str, Any] | None, source: Path | None, is_complete: bool
-    ) -> None:
+    ) -> bool:
         """Bring the files that follow from a checkpoint in line with the one a run goes on from.
 
         Parameters
@@ -108,6 +113,10 @@ class RunFolder:
             Of the checkpoint; None where the run starts from the beginning.
         is_complete : bool
             Whether nothing is left to train. If not, an older result is none of this run.
+
+        Returns
+        -------
+        Whether the checkpoint after the best validation is there, or there was none yet.
         """
         rows = [] if content is None else content["training"]["rows"]
         if rows:
@@ -120,8 +129,11 @@ class RunFolder:
             best = content["training"]["best"]
             if best is not None and best["epoch"] < content["epoch"]:
                 source = source.with_name(BEST)  # matters where the run moves to another folder
-            if best is not None and source.exists():
+            if best is not None:
+                if not source.exists():
+                    return False
                 self.checkpoints.keep_best(source)
+        return True
 
     def write_configuration(self, configuration: dict[str, Any]) -> None:
         """Write config.json, unless it is there and can be read."""
@@ -130,9 +142,10 @@ class RunFolder:
                 return
         write_text(self.config, json.dumps(configuration, indent=2) + "\n")
 
-    def write_result(self, row: history.Row) -> None:
-        """Write result.json, the last file of a run."""
-        write_text(self.result, json.dumps(measures(row), indent=2) + "\n")
+    def write_result(self, row: history.Row, best: dict[str, float] | None) -> None:
+        """Write result.json, the last file of a run: the last row's measures, and the best."""
+        found = {f"best_{name}": value for name, value in (best or {}).items()}
+        write_text(self.result, json.dumps({**measures(row), **found}, indent=2) + "\n")
 
 
 def measures(row: history.Row) -> dict[str, float]:
@@ -148,7 +161,22 @@ def read_configuration(folder: Path) -> dict[str, Any] | None:
     ValueError
         It is damaged; names it.
     """
-    path = folder / "config.json"
+    try:
+        return read_configuration_file(folder / "config.json")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def read_configuration_file(path: Path) -> dict[str, Any]:
+    """Return the configuration of a run in the file `path`.
+
+    Raises
+    ------
+    FileNotFoundError, NotADirectoryError
+        There is none.
+    ValueError
+        It is damaged; names it.
+    """
     try:
         configuration = json.loads(path.read_text())
         if not (
@@ -158,7 +186,7 @@ def read_configuration(folder: Path) -> dict[str, Any] | None:
         ):
             raise ValueError("it has no `resolved` and no `options`")
     except (FileNotFoundError, NotADirectoryError):
-        return None
+        raise
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: not the configuration of a run: {error}") from error
     return configuration

@@ -12,9 +12,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .checkpoint_files import FORMAT
 from .history import Row
 
-__all__ = ["TrainingState"]
+__all__ = ["PREFIX", "TrainingState"]
 
-_PREFIX = "model."  # before the names of parameters in a checkpoint, as Lightning's trainer has it
+PREFIX = "model."  # before the names of parameters in a checkpoint, as Lightning's trainer has it
 
 
 class TrainingState:
@@ -63,6 +63,8 @@ class TrainingState:
         if ema_decay is not None:
             average = get_ema_multi_avg_fn(ema_decay)
             self.averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+            # Every update looks at it: on the host no device has to be waited for.
+            self.averaged.n_averaged = self.averaged.n_averaged.cpu()
         self.epoch = 0
         self.step = 0
         self.finished = False
@@ -70,6 +72,8 @@ class TrainingState:
         # Metal has no float64.
         dtype = torch.float32 if fabric.device.type == "mps" else torch.float64
         self.loss = torch.zeros(2, dtype=dtype, device=fabric.device)
+        scaler = self.scaler
+        self._first_scale = 1.0 if scaler is None else scaler.state_dict()["scale"]
         self.rows: list[Row] = []
         self.best: dict[str, float] | None = None
 
@@ -89,6 +93,17 @@ class TrainingState:
         self.global_step += 1
         if self.averaged is not None:
             self.averaged.update_parameters(self.model)
+
+    @property
+    def scaler(self) -> torch.amp.GradScaler | None:
+        """The gradient scaler of float16; None in any other precision."""
+        return getattr(self._fabric.strategy.precision, "scaler", None)
+
+    def reset_scaler(self) -> None:
+        """Give the gradient scaler the scale with which it starts."""
+        if self.scaler is not None:
+            fresh = {"scale": self._first_scale, "_growth_tracker": 0}
+            self.scaler.load_state_dict({**self.scaler.state_dict(), **fresh})
 
     def next_epoch(self) -> None:
         """Begin the epoch after a finished one."""
@@ -148,8 +163,8 @@ class TrainingState:
 
 
 def _named(model: nn.Module) -> dict[str, Tensor]:
-    return {_PREFIX + name: value for name, value in model.state_dict().items()}
+    return {PREFIX + name: value for name, value in model.state_dict().items()}
 
 
 def _load(model: nn.Module, named: dict[str, Tensor]) -> None:
-    model.load_state_dict({name.removeprefix(_PREFIX): value for name, value in named.items()})
+    model.load_state_dict({name.removeprefix(PREFIX): value for name, value in named.items()})

@@ -1,0 +1,189 @@
+"""Where each image of some archives lies, kept between runs.
+
+The index of ImageNet's training archive is 80 MB and takes a read for each of 1.3 million headers.
+It is kept in the user's cache (`$XDG_CACHE_HOME/transnext`, `~/.cache` without it), under a name
+that is a digest of the archives' paths, sizes and times of change, so that no index is used for
+other archives. Where it cannot be kept, every run makes it anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import zipfile
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...images.formats import readable_suffixes
+from ..durable import RunFileError, written_durably
+from .classes import image_key, in_order
+from .packed_names import PackedNames
+
+__all__ = ["ArchiveIndex", "Entry", "indexed"]
+
+_VERSION = 1  # of the arrays below and of their order
+_NOTICED = 1 << 30  # bytes of archives from which on making an index is announced
+
+
+class Entry(NamedTuple):
+    """An image in an archive.
+
+    Parameters
+    ----------
+    label : str | int
+        Its class by name, or its label where classes have no names; the same kind for all images.
+    name : str
+        Of the image, from its class on.
+    archive : int
+        The archive's place among all.
+    offset, size : int
+        Its bytes in there.
+    """
+
+    label: str | int
+    name: str
+    archive: int
+    offset: int
+    size: int
+
+
+class ArchiveIndex(NamedTuple):
+    """Images in archives, in the order of their labels and then of their names.
+
+    Parameters
+    ----------
+    names : PackedNames
+        Of the images.
+    labels, archives : int32 [n]
+        Of each image, and the archive's place among all.
+    offsets, sizes : int64 [n]
+        Its bytes.
+    classes : tuple[str, ...]
+        Names of the classes; none where labels are bare numbers.
+    """
+
+    names: PackedNames
+    labels: NDArray[np.int32]
+    archives: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+
+def indexed(
+    kind: str, files: Sequence[Path], entries: Callable[[], Iterable[Entry]]
+) -> ArchiveIndex:
+    """Return the kept index of archives, or make it and keep it.
+
+    Parameters
+    ----------
+    kind : str
+        How the archives are read.
+    files : Sequence[Path]
+        All files that the index depends on.
+    entries : Callable[[], Iterable[Entry]]
+        Reads the archives.
+    """
+    stamps = [(str(path.resolve()), *_stamp(path)) for path in files]
+    key = json.dumps([_VERSION, kind, sorted(readable_suffixes()), stamps])
+    kept = _folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
+    index = _kept(kept)
+    if index is None:
+        if sum(size for _, size, _ in stamps) >= _NOTICED:
+            print(f"reading what {files[0]} holds, once", file=sys.stderr, flush=True)
+        index = _made(entries())
+        _keep(index, kept)
+    return index
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "transnext"
+
+
+def _made(entries: Iterable[Entry]) -> ArchiveIndex:
+    names: list[str] = []
+    numbers: dict[str | int, int] = {}  # of labels, in the order in which they come
+    columns = tuple(array("q") for _ in range(4))
+    for label, name, *place in entries:
+        names.append(name)
+        row = (numbers.setdefault(label, len(numbers)), *place)
+        for column, value in zip(columns, row, strict=True):
+            column.append(value)
+    labels, archives, offsets, sizes = (np.array(column, np.int64) for column in columns)
+    texts = [label for label in numbers if isinstance(label, str)]
+    classes = in_order(texts)
+    ranks = {name: rank for rank, name in enumerate(classes)}
+    final = [ranks[label] if isinstance(label, str) else label for label in numbers]
+    labels = np.array(final, np.int64)[labels] if len(labels) else labels
+    order = _order(labels, names)
+    return ArchiveIndex(
+        PackedNames.of(names[index] for index in order.tolist()),
+        labels[order].astype(np.int32),
+        archives[order].astype(np.int32),
+        offsets[order],
+        sizes[order],
+        classes,
+    )
+
+
+def _order(labels: NDArray[np.int64], names: Sequence[str]) -> NDArray[np.int64]:
+    """Return the permutation that sorts by label, then name; class by class, to save memory."""
+    order = np.argsort(labels, kind="stable")
+    bounds = np.flatnonzero(np.diff(labels[order])) + 1
+    for part in np.split(order, bounds):  # views
+        part[:] = sorted(part.tolist(), key=lambda index: image_key(names[index]))
+    return order
+
+
+_ARRAYS = {
+    "letters": np.uint8,
+    "ends": np.int64,
+    "labels": np.int32,
+    "archives": np.int32,
+    "offsets": np.int64,
+    "sizes": np.int64,
+}
+
+
+def _keep(index: ArchiveIndex, target: Path) -> None:
+    """Write an index; a cache that cannot be written is none."""
+    arrays = {
+        "letters": index.names.letters,
+        "ends": index.names.ends,
+        **{name: getattr(index, name) for name in list(_ARRAYS)[2:]},
+        "classes": np.array(index.classes, dtype=np.str_),
+    }
+    with contextlib.suppress(OSError, RunFileError):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with written_durably(target) as file:
+            np.savez(file, **arrays)
+
+
+def _kept(path: Path) -> ArchiveIndex | None:
+    """Read an index, if it is there and whole."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            columns = {name: np.asarray(arrays[name]) for name in _ARRAYS}
+            classes = tuple(arrays["classes"].tolist())
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    if any(columns[name].dtype != dtype for name, dtype in _ARRAYS.items()):
+        return None
+    letters = columns.pop("letters")
+    names = PackedNames(letters, columns.pop("ends"))
+    if {len(column) for column in columns.values()} != {len(names)}:
+        return None
+    return ArchiveIndex(names, classes=classes, **columns)

@@ -1,0 +1,157 @@
+"""Images of shards that can only be read in order, as training and validation take them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from PIL import Image
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+from ..random_numbers import seed_sample
+from ..sampling import Sample
+from .image_set import LabelledImage, UnreadableImage, decode
+from .lanes import Lanes, stream_samples
+from .shards import ShardSample
+
+__all__ = ["READABLE", "ShardStream", "StreamedTraining", "StreamedValidation"]
+
+READABLE = ""
+"""In a batch, where another name is that of an image that cannot be read."""
+
+
+class ShardStream(Dataset[Any]):
+    """Shards of one split, and how many images an epoch takes from them.
+
+    Parameters
+    ----------
+    shards : Sequence[str]
+        Commands (`pipe:…`) or URLs.
+    length : int
+        Images.
+
+    Attributes
+    ----------
+    transform : Callable[[PIL.Image.Image], Any] | None
+        Applied by `StreamedTraining` and `StreamedValidation`.
+    """
+
+    class_names = None
+    num_classes = None
+    has_several_labels = False
+
+    def __init__(self, shards: Sequence[str], length: int) -> None:
+        self.shards = tuple(shards)
+        self.transform: Callable[[Image.Image], Any] | None = None
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def check_ranks(self, ranks: int) -> None:
+        """Raise ValueError where some of so many processes would have no shard."""
+        if len(self.shards) < ranks:
+            raise ValueError(
+                f"--data: got {len(self.shards)} shards for {ranks} processes, needs one for each"
+            )
+
+
+class StreamedTraining(Dataset[Any]):
+    """Augmented images, batch by batch: the place of a batch decides what it holds.
+
+    Parameters
+    ----------
+    stream : ShardStream
+        Its transform included.
+    seed, batch_size, rank, ranks, repeats
+        As for `Lanes`.
+    """
+
+    def __init__(
+        self, stream: ShardStream, seed: int, batch_size: int, rank: int, ranks: int, repeats: int
+    ) -> None:
+        self._lanes = Lanes(stream.shards, seed, batch_size, rank, ranks, repeats)
+        self._transform = stream.transform
+        self._seed = seed
+        self._step = batch_size * ranks
+
+    def __getitems__(self, batch: list[Sample]) -> list[tuple[Any, int, str]]:
+        """Image, label, and the name of the image this one stands in for, or READABLE.
+
+        For an image that cannot be read stands the next one of its batch that can.
+        """
+        epoch, position, _ = batch[0]
+        encoded = self._lanes.batch(epoch, position // self._step)
+        images = [_decoded(sample) for sample in encoded]
+        if not any(isinstance(image, LabelledImage) for image in images):
+            raise RuntimeError(f"--data: no image of a batch can be read, {images[0]}")
+        return [self._augmented(images, index, sample) for index, sample in enumerate(batch)]
+
+    def _augmented(
+        self, images: list[LabelledImage | UnreadableImage], index: int, sample: Sample
+    ) -> tuple[Any, int, str]:
+        stand_ins = images[index:] + images[:index]
+        image = next(image for image in stand_ins if isinstance(image, LabelledImage))
+        wanted = images[index]
+        seed_sample(self._seed, sample.epoch, sample.position)
+        pixels: Any = image.image if self._transform is None else self._transform(image.image)
+        name = wanted.name if isinstance(wanted, UnreadableImage) else READABLE
+        return pixels, image.label, name
+
+    def __getitem__(self, index: int) -> Any:
+        raise TypeError("a stream gives batches, never one image")
+
+
+class StreamedValidation(IterableDataset[Any]):
+    """Preprocessed images of the shards of one process, each image once.
+
+    Parameters
+    ----------
+    stream : ShardStream
+        Its transform included.
+    rank, ranks : int
+        Number of this process, and of how many.
+    """
+
+    def __init__(self, stream: ShardStream, rank: int, ranks: int) -> None:
+        self._shards = stream.shards
+        self._transform = stream.transform
+        self._rank = rank
+        self._ranks = ranks
+
+    def __iter__(self) -> Iterator[tuple[Any, int, str]]:
+        """Image, label, and the name of the image this one stands in for, or READABLE.
+
+        For an image that cannot be read stands one before or after it, which is left out again.
+        """
+        worker = get_worker_info()
+        number, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        shards = self._shards[self._rank + self._ranks * number :: self._ranks * workers]
+        unreadable: list[UnreadableImage] = []
+        last = None
+        for sample in stream_samples(shards):
+            image = _decoded(sample)
+            if isinstance(image, UnreadableImage):
+                unreadable.append(image)
+                continue
+            pixels: Any = image.image if self._transform is None else self._transform(image.image)
+            last = (pixels, image.label)
+            yield (*last, READABLE)
+            while unreadable:
+                yield (*last, unreadable.pop().name)
+        if unreadable and last is None:
+            raise RuntimeError(f"--data: no image of {shards[0]} can be read, {unreadable[0]}")
+        for one in unreadable:
+            assert last is not None
+            yield (*last, one.name)
+
+
+def _decoded(sample: ShardSample) -> LabelledImage | UnreadableImage:
+    try:
+        image = decode(io.BytesIO(sample.content))
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow meets damaged files with almost anything
+        return UnreadableImage(sample.name, f"{type(error).__name__}: {error}")
+    return LabelledImage(image, sample.label, sample.name)
