@@ -72,10 +72,17 @@ def train(context: typer.Context, **options: Any) -> None:
     elif options["config"] is not None:
         options |= _kept(context, trainer.configuration_to_repeat(options["config"]))
     output = options["output"]
+    if output is None and options["dry_run"]:
+        options["output"] = output = Path(".")  # nothing is written
     if output is None:
         usage_error("a folder for the run is needed", "--output")
     if options["recipe"] is None:
         usage_error("the name of a recipe is needed", "--recipe")
+    if options["dry_run"]:
+        found = trainer.dry_run(RunOptions(**options))
+        if trainer.is_first_process():
+            typer.echo("\n".join(found.lines()))
+        return
     try:
         result = trainer.train(RunOptions(**options))
     except trainer.RunStopped as stop:
@@ -105,7 +112,7 @@ def _kept(context: typer.Context, configuration: dict[str, Any] | None) -> dict[
     kept = {}
     hints = get_type_hints(RunOptions, include_extras=True)
     for name, value in configuration["options"].items():
-        if name not in context.params or name in ("output", "resume", "config"):
+        if name not in context.params or name in ("output", "resume", "config", "dry_run"):
             continue
         source = context.get_parameter_source(name)
         if source is not None and source.name == "DEFAULT":
@@ -121,7 +128,7 @@ def _remark(text: str) -> None:
 def _load() -> SimpleNamespace:
     """Import the trainer, which needs the packages of the extra `train`."""
     try:
-        from ..training import launch, resuming, run
+        from ..training import dry_run, launch, resuming, run
     except ImportError as error:
         missing = (error.name or "").partition(".")[0]
         if missing in _EXTRA:
@@ -131,6 +138,7 @@ def _load() -> SimpleNamespace:
         raise
     return SimpleNamespace(
         train=run.train,
+        dry_run=dry_run.dry_run,
         RunStopped=run.RunStopped,
         run_of=resuming.run_of,
         configuration_of=resuming.configuration_of,

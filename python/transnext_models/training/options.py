@@ -109,6 +109,10 @@ class RunOptions:
     wandb: Annotated[
         str | None, "Send the measurements to this project of Weights & Biases too."
     ] = None
+    dry_run: Annotated[
+        bool,
+        "Write nothing: read some images, take a step at full size, say what the run would take.",
+    ] = False
     half: Annotated[bool, "Also export float16 weights."] = True
 
 
@@ -177,6 +181,7 @@ def portable_options(options: RunOptions) -> dict[str, Any]:
     """Return the options as JSON takes them, so that they mean the same in another folder."""
     values = dataclasses.asdict(options)
     values["config"] = None  # all that it says is said by the others
+    values["dry_run"] = False
     for name in ("data", "data_root", "weights"):
         if values[name] is not None and os.path.exists(values[name]):
             values[name] = os.path.abspath(values[name])

@@ -6,9 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import json
-import logging
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +24,7 @@ from .loggers import build_loggers
 from .loop import Pace, TrainingLoop
 from .module import ClassifierModule
 from .options import RunOptions, check_options, portable_options
-from .parts import build_data, build_fabric, build_model, describe
+from .parts import build_data, build_fabric, build_model, describe, quiet
 from .resuming import (
     Start,
     check_same_run,
@@ -94,7 +92,7 @@ def train(options: RunOptions, callbacks: Sequence[Any] = ()) -> RunResult:
     """
     check_options(options)
     folder = RunFolder(options.output)
-    with RunLock() as lock, _quiet(), _advised(folder):
+    with RunLock() as lock, quiet(), _advised(folder):
         return _Run(options, folder, lock, callbacks).carry_out()
 
 
@@ -261,17 +259,6 @@ class _Run:
             **named_classes(self.data.class_names, model.num_classes),
         }
         export_run(self.folder, state, metadata, self.options.half)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning's remarks on the machine from the user."""
-    for name in ("lightning.fabric", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        # Lightning's use of torch's internals.
-        warnings.filterwarnings("ignore", message=r".*treespec")
-        yield
 
 
 @contextlib.contextmanager
