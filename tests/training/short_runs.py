@@ -78,6 +78,7 @@ def digits(folder: Path, **changes: Any) -> RunOptions:
         "limit_train_batches": 2,
         "limit_val_batches": 1,
         "devices": "1",
+        "report": False,
     }
     return RunOptions(**{**options, **changes})
 
@@ -90,6 +91,7 @@ def images(folder: Path, data: Path, **changes: Any) -> RunOptions:
         "output": folder,
         "workers": 0,
         "devices": "1",
+        "report": False,
     }
     return RunOptions(**{**options, **changes})
 

@@ -57,7 +57,7 @@ def train(context: typer.Context, **options: Any) -> None:
     Writes to the output folder: config.json, metrics.csv (one row per epoch), last.ckpt,
     previous.ckpt and best.ckpt in checkpoints, and at the end model.safetensors, the weights of
     the best validation, and last.safetensors, those of the last epoch (the averaged ones where the
-    recipe averages), both in float16 too, for `transnext classify --weights`.
+    recipe averages), both in float16 too, for `transnext classify --weights`, and report.html.
 
     A run that was killed, or stopped by ctrl-C or SIGTERM, goes on with --resume FOLDER and ends in
     the weights of one that was not.

@@ -6,6 +6,7 @@ Their order and their random numbers depend on the seed, the epoch and the posit
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import signal
 from collections.abc import Iterator
@@ -100,6 +101,13 @@ class TrainingData:
         if labels is None and reader is not None and hasattr(reader, "samples"):
             labels = [sample[1] for sample in reader.samples]
         return None if labels is None else [int(label) for label in labels]
+
+    def validation_name(self, index: int) -> str:
+        """Return the name of a validation image, "" where the data set has none."""
+        reader = getattr(self.val_set, "reader", None)
+        with contextlib.suppress(Exception):  # a name is a courtesy, whatever the reader is
+            return "" if reader is None else str(reader.filename(index))
+        return ""
 
     # -- what a run asks for ----------------------------------------------------------------------
 

@@ -113,6 +113,7 @@ class RunOptions:
         bool,
         "Write nothing: read some images, take a step at full size, say what the run would take.",
     ] = False
+    report: Annotated[bool, "Write report.html at the end: curves, confusion, worst images."] = True
     half: Annotated[bool, "Also export float16 weights."] = True
 
 

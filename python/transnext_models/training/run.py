@@ -14,17 +14,20 @@ from typing import Any
 
 from lightning.fabric import seed_everything
 
+from ..registry import load_model
 from .checkpoint_files import read_checkpoint
 from .class_weights import class_weights
-from .durable import RunFileError
+from .durable import RunFileError, write_text
 from .export import export_run, named_classes
 from .interruption import RunStopped
 from .launch import plan_launch
 from .loggers import build_loggers
 from .loop import Pace, TrainingLoop
+from .mistakes import find_mistakes
 from .module import ClassifierModule
 from .options import RunOptions, check_options, portable_options
 from .parts import build_data, build_fabric, build_model, describe, quiet
+from .report import render_report
 from .resuming import (
     Start,
     check_same_run,
@@ -248,8 +251,8 @@ class _Run:
                 self.lock.sign()
 
     def _export(self, state: TrainingState) -> None:
-        """Write the weights and the result of a run that is over."""
-        model = self.model
+        """Write the weights, the report and the result of a run that is over."""
+        model, folder = self.model, self.folder
         metadata = {
             "model": self.settings.model_name,
             "recipe": self.settings.recipe.name,
@@ -258,7 +261,30 @@ class _Run:
             "pretrain_size": str(model.pretrain_size),
             **named_classes(self.data.class_names, model.num_classes),
         }
-        export_run(self.folder, state, metadata, self.options.half)
+        export_run(folder, state, metadata, self.options.half)
+        is_over = folder.result.exists()
+        if self.options.report and not (is_over and folder.report.exists()):
+            self._report(state)
+        if not is_over:
+            folder.write_result(state.rows[-1], state.best)
+
+    def _report(self, state: TrainingState) -> None:
+        """Write the report, of all validation images and by this process alone."""
+        try:
+            model = load_model(
+                self.settings.model_name,
+                self.folder.weights,
+                img_size=self.model.img_size,
+                backend=self.options.backend,
+            ).model
+            self.data.shard(0, 1, None, self.options.limit_val_batches)
+            model.to(self.fabric.device).eval()
+            mistakes = find_mistakes(model, self.data, self.fabric, model.num_classes)
+            preprocess = self.settings.preprocess
+            page = render_report(self.configuration, state.rows, state.best, mistakes, preprocess)
+            write_text(self.folder.report, page)
+        except Exception as error:  # all that the run is for is there
+            print(f"{self.folder.report}: not written: {error}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
