@@ -96,6 +96,12 @@ def images(folder: Path, data: Path, **changes: Any) -> RunOptions:
     return RunOptions(**{**options, **changes})
 
 
+def finetuned(folder: Path, data: Path, **changes: Any) -> RunOptions:
+    """One epoch of the recipe `finetune` from the digits model, at its own size."""
+    options: dict[str, Any] = {"recipe": "finetune", "model": "transnext_pico", "epochs": 1}
+    return images(folder, data, **{**options, "batch_size": 6, **changes})
+
+
 def resumed(options: RunOptions, **changes: Any) -> RunOptions:
     """The options that continue a run in its folder."""
     return dataclasses.replace(options, resume=options.output, **changes)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from lightning.fabric import Fabric
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import IterableDataset, default_collate
 
 from .class_weights import class_weights
 from .launch import plan_launch
@@ -134,6 +134,7 @@ def dry_run(options: RunOptions) -> DryRun:
             settings.epochs,
             settings.learning_rate_factor,
             None if weights is None else weights.to(fabric.device),
+            data.has_several_labels,
         )
         wrapped = fabric.setup(model, module.optimizer)
         module.network = wrapped[0]
@@ -215,22 +216,24 @@ class _Trial:
 
     def _read(self) -> int:
         """Read some images of each class of both splits; how many."""
-        data, began = self.data, time.monotonic()
-        count = 0
-        order = data.order(0)
-        training = data.training_samples()
-        for position in _spread(data.training_labels(), len(data.train_set)):  # type: ignore[arg-type]
-            if time.monotonic() - began > _SECONDS:
-                break
-            sample = Sample(0, position % len(order), position)
-            data.training_batch(default_collate([training[sample]]))
-            count += 1
-        validation: Dataset[Any] = data.validation_samples()
-        for position in _spread(None, len(data.val_set)):  # type: ignore[arg-type]
-            if time.monotonic() - began > 2 * _SECONDS:
-                break
-            data.validation_batch(default_collate([validation[position]]))
-            count += 1
+        data, count = self.data, 0
+        training, validation = data.training_samples(), data.validation_samples()
+        train_length, val_length = len(data.train_set), len(data.val_set)  # type: ignore[arg-type]
+        began = time.monotonic()
+        # What can only be read in order is read by the loader.
+        if not isinstance(training, IterableDataset):
+            for index in _spread(data.training_labels(), train_length):
+                if time.monotonic() - began > _SECONDS:
+                    break
+                sample = Sample(0, index % data.epoch_length, index)
+                data.training_batch(default_collate([training[sample]]))
+                count += 1
+        if not isinstance(validation, IterableDataset):
+            for index in _spread(None, val_length):
+                if time.monotonic() - began > 2 * _SECONDS:
+                    break
+                data.validation_batch(default_collate([validation[index]]))
+                count += 1
         return count
 
     def _endless(self) -> Iterator[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from safetensors.torch import save
@@ -54,13 +54,13 @@ def export_run(
     exported(folder.weights, folder.half_weights, lambda: _best(folder, state))
 
 
-def named_classes(names: list[str] | None, num_classes: int) -> dict[str, str]:
+def named_classes(names: Sequence[str] | None, num_classes: int) -> dict[str, str]:
     """Return the classes' names as metadata, where these are such that a reader believes them."""
     if names is None or len(names) != num_classes:
         return {}
     if any(len(name) > LONGEST_CLASS_NAME for name in names):
         return {}
-    return {"class_names": json.dumps(names)}
+    return {"class_names": json.dumps(list(names))}
 
 
 def _last(state: TrainingState) -> tuple[int, dict[str, Tensor]]:

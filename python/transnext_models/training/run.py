@@ -138,6 +138,7 @@ class _Run:
             settings.epochs,
             settings.learning_rate_factor,
             None if weights is None else weights.to(fabric.device),
+            self.data.has_several_labels,
         )
         wrapped = fabric.setup(self.model, module.optimizer)
         module.network = wrapped[0]
@@ -206,11 +207,12 @@ class _Run:
 
     def _configuration(self) -> dict[str, Any]:
         """Return what the run began with, checked against what it is now."""
+        names = self.data.class_names
         configuration: dict[str, Any] = {
             "resolved": describe(self.options, self.settings, self.model, self.data, self.fabric),
             "options": portable_options(self.options),
             "recipe": dataclasses.asdict(self.settings.recipe),
-            "class_names": self.data.class_names,
+            "class_names": None if names is None else list(names),
         }
         # As it will be read back: plain data, which checkpoints must hold nothing but.
         plain: dict[str, Any] = json.loads(json.dumps(configuration))
@@ -263,7 +265,9 @@ class _Run:
         }
         export_run(folder, state, metadata, self.options.half)
         is_over = folder.result.exists()
-        if self.options.report and not (is_over and folder.report.exists()):
+        # A confusion is one of single labels.
+        is_wanted = self.options.report and not self.data.has_several_labels
+        if is_wanted and not (is_over and folder.report.exists()):
             self._report(state)
         if not is_over:
             folder.write_result(state.rows[-1], state.best)
