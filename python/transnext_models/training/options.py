@@ -126,12 +126,12 @@ _POSITIVE = (
     "num_classes",
     "num_nodes",
     "accumulate",
+    "layer_decay",
+    "early_stop",
     "limit_train_batches",
     "limit_val_batches",
     "checkpoint_every_steps",
     "checkpoint_every_minutes",
-    "layer_decay",
-    "early_stop",
 )
 
 
@@ -181,11 +181,12 @@ def _option(name: str) -> str:
 def portable_options(options: RunOptions) -> dict[str, Any]:
     """Return the options as JSON takes them, so that they mean the same in another folder."""
     values = dataclasses.asdict(options)
-    values["config"] = None  # all that it says is said by the others
-    values["dry_run"] = False
     for name in ("data", "data_root", "weights"):
         if values[name] is not None and os.path.exists(values[name]):
             values[name] = os.path.abspath(values[name])
+    # All that --config says is said by the others; what is written is no dry run.
+    once = {"config": None, "dry_run": False}
     return {
-        name: str(value) if isinstance(value, Path) else value for name, value in values.items()
+        name: once.get(name, str(value) if isinstance(value, Path) else value)
+        for name, value in values.items()
     }
