@@ -184,9 +184,6 @@ def portable_options(options: RunOptions) -> dict[str, Any]:
     for name in ("data", "data_root", "weights"):
         if values[name] is not None and os.path.exists(values[name]):
             values[name] = os.path.abspath(values[name])
-    # All that --config says is said by the others; what is written is no dry run.
-    once = {"config": None, "dry_run": False}
     return {
-        name: once.get(name, str(value) if isinstance(value, Path) else value)
-        for name, value in values.items()
+        name: str(value) if isinstance(value, Path) else value for name, value in values.items()
     }

@@ -210,7 +210,8 @@ class _Run:
         names = self.data.class_names
         configuration: dict[str, Any] = {
             "resolved": describe(self.options, self.settings, self.model, self.data, self.fabric),
-            "options": portable_options(self.options),
+            # All that --config says is said by the others.
+            "options": portable_options(dataclasses.replace(self.options, config=None)),
             "recipe": dataclasses.asdict(self.settings.recipe),
             "class_names": None if names is None else list(names),
         }
