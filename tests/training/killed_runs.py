@@ -81,12 +81,12 @@ def _arguments(data: str, images: Path) -> list[str]:
     if data == "digits":
         return [
             *("--recipe", "digits", "--epochs", "3", "--batch-size", "8", "--devices", "1"),
-            *("--limit-train-batches", "3", "--limit-val-batches", "1"),
+            *("--limit-train-batches", "3", "--limit-val-batches", "1", "--no-report"),
         ]
     return [
         *("--recipe", "imagenet_224", "--model", "transnext_pico", "--num-classes", "3"),
         *("--data", str(images), "--img-size", "32", "--pretrain-size", "32", "--devices", "1"),
-        *("--epochs", "4", "--batch-size", "4"),
+        *("--epochs", "4", "--batch-size", "4", "--no-report"),
     ]
 
 

@@ -78,6 +78,7 @@ def digits(folder: Path, **changes: Any) -> RunOptions:
         "limit_train_batches": 2,
         "limit_val_batches": 1,
         "devices": "1",
+        "report": False,
     }
     return RunOptions(**{**options, **changes})
 
@@ -90,8 +91,15 @@ def images(folder: Path, data: Path, **changes: Any) -> RunOptions:
         "output": folder,
         "workers": 0,
         "devices": "1",
+        "report": False,
     }
     return RunOptions(**{**options, **changes})
+
+
+def finetuned(folder: Path, data: Path, **changes: Any) -> RunOptions:
+    """One epoch of the recipe `finetune` from the digits model, at its own size."""
+    options: dict[str, Any] = {"recipe": "finetune", "model": "transnext_pico", "epochs": 1}
+    return images(folder, data, **{**options, "batch_size": 6, **changes})
 
 
 def resumed(options: RunOptions, **changes: Any) -> RunOptions:

@@ -39,7 +39,7 @@ def _arguments(images: Path, run: Path, devices: int, batch: int, *more: str) ->
         *("--recipe", "imagenet_224", "--model", "transnext_pico", "--num-classes", "2"),
         *("--data", str(images), "--img-size", "32", "--workers", "1"),
         *("--epochs", "3", "--batch-size", str(batch), "--devices", str(devices)),
-        *("--output", str(run), *more),
+        *("--output", str(run), "--no-report", *more),
     ]
 
 

@@ -61,7 +61,7 @@ def train(context: typer.Context, **options: Any) -> None:
     Writes to the output folder: config.json, metrics.csv (one row per epoch), last.ckpt,
     previous.ckpt and best.ckpt in checkpoints, and at the end model.safetensors, the weights of
     the best validation, and last.safetensors, those of the last epoch (the averaged ones where the
-    recipe averages), both in float16 too, for `transnext classify --weights`.
+    recipe averages), both in float16 too, for `transnext classify --weights`, and report.html.
 
     A run that was killed, or stopped by ctrl-C or SIGTERM, goes on with --resume FOLDER and ends in
     the weights of one that was not.
@@ -76,10 +76,17 @@ def train(context: typer.Context, **options: Any) -> None:
     elif options["config"] is not None:
         options |= _kept(context, trainer.configuration_to_repeat(options["config"]))
     output = options["output"]
+    if output is None and options["dry_run"]:
+        options["output"] = output = Path(".")  # nothing is written
     if output is None:
         usage_error("a folder for the run is needed", "--output")
     if options["recipe"] is None:
         usage_error("the name of a recipe is needed", "--recipe")
+    if options["dry_run"]:
+        found = trainer.dry_run(RunOptions(**options))
+        if trainer.is_first_process():
+            typer.echo("\n".join(found.lines()))
+        return
     try:
         result = trainer.train(RunOptions(**options))
     except trainer.RunStopped as stop:
@@ -109,7 +116,7 @@ def _kept(context: typer.Context, configuration: dict[str, Any] | None) -> dict[
     kept = {}
     hints = get_type_hints(RunOptions, include_extras=True)
     for name, value in configuration["options"].items():
-        if name not in context.params or name in ("output", "resume", "config"):
+        if name not in context.params or name in ("output", "resume", "config", "dry_run"):
             continue
         source = context.get_parameter_source(name)
         if source is not None and source.name == "DEFAULT":
@@ -125,7 +132,7 @@ def _remark(text: str) -> None:
 def _load() -> SimpleNamespace:
     """Import the trainer, which needs the packages of the extra `train`."""
     try:
-        from ..training import launch, resuming, run
+        from ..training import dry_run, launch, resuming, run
     except ImportError as error:
         missing = (error.name or "").partition(".")[0]
         if missing in _EXTRA:
@@ -135,6 +142,7 @@ def _load() -> SimpleNamespace:
         raise
     return SimpleNamespace(
         train=run.train,
+        dry_run=dry_run.dry_run,
         RunStopped=run.RunStopped,
         run_of=resuming.run_of,
         configuration_of=resuming.configuration_of,

@@ -24,7 +24,7 @@ __all__ = ["export_half", "export_run", "export_weights", "named_classes"]
 def export_run(
     folder: RunFolder, state: TrainingState, metadata: dict[str, str], half: bool
 ) -> None:
-    """Write the weights of the last epoch and of the best, and the result, if they are not there.
+    """Write the weights of the last epoch and of the best, if they are not there.
 
     Without a result, weights that lie there are those of an earlier attempt.
 
@@ -52,8 +52,6 @@ def export_run(
 
     exported(folder.last_weights, folder.last_half_weights, lambda: _last(state))
     exported(folder.weights, folder.half_weights, lambda: _best(folder, state))
-    if not is_over:
-        folder.write_result(state.rows[-1], state.best)
 
 
 def named_classes(names: Sequence[str] | None, num_classes: int) -> dict[str, str]:

@@ -6,6 +6,7 @@ Their order and their random numbers depend on the seed, the epoch and the posit
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import signal
 from collections.abc import Iterator, Sequence
@@ -44,6 +45,9 @@ class TrainingData:
         Classes of the data; None where the data set does not say.
     class_names : Sequence[str] | None
         Their names in the order of the labels; None where the data set does not say.
+    has_several_labels : bool
+        Whether an image can be of several classes: labels then are float32 [B, classes] of zeros
+        and ones.
     train_set, val_set : Dataset[Any]
         Map-style data sets.
     """
@@ -52,6 +56,7 @@ class TrainingData:
     val_set: Dataset[Any]
     num_classes: int | None
     class_names: Sequence[str] | None = None
+    has_several_labels: bool = False
 
     def __init__(self, batch_size: int, workers: int, seed: int) -> None:
         self.batch_size = batch_size
@@ -99,11 +104,24 @@ class TrainingData:
 
     def training_labels(self) -> list[int] | None:
         """Return the label of every training image, None where only the images tell."""
-        reader = getattr(self.train_set, "reader", None)
-        labels = getattr(self.train_set, "targets", None)  # torchvision's
-        if labels is None and reader is not None and hasattr(reader, "samples"):
-            labels = [sample[1] for sample in reader.samples]
+        if self.has_several_labels:
+            return None
+        labels = getattr(self.train_set, "labels", None)
+        if labels is None:
+            labels = getattr(self.train_set, "targets", None)  # torchvision's
+        if labels is None:  # timm's
+            samples = getattr(getattr(self.train_set, "reader", None), "samples", None)
+            labels = None if samples is None else [sample[1] for sample in samples]
         return None if labels is None else [int(label) for label in labels]
+
+    def validation_name(self, index: int) -> str:
+        """Return the name of a validation image, "" where the data set has none."""
+        name = getattr(self.val_set, "name", None)
+        if name is None:  # timm's
+            name = getattr(getattr(self.val_set, "reader", None), "filename", None)
+        with contextlib.suppress(Exception):  # a name is a courtesy, whatever the data set is
+            return "" if name is None else str(name(index))
+        return ""
 
     # -- what a run asks for ----------------------------------------------------------------------
 

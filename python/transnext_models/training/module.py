@@ -34,6 +34,8 @@ class ClassifierModule:
         See `Recipe`.
     class_weights : Tensor | None
         Of the classes in the loss, float32 [classes]; None for equal ones.
+    several_labels : bool
+        Whether targets say of each class whether an image is of it: each is learnt by itself.
 
     Attributes
     ----------
@@ -49,11 +51,13 @@ class ClassifierModule:
         epochs: int,
         learning_rate_factor: float = 1.0,
         class_weights: Tensor | None = None,
+        several_labels: bool = False,
     ) -> None:
         self.model = model
         self.network: Callable[[Tensor], Tensor] = model
         self.recipe = recipe
         self.class_weights = class_weights
+        self.several_labels = several_labels
         self._resting = resting_modules(model)
         self._peak = recipe.lr * learning_rate_factor
         self.optimizer = build_optimizer(model, recipe, learning_rate_factor)
@@ -64,9 +68,13 @@ class ClassifierModule:
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Return the loss of images [B, 3, H, W] with their targets.
 
-        These are int64 labels [B], or soft targets [B, classes].
+        These are int64 labels [B], soft targets [B, classes], or several labels, zeros and ones
+        [B, classes].
         """
         images, targets = batch
+        if self.several_labels:
+            logits = self.network(images).float()
+            return F.binary_cross_entropy_with_logits(logits, targets, self.class_weights)
         # Soft targets of mixup are smoothed already.
         smoothing = 0.0 if targets.is_floating_point() else self.recipe.label_smoothing
         logits = self.network(images).float()
@@ -112,7 +120,8 @@ class ClassifierModule:
         logits : Tensor
             [B, classes].
         labels : Tensor
-            int64 [B].
+            int64 [B]; or zeros and ones [B, classes] of images with several labels, where an answer
+            is right that is among them, and the loss is the mean over the classes.
 
         Returns
         -------
@@ -120,8 +129,12 @@ class ClassifierModule:
         """
         logits = logits.float()
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices
-        right = best == labels[:, None]
-        loss = F.cross_entropy(logits, labels, reduction="sum")
-        return torch.stack(
-            [loss, right[:, 0].sum(), right.sum(), loss.new_tensor(float(len(labels)))]
-        )
+        if labels.ndim == 2:
+            right = labels.gather(1, best) > 0
+            losses = F.binary_cross_entropy_with_logits(logits, labels.float(), reduction="none")
+            loss = losses.mean(dim=1).sum()
+        else:
+            right = best == labels[:, None]
+            loss = F.cross_entropy(logits, labels, reduction="sum")
+        count = loss.new_tensor(float(len(labels)))
+        return torch.stack([loss, right[:, 0].sum(), right.any(dim=1).sum(), count])

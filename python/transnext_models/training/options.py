@@ -117,6 +117,11 @@ class RunOptions:
     wandb: Annotated[
         str | None, "Send the measurements to this project of Weights & Biases too."
     ] = None
+    dry_run: Annotated[
+        bool,
+        "Write nothing: read some images, take a step at full size, say what the run would take.",
+    ] = False
+    report: Annotated[bool, "Write report.html at the end: curves, confusion, worst images."] = True
     half: Annotated[bool, "Also export float16 weights."] = True
     data_val: Annotated[
         str | None,
@@ -140,12 +145,12 @@ _POSITIVE = (
     "num_classes",
     "num_nodes",
     "accumulate",
+    "layer_decay",
+    "early_stop",
     "limit_train_batches",
     "limit_val_batches",
     "checkpoint_every_steps",
     "checkpoint_every_minutes",
-    "layer_decay",
-    "early_stop",
     "epoch_length",
     "val_length",
 )

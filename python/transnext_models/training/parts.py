@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -17,7 +21,7 @@ from .loaders import TrainingData
 from .options import RunOptions
 from .settings import Settings
 
-__all__ = ["build_data", "build_fabric", "build_model", "describe"]
+__all__ = ["build_data", "build_fabric", "build_model", "describe", "quiet"]
 
 
 def build_data(options: RunOptions, settings: Settings) -> TrainingData:
@@ -167,3 +171,14 @@ def describe(
         "precision": str(fabric.strategy.precision.precision),
         "torch": str(torch.__version__),
     }
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Lightning's remarks on the machine from the user."""
+    for name in ("lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        # Lightning's use of torch's internals.
+        warnings.filterwarnings("ignore", message=r".*treespec")
+        yield

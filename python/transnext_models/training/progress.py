@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from .speed import Speed, duration
+from .speed import Speed, duration, per_second
 
 __all__ = ["LINE_SECONDS", "progress_shown"]
 
@@ -85,4 +85,4 @@ class _Lines:
 
 
 def _described(speed: Speed) -> str:
-    return f"{speed.images_per_second:.3g} images/s, run ends in {duration(speed.seconds_left)}"
+    return f"{per_second(speed.images_per_second)}, run ends in {duration(speed.seconds_left)}"

@@ -6,9 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import json
-import logging
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +14,20 @@ from typing import Any
 
 from lightning.fabric import seed_everything
 
+from ..registry import load_model
 from .checkpoint_files import read_checkpoint
 from .class_weights import class_weights
-from .durable import RunFileError
+from .durable import RunFileError, write_text
 from .export import export_run, named_classes
 from .interruption import RunStopped
 from .launch import plan_launch
 from .loggers import build_loggers
 from .loop import Pace, TrainingLoop
+from .mistakes import find_mistakes
 from .module import ClassifierModule
 from .options import RunOptions, check_options, portable_options
-from .parts import build_data, build_fabric, build_model, describe
+from .parts import build_data, build_fabric, build_model, describe, quiet
+from .report import render_report
 from .resuming import (
     Start,
     check_same_run,
@@ -95,7 +96,7 @@ def train(options: RunOptions, callbacks: Sequence[Any] = ()) -> RunResult:
     """
     check_options(options)
     folder = RunFolder(options.output)
-    with RunLock() as lock, _quiet(), _advised(folder):
+    with RunLock() as lock, quiet(), _advised(folder):
         return _Run(options, folder, lock, callbacks).carry_out()
 
 
@@ -138,6 +139,7 @@ class _Run:
             settings.epochs,
             settings.learning_rate_factor,
             None if weights is None else weights.to(fabric.device),
+            self.data.has_several_labels,
         )
         wrapped = fabric.setup(self.model, module.optimizer)
         module.network = wrapped[0]
@@ -209,11 +211,13 @@ class _Run:
 
     def _configuration(self) -> dict[str, Any]:
         """Return what the run began with, checked against what it is now."""
+        names = self.data.class_names
         configuration: dict[str, Any] = {
             "resolved": describe(self.options, self.settings, self.model, self.data, self.fabric),
-            "options": portable_options(self.options),
+            # All that --config says is said by the others.
+            "options": portable_options(dataclasses.replace(self.options, config=None)),
             "recipe": dataclasses.asdict(self.settings.recipe),
-            "class_names": self.data.class_names,
+            "class_names": None if names is None else list(names),
         }
         # As it will be read back: plain data, which checkpoints must hold nothing but.
         plain: dict[str, Any] = json.loads(json.dumps(configuration))
@@ -254,8 +258,8 @@ class _Run:
                 self.lock.sign()
 
     def _export(self, state: TrainingState) -> None:
-        """Write the weights and the result of a run that is over."""
-        model = self.model
+        """Write the weights, the report and the result of a run that is over."""
+        model, folder = self.model, self.folder
         metadata = {
             "model": self.settings.model_name,
             "recipe": self.settings.recipe.name,
@@ -264,18 +268,32 @@ class _Run:
             "pretrain_size": str(model.pretrain_size),
             **named_classes(self.data.class_names, model.num_classes),
         }
-        export_run(self.folder, state, metadata, self.options.half)
+        export_run(folder, state, metadata, self.options.half)
+        is_over = folder.result.exists()
+        # A confusion is one of single labels.
+        is_wanted = self.options.report and not self.data.has_several_labels
+        if is_wanted and not (is_over and folder.report.exists()):
+            self._report(state)
+        if not is_over:
+            folder.write_result(state.rows[-1], state.best)
 
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning's remarks on the machine from the user."""
-    for name in ("lightning.fabric", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        # Lightning's use of torch's internals.
-        warnings.filterwarnings("ignore", message=r".*treespec")
-        yield
+    def _report(self, state: TrainingState) -> None:
+        """Write the report, of all validation images and by this process alone."""
+        try:
+            model = load_model(
+                self.settings.model_name,
+                self.folder.weights,
+                img_size=self.model.img_size,
+                backend=self.options.backend,
+            ).model
+            self.data.shard(0, 1, None, self.options.limit_val_batches)
+            model.to(self.fabric.device).eval()
+            mistakes = find_mistakes(model, self.data, self.fabric, model.num_classes)
+            preprocess = self.settings.preprocess
+            page = render_report(self.configuration, state.rows, state.best, mistakes, preprocess)
+            write_text(self.folder.report, page)
+        except Exception as error:  # all that the run is for is there
+            print(f"{self.folder.report}: not written: {error}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

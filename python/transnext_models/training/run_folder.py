@@ -10,6 +10,7 @@
     last_float16.safetensors
     model.safetensors              the weights of the best validation
     model_float16.safetensors
+    report.html                    curves, confusion and worst images
     result.json                    the last epoch's measures, last of all: the run is over
 
 Everything follows from `last.ckpt`. A run that was killed between two of these files writes what
@@ -47,6 +48,7 @@ class RunFolder:
         self.half_weights = path / "model_float16.safetensors"
         self.last_weights = path / "last.safetensors"
         self.last_half_weights = path / "last_float16.safetensors"
+        self.report = path / "report.html"
         self.result = path / "result.json"
         self.checkpoints = CheckpointFolder(path / "checkpoints")
 
@@ -75,7 +77,7 @@ class RunFolder:
         except OSError as error:
             raise RunFileError(f"{self.path}: cannot be made ({error.strerror})") from error
         exports = (self.weights, self.half_weights, self.last_weights, self.last_half_weights)
-        names = (self.config, self.metrics, *exports, self.result)
+        names = (self.config, self.metrics, *exports, self.report, self.result)
         for name in (*names, *(self.checkpoints.path / name for name in (LAST, PREVIOUS, BEST))):
             remove_unfinished(name)
 

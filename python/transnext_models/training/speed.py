@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-__all__ = ["Speed", "duration"]
+__all__ = ["Speed", "duration", "per_second"]
 
 _RECENT = 50  # batches
 
@@ -72,6 +72,11 @@ class Speed:
     def _per_second(self, batches: int, since: float) -> float:
         seconds = self._clock() - since
         return self._images * batches / seconds if batches > 0 and seconds > 0 else 0.0
+
+
+def per_second(images: float) -> str:
+    """Write images per second: ``1,234 images/s``, ``12.3 images/s``."""
+    return f"{images:,.0f} images/s" if images >= 100 else f"{images:.3g} images/s"
 
 
 def duration(seconds: float | None) -> str:

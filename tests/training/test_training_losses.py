@@ -1,0 +1,152 @@
+"""Losses of one's own: classes that count differently, images with several labels."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from training.short_runs import finetuned, write_images
+from transnext_models.training import run as run_module
+from transnext_models.training.class_weights import class_weights
+from transnext_models.training.loaders import TrainingData
+from transnext_models.training.module import ClassifierModule
+from transnext_models.training.recipes import get_recipe
+from transnext_models.training.run import train
+
+FINETUNE = get_recipe("finetune")
+
+
+# -- weighted classes -----------------------------------------------------------------------------
+
+
+class _Data(TrainingData):
+    """Three classes with 1, 2 and 5 images."""
+
+    def __init__(self, labels: list[int] | None = None) -> None:
+        super().__init__(2, 0, 0)
+        self.class_names = ["ant", "bee", "cat"]
+        self._labels = labels
+
+    def training_labels(self) -> list[int] | None:
+        return self._labels
+
+
+def test_balanced_weights_give_every_class_the_same_sum() -> None:
+    labels = [0, 1, 1, 2, 2, 2, 2, 2]
+    weights = class_weights("balanced", _Data(labels), 3)
+    assert weights is not None
+    assert weights.tolist() == pytest.approx([8 / 3, 8 / 6, 8 / 15])
+    sums = torch.zeros(3).index_add(0, torch.tensor(labels), weights[labels])
+    assert sums.tolist() == pytest.approx([8 / 3] * 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "weights"),
+    [("1,2,0.5", [1, 2, 0.5]), ("cat=3", [1, 1, 3]), ("ant=0, bee=2", [0, 2, 1])],
+)
+def test_weights_are_given_by_number_or_name(text: str, weights: list[float]) -> None:
+    found = class_weights(text, _Data(), 3)
+    assert found is not None
+    assert found.tolist() == weights
+    assert class_weights(None, _Data(), 3) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "labels", "message"),
+    [
+        ("1,2", None, "needs 3 numbers, one for each class"),
+        ("1,2,many", None, "needs numbers from 0 on, and 'many' is none"),
+        ("1,2,-1", None, "needs numbers from 0 on, and '-1' is none"),
+        ("1,2,nan", None, "needs numbers from 0 on, and 'nan' is none"),
+        ("0,0,0", None, "needs a class that counts"),
+        ("dog=2", None, "needs names of classes, and 'dog' is none"),
+        ("balanced", None, "needs numbers: this data set tells no labels"),
+        ("balanced", [0, 0, 2], "needs training images of every class, and bee has none"),
+        ("", None, "needs 3 numbers"),
+    ],
+)
+def test_weights_that_cannot_be_meant(text: str, labels: list[int] | None, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"--class-weights: got '{text}', {message}"):
+        class_weights(text, _Data(labels), 3)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_weight_multiplies_the_loss_of_its_class(soft: bool) -> None:
+    recipe = dataclasses.replace(FINETUNE, label_smoothing=0.0)
+    model = torch.nn.Linear(4, 3)
+    images = torch.randn(2, 4)
+    labels = torch.tensor([0, 2])
+    targets = torch.nn.functional.one_hot(labels, 3).float() if soft else labels
+    plain, weighted = (
+        ClassifierModule(model, recipe, 1, class_weights=weights)
+        for weights in (None, torch.tensor([3.0, 7.0, 3.0]))
+    )
+    expected = plain.training_step((images, targets)) * (3 if soft else 1)
+    # With hard labels torch divides by the sum of the weights.
+    assert weighted.training_step((images, targets)).item() == pytest.approx(expected.item())
+
+
+def test_a_run_on_unequal_classes_is_balanced(tmp_path: Path) -> None:
+    write_images(tmp_path / "data")
+    for path in list((tmp_path / "data" / "train" / "bee").iterdir())[3:]:
+        path.unlink()
+    seen = []
+    step = ClassifierModule.training_step
+
+    class Watched:
+        def on_train_start(self, loop: Any, module: ClassifierModule) -> None:
+            seen.append(module.class_weights)
+
+    assert step
+    train(finetuned(tmp_path / "run", tmp_path / "data", class_weights="balanced"), [Watched()])
+    assert seen[0].tolist() == pytest.approx([15 / 18, 15 / 9, 15 / 18])
+
+
+# -- images with several labels -------------------------------------------------------------------
+
+
+def test_each_of_several_labels_is_learnt_by_itself() -> None:
+    model = torch.nn.Linear(4, 3)
+    images = torch.randn(2, 4)
+    targets = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
+    module = ClassifierModule(model, FINETUNE, 1, several_labels=True)
+    logits = model(images)
+    chances = logits.sigmoid()
+    expected = -(targets * chances.log() + (1 - targets) * (1 - chances).log()).mean()
+    assert module.training_step((images, targets)).item() == pytest.approx(expected.item())
+    loss, top1, top5, count = module.measure(logits.detach(), targets).tolist()
+    assert loss == pytest.approx(2 * expected.item(), rel=1e-5)
+    best = int(logits[0].argmax())
+    assert (top1, top5, count) == (float(best != 1), 1.0, 2.0)
+
+
+def test_a_run_on_several_labels(
+    options: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Every image is of its own class and of the next."""
+    data_of = run_module.build_data
+
+    def several(*arguments: Any) -> TrainingData:
+        data = data_of(*arguments)
+        data.has_several_labels = True
+        for name in ("training_batch", "validation_batch"):
+            finish = getattr(data, name)
+
+            def both(loaded: Any, finish: Any = finish) -> Any:
+                images, labels = finish(loaded)
+                one_hot = torch.nn.functional.one_hot(labels, 3).float()
+                return images, (one_hot + one_hot.roll(1, dims=1)).clamp(max=1)
+
+            setattr(data, name, both)
+        return data
+
+    monkeypatch.setattr(run_module, "build_data", several)
+    options = finetuned(tmp_path / "several", Path(options.data), epochs=2, report=True)
+    result = train(options)
+    assert 0 < result.metrics["train_loss"] < 2
+    assert result.metrics["val_top1"] <= result.metrics["val_top5"] <= 1
+    assert not (options.output / "report.html").exists()
