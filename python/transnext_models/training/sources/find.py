@@ -40,7 +40,7 @@ from .torchvision_sets import torchvision_splits
 
 __all__ = ["Splits", "absolute", "open_splits"]
 
-_HUGGING_FACE, _TORCHVISION = "hfds/", "torch/"
+_HUGGING_FACE, _TORCHVISION, _DIGITS = "hfds/", "torch/", "digits"
 _SHOWN = 5
 _NAMES = {"train": ("train",), "val": ("val", "validation")}
 _ARCHIVES = {"train": imagenet.TRAIN_ARCHIVE, "val": imagenet.VAL_ARCHIVE}
@@ -93,12 +93,14 @@ def open_splits(
 
 def absolute(data: str) -> str:
     """Return the value of an option so that it means the same in another working folder."""
-    if is_streamed(data) or data.startswith(_HUGGING_FACE + "/"):
+    if data == _DIGITS:  # whatever else has that name
         return data
-    is_named = data.startswith((_HUGGING_FACE, _TORCHVISION)) or data == "digits"
-    if os.path.exists(data) or (_names_shards(data) and not is_named and "://" not in data):
+    if os.path.exists(data):
         return os.path.abspath(data)
-    return data
+    local = data.removeprefix(_HUGGING_FACE)
+    if local != data:
+        return _HUGGING_FACE + os.path.abspath(local) if os.path.exists(local) else data
+    return os.path.abspath(data) if _names_shards(data) and not _has_scheme(data) else data
 
 
 def _both(data: str, root: Path | None) -> Splits:
@@ -163,8 +165,12 @@ def _one(source: str, option: str, length: int | None, length_option: str) -> Sp
     return ShardStream(names, length)
 
 
+def _has_scheme(source: str) -> bool:
+    return source.startswith("pipe:") or "://" in source
+
+
 def _names_shards(source: str) -> bool:
-    if is_streamed(source) or source.startswith("file://"):
+    if _has_scheme(source):
         return True
     return not Path(source).is_dir() and source.lower().endswith((".tar", ".tar}"))
 
