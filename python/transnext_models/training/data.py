@@ -102,8 +102,8 @@ class ImageData(TrainingData):
         Raises
         ------
         ValueError
-            The batch size is odd (timm mixes a batch with its own reverse), or a label is none of
-            so many classes.
+            The batch size is odd (timm mixes a batch with its own reverse), a label is none of so
+            many classes, or images have several labels.
         """
         from timm.data import Mixup
 
@@ -111,6 +111,10 @@ class ImageData(TrainingData):
         augmentation = self.augmentation
         if augmentation.mixup == 0 and augmentation.cutmix == 0:
             return
+        if self.has_several_labels:
+            raise ValueError(
+                "--data: got mixup of images with several labels, needs a recipe without mixup"
+            )
         if self.batch_size % 2:
             raise ValueError(f"--batch-size: got {self.batch_size}, needs an even number for mixup")
         self.mixup = Mixup(

@@ -22,8 +22,9 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ...images import is_hidden
@@ -117,7 +118,10 @@ def _both(data: str, root: Path | None) -> Splits:
         train, val = tables
         if train is not None and val is not None:
             return Splits(*table_splits(train, val, root))
-        return Splits(_in_folder(path, "train"), _in_folder(path, "val"))
+        # Both are found before any is read, and the smaller one is read first: reading takes time.
+        open_train, open_val = _in_folder(path, "train"), _in_folder(path, "val")
+        opened = open_val()
+        return Splits(open_train(), opened)
     if path.suffix.lower() == ".csv":
         return Splits(*table_splits(path, None, root))
     if data.startswith(_HUGGING_FACE):
@@ -193,19 +197,19 @@ def _table(folder: Path, split: str) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def _in_folder(folder: Path, split: str) -> ImageSet:
-    """Return the images of a split from the first of the places where they can be."""
+def _in_folder(folder: Path, split: str) -> Callable[[], ImageSet]:
+    """Return what reads the images of a split, from the first of the places where they can be."""
     kit = _kit(folder)
     for name in _NAMES[split]:
         if (folder / name).is_dir():
-            return _in_split_folder(folder / name, kit)
+            return partial(_in_split_folder, folder / name, kit)
     archive = folder / _ARCHIVES[split]
     if archive.is_file() and split == "train":
-        return imagenet.train_archive(archive)
+        return partial(imagenet.train_archive, archive)
     if archive.is_file():
         if kit is None:
             raise ValueError(f"{archive}: has no labels, needs {imagenet.KIT}.tar.gz beside it")
-        return imagenet.val_archive(archive, kit)
+        return partial(imagenet.val_archive, archive, kit)
     shards = [
         path
         for path in _archives_in(folder)
@@ -213,7 +217,7 @@ def _in_folder(folder: Path, split: str) -> ImageSet:
         and path.name not in _ARCHIVES.values()
     ]
     if shards:
-        return shard_images(shards)
+        return partial(shard_images, shards)
     raise ValueError(_missing(folder, split))
 
 

@@ -56,8 +56,9 @@ def train_archive(path: Path) -> ArchivedImages:
 
     def entries() -> Iterator[Entry]:
         with opened(path) as region:
+            outer = list(members(region, str(path)))  # to its end, before millions of images
             found = False
-            for member in members(region, str(path)):
+            for member in outer:
                 inner = PurePosixPath(member.name)
                 if is_hidden(inner.name) or inner.suffix.lower() != ".tar":
                     _refuse_images(path, inner)
