@@ -175,17 +175,25 @@ class ImageData(TrainingData):
     def validation_samples(self) -> Dataset[Any]:
         """Preprocessed images by their number, or in order."""
         if isinstance(self.val_set, ShardStream):
-            return StreamedValidation(self.val_set, self._rank, self._ranks)
+            return StreamedValidation(self.val_set, self.batch_size, self._rank, self._ranks)
         return ValidationImages(self.val_set)
 
     def val_batches(self) -> Iterator[Any]:
         """Iterate over this process's validation images, as the loader gives it."""
         if not isinstance(self.val_set, ShardStream):
             return super().val_batches()
-        loader: DataLoader[Any] = DataLoader(
-            self.validation_samples(), batch_size=self.batch_size, **self._loading()
-        )
-        return itertools.islice(loader, self._limits[1])
+        batches = self.validation_samples()
+        assert isinstance(batches, StreamedValidation)
+        options = {**self._loading(), "num_workers": batches.workers(self.workers)}
+        loader: DataLoader[Any] = DataLoader(batches, batch_size=None, **options)
+        return itertools.islice(self._with_images(loader), self._limits[1])
+
+    def _with_images(self, loader: DataLoader[Any]) -> Iterator[Any]:
+        """Leave out batches of which no image can be read."""
+        for images, labels, unreadable in loader:
+            self._report("validation", unreadable)
+            if images is not None:
+                yield images, labels, []
 
     def training_batch(self, loaded: Any) -> Batch:
         """Name the images that others stand in for."""
@@ -198,9 +206,10 @@ class ImageData(TrainingData):
     def validation_batch(self, loaded: Any) -> Batch:
         """Leave out the images that others stand in for."""
         images, labels, stand_ins = loaded
-        self._report("validation", stand_ins)
         if isinstance(self.val_set, ShardStream):
             self._check_streamed(labels)
+            return images, labels
+        self._report("validation", stand_ins)
         read = [name == READABLE for name in stand_ins]
         return images[read], labels[read]
 
