@@ -303,7 +303,7 @@ def test_an_index_is_made_once(archive: Path, cache: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("how", ["cut", "text", "empty", "other arrays", "objects"])
-def test_a_damaged_index_is_made_again(archive: Path, cache: Path, how: str) -> None:
+def test_a_damaged_index_is_rebuilt(archive: Path, cache: Path, how: str) -> None:
     expected = names(class_archives([archive]))
     kept = next(cache.iterdir())
     content = kept.read_bytes()

@@ -15,6 +15,7 @@ from training.image_layouts import (
     KIT,
     LAYOUTS,
     Contents,
+    archive_of,
     as_downloaded,
     in_class_archives,
     in_folders,
@@ -22,8 +23,11 @@ from training.image_layouts import (
     in_shards,
     kit,
     noise,
+    shuffled,
     write_kit,
 )
+from training.short_runs import SMALL
+from training.test_training_run import transnext_train
 from transnext_models.training.sources import ImageSet, Splits, absolute, open_splits
 
 CLASSES = [f"n{number:08d}" for number in range(4)]
@@ -406,3 +410,94 @@ def test_values_keep_their_meaning_in_another_folder(
     assert absolute("file:///data/a.tar") == "file:///data/a.tar"
     for same in ("digits", "torch/cifar10", "hfds/imagenet-1k", "pipe:cat a.tar", "s3://b/a.tar"):
         assert absolute(same) == same
+
+
+# -- shards ---------------------------------------------------------------------------------------
+
+
+@needs("webdataset")[0]
+@pytest.mark.parametrize("labels", ["cls", "json"])
+def test_shards_that_webdataset_writes(
+    labels: str, content: dict[str, Any], tmp_path: Path
+) -> None:
+    """With keys in folders, more files in a sample, and as webdataset reads them itself."""
+    import webdataset
+
+    (tmp_path / "data").mkdir()
+    for split in ("train", "val"):
+        with webdataset.ShardWriter(
+            f"{tmp_path}/data/{split}-%06d.tar", maxcount=3, verbose=0
+        ) as out:
+            for label, name, file, image in shuffled(content[split]):
+                label_file = {"cls": label, "json": {"label": label, "width": 8}}[labels]
+                key = f"{name}/{file.removesuffix('.JPEG')}"
+                out.write({"__key__": key, "jpg": image, labels: label_file, "txt": "a text"})
+    found = open_splits(str(tmp_path / "data"))
+    assert both(found) == expected(content, tmp_path)
+    paths = sorted(str(path) for path in (tmp_path / "data").glob("train-*.tar"))
+    theirs = webdataset.WebDataset(paths, shardshuffle=False).decode("pil").to_tuple("jpg")
+    assert sorted(image.tobytes() for (image,) in theirs) == sorted(p for _, p in both(found)[0])
+
+
+@pytest.mark.parametrize(
+    ("files", "fault"),
+    [
+        ({"a.jpg": b""}, "its sample a has no label"),
+        ({"a.cls": b"1"}, "its sample a has no image"),
+        ({"a.jpg": b"", "a.png": b"", "a.cls": b"1"}, "its sample a has two images"),
+        ({"a.jpg": b"", "a.cls": b"ant"}, "its sample a has the label 'ant', needs a number"),
+        ({"a.jpg": b"", "a.cls": b"-1"}, "its sample a has the label '-1', needs a number"),
+        ({"a.jpg": b"", "a.cls": b"9" * 5000}, "needs a number"),
+        ({"a.jpg": b"", "a.cls": bytes(2 << 20)}, "its sample a has a file of 2,097,152 bytes"),
+        ({"a.jpg": b"", "a.json": b"{"}, "its sample a has a .json that is none"),
+        ({"a.jpg": b"", "a.json": b"[" * 100_000}, "its sample a has a .json that is none"),
+        ({"a.jpg": b"", "a.json": b'{"label": true}'}, "has the label True, needs a number"),
+        ({"a.jpg": b"", "a.json": b'{"class": 1}'}, "its sample a has no label"),
+        ({}, "and all other shards are empty"),
+    ],
+)
+def test_shards_that_are_none(files: dict[str, bytes], fault: str, tmp_path: Path) -> None:
+    (tmp_path / "train-0.tar").write_bytes(archive_of(files))
+    (tmp_path / "val-0.tar").write_bytes(archive_of({"a.jpg": b"", "a.cls": b"1"}))
+    fails(tmp_path, f"{tmp_path}/train-0.tar: .*{fault}")
+
+
+# -- the command ----------------------------------------------------------------------------------
+
+
+def test_the_command_takes_two_tables_and_goes_on_in_another_folder(
+    content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = in_folders(
+        {split: dict(list(c.items())[:3]) for split, c in content.items()}, Path("data")
+    )
+    for split in ("train", "val"):
+        rows = [
+            f"{path.relative_to(source)},{path.parent.name}\n"
+            for path in Path(source, split).rglob("*.JPEG")
+        ]
+        Path(source, f"{split}.csv").write_text("path,label\n" + "".join(rows))
+    begun = transnext_train(
+        *("--recipe", SMALL.name, "--data", "data/train.csv", "--data-val", "data/val.csv"),
+        *("--workers", "0", "--devices", "1", "--output", "run", "--limit-train-batches", "1"),
+    )
+    assert begun.exit_code == 0, begun.output
+    shutil.rmtree("run/checkpoints")
+    monkeypatch.chdir("/")
+    run = tmp_path / "run"
+    (run / "result.json").unlink()
+    resumed = transnext_train("--resume", str(run))
+    assert resumed.exit_code == 0, resumed.output
+
+
+def test_the_command_names_what_is_missing(tmp_path: Path) -> None:
+    result = transnext_train(
+        *("--recipe", SMALL.name, "--data", str(tmp_path), "--output", str(tmp_path / "run")),
+        *("--devices", "1"),
+    )
+    assert result.exit_code == 1
+    assert "which has no train images, needs train/<class>/<image>" in result.stderr.replace(
+        "\n", " "
+    )
+    assert "Traceback" not in result.stderr

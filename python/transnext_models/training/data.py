@@ -128,14 +128,14 @@ class ImageData(TrainingData):
     def check_labels(self, num_classes: int) -> None:
         """Raise ValueError where a label is none of `num_classes`, as far as labels are known."""
         for split in (self.train_set, self.val_set):
-            if isinstance(split, ImageSet) and not split.has_several_labels:
-                largest = int(split.labels.max())
-                if largest >= num_classes:
-                    name = split.name(int(np.argmax(split.labels)))
-                    raise ValueError(
-                        f"--num-classes: got {num_classes}, needs at least {largest + 1}, since "
-                        f"{name} has the label {largest}"
-                    )
+            if not isinstance(split, ImageSet) or split.labels is None:
+                continue
+            labels = split.labels
+            if labels.ndim == 1 and labels.max() >= num_classes:
+                raise ValueError(
+                    f"--num-classes: got {num_classes}, needs at least {labels.max() + 1}, since "
+                    f"{split.name(int(np.argmax(labels)))} has the label {labels.max()}"
+                )
         self._label_bound = num_classes
 
     @property
