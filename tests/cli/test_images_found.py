@@ -18,7 +18,6 @@ from transnext_models.images import (
     find_images,
     is_hidden,
     read_image,
-    visible_classes,
 )
 
 posix = pytest.mark.skipif(os.name != "posix", reason="links, pipes and permissions of POSIX")
@@ -177,22 +176,6 @@ def test_hidden_folders_that_are_named_are_searched(tmp_path):
     assert names(find_images(tmp_path / ".c*"), tmp_path) == [".cache/a.png"]
     assert names(find_images(tmp_path / ".cache" / ".b.png"), tmp_path) == [".cache/.b.png"]
     assert names(find_images(tmp_path / "*" / ".cache" / "*"), tmp_path) == []
-
-
-def test_hidden_folders_are_no_classes():
-    samples = [
-        *(("set/ant/1.png", 1), ("set/ant/._1.png", 1), ("set/bee/2.png", 3)),
-        *(("set/.ipynb_checkpoints/3.png", 0), ("set/@eaDir/ant/4.png", 1), ("set/.x/y/5.png", 2)),
-    ]
-    classes = {".ipynb_checkpoints": 0, "ant": 1, "y": 2, "bee": 3}
-    assert visible_classes(samples, classes, "set") == (
-        [("set/ant/1.png", 0), ("set/bee/2.png", 1)],
-        {"ant": 0, "bee": 1},
-    )
-    assert visible_classes([("a/.b/c/x.png", 0)], {"c": 0}, "a/.b") == (
-        [("a/.b/c/x.png", 0)],
-        {"c": 0},
-    )
 
 
 # -- folders that may not be read -----------------------------------------------------------------

@@ -42,5 +42,5 @@ def test_hidden_folders_are_no_classes(tmp_path):
 def test_only_hidden_images_are_none(tmp_path):
     for split in ("train", "val"):
         put(tmp_path / split / ".ipynb_checkpoints" / "0.png")
-    with pytest.raises(ValueError, match=r"train: holds no images, needs train/<class>/<image>"):
+    with pytest.raises(ValueError, match=r"val: holds no images, needs val/<class>/<image>"):
         image_data(tmp_path)

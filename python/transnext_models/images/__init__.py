@@ -11,7 +11,7 @@ from .errors import ImageError
 from .find import find_images
 from .formats import FORMATS, SUFFIXES
 from .found import FoundImages, LeftOut
-from .hidden import is_hidden, is_visible, visible_classes
+from .hidden import is_hidden
 from .memory import DECODING, DECODING_BYTES, MAX_PIXELS, MAX_SIDE, MemoryBudget
 from .picture import Picture
 from .read import open_picture, read_image
@@ -33,8 +33,6 @@ __all__ = [
     "find_images",
     "images_of",
     "is_hidden",
-    "is_visible",
     "open_picture",
     "read_image",
-    "visible_classes",
 ]

@@ -103,13 +103,17 @@ class ImageData(TrainingData):
         Raises
         ------
         ValueError
-            The batch size is odd (a batch is mixed with its own reverse), or a label is none of
-            so many classes.
+            The batch size is odd (a batch is mixed with its own reverse), a label is none of so
+            many classes, or images have several labels.
         """
         self.check_labels(num_classes)
         augmentation = self.augmentation
         if augmentation.mixup == 0 and augmentation.cutmix == 0:
             return
+        if self.has_several_labels:
+            raise ValueError(
+                "--data: got mixup of images with several labels, needs a recipe without mixup"
+            )
         if self.batch_size % 2:
             raise ValueError(f"--batch-size: got {self.batch_size}, needs an even number for mixup")
         self.mixer = BatchMixer(
@@ -123,14 +127,14 @@ class ImageData(TrainingData):
     def check_labels(self, num_classes: int) -> None:
         """Raise ValueError where a label is none of `num_classes`, as far as labels are known."""
         for split in (self.train_set, self.val_set):
-            if isinstance(split, ImageSet) and not split.has_several_labels:
-                largest = int(split.labels.max())
-                if largest >= num_classes:
-                    name = split.name(int(np.argmax(split.labels)))
-                    raise ValueError(
-                        f"--num-classes: got {num_classes}, needs at least {largest + 1}, since "
-                        f"{name} has the label {largest}"
-                    )
+            if not isinstance(split, ImageSet) or split.labels is None:
+                continue
+            labels = split.labels
+            if labels.ndim == 1 and labels.max() >= num_classes:
+                raise ValueError(
+                    f"--num-classes: got {num_classes}, needs at least {labels.max() + 1}, since "
+                    f"{split.name(int(np.argmax(labels)))} has the label {labels.max()}"
+                )
         self._label_bound = num_classes
 
     @property
@@ -170,17 +174,25 @@ class ImageData(TrainingData):
     def validation_samples(self) -> Dataset[Any]:
         """Preprocessed images by their number, or in order."""
         if isinstance(self.val_set, ShardStream):
-            return StreamedValidation(self.val_set, self._rank, self._ranks)
+            return StreamedValidation(self.val_set, self.batch_size, self._rank, self._ranks)
         return ValidationImages(self.val_set)
 
     def val_batches(self) -> Iterator[Any]:
         """Iterate over this process's validation images, as the loader gives it."""
         if not isinstance(self.val_set, ShardStream):
             return super().val_batches()
-        loader: DataLoader[Any] = DataLoader(
-            self.validation_samples(), batch_size=self.batch_size, **self._loading()
-        )
-        return itertools.islice(loader, self._limits[1])
+        batches = self.validation_samples()
+        assert isinstance(batches, StreamedValidation)
+        options = {**self._loading(), "num_workers": batches.workers(self.workers)}
+        loader: DataLoader[Any] = DataLoader(batches, batch_size=None, **options)
+        return itertools.islice(self._with_images(loader), self._limits[1])
+
+    def _with_images(self, loader: DataLoader[Any]) -> Iterator[Any]:
+        """Leave out batches of which no image can be read."""
+        for images, labels, unreadable in loader:
+            self._report("validation", unreadable)
+            if images is not None:
+                yield images, labels, []
 
     def training_batch(self, loaded: Any) -> Batch:
         """Name the images that others stand in for."""
@@ -193,9 +205,10 @@ class ImageData(TrainingData):
     def validation_batch(self, loaded: Any) -> Batch:
         """Leave out the images that others stand in for."""
         images, labels, stand_ins = loaded
-        self._report("validation", stand_ins)
         if isinstance(self.val_set, ShardStream):
             self._check_streamed(labels)
+            return images, labels
+        self._report("validation", stand_ins)
         read = [name == READABLE for name in stand_ins]
         return images[read], labels[read]
 

@@ -27,7 +27,7 @@ def soft_targets(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
     Parameters
     ----------
     labels : Tensor
-        int64 [B], or multi-hot float [B, C], whose entries are smoothed towards 0.5.
+        int64 [B].
     num_classes : int
         C.
     smoothing : float
@@ -37,8 +37,6 @@ def soft_targets(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
     -------
     float32 [B, C].
     """
-    if labels.is_floating_point():
-        return labels.float() * (1 - smoothing) + 0.5 * smoothing
     off = smoothing / num_classes
     targets = torch.full((len(labels), num_classes), off, device=labels.device)
     return targets.scatter_(1, labels[:, None], 1 - smoothing + off)
@@ -101,7 +99,7 @@ class BatchMixer:
         images : Tensor
             [B, 3, H, W], B even.
         labels : Tensor
-            int64 [B], or multi-hot float [B, C].
+            int64 [B].
         numbers : Tensor
             Of `draw`, on the images' device.
 

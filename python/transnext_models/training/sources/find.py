@@ -22,8 +22,9 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ...images import is_hidden
@@ -40,7 +41,7 @@ from .torchvision_sets import torchvision_splits
 
 __all__ = ["Splits", "absolute", "open_splits"]
 
-_HUGGING_FACE, _TORCHVISION = "hfds/", "torch/"
+_HUGGING_FACE, _TORCHVISION, _DIGITS = "hfds/", "torch/", "digits"
 _SHOWN = 5
 _NAMES = {"train": ("train",), "val": ("val", "validation")}
 _ARCHIVES = {"train": imagenet.TRAIN_ARCHIVE, "val": imagenet.VAL_ARCHIVE}
@@ -93,12 +94,14 @@ def open_splits(
 
 def absolute(data: str) -> str:
     """Return the value of an option so that it means the same in another working folder."""
-    if is_streamed(data) or data.startswith(_HUGGING_FACE + "/"):
+    if data == _DIGITS:  # whatever else has that name
         return data
-    is_named = data.startswith((_HUGGING_FACE, _TORCHVISION)) or data == "digits"
-    if os.path.exists(data) or (_names_shards(data) and not is_named and "://" not in data):
+    if os.path.exists(data):
         return os.path.abspath(data)
-    return data
+    local = data.removeprefix(_HUGGING_FACE)
+    if local != data:
+        return _HUGGING_FACE + os.path.abspath(local) if os.path.exists(local) else data
+    return os.path.abspath(data) if _names_shards(data) and not _has_scheme(data) else data
 
 
 def _both(data: str, root: Path | None) -> Splits:
@@ -115,7 +118,10 @@ def _both(data: str, root: Path | None) -> Splits:
         train, val = tables
         if train is not None and val is not None:
             return Splits(*table_splits(train, val, root))
-        return Splits(_in_folder(path, "train"), _in_folder(path, "val"))
+        # Both are found before any is read, and the smaller one is read first: reading takes time.
+        open_train, open_val = _in_folder(path, "train"), _in_folder(path, "val")
+        opened = open_val()
+        return Splits(open_train(), opened)
     if path.suffix.lower() == ".csv":
         return Splits(*table_splits(path, None, root))
     if data.startswith(_HUGGING_FACE):
@@ -163,8 +169,12 @@ def _one(source: str, option: str, length: int | None, length_option: str) -> Sp
     return ShardStream(names, length)
 
 
+def _has_scheme(source: str) -> bool:
+    return source.startswith("pipe:") or "://" in source
+
+
 def _names_shards(source: str) -> bool:
-    if is_streamed(source) or source.startswith("file://"):
+    if _has_scheme(source):
         return True
     return not Path(source).is_dir() and source.lower().endswith((".tar", ".tar}"))
 
@@ -187,19 +197,19 @@ def _table(folder: Path, split: str) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def _in_folder(folder: Path, split: str) -> ImageSet:
-    """Return the images of a split from the first of the places where they can be."""
+def _in_folder(folder: Path, split: str) -> Callable[[], ImageSet]:
+    """Return what reads the images of a split, from the first of the places where they can be."""
     kit = _kit(folder)
     for name in _NAMES[split]:
         if (folder / name).is_dir():
-            return _in_split_folder(folder / name, kit)
+            return partial(_in_split_folder, folder / name, kit)
     archive = folder / _ARCHIVES[split]
     if archive.is_file() and split == "train":
-        return imagenet.train_archive(archive)
+        return partial(imagenet.train_archive, archive)
     if archive.is_file():
         if kit is None:
             raise ValueError(f"{archive}: has no labels, needs {imagenet.KIT}.tar.gz beside it")
-        return imagenet.val_archive(archive, kit)
+        return partial(imagenet.val_archive, archive, kit)
     shards = [
         path
         for path in _archives_in(folder)
@@ -207,7 +217,7 @@ def _in_folder(folder: Path, split: str) -> ImageSet:
         and path.name not in _ARCHIVES.values()
     ]
     if shards:
-        return shard_images(shards)
+        return partial(shard_images, shards)
     raise ValueError(_missing(folder, split))
 
 

@@ -57,8 +57,8 @@ class ImageSet(Dataset[LabelledImage]):
 
     Parameters
     ----------
-    labels : int32 [n] | uint8 [n, classes]
-        Of each image; or for each image and class, whether it has it.
+    labels : int32 [n] | uint8 [n, classes] | None
+        Of each image; or for each image and class, whether it has it. None where only images tell.
     class_names : tuple[str, ...] | None
         In the order of the labels; None where labels are bare numbers.
 
@@ -68,12 +68,13 @@ class ImageSet(Dataset[LabelledImage]):
         For whoever takes images from the set; it does not apply it itself.
     """
 
-    def __init__(self, labels: NDArray[Any], class_names: tuple[str, ...] | None) -> None:
+    def __init__(self, labels: NDArray[Any] | None, class_names: tuple[str, ...] | None) -> None:
         self.labels = labels
         self.class_names = class_names
         self.transform: Callable[[Image.Image], Any] | None = None
 
     def __len__(self) -> int:
+        assert self.labels is not None
         return len(self.labels)
 
     def __getitem__(self, index: int) -> LabelledImage:
@@ -96,18 +97,22 @@ class ImageSet(Dataset[LabelledImage]):
     @property
     def has_several_labels(self) -> bool:
         """Whether an image can be of several classes."""
-        return self.labels.ndim == 2
+        return self.labels is not None and self.labels.ndim == 2
 
     @property
     def num_classes(self) -> int | None:
         """Classes, None where labels are bare numbers."""
         if self.class_names is not None:
             return len(self.class_names)
-        return self.labels.shape[1] if self.has_several_labels else None
+        if self.labels is not None and self.labels.ndim == 2:
+            return int(self.labels.shape[1])
+        return None
 
     def label(self, index: int) -> Any:
         """Return the label of an image without reading it."""
-        if self.has_several_labels:
+        if self.labels is None:
+            raise ValueError(f"{self.name(index)}: has a label that only reading it tells")
+        if self.labels.ndim == 2:
             return torch.from_numpy(self.labels[index].astype(np.float32))
         return int(self.labels[index])
 

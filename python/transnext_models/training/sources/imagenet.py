@@ -40,6 +40,7 @@ VAL_ARCHIVE = "ILSVRC2012_img_val.tar"
 KIT = "ILSVRC2012_devkit_t12"
 _GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
 _CLASSES = "data/meta.mat"
+_FIRST = "ILSVRC2012_val_00000001.JPEG"
 _LARGEST_KIT_FILE = 1 << 26
 _VAL_NAME = re.compile(r"ILSVRC2012_val_([0-9]{8})\.JPEG", re.IGNORECASE)
 
@@ -55,8 +56,9 @@ def train_archive(path: Path) -> ArchivedImages:
 
     def entries() -> Iterator[Entry]:
         with opened(path) as region:
+            outer = list(members(region, str(path)))  # to its end, before millions of images
             found = False
-            for member in members(region, str(path)):
+            for member in outer:
                 inner = PurePosixPath(member.name)
                 if is_hidden(inner.name) or inner.suffix.lower() != ".tar":
                     _refuse_images(path, inner)
@@ -83,9 +85,11 @@ def val_archive(path: Path, kit: Path) -> ArchivedImages:
     def entries() -> Iterator[Entry]:
         truth = _ground_truth(kit)
         with opened(path) as region:
-            found = list(images_of(members(region, str(path))))
-        if not found:
-            raise ArchiveError(str(path), "holds no images")
+            found = list(members(region, str(path)))
+        packed = next((member.name for member in found if member.name.endswith(".tar")), None)
+        if packed is not None:
+            raise ArchiveError(str(path), f"holds archives ({packed}), needs images {_FIRST}, …")
+        found = list(images_of(iter(found)))
         classes = _classes_of([member.name for member in found], truth, path, kit)
         for member, name in zip(found, classes, strict=True):
             image = PurePosixPath(member.name).name
@@ -130,9 +134,7 @@ def _classes_of(
     for name in names:
         match = _VAL_NAME.fullmatch(PurePosixPath(name).name)
         if match is None:
-            raise ArchiveError(
-                str(where), f"holds {name}, needs images ILSVRC2012_val_00000001.JPEG, …"
-            )
+            raise ArchiveError(str(where), f"holds {name}, needs images {_FIRST}, …")
         numbers.add(int(match[1]))
     if numbers != set(range(1, len(truth) + 1)) or len(names) != len(truth):
         missing = sorted(set(range(1, len(truth) + 1)) - numbers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -56,13 +57,15 @@ def _command(shard: str) -> Iterator[BinaryIO]:
         shell=True,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
+        bufsize=0,
         start_new_session=True,
     )
     output = process.stdout
     assert output is not None
     try:
         yield output  # type: ignore[misc]
-        while output.read(1 << 20):  # behind the archive's end, so that the command can end too
+        # What is behind the archive's end is taken from the command, so that it ends by itself.
+        while select.select([output], [], [], _PATIENCE)[0] and output.read(1 << 20):
             pass
         status = process.wait(_PATIENCE)
     except ArchiveError as error:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from PIL import Image
-from torch.utils.data import Dataset, IterableDataset, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, default_collate, get_worker_info
 
 from ..random_numbers import seed_sample
 from ..sampling import Sample
 from .image_set import LabelledImage, UnreadableImage, decode
-from .lanes import Lanes, stream_samples
+from .lanes import Lanes, power_of_two, stream_samples
 from .shards import ShardSample
 
 __all__ = ["READABLE", "ShardStream", "StreamedTraining", "StreamedValidation"]
@@ -104,47 +105,58 @@ class StreamedTraining(Dataset[Any]):
 
 
 class StreamedValidation(IterableDataset[Any]):
-    """Preprocessed images of the shards of one process, each image once.
+    """Batches of preprocessed images of the shards of one process, each image once.
+
+    A batch is of one lane of L, and the batches of lanes take turns. Loading process w of W has
+    lanes w, w + W, …; where W divides L, their batches come to the trainer in the same order for
+    any W.
 
     Parameters
     ----------
     stream : ShardStream
         Its transform included.
+    batch_size : int
+        Images of a batch.
     rank, ranks : int
         Number of this process, and of how many.
     """
 
-    def __init__(self, stream: ShardStream, rank: int, ranks: int) -> None:
-        self._shards = stream.shards
+    def __init__(self, stream: ShardStream, batch_size: int, rank: int, ranks: int) -> None:
+        self._shards = stream.shards[rank::ranks]
         self._transform = stream.transform
-        self._rank = rank
-        self._ranks = ranks
+        self._batch_size = batch_size
+        self._lanes = power_of_two(len(self._shards))
 
-    def __iter__(self) -> Iterator[tuple[Any, int, str]]:
-        """Image, label, and the name of the image this one stands in for, or READABLE.
+    def workers(self, most: int) -> int:
+        """Return how many loading processes can share the work."""
+        return 0 if most == 0 else min(power_of_two(most), self._lanes)
 
-        For an image that cannot be read stands one before or after it, which is left out again.
+    def __iter__(self) -> Iterator[tuple[Any, Any, list[str]]]:
+        """Images and labels of a batch, and the names of those that cannot be read.
+
+        Where a lane has no more images while others of the process have, the images are None.
         """
         worker = get_worker_info()
         number, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        shards = self._shards[self._rank + self._ranks * number :: self._ranks * workers]
-        unreadable: list[UnreadableImage] = []
-        last = None
-        for sample in stream_samples(shards):
-            image = _decoded(sample)
-            if isinstance(image, UnreadableImage):
-                unreadable.append(image)
-                continue
-            pixels: Any = image.image if self._transform is None else self._transform(image.image)
-            last = (pixels, image.label)
-            yield (*last, READABLE)
-            while unreadable:
-                yield (*last, unreadable.pop().name)
-        if unreadable and last is None:
-            raise RuntimeError(f"--data: no image of {shards[0]} can be read, {unreadable[0]}")
-        for one in unreadable:
-            assert last is not None
-            yield (*last, one.name)
+        lanes = [
+            stream_samples(self._shards[lane :: self._lanes])
+            for lane in range(number, self._lanes, workers)
+        ]
+        while True:
+            turn = [list(itertools.islice(lane, self._batch_size)) for lane in lanes]
+            if not any(turn):
+                return
+            yield from map(self._batch, turn)
+
+    def _batch(self, encoded: list[ShardSample]) -> tuple[Any, Any, list[str]]:
+        images = [_decoded(sample) for sample in encoded]
+        unreadable = [image.name for image in images if isinstance(image, UnreadableImage)]
+        readable = [image for image in images if isinstance(image, LabelledImage)]
+        if not readable:
+            return None, None, unreadable
+        transform: Any = self._transform or (lambda image: image)
+        pixels, labels = default_collate([(transform(i.image), i.label) for i in readable])
+        return pixels, labels, unreadable
 
 
 def _decoded(sample: ShardSample) -> LabelledImage | UnreadableImage:

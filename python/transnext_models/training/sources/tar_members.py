@@ -93,14 +93,13 @@ class Stream:
 
     def read(self, count: int) -> bytes:
         """Return the next bytes, fewer only at the end."""
-        content = b""
-        while len(content) < count:
-            more = self._file.read(count - len(content))
-            if not more:
-                break
-            content += more
-        self.position += len(content)
-        return content
+        parts: list[bytes] = []
+        left = count
+        while left > 0 and (part := self._file.read(left)):  # a pipe gives what it has
+            parts.append(part)
+            left -= len(part)
+        self.position += count - left
+        return b"".join(parts)
 
     def skip(self, count: int) -> bool:
         """Pass over bytes; False where the end comes before."""

@@ -60,6 +60,9 @@ class TorchvisionImages(ImageSet):
         self._images = images
         self._title = title
 
+    def __len__(self) -> int:
+        return len(self._images)
+
     def __getitem__(self, index: int) -> LabelledImage:
         """Return an image in RGB, its label and its name."""
         image, label = self._images[index][:2]
@@ -70,10 +73,10 @@ class TorchvisionImages(ImageSet):
         return f"{self._title}: image {index}"
 
 
-def _labels(images: Any) -> NDArray[np.int32]:
-    """Return the labels, -1 where a data set does not tell them without its images."""
+def _labels(images: Any) -> NDArray[np.int32] | None:
+    """Return the labels, None where a data set does not tell them without its images."""
     for name in ("targets", "labels", "_labels"):
         found = np.asarray(getattr(images, name, []))
         if found.shape == (len(images),) and found.dtype.kind in "iu":
             return found.astype(np.int32)
-    return np.full(len(images), -1, np.int32)
+    return None

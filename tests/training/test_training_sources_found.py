@@ -1,0 +1,503 @@
+"""What --data names is found by what lies there; what is missing or swapped is said."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from requirements import needs
+from training.image_layouts import (
+    KIT,
+    LAYOUTS,
+    Contents,
+    archive_of,
+    as_downloaded,
+    in_class_archives,
+    in_folders,
+    in_hugging_face,
+    in_shards,
+    kit,
+    noise,
+    shuffled,
+    write_kit,
+)
+from training.short_runs import SMALL
+from training.test_training_run import transnext_train
+from transnext_models.training.sources import ImageSet, Splits, absolute, open_splits
+
+CLASSES = [f"n{number:08d}" for number in range(4)]
+TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def content() -> dict[str, Any]:
+    return dict(noise(CLASSES, train=2, val=2))
+
+
+def pixels(images: Any) -> list[tuple[int, bytes]]:
+    return [(label, image.tobytes()) for image, label, _ in images]
+
+
+def expected(content: dict[str, Contents], folder: Path) -> list[list[tuple[int, bytes]]]:
+    splits = open_splits(in_folders(content, folder / "expected"))
+    return [pixels(splits.train), pixels(splits.val)]
+
+
+def both(splits: Splits) -> list[list[tuple[int, bytes]]]:
+    return [pixels(splits.train), pixels(splits.val)]
+
+
+# -- layouts in one folder ------------------------------------------------------------------------
+
+
+def test_class_archives_to_train_on_and_folders_to_validate_on(
+    content: dict[str, Any], tmp_path: Path
+) -> None:
+    """As where only the outer archive was unpacked."""
+    in_class_archives({"train": content["train"]}, tmp_path / "data")
+    in_folders({"validation": content["val"]}, tmp_path / "data")
+    found = open_splits(str(tmp_path / "data"))
+    assert both(found) == expected(content, tmp_path)
+
+
+def test_flat_validation_images_beside_the_kit(content: dict[str, Any], tmp_path: Path) -> None:
+    in_folders({"train": content["train"]}, tmp_path / "data")
+    in_folders(
+        {"val": {"": {k: v for c in content["val"].values() for k, v in c.items()}}},
+        tmp_path / "flat",
+    )
+    (tmp_path / "flat" / "val").rename(tmp_path / "data" / "val")
+    write_kit(kit(content["val"]), tmp_path / "data")
+    found = open_splits(str(tmp_path / "data"))
+    assert both(found) == expected(content, tmp_path)
+    assert found.val.class_names == tuple(CLASSES)
+
+
+def test_the_kit_unpacked(content: dict[str, Any], tmp_path: Path) -> None:
+    source = Path(as_downloaded(content, tmp_path / "data"))
+    shutil.unpack_archive(source / f"{KIT}.tar.gz", source, filter="data")
+    (source / f"{KIT}.tar.gz").unlink()
+    assert both(open_splits(str(source))) == expected(content, tmp_path)
+
+
+def test_unpacked_folders_go_before_archives(content: dict[str, Any], tmp_path: Path) -> None:
+    source = Path(as_downloaded(content, tmp_path / "data"))
+    in_folders(content, source)
+    (source / TRAIN).write_bytes(b"still being downloaded")
+    assert both(open_splits(str(source))) == expected(content, tmp_path)
+
+
+def test_shards_of_each_split_in_a_folder_of_its_own(
+    content: dict[str, Any], tmp_path: Path
+) -> None:
+    source = Path(in_shards(content, tmp_path / "data"))
+    for split in ("train", "val"):
+        (source / split).mkdir()
+        for path in source.glob(f"{split}-*.tar"):
+            path.rename(source / split / path.name.removeprefix(f"{split}-"))
+    assert both(open_splits(str(source))) == expected(content, tmp_path)
+
+
+@needs("braceexpand")[0]
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "{source}/{split}-{{000000..000002}}.tar",
+        "{source}/{split}-*.tar",
+        "file://{source}/{split}-00000{{0,1,2}}.tar",
+    ],
+)
+def test_patterns_of_local_shards(pattern: str, content: dict[str, Any], tmp_path: Path) -> None:
+    source = in_shards(content, tmp_path / "data")
+    train, val = (pattern.format(source=source, split=split) for split in ("train", "val"))
+    found = open_splits(train, val=val)
+    assert both(found) == expected(content, tmp_path)
+    assert found.train.num_classes is None
+
+
+@pytest.mark.parametrize("layout", ["folders", "class archives", "shards"])
+def test_a_folder_for_each_split(layout: str, content: dict[str, Any], tmp_path: Path) -> None:
+    places = []
+    for split in ("train", "val"):
+        source = Path(
+            LAYOUTS[layout]({"train": content[split], "val": content[split]}, tmp_path / split)
+        )
+        for path in source.glob("val-*.tar"):
+            path.unlink()
+        places.append(str(source if layout == "shards" else source / "train"))
+    assert both(open_splits(places[0], val=places[1])) == expected(content, tmp_path)
+
+
+@needs("datasets")[0]
+def test_a_hugging_face_data_set_of_parquet_files(
+    content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one on the hub is; through `datasets.load_dataset`, without a network."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    saved = datasets.load_from_disk(in_hugging_face(content, tmp_path / "saved"))
+    for split, rows in saved.items():
+        (tmp_path / "data").mkdir(exist_ok=True)
+        rows.to_parquet(tmp_path / "data" / f"{split}-00000-of-00001.parquet")
+    found = open_splits(f"hfds/{tmp_path / 'data'}", root=tmp_path / "hub")
+    assert both(found) == expected(content, tmp_path)
+    assert found.train.class_names == tuple(CLASSES)
+
+
+@needs("datasets")[0]
+@pytest.mark.parametrize(
+    ("rows", "fault"),
+    [
+        (
+            {"image": "Image"},
+            "got no columns of the kind ClassLabel, needs one, or one named label",
+        ),
+        ({"label": "ClassLabel"}, "got no columns of the kind Image"),
+        (
+            {"image": "Image", "coarse": "ClassLabel", "fine": "ClassLabel"},
+            "got coarse and fine col",
+        ),
+        ({"image": "Image", "label": "Unlabelled"}, r"data\[train\]: has images without a label"),
+    ],
+)
+def test_hugging_face_data_sets_that_do_not_fit(
+    rows: dict[str, str], fault: str, content: dict[str, Any], tmp_path: Path
+) -> None:
+    import datasets
+
+    kinds = {
+        "Image": (datasets.Image(), {"bytes": b"", "path": "a.jpg"}),
+        "ClassLabel": (datasets.ClassLabel(names=["a", "b"]), 1),
+        "Unlabelled": (datasets.ClassLabel(names=["a", "b"]), -1),
+    }
+    features = datasets.Features({name: kinds[kind][0] for name, kind in rows.items()})
+    row = {name: kinds[kind][1] for name, kind in rows.items()}
+    one = datasets.Dataset.from_list([row], features=features)
+    datasets.DatasetDict(train=one, test=one).save_to_disk(tmp_path / "data")
+    with pytest.raises(ValueError, match=f"--data {tmp_path}/data: .*{fault}"):
+        open_splits(str(tmp_path / "data"))
+
+
+def test_torchvision_data_sets_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CIFAR-10 as its archive unpacks, made up: ten images of each split."""
+    import pickle
+
+    from torchvision.datasets import CIFAR10
+
+    folder = tmp_path / CIFAR10.base_folder
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in [*(name for name, _ in CIFAR10.train_list), CIFAR10.test_list[0][0]]:
+        batch = {"data": rng.integers(0, 255, (10, 3072), np.uint8), "labels": list(range(10))}
+        (folder / name).write_bytes(pickle.dumps(batch))
+    (folder / CIFAR10.meta["filename"]).write_bytes(
+        pickle.dumps({"label_names": list("jihgfedcba")})
+    )
+    monkeypatch.setattr(CIFAR10, "_check_integrity", lambda self: True)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    splits = open_splits("torch/cifar10", root=tmp_path)
+    assert (len(splits.train), len(splits.val)) == (50, 10)
+    assert splits.train.class_names == tuple("jihgfedcba")
+    assert isinstance(splits.train, ImageSet)
+    image, label, name = splits.train[13]
+    assert (image.size, label, name) == ((32, 32), 3, "torch/cifar10[train]: image 13")
+    assert splits.train.label(13) == 3
+
+
+# -- what is missing or swapped -------------------------------------------------------------------
+
+
+def fails(data: Path | str, fault: str, **options: Any) -> None:
+    with pytest.raises(ValueError, match=fault) as caught:
+        open_splits(str(data), **options)
+    assert str(caught.value).startswith("--")
+
+
+def test_a_folder_of_nothing(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    fails(
+        tmp_path / "data",
+        r"--data: got .*/data, which has no train images, needs train/<class>/<image>, "
+        rf"train/<class>.tar, train.csv, {TRAIN} or shards \*train\*.tar$",
+    )
+
+
+def test_a_folder_that_is_one_split(content: dict[str, Any], tmp_path: Path) -> None:
+    source = in_folders(content, tmp_path / "data")
+    fails(f"{source}/train", f"it is one split itself: name {source}")
+    fails(f"{source}/val", f"it is one split itself: name {source}")
+
+
+def test_a_folder_above_and_a_folder_of_classes(content: dict[str, Any], tmp_path: Path) -> None:
+    source = in_folders(content, tmp_path / "around" / "data")
+    fails(tmp_path / "around", f"{source} has train/: name that")
+    (tmp_path / "around" / "data" / "train").rename(tmp_path / "photos")
+    fails(tmp_path / "photos", rf"its folders \({', '.join(CLASSES)}\) look like classes")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_that_is_missing(split: str, content: dict[str, Any], tmp_path: Path) -> None:
+    source = Path(in_folders(content, tmp_path / "data"))
+    shutil.rmtree(source / split)
+    fails(source, f"which has no {split} images, needs {split}/<class>/<image>")
+
+
+def test_a_split_that_is_empty(content: dict[str, Any], tmp_path: Path) -> None:
+    source = Path(in_folders(content, tmp_path / "data"))
+    shutil.rmtree(source / "val")
+    (source / "val" / "empty").mkdir(parents=True)
+    fails(source, "val: holds no images, needs val/<class>/<image>")
+
+
+def test_flat_images_without_the_kit(content: dict[str, Any], tmp_path: Path) -> None:
+    source = Path(in_folders(content, tmp_path / "data"))
+    (source / "val").rename(source / "old")
+    (source / "old" / CLASSES[0]).rename(source / "val")
+    fails(
+        source,
+        rf"holds images without folders of their classes .*needs val/<class>/<image>, or {KIT}",
+    )
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_class_that_one_split_has(split: str, content: dict[str, Any], tmp_path: Path) -> None:
+    other = "validation" if split == "train" else "training"
+    for layout in ("folders", "class archives"):
+        source = Path(LAYOUTS[layout](content, tmp_path / layout))
+        gone = next((source / split).glob(f"{CLASSES[2]}*"))
+        shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+        fails(
+            source,
+            rf"differ in their classes, first of all \['{CLASSES[2]}'\], which only {other} has",
+        )
+
+
+def test_classes_of_another_data_set(content: dict[str, Any], tmp_path: Path) -> None:
+    content["val"] = {name.replace("n", "m"): files for name, files in content["val"].items()}
+    fails(in_folders(content, tmp_path), "which are each only in one of them")
+
+
+def test_archives_under_each_others_names(content: dict[str, Any], tmp_path: Path) -> None:
+    source = Path(as_downloaded(content, tmp_path / "data"))
+    right = {name: (source / name).read_bytes() for name in (TRAIN, VAL)}
+    (source / TRAIN).write_bytes(right[VAL])
+    fails(
+        source, rf"{TRAIN}: holds validation images \(ILSVRC2012_val_0+1.JPEG\), needs archives <cl"
+    )
+    (source / VAL).write_bytes(right[TRAIN])
+    fails(source, rf"{VAL}: holds archives \({CLASSES[0]}.tar\), needs images ILSVRC2012_val_0")
+
+
+def test_an_archive_named_itself(content: dict[str, Any], tmp_path: Path) -> None:
+    source = as_downloaded(content, tmp_path / "data")
+    fails(f"{source}/{TRAIN}", f"an archive of one split, needs its folder, {source}")
+
+
+def test_the_validation_archive_without_the_kit(content: dict[str, Any], tmp_path: Path) -> None:
+    source = Path(as_downloaded(content, tmp_path / "data"))
+    (source / f"{KIT}.tar.gz").unlink()
+    fails(source, f"{VAL}: has no labels, needs {KIT}.tar.gz beside it")
+
+
+def damaged_kit(files: dict[str, bytes], how: str) -> dict[str, bytes]:
+    truth, meta = f"{KIT}/data/ILSVRC2012_validation_ground_truth.txt", f"{KIT}/data/meta.mat"
+    if how == "one line less":
+        files[truth] = files[truth].split(b"\n", 1)[1]
+    elif how == "unknown number":
+        files[truth] = files[truth].replace(b"\n", b"9\n", 1)
+    elif how == "not a number":
+        files[truth] = files[truth].replace(b"\n", b"x\n", 1)
+    elif how == "empty":
+        files[truth] = b""
+    elif how == "no meta":
+        del files[meta]
+    elif how == "text":
+        files[meta] = b"text" * 100
+    return files
+
+
+@pytest.mark.parametrize(
+    ("how", "fault"),
+    [
+        ("one line less", rf"{VAL}: holds 8 images, needs the 7 that .*{KIT}.tar.gz lists"),
+        ("unknown number", r"ground_truth.txt: got '\d9', needs a class's number in each line"),
+        ("not a number", r"ground_truth.txt: got '\dx', needs a class's number in each line"),
+        ("empty", r"ground_truth.txt: got None, needs a class's number in each line"),
+        ("no meta", rf"{KIT}.tar.gz: has no data/meta.mat"),
+        ("text", r"data/meta.mat: holds no classes of ILSVRC2012"),
+    ],
+)
+def test_a_kit_that_does_not_fit(
+    how: str, fault: str, content: dict[str, Any], tmp_path: Path
+) -> None:
+    source = Path(as_downloaded(content, tmp_path / "data"))
+    write_kit(damaged_kit(kit(content["val"]), how), source)
+    fails(source, fault)
+
+
+def test_a_kit_that_was_not_downloaded_whole(content: dict[str, Any], tmp_path: Path) -> None:
+    source = Path(as_downloaded(content, tmp_path / "data"))
+    packed = (source / f"{KIT}.tar.gz").read_bytes()
+    for part in (packed[: len(packed) // 2], b"<html>not found</html>", b""):
+        (source / f"{KIT}.tar.gz").write_bytes(part)
+        fails(source, rf"{KIT}.tar.gz: (cannot be read|is empty|has no data)")
+
+
+def test_an_image_missing_in_the_validation_archive(
+    content: dict[str, Any], tmp_path: Path
+) -> None:
+    source = Path(as_downloaded(content, tmp_path / "data"))
+    del content["val"][CLASSES[1]][max(content["val"][CLASSES[1]])]
+    (tmp_path / "less").mkdir()
+    shutil.copy(source / f"{KIT}.tar.gz", tmp_path / f"{KIT}.tar.gz")
+    shutil.rmtree(source)
+    as_downloaded(content, source)
+    shutil.copy(tmp_path / f"{KIT}.tar.gz", source / f"{KIT}.tar.gz")
+    fails(source, rf"{VAL}: holds 7 images, number \d is missing, needs the 8 that")
+
+
+def test_options_that_do_not_go_together(content: dict[str, Any], tmp_path: Path) -> None:
+    source = in_shards(content, tmp_path / "data")
+    pattern = f"{source}/train-000000.tar"
+    fails(pattern, "shards of one split, needs those of the other by --data-val")
+    fails(pattern, "--data-val: got .*, which is --data too", val=pattern)
+    fails(pattern, "there is no shard nowhere.tar", val="nowhere.tar")
+    fails(pattern, "there is no shard .*/none-\\*.tar", val=f"{source}/none-*.tar")
+    fails(pattern, "--data-val: got nowhere, needs a folder of one split", val="nowhere")
+    fails(pattern, "got a CSV file and something else", val="a.csv")
+    fails("pipe:cat a.tar", "--epoch-length: got nothing, needs the number of", val=pattern)
+    fails(pattern, "--val-length: got nothing, needs the number", val="s3://bucket/a.tar")
+    fails("nowhere", "--data nowhere is neither a folder nor a data set that can be found")
+    fails(tmp_path / "no.csv", "no.csv: cannot be read")
+
+
+def test_packages_that_are_missing(
+    content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    for name in ("datasets", "braceexpand", "fsspec"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for data, val in (("hfds/none", None), ("a-{0..1}.tar", "b.tar")):
+        with pytest.raises(RuntimeError, match=r"needs the package \w+: pip install .*\[sources\]"):
+            open_splits(data, val=val)
+
+
+# -- the same in another working folder -----------------------------------------------------------
+
+
+def test_values_keep_their_meaning_in_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    here = os.getcwd()
+    assert absolute("data") == f"{here}/data"
+    assert absolute("shards/train-{00..11}.tar") == f"{here}/shards/train-{{00..11}}.tar"
+    (tmp_path / "digits").mkdir()  # digits are digits, whatever lies here
+    assert absolute("hfds/data") == f"hfds/{here}/data"
+    assert absolute("file:///data/a.tar") == "file:///data/a.tar"
+    for same in ("digits", "torch/cifar10", "hfds/imagenet-1k", "pipe:cat a.tar", "s3://b/a.tar"):
+        assert absolute(same) == same
+
+
+# -- shards ---------------------------------------------------------------------------------------
+
+
+@needs("webdataset")[0]
+@pytest.mark.parametrize("labels", ["cls", "json"])
+def test_shards_that_webdataset_writes(
+    labels: str, content: dict[str, Any], tmp_path: Path
+) -> None:
+    """With keys in folders, more files in a sample, and as webdataset reads them itself."""
+    import webdataset
+
+    (tmp_path / "data").mkdir()
+    for split in ("train", "val"):
+        with webdataset.ShardWriter(
+            f"{tmp_path}/data/{split}-%06d.tar", maxcount=3, verbose=0
+        ) as out:
+            for label, name, file, image in shuffled(content[split]):
+                label_file = {"cls": label, "json": {"label": label, "width": 8}}[labels]
+                key = f"{name}/{file.removesuffix('.JPEG')}"
+                out.write({"__key__": key, "jpg": image, labels: label_file, "txt": "a text"})
+    found = open_splits(str(tmp_path / "data"))
+    assert both(found) == expected(content, tmp_path)
+    paths = sorted(str(path) for path in (tmp_path / "data").glob("train-*.tar"))
+    theirs = webdataset.WebDataset(paths, shardshuffle=False).decode("pil").to_tuple("jpg")
+    assert sorted(image.tobytes() for (image,) in theirs) == sorted(p for _, p in both(found)[0])
+
+
+@pytest.mark.parametrize(
+    ("files", "fault"),
+    [
+        ({"a.jpg": b""}, "its sample a has no label"),
+        ({"a.cls": b"1"}, "its sample a has no image"),
+        ({"a.jpg": b"", "a.png": b"", "a.cls": b"1"}, "its sample a has two images"),
+        ({"a.jpg": b"", "a.cls": b"ant"}, "its sample a has the label 'ant', needs a number"),
+        ({"a.jpg": b"", "a.cls": b"-1"}, "its sample a has the label '-1', needs a number"),
+        ({"a.jpg": b"", "a.cls": b"9" * 5000}, "needs a number"),
+        ({"a.jpg": b"", "a.cls": bytes(2 << 20)}, "its sample a has a file of 2,097,152 bytes"),
+        ({"a.jpg": b"", "a.json": b"{"}, "its sample a has a .json that is none"),
+        ({"a.jpg": b"", "a.json": b"[" * 100_000}, "its sample a has a .json that is none"),
+        ({"a.jpg": b"", "a.json": b'{"label": true}'}, "has the label True, needs a number"),
+        ({"a.jpg": b"", "a.json": b'{"class": 1}'}, "its sample a has no label"),
+        ({}, "and all other shards are empty"),
+    ],
+)
+def test_shards_that_are_none(files: dict[str, bytes], fault: str, tmp_path: Path) -> None:
+    (tmp_path / "train-0.tar").write_bytes(archive_of(files))
+    (tmp_path / "val-0.tar").write_bytes(archive_of({"a.jpg": b"", "a.cls": b"1"}))
+    fails(tmp_path, f"{tmp_path}/train-0.tar: .*{fault}")
+
+
+# -- the command ----------------------------------------------------------------------------------
+
+
+def test_the_command_takes_two_tables_and_goes_on_in_another_folder(
+    content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = in_folders(
+        {split: dict(list(c.items())[:3]) for split, c in content.items()}, Path("data")
+    )
+    for split in ("train", "val"):
+        rows = [
+            f"{path.relative_to(source)},{path.parent.name}\n"
+            for path in Path(source, split).rglob("*.JPEG")
+        ]
+        Path(source, f"{split}.csv").write_text("path,label\n" + "".join(rows))
+    begun = transnext_train(
+        *("--recipe", SMALL.name, "--data", "data/train.csv", "--data-val", "data/val.csv"),
+        *("--workers", "0", "--devices", "1", "--output", "run", "--limit-train-batches", "1"),
+    )
+    assert begun.exit_code == 0, begun.output
+    shutil.rmtree("run/checkpoints")
+    monkeypatch.chdir("/")
+    run = tmp_path / "run"
+    (run / "result.json").unlink()
+    resumed = transnext_train("--resume", str(run))
+    assert resumed.exit_code == 0, resumed.output
+
+
+def test_the_command_names_what_is_missing(tmp_path: Path) -> None:
+    result = transnext_train(
+        *("--recipe", SMALL.name, "--data", str(tmp_path), "--output", str(tmp_path / "run")),
+        *("--devices", "1"),
+    )
+    assert result.exit_code == 1
+    assert "which has no train images, needs train/<class>/<image>" in result.stderr.replace(
+        "\n", " "
+    )
+    assert "Traceback" not in result.stderr
