@@ -361,3 +361,9 @@ def _load() -> SimpleNamespace:
         is_first_process=is_first_process,
         json_of=results.json_of,
     )
+
+
+if __name__ == "__main__":
+    alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    register(alone)
+    alone()

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from .class_lists import indices_of_a, indices_of_r, real_labels
 from .corruptions import list_corruptions
+from .generated import check_installed
 from .image_sets import (
     CORRUPTIONS,
     IMAGENET,
@@ -181,6 +182,7 @@ def _plan_imagenet(plan: Plan, options: EvaluationOptions, path: Path) -> None:
             views.append(View(f"{image_set.name}-clean", classes()))
     plan.passes.append(Pass(tree, listing.folders, views, listing.note))
     if options.corruptions == "generate":
+        check_installed()
         note = ", ".join(filter(None, ("generated", listing.note)))
         plan.passes += [
             Pass(tree, listing.folders, [View(GENERATED)], note, corruption, severity, True)

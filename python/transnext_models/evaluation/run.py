@@ -12,6 +12,7 @@ import torch
 from ..classification.classifier import resolve_device
 from .answers import Answers, as_arrays, summarise
 from .engine import EvaluationError, Machine, Speed, evaluate_images
+from .generated import Corruption
 from .image_sets import CORRUPTIONS, IMAGENET_C, SEVERITIES
 from .listing import LabelledImage
 from .loading import ImageSource
@@ -317,8 +318,6 @@ def _name(row: Mapping[str, Any]) -> str:
 def _change(one: Pass) -> Callable[..., Any] | None:
     if not one.is_generated:
         return None
-    from .generated import Corruption
-
     return Corruption(one.corruption, int(one.severity))
 
 
