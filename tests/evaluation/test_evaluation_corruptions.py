@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tarfile
 from fractions import Fraction
@@ -112,8 +113,6 @@ def test_another_size_is_resized_and_marked(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_or_double_is_named(tmp_path: Path) -> None:
-    import shutil
-
     paint_corruptions(tmp_path / "c", grouped=True)
     shutil.rmtree(tmp_path / "c" / "weather" / "snow")
     shutil.rmtree(tmp_path / "c" / "noise" / "shot_noise" / "3")

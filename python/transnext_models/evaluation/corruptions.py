@@ -52,6 +52,7 @@ def list_corruptions(path: Path) -> Corrupted:
     missing = [corruption for corruption in CORRUPTIONS if corruption not in places]
     if missing:
         found.faults.append(f"{len(missing)} corruptions missing: {', '.join(missing)}")
+    of_images = []
     for corruption in CORRUPTIONS:
         if corruption not in places:
             continue
@@ -65,9 +66,10 @@ def list_corruptions(path: Path) -> Corrupted:
                 found.faults.append(f"{corruption}: severity {severity} missing")
                 continue
             listing = list_set(IMAGENET_C, tree, joined(at, str(severity)))
-            found.faults += [f"{corruption}/{severity}: {fault}" for fault in listing.faults]
+            of_images += [f"{corruption}/{severity}: {fault}" for fault in listing.faults]
             if not listing.is_unusable:
                 found.listings[corruption, severity] = tree, listing
+    found.faults += of_images  # there may be many
     return found
 
 
