@@ -25,7 +25,7 @@ _LINES = dict(zip(MODES, ("-", "--", "-.", ":"), strict=True))
 _MARKERS = "osD^vP*X"
 _PUBLISHED_COLOUR = "0.6"
 _DPI = 160
-_SHAPE = (8.0, 5.2)
+_SHAPE = (7.5, 6.5)
 
 Curve = tuple[list[int], list[float]]
 
@@ -99,14 +99,13 @@ def _drawn(curves: dict[tuple[str, str], Curve], image_set: str) -> Any:
     if image_set == IMAGENET.name:
         _draw_published(axes)
     models = list(dict.fromkeys(model for model, _ in curves))
-    for (model, mode), (sizes, accuracies) in curves.items():
-        number = models.index(model)
+    for number, ((model, mode), (sizes, accuracies)) in enumerate(curves.items()):
         axes.plot(
             sizes,
             accuracies,
             _LINES[mode],
             color=f"C{number}",
-            marker=_MARKERS[number % len(_MARKERS)],
+            marker=_MARKERS[models.index(model) % len(_MARKERS)],
             markersize=5,
             linewidth=1.8,
             label=f"{model}, {mode}",
@@ -118,7 +117,10 @@ def _drawn(curves: dict[tuple[str, str], Curve], image_set: str) -> Any:
     axes.set_ylabel("top-1 accuracy (%)")
     axes.set_title(f"One set of weights at several image sizes: {image_set}", fontsize=11)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    axes.legend(
+        fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, frameon=False,
+        handlelength=4,
+    )  # fmt: skip
     return figure
 
 
