@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +146,10 @@ def test_without_sizes_there_is_nothing_to_draw(tmp_path: Path) -> None:
     Results(output).add(made_up_row(model="a", img_size=224, top1=80.0))
     with pytest.raises(ValueError, match="no rows of one model at several sizes"):
         draw_sizes(output)
+
+
+def test_the_commands_of_the_readme_name_options_that_exist() -> None:
+    text = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"^\| .* \| `transnext evaluate MODEL --(\w+) DIR`", text, re.MULTILINE))
+    assert named == {"imagenet", "a", "c", "r", "sketch", "v2"}
+    assert named <= set(EvaluationOptions.__dataclass_fields__)

@@ -192,7 +192,7 @@ def evaluate(
                 model=model_name or model,
                 weights=weights,
                 weights_key=weights_key,
-                real=real,
+                real=real or real_labels is not None,
                 real_labels=real_labels,
                 v2_variants=_names(v2_variants),
                 corruptions=corruptions,

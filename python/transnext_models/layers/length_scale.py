@@ -1,7 +1,7 @@
 """Attention whose length scale stays what it was at the training size.
 
 TransNeXt multiplies its logits by the logarithm of the number of keys of each query (paper section
-3.1.4, length-scaled cosine attention), which grows with the image. The operators compute it for the
+3.1.3, length-scaled cosine attention), which grows with the image. The operators compute it for the
 image they get. Here it is kept at the training size's value, for the paper's comparison over image
 sizes. No kernel knows of that: the factor per head that they take is multiplied by the ratio of
 both logarithms. At the border, where the window has fewer cells, the ratio is another one, so there
