@@ -72,6 +72,12 @@ def test_a_wrong_folder_cannot_be_passed_over(tmp_path: Path) -> None:
         assert "no folder of a class such as n01440764, n01443537; its folders are summer" in text
 
 
+def test_images_without_folders_are_counted(tmp_path: Path) -> None:
+    paint(tmp_path / "flat" / "ILSVRC2012_val_00000001.png", 0)
+    text = refused(tmp_path, imagenet=tmp_path / "flat", allow_incomplete=True)
+    assert "it has no folders, and 1 images in none: each belongs into the folder" in text
+
+
 def test_swapped_folders_are_named(tmp_path: Path) -> None:
     paint_classes(tmp_path / "a", indices_of_a())
     paint_classes(tmp_path / "r", indices_of_r())

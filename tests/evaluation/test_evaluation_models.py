@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -20,7 +25,7 @@ from transnext_models.checkpoints.digest import sha256
 from transnext_models.checkpoints.hub import resolve_weights
 from transnext_models.cli.application import app
 from transnext_models.evaluation.class_lists import wnids
-from transnext_models.evaluation.models import MODES, load_evaluated
+from transnext_models.evaluation.models import MODES, _mode_options, load_evaluated
 from transnext_models.evaluation.results import Results
 from transnext_models.training.digits import held_out_digits
 
@@ -130,8 +135,6 @@ def test_modes_agree_at_the_training_size_and_differ_elsewhere(
 def test_linear_mode_pools_as_published() -> None:
     for name, side in (("transnext_micro", 7), ("transnext_micro_AAAA", 4)):
         model = create_model(name, num_classes=2)
-        from transnext_models.evaluation.models import _mode_options
-
         assert _mode_options("linear", model) == {"fixed_pool_size": side}
 
 
@@ -183,8 +186,6 @@ def test_a_model_of_timm(transnext: Command, tmp_path: Path) -> None:
     torch.testing.assert_close(model.normal(160)(image), wanted, rtol=0, atol=1e-5)
     with torch.no_grad():
         best = network(wanted[None]).argmax().item()
-    import numpy as np
-
     with np.load(tmp_path / "answers.npz") as saved:
         (top,) = (saved[name] for name in saved.files if "/160/" in name and name[-4:] == "top5")
     assert top[3, 0] == best
@@ -225,3 +226,34 @@ def test_nothing_to_evaluate_is_said(transnext: Command) -> None:
     code, _, remarks = transnext("evaluate", "transnext_pico")
     assert code == 2
     assert "needs one at least" in " ".join(remarks.replace("│", " ").split())
+
+
+@pytest.mark.slow
+def test_two_processes_of_torchrun(few_digits: Path, tmp_path: Path) -> None:
+    """One table, one voice; and an error is said once."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+
+    def launch(*arguments: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [
+                *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
+                *("--master-port", str(port), "-m", "transnext_models.cli.evaluate"),
+                *("--workers", "1", "--device", "cpu", *map(str, arguments)),
+            ],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            timeout=300,
+        )
+
+    done = launch("--folder", few_digits, "--output", tmp_path / "results.csv")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("transnext_pico.mnist5k") == 1
+    (row,) = table(tmp_path / "results.csv")
+    assert row["images"] == "60"
+    wrong = launch("--folder", tmp_path / "nowhere", "--output", tmp_path / "other.csv")
+    assert wrong.returncode != 0
+    assert wrong.stderr.count("nowhere, which does not exist") == 1
+    assert not (tmp_path / "other.csv").exists()

@@ -95,6 +95,18 @@ def made_up_row(**values: Any) -> dict[str, Any]:
     }
 
 
+def test_two_evaluations_add_to_one_table(tmp_path: Path) -> None:
+    output = tmp_path / "results.csv"
+    one, other = Results(output), Results(output)
+    one.add(made_up_row(model="a", img_size=224, top1=80.0))
+    other.add(made_up_row(model="b", img_size=224, top1=70.0))
+    one.add(made_up_row(model="a", img_size=256, top1=81.0))
+    assert [(row["model"], row["img_size"]) for row in Results(output).rows] == [
+        ("a", 224), ("b", 224), ("a", 256),
+    ]  # fmt: skip
+    assert len(output.read_text().splitlines()) == 4
+
+
 def test_curves_from_rows() -> None:
     rows = [
         made_up_row(model="a", img_size=256, top1=80.0),

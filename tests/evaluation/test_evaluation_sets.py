@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import pickle
 import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from evaluation.made_up_sets import paint, paint_classes, painted_model
 from transnext_models.evaluation.class_lists import indices_of_a, indices_of_r, wnids
+from transnext_models.evaluation.generated import Corruption
+from transnext_models.evaluation.loading import ImageSource, batches
 from transnext_models.evaluation.options import EvaluationOptions
+from transnext_models.evaluation.preparation import CorruptedPreprocess
 from transnext_models.evaluation.rows import Row
 from transnext_models.evaluation.run import evaluate
+from transnext_models.evaluation.trees import open_tree
 
 
 def rows_of(place: Path, **options: Any) -> list[Row]:
@@ -163,3 +169,20 @@ def test_each_size_is_a_row(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, imagenet=tmp_path / "data", sizes=(32, 64))
     assert [row["img_size"] for row in rows] == [32, 64]
     assert [counts(row)[1:3] for row in rows] == [(5, 2)] * 2
+
+
+def test_loading_processes(tmp_path: Path) -> None:
+    """Where they are started by a server, as in Python 3.14, all that they need is pickled."""
+    paint_classes(tmp_path / "folder", range(7))
+    file = packed(tmp_path / "folder", tmp_path / "sketch.tar", "sketch")
+    paths = [f"sketch/{wnids()[label]}/image_0.png" for label in range(7)]
+    source = ImageSource(open_tree("sketch", file).open, painted_model().normal(32))
+    source = pickle.loads(pickle.dumps(source))
+    found = list(batches(source, paths, range(7), batch_size=3, workers=2, pinned=False))
+    assert [batch.positions for batch in found] == [[0, 1, 2], [3, 4, 5], [6]]
+    images = torch.cat([batch.images for batch in found if batch.images is not None])
+    torch.testing.assert_close(images, torch.stack([source.load(path) for path in paths]))
+    small = ImageSource(
+        source.open, CorruptedPreprocess(32, (0, 0, 0), (1, 1, 1)), Corruption("fog", 1)
+    )
+    assert pickle.loads(pickle.dumps(small)).change == small.change

@@ -223,7 +223,7 @@ def _run(parts: SimpleNamespace, options: Any) -> None:
         try:
             outcome = parts.evaluate(options, watcher)
         except parts.OtherProcessFailed:
-            raise typer.Exit(1) from None
+            return  # the first process says why, unless torchrun ends it for another's exit code
     if not outcome.is_first:
         return
     _print_table(outcome.rows)

@@ -158,6 +158,8 @@ def _nothing(listing: Listing, tree: Tree) -> Listing:
     wanted = list(listing.set.folders())
     found = tree.folders()
     has = f"its folders are {_shown(found)}" if found else "it has no folders"
+    if flat := len(tree.images()):
+        has += f", and {flat} images in none: each belongs into the folder of its class"
     listing.faults.append(f"no folder of a class such as {_shown(wanted[:2])}; {has}")
     _recognise(listing, set(found))
     return listing

@@ -66,6 +66,8 @@ class Results:
     def add(self, row: Row) -> None:
         """Add a row, in place of one of the same measurement, and write the files."""
         row = {**row, "details": {**row["details"], "versions": _versions()}}
+        if self.json_file.exists():  # other evaluations may have added rows since
+            self.rows = _read(self.json_file)
         for index, old in enumerate(self.rows):
             if same(old, row):
                 self.rows[index] = row

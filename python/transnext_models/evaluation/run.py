@@ -126,6 +126,8 @@ class _Evaluation:
             results = Results(options.output)
             file = options.save_predictions
             predictions = None if file is None else Predictions(file)
+            if options.c is not None:
+                self.watcher.remark(f"c: looking at the folders of {options.c}")
             return loaded, results, predictions, make_plan(options, loaded)
 
         prepared = self._in_first(prepare)
