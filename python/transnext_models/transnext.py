@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any, Literal
 
 import torch
@@ -30,11 +29,10 @@ from .layers import (
 )
 from .layers.arguments import (
     STAGES,
-    check_heads,
+    check_architecture,
     check_images,
     check_int,
     check_rates,
-    check_stages,
     one_of,
     square_side,
 )
@@ -64,7 +62,7 @@ class TransNeXt(nn.Module):
     qkv_bias : bool
         Whether query, key and value projections have a bias.
     img_size : int
-        Side of the images of training; only the interpolated position bias depends on it.
+        Side of the images of training, for the interpolated bias and length_scaling "training".
     pretrain_size : int
         Side of the images that the position bias was first trained at; it scales its coordinates.
     in_chans, num_classes : int
@@ -76,6 +74,9 @@ class TransNeXt(nn.Module):
     position_bias : {"extrapolate", "interpolate"} | None
         Compute the position bias for the grid in use, or resize that of the training grid. None is
         "interpolate" for a backbone, "extrapolate" otherwise, as published.
+    length_scaling : {"image", "training"}
+        Scale attention's logits by the logarithm of the number of keys in the image, as published,
+        or by that of the training size.
     attention : {"aggregated", "pixel_focused"}
         The published attention, or the paper's earlier form for ablations.
     features_only : bool
@@ -107,6 +108,7 @@ class TransNeXt(nn.Module):
         global_pool: Literal["avg", ""] = "avg",
         fixed_pool_size: int | None = None,
         position_bias: Literal["extrapolate", "interpolate"] | None = None,
+        length_scaling: Literal["image", "training"] = "image",
         attention: Literal["aggregated", "pixel_focused"] = "aggregated",
         features_only: bool = False,
         out_indices: int | Sequence[int] | None = None,
@@ -117,11 +119,7 @@ class TransNeXt(nn.Module):
         backend: str | None = None,
     ) -> None:
         super().__init__()
-        check_stages(
-            int, embed_dims=embed_dims, num_heads=num_heads, depths=depths, sr_ratios=sr_ratios
-        )
-        check_stages(Real, mlp_ratios=mlp_ratios)
-        check_heads(embed_dims, num_heads)
+        check_architecture(embed_dims, num_heads, depths, sr_ratios, mlp_ratios)
         check_int(1, in_chans=in_chans, window_size=window_size, fixed_pool_size=fixed_pool_size)
         check_rates(
             drop_rate=drop_rate,
@@ -175,6 +173,11 @@ class TransNeXt(nn.Module):
         self.apply(initialise)
         self.reset_classifier(0 if features_only else num_classes, global_pool)
         self.set_backend(backend)
+        self.length_scaling = one_of("length_scaling", length_scaling, ("image", "training"))
+        if length_scaling == "training":
+            for i, stage in enumerate(self.stages()):
+                side = -(-self.img_size // (4 * 2**i))
+                stage.keep_length_of(self.stage_grids(i, (side, side)))
 
     def set_backend(self, name: str | None) -> None:
         """Choose the operator backend of this model, None for the one in force at each call.
@@ -188,10 +191,9 @@ class TransNeXt(nn.Module):
             with ops.use_backend(check_backend_name(name)):  # checks that it can run here
                 pass
         self.backend = name
+        with_backend = ConvolutionalGLU | PixelFocusedAttention | GlobalAttention | PatchEmbed
         for module in self.modules():
-            if isinstance(
-                module, ConvolutionalGLU | PixelFocusedAttention | GlobalAttention | PatchEmbed
-            ):
+            if isinstance(module, with_backend):
                 module.backend = name
 
     def freeze(self, frozen: bool = True) -> TransNeXt:
@@ -389,11 +391,8 @@ class TransNeXt(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Return the parameters that the published recipe leaves without weight decay."""
-        return {
-            name
-            for name, _ in self.named_parameters()
-            if any(keyword in name for keyword in NO_WEIGHT_DECAY)
-        }
+        names = (name for name, _ in self.named_parameters())
+        return {name for name in names if any(keyword in name for keyword in NO_WEIGHT_DECAY)}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Return patterns that order parameters by depth, for layer-wise learning rates."""

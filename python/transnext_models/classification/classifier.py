@@ -127,7 +127,7 @@ class Classifier:
             with backends.use_backend(backend):  # raises for a backend that cannot run here
                 pass
         source = weights if weights is not None else model or DEFAULT_MODEL
-        loaded = load_model(model, source, key=key, check=_check_channels, backend=backend)
+        loaded = load_model(model, source, key=key, check=check_channels, backend=backend)
         file, checkpoint = loaded.weights, loaded.checkpoint
         return cls(
             loaded.model,
@@ -141,17 +141,7 @@ class Classifier:
     @property
     def backend(self) -> str:
         """The operator backend that runs the model's attention."""
-        requested = self.model.backend or backends.get_backend()
-        parameter = next(self.model.parameters())
-        attention = self.model.stages()[0].blocks[0].attn
-        call = backends.Call(
-            "aggregated_attention",
-            self.device,
-            parameter.dtype,
-            attention.head_dim,
-            attention.window_size or 0,
-        )
-        return backends.resolve(requested, call)
+        return attention_backend(self.model)
 
     def classify(
         self,
@@ -273,6 +263,24 @@ class Classifier:
         self.model(torch.zeros(1, _CHANNELS, side, side, device=self.device)).sum().item()
 
 
+def attention_backend(model: TransNeXt, dtype: torch.dtype | None = None) -> str:
+    """Return the operator backend that runs a model's attention where it is, on its own type.
+
+    `dtype` is the type of the features, where that is another one.
+    """
+    requested = model.backend or backends.get_backend()
+    parameter = next(model.parameters())
+    attention = model.stages()[0].blocks[0].attn
+    call = backends.Call(
+        "aggregated_attention",
+        parameter.device,
+        dtype or parameter.dtype,
+        attention.head_dim,
+        attention.window_size or 0,
+    )
+    return backends.resolve(requested, call)
+
+
 def resolve_device(name: str) -> torch.device:
     """Return the torch device called `name`, which must be usable; ``auto`` is the best here."""
     if name == "auto":
@@ -297,7 +305,7 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def _check_channels(file: WeightsFile) -> None:
+def check_channels(file: WeightsFile) -> None:
     """Raise CheckpointError for weights whose images are not RGB."""
     if file.architecture is not None and file.architecture.in_chans != _CHANNELS:
         raise file_error(

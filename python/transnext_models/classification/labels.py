@@ -42,10 +42,9 @@ def _imagenet_1k() -> tuple[str, ...]:
 
     Read from timm's data files, since importing timm takes seconds.
     """
-    spec = importlib.util.find_spec("timm")
-    if spec is None or not spec.submodule_search_locations:
+    folder = timm_data_folder()
+    if folder is None:
         return ()
-    folder = Path(spec.submodule_search_locations[0], *_TIMM_DATA)
     try:
         synsets = (folder / "imagenet_synsets.txt").read_text(encoding="utf-8").split()
         lines = (folder / "imagenet_synset_to_lemma.txt").read_text(encoding="utf-8").splitlines()
@@ -54,3 +53,11 @@ def _imagenet_1k() -> tuple[str, ...]:
         return tuple(lemmas[synset].split(",")[0].strip() for synset in synsets)
     except (OSError, KeyError, ValueError):
         return ()
+
+
+def timm_data_folder() -> Path | None:
+    """Return the folder of timm's lists of classes, None without timm."""
+    spec = importlib.util.find_spec("timm")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(spec.submodule_search_locations[0], *_TIMM_DATA)

@@ -16,6 +16,21 @@ T = TypeVar("T")
 STAGES = 4
 
 
+def check_architecture(
+    embed_dims: Sequence[int],
+    num_heads: Sequence[int],
+    depths: Sequence[int],
+    sr_ratios: Sequence[int],
+    mlp_ratios: Sequence[float],
+) -> None:
+    """Check what the four stages are made of."""
+    check_stages(
+        int, embed_dims=embed_dims, num_heads=num_heads, depths=depths, sr_ratios=sr_ratios
+    )
+    check_stages(Real, mlp_ratios=mlp_ratios)
+    check_heads(embed_dims, num_heads)
+
+
 def check_stages(kind: type[Real] | type[int], **values: Sequence[float]) -> None:
     """Check that each has one positive number for each stage, of type ``kind``."""
     what = "ints" if kind is int else "numbers"

@@ -28,6 +28,7 @@ from .attention_dropout import attention_with_dropout
 from .calls import is_proxy, may_stand_in
 from .derived import DerivesFromWeights
 from .grids import StageGrids, map_grid, map_to_tokens, tokens_to_map
+from .length_scale import aggregated_attention_at_length, global_attention_at_length
 from .linear import linear, linear_layer
 from .plain import plain_convolution, plain_linear
 
@@ -40,11 +41,13 @@ _INITIAL_TEMPERATURE = math.log(math.exp(1 / 0.24) - 1)
 # One node each in a graph of torch.fx, whatever the sizes.
 for _name in (
     "aggregated_attention",
+    "aggregated_attention_at_length",
     "attention_with_dropout",
     "bias_coordinates",
     "bias_from_values",
     "gelu_pool",
     "global_attention",
+    "global_attention_at_length",
 ):
     torch.fx.wrap(_name)
 
@@ -69,6 +72,9 @@ class _Attention(DerivesFromWeights):
     ----------
     backend : str | None
         Operator backend, None for the one in force at the call.
+    training_keys : int | None
+        Pooled (or, for global attention, all) keys that the logits' length scale counts; None for
+        those of the call, as published.
     projections, own_parameters : tuple of str
         Names of the layers that project the tokens, and of the parameters that no layer holds.
     """
@@ -90,6 +96,12 @@ class _Attention(DerivesFromWeights):
         self.attn_drop = attn_drop
         self.proj_drop = nn.Dropout(proj_drop)
         self.backend: str | None = None
+        self.training_keys: int | None = None
+
+    def keeps_training_length(self, grids: StageGrids) -> bool:
+        """Whether the length scale is another than that of these grids."""
+        pooled = grids.pool_grid[0] * grids.pool_grid[1]
+        return self.training_keys is not None and self.training_keys != pooled
 
     def scale(self) -> Tensor:
         """Softplus of the temperature, ``[heads]``, in float32 at least."""
@@ -217,8 +229,18 @@ class PixelFocusedAttention(_Attention):
         }
         if self.training and self.attn_drop > 0:
             return attention_with_dropout(
-                q, k, v, k_pool, v_pool, dropout=self.attn_drop, **arguments
+                q,
+                k,
+                v,
+                k_pool,
+                v_pool,
+                dropout=self.attn_drop,
+                training_keys=self.training_keys,
+                **arguments,
             )
+        if self.training_keys is not None:
+            arguments["training_keys"] = self.training_keys
+            return aggregated_attention_at_length(q, k, v, k_pool, v_pool, **arguments)
         return aggregated_attention(q, k, v, k_pool, v_pool, **arguments)
 
     def learnable_parameters(self) -> dict[str, Tensor]:
@@ -306,19 +328,20 @@ class GlobalAttention(_Attention):
                 dropout=self.attn_drop,
                 pool_bias=bias,
                 query_embedding=self.query_embedding.squeeze(1),
+                training_keys=self.training_keys,
             )
-        else:
-            x = global_attention(
-                q,
-                k,
-                v,
-                grid=grids.grid,
-                scale=scale,
-                query_embedding=self.query_embedding.squeeze(1),
-                bias=bias,
-                backend=self.backend,
-            )
-        return self._project(x)
+            return self._project(x)
+        arguments: dict[str, Any] = {
+            "grid": grids.grid,
+            "scale": scale,
+            "query_embedding": self.query_embedding.squeeze(1),
+            "bias": bias,
+            "backend": self.backend,
+        }
+        if self.training_keys is not None:
+            arguments["training_keys"] = self.training_keys
+            return self._project(global_attention_at_length(q, k, v, **arguments))
+        return self._project(global_attention(q, k, v, **arguments))
 
     def learnable_parameters(self) -> dict[str, Tensor]:
         """Return the operator's learnable arguments but for the scale and the position bias."""

@@ -50,7 +50,7 @@ class Block(DerivesFromWeights):
 
     def forward(self, x: Tensor, grids: StageGrids) -> Tensor:
         """``x [B, N, C]``, tokens of ``grids.grid``, to ``[B, N, C]``."""
-        weights = fused_block(self, x)
+        weights = fused_block(self, x, grids)
         if weights is not None:
             return self._fused(x, grids, weights)
         if self._may_skip_samples(x):

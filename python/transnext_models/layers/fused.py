@@ -21,6 +21,7 @@ from .calls import runs_on_cpu
 from .conv_glu import ConvolutionalGLU
 from .derived import Derived
 from .drop import DropPath
+from .grids import StageGrids
 from .plain import (
     plain,
     plain_convolution,
@@ -71,8 +72,8 @@ class BlockWeights(NamedTuple):
     features: torch.dtype
 
 
-def fused_block(block: BlockLike, x: Tensor) -> BlockWeights | None:
-    """Return the packed weights of a block that may take tokens `x` through its branches.
+def fused_block(block: BlockLike, x: Tensor, grids: StageGrids) -> BlockWeights | None:
+    """Return the packed weights of a block that may take tokens `x` of `grids` in two calls.
 
     None if it may not, or if its weights do not fit each other; calling the layers then raises.
     """
@@ -80,6 +81,8 @@ def fused_block(block: BlockLike, x: Tensor) -> BlockWeights | None:
     if features is None or not is_plain_block(block) or not _drops_nothing(block):
         return None
     attn, mlp = block.attn, block.mlp
+    if attn.keeps_training_length(grids):
+        return None
     if attn.backend != mlp.backend or fused_blocks.unsupported(
         x, head_dim=attn.head_dim, window_size=attn.window_size, backend=attn.backend
     ):

@@ -10,6 +10,7 @@ from torch import nn
 from .attention import AggregatedAttention, GlobalAttention, PixelFocusedAttention
 from .block import NORM_EPS, Block
 from .conv_glu import ConvolutionalGLU
+from .grids import StageGrids
 from .patch_embed import PatchEmbed
 
 __all__ = ["PARTS", "Stage", "build_stage"]
@@ -23,6 +24,11 @@ class Stage(NamedTuple):
     embed: PatchEmbed
     blocks: Sequence[Block]
     norm: nn.LayerNorm
+
+    def keep_length_of(self, grids: StageGrids) -> None:
+        """Let the attention's length scale count the keys of these grids, whatever the image."""
+        for block in self.blocks:
+            block.attn.training_keys = grids.pool_grid[0] * grids.pool_grid[1]
 
 
 def build_stage(

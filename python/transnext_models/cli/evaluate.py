@@ -1,0 +1,369 @@
+"""`transnext evaluate`: the command line of `transnext_models.evaluation`."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from transnext_ops.distribution import install_hint
+
+from ..checkpoints.errors import escaped
+from .console import Debug, command, messages, note, print_rows, usage_error
+from .weights import WeightsKey, weights_remarks
+
+if TYPE_CHECKING:
+    from ..evaluation.engine import Speed
+
+_EXTRA = {"timm", "matplotlib", "torchvision"}
+_FIGURES = ("sizes",)
+_SHORT_HASH = 8
+
+
+def _path(text: str) -> Any:
+    return typer.Option(metavar="PATH", help=text, show_default=False)
+
+
+Imagenet = Annotated[Path | None, _path("ImageNet-1K's validation images.")]
+Real = Annotated[bool, typer.Option("--real", help="Judge --imagenet by the ReaL labels too.")]
+RealLabels = Annotated[Path | None, _path("The published real.json, instead of timm's copy.")]
+ImagenetA = Annotated[Path | None, _path("ImageNet-A.")]
+ImagenetR = Annotated[Path | None, _path("ImageNet-R.")]
+Sketch = Annotated[Path | None, _path("ImageNet-Sketch.")]
+V2 = Annotated[Path | None, _path("ImageNet-V2: a variant, or the folder of all three.")]
+ImagenetC = Annotated[Path | None, _path("ImageNet-C.")]
+Folder = Annotated[Path | None, _path("Your own images, a folder for each of the model's classes.")]
+ModelArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="MODEL",
+        help="Name of a model, see [bold]transnext models[/], or timm/NAME for one of timm's.  "
+        "[dim]\\[default: that of the weights, or transnext_pico][/]",
+        show_default=False,
+    ),
+]
+Model = Annotated[str | None, typer.Option(help="The same as MODEL.", show_default=False)]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="Weights: a file (.pth, .safetensors), a published name, or owner/repo:file on the "
+        "Hub.  [dim]\\[default: the model's][/]",
+        show_default=False,
+    ),
+]
+Sizes = Annotated[
+    str | None,
+    typer.Option(
+        "--size",
+        metavar="N,…",
+        help="Sides of the square images, such as 224,256,320.  "
+        "[dim]\\[default: that of training][/]",
+        show_default=False,
+    ),
+]
+Modes = Annotated[
+    str,
+    typer.Option(
+        "--mode",
+        metavar="MODE,…",
+        help="normal, linear (pooled grid of the training size), interpolate (the position bias), "
+        "no-length-scaling.",
+    ),
+]
+V2Variants = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME,…", help="Of ImageNet-V2: matched-frequency, threshold-0.7, top-images."
+    ),
+]
+Corruptions = Annotated[
+    str,
+    typer.Option(
+        metavar="HOW",
+        help="stored: --c's images. generate: made from --imagenet's, which is not ImageNet-C.",
+    ),
+]
+Output = Annotated[
+    Path, typer.Option(metavar="FILE.csv", help="The table; .json and .md are written beside it.")
+]
+Predictions = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.npz", help="Save the answer to every image.", show_default=False),
+]
+Incomplete = Annotated[
+    bool,
+    typer.Option(
+        "--allow-incomplete", help="Go on where a set is not whole, and mark the results."
+    ),
+]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        help="float32, float16 or bfloat16, the latter two by autocast.  "
+        "[dim]\\[default: float16 on CUDA, as published, else float32][/]",
+        show_default=False,
+    ),
+]
+Backend = Annotated[
+    str | None,
+    typer.Option(
+        help="auto, cpp, cupy, torch or reference.  [dim]\\[default: auto][/]", show_default=False
+    ),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Processes that load images, for each process.  [dim]\\[default: one per core][/]",
+        show_default=False,
+    ),
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images in the model at a time.")]
+Figure = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="sizes: draw the accuracy over image sizes from the rows of --output, also of earlier "
+        "runs, as a PNG beside it.",
+        show_default=False,
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command("evaluate")(evaluate)
+
+
+@command
+def evaluate(
+    model_name: ModelArgument = None,
+    model: Model = None,
+    weights: Weights = None,
+    weights_key: WeightsKey = None,
+    imagenet: Imagenet = None,
+    real: Real = False,
+    real_labels: RealLabels = None,
+    a: ImagenetA = None,
+    r: ImagenetR = None,
+    sketch: Sketch = None,
+    v2: V2 = None,
+    v2_variants: V2Variants = "matched-frequency",
+    c: ImagenetC = None,
+    corruptions: Corruptions = "stored",
+    folder: Folder = None,
+    size: Sizes = None,
+    mode: Modes = "normal",
+    output: Output = Path("results.csv"),
+    save_predictions: Predictions = None,
+    allow_incomplete: Incomplete = False,
+    precision: Precision = None,
+    backend: Backend = None,
+    device: Device = "auto",
+    workers: Workers = None,
+    batch_size: BatchSize = 64,
+    figure: Figure = None,
+    debug: Debug = False,
+) -> None:
+    """Measure accuracy and robustness, beside the published numbers.
+
+    Sets are folders, or the uncompressed tars of their download. They are checked by name before
+    anything runs. Each row of results is on the disk as soon as it is measured; the same command
+    goes on where one was stopped, and further commands add rows to the same table.
+    """
+    if model_name is not None and model is not None and model_name != model:
+        usage_error(f"got {model_name} and {model}, needs one model", "--model")
+    if figure is not None and figure not in _FIGURES:
+        usage_error(f"got {figure!r}, needs one of {', '.join(_FIGURES)}", "--figure")
+    sets = {
+        "imagenet": imagenet, "a": a, "r": r, "sketch": sketch, "v2": v2, "c": c, "folder": folder,
+    }  # fmt: skip
+    parts = _load()
+    if figure is None or any(sets.values()):
+        try:
+            options = parts.EvaluationOptions(
+                **sets,
+                output=output,
+                model=model_name or model,
+                weights=weights,
+                weights_key=weights_key,
+                real=real or real_labels is not None,
+                real_labels=real_labels,
+                v2_variants=_names(v2_variants),
+                corruptions=corruptions,
+                sizes=_numbers(size),
+                modes=_names(mode),
+                save_predictions=save_predictions,
+                allow_incomplete=allow_incomplete,
+                precision=precision,
+                backend=backend,
+                device=device,
+                workers=workers,
+                batch_size=batch_size,
+            )
+        except ValueError as error:
+            option, _, text = str(error).partition(": ")
+            usage_error(
+                text, "/".join(f"--{name.replace('_', '-')}" for name in option.split(", "))
+            )
+        _run(parts, options)
+    if figure is not None and parts.is_first_process():
+        file = parts.draw_sizes(output)
+        typer.echo(f"figure: {escaped(str(file))}")
+
+
+def _run(parts: SimpleNamespace, options: Any) -> None:
+    watcher = _watcher(parts)
+    with watcher.screen, weights_remarks():
+        try:
+            outcome = parts.evaluate(options, watcher)
+        except parts.OtherProcessFailed:
+            return  # the first process says why, unless torchrun ends it for another's exit code
+    if not outcome.is_first:
+        return
+    _print_table(outcome.rows)
+    note(f"results: {options.output}, {parts.json_of(options.output).name} beside it")
+    if outcome.failures:
+        raise RuntimeError("\n".join(outcome.failures))
+
+
+def _watcher(parts: SimpleNamespace) -> Any:
+    """Return a watcher that prints, and shows a bar where a person is watching."""
+    remarks = messages()
+    bar: Any = None
+    screen: AbstractContextManager[Any] = nullcontext()
+    if remarks.is_terminal:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        screen = bar = Progress(
+            *columns, console=remarks, transient=True, redirect_stdout=False, redirect_stderr=False
+        )
+        bar.disable = not parts.is_first_process()
+
+    class Printing(parts.Watcher):  # type: ignore[name-defined]
+        def __init__(self) -> None:
+            self.screen = screen
+            self.task: Any = None
+
+        def remark(self, text: str) -> None:
+            note(text, console=remarks)
+
+        def started(self, title: str, images: int) -> None:
+            if bar is not None:
+                self.task = bar.add_task(escaped(title), total=images)
+
+        def advanced(self, images: int) -> None:
+            if bar is not None:
+                bar.advance(self.task, images)
+
+        def finished(self, row: dict[str, Any], speed: Speed | None) -> None:
+            self._end_bar()
+            note(_in_words(row, speed), console=remarks)
+
+        def failed(self, title: str, reason: str) -> None:
+            self._end_bar()
+            text = Text.assemble((f"{title}: no result: ", "bold yellow"), escaped(reason))
+            remarks.print(text, soft_wrap=True)
+
+        def _end_bar(self) -> None:
+            if bar is not None and self.task is not None:
+                bar.remove_task(self.task)
+                self.task = None
+
+    return Printing()
+
+
+def _in_words(row: dict[str, Any], speed: Speed | None) -> str:
+    place = " ".join(str(row[name]) for name in ("set", "corruption", "severity") if row[name])
+    number = f"top-1 {row['top1']:.2f} %" if row["mce"] is None else f"mCE {row['mce']:.2f}"
+    text = f"{place}, {row['img_size']}, {row['mode']}: {number}"
+    if speed is None:
+        return text
+    return (
+        f"{text}, {row['images']} images in {speed.seconds:.1f} s; alone the loader would do "
+        f"{speed.loader:.0f} images/s, the model {speed.model:.0f} images/s"
+    )
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    titles = ("model", "set", "size", "mode", "images", "top-1", "top-5", "published", "", "")
+    lines: list[list[str | Text]] = [[Text(title, style="bold") for title in titles]]
+    for row in rows:
+        if row["corruption"] and row["severity"] != "":
+            continue
+        top1 = f"{row['top1']:.2f} %" if row["mce"] is None else f"mCE {row['mce']:.2f}"
+        lines.append(
+            [
+                f"{row['model']} {row['weights_sha256'][:_SHORT_HASH]}",
+                str(row["set"]),
+                str(row["img_size"]),
+                str(row["mode"]),
+                str(row["images"]),
+                top1,
+                f"{row['top5']:.2f} %",
+                "-" if row["published"] is None else f"{row['published']:.1f}",
+                "" if row["difference"] is None else f"{row['difference']:+.2f}",
+                str(row["note"]),
+            ]
+        )
+    print_rows(lines, right=(2, 4, 5, 6, 7, 8))
+    for row in rows:
+        if row["corruption"] and row["severity"] == "":
+            _print_corruptions(row)
+
+
+def _print_corruptions(row: dict[str, Any]) -> None:
+    details = row["details"]
+    lines: list[list[str | Text]] = [["", *map(str, range(1, 6)), "CE"]]
+    for corruption, errors in details["errors"].items():
+        relative = f"{details['ce'][corruption]:.2f}" if details["ce"] else "-"
+        lines.append([corruption, *(f"{error:.2f}" for error in errors), relative])
+    note("", f"top-1 error in % by severity; not normalised, its mean is {row['top1_err']:.2f}")
+    print_rows(lines, right=range(1, 7))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _numbers(text: str | None) -> tuple[int, ...]:
+    names = _names(text or "")
+    if not all(name.isascii() and name.isdecimal() for name in names):
+        usage_error(f"got {text!r}, needs numbers such as 224,256,320", "--size")
+    return tuple(int(name) for name in names)
+
+
+def _load() -> SimpleNamespace:
+    """Import the evaluation, which needs the packages of the extra `evaluate`."""
+    try:
+        from ..evaluation import figure, options, results, run
+    except ImportError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in _EXTRA:
+            raise RuntimeError(
+                f"evaluation needs the package {missing}: {install_hint('evaluate')}"
+            ) from None
+        raise
+    from ..training.launch import is_first_process
+
+    return SimpleNamespace(
+        EvaluationOptions=options.EvaluationOptions,
+        OtherProcessFailed=run.OtherProcessFailed,
+        Watcher=run.Watcher,
+        draw_sizes=figure.draw_sizes,
+        evaluate=run.evaluate,
+        is_first_process=is_first_process,
+        json_of=results.json_of,
+    )
+
+
+if __name__ == "__main__":
+    alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    register(alone)
+    alone()

@@ -1,0 +1,184 @@
+"""Find the images of a set in a tree, and name everything that is not as it should be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from .image_sets import KNOWN_SETS, ImageSet
+from .trees import Tree, joined
+
+__all__ = ["LabelledImage", "Listing", "find_classes", "images_below", "list_set"]
+
+_SHOWN = 5
+_ALIKE = 0.5  # share of a set's folders by which a wrong folder is recognised
+_WRAPPERS = 3  # folders around the classes' folders, as downloads have them
+
+
+class LabelledImage(NamedTuple):
+    """An image of a tree, and its label among the model's classes."""
+
+    path: str
+    label: int
+
+
+@dataclass
+class Listing:
+    """What was found of a set.
+
+    Attributes
+    ----------
+    set : ImageSet
+    at : str
+        The folder in the tree that holds the classes' folders.
+    folders : list of (str, int)
+        Path and label of each class's folder, by label.
+    count : int
+        Images in them.
+    faults : list of str
+        What is missing, doubled or strange, in words.
+    is_unusable : bool
+        Whether nothing can be evaluated, so that a fault cannot be passed over.
+    """
+
+    set: ImageSet
+    at: str = ""
+    folders: list[tuple[str, int]] = field(default_factory=list)
+    count: int = 0
+    faults: list[str] = field(default_factory=list)
+    is_unusable: bool = False
+
+    @property
+    def note(self) -> str:
+        """What marks the results of a set with faults; "" for one without."""
+        if not self.faults:
+            return ""
+        if self.set.images is not None and self.count != self.set.images:
+            return f"incomplete: {self.count} of {self.set.images} images"
+        return "incomplete"
+
+
+def list_set(image_set: ImageSet, tree: Tree, at: str | None = None) -> Listing:
+    """Look for a set's classes in a tree and count their images.
+
+    Parameters
+    ----------
+    image_set : ImageSet
+    tree : Tree
+    at : str | None
+        The folder that holds the classes' folders; None looks for it.
+    """
+    names = image_set.folders()
+    listing = Listing(image_set)
+    if at is None:
+        places = find_classes(tree, names)
+        if not places:
+            return _nothing(listing, tree)
+        at = places[0]
+        if len(places) > 1:
+            shown = _shown(f"{tree.name}/{place}".rstrip("/") for place in places)
+            listing.faults.append(f"its classes are found in several folders: {shown}")
+    listing.at = at
+    found: dict[int, list[str]] = {}
+    strange = []
+    for folder in tree.folders(at):
+        label = names.get(_class_name(folder, names))
+        if label is None:
+            strange.append(folder)
+        else:
+            found.setdefault(label, []).append(folder)
+    listing.folders = [
+        (joined(at, folder), label) for label in sorted(found) for folder in found[label]
+    ]
+    counts = {path: len(tree.images(path)) for path, _ in listing.folders}
+    listing.count = sum(counts.values())
+    listing.is_unusable = listing.count == 0
+    twice = [" and ".join(folders) for folders in found.values() if len(folders) > 1]
+    missing = [name for name, label in names.items() if label not in found]
+    empty = [path for path, count in counts.items() if count == 0]
+    for what, which in (
+        ("classes twice", twice),
+        ("classes missing", missing),
+        ("folders that are no class of it", strange),
+        ("folders without images", empty),
+    ):
+        if which:
+            listing.faults.append(f"{len(which)} {what}: {_shown(which)}")
+    if image_set.images is not None and listing.count != image_set.images:
+        listing.faults.append(f"{listing.count} images, needs {image_set.images}")
+    if listing.faults:
+        _recognise(listing, {_class_name(name, names) for name in tree.folders(at)})
+    return listing
+
+
+def images_below(tree: Tree, folders: Sequence[tuple[str, int]]) -> list[LabelledImage]:
+    """Return the images of a listing's folders in their order: by label, then by name."""
+    return [
+        LabelledImage(joined(folder, name), label)
+        for folder, label in folders
+        for name in tree.images(folder)
+    ]
+
+
+def find_classes(tree: Tree, names: Mapping[str, int]) -> list[str]:
+    """Return the folders, from the root inwards, whose folders are named as classes.
+
+    The root, ``val`` or ``validation`` in it, or what a download wraps around: folders that hold
+    one folder each.
+    """
+    places, at = [], ""
+    for _ in range(_WRAPPERS):
+        inner = [joined(at, name) for name in tree.folders(at) if name in ("val", "validation")]
+        for place in (at, *inner):
+            if any(_class_name(name, names) in names for name in tree.folders(place)):
+                places.append(place)
+        folders = tree.folders(at)
+        if places or len(folders) != 1:
+            break
+        at = joined(at, folders[0])
+    return places
+
+
+def _class_name(folder: str, names: Mapping[str, int]) -> str:
+    """Return the name of the class that a folder is meant for.
+
+    Another spelling counts too (``N01440764``, ``007``), so that a class that is there twice is
+    seen.
+    """
+    if folder in names:
+        return folder
+    if folder.isascii() and folder.isdecimal():
+        return str(int(folder))
+    return folder.lower()
+
+
+def _nothing(listing: Listing, tree: Tree) -> Listing:
+    listing.is_unusable = True
+    wanted = list(listing.set.folders())
+    found = tree.folders()
+    has = f"its folders are {_shown(found)}" if found else "it has no folders"
+    if flat := len(tree.images()):
+        has += f", and {flat} images in none: each belongs into the folder of its class"
+    listing.faults.append(f"no folder of a class such as {_shown(wanted[:2])}; {has}")
+    _recognise(listing, set(found))
+    return listing
+
+
+def _recognise(listing: Listing, folders: set[str]) -> None:
+    """Say which set a folder looks like, if it is another one than was asked for."""
+    for other in KNOWN_SETS:
+        names = set(other.folders())
+        if other is listing.set or len(names & folders) < _ALIKE * len(names | folders):
+            continue
+        if names == folders and (
+            names != set(listing.set.folders()) or other.images == listing.count
+        ):
+            listing.faults.append(f"it looks like {other.name}: were two folders swapped?")
+            return
+
+
+def _shown(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f", … ({len(names)} in all)" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
