@@ -29,6 +29,7 @@ from .sampling import Sample
 from .settings import Settings
 from .speed import duration, per_second
 from .state import TrainingState
+from .steps import EagerSteps, build_steps
 
 __all__ = ["DryRun", "dry_run"]
 
@@ -142,7 +143,9 @@ def dry_run(options: RunOptions) -> DryRun:
         data.shard(fabric.global_rank, fabric.world_size, *limits)
         state = TrainingState(fabric, model, module.optimizer, settings.recipe.ema_decay)
         with contextlib.closing(data):
-            trial = _Trial(fabric, module, wrapped, data, state)
+            steps = build_steps(options.cuda_graphs, fabric, module, wrapped, data, 1)
+            steps.set_rates()
+            trial = _Trial(fabric, module, steps, data, state)
             try:
                 return trial.measured(options, settings)
             except torch.OutOfMemoryError as error:
@@ -159,16 +162,15 @@ class _Trial:
         self,
         fabric: Fabric,
         module: ClassifierModule,
-        wrapped: tuple[Any, Any],
+        steps: EagerSteps,
         data: TrainingData,
         state: TrainingState,
     ) -> None:
         self.fabric = fabric
         self.module = module
-        self.network, self.optimizer = wrapped
+        self.steps = steps
         self.data = data
         self.state = state
-        self._steps = 0
 
     def measured(self, options: RunOptions, settings: Settings) -> DryRun:
         """Return all that there is to know."""
@@ -245,13 +247,10 @@ class _Trial:
 
     def _step(self, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
         """Take a whole optimiser step, averaged weights included."""
-        seed_step(self.data.seed, self._steps, self.fabric.global_rank)
-        self._steps += 1
-        mixed = self.data.mix(*self.fabric.to_device(batch))
-        self.fabric.backward(self.module.training_step(mixed, 0))
-        self.module.clip_gradients(self.state.scaler)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        seed_step(self.data.seed, self.state.global_step, self.fabric.global_rank)
+        images, labels = batch
+        self.steps.add_batch((images, labels, *self.data.mixing_numbers(images)), ends_step=True)
+        self.steps.optimise()
         self.state.step_done()
 
     def _validate(self, batch: tuple[torch.Tensor, torch.Tensor]) -> None:

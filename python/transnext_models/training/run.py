@@ -40,7 +40,7 @@ from .run_folder import RunFolder, measures
 from .run_lock import LOCK_NAME, RunLock
 from .settings import Settings
 from .state import TrainingState
-from .steps import CapturedSteps, EagerSteps
+from .steps import build_steps
 
 __all__ = ["RunOptions", "RunResult", "RunStopped", "train"]
 
@@ -159,8 +159,8 @@ class _Run:
             settings.recipe.early_stop,
         )
         save = functools.partial(self.folder.save, configuration=self.configuration)
-        steps = (CapturedSteps if options.cuda_graphs else EagerSteps)(
-            fabric, module, wrapped, self.data, options.accumulate
+        steps = build_steps(
+            options.cuda_graphs, fabric, module, wrapped, self.data, options.accumulate
         )
         loop = TrainingLoop(fabric, module, steps, self.data, state, pace, save, self.callbacks)
         self._go_on(state, loop)

@@ -13,7 +13,7 @@ from .captured_step import CapturedStep, CudaGraphs
 from .loaders import TrainingData
 from .module import ClassifierModule
 
-__all__ = ["CapturedSteps", "EagerSteps"]
+__all__ = ["EagerSteps", "build_steps"]
 
 
 class EagerSteps:
@@ -116,3 +116,8 @@ class CapturedSteps(EagerSteps):
         for gradient in gradients:
             torch.distributed.all_reduce(gradient)
             gradient /= self._fabric.world_size
+
+
+def build_steps(captured: bool, *parts: Any) -> EagerSteps:
+    """Return what takes steps, in CUDA graphs or not; `parts` are those of `EagerSteps`."""
+    return CapturedSteps(*parts) if captured else EagerSteps(*parts)
