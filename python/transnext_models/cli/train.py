@@ -22,6 +22,7 @@ _SIGNALLED = 128  # plus its number: as a shell reports a program ended by a sig
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 # Of a switch, its names on the command line, where they are not those that Typer makes.
 _FLAGS = {
+    "auto_resume": ("--auto-resume",),
     "compile": ("--compile",),
     "cuda_graphs": ("--cuda-graphs",),
     "half": ("--float16/--no-float16",),

@@ -92,6 +92,11 @@ class RunOptions:
         "Weights of the classes in the loss: balanced, a number for each (1,2,1), or cat=2,dog=3.",
     ] = None
     early_stop: Annotated[int | None, "End after so many validations without a better one."] = None
+    auto_resume: Annotated[
+        bool,
+        "Go on with the run in --output where there is one: the same command starts and continues "
+        "it, as a requeued job or torchrun --max-restarts calls it.",
+    ] = False
     precision: Annotated[
         str | None, "Lightning precision, such as 32-true, 16-mixed, bf16-mixed."
     ] = None

@@ -96,6 +96,8 @@ def train(options: RunOptions, callbacks: Sequence[Any] = ()) -> RunResult:
     """
     check_options(options)
     folder = RunFolder(options.output)
+    if options.auto_resume and options.resume is None and folder.has_begun:
+        options = dataclasses.replace(options, resume=options.output)
     with RunLock() as lock, quiet(), _advised(folder):
         return _Run(options, folder, lock, callbacks).carry_out()
 
