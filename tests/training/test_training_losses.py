@@ -85,9 +85,9 @@ def test_a_weight_multiplies_the_loss_of_its_class(soft: bool) -> None:
         ClassifierModule(model, recipe, 1, class_weights=weights)
         for weights in (None, torch.tensor([3.0, 7.0, 3.0]))
     )
-    expected = plain.training_step((images, targets), 0) * (3 if soft else 1)
+    expected = plain.training_step((images, targets)) * (3 if soft else 1)
     # With hard labels torch divides by the sum of the weights.
-    assert weighted.training_step((images, targets), 0).item() == pytest.approx(expected.item())
+    assert weighted.training_step((images, targets)).item() == pytest.approx(expected.item())
 
 
 def test_a_run_on_unequal_classes_is_balanced(tmp_path: Path) -> None:
@@ -95,13 +95,11 @@ def test_a_run_on_unequal_classes_is_balanced(tmp_path: Path) -> None:
     for path in list((tmp_path / "data" / "train" / "bee").iterdir())[3:]:
         path.unlink()
     seen = []
-    step = ClassifierModule.training_step
 
     class Watched:
         def on_train_start(self, loop: Any, module: ClassifierModule) -> None:
             seen.append(module.class_weights)
 
-    assert step
     train(finetuned(tmp_path / "run", tmp_path / "data", class_weights="balanced"), [Watched()])
     assert seen[0].tolist() == pytest.approx([15 / 18, 15 / 9, 15 / 18])
 
@@ -117,7 +115,7 @@ def test_each_of_several_labels_is_learnt_by_itself() -> None:
     logits = model(images)
     chances = logits.sigmoid()
     expected = -(targets * chances.log() + (1 - targets) * (1 - chances).log()).mean()
-    assert module.training_step((images, targets), 0).item() == pytest.approx(expected.item())
+    assert module.training_step((images, targets)).item() == pytest.approx(expected.item())
     loss, top1, top5, count = module.measure(logits.detach(), targets).tolist()
     assert loss == pytest.approx(2 * expected.item(), rel=1e-5)
     best = int(logits[0].argmax())

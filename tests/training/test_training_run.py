@@ -102,9 +102,9 @@ def test_imagenet_recipe_trains_on_a_folder(
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     step = ClassifierModule.training_step
 
-    def watched(self: ClassifierModule, batch: Any, batch_index: int) -> torch.Tensor:
+    def watched(self: ClassifierModule, batch: Any) -> torch.Tensor:
         seen.append(batch)
-        return step(self, batch, batch_index)
+        return step(self, batch)
 
     monkeypatch.setattr(ClassifierModule, "training_step", watched)
     result = transnext_train(

@@ -38,7 +38,7 @@ def test_three_steps_are_the_golden_ones(fused: bool) -> None:
         # In float64 throughout, which the trainer's loss is not.
         loss = nn.functional.cross_entropy(model(batch[0]), batch[1])
         assert loss.item() == pytest.approx(step["loss"], rel=1e-9)
-        assert module.training_step(batch, 0).item() == pytest.approx(step["loss"], rel=1e-5)
+        assert module.training_step(batch).item() == pytest.approx(step["loss"], rel=1e-5)
         loss.backward()
         norm = float(nn.utils.get_total_norm([x.grad for x in model.parameters()]))  # type: ignore[misc]
         assert norm == pytest.approx(step["norm"], rel=1e-9)
@@ -126,9 +126,9 @@ class _Lost:
         self.seen = 0
         step = ClassifierModule.training_step
 
-        def lost(module: ClassifierModule, batch: Any, index: int) -> torch.Tensor:
+        def lost(module: ClassifierModule, batch: Any) -> torch.Tensor:
             self.seen += 1
-            loss = step(module, batch, index)
+            loss = step(module, batch)
             return loss * value if self.seen == at else loss
 
         monkeypatch.setattr(ClassifierModule, "training_step", lost)

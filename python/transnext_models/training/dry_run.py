@@ -248,7 +248,7 @@ class _Trial:
         seed_step(self.data.seed, self._steps, self.fabric.global_rank)
         self._steps += 1
         mixed = self.data.mix(*self.fabric.to_device(batch))
-        self.fabric.backward(self.module.training_step(mixed, 0))
+        self.fabric.backward(self.module.training_step(mixed))
         self.module.clip_gradients(self.state.scaler)
         self.optimizer.step()
         self.optimizer.zero_grad()

@@ -212,7 +212,7 @@ class TrainingLoop:
         batch = self.data.mix(*fabric.to_device(self.data.training_batch(loaded)))
         # The processes' gradients are put together once per optimiser step.
         with fabric.no_backward_sync(self._network, enabled=not ends_step):
-            loss = module.training_step(batch, index)
+            loss = module.training_step(batch)
             fabric.backward(loss / self.pace.accumulate)
         state.add_loss(loss, len(batch[0]))
         self._watch.note(loss, state.epoch, state.global_step + 1, self._rate)

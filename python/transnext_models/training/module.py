@@ -65,7 +65,7 @@ class ClassifierModule:
             self.optimizer, recipe, epochs, learning_rate_factor
         )
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Return the loss of images [B, 3, H, W] with their targets.
 
         These are int64 labels [B], soft targets [B, classes], or several labels, zeros and ones
