@@ -166,6 +166,15 @@ def test_tensorboard_has_every_epoch_once_also_after_a_resume(tmp_path: Path) ->
     assert [step for step, _ in events["val_top1"]] == [2]
 
 
+def test_what_is_not_the_run_s_is_left_alone(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboardX")
+    others = tmp_path / "tensorboard" / "events.out.tfevents.1"
+    others.parent.mkdir()
+    others.write_bytes(b"somebody else's")
+    train(digits(tmp_path))
+    assert others.read_bytes() == b"somebody else's"
+
+
 def test_without_tensorboard_a_run_is_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
