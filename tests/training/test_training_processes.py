@@ -109,6 +109,42 @@ def test_every_validation_image_counts_once(tmp_path: Path, whole: Path, images:
         assert float(row["val_loss"]) == pytest.approx(float(rows[0]["val_loss"]), rel=1e-6)
 
 
+_LOST = """
+import os, sys
+from pathlib import Path
+from transnext_models.training.module import ClassifierModule
+from transnext_models.training.run import RunOptions, train
+
+step, seen = ClassifierModule.training_step, []
+
+def lost(module, batch):
+    seen.append(batch)
+    is_lost = os.environ.get("LOCAL_RANK", "0") == "1" and len(seen) == 3
+    return step(module, batch) * (float("nan") if is_lost else 1.0)
+
+ClassifierModule.training_step = lost
+train(RunOptions(
+    recipe="imagenet_224", model="transnext_pico", data=sys.argv[1], output=Path(sys.argv[2]),
+    num_classes=2, img_size=32, epochs=3, batch_size=2, workers=0, devices="2", report=False,
+))
+"""
+
+
+def test_a_loss_that_one_process_loses_stops_all(tmp_path: Path, images: Path) -> None:
+    script = tmp_path / "lost.py"
+    script.write_text(_LOST)
+    done = subprocess.run(
+        [sys.executable, str(script), str(images), str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=300,
+    )
+    assert done.returncode != 0
+    # Both say so, the one whose loss it is not included.
+    assert done.stderr.count("RuntimeError: the loss of epoch 0, step 3 (learning rate 1e-06)") == 2
+
+
 def test_torchrun_with_as_many_processes(tmp_path: Path, images: Path, whole: Path) -> None:
     run = tmp_path / "run"
     with socket.socket() as free:

@@ -48,6 +48,27 @@ def test_speed_and_end_follow_from_the_batches_done() -> None:
     assert speed.seconds_left == pytest.approx(90 / 110 * 90)
 
 
+def test_waiting_for_images_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = _Clock()
+    speed = Speed(32, clock)
+    speed.begin(10)
+    speed.begin_epoch()
+    for _ in range(10):
+        with speed.waiting():
+            clock.now += 1
+        clock.now += 3
+        speed.batch_done()
+    assert speed.waited == pytest.approx((40, 0.25))
+    progress.warn_of_waiting(3, 4, *speed.waited)
+    assert "epoch 3: 25% of the time was spent on waiting for images" in capsys.readouterr().err
+    progress.warn_of_waiting(3, 4, 40, 0.1)
+    progress.warn_of_waiting(3, 4, 4, 0.9)
+    assert capsys.readouterr().err == ""
+    speed.begin_epoch()
+    clock.now += 1
+    assert speed.waited == pytest.approx((1, 0))
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
@@ -143,6 +164,15 @@ def test_tensorboard_has_every_epoch_once_also_after_a_resume(tmp_path: Path) ->
         expected = [(int(row["epoch"]), pytest.approx(float(row[name]))) for row in rows]
         assert events[name] == expected
     assert [step for step, _ in events["val_top1"]] == [2]
+
+
+def test_what_is_not_the_run_s_is_left_alone(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboardX")
+    others = tmp_path / "tensorboard" / "events.out.tfevents.1"
+    others.parent.mkdir()
+    others.write_bytes(b"somebody else's")
+    train(digits(tmp_path))
+    assert others.read_bytes() == b"somebody else's"
 
 
 def test_without_tensorboard_a_run_is_as_it_was(

@@ -131,6 +131,26 @@ def test_fine_tuning_drops_paths_at_its_own_rate(model: str, rate: float, tmp_pa
     assert max(rates) == pytest.approx(rate)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "size", "crop"),
+    [
+        ("imagenet_224", None, ("center", 0.875)),
+        ("imagenet_224", 383, ("center", 0.875)),
+        ("imagenet_224", 384, ("squash", 1.0)),
+        ("imagenet_384_ft", None, ("squash", 1.0)),
+        ("finetune", None, ("center", 0.875)),
+        ("digits", None, ("squash", 1.0)),
+    ],
+)
+def test_validation_images_are_cropped_as_published(
+    recipe: str, size: int | None, crop: tuple[str, float], tmp_path: Path
+) -> None:
+    """From 384 on the whole image is warped."""
+    options = RunOptions(recipe=recipe, output=tmp_path, img_size=size)
+    preprocess = Settings.of(options, 1).preprocess
+    assert (preprocess.crop_mode, preprocess.crop_pct) == crop
+
+
 def test_augmentation_is_in_the_published_order() -> None:
     recipe = get_recipe("imagenet_224")
     assert recipe.augmentation is not None

@@ -126,9 +126,9 @@ class _Lost:
         self.seen = 0
         step = ClassifierModule.training_step
 
-        def lost(module: ClassifierModule, batch: Any, index: int) -> torch.Tensor:
+        def lost(module: ClassifierModule, batch: Any) -> torch.Tensor:
             self.seen += 1
-            loss = step(module, batch, index)
+            loss = step(module, batch)
             return loss * value if self.seen == at else loss
 
         monkeypatch.setattr(ClassifierModule, "training_step", lost)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -106,7 +105,9 @@ class TensorBoard(_Logger):
         """See `_Logger.open`."""
         from lightning.fabric.loggers import TensorBoardLogger
 
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if rows:  # otherwise what lies there is not this run's
+            for path in self._folder.glob("events.out.tfevents.*"):
+                path.unlink()
         self._logger = TensorBoardLogger(
             self._folder.parent, name="", version=self._folder.name, default_hp_metric=False
         )

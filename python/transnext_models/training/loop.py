@@ -17,13 +17,12 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from . import history
+from . import history, progress
 from .durable import RunFileError
 from .interruption import RunStopped, StopSignals
 from .loaders import TrainingData
 from .loss_watch import LossWatch, NotFinite
 from .module import ClassifierModule
-from .progress import progress_shown
 from .random_numbers import seed_step
 from .speed import Speed, duration
 from .state import TrainingState
@@ -197,10 +196,12 @@ class TrainingLoop:
         loaded = self.data.train_batches(state.epoch, first)
         self._speed.begin_epoch()
         title, shown = f"epoch {state.epoch}", self.is_global_zero
-        with progress_shown(title, first, batches, self._speed, shown) as advance:
+        with progress.progress_shown(title, first, batches, self._speed, shown) as advance:
             for index in range(first, batches):
                 ends_step = (index + 1) % accumulate == 0
-                self._train_batch(next(loaded), index, ends_step)
+                with self._speed.waiting():
+                    batch = next(loaded)
+                self._train_batch(batch, index, ends_step)
                 self._speed.batch_done()
                 advance()
                 if ends_step:
@@ -235,6 +236,8 @@ class TrainingLoop:
             "train_loss": loss / images,
         }
         speed = self._speed.epoch_images_per_second
+        if self.is_global_zero:
+            progress.warn_of_waiting(state.epoch, self.data.workers, *self._speed.waited)
         is_last = state.epoch + 1 == self.pace.epochs
         is_best = False
         if is_last or (state.epoch + 1) % self.pace.validate_every == 0:

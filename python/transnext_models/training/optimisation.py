@@ -28,12 +28,17 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """
     from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 
-    spared = [f"*{part}*" for part in recipe.no_weight_decay]
+    # Whole names: not every timm knows patterns, nor spares biases of more than one dimension.
+    spared = [
+        name
+        for name, _ in model.named_parameters()
+        if name.endswith(".bias") or any(part in name for part in recipe.no_weight_decay)
+    ]
     if recipe.layer_decay is not None:
         return param_groups_layer_decay(
             model,
             weight_decay=recipe.weight_decay,
-            no_weight_decay_list=[*spared, "*.bias"],
+            no_weight_decay_list=spared,
             layer_decay=recipe.layer_decay,
         )
     return param_groups_weight_decay(

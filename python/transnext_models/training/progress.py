@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 
 from .speed import Speed, duration, per_second
 
-__all__ = ["LINE_SECONDS", "progress_shown"]
+__all__ = ["LINE_SECONDS", "progress_shown", "warn_of_waiting"]
+
+_SHORT, _MUCH = 20.0, 0.2  # seconds of an epoch that say nothing; a share that matters
 
 LINE_SECONDS = 60.0
 """Between two lines where standard error is no terminal."""
@@ -37,6 +39,18 @@ def progress_shown(
             yield advance
     else:
         yield _Lines(title, done, total, speed)
+
+
+def warn_of_waiting(epoch: int, workers: int, seconds: float, share: float) -> None:
+    """Say so where an epoch's training has spent much of its time on waiting for images."""
+    if seconds < _SHORT or share < _MUCH:
+        return
+    print(
+        f"epoch {epoch}: {share:.0%} of the time was spent on waiting for images, which "
+        f"--workers {workers} load for each device: the loader limits this run",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 @contextlib.contextmanager

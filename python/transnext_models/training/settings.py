@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..classification.preprocess import Preprocess
+from ..classification.preprocess import WARP_FROM, Preprocess
 from ..variants import find_checkpoint
 from .options import RunOptions
 from .recipe_files import chosen_recipe
@@ -62,6 +62,11 @@ class Settings:
         batch_size = options.batch_size or recipe.batch_size
         total_batch = batch_size * options.accumulate * processes
         scale = total_batch / recipe.total_batch
+        crop = (recipe.crop_mode, recipe.crop_pct)
+        if recipe.data == "images" and img_size >= WARP_FROM:
+            crop = ("squash", 1.0)  # as published, whatever the recipe was made for
+        elif not recipe.crop_mode:
+            crop = (published.crop_mode, published.crop_pct)
         return cls(
             recipe=recipe,
             model_name=model_name,
@@ -78,8 +83,7 @@ class Settings:
                 img_size,
                 published.mean,
                 published.std,
-                recipe.crop_mode or published.crop_mode,
-                recipe.crop_pct if recipe.crop_mode else published.crop_pct,
+                *crop,
                 published.interpolation,
             ),
         )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 __all__ = ["Speed", "duration", "per_second"]
 
@@ -32,6 +33,7 @@ class Speed:
         self._left = 0
         self._recent: deque[float] = deque(maxlen=_RECENT + 1)
         self._epoch = (0.0, 0)
+        self._waited = 0.0
 
     def begin(self, left: int) -> None:
         """Start with so many batches of the run left."""
@@ -44,6 +46,14 @@ class Speed:
         self._recent.clear()
         self._recent.append(now)
         self._epoch = (now, 0)
+        self._waited = 0.0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time of the block as waiting for a batch."""
+        began = self._clock()
+        yield
+        self._waited += self._clock() - began
 
     def batch_done(self) -> None:
         """Count a batch."""
@@ -68,6 +78,12 @@ class Speed:
         if not self._done:
             return None
         return (self._clock() - self._began) / self._done * max(self._left, 0)
+
+    @property
+    def waited(self) -> tuple[float, float]:
+        """Seconds of the epoch's training so far, and the share of them spent on waiting."""
+        seconds = self._clock() - self._epoch[0]
+        return seconds, self._waited / seconds if seconds > 0 else 0.0
 
     def _per_second(self, batches: int, since: float) -> float:
         seconds = self._clock() - since
