@@ -501,3 +501,33 @@ def test_the_command_names_what_is_missing(tmp_path: Path) -> None:
         "\n", " "
     )
     assert "Traceback" not in result.stderr
+
+
+# -- names ----------------------------------------------------------------------------------------
+
+
+def test_shards_whose_names_hold_a_split_within_a_word(
+    content: dict[str, Any], tmp_path: Path
+) -> None:
+    """`retrieval-train` is no shard of `val`; `train-val` could be of both."""
+    source = Path(in_shards(content, tmp_path / "data"))
+    for path in source.glob("*.tar"):
+        path.rename(source / f"retrieval_{path.name}")
+    assert both(open_splits(str(source))) == expected(content, tmp_path)
+    shutil.copy(source / "retrieval_val-000000.tar", source / "train-val.tar")
+    fails(source, "train-val.tar: has the names of both splits, needs --data and --data-val")
+
+
+def test_one_table_in_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("path,label\na.png,ant\n")
+    fails(tmp_path, "train.csv: is a table of one split, needs val.csv beside it")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_what_may_not_be_read(content: dict[str, Any], tmp_path: Path) -> None:
+    source = Path(in_folders(content, tmp_path / "data"))
+    (source / "val").chmod(0)
+    try:
+        fails(source, "val")
+    finally:
+        (source / "val").chmod(0o755)
