@@ -155,7 +155,7 @@ def _each(data: str, val: str, root: Path | None, lengths: tuple[int | None, int
 
 
 def _one(source: str, option: str, length: int | None, length_option: str) -> Split:
-    if Path(source).is_dir():
+    if not _has_scheme(source) and Path(source).is_dir():
         return _in_split_folder(Path(source), None)
     if not _names_shards(source):
         raise ValueError(
@@ -287,6 +287,9 @@ def _missing(folder: Path, split: str) -> str:
     classes = [p.name for p in sorted(here.iterdir()) if p.is_dir() and not is_hidden(p.name)]
     if classes and not {*siblings} & {*classes}:
         return f"{fault}; its folders ({_listed(classes)}) look like classes: put them into train/"
+    archives = [path.name for path in _archives_in(here) if path.name not in _ARCHIVES.values()]
+    if archives:
+        return f"{fault}; its archives ({_listed(archives)}) have no name of a split"
     return fault
 
 
