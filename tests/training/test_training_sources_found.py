@@ -246,6 +246,12 @@ def test_a_folder_above_and_a_folder_of_classes(content: dict[str, Any], tmp_pat
     fails(tmp_path / "photos", rf"its folders \({', '.join(CLASSES)}\) look like classes")
 
 
+def test_a_folder_of_class_archives(content: dict[str, Any], tmp_path: Path) -> None:
+    source = in_class_archives(content, tmp_path / "data")
+    (Path(source) / "train").rename(tmp_path / "photos")
+    fails(tmp_path / "photos", rf"its archives \({CLASSES[0]}.tar, .* have no name of a split")
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_a_split_that_is_missing(split: str, content: dict[str, Any], tmp_path: Path) -> None:
     source = Path(in_folders(content, tmp_path / "data"))
@@ -378,6 +384,7 @@ def test_options_that_do_not_go_together(content: dict[str, Any], tmp_path: Path
     fails(pattern, "got a CSV file and something else", val="a.csv")
     fails("pipe:cat a.tar", "--epoch-length: got nothing, needs the number of", val=pattern)
     fails(pattern, "--val-length: got nothing, needs the number", val="s3://bucket/a.tar")
+    fails(f"pipe:cat {'a' * 5000}", "--epoch-length: got nothing", val=pattern)
     fails("nowhere", "--data nowhere is neither a folder nor a data set that can be found")
     fails(tmp_path / "no.csv", "no.csv: cannot be read")
 
@@ -501,3 +508,39 @@ def test_the_command_names_what_is_missing(tmp_path: Path) -> None:
         "\n", " "
     )
     assert "Traceback" not in result.stderr
+
+
+# -- names ----------------------------------------------------------------------------------------
+
+
+def test_shards_whose_names_hold_a_split_within_a_word(
+    content: dict[str, Any], tmp_path: Path
+) -> None:
+    """`retrieval-train` is no shard of `val`; `train-val` could be of both."""
+    source = Path(in_shards(content, tmp_path / "data"))
+    for path in source.glob("*.tar"):
+        path.rename(source / f"retrieval_{path.name}")
+    assert both(open_splits(str(source))) == expected(content, tmp_path)
+    shutil.copy(source / "retrieval_val-000000.tar", source / "train-val.tar")
+    fails(source, "train-val.tar: has the names of both splits, needs --data and --data-val")
+
+
+def test_one_table_in_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("path,label\na.png,ant\n")
+    fails(tmp_path, "train.csv: is a table of one split, needs val.csv beside it")
+
+
+def test_what_may_not_be_read(
+    content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = in_folders(content, tmp_path / "data")
+    scandir = os.scandir
+
+    def refusing(folder: Any) -> Any:
+        if os.fspath(folder).endswith(refused):
+            raise PermissionError(13, "Permission denied", os.fspath(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    for refused in ("val", f"train/{CLASSES[1]}"):
+        fails(source, rf"--data {source}: .*{refused}")

@@ -17,6 +17,7 @@ from requirements import needs
 from training import short_runs
 from training.image_layouts import archive_of, noise, write_shards
 from training.short_runs import SMALL, CrashAfter, StopAfter, assert_same_end, resumed
+from training.test_training_run import transnext_train
 from transnext_models.classification.preprocess import Preprocess
 from transnext_models.training.data import ImageData
 from transnext_models.training.recipes import get_recipe
@@ -382,3 +383,20 @@ def test_what_follows_an_archive_is_passed_over(folder: Path) -> None:
     """As the filling up to 10 KiB that tar writes, or more."""
     command = f"pipe:cat {folder}/train-000000.tar; head -c 1000000 /dev/zero"
     assert len(Lanes([command], 3, 3).batch(0, 0)) == 3
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_command_says_in_a_line_which_shard_cannot_be_read(
+    folder: Path, tmp_path: Path, workers: int
+) -> None:
+    for broken in ("data", "data-val"):
+        names = {"data": pattern(folder, "train"), "data-val": pattern(folder, "val")}
+        names[broken] = "pipe:cat nowhere.tar"
+        result = transnext_train(
+            *("--recipe", SMALL.name, "--epoch-length", "24", "--val-length", "15"),
+            *("--data", names["data"], "--data-val", names["data-val"], "--devices", "1"),
+            *("--output", str(tmp_path / broken), "--workers", str(workers)),
+        )
+        assert result.exit_code == 1
+        said = result.stderr.splitlines()[-1]
+        assert said == "error: --data: pipe:cat nowhere.tar: failed with status 1; is empty"

@@ -13,9 +13,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..checkpoints.errors import escaped
 from ..classification.preprocess import Preprocess
 from .augmentation import image_augmentation
-from .image_reading import READABLE, TrainingImages, UnreadableImages, ValidationImages
+from .image_reading import (
+    READABLE,
+    TrainingImages,
+    UnreadableImages,
+    ValidationImages,
+    plain_errors,
+)
 from .loaders import Batch, TrainingData
 from .mixing import BatchMixer
 from .recipes import Recipe
@@ -177,17 +184,21 @@ class ImageData(TrainingData):
             return StreamedValidation(self.val_set, self.batch_size, self._rank, self._ranks)
         return ValidationImages(self.val_set)
 
+    def train_batches(self, epoch: int, first: int = 0) -> Iterator[Any]:
+        """Iterate over an epoch from batch `first` on, as the loader gives it."""
+        return plain_errors(super().train_batches(epoch, first))
+
     def val_batches(self) -> Iterator[Any]:
         """Iterate over this process's validation images, as the loader gives it."""
         if not isinstance(self.val_set, ShardStream):
-            return super().val_batches()
+            return plain_errors(super().val_batches())
         batches = self.validation_samples()
         assert isinstance(batches, StreamedValidation)
         options = {**self._loading(), "num_workers": batches.workers(self.workers)}
         loader: DataLoader[Any] = DataLoader(batches, batch_size=None, **options)
-        return itertools.islice(self._with_images(loader), self._limits[1])
+        return itertools.islice(self._with_images(plain_errors(iter(loader))), self._limits[1])
 
-    def _with_images(self, loader: DataLoader[Any]) -> Iterator[Any]:
+    def _with_images(self, loader: Iterator[Any]) -> Iterator[Any]:
         """Leave out batches of which no image can be read."""
         for images, labels, unreadable in loader:
             self._report("validation", unreadable)
@@ -231,4 +242,5 @@ class ImageData(TrainingData):
 
     def _report(self, what: str, stand_ins: list[str]) -> None:
         for name in self._unreadable[what].note(stand_ins):
-            print(f"left out, since it cannot be read: {name}", file=sys.stderr, flush=True)
+            text = f"left out, since it cannot be read: {escaped(name)}"
+            print(text, file=sys.stderr, flush=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Iterator, Sized
 from typing import Any
 
 from torch.utils.data import Dataset
@@ -10,12 +10,28 @@ from torch.utils.data import Dataset
 from .random_numbers import seed_sample
 from .sampling import Sample
 from .sources import ImageSet, UnreadableImage
-from .sources.streams import READABLE
+from .sources.streams import READABLE, LoadingError
 
-__all__ = ["READABLE", "TrainingImages", "UnreadableImages", "ValidationImages"]
+__all__ = ["READABLE", "TrainingImages", "UnreadableImages", "ValidationImages", "plain_errors"]
 
 _TRIES = 10  # images in a row that cannot be read before the data set is taken to be out of reach
 _LISTED = 100  # names in an error; all of them were said before
+
+
+def plain_errors(batches: Iterator[Any]) -> Iterator[Any]:
+    """Raise a `LoadingError` of a loading process as it was, without the traceback in its text.
+
+    With any error the other loading processes end, which would go on as long as somebody keeps it.
+    """
+    try:
+        yield from batches
+    except Exception as error:
+        if hasattr(batches, "_shutdown_workers"):
+            batches._shutdown_workers()
+        if not isinstance(error, LoadingError):
+            raise
+        text = str(error).rpartition(f"{LoadingError.__name__}: ")[2]
+        raise LoadingError(text.strip()) from error
 
 
 class TrainingImages(Dataset[tuple[Any, Any, str]]):
@@ -89,10 +105,10 @@ class UnreadableImages:
         count = len(self._found)
         if new and count > max(1, int(self.ALLOWED * self._total)):
             listed = list(self._found)[:_LISTED]
-            rest = "" if count == len(listed) else f"\nand {count - len(listed)} more, named before"
+            rest = "" if count == len(listed) else f", and {count - len(listed)} more, named before"
             raise RuntimeError(
                 f"--data: {count} of {self._total} {self._what} images cannot be read, more than "
-                f"{self.ALLOWED:.1%}: repair or remove them:\n" + "\n".join(listed) + rest
+                f"{self.ALLOWED:.1%}: repair or remove {', '.join(listed)}{rest}"
             )
         return new
 
@@ -108,6 +124,6 @@ def _readable(images: ImageSet, index: int) -> tuple[Any, Any, str]:
         pixels = image if images.transform is None else images.transform(image)
         return pixels, label, READABLE if first is None else first.name
     assert first is not None
-    raise RuntimeError(
+    raise LoadingError(
         f"--data: {_TRIES} images in a row cannot be read, from {first.name} on: {first.reason}"
     )

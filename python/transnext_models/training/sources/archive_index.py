@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import sys
+import tempfile
 import zipfile
 from array import array
 from collections.abc import Callable, Iterable, Sequence
@@ -23,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...images.formats import readable_suffixes
-from ..durable import RunFileError, written_durably
 from .classes import image_key, in_order
 from .packed_names import PackedNames
 
@@ -94,13 +94,16 @@ def indexed(
     """
     stamps = [(str(path.resolve()), *_stamp(path)) for path in files]
     key = json.dumps([_VERSION, kind, sorted(readable_suffixes()), stamps])
-    kept = _folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
-    index = _kept(kept)
+    folder = _folder()
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    kept = None if folder is None else folder / f"{digest[:32]}.npz"
+    index = None if kept is None else _kept(kept)
     if index is None:
         if sum(size for _, size, _ in stamps) >= _NOTICED:
             print(f"reading what {files[0]} holds, once", file=sys.stderr, flush=True)
         index = _made(entries())
-        _keep(index, kept)
+        if kept is not None:
+            _keep(index, kept)
     return index
 
 
@@ -109,8 +112,11 @@ def _stamp(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "transnext"
+def _folder() -> Path | None:
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "transnext"
+    except RuntimeError:  # a user without a home
+        return None
 
 
 def _made(entries: Iterable[Entry]) -> ArchiveIndex:
@@ -159,17 +165,23 @@ _ARRAYS = {
 
 
 def _keep(index: ArchiveIndex, target: Path) -> None:
-    """Write an index; a cache that cannot be written is none."""
+    """Write an index, beside others that do the same; a cache that cannot be written is none."""
     arrays = {
         "letters": index.names.letters,
         "ends": index.names.ends,
         **{name: getattr(index, name) for name in list(_ARRAYS)[2:]},
         "classes": np.array(index.classes, dtype=np.str_),
     }
-    with contextlib.suppress(OSError, RunFileError):
+    with contextlib.suppress(OSError):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with written_durably(target) as file:
-            np.savez(file, **arrays)
+        with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".part", delete=False) as file:
+            try:
+                np.savez(file, **arrays)
+                file.flush()
+                os.replace(file.name, target)
+            except BaseException:
+                os.unlink(file.name)
+                raise
 
 
 def _kept(path: Path) -> ArchiveIndex | None:

@@ -20,8 +20,8 @@ file; or shards.
 
 from __future__ import annotations
 
-import fnmatch
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -86,7 +86,7 @@ def open_splits(
     try:
         splits = _both(data, root) if val is None else _each(data, val, root, lengths)
         _check_classes(splits)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         text = str(error)
         raise ValueError(text if text.startswith("--") else f"{option}: {text}") from error
     return splits
@@ -118,6 +118,9 @@ def _both(data: str, root: Path | None) -> Splits:
         train, val = tables
         if train is not None and val is not None:
             return Splits(*table_splits(train, val, root))
+        if train is not None or val is not None:
+            other = "val.csv" if val is None else "train.csv"
+            raise ValueError(f"{train or val}: is a table of one split, needs {other} beside it")
         # Both are found before any is read, and the smaller one is read first: reading takes time.
         open_train, open_val = _in_folder(path, "train"), _in_folder(path, "val")
         opened = open_val()
@@ -152,7 +155,7 @@ def _each(data: str, val: str, root: Path | None, lengths: tuple[int | None, int
 
 
 def _one(source: str, option: str, length: int | None, length_option: str) -> Split:
-    if Path(source).is_dir():
+    if not _has_scheme(source) and Path(source).is_dir():
         return _in_split_folder(Path(source), None)
     if not _names_shards(source):
         raise ValueError(
@@ -210,12 +213,10 @@ def _in_folder(folder: Path, split: str) -> Callable[[], ImageSet]:
         if kit is None:
             raise ValueError(f"{archive}: has no labels, needs {imagenet.KIT}.tar.gz beside it")
         return partial(imagenet.val_archive, archive, kit)
-    shards = [
-        path
-        for path in _archives_in(folder)
-        if any(fnmatch.fnmatch(path.name.lower(), f"*{name}*") for name in _NAMES[split])
-        and path.name not in _ARCHIVES.values()
-    ]
+    shards = [path for path in _archives_in(folder) if split in _splits_of(path)]
+    both = next((path for path in shards if len(_splits_of(path)) == 2), None)
+    if both is not None:
+        raise ValueError(f"{both}: has the names of both splits, needs --data and --data-val")
     if shards:
         return partial(shard_images, shards)
     raise ValueError(_missing(folder, split))
@@ -243,6 +244,14 @@ def _in_split_folder(folder: Path, kit: Path | None) -> ImageSet:
                 "ImageNet's for validation"
             )
     return class_folders(folder)
+
+
+def _splits_of(shard: Path) -> set[str]:
+    """Return the splits of which a shard's name has a name as a word."""
+    if shard.name in _ARCHIVES.values():
+        return set()
+    words = re.findall("[a-z]+", shard.name.lower())
+    return {split for split, names in _NAMES.items() if not {*names}.isdisjoint(words)}
 
 
 def _archives_in(folder: Path) -> list[Path]:
@@ -278,6 +287,9 @@ def _missing(folder: Path, split: str) -> str:
     classes = [p.name for p in sorted(here.iterdir()) if p.is_dir() and not is_hidden(p.name)]
     if classes and not {*siblings} & {*classes}:
         return f"{fault}; its folders ({_listed(classes)}) look like classes: put them into train/"
+    archives = [path.name for path in _archives_in(here) if path.name not in _ARCHIVES.values()]
+    if archives:
+        return f"{fault}; its archives ({_listed(archives)}) have no name of a split"
     return fault
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -15,11 +16,26 @@ from ..sampling import Sample
 from .image_set import LabelledImage, UnreadableImage, decode
 from .lanes import Lanes, power_of_two, stream_samples
 from .shards import ShardSample
+from .tar_members import ArchiveError
 
-__all__ = ["READABLE", "ShardStream", "StreamedTraining", "StreamedValidation"]
+__all__ = ["READABLE", "LoadingError", "ShardStream", "StreamedTraining", "StreamedValidation"]
 
 READABLE = ""
 """In a batch, where another name is that of an image that cannot be read."""
+
+
+class LoadingError(RuntimeError):
+    """What ends a run where its images come from; `plain_errors` makes it readable."""
+
+
+@contextlib.contextmanager
+def _ending_the_run() -> Iterator[None]:
+    try:
+        yield
+    except LoadingError:
+        raise
+    except (ArchiveError, RuntimeError) as error:
+        raise LoadingError(f"--data: {error}") from error
 
 
 class ShardStream(Dataset[Any]):
@@ -83,10 +99,11 @@ class StreamedTraining(Dataset[Any]):
         For an image that cannot be read stands the next one of its batch that can.
         """
         epoch, position, _ = batch[0]
-        encoded = self._lanes.batch(epoch, position // self._step)
+        with _ending_the_run():
+            encoded = self._lanes.batch(epoch, position // self._step)
         images = [_decoded(sample) for sample in encoded]
         if not any(isinstance(image, LabelledImage) for image in images):
-            raise RuntimeError(f"--data: no image of a batch can be read, {images[0]}")
+            raise LoadingError(f"--data: no image of a batch can be read, {images[0]}")
         return [self._augmented(images, index, sample) for index, sample in enumerate(batch)]
 
     def _augmented(
@@ -143,7 +160,8 @@ class StreamedValidation(IterableDataset[Any]):
             for lane in range(number, self._lanes, workers)
         ]
         while True:
-            turn = [list(itertools.islice(lane, self._batch_size)) for lane in lanes]
+            with _ending_the_run():
+                turn = [list(itertools.islice(lane, self._batch_size)) for lane in lanes]
             if not any(turn):
                 return
             yield from map(self._batch, turn)
