@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from evaluation.made_up_sets import paint, painted_model
+from requirements import needs
 from transnext_models.evaluation.class_lists import wnids
 from transnext_models.evaluation.corruption_error import ALEXNET_ERRORS, corruption_errors
 from transnext_models.evaluation.generated import Corruption
@@ -181,6 +182,22 @@ def test_an_image_is_corrupted_the_same_way_whenever(name: str) -> None:
     assert np.shape(first) == (224, 224, 3)
     assert made(2, "n01440764/y.JPEG") != first
     assert made(3, "n01440764/x.JPEG") != first
+
+
+@needs("corrupt-tta")[0]
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_the_package_makes_all_of_them(name: str) -> None:
+    image = Image.fromarray(
+        np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
+    ).resize((320, 256))
+    clean = np.asarray(image.crop((48, 16, 272, 240)), dtype=float)
+    away = []
+    for severity in SEVERITIES:
+        made = np.asarray(Corruption(name, severity)(image, "n01440764/x.JPEG"), dtype=float)
+        again = np.asarray(Corruption(name, severity)(image, "n01440764/x.JPEG"), dtype=float)
+        np.testing.assert_array_equal(made, again)
+        away.append(np.abs(made - clean).mean())
+    assert min(away) > 0.5
 
 
 @pytest.mark.usefixtures("stand_in")

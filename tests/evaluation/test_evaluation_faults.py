@@ -139,6 +139,21 @@ def test_files_of_something_else_are_left_alone(tmp_path: Path) -> None:
         assert file.read_text() == content
 
 
+def test_a_place_that_cannot_be_written_is_said_before_anything_runs(tmp_path: Path) -> None:
+    paint_classes(tmp_path / "data", range(3))
+    (tmp_path / "file").write_text("no folder")
+    module = PaintedClassifier()
+    options = EvaluationOptions(
+        output=tmp_path / "file" / "results.csv",
+        imagenet=tmp_path / "data",
+        allow_incomplete=True,
+        device="cpu",
+    )
+    with pytest.raises(RuntimeError, match=r"output: .*file cannot be written"):
+        evaluate(options, model=painted_model(module))
+    assert module.images == 0
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

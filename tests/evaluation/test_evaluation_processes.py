@@ -119,6 +119,14 @@ def test_processes_and_batch_sizes(
 
 
 @pytest.mark.slow
+def test_more_processes_than_images(tmp_path: Path) -> None:
+    paint_classes(tmp_path / "val", range(2), right=1)
+    run(3, tmp_path / "results.csv", imagenet=tmp_path / "val")
+    (row,) = table(tmp_path / "results.csv")
+    assert (row["images"], row["top1"]) == ("2", "50.0")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [[1], [3, 6]])
 def test_killed_and_run_again(
     tmp_path: Path, sets: dict[str, Path], whole: Path, kills: Sequence[int]

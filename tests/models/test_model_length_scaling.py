@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 import transnext_ops as ops
+import transnext_reference as reference
 from golden_data import FLOAT64_TOLERANCE, max_relative_error
 from small_model import images, small_model
 from transnext_models import create_model
@@ -19,6 +21,7 @@ from transnext_models.layers.length_scale import (
     global_attention_at_length,
     window_cells,
 )
+from transnext_reference import attention
 
 BACKENDS = ["torch", "cpp", "reference"]
 
@@ -133,6 +136,32 @@ def test_models_agree_at_the_training_size_and_nowhere_else(options):
 def test_keys_are_those_of_the_training_size(options, keys):
     model = small_model(**options, length_scaling="training")
     assert [stage.blocks[0].attn.training_keys for stage in model.stages()] == keys
+
+
+@pytest.mark.parametrize("size", [(64, 64), (128, 96), (75, 130), (32, 32)])
+def test_the_model_is_the_reference_with_that_logarithm(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reference's scale, which it multiplies by log(its keys), is divided by that first."""
+    keys = 4  # of every stage at 64 x 64
+    attend = attention._attend
+
+    def at_training_length(inputs):
+        window = inputs.inside.sum(axis=1)  # [N]
+        pooled = inputs.k_pool.shape[1]
+        of_call = np.log(window + pooled)  # 0 for one key: its weight is 1, whatever its logit
+        ratio = np.log(window + keys) / np.where(of_call == 0, 1, of_call)
+        return attend(dataclasses.replace(inputs, scale=ratio[:, None] * inputs.scale))
+
+    monkeypatch.setattr(attention, "_attend", at_training_length)
+    model = small_model(img_size=64, length_scaling="training")
+    assert {block.attn.training_keys for stage in model.stages() for block in stage.blocks} == {4}
+    x = images(*size)
+    weights = {name: value.numpy() for name, value in model.state_dict().items()}
+    wanted = reference.forward(weights, x.numpy(), img_size=64)
+    with torch.no_grad():
+        got = model(x).numpy()
+    assert max_relative_error(got, wanted) <= FLOAT64_TOLERANCE
 
 
 def test_gradients_flow_and_the_model_is_traceable():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,8 @@ from torch import nn
 
 from transnext_ops.distribution import install_hint
 
+from ..checkpoints import WeightsWarning, read_weights
 from ..checkpoints import class_names as own_class_names
-from ..checkpoints import read_weights
 from ..checkpoints.digest import sha256
 from ..classification.classifier import (
     DEFAULT_MODEL,
@@ -135,7 +136,11 @@ def _transnext(
 
     def build(mode: str, device: torch.device, precision: str) -> Built:
         options = _mode_options(mode, loaded.model)
-        built = load_model(model, source, key=key, check=check_channels, backend=backend, **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", WeightsWarning)  # said above
+            built = load_model(
+                model, source, key=key, check=check_channels, backend=backend, **options
+            )
         module = built.model.to(device).freeze()
         pool = module.fixed_pool_size
         return Built(

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import platform
+import tempfile
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -75,6 +76,22 @@ class Results:
         else:
             self.rows.append(row)
         self.write()
+
+    def check_writable(self) -> None:
+        """Make sure that a row can be written, before hours are spent on one.
+
+        Raises
+        ------
+        RuntimeError
+            If it cannot; names the folder and says why.
+        """
+        folder = self.csv_file.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise RuntimeError(f"output: {folder} cannot be written ({error.strerror})") from error
 
     def write(self) -> None:
         """Write the files, unless they are so already; each is whole or as it was."""

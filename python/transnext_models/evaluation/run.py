@@ -128,7 +128,9 @@ class _Evaluation:
             predictions = None if file is None else Predictions(file)
             if options.c is not None:
                 self.watcher.remark(f"c: looking at the folders of {options.c}")
-            return loaded, results, predictions, make_plan(options, loaded)
+            plan = make_plan(options, loaded)
+            results.check_writable()
+            return loaded, results, predictions, plan
 
         prepared = self._in_first(prepare)
         plan = self.processes.from_first(prepared[3] if prepared else None)
