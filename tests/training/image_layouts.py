@@ -7,12 +7,18 @@ import random
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from transnext_models.training.sources import open_splits
 
 SPLITS = ("train", "val")
 KIT = "ILSVRC2012_devkit_t12"
+TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
+CLASSES = [f"n{number:08d}" for number in range(4)]
 Contents = Mapping[str, Mapping[str, bytes]]  # class, name, file
 
 
@@ -203,3 +209,10 @@ LAYOUTS: dict[str, Callable[[Mapping[str, Contents], Path], str]] = {
 
 NEEDS = {"hugging face": ["datasets"]}
 """Distributions that layouts need."""
+
+
+def fails(data: Path | str, fault: str, **options: Any) -> None:
+    """Refuse `data` with a message that names the option and has `fault`."""
+    with pytest.raises(ValueError, match=fault) as caught:
+        open_splits(str(data), **options)
+    assert str(caught.value).startswith("--")
