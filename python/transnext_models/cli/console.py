@@ -7,17 +7,20 @@ looks in JSON is said in `application.py`, for all commands at once.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
 from rich.text import Text
+
+from transnext_ops.distribution import install_hint
 
 from ..checkpoints.errors import escaped
 
@@ -223,3 +226,23 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextlib.contextmanager
+def needs_extra(extra: str, what: str, packages: Collection[str]) -> Iterator[None]:
+    """Say how to install `extra`, which `what` needs, where one of its packages is missing.
+
+    Raises
+    ------
+    RuntimeError
+        An import within failed for one of `packages`.
+    """
+    try:
+        yield
+    except ImportError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in packages:
+            raise RuntimeError(
+                f"{what} needs the package {missing}: {install_hint(extra)}"
+            ) from None
+        raise

@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from transnext_ops.distribution import install_hint
-
 from ..checkpoints.errors import escaped
-from .console import Debug, command, messages, note, print_rows, usage_error
+from .console import Debug, command, messages, needs_extra, note, print_rows, usage_error
 from .weights import WeightsKey, weights_remarks
 
 if TYPE_CHECKING:
@@ -341,15 +339,8 @@ def _numbers(text: str | None) -> tuple[int, ...]:
 
 def _load() -> SimpleNamespace:
     """Import the evaluation, which needs the packages of the extra `evaluate`."""
-    try:
+    with needs_extra("evaluate", "evaluation", _EXTRA):
         from ..evaluation import figure, options, results, run
-    except ImportError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing in _EXTRA:
-            raise RuntimeError(
-                f"evaluation needs the package {missing}: {install_hint('evaluate')}"
-            ) from None
-        raise
     from ..training.launch import is_first_process
 
     return SimpleNamespace(

@@ -12,11 +12,9 @@ from typing import Annotated, Any, get_args, get_type_hints
 import typer
 from rich.text import Text
 
-from transnext_ops.distribution import install_hint
-
 from ..checkpoints.errors import escaped
 from ..training.options import RunOptions
-from .console import INTERRUPTED, Debug, command, messages, usage_error
+from .console import INTERRUPTED, Debug, command, messages, needs_extra, usage_error
 
 _SIGNALLED = 128  # plus its number: as a shell reports a program ended by a signal
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
@@ -27,7 +25,10 @@ _FLAGS = {
     "cuda_graphs": ("--cuda-graphs",),
     "half": ("--float16/--no-float16",),
 }
-_EXTRA = {"lightning", "timm", "torchvision", "mlxtend", "skimage", "scipy"}
+_EXTRA = {
+    *("lightning", "timm", "torchvision", "mlxtend", "skimage", "scipy"),
+    *("torchmetrics", "matplotlib", "jinja2"),
+}
 
 
 def _with_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -132,15 +133,8 @@ def _remark(text: str) -> None:
 
 def _load() -> SimpleNamespace:
     """Import the trainer, which needs the packages of the extra `train`."""
-    try:
+    with needs_extra("train", "training", _EXTRA):
         from ..training import dry_run, launch, resuming, run
-    except ImportError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing in _EXTRA:
-            raise RuntimeError(
-                f"training needs the package {missing}: {install_hint('train')}"
-            ) from None
-        raise
     return SimpleNamespace(
         train=run.train,
         dry_run=dry_run.dry_run,
