@@ -27,6 +27,7 @@ from .random_numbers import seed_step
 from .resuming import configuration_to_repeat
 from .sampling import Sample
 from .settings import Settings
+from .sources.streams import StreamedTraining
 from .speed import duration, per_second
 from .state import TrainingState
 from .steps import EagerSteps, build_steps
@@ -223,7 +224,7 @@ class _Trial:
         train_length, val_length = len(data.train_set), len(data.val_set)  # type: ignore[arg-type]
         began = time.monotonic()
         # What can only be read in order is read by the loader.
-        if not isinstance(training, IterableDataset):
+        if not isinstance(training, (IterableDataset, StreamedTraining)):
             for index in _spread(data.training_labels(), train_length):
                 if time.monotonic() - began > _SECONDS:
                     break

@@ -109,16 +109,11 @@ class TrainingData:
         labels = getattr(self.train_set, "labels", None)
         if labels is None:
             labels = getattr(self.train_set, "targets", None)  # torchvision's
-        if labels is None:  # timm's
-            samples = getattr(getattr(self.train_set, "reader", None), "samples", None)
-            labels = None if samples is None else [sample[1] for sample in samples]
         return None if labels is None else [int(label) for label in labels]
 
     def validation_name(self, index: int) -> str:
         """Return the name of a validation image, "" where the data set has none."""
         name = getattr(self.val_set, "name", None)
-        if name is None:  # timm's
-            name = getattr(getattr(self.val_set, "reader", None), "filename", None)
         with contextlib.suppress(Exception):  # a name is a courtesy, whatever the data set is
             return "" if name is None else str(name(index))
         return ""
