@@ -111,6 +111,7 @@ class Stress:
         self.folder = folder
         self.images = folder / "images"
         write_images(self.images)
+        self._groups: list[int] = []
         self.whole: dict[tuple[str, int], Path] = {}
         self.seconds: dict[tuple[str, int], float] = {}
 
@@ -148,6 +149,10 @@ class Stress:
                     limit = None
             self._to_the_end(self._command(case, run), environment)
             assert_same_end(whole, run)
+        # A second process that was about to meet the first one waits for it for half an hour.
+        while self._groups:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._groups.pop(), signal.SIGKILL)
         shutil.rmtree(home)
         return ", ".join(seen)
 
@@ -176,6 +181,7 @@ class Stress:
         """Start the command and kill it; at which sight."""
         delay = (case.delay + 0.37 * attempt) % 1
         process = _start(arguments, environment, limit)
+        self._groups.append(process.pid)
         began = time.monotonic()
         longest = 1.1 * self.seconds[case.data, case.devices]
         signs = {
