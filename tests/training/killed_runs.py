@@ -8,8 +8,8 @@ command again where not even its folder was there. Drawn from the seed are
     when    at any time from the start of Python on; or as soon as the configuration, a checkpoint
             in the making, or an export is seen; once, or again while it goes on
     whom    the process and its loaders, or the process alone
-    what    digits (averaged weights) or images (mixup, RandAugment, random erasing); 0, 1, 2 or 4
-            loaders; with or without checkpoints within epochs
+    what    digits (averaged weights) or images (mixup, RandAugment, random erasing), these on one
+            process or two; 0, 1, 2 or 4 loaders; with or without checkpoints within epochs
     where   TMPDIR on the run's file system or on another one; a disk that is too small (a tmpfs,
             where this may mount one, else a limit on the size of files), which is mended before
             the run goes on
@@ -45,6 +45,7 @@ class Case:
     """How one run is killed."""
 
     data: str
+    devices: int
     workers: int
     every_steps: int | None
     trigger: str
@@ -57,8 +58,10 @@ class Case:
     @classmethod
     def draw(cls, rng: random.Random) -> Case:
         """Draw a case; all that is random about it."""
+        data = rng.choice(["digits", "images", "images", "images"])
         return cls(
-            data=rng.choice(["digits", "images", "images", "images"]),
+            data=data,
+            devices=1 if data == "digits" else rng.choice([1, 1, 2]),
             workers=rng.choice([0, 1, 2, 4]),
             every_steps=rng.choice([None, 1, 2]),
             trigger=rng.choice(["time", "time", "config", "checkpoint", "checkpoint", "export"]),
@@ -74,10 +77,15 @@ class Case:
         checkpoints = []
         if self.every_steps is not None:
             checkpoints = ["--checkpoint-every-steps", str(self.every_steps)]
-        return [*_arguments(self.data, images), "--workers", str(self.workers), *checkpoints]
+        return [
+            *_arguments(self.data, self.devices, images),
+            "--workers",
+            str(self.workers),
+            *checkpoints,
+        ]
 
 
-def _arguments(data: str, images: Path) -> list[str]:
+def _arguments(data: str, devices: int, images: Path) -> list[str]:
     if data == "digits":
         return [
             *("--recipe", "digits", "--epochs", "3", "--batch-size", "8", "--devices", "1"),
@@ -85,7 +93,8 @@ def _arguments(data: str, images: Path) -> list[str]:
         ]
     return [
         *("--recipe", "imagenet_224", "--model", "transnext_pico", "--num-classes", "3"),
-        *("--data", str(images), "--img-size", "32", "--pretrain-size", "32", "--devices", "1"),
+        *("--data", str(images), "--img-size", "32", "--pretrain-size", "32"),
+        *("--devices", str(devices)),
         *("--epochs", "4", "--batch-size", "4", "--no-report"),
     ]
 
@@ -102,19 +111,21 @@ class Stress:
         self.folder = folder
         self.images = folder / "images"
         write_images(self.images)
-        self.whole: dict[str, Path] = {}
-        self.seconds: dict[str, float] = {}
+        self._groups: list[int] = []
+        self.whole: dict[tuple[str, int], Path] = {}
+        self.seconds: dict[tuple[str, int], float] = {}
 
-    def reference(self, data: str) -> Path:
+    def reference(self, data: str, devices: int) -> Path:
         """The run that nothing interrupts."""
-        if data not in self.whole:
-            run = self.folder / f"whole_{data}"
+        key = data, devices
+        if key not in self.whole:
+            run = self.folder / f"whole_{data}_{devices}"
             began = time.monotonic()
-            arguments = _arguments(data, self.images)
+            arguments = _arguments(data, devices, self.images)
             self._to_the_end([*arguments, "--workers", "0", "--output", str(run)], {})
-            self.seconds[data] = time.monotonic() - began
-            self.whole[data] = run
-        return self.whole[data]
+            self.seconds[key] = time.monotonic() - began
+            self.whole[key] = run
+        return self.whole[key]
 
     def survive(self, case: Case, name: str) -> str:
         """Kill a run, go on, and compare; what happened, in words.
@@ -123,7 +134,7 @@ class Stress:
         ------
         AssertionError : the run has not ended as one that was left alone.
         """
-        whole = self.reference(case.data)
+        whole = self.reference(case.data, case.devices)
         home = self.folder / name
         home.mkdir()
         with _disk(home, case.small_disk) as (limit, mend):
@@ -138,6 +149,10 @@ class Stress:
                     limit = None
             self._to_the_end(self._command(case, run), environment)
             assert_same_end(whole, run)
+        # A second process that was about to meet the first one waits for it for half an hour.
+        while self._groups:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._groups.pop(), signal.SIGKILL)
         shutil.rmtree(home)
         return ", ".join(seen)
 
@@ -166,8 +181,9 @@ class Stress:
         """Start the command and kill it; at which sight."""
         delay = (case.delay + 0.37 * attempt) % 1
         process = _start(arguments, environment, limit)
+        self._groups.append(process.pid)
         began = time.monotonic()
-        longest = 1.1 * self.seconds[case.data]
+        longest = 1.1 * self.seconds[case.data, case.devices]
         signs = {
             "config": [run / "config.json"],
             "checkpoint": [run / "checkpoints" / f".{name}.ckpt.part" for name in ("last", "best")],
