@@ -22,8 +22,6 @@ from transnext_models.classification.preprocess import Preprocess
 from transnext_models.training.data import ImageData
 from transnext_models.training.recipes import get_recipe
 from transnext_models.training.run import RunOptions, RunStopped, train
-from transnext_models.training.sources import lanes as lanes_module
-from transnext_models.training.sources import openers
 from transnext_models.training.sources.lanes import Lanes, epoch_shards
 from transnext_models.training.sources.tar_members import ArchiveError
 
@@ -353,7 +351,7 @@ def ends(pid: Path) -> bool:
 def test_a_command_that_is_left_early_ends_with_all_it_started(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setattr(lanes_module, "_BUFFERED", 1)
+    monkeypatch.setattr("transnext_models.training.sources.lanes._BUFFERED", 1)
     pid = tmp_path / "pid"
     lanes = Lanes([f"pipe:sleep 300 & echo $! > {pid}; cat {folder}/train-000000.tar; wait"], 3, 1)
     lanes.batch(0, 0)
@@ -372,7 +370,7 @@ def test_a_command_that_is_left_early_ends_with_all_it_started(
 def test_a_command_that_does_not_end_after_its_output(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openers, "_PATIENCE", 0.2)
+    monkeypatch.setattr("transnext_models.training.sources.openers._PATIENCE", 0.2)
     command = f"pipe:sleep 300 & echo $! > {tmp_path}/pid; cat {folder}/train-000000.tar; wait"
     with pytest.raises(ArchiveError, match="has not ended after its output"):
         Lanes([command], 3, 2).batch(0, 0)
