@@ -127,8 +127,7 @@ void choose_tile(const Params& p, int architecture, AttentionBackwardPlan& plan)
     plan.tiles_x = static_cast<int>(ceil_divide(grid.width, plan.tile_width));
     return;
   }
-  throw std::invalid_argument(std::string(kOp) +
-                              ": the CUDA kernels reserve smaller windows than " +
+  throw std::invalid_argument(std::string(kOp) + ": the CUDA kernels take smaller windows than " +
                               std::to_string(p.in.window_size) + " with head dim " +
                               std::to_string(p.in.q.shape[3]) + ", what fits into shared memory");
 }
