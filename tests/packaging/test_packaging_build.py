@@ -43,7 +43,8 @@ def unpacked_sdist(tmp_path_factory) -> Path:
     target = tmp_path_factory.mktemp("sdist")
     archive = build(ROOT, target, "--sdist")
     with tarfile.open(archive) as opened:
-        opened.extractall(target / "unpacked", filter="data")
+        opened.extraction_filter = getattr(tarfile, "data_filter", None)  # not in old Pythons
+        opened.extractall(target / "unpacked")
     (folder,) = (target / "unpacked").iterdir()
     return folder
 

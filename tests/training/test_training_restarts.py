@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -71,7 +70,7 @@ def test_torchrun_starts_a_run_again_that_lost_a_process(
 ) -> None:
     """torchrun ends the others and starts all anew, with the same command."""
     run, mark = tmp_path / "run", f"TRANSNEXT_TEST_{uuid.uuid4().hex}"
-    launcher = ["-m", "torch.distributed.run", "--master-port", str(_free_port())]
+    launcher = ["-m", "torch.distributed.run", "--standalone"]
     with subprocess.Popen(
         [
             sys.executable, *launcher, "--nproc-per-node", "2", "--max-restarts", "1",
@@ -95,13 +94,6 @@ def _of_rank(rank: int, mark: str) -> int:
             if f"{mark}=1".encode() in environment and f"RANK={rank}".encode() in environment:
                 return int(folder.name)
     raise AssertionError(f"rank {rank} has ended")
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 # -- two machines ---------------------------------------------------------------------------------

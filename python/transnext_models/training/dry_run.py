@@ -18,7 +18,7 @@ from lightning.fabric import Fabric
 from torch.utils.data import IterableDataset, default_collate
 
 from .class_weights import class_weights
-from .launch import plan_launch
+from .launch import connect_restarted, plan_launch
 from .loaders import VALIDATION_BATCH, TrainingData
 from .module import ClassifierModule
 from .options import RunOptions, check_options
@@ -129,6 +129,7 @@ def dry_run(options: RunOptions) -> DryRun:
         model = build_model(options, settings, data.num_classes, None)
         weights = class_weights(settings.recipe.class_weights, data, data.num_classes)
         fabric = build_fabric(options, settings, plan)
+        connect_restarted(fabric.device)
         fabric.launch()
         module = ClassifierModule(
             model,

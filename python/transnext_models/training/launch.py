@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+import torch.distributed
 
-__all__ = ["LaunchPlan", "is_first_process", "parse_devices", "plan_launch"]
+__all__ = ["LaunchPlan", "connect_restarted", "is_first_process", "parse_devices", "plan_launch"]
 
 
 @dataclass(frozen=True)
@@ -100,3 +102,30 @@ def is_first_process(environment: Mapping[str, str] = os.environ) -> bool:
         return int(environment["SLURM_PROCID"]) == 0
     ranks = (environment.get("NODE_RANK", "0"), environment.get("LOCAL_RANK", "0"))
     return all(int(rank) == 0 for rank in ranks)
+
+
+def connect_restarted(device: torch.device, environment: Mapping[str, str] = os.environ) -> None:
+    """Connect the processes that torchrun has started again, before Fabric would.
+
+    torchrun serves one store to a run and to its restarts (PyTorch 2.14), where a process that is
+    quicker than another finds the address that the other had before it was killed. A restart has
+    keys of its own here.
+    """
+    attempt = int(environment.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    if attempt == 0 or int(environment["WORLD_SIZE"]) == 1 or torch.distributed.is_initialized():
+        return
+    store, rank, ranks = next(torch.distributed.rendezvous("env://"))
+    if device.type == "cuda":
+        torch.cuda.set_device(int(environment["LOCAL_RANK"]))
+    torch.distributed.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=torch.distributed.PrefixStore(f"attempt {attempt}", store),
+        rank=rank,
+        world_size=ranks,
+    )
+    atexit.register(_disconnect)
+
+
+def _disconnect() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -20,7 +20,7 @@ from .class_weights import class_weights
 from .durable import RunFileError, write_text
 from .export import export_run, named_classes
 from .interruption import RunStopped
-from .launch import plan_launch
+from .launch import connect_restarted, plan_launch
 from .loggers import build_loggers
 from .loop import Pace, TrainingLoop
 from .mistakes import find_mistakes
@@ -133,6 +133,7 @@ class _Run:
         """Write, train, export."""
         self._begin()
         fabric, settings, options = self.fabric, self.settings, self.options
+        connect_restarted(fabric.device)
         fabric.launch()
         weights = self.class_weights
         module = ClassifierModule(
