@@ -58,7 +58,7 @@ def test_replays_have_the_losses_of_eager_steps(backend, cuda) -> None:
         expected = plain.forward_backward(tuple(part.to(cuda) for part in batch(number)))
         plain.optimise()
         plain.optimizer.zero_grad()
-        got = step.forward_backward(batch(number), cuda).clone()
+        got = step.forward_backward(batch(number)).clone()
         step.optimise()
         assert float(got) == pytest.approx(expected.item(), rel=2e-2), number
 

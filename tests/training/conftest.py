@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from training import short_runs
+from training.image_layouts import CLASSES, noise
 from transnext_models.training.recipes import RECIPES
 from transnext_models.training.run import RunOptions, train
 
@@ -27,6 +29,19 @@ def _small_recipe() -> Iterator[None]:
     RECIPES[short_runs.SMALL.name] = short_runs.SMALL
     yield
     del RECIPES[short_runs.SMALL.name]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where indices of archives are kept: never the user's own cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "transnext"
+
+
+@pytest.fixture
+def content() -> dict[str, Any]:
+    """Two images of each class of `image_layouts.CLASSES` in both splits, to be laid out."""
+    return dict(noise(CLASSES, train=2, val=2))
 
 
 @pytest.fixture(scope="package")

@@ -24,7 +24,6 @@ from transnext_models.training.captured_step import CapturedStep
 from transnext_models.training.mixing import BatchMixer
 from transnext_models.training.run import RunStopped, train
 
-CPU = torch.device("cpu")
 MIXER = BatchMixer(mixup=0.8, cutmix=1.0, switch=0.5, smoothing=0.1, num_classes=5)
 
 
@@ -84,7 +83,7 @@ def captured(made: Step, recorder: RecordedWork, accumulate: int = 1) -> list[fl
     step = CapturedStep(made.forward_backward, made.optimise, made.parameters, recorder)
 
     def run(number: int) -> torch.Tensor:
-        loss = step.forward_backward(batch(number), CPU).clone()
+        loss = step.forward_backward(batch(number)).clone()
         if (number + 1) % accumulate == 0:
             step.optimise()
         return loss
@@ -123,7 +122,7 @@ def test_a_rate_in_a_tensor_acts_on_replays() -> None:
         expected = plain.forward_backward(batch(number)).detach()
         plain.optimise()
         plain.optimizer.zero_grad()
-        got = step.forward_backward(batch(number), CPU)
+        got = step.forward_backward(batch(number))
         step.optimise()
         assert float(got) == pytest.approx(float(expected), rel=1e-5)
 
@@ -131,10 +130,10 @@ def test_a_rate_in_a_tensor_acts_on_replays() -> None:
 def test_another_shape_is_refused() -> None:
     made = Step()
     step = CapturedStep(made.forward_backward, made.optimise, made.parameters, RecordedWork())
-    step.forward_backward(batch(0), CPU)
+    step.forward_backward(batch(0))
     images, labels, numbers = batch(1)
     with pytest.raises(RuntimeError, match=r"one shape: got torch.float32 \[2, 3, 32, 32\], needs"):
-        step.forward_backward((images[:2], labels[:2], numbers), CPU)
+        step.forward_backward((images[:2], labels[:2], numbers))
 
 
 def test_a_wait_for_the_device_is_noticed() -> None:
@@ -147,7 +146,7 @@ def test_a_wait_for_the_device_is_noticed() -> None:
 
     step = CapturedStep(waits, made.optimise, made.parameters, RecordedWork())
     with pytest.raises(WaitForDevice):
-        step.forward_backward(batch(0), CPU)
+        step.forward_backward(batch(0))
 
 
 def test_the_sum_over_processes_comes_between() -> None:
@@ -165,7 +164,7 @@ def test_the_sum_over_processes_comes_between() -> None:
         made.forward_backward, made.optimise, made.parameters, RecordedWork(), between=sums
     )
     for number in range(5):
-        step.forward_backward(batch(number), CPU)
+        step.forward_backward(batch(number))
         step.optimise()
     assert len(totals) == 5
     assert min(totals) > 0

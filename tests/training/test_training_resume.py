@@ -23,10 +23,10 @@ from training.short_runs import (
     untimed,
 )
 from transnext_models.training import export as export_module
-from transnext_models.training import run as run_module
 from transnext_models.training.checkpoint_files import (
     read_checkpoint,
 )
+from transnext_models.training.module import ClassifierModule
 from transnext_models.training.run import RunOptions, RunStopped, train
 
 BATCHES = 12  # of a run with SMALL on the fixture's images: three epochs of four
@@ -120,14 +120,14 @@ def test_digits_at_any_step(tmp_path: Path, whole_digits: Path, batches: int) ->
 def test_stopped_while_validating(
     options: RunOptions, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measure = run_module.ClassifierModule.measure
+    measure = ClassifierModule.measure
 
     def interrupted(*arguments: Any) -> Any:
         signal.raise_signal(signal.SIGTERM)
         return measure(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module.ClassifierModule, "measure", staticmethod(interrupted))
+        patch.setattr(ClassifierModule, "measure", staticmethod(interrupted))
         with pytest.raises(RunStopped):
             train(options)
     place = read_checkpoint(options.output / "checkpoints" / "last.ckpt")
@@ -178,7 +178,7 @@ def test_killed_during_the_export(
         with pytest.raises(Crash):
             train(options)
     with monkeypatch.context() as patch:  # only exports: no step is taken again
-        patch.setattr(run_module.ClassifierModule, "training_step", None)
+        patch.setattr(ClassifierModule, "training_step", None)
         train(resumed(options))
     assert_same_end(whole, options.output)
 

@@ -32,11 +32,6 @@ layouts = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
 def all_wordnet_names() -> list[str]:
     from timm.data import ImageNetInfo
 

@@ -21,12 +21,6 @@ from transnext_models.training.sources.tar_members import ArchiveError, Stream, 
 CLASSES = [f"n{number:08d}" for number in range(3)]
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "transnext"
-
-
 # -- hostile archives -----------------------------------------------------------------------------
 
 

@@ -26,23 +26,12 @@ from training.image_layouts import (
     in_hugging_face,
     in_shards,
     kit,
-    noise,
     shuffled,
     write_kit,
 )
 from training.short_runs import SMALL
 from training.test_training_run import transnext_train
 from transnext_models.training.sources import ImageSet, Splits, absolute, open_splits
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def content() -> dict[str, Any]:
-    return dict(noise(CLASSES, train=2, val=2))
 
 
 def pixels(images: Any) -> list[tuple[int, bytes]]:

@@ -20,20 +20,9 @@ from training.image_layouts import (
     in_folders,
     in_shards,
     kit,
-    noise,
     write_kit,
 )
 from transnext_models.training.sources import open_splits
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def content() -> dict[str, Any]:
-    return dict(noise(CLASSES, train=2, val=2))
 
 
 def test_a_folder_of_nothing(tmp_path: Path) -> None:

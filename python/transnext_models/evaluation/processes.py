@@ -14,6 +14,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from ..training.launch import join_processes
+
 __all__ = ["Processes", "started_processes"]
 
 T = TypeVar("T")
@@ -74,7 +76,7 @@ def started_processes(environment: Mapping[str, str] = os.environ) -> Iterator[P
     if count == 1 or "RANK" not in environment:
         yield Processes()
         return
-    dist.init_process_group("gloo")
+    join_processes("gloo", environment)
     try:
         yield Processes(dist.get_rank(), count, int(environment.get("LOCAL_RANK", "0")))
     finally:

@@ -109,7 +109,7 @@ class CapturedStep:
         self._forward_backward = _Half(self._run_batch)
         self._optimise = _Half(self._run_optimiser)
 
-    def forward_backward(self, batch: tuple[Tensor, ...], device: torch.device) -> Tensor:
+    def forward_backward(self, batch: tuple[Tensor, ...]) -> Tensor:
         """Add a batch's gradients; `batch` may lie on the host, pinned.
 
         Returns
@@ -117,6 +117,7 @@ class CapturedStep:
         The loss, float32 [] on the device, overwritten by the next batch.
         """
         if not self._batch:
+            device = self._parameters[0].device
             self._batch = tuple(torch.empty_like(part, device=device) for part in batch)
             self._loss = torch.zeros((), device=device)
             self._gradients = _zero_gradients(self._parameters)

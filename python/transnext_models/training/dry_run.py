@@ -17,20 +17,18 @@ import torch
 from lightning.fabric import Fabric
 from torch.utils.data import IterableDataset, default_collate
 
-from .class_weights import class_weights
-from .launch import connect_restarted, plan_launch
-from .loaders import VALIDATION_BATCH, TrainingData
-from .module import ClassifierModule
+from .assembly import Connected, assemble
+from .launch import plan_launch
+from .loaders import VALIDATION_BATCH, Batch, TrainingData
+from .module import logits_of
 from .options import RunOptions, check_options
-from .parts import build_data, build_fabric, build_model, quiet
+from .parts import quiet
 from .random_numbers import seed_step
 from .resuming import configuration_to_repeat
 from .sampling import Sample
 from .settings import Settings
 from .sources.streams import StreamedTraining
 from .speed import duration, per_second
-from .state import TrainingState
-from .steps import EagerSteps, build_steps
 
 __all__ = ["DryRun", "dry_run"]
 
@@ -123,56 +121,27 @@ def dry_run(options: RunOptions) -> DryRun:
     configuration = None if options.config is None else configuration_to_repeat(options.config)
     settings = Settings.of(options, plan.processes, configuration)
     with quiet():
-        data = build_data(options, settings)
-        data.check_length(plan.processes, options.accumulate)
-        assert data.num_classes is not None
-        model = build_model(options, settings, data.num_classes, None)
-        weights = class_weights(settings.recipe.class_weights, data, data.num_classes)
-        fabric = build_fabric(options, settings, plan)
-        connect_restarted(fabric.device)
-        fabric.launch()
-        module = ClassifierModule(
-            model,
-            settings.recipe,
-            settings.epochs,
-            settings.learning_rate_factor,
-            None if weights is None else weights.to(fabric.device),
-            data.has_several_labels,
-        )
-        wrapped = fabric.setup(model, module.optimizer)
-        module.network = wrapped[0]
-        limits = options.limit_train_batches, options.limit_val_batches
-        data.shard(fabric.global_rank, fabric.world_size, *limits)
-        state = TrainingState(fabric, model, module.optimizer, settings.recipe.ema_decay)
-        with contextlib.closing(data):
-            steps = build_steps(options.cuda_graphs, fabric, module, wrapped, data, 1)
-            steps.set_rates()
-            trial = _Trial(fabric, module, steps, data, state)
+        assembly = assemble(options, settings, plan, None)
+        connected = assembly.connect(options, settings, accumulate=1)
+        with contextlib.closing(assembly.data):
+            trial = _Trial(assembly.fabric, connected, assembly.data)
             try:
                 return trial.measured(options, settings)
             except torch.OutOfMemoryError as error:
                 raise RuntimeError(
                     f"--batch-size: got {settings.batch_size}, which does not fit the memory of "
-                    f"{_device_name(fabric.device)}: lower it, and raise --accumulate"
+                    f"{_device_name(assembly.fabric.device)}: lower it, and raise --accumulate"
                 ) from error
 
 
 class _Trial:
     """Measures on all processes at once, the same number of steps on each."""
 
-    def __init__(
-        self,
-        fabric: Fabric,
-        module: ClassifierModule,
-        steps: EagerSteps,
-        data: TrainingData,
-        state: TrainingState,
-    ) -> None:
+    def __init__(self, fabric: Fabric, connected: Connected, data: TrainingData) -> None:
         self.fabric = fabric
-        self.module = module
-        self.steps = steps
+        self.module, self.state = connected.module, connected.state
+        self.steps = connected.steps
         self.data = data
-        self.state = state
 
     def measured(self, options: RunOptions, settings: Settings) -> DryRun:
         """Return all that there is to know."""
@@ -183,6 +152,7 @@ class _Trial:
         loader = images / self._timed(lambda: data.training_batch(next(batches)))
         batch = data.training_batch(next(batches))
         module.set_rate(0)
+        self.steps.set_rates()
         module.train()
         device = images / self._timed(lambda: self._step(batch))
         together = images / self._timed(lambda: self._step(data.training_batch(next(batches))))
@@ -190,7 +160,7 @@ class _Trial:
         val_images = len(val_batch[1]) * self.fabric.world_size
         validation = val_images / self._timed(lambda: self._validate(val_batch))
         memory, available = _memory(self.fabric.device)
-        trained = data.batches_per_epoch // options.accumulate * options.accumulate * images
+        trained = data.batches_of_steps(options.accumulate) * images
         checked = self._validated(options)
         seconds_of_epoch = trained / together + checked / min(validation, loader)
         parameters = list(module.model.parameters())
@@ -247,20 +217,16 @@ class _Trial:
             yield from self.data.train_batches(epoch)
             epoch += 1
 
-    def _step(self, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    def _step(self, batch: Batch) -> None:
         """Take a whole optimiser step, averaged weights included."""
         seed_step(self.data.seed, self.state.global_step, self.fabric.global_rank)
-        images, labels = batch
-        self.steps.add_batch((images, labels, *self.data.mixing_numbers(images)), ends_step=True)
+        self.steps.add_batch(batch, ends_step=True)
         self.steps.optimise()
         self.state.step_done()
 
-    def _validate(self, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    def _validate(self, batch: Batch) -> None:
         images, labels = self.fabric.to_device(batch)
-        model = self.state.evaluated.eval()
-        with torch.no_grad(), self.fabric.autocast():
-            logits = model(self.fabric.strategy.precision.convert_input(images))
-        self.module.measure(logits, labels)
+        self.module.measure(logits_of(self.state.evaluated.eval(), images, self.fabric), labels)
 
     def _validated(self, options: RunOptions) -> int:
         """Images of a validation on all processes."""

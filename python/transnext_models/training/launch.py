@@ -10,7 +10,14 @@ from dataclasses import dataclass
 import torch
 import torch.distributed
 
-__all__ = ["LaunchPlan", "connect_restarted", "is_first_process", "parse_devices", "plan_launch"]
+__all__ = [
+    "LaunchPlan",
+    "connect_restarted",
+    "is_first_process",
+    "join_processes",
+    "parse_devices",
+    "plan_launch",
+]
 
 
 @dataclass(frozen=True)
@@ -105,25 +112,40 @@ def is_first_process(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def connect_restarted(device: torch.device, environment: Mapping[str, str] = os.environ) -> None:
-    """Connect the processes that torchrun has started again, before Fabric would.
-
-    torchrun serves one store to a run and to its restarts (PyTorch 2.14), where a process that is
-    quicker than another finds the address that the other had before it was killed. A restart has
-    keys of its own here.
-    """
-    attempt = int(environment.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    if attempt == 0 or int(environment["WORLD_SIZE"]) == 1 or torch.distributed.is_initialized():
+    """Connect processes that torchrun has started again, before Fabric would in its own way."""
+    if not _attempt(environment) or int(environment["WORLD_SIZE"]) == 1:
         return
-    store, rank, ranks = next(torch.distributed.rendezvous("env://"))
+    if torch.distributed.is_initialized():
+        return
     if device.type == "cuda":
         torch.cuda.set_device(int(environment["LOCAL_RANK"]))
+    join_processes("nccl" if device.type == "cuda" else "gloo", environment)
+    atexit.register(_disconnect)
+
+
+def join_processes(backend: str, environment: Mapping[str, str] = os.environ) -> None:
+    """Join the processes that torchrun has started, or started again.
+
+    torchrun serves one store to its processes and to their restarts (PyTorch 2.14), where a process
+    that is quicker than another finds the address that the other had before it was killed. A
+    restart has keys of its own here.
+    """
+    attempt = _attempt(environment)
+    if not attempt:
+        torch.distributed.init_process_group(backend)
+        return
+    store, rank, ranks = next(torch.distributed.rendezvous("env://"))
     torch.distributed.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
+        backend,
         store=torch.distributed.PrefixStore(f"attempt {attempt}", store),
         rank=rank,
         world_size=ranks,
     )
-    atexit.register(_disconnect)
+
+
+def _attempt(environment: Mapping[str, str]) -> int:
+    """How often torchrun has started this process again."""
+    return int(environment.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def _disconnect() -> None:

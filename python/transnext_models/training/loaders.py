@@ -137,6 +137,10 @@ class TrainingData:
         """Training batches of an epoch on this process."""
         return len(self._epoch_batches())
 
+    def batches_of_steps(self, accumulate: int) -> int:
+        """Training batches of an epoch on this process that fill steps of so many batches."""
+        return self.batches_per_epoch // accumulate * accumulate
+
     def train_batches(self, epoch: int, first: int = 0) -> Iterator[Any]:
         """Iterate over an epoch from batch `first` on, as the loader gives it.
 

@@ -22,7 +22,7 @@ from .durable import RunFileError
 from .interruption import RunStopped, StopSignals
 from .loaders import TrainingData
 from .loss_watch import LossWatch, NotFinite
-from .module import ClassifierModule
+from .module import ClassifierModule, logits_of
 from .random_numbers import seed_step
 from .speed import Speed, duration
 from .state import TrainingState
@@ -118,7 +118,7 @@ class TrainingLoop:
     @property
     def batches_per_epoch(self) -> int:
         """Training batches of an epoch on this process: whole optimiser steps only."""
-        return self.data.batches_per_epoch // self.pace.accumulate * self.pace.accumulate
+        return self.data.batches_of_steps(self.pace.accumulate)
 
     @property
     def is_global_zero(self) -> bool:
@@ -212,10 +212,9 @@ class TrainingLoop:
         state, module, fabric = self.state, self.module, self.fabric
         step = state.epoch * self.data.batches_per_epoch + index
         seed_step(self.data.seed, step, fabric.global_rank)
-        images, labels = self.data.training_batch(loaded)
-        batch = (images, labels, *self.data.mixing_numbers(images))
+        batch = self.data.training_batch(loaded)
         loss = self._steps.add_batch(batch, ends_step)
-        state.add_loss(loss, len(images))
+        state.add_loss(loss, len(batch[0]))
         self._watch.note(loss, state.epoch, state.global_step + 1, self._rate)
         if ends_step:
             self._steps.optimise()
@@ -267,13 +266,11 @@ class TrainingLoop:
         """Evaluate the weights in use on every validation image once."""
         model = self.state.evaluated.eval()
         sums = torch.zeros(4, dtype=self.state.loss.dtype, device=self.fabric.device)
-        precision = self.fabric.strategy.precision
         with torch.no_grad():
             for loaded in self.data.val_batches():
                 images, labels = self.fabric.to_device(self.data.validation_batch(loaded))
                 if len(images):
-                    with self.fabric.autocast():
-                        logits = model(precision.convert_input(images))
+                    logits = logits_of(model, images, self.fabric)
                     sums += self.module.measure(logits, labels).to(sums.dtype)
                 # The processes' shares differ by an image: only a single one stops in between.
                 if self._group is None and self._signals.received is not None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .loaders import TrainingData
+from .module import logits_of
 
 __all__ = ["Mistake", "Mistakes", "find_mistakes"]
 
@@ -104,7 +105,6 @@ def find_mistakes(
     worst: list[tuple[float, int, Mistake]] = []
     order = itertools.count()
     position = 0
-    precision = fabric.strategy.precision
     for loaded in data.val_batches():
         size = len(loaded[0])
         images, labels = fabric.to_device(data.validation_batch(loaded))
@@ -114,8 +114,7 @@ def find_mistakes(
         position += size
         if not len(labels):
             continue
-        with torch.no_grad(), fabric.autocast():
-            logits = model(precision.convert_input(images)).float()
+        logits = logits_of(model, images, fabric).float()
         answers = logits.argmax(dim=1)
         mistakes.confusion += multiclass_confusion_matrix(answers, labels, num_classes).cpu()
         losses = F.cross_entropy(logits, labels, reduction="none").double().cpu()

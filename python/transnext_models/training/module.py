@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
+from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,7 +17,21 @@ from .recipes import Recipe
 if TYPE_CHECKING:
     from timm.scheduler.scheduler import Scheduler
 
-__all__ = ["ClassifierModule"]
+__all__ = ["ClassifierModule", "logits_of"]
+
+
+@torch.no_grad()
+def logits_of(model: nn.Module, images: Tensor, fabric: Fabric) -> Tensor:
+    """Return the logits [B, classes] of images on the device, in the precision of the run.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode.
+    """
+    with fabric.autocast():
+        logits: Tensor = model(fabric.strategy.precision.convert_input(images))
+    return logits
 
 
 class ClassifierModule:

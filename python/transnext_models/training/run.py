@@ -15,18 +15,17 @@ from typing import Any
 from lightning.fabric import seed_everything
 
 from ..registry import load_model
+from .assembly import assemble
 from .checkpoint_files import read_checkpoint
-from .class_weights import class_weights
 from .durable import RunFileError, write_text
 from .export import export_run, named_classes
 from .interruption import RunStopped
-from .launch import connect_restarted, plan_launch
+from .launch import plan_launch
 from .loggers import build_loggers
 from .loop import Pace, TrainingLoop
 from .mistakes import find_mistakes
-from .module import ClassifierModule
 from .options import RunOptions, check_options, portable_options
-from .parts import build_data, build_fabric, build_model, describe, quiet
+from .parts import describe, quiet
 from .report import render_report
 from .resuming import (
     Start,
@@ -40,7 +39,6 @@ from .run_folder import RunFolder, measures
 from .run_lock import LOCK_NAME, RunLock
 from .settings import Settings
 from .state import TrainingState
-from .steps import build_steps
 
 __all__ = ["RunOptions", "RunResult", "RunStopped", "train"]
 
@@ -116,13 +114,9 @@ class _Run:
         self.before = self._before()
         self.settings = Settings.of(options, self.plan.processes, self.before)
         seed_everything(options.seed, workers=False, verbose=False)
-        self.data = build_data(options, self.settings)
-        self.data.check_length(self.plan.processes, options.accumulate)
-        classes = self.data.num_classes
-        assert classes is not None
-        self.model = build_model(options, self.settings, classes, self._pretrain_size())
-        self.class_weights = class_weights(self.settings.recipe.class_weights, self.data, classes)
-        self.fabric = build_fabric(options, self.settings, self.plan)
+        self.assembly = assemble(options, self.settings, self.plan, self._pretrain_size())
+        self.data, self.model = self.assembly.data, self.assembly.model
+        self.fabric = self.assembly.fabric
         self.configuration = self._configuration()
         self.callbacks = [
             *callbacks,
@@ -133,26 +127,8 @@ class _Run:
         """Write, train, export."""
         self._begin()
         fabric, settings, options = self.fabric, self.settings, self.options
-        connect_restarted(fabric.device)
-        fabric.launch()
-        weights = self.class_weights
-        module = ClassifierModule(
-            self.model,
-            settings.recipe,
-            settings.epochs,
-            settings.learning_rate_factor,
-            None if weights is None else weights.to(fabric.device),
-            self.data.has_several_labels,
-        )
-        wrapped = fabric.setup(self.model, module.optimizer)
-        module.network = wrapped[0]
-        state = TrainingState(fabric, self.model, module.optimizer, settings.recipe.ema_decay)
-        self.data.shard(
-            fabric.global_rank,
-            fabric.world_size,
-            options.limit_train_batches,
-            options.limit_val_batches,
-        )
+        connected = self.assembly.connect(options, settings, options.accumulate)
+        module, state, steps = connected.module, connected.state, connected.steps
         pace = Pace(
             settings.epochs,
             options.accumulate,
@@ -162,9 +138,6 @@ class _Run:
             settings.recipe.early_stop,
         )
         save = functools.partial(self.folder.save, configuration=self.configuration)
-        steps = build_steps(
-            options.cuda_graphs, fabric, module, wrapped, self.data, options.accumulate
-        )
         loop = TrainingLoop(fabric, module, steps, self.data, state, pace, save, self.callbacks)
         self._go_on(state, loop)
         with contextlib.closing(self.data):

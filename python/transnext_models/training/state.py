@@ -12,9 +12,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .checkpoint_files import FORMAT
 from .history import Row
 
-__all__ = ["PREFIX", "TrainingState"]
+__all__ = ["PREFIX", "TrainingState", "scaler_of"]
 
 PREFIX = "model."  # before the names of parameters in a checkpoint, as Lightning's trainer has it
+
+
+def scaler_of(fabric: Fabric) -> torch.amp.GradScaler | None:
+    """Return the gradient scaler of float16; None in any other precision."""
+    return getattr(fabric.strategy.precision, "scaler", None)
 
 
 class TrainingState:
@@ -97,7 +102,7 @@ class TrainingState:
     @property
     def scaler(self) -> torch.amp.GradScaler | None:
         """The gradient scaler of float16; None in any other precision."""
-        return getattr(self._fabric.strategy.precision, "scaler", None)
+        return scaler_of(self._fabric)
 
     def reset_scaler(self) -> None:
         """Give the gradient scaler the scale with which it starts."""

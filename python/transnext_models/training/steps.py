@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,16 +11,18 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from .captured_step import CapturedStep, CudaGraphs
-from .loaders import TrainingData
+from .loaders import Batch, TrainingData
 from .module import ClassifierModule
+from .state import scaler_of
 
 __all__ = ["EagerSteps", "build_steps"]
 
 
+@dataclass
 class EagerSteps:
     """Takes steps by calling one operator after the other.
 
-    Parameters
+    Attributes
     ----------
     wrapped : tuple[Any, Any]
         Model and optimiser as `fabric.setup` gave them.
@@ -27,49 +30,45 @@ class EagerSteps:
         Batches per optimiser step.
     """
 
-    def __init__(
-        self,
-        fabric: Fabric,
-        module: ClassifierModule,
-        wrapped: tuple[Any, Any],
-        data: TrainingData,
-        accumulate: int,
-    ) -> None:
-        self._fabric = fabric
-        self._module = module
-        self._network, self._optimizer = wrapped
-        self._data = data
-        self._accumulate = accumulate
+    fabric: Fabric
+    module: ClassifierModule
+    wrapped: tuple[Any, Any]
+    data: TrainingData
+    accumulate: int
 
     def set_rates(self) -> None:
         """Have the next steps use the rates that the optimiser's groups have now."""
 
-    def add_batch(self, batch: tuple[Tensor, ...], ends_step: bool) -> Tensor:
+    def add_batch(self, batch: Batch, ends_step: bool) -> Tensor:
         """Add the gradients of a batch on the host, and return its loss, [] on the device.
 
         `ends_step` says that `optimise` follows: the processes' gradients are put together once per
         optimiser step.
         """
-        return self._forward_backward(self._fabric.to_device(batch), is_alone=not ends_step)
+        return self._forward_backward(self.fabric.to_device(self._drawn(batch)), not ends_step)
 
     def optimise(self) -> None:
         """Clip, step and zero the gradients."""
         self._clip_and_step()
-        self._optimizer.zero_grad()
+        self.wrapped[1].zero_grad()
+
+    def _drawn(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Add the numbers to a batch with which it will be mixed."""
+        return (*batch, *self.data.mixing_numbers(batch[0]))
 
     def _forward_backward(self, batch: tuple[Tensor, ...], is_alone: bool) -> Tensor:
-        mixed = self._data.mix(*batch)
-        with self._fabric.no_backward_sync(self._network, enabled=is_alone):
-            loss = self._module.training_step(mixed)
-            self._fabric.backward(loss / self._accumulate)
+        mixed = self.data.mix(*batch)
+        with self.fabric.no_backward_sync(self.wrapped[0], enabled=is_alone):
+            loss = self.module.training_step(mixed)
+            self.fabric.backward(loss / self.accumulate)
         return loss
 
     def _clip_and_step(self) -> None:
-        scaler = getattr(self._fabric.strategy.precision, "scaler", None)
-        self._module.clip_gradients(scaler)
-        self._optimizer.step()
+        self.module.clip_gradients(scaler_of(self.fabric))
+        self.wrapped[1].step()
 
 
+@dataclass
 class CapturedSteps(EagerSteps):
     """Takes steps by replaying CUDA graphs; see `captured_step`.
 
@@ -78,34 +77,27 @@ class CapturedSteps(EagerSteps):
     step.
     """
 
-    def __init__(
-        self,
-        fabric: Fabric,
-        module: ClassifierModule,
-        wrapped: tuple[Any, Any],
-        data: TrainingData,
-        accumulate: int,
-    ) -> None:
-        super().__init__(fabric, module, wrapped, data, accumulate)
-        groups = module.optimizer.param_groups
-        self._rates = [torch.zeros((), device=fabric.device) for _ in groups]
+    def __post_init__(self) -> None:
+        groups = self.module.optimizer.param_groups
+        has_others = self.fabric.world_size > 1
+        self._rates = [torch.zeros((), device=self.fabric.device) for _ in groups]
         self._step = CapturedStep(
-            lambda batch: self._forward_backward(batch, is_alone=fabric.world_size > 1),
+            lambda batch: self._forward_backward(batch, is_alone=has_others),
             self._clip_and_step,
             [parameter for group in groups for parameter in group["params"]],
             CudaGraphs(),
-            self._sum if fabric.world_size > 1 else None,
+            self._sum if has_others else None,
         )
 
     def set_rates(self) -> None:
         """Write the rates where replays read them."""
-        for group, rate in zip(self._module.optimizer.param_groups, self._rates, strict=True):
+        for group, rate in zip(self.module.optimizer.param_groups, self._rates, strict=True):
             rate.fill_(float(group["lr"]))
             group["lr"] = rate
 
-    def add_batch(self, batch: tuple[Tensor, ...], ends_step: bool) -> Tensor:
+    def add_batch(self, batch: Batch, ends_step: bool) -> Tensor:
         """Add the gradients of a batch; the next one overwrites the loss."""
-        return self._step.forward_backward(batch, self._fabric.device)
+        return self._step.forward_backward(self._drawn(batch))
 
     def optimise(self) -> None:
         """Put the processes' gradients together, clip, step and zero."""
@@ -115,9 +107,17 @@ class CapturedSteps(EagerSteps):
         """Average the gradients of all processes."""
         for gradient in gradients:
             torch.distributed.all_reduce(gradient)
-            gradient /= self._fabric.world_size
+            gradient /= self.fabric.world_size
 
 
-def build_steps(captured: bool, *parts: Any) -> EagerSteps:
-    """Return what takes steps, in CUDA graphs or not; `parts` are those of `EagerSteps`."""
-    return CapturedSteps(*parts) if captured else EagerSteps(*parts)
+def build_steps(
+    captured: bool,
+    fabric: Fabric,
+    module: ClassifierModule,
+    wrapped: tuple[Any, Any],
+    data: TrainingData,
+    accumulate: int,
+) -> EagerSteps:
+    """Return what takes steps, in CUDA graphs or not; the rest is as in `EagerSteps`."""
+    kind = CapturedSteps if captured else EagerSteps
+    return kind(fabric, module, wrapped, data, accumulate)
