@@ -269,7 +269,7 @@ def test_by_key(several, key, expected):
         ("state_dict.c", "'state_dict.c' is a tensor, not a state dict; its state dicts are"),
         ("epoch", "'epoch' is of type int, not a state dict; its state dicts are 'model'"),
         ("epoch.x", "no state dict 'epoch.x'"),
-        ("state_dict", "several TransNeXts: a., b.; choose one with key="),
+        ("state_dict", "several TransNeXts: 'a.', 'b.'; choose one with key="),
         ("x" * 3000, "no state dict 'xxx"),
         (".", "no state dict '.'"),
         ("\x1b[2J", r"no state dict '\\x1b\[2J'"),

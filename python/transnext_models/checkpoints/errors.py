@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections.abc import Callable, Sequence
 
 _LONGEST_REASON = 1000
 _LONGEST_NAME = 80
@@ -32,6 +33,12 @@ def about(path: str | os.PathLike[str], text: str) -> str:
 def quoted(text: str) -> str:
     """Return a name that a file gives, in quotes: escaped, and cut if it is long."""
     return f"'{escaped(text, _LONGEST_NAME)}'"
+
+
+def listed(names: Sequence[str], most: int = 8, show: Callable[[str], str] = quoted) -> str:
+    """Return the first of some names that a file gives, and how many more there are."""
+    shown = ", ".join(map(show, names[:most]))
+    return f"{shown}, and {len(names) - most} more" if len(names) > most else shown
 
 
 def escaped(text: str, longest: int | None = None) -> str:

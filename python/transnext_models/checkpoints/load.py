@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
 
 from .architecture import infer_architecture
-from .errors import escaped, file_error, quoted
+from .errors import escaped, file_error, listed, quoted
 from .read import WeightsFile, count_not_finite, read_weights
 
-_SHOWN = 3
 _LONGEST_SHOWN = 200
 
 
@@ -207,6 +207,4 @@ def _head_mismatch(wanted: Mapping[str, torch.Tensor], given: Mapping[str, torch
 def _listed(title: str, items: Sequence[str]) -> str:
     if not items:
         return ""
-    shown = ", ".join(escaped(item, _LONGEST_SHOWN) for item in items[:_SHOWN])
-    more = f", and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-    return f"{len(items)} {title} ({shown}{more})"
+    return f"{len(items)} {title} ({listed(items, 3, partial(escaped, longest=_LONGEST_SHOWN))})"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import file_error, quoted
+from .errors import file_error, listed, quoted
 
 # A name is a usual one if it is put together from these words: `state_dict`, `net`, `model_ema`.
 _PLACES = frozenset(
@@ -22,7 +22,6 @@ _AVERAGES = frozenset(("ema", "swa", "averaged", "average", "avg", "teacher", "s
 _WRAPPERS = {"backbone", "module", "model", "_orig_mod"}
 # The first parameter of every TransNeXt: whatever precedes it precedes all.
 FIRST_PARAMETER = "patch_embed1.proj.weight"
-_SHOWN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +87,7 @@ def parameter_names(path: Path, entries: Mapping[str, Any], start: str = "") -> 
     best = min((_rank(prefix[len(start) :]) for prefix in prefixes), default=0)
     pool = [prefix for prefix in prefixes if _rank(prefix[len(start) :]) == best]
     if len(pool) > 1 and best != _WRAPPED:
-        shown = ", ".join(sorted(prefix[:80] for prefix in prefixes)[:_SHOWN])
+        shown = listed(sorted(prefixes))
         example = quoted(pool[0].removesuffix("."))
         raise file_error(
             path, f"it has several TransNeXts: {shown}; choose one with key=, such as {example}"

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from .architecture import Architecture, infer_architecture
-from .errors import CheckpointError, WeightsWarning, about, file_error, quoted
+from .errors import CheckpointError, WeightsWarning, about, file_error, listed, quoted
 from .limits import LONGEST_NAME, MOST_ENTRIES, weight_allowance
 from .names import ParameterNames, is_averaged, parameter_names
 from .opened import OpenFile, opened
@@ -28,7 +28,6 @@ from .torch_file import open_torch_file
 
 WEIGHT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _CHUNK = 1 << 20  # elements
-_SHOWN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +151,10 @@ def _choice(weights: WeightsFile) -> str:
     taken = weights.key if inside else _joined(weights.key, prefix)
     which = f"of {quoted(taken)}" if taken else "at its top level"
     kind = "the averaged weights" if weights.averaged else "those"
-    others = ", ".join(map(quoted, weights.other_keys[:_SHOWN]))
     return about(
         weights.path,
-        f"it has weights more than once; {kind} {which} are taken, not {others} "
+        f"it has weights more than once; {kind} {which} are taken, not "
+        f"{listed(weights.other_keys)} "
         "(which key= or --weights-key takes)",
     )
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import file_error, quoted
+from .errors import file_error, listed, quoted
 from .limits import LONGEST_NAME
 from .names import holds_network, is_averaged, is_usual, network_prefixes
 from .tensors import WeightsSource
@@ -119,7 +119,7 @@ def _search(
     best = min(pool, key=lambda candidate: candidate.rank)
     others = [candidate for candidate in pool if candidate is not best]
     if any(candidate.rank == best.rank for candidate in others):
-        keys = ", ".join(quoted(candidate.key) for candidate in pool[:_SHOWN])
+        keys = listed([candidate.key for candidate in pool])
         raise file_error(path, f"it has several state dicts: {keys}; choose one with key=")
     return StateDict(
         best.entries,
@@ -249,9 +249,8 @@ def _keys(source: WeightsSource) -> str:
         keys += [".".join((*candidate.path, prefix)) for prefix in inner if prefix]
     if not keys and _has_tensors(source, source.root):
         return "it is a state dict itself and has no others"
-    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
     if keys:
-        return f"its state dicts are {', '.join(map(quoted, keys[:_SHOWN]))}{more}"
+        return f"its state dicts are {listed(keys)}"
     return f"at its top level are {_listed(source.root)}"
 
 
@@ -271,9 +270,7 @@ def _means_average(key: str) -> bool:
 
 
 def _listed(entries: Mapping[Any, Any]) -> str:
-    names = [quoted(key) for key in list(entries)[: _SHOWN + 1] if isinstance(key, str)]
-    shown = ", ".join(names[:_SHOWN])
-    more = len(entries) - min(len(names), _SHOWN)
     if not entries:
         return "nothing"
-    return f"{shown} and {more} more" if more and shown else shown or f"{more} without a name"
+    names = [key for key in entries if isinstance(key, str)]
+    return listed(names) if names else f"{len(entries)} without a name"
