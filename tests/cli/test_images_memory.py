@@ -15,7 +15,7 @@ from PIL import Image
 
 import hostile_images as hostile
 from cli.image_claims import PREPROCESS, reason
-from limits import measured, needs_linux
+from limits import measured, measures_memory
 from transnext_models.images import (
     DECODING_BYTES,
     DecodedBatches,
@@ -61,8 +61,7 @@ for result in classifier.classify(sys.argv[1:]):
 # -- measured -------------------------------------------------------------------------------------
 
 
-@needs_linux
-@pytest.mark.slow
+@measures_memory
 def test_a_small_png_is_read_or_refused_in_little_memory(tmp_path):
     transparent = {"colour": 3, "chunks": hostile.png_chunk(b"tRNS", b"\0")}
     for name, side, options in (
@@ -80,8 +79,7 @@ def test_a_small_png_is_read_or_refused_in_little_memory(tmp_path):
     assert done.mib < BOUND
 
 
-@needs_linux
-@pytest.mark.slow
+@measures_memory
 def test_many_small_files_share_the_bound(tmp_path):
     """Four threads, four modes: together as little as one of them."""
     for index, colour in enumerate((2, 6, 4, 3)):
@@ -92,8 +90,7 @@ def test_many_small_files_share_the_bound(tmp_path):
     assert done.mib < BOUND
 
 
-@needs_linux
-@pytest.mark.slow
+@measures_memory
 def test_a_large_palette_image_is_classified(tmp_path):
     """169 million pixels of one byte, never all of them in colour."""
     path = tmp_path / "x.png"
@@ -105,8 +102,7 @@ def test_a_large_palette_image_is_classified(tmp_path):
     assert done.mib < 256
 
 
-@needs_linux
-@pytest.mark.slow
+@measures_memory
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_the_photo_of_a_large_sensor_is_classified(tmp_path, orientation):
     """108 million pixels, lying on their side or not: 412 MiB decoded, without a copy."""
@@ -118,8 +114,7 @@ def test_the_photo_of_a_large_sensor_is_classified(tmp_path, orientation):
     assert done.mib < BOUND
 
 
-@needs_linux
-@pytest.mark.slow
+@measures_memory
 def test_damaged_images_are_forgotten(tmp_path):
     """What was decoded of a file that is cut short does not stay with its error."""
     data = hostile.png(4_000, 4_000)
@@ -131,8 +126,7 @@ def test_damaged_images_are_forgotten(tmp_path):
     assert done.mib < BOUND
 
 
-@needs_linux
-@pytest.mark.slow
+@measures_memory
 def test_claims_cost_nothing(tmp_path):
     """Whatever other code allowed Pillow."""
     bomb = hostile.exif(5_000, 1_000_000)

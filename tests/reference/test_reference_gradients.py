@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -119,9 +120,35 @@ def check_attention(case: Case, seed: int) -> None:
     check_gradients(forward, backward, attention_inputs(case, seed), seed=seed)
 
 
+def check_window_products(case: Case, seed: int) -> None:
+    sizes = {"grid": case.grid, "window_size": case.window_size}
+    generator = np.random.default_rng(seed)
+    shape = (case.batch, case.heads, case.tokens, case.dim)
+    inputs = {"q": generator.standard_normal(shape), "k": generator.standard_normal(shape)}
+    if "local_bias" in case.optional:
+        inputs["bias"] = generator.standard_normal((case.heads, case.cells))
+    check_gradients(
+        partial(reference.window_qk, **sizes),
+        partial(reference.window_qk_backward, **sizes),
+        inputs,
+        seed=seed,
+    )
+    inputs = {
+        "attn": generator.standard_normal((*shape[:3], case.cells)),
+        "v": generator.standard_normal(shape),
+    }
+    check_gradients(
+        partial(reference.window_av, **sizes),
+        partial(reference.window_av_backward, **sizes),
+        inputs,
+        seed=seed,
+    )
+
+
+@pytest.mark.parametrize("check", [check_attention, check_window_products])
 @pytest.mark.parametrize("case", EDGES.values(), ids=EDGES.keys())
-def test_aggregated_attention_at_the_edges(case: Case) -> None:
-    check_attention(case, seed=1)
+def test_edges(case: Case, check: Callable[[Case, int], None]) -> None:
+    check(case, 1)
 
 
 @given(case=cases(), seed=seeds)
@@ -192,39 +219,9 @@ def test_vectors_near_zero_have_the_gradient_of_the_linear_branch(name: str, len
     )
 
 
-@pytest.mark.parametrize("case", EDGES.values(), ids=EDGES.keys())
-def test_window_products_at_the_edges(case: Case) -> None:
-    check_window_products(case, seed=5)
-
-
 @given(case=cases(), seed=seeds)
 def test_window_products(case: Case, seed: int) -> None:
     check_window_products(case, seed)
-
-
-def check_window_products(case: Case, seed: int) -> None:
-    sizes = {"grid": case.grid, "window_size": case.window_size}
-    generator = np.random.default_rng(seed)
-    shape = (case.batch, case.heads, case.tokens, case.dim)
-    inputs = {"q": generator.standard_normal(shape), "k": generator.standard_normal(shape)}
-    if "local_bias" in case.optional:
-        inputs["bias"] = generator.standard_normal((case.heads, case.cells))
-    check_gradients(
-        partial(reference.window_qk, **sizes),
-        partial(reference.window_qk_backward, **sizes),
-        inputs,
-        seed=seed,
-    )
-    inputs = {
-        "attn": generator.standard_normal((*shape[:3], case.cells)),
-        "v": generator.standard_normal(shape),
-    }
-    check_gradients(
-        partial(reference.window_av, **sizes),
-        partial(reference.window_av_backward, **sizes),
-        inputs,
-        seed=seed,
-    )
 
 
 @given(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
 
-needs_linux = pytest.mark.skipif(
+_needs_linux = pytest.mark.skipif(
     sys.platform != "linux", reason="peak memory is read from and reset in /proc"
 )
 
@@ -28,6 +29,11 @@ try:
 finally:
     print("\\npeak", _mib("VmHWM") - before)
 """
+
+
+def measures_memory(test: Callable[..., None]) -> Callable[..., None]:
+    """Mark a test of what a program of its own takes: slow, and for Linux."""
+    return pytest.mark.slow(_needs_linux(test))
 
 
 class Measured(NamedTuple):

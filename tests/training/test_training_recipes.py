@@ -70,32 +70,15 @@ def test_weight_decay_spares_exactly_the_published_parameters() -> None:
     assert spared_names | decayed_names == set(names.values())
     assert not spared_names & decayed_names
 
-    block = "block1.0."
-    assert {name for name in decayed_names if name.startswith(block)} == {
-        block + name
-        for name in (
-            "attn.learnable_tokens",
-            "attn.learnable_bias",
-            "attn.q.weight",
-            "attn.kv.weight",
-            "attn.sr.weight",
-            "attn.proj.weight",
-            "mlp.fc1.weight",
-            "mlp.dwconv.dwconv.weight",
-            "mlp.fc2.weight",
-        )
-    }
-    block = "block4.1."
-    assert {name for name in decayed_names if name.startswith(block)} == {
-        block + name
-        for name in (
-            "attn.qkv.weight",
-            "attn.proj.weight",
-            "mlp.fc1.weight",
-            "mlp.dwconv.dwconv.weight",
-            "mlp.fc2.weight",
-        )
-    }
+    mixer = {"mlp.fc1.weight", "mlp.dwconv.dwconv.weight", "mlp.fc2.weight"}
+    tokens = {"attn.learnable_tokens", "attn.learnable_bias"}
+    pooled = {"attn.q.weight", "attn.kv.weight", "attn.sr.weight", "attn.proj.weight"}
+    for block, expected in (
+        ("block1.0.", mixer | tokens | pooled),
+        ("block4.1.", mixer | {"attn.qkv.weight", "attn.proj.weight"}),
+    ):
+        inside = {name for name in decayed_names if name.startswith(block)}
+        assert inside == {block + name for name in expected}
     assert {name for name in decayed_names if not name.startswith("block")} == {
         *(f"patch_embed{stage}.proj.weight" for stage in (1, 2, 3, 4)),
         "head.weight",
