@@ -75,6 +75,8 @@ def test_a_wrong_folder_cannot_be_passed_over(tmp_path: Path) -> None:
 def test_images_without_folders_are_counted(tmp_path: Path) -> None:
     paint(tmp_path / "flat" / "ILSVRC2012_val_00000001.png", 0)
     text = refused(tmp_path, imagenet=tmp_path / "flat", allow_incomplete=True)
+    assert "1 images in no folders, needs the folders of their classes" in text
+    text = refused(tmp_path, sketch=tmp_path / "flat", allow_incomplete=True)
     assert "it has no folders, and 1 images in none: each belongs into the folder" in text
 
 
