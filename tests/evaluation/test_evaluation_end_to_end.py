@@ -18,19 +18,9 @@ from transnext_models.evaluation.results import Results
 from transnext_models.training.recipes import RECIPES, get_recipe
 from transnext_models.training.run import train
 
-RECIPE = dataclasses.replace(
-    get_recipe("finetune"),
-    name="two_epochs",
-    pretrained=False,
-    img_size=32,
-    pretrain_size=32,
-    num_classes=10,
-    batch_size=8,
-    epochs=2,
-    warmup_epochs=0,
-    lr=2e-3,
-    layer_decay=None,
-)
+SMALL = {"img_size": 32, "pretrain_size": 32, "num_classes": 10, "batch_size": 8, "epochs": 2}
+FROM_NOTHING = {"pretrained": False, "warmup_epochs": 0, "lr": 2e-3, "layer_decay": None}
+RECIPE = dataclasses.replace(get_recipe("finetune"), name="two_epochs", **SMALL, **FROM_NOTHING)
 CLASSES = [f"n{number:08d}" for number in range(10)]
 DOWNLOADED = ("folders", "class archives", "as downloaded", "shards")
 SIZES = (32, 64, 96)

@@ -47,7 +47,10 @@ def list_corruptions(path: Path) -> Corrupted:
         for corruption, at in _corruptions_in(tree):
             places.setdefault(corruption, []).append((tree, at))
     if not places:
+        nothing = list_set(IMAGENET_C, open_tree("c", path))
+        like = [fault for fault in nothing.faults if fault.startswith("it looks like")]
         found.faults.append(f"no folder of a corruption such as {', '.join(CORRUPTIONS[:2])}")
+        found.faults += like
         return found
     missing = [corruption for corruption in CORRUPTIONS if corruption not in places]
     if missing:

@@ -128,8 +128,9 @@ def _drawn(curves: dict[tuple[str, str], Curve], image_set: str) -> Any:
     axes.grid(alpha=0.3)
     for lines, title, side in ((measured, "measured", "left"), (published, "published", "right")):
         if lines:
-            look = {"frameon": False, "handlelength": 4, "alignment": "left", "fontsize": 8}
-            figure.legend(handles=lines, title=title, loc=f"outside lower {side}", **look)
+            look: dict[str, Any] = {"loc": f"outside lower {side}", "alignment": "left"}
+            look |= {"frameon": False, "handlelength": 4, "fontsize": 8}
+            figure.legend(handles=lines, title=title, **look)
     return figure
 
 

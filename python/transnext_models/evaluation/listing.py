@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from .image_sets import KNOWN_SETS, ImageSet
+from .image_sets import CORRUPTION_GROUPS, CORRUPTIONS, KNOWN_SETS, ImageSet
 from .trees import Tree, joined
 
 __all__ = [
@@ -22,7 +22,6 @@ SPLIT_FOLDERS = ("val", "validation")
 """In which the classes' folders may lie."""
 
 _SHOWN = 5
-_ALIKE = 0.5  # share of a set's folders by which a wrong folder is recognised
 _WRAPPERS = 3  # folders around the classes' folders, as downloads have them
 
 
@@ -175,15 +174,21 @@ def _nothing(listing: Listing, tree: Tree, at: str) -> Listing:
 
 def _recognise(listing: Listing, folders: set[str]) -> None:
     """Say which set a folder looks like, if it is another one than was asked for."""
+    found = _set_of(listing, folders)
+    if found is not None:
+        listing.faults.append(f"it looks like {found}: were two folders swapped?")
+
+
+def _set_of(listing: Listing, folders: set[str]) -> str | None:
+    wanted = set(listing.set.folders())
     for other in KNOWN_SETS:
         names = set(other.folders())
-        if other is listing.set or len(names & folders) < _ALIKE * len(names | folders):
-            continue
-        if names == folders and (
-            names != set(listing.set.folders()) or other.images == listing.count
-        ):
-            listing.faults.append(f"it looks like {other.name}: were two folders swapped?")
-            return
+        is_another = other.option != listing.set.option and names == folders
+        if is_another and (names != wanted or other.images == listing.count):
+            return other.name
+    if folders & {*CORRUPTIONS, *CORRUPTION_GROUPS}:
+        return "imagenet-c"
+    return None
 
 
 def _shown(names: Iterable[str]) -> str:

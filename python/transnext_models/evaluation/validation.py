@@ -10,7 +10,13 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from ..training.sources.imagenet import KIT, VAL_ARCHIVE, kit_in, validation_classes
+from ..training.sources.imagenet import (
+    KIT,
+    TRAIN_ARCHIVE,
+    VAL_ARCHIVE,
+    kit_in,
+    validation_classes,
+)
 from .class_lists import wnids
 from .listing import SPLIT_FOLDERS, find_classes
 from .trees import Tree, open_tree
@@ -36,6 +42,8 @@ def open_validation(path: Path) -> Tree:
     ValueError
         If there is nothing there, an archive is damaged, or images do not belong to the kit.
     """
+    if path.name == TRAIN_ARCHIVE:
+        raise ValueError(f"{_OPTION}: got {path}, the training images, needs {VAL_ARCHIVE}")
     known = set(wnids())
     whole = open_tree(_OPTION, path, known.__contains__)
     if find_classes(whole, known):
