@@ -29,7 +29,9 @@ def _path(text: str) -> Any:
     return typer.Option(metavar="PATH", help=text, show_default=False)
 
 
-Imagenet = Annotated[Path | None, _path("ImageNet-1K's validation images.")]
+Imagenet = Annotated[
+    Path | None, _path("ImageNet-1K's validation images; or their tar, beside the development kit.")
+]
 Real = Annotated[bool, typer.Option("--real", help="Judge --imagenet by the ReaL labels too.")]
 RealLabels = Annotated[Path | None, _path("The published real.json, instead of timm's copy.")]
 ImagenetA = Annotated[Path | None, _path("ImageNet-A.")]
