@@ -127,6 +127,14 @@ def test_sets_of_the_same_classes_are_told_apart_by_their_images(tmp_path: Path)
     assert "it looks like imagenet: were two folders swapped?" in text
 
 
+def test_what_is_wrong_with_every_set_is_said_at_once(tmp_path: Path) -> None:
+    paint(tmp_path / "photos" / "summer" / "x.png", 0)
+    places = {"imagenet": "none", "a": "photos", "sketch": "gone", "v2": "photos", "c": "lost"}
+    text = refused(tmp_path, **{option: tmp_path / name for option, name in places.items()})
+    lines = {line.partition(": ")[0] for line in text.splitlines()}
+    assert lines == set(places)
+
+
 def test_the_training_archive_is_named(tmp_path: Path) -> None:
     file = tmp_path / "ILSVRC2012_img_train.tar"
     file.write_bytes(b"")

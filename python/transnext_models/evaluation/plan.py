@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from ..training.sources.imagenet import validation_number
@@ -12,7 +13,7 @@ from . import image_sets
 from .class_lists import indices_of_a, indices_of_r, real_labels
 from .corruptions import list_corruptions
 from .generated import check_installed
-from .image_sets import IMAGENET, IMAGENET_A, IMAGENET_R, V2
+from .image_sets import IMAGENET, IMAGENET_A, IMAGENET_R, V2, ImageSet
 from .listing import Listing, images_below, list_set
 from .models import EvaluatedModel
 from .options import EvaluationOptions
@@ -51,25 +52,21 @@ def make_plan(options: EvaluationOptions, model: EvaluatedModel) -> Plan:
     """
     plan = Plan()
     _check_model(options, model)
-    if options.imagenet is not None:
-        _plan_imagenet(plan, options, options.imagenet)
-    for image_set, path in (
-        (IMAGENET_A, options.a),
-        (IMAGENET_R, options.r),
-        (image_sets.SKETCH, options.sketch),
-        (image_sets.labelled_folder(model.class_folders), options.folder),
+    own = image_sets.labelled_folder(model.class_folders)
+    for path, look in (
+        (options.imagenet, partial(_plan_imagenet, plan, options)),
+        (options.a, partial(_plan_set, plan, IMAGENET_A)),
+        (options.r, partial(_plan_set, plan, IMAGENET_R)),
+        (options.sketch, partial(_plan_set, plan, image_sets.SKETCH)),
+        (options.folder, partial(_plan_set, plan, own)),
+        (options.v2, partial(_plan_v2, plan, options)),
+        (options.c, partial(_plan_c, plan)),
     ):
         if path is not None:
-            names = image_set.folders()
-            tree = open_tree(image_set.option, path, names.__contains__)
-            listing = list_set(image_set, tree)
-            if plan.take(listing, image_set.option, tree):
-                view = View(image_set.name, image_set.labels() if image_set.labels else None)
-                plan.passes.append(Pass(tree, listing.folders, [view], listing.note))
-    if options.v2 is not None:
-        _plan_v2(plan, options, options.v2)
-    if options.c is not None:
-        _plan_c(plan, options.c)
+            try:
+                look(path)
+            except ValueError as error:
+                plan.unusable.append(str(error))
     faults = plan.unusable + ([] if options.allow_incomplete else plan.faults)
     if faults:
         more = [f"… {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []
@@ -93,6 +90,15 @@ def _check_model(options: EvaluationOptions, model: EvaluatedModel) -> None:
             )
     for size in options.sizes or (model.own_size,):
         model.normal(size)
+
+
+def _plan_set(plan: Plan, image_set: ImageSet, path: Path) -> None:
+    names = image_set.folders()
+    tree = open_tree(image_set.option, path, names.__contains__)
+    listing = list_set(image_set, tree)
+    if plan.take(listing, image_set.option, tree):
+        view = View(image_set.name, image_set.labels() if image_set.labels else None)
+        plan.passes.append(Pass(tree, listing.folders, [view], listing.note))
 
 
 def _plan_imagenet(plan: Plan, options: EvaluationOptions, path: Path) -> None:
