@@ -6,7 +6,7 @@
 `answers`, `corruption_error`, `rows`, `published`  from answers to rows of numbers
 `results`, `predictions`  the files, whole after every row
 `models`  what is evaluated: TransNeXt in its modes, and timm's models
-`run`  all of it; `figure` draws accuracy over image sizes
+`run`, `outcome`  all of it; `figure` draws accuracy over image sizes
 
 Needs the packages of the extra `evaluate`.
 """

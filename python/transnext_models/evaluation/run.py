@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -19,6 +18,7 @@ from .listing import LabelledImage
 from .loading import ImageSource
 from .models import Built, EvaluatedModel, load_evaluated
 from .options import EvaluationOptions
+from .outcome import OtherProcessFailed, Outcome, Watcher
 from .passes import Pass, View
 from .plan import GENERATED, Plan, make_plan
 from .predictions import Predictions
@@ -41,48 +41,6 @@ _CORRUPTED_SIZE = 224
 _MOST_WORKERS = 16
 
 T = TypeVar("T")
-
-
-class OtherProcessFailed(RuntimeError):
-    """The first process has failed, and has said why."""
-
-
-class Watcher:
-    """Who is told how an evaluation goes; the first process calls it."""
-
-    def remark(self, text: str) -> None:
-        """Take a remark."""
-
-    def started(self, title: str, images: int) -> None:
-        """Take note that a set begins."""
-
-    def advanced(self, images: int) -> None:
-        """Take note that so many more of its images are answered."""
-
-    def finished(self, row: Row, speed: Speed | None) -> None:
-        """Take a new row; the speed is None where it was computed from others."""
-
-    def failed(self, title: str, reason: str) -> None:
-        """Take note that a set has no row."""
-
-
-@dataclass
-class Outcome:
-    """What an evaluation came to.
-
-    Attributes
-    ----------
-    rows : list of Row
-        Those that were asked for, measured now or before.
-    failures : list of str
-        Sets without a row, and why.
-    is_first : bool
-        Whether this is the process that writes; the others' lists are empty.
-    """
-
-    rows: list[Row] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-    is_first: bool = True
 
 
 def evaluate(
