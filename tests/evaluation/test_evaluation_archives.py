@@ -116,6 +116,22 @@ def test_unpacked_folders_go_before_the_archive(
     assert (row["images"], row["details"]["correct1"]) == (10, 4)
 
 
+def test_the_training_set_beside_the_archive_is_not_taken(
+    validation: dict[str, Contents], tmp_path: Path
+) -> None:
+    """In a folder of its own, or as the archives of classes that unpacking leaves."""
+    source = Path(as_downloaded(validation, tmp_path / "data"))
+    paint_classes(source / "train", range(10), right=4)
+    (source / f"{wnids()[0]}.tar").write_bytes(archive_of({"x.JPEG": painted(0)}))
+    (row,) = rows_of(tmp_path, imagenet=source)
+    assert (row["images"], row["details"]["correct1"]) == (1000, RIGHT)
+    for archive in (VAL, f"{wnids()[0]}.tar"):
+        (source / archive).unlink()
+    assert "no folder of a class such as n01440764, n01443537; its folders are train" in refused(
+        tmp_path / "1", imagenet=source
+    )
+
+
 def test_an_archive_that_is_not_whole_is_marked(
     validation: dict[str, Contents], tmp_path: Path
 ) -> None:

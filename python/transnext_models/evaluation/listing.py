@@ -21,6 +21,7 @@ __all__ = [
 SPLIT_FOLDERS = ("val", "validation")
 """In which the classes' folders may lie."""
 
+_TRAINING = "train"
 _SHOWN = 5
 _WRAPPERS = 3  # folders around the classes' folders, as downloads have them
 
@@ -132,7 +133,7 @@ def find_classes(tree: Tree, names: Collection[str], at: str = "") -> list[str]:
     """Return the folders, from `at` inwards, whose folders are named as classes.
 
     The folder itself, ``val`` or ``validation`` in it, or what a download wraps around: folders
-    that hold one folder each.
+    that hold one folder each; but never ``train``.
     """
     places = []
     for _ in range(_WRAPPERS):
@@ -141,7 +142,7 @@ def find_classes(tree: Tree, names: Collection[str], at: str = "") -> list[str]:
             if any(_class_name(name, names) in names for name in tree.folders(place)):
                 places.append(place)
         folders = tree.folders(at)
-        if places or len(folders) != 1:
+        if places or len(folders) != 1 or folders[0] == _TRAINING:
             break
         at = joined(at, folders[0])
     return places

@@ -32,10 +32,10 @@ def open_validation(path: Path) -> Tree:
     Parameters
     ----------
     path : Path
-        The first of these: folders of the classes, or their archives, in the folder or in ``val``
-        or ``validation`` in it; an archive with such folders; flat images in one of these folders,
-        or ``ILSVRC2012_img_val.tar`` in the folder or itself, with the development kit, packed or
-        not, beside them.
+        An archive; or a folder, in which the first of these counts: folders of the classes; ``val``
+        or ``validation`` with such, with archives of the classes or with flat images;
+        ``ILSVRC2012_img_val.tar``; archives of the classes; flat images. Flat images have the
+        development kit, packed or not, beside them.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def open_validation(path: Path) -> Tree:
     if path.name == TRAIN_ARCHIVE:
         raise ValueError(f"{_OPTION}: got {path}, the training images, needs {VAL_ARCHIVE}")
     known = set(wnids())
-    whole = open_tree(_OPTION, path, known.__contains__)
+    whole = open_tree(_OPTION, path)
     if find_classes(whole, known):
         return whole
     if path.is_dir():
