@@ -6,8 +6,10 @@ it. So which images are answered rightly is decided where they are painted.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -16,7 +18,10 @@ from torch import nn
 from transnext_models.classification.preprocess import Preprocess
 from transnext_models.evaluation.class_lists import wnids
 from transnext_models.evaluation.models import Built, EvaluatedModel
+from transnext_models.evaluation.options import EvaluationOptions
 from transnext_models.evaluation.preparation import CorruptedPreprocess
+from transnext_models.evaluation.rows import Row
+from transnext_models.evaluation.run import evaluate
 
 CLASSES = 1000
 SIDE = 40
@@ -24,11 +29,18 @@ STEP = 8  # between the colours of two classes
 LOGITS = (9.0, 7.0, 5.0, 4.0, 3.0)  # of the first five answers; the others' are 0
 
 
-def paint(file: Path, answer: int, side: int = SIDE) -> None:
-    """Write an image that the classifier takes for the class `answer`."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+def painted(answer: int, side: int = SIDE) -> bytes:
+    """Return the file of an image that the classifier takes for the class `answer`."""
     colour = (answer // 32 * STEP, answer % 32 * STEP, 0)
-    Image.new("RGB", (side, side), colour).save(file)
+    file = io.BytesIO()
+    Image.new("RGB", (side, side), colour).save(file, "PNG")
+    return file.getvalue()
+
+
+def paint(file: Path, answer: int, side: int = SIDE) -> None:
+    """Write such an image."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(painted(answer, side))
 
 
 class PaintedClassifier(nn.Module):
@@ -86,3 +98,13 @@ def paint_classes(
             answer = label if is_right else labels[position - 1]
             paint(root / names[label] / f"image_{index}.png", answer, side)
             number += 1
+
+
+def rows_of(place: Path, **options: Any) -> list[Row]:
+    """Evaluate the painted classifier on sets that are not whole; return its rows."""
+    asked = EvaluationOptions(
+        output=place / "results.csv", device="cpu", workers=0, allow_incomplete=True, **options
+    )
+    outcome = evaluate(asked, model=painted_model())
+    assert not outcome.failures
+    return outcome.rows

@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 
-from evaluation.made_up_sets import PaintedClassifier, paint, paint_classes, painted_model
+from evaluation.made_up_sets import (
+    PaintedClassifier,
+    paint,
+    paint_classes,
+    painted,
+    painted_model,
+)
+from training.image_layouts import archive_of
 from transnext_models.evaluation.class_lists import indices_of_a, indices_of_r, wnids
 from transnext_models.evaluation.options import EvaluationOptions
 from transnext_models.evaluation.run import Outcome, evaluate
@@ -75,6 +82,8 @@ def test_a_wrong_folder_cannot_be_passed_over(tmp_path: Path) -> None:
 def test_images_without_folders_are_counted(tmp_path: Path) -> None:
     paint(tmp_path / "flat" / "ILSVRC2012_val_00000001.png", 0)
     text = refused(tmp_path, imagenet=tmp_path / "flat", allow_incomplete=True)
+    assert "1 images in no folders, needs the folders of their classes" in text
+    text = refused(tmp_path, sketch=tmp_path / "flat", allow_incomplete=True)
     assert "it has no folders, and 1 images in none: each belongs into the folder" in text
 
 
@@ -84,6 +93,52 @@ def test_swapped_folders_are_named(tmp_path: Path) -> None:
     text = refused(tmp_path, a=tmp_path / "r", r=tmp_path / "a")
     assert f"a: {tmp_path / 'r'}: it looks like imagenet-r: were two folders swapped?" in text
     assert f"r: {tmp_path / 'a'}: it looks like imagenet-a: were two folders swapped?" in text
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"),
+    [
+        ("imagenet", "imagenet-c"),
+        ("a", "imagenetv2"),
+        ("sketch", "imagenet-r"),
+        ("c", "imagenet-a"),
+    ],
+)
+def test_a_set_in_the_place_of_another_is_named(tmp_path: Path, asked: str, given: str) -> None:
+    folder = tmp_path / "data"
+    if given == "imagenet-c":
+        paint_classes(folder / "noise" / "shot_noise" / "1", range(3))
+    elif given == "imagenetv2":
+        paint_classes(folder, range(1000), names=[str(label) for label in range(1000)])
+    else:
+        paint_classes(folder, indices_of_r() if given == "imagenet-r" else indices_of_a())
+    text = refused(tmp_path, **{asked: folder})
+    assert f"it looks like {given}: were two folders swapped?" in text
+
+
+@pytest.mark.slow
+def test_sets_of_the_same_classes_are_told_apart_by_their_images(tmp_path: Path) -> None:
+    """The validation images in the place of Sketch, whose folders have the same names."""
+    image = painted(0)
+    per_class = [f"{name}/{number}.png" for name in wnids() for number in range(50)]
+    (tmp_path / "val.tar").write_bytes(archive_of(dict.fromkeys(per_class, image)))
+    text = refused(tmp_path, sketch=tmp_path / "val.tar")
+    assert "50000 images, needs 50889" in text
+    assert "it looks like imagenet: were two folders swapped?" in text
+
+
+def test_what_is_wrong_with_every_set_is_said_at_once(tmp_path: Path) -> None:
+    paint(tmp_path / "photos" / "summer" / "x.png", 0)
+    places = {"imagenet": "none", "a": "photos", "sketch": "gone", "v2": "photos", "c": "lost"}
+    text = refused(tmp_path, **{option: tmp_path / name for option, name in places.items()})
+    lines = {line.partition(": ")[0] for line in text.splitlines()}
+    assert lines == set(places)
+
+
+def test_the_training_archive_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "ILSVRC2012_img_train.tar"
+    file.write_bytes(b"")
+    assert "the training images, needs ILSVRC2012_img_val.tar" in refused(tmp_path, imagenet=file)
 
 
 def test_wnids_are_no_v2(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,30 +18,17 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from evaluation.conftest import Command
 from evaluation.made_up_sets import paint
 from transnext_models import create_model
 from transnext_models.checkpoints.digest import sha256
 from transnext_models.checkpoints.hub import resolve_weights
-from transnext_models.cli.application import app
 from transnext_models.evaluation.class_lists import wnids
 from transnext_models.evaluation.models import MODES, _mode_options, load_evaluated
 from transnext_models.evaluation.results import Results
 from transnext_models.training.digits import held_out_digits
 
 README = Path(__file__).resolve().parents[2] / "README.md"
-Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def transnext(capsys: pytest.CaptureFixture[str]) -> Command:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            app([str(argument) for argument in arguments], prog_name="transnext")
-        code = ended.value.code
-        return (code if isinstance(code, int) else 0, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture(scope="module")

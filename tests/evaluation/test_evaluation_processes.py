@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from evaluation.made_up_sets import paint_classes
+from killed_ranks import finds_processes, restarted_by_torchrun
 from transnext_models.evaluation.class_lists import indices_of_a
 
 PROGRAM = Path(__file__).with_name("painted_run.py")
@@ -154,6 +155,23 @@ def test_killed_and_run_again(
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "results.csv", "results.json", "results.md", "results.npz",
     ]  # fmt: skip
+    with np.load(tmp_path / "results.npz") as ours, np.load(whole.with_suffix(".npz")) as others:
+        assert set(ours.files) == set(others.files)
+
+
+@pytest.mark.slow
+@finds_processes
+def test_torchrun_starts_an_evaluation_again_that_lost_a_process(
+    tmp_path: Path, sets: dict[str, Path], whole: Path
+) -> None:
+    """It goes on at the first missing row, and every image counts once."""
+    file = tmp_path / "results.csv"
+    options = {**asked(sets), "save_predictions": tmp_path / "results.npz"}
+    program = command(file, **options, batch_size=4, seconds=0.02)[1:]
+    printed = restarted_by_torchrun(program, lambda: file.exists() and len(table(file)) >= 2)
+    assert table(file) == table(whole)
+    assert documents(file) == documents(whole)
+    assert len(printed.split()) <= 8  # no row is measured twice
     with np.load(tmp_path / "results.npz") as ours, np.load(whole.with_suffix(".npz")) as others:
         assert set(ours.files) == set(others.files)
 

@@ -11,24 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from evaluation.made_up_sets import paint, paint_classes, painted_model
+from evaluation.made_up_sets import paint, paint_classes, painted_model, rows_of
 from transnext_models.evaluation.class_lists import indices_of_a, indices_of_r, wnids
 from transnext_models.evaluation.generated import Corruption
 from transnext_models.evaluation.loading import ImageSource, batches
-from transnext_models.evaluation.options import EvaluationOptions
 from transnext_models.evaluation.preparation import CorruptedPreprocess
 from transnext_models.evaluation.rows import Row
-from transnext_models.evaluation.run import evaluate
 from transnext_models.evaluation.trees import open_tree
-
-
-def rows_of(place: Path, **options: Any) -> list[Row]:
-    asked = EvaluationOptions(
-        output=place / "results.csv", device="cpu", workers=0, allow_incomplete=True, **options
-    )
-    outcome = evaluate(asked, model=painted_model())
-    assert not outcome.failures
-    return outcome.rows
 
 
 def counts(row: Row) -> tuple[str, int, int, int]:

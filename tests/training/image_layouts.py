@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from transnext_models.training.digits import load_split
 from transnext_models.training.sources import open_splits
 
 SPLITS = ("train", "val")
@@ -59,6 +60,19 @@ def noise(classes: Sequence[str], train: int, val: int, side: int = 8) -> dict[s
         }
 
     return named(images(train), images(val))
+
+
+def digits(classes: Sequence[str], train: int, val: int) -> dict[str, Contents]:
+    """So many handwritten digits of each class to train on, and others to validate on."""
+
+    def images(count: int, held_out: bool) -> dict[str, list[bytes]]:
+        found = load_split()[held_out]
+        return {
+            name: [jpeg(image) for image in found.images[found.labels == label][:count]]
+            for label, name in enumerate(classes)
+        }
+
+    return named(images(train, False), images(val, True))
 
 
 def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from killed_ranks import finds_processes, restarted_by_torchrun
 from training import short_runs
 from training.short_runs import StopAfter, assert_same_end
 from transnext_models.training.run import RunStopped, train
@@ -64,36 +64,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes as Linux shows them")
+@finds_processes
 def test_torchrun_starts_a_run_again_that_lost_a_process(
     tmp_path: Path, images: Path, whole: Path
 ) -> None:
-    """torchrun ends the others and starts all anew, with the same command."""
-    run, mark = tmp_path / "run", f"TRANSNEXT_TEST_{uuid.uuid4().hex}"
-    launcher = ["-m", "torch.distributed.run", "--standalone"]
-    with subprocess.Popen(
-        [
-            sys.executable, *launcher, "--nproc-per-node", "2", "--max-restarts", "1",
-            *PROGRAM, *_arguments(images, run),
-        ],
-        env=_environment(**{mark: "1"}), stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
-        while not (run / "checkpoints" / "previous.ckpt").exists() and process.poll() is None:
-            time.sleep(0.005)
-        os.kill(_of_rank(1, mark), signal.SIGKILL)
-        _, error = process.communicate(timeout=SECONDS)
-    assert process.returncode == 0, error
+    run = tmp_path / "run"
+    kept = run / "checkpoints" / "previous.ckpt"
+    restarted_by_torchrun([*PROGRAM, *_arguments(images, run)], kept.exists)
     assert_same_end(whole, run)
-
-
-def _of_rank(rank: int, mark: str) -> int:
-    """Number of the process that trains as `rank` in the launch that `mark` marks."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            environment = (folder / "environ").read_bytes().split(b"\0")
-            if f"{mark}=1".encode() in environment and f"RANK={rank}".encode() in environment:
-                return int(folder.name)
-    raise AssertionError(f"rank {rank} has ended")
 
 
 # -- two machines ---------------------------------------------------------------------------------

@@ -14,11 +14,10 @@ import pytest
 from torch.utils.data import DataLoader
 
 from requirements import needs
-from training import short_runs
-from training.image_layouts import LAYOUTS, NEEDS, Contents, in_folders, jpeg, named, noise
+from training import image_layouts, short_runs
+from training.image_layouts import LAYOUTS, NEEDS, Contents, in_folders, noise
 from training.short_runs import StopAfter, assert_equal, assert_same_end, resumed, untimed
 from transnext_models.checkpoints import read_state_dict
-from transnext_models.training.digits import load_split
 from transnext_models.training.recipes import RECIPES
 from transnext_models.training.run import RunStopped, train
 from transnext_models.training.sources import ImageSet, UnreadableImage, open_splits
@@ -111,16 +110,8 @@ def test_a_set_goes_into_other_processes(layout: str, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def digits() -> Iterator[Mapping[str, Contents]]:
     """Digits as ImageNet names its images: 8 of each to train on, 2 to validate on."""
-
-    def images(count: int, held_out: bool) -> dict[str, list[bytes]]:
-        found = load_split()[held_out]
-        return {
-            name: [jpeg(image) for image in found.images[found.labels == label][:count]]
-            for label, name in enumerate(CLASSES)
-        }
-
     RECIPES[DIGITS.name] = DIGITS
-    yield named(images(8, False), images(2, True))
+    yield image_layouts.digits(CLASSES, train=8, val=2)
     del RECIPES[DIGITS.name]
 
 

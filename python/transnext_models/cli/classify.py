@@ -26,6 +26,7 @@ from .console import (
     print_rows,
     usage_error,
 )
+from .model_options import Backend, BatchSize, Device, Weights
 from .weights import WeightsKey, weights_remarks
 
 if TYPE_CHECKING:
@@ -54,14 +55,6 @@ Model = Annotated[
         show_default=False,
     ),
 ]
-Weights = Annotated[
-    str | None,
-    typer.Option(
-        help="Weights: a file (.pth, .safetensors), a published name, or owner/repo:file on the "
-        "Hub.  [dim]\\[default: the model's][/]",
-        show_default=False,
-    ),
-]
 Size = Annotated[
     int | None,
     typer.Option(
@@ -70,16 +63,6 @@ Size = Annotated[
         show_default=False,
     ),
 ]
-Backend = Annotated[
-    str | None,
-    typer.Option(
-        help="auto, cpp, cupy, torch or reference, see [bold]transnext info[/].  "
-        "[dim]\\[default: auto][/]",
-        show_default=False,
-    ),
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images in the model at a time.")]
 TopK = Annotated[int, typer.Option(min=1, help="Classes to show.")]
 ImageMemory = Annotated[
     int,

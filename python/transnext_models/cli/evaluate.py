@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,10 +13,12 @@ from rich.text import Text
 
 from ..checkpoints.errors import escaped
 from .console import Debug, command, messages, needs_extra, note, print_rows, usage_error
+from .model_options import Backend, BatchSize, Device, Weights
 from .weights import WeightsKey, weights_remarks
 
 if TYPE_CHECKING:
     from ..evaluation.engine import Speed
+    from ..evaluation.options import EvaluationOptions
 
 _EXTRA = {"timm", "matplotlib", "torchvision"}
 _FIGURES = ("sizes",)
@@ -26,7 +29,9 @@ def _path(text: str) -> Any:
     return typer.Option(metavar="PATH", help=text, show_default=False)
 
 
-Imagenet = Annotated[Path | None, _path("ImageNet-1K's validation images.")]
+Imagenet = Annotated[
+    Path | None, _path("ImageNet-1K's validation images; or their tar, beside the development kit.")
+]
 Real = Annotated[bool, typer.Option("--real", help="Judge --imagenet by the ReaL labels too.")]
 RealLabels = Annotated[Path | None, _path("The published real.json, instead of timm's copy.")]
 ImagenetA = Annotated[Path | None, _path("ImageNet-A.")]
@@ -45,14 +50,6 @@ ModelArgument = Annotated[
     ),
 ]
 Model = Annotated[str | None, typer.Option(help="The same as MODEL.", show_default=False)]
-Weights = Annotated[
-    str | None,
-    typer.Option(
-        help="Weights: a file (.pth, .safetensors), a published name, or owner/repo:file on the "
-        "Hub.  [dim]\\[default: the model's][/]",
-        show_default=False,
-    ),
-]
 Sizes = Annotated[
     str | None,
     typer.Option(
@@ -106,13 +103,6 @@ Precision = Annotated[
         show_default=False,
     ),
 ]
-Backend = Annotated[
-    str | None,
-    typer.Option(
-        help="auto, cpp, cupy, torch or reference.  [dim]\\[default: auto][/]", show_default=False
-    ),
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Workers = Annotated[
     int | None,
     typer.Option(
@@ -121,7 +111,6 @@ Workers = Annotated[
         show_default=False,
     ),
 ]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images in the model at a time.")]
 Figure = Annotated[
     str | None,
     typer.Option(
@@ -155,8 +144,8 @@ def evaluate(
     c: ImagenetC = None,
     corruptions: Corruptions = "stored",
     folder: Folder = None,
-    size: Sizes = None,
-    mode: Modes = "normal",
+    sizes: Sizes = None,
+    modes: Modes = "normal",
     output: Output = Path("results.csv"),
     save_predictions: Predictions = None,
     allow_incomplete: Incomplete = False,
@@ -174,63 +163,53 @@ def evaluate(
     anything runs. Each row of results is on the disk as soon as it is measured; the same command
     goes on where one was stopped, and further commands add rows to the same table.
     """
+    given = dict(locals())
     if model_name is not None and model is not None and model_name != model:
         usage_error(f"got {model_name} and {model}, needs one model", "--model")
     if figure is not None and figure not in _FIGURES:
         usage_error(f"got {figure!r}, needs one of {', '.join(_FIGURES)}", "--figure")
-    sets = {
-        "imagenet": imagenet, "a": a, "r": r, "sketch": sketch, "v2": v2, "c": c, "folder": folder,
-    }  # fmt: skip
-    parts = _load()
-    if figure is None or any(sets.values()):
-        try:
-            options = parts.EvaluationOptions(
-                **sets,
-                output=output,
-                model=model_name or model,
-                weights=weights,
-                weights_key=weights_key,
-                real=real or real_labels is not None,
-                real_labels=real_labels,
-                v2_variants=_names(v2_variants),
-                corruptions=corruptions,
-                sizes=_numbers(size),
-                modes=_names(mode),
-                save_predictions=save_predictions,
-                allow_incomplete=allow_incomplete,
-                precision=precision,
-                backend=backend,
-                device=device,
-                workers=workers,
-                batch_size=batch_size,
-            )
-        except ValueError as error:
-            option, _, text = str(error).partition(": ")
-            usage_error(
-                text, "/".join(f"--{name.replace('_', '-')}" for name in option.split(", "))
-            )
-        _run(parts, options)
-    if figure is not None and parts.is_first_process():
-        file = parts.draw_sizes(output)
-        typer.echo(f"figure: {escaped(str(file))}")
+    evaluation = _load()
+    if figure is None or any((imagenet, a, r, sketch, v2, c, folder)):
+        given |= {
+            "model": model_name or model,
+            "real": real or real_labels is not None,
+            "v2_variants": _names(v2_variants),
+            "sizes": _numbers(sizes),
+            "modes": _names(modes),
+        }
+        _run(evaluation, _checked(evaluation.EvaluationOptions, given))
+    if figure is not None and evaluation.is_first_process():
+        from ..evaluation.figure import draw_sizes
+
+        typer.echo(f"figure: {escaped(str(draw_sizes(output)))}")
 
 
-def _run(parts: SimpleNamespace, options: Any) -> None:
-    watcher = _watcher(parts)
+def _checked(kind: type[EvaluationOptions], given: dict[str, Any]) -> EvaluationOptions:
+    """Return the options of the evaluation, of all that the command has."""
+    names = {option.name for option in dataclasses.fields(kind)}
+    try:
+        return kind(**{name: value for name, value in given.items() if name in names})
+    except ValueError as error:
+        option, _, text = str(error).partition(": ")
+        usage_error(text, "/".join(f"--{name.replace('_', '-')}" for name in option.split(", ")))
+
+
+def _run(evaluation: ModuleType, options: EvaluationOptions) -> None:
+    watcher = _watcher(evaluation)
     with watcher.screen, weights_remarks():
         try:
-            outcome = parts.evaluate(options, watcher)
-        except parts.OtherProcessFailed:
+            outcome = evaluation.evaluate(options, watcher)
+        except evaluation.OtherProcessFailed:
             return  # the first process says why, unless torchrun ends it for another's exit code
     if not outcome.is_first:
         return
     _print_table(outcome.rows)
-    note(f"results: {options.output}, {parts.json_of(options.output).name} beside it")
+    note(f"results: {options.output}, .json and .md beside it")
     if outcome.failures:
         raise RuntimeError("\n".join(outcome.failures))
 
 
-def _watcher(parts: SimpleNamespace) -> Any:
+def _watcher(evaluation: ModuleType) -> Any:
     """Return a watcher that prints, and shows a bar where a person is watching."""
     remarks = messages()
     bar: Any = None
@@ -242,9 +221,9 @@ def _watcher(parts: SimpleNamespace) -> Any:
         screen = bar = Progress(
             *columns, console=remarks, transient=True, redirect_stdout=False, redirect_stderr=False
         )
-        bar.disable = not parts.is_first_process()
+        bar.disable = not evaluation.is_first_process()
 
-    class Printing(parts.Watcher):  # type: ignore[name-defined]
+    class Printing(evaluation.Watcher):  # type: ignore[name-defined]
         def __init__(self) -> None:
             self.screen = screen
             self.task: Any = None
@@ -337,21 +316,11 @@ def _numbers(text: str | None) -> tuple[int, ...]:
     return tuple(int(name) for name in names)
 
 
-def _load() -> SimpleNamespace:
+def _load() -> ModuleType:
     """Import the evaluation, which needs the packages of the extra `evaluate`."""
     with needs_extra("evaluate", "evaluation", _EXTRA):
-        from ..evaluation import figure, options, results, run
-    from ..training.launch import is_first_process
-
-    return SimpleNamespace(
-        EvaluationOptions=options.EvaluationOptions,
-        OtherProcessFailed=run.OtherProcessFailed,
-        Watcher=run.Watcher,
-        draw_sizes=figure.draw_sizes,
-        evaluate=run.evaluate,
-        is_first_process=is_first_process,
-        json_of=results.json_of,
-    )
+        from ..evaluation import run
+    return run
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .image_sets import CORRUPTION_GROUPS, CORRUPTIONS, IMAGENET_C, SEVERITIES
 from .listing import Listing, list_set
-from .trees import FolderTree, TarTree, Tree, joined, open_tree
+from .trees import Tree, joined, open_parts, open_tree
 
 __all__ = ["Corrupted", "list_corruptions"]
 
@@ -47,7 +47,10 @@ def list_corruptions(path: Path) -> Corrupted:
         for corruption, at in _corruptions_in(tree):
             places.setdefault(corruption, []).append((tree, at))
     if not places:
+        nothing = list_set(IMAGENET_C, open_tree("c", path))
+        like = [fault for fault in nothing.faults if fault.startswith("it looks like")]
         found.faults.append(f"no folder of a corruption such as {', '.join(CORRUPTIONS[:2])}")
+        found.faults += like
         return found
     missing = [corruption for corruption in CORRUPTIONS if corruption not in places]
     if missing:
@@ -74,13 +77,15 @@ def list_corruptions(path: Path) -> Corrupted:
 
 
 def _trees(path: Path) -> Iterator[Tree]:
+    """Yield the folder or archive, and the archives of groups that are not unpacked there."""
     tree = open_tree("c", path)
     yield tree
-    if isinstance(tree, FolderTree):
-        for group in _GROUPS:
-            file = path / f"{group}.tar"
-            if file.is_file():
-                yield TarTree(file)
+    if path.is_dir():
+        there = {corruption for corruption, _ in _corruptions_in(tree)}
+        packed = {name for name, names in CORRUPTION_GROUPS.items() if there.isdisjoint(names)}
+        archives = open_parts("c", path, packed.__contains__)
+        if archives is not None:
+            yield archives
 
 
 def _corruptions_in(tree: Tree) -> Iterator[tuple[str, str]]:

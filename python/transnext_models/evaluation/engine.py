@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,10 +14,10 @@ from torch import Tensor, nn
 
 from .answers import Answers, answers_to
 from .listing import LabelledImage
-from .loading import Batch, ImageSource, Unreadable, batches
+from .loading import ImageSource, Unreadable, batches
 from .processes import Processes
 
-__all__ = ["PRECISIONS", "EvaluationError", "Machine", "Speed", "evaluate_images"]
+__all__ = ["PRECISIONS", "EvaluationError", "Machine", "Speed", "Task", "evaluate_images"]
 
 PRECISIONS = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _MOST_UNREADABLE = 100  # of one process: then the disk is away rather than an image damaged
@@ -84,30 +85,56 @@ class _Part:
     loaded: int
 
 
-def evaluate_images(
-    model: nn.Module,
-    images: Sequence[LabelledImage],
-    source: ImageSource,
-    machine: Machine,
-    restrictions: Mapping[str, Sequence[int] | None],
-    size: int,
-    advanced: Callable[[int], None] | None = None,
-) -> tuple[dict[str, Answers], Speed] | None:
-    """Return the answers to all images, in the first process; None in the others.
+@dataclass(frozen=True)
+class Task:
+    """Images that a model is to answer.
 
-    Parameters
+    Attributes
     ----------
     model : nn.Module
         From images ``[n, 3, size, size]`` to logits ``[n, classes]``; on the machine's device.
     images : sequence of LabelledImage
         The same in every process.
     source : ImageSource
-    machine : Machine
     restrictions : mapping of str to sequence of int or None
         By name, the classes to which the logits are restricted, None for all. Images of other
         classes have no answer under that name.
     size : int
         Side of the prepared images.
+    """
+
+    model: nn.Module
+    images: Sequence[LabelledImage]
+    source: ImageSource
+    restrictions: Mapping[str, Sequence[int] | None]
+    size: int
+
+    def concerned(self, name: str, positions: Sequence[int]) -> list[int]:
+        """Return the places in `positions` of images that have an answer under a name."""
+        classes = self._allowed[name]
+        return [
+            place
+            for place, position in enumerate(positions)
+            if classes is None or self.images[position].label in classes
+        ]
+
+    @cached_property
+    def _allowed(self) -> Mapping[str, frozenset[int] | None]:
+        return {
+            name: None if classes is None else frozenset(classes)
+            for name, classes in self.restrictions.items()
+        }
+
+
+def evaluate_images(
+    task: Task, machine: Machine, advanced: Callable[[int], None] | None = None
+) -> tuple[dict[str, Answers], Speed] | None:
+    """Return the answers to all images, in the first process; None in the others.
+
+    Parameters
+    ----------
+    task : Task
+    machine : Machine
     advanced : callable, optional
         Told after each batch how many images more are answered, by all processes about.
 
@@ -118,16 +145,15 @@ def evaluate_images(
     RuntimeError
         If the device runs out of memory.
     """
-    part = _own_part(model, images, source, machine, restrictions, size, advanced)
+    part = _own_part(task, machine, advanced)
     parts = machine.processes.gathered(part)
     if not parts:
         return None
-    _raise_for(images, parts)
+    _raise_for(task.images, parts)
     answers = {}
-    for name, classes in restrictions.items():
+    for name in task.restrictions:
         whole = Answers.joined([answer for part in parts for answer in part.answers[name]])
-        allowed = None if classes is None else set(classes)
-        expected = sum(allowed is None or image.label in allowed for image in images)
+        expected = len(task.concerned(name, range(len(task.images))))
         if len(whole.images) != expected:
             raise RuntimeError(f"{len(whole.images)} of {expected} images were evaluated")
         answers[name] = whole
@@ -139,31 +165,19 @@ def evaluate_images(
     )
 
 
-def _own_part(
-    model: nn.Module,
-    images: Sequence[LabelledImage],
-    source: ImageSource,
-    machine: Machine,
-    restrictions: Mapping[str, Sequence[int] | None],
-    size: int,
-    advanced: Callable[[int], None] | None,
-) -> _Part:
+def _own_part(task: Task, machine: Machine, advanced: Callable[[int], None] | None) -> _Part:
     processes = machine.processes
-    positions = range(processes.rank, len(images), processes.count)
     # All batches have one size, also the last, so that kernels chosen by size are the same for any
     # number of processes.
-    batch_size = min(machine.batch_size, len(images))
-    allowed = {
-        name: None if classes is None else frozenset(classes)
-        for name, classes in restrictions.items()
-    }
-    part = _Part({name: [] for name in restrictions}, [], [], 0.0, 0.0, 0.0, 0)
-    _logits(model, torch.zeros(batch_size, _CHANNELS, size, size), machine)  # loads what it needs
+    batch_size = min(machine.batch_size, len(task.images))
+    part = _Part({name: [] for name in task.restrictions}, [], [], 0.0, 0.0, 0.0, 0)
+    first = torch.zeros(batch_size, _CHANNELS, task.size, task.size)
+    _logits(task.model, first, machine)  # loads what it needs
     started = time.perf_counter()
     for batch in batches(
-        source,
-        [image.path for image in images],
-        positions,
+        task.source,
+        [image.path for image in task.images],
+        range(processes.rank, len(task.images), processes.count),
         batch_size=batch_size,
         workers=machine.workers,
         pinned=machine.device.type == "cuda",
@@ -176,41 +190,28 @@ def _own_part(
         if batch.images is None or part.unreadable:  # no row will come of it: look for others
             continue
         begun = time.perf_counter()
-        logits = _logits(model, _filled(batch.images, batch_size), machine)[: len(batch.positions)]
+        filled = _filled(batch.images, batch_size)
+        logits = _logits(task.model, filled, machine)[: len(batch.positions)]
         part.computing += time.perf_counter() - begun
-        _answer(part, batch, logits, images, restrictions, allowed)
+        _answer(part, batch.positions, logits, task)
         if advanced is not None:
             advanced(len(batch.positions) * processes.count)
     part.seconds = time.perf_counter() - started
     return part
 
 
-def _answer(
-    part: _Part,
-    batch: Batch,
-    logits: Tensor,
-    images: Sequence[LabelledImage],
-    restrictions: Mapping[str, Sequence[int] | None],
-    allowed: Mapping[str, frozenset[int] | None],
-) -> None:
-    finite = logits.isfinite().all(1)
-    if not finite.all():
+def _answer(part: _Part, positions: Sequence[int], logits: Tensor, task: Task) -> None:
+    finite = logits.isfinite().all(1).tolist()
+    if not all(finite):
         part.not_finite += [
-            position
-            for position, good in zip(batch.positions, finite.tolist(), strict=True)
-            if not good
+            position for position, good in zip(positions, finite, strict=True) if not good
         ]
         return
-    for name, classes in restrictions.items():
-        inside = allowed[name]
-        rows = [
-            row
-            for row, position in enumerate(batch.positions)
-            if inside is None or images[position].label in inside
-        ]
-        positions = [batch.positions[row] for row in rows]
-        labels = [images[position].label for position in positions]
-        part.answers[name].append(answers_to(positions, labels, logits[rows], classes))
+    for name, classes in task.restrictions.items():
+        rows = task.concerned(name, positions)
+        answered = [positions[row] for row in rows]
+        labels = [task.images[position].label for position in answered]
+        part.answers[name].append(answers_to(answered, labels, logits[rows], classes))
 
 
 def _filled(images: Tensor, batch_size: int) -> Tensor:

@@ -81,8 +81,14 @@ V2 = {
     variant: ImageSet(f"imagenetv2-{variant}", "v2", 10_000, _by_number)
     for variant in ("matched-frequency", "threshold-0.7", "top-images")
 }
-KNOWN_SETS = (IMAGENET, IMAGENET_A, IMAGENET_R, SKETCH)
-"""Those whose folders are WordNet ids, among which a wrong folder is looked for."""
+KNOWN_SETS = (
+    IMAGENET,
+    IMAGENET_A,
+    IMAGENET_R,
+    SKETCH,
+    ImageSet("imagenetv2", "v2", 10_000, _by_number),
+)
+"""Those among which it is looked for what a wrong folder is."""
 
 CORRUPTION_GROUPS: Mapping[str, tuple[str, ...]] = {
     "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from .image_sets import KNOWN_SETS, ImageSet
+from .image_sets import CORRUPTION_GROUPS, CORRUPTIONS, KNOWN_SETS, ImageSet
 from .trees import Tree, joined
 
-__all__ = ["LabelledImage", "Listing", "find_classes", "images_below", "list_set"]
+__all__ = [
+    "SPLIT_FOLDERS",
+    "LabelledImage",
+    "Listing",
+    "find_classes",
+    "images_below",
+    "list_set",
+]
 
+SPLIT_FOLDERS = ("val", "validation")
+"""In which the classes' folders may lie."""
+
+_TRAINING = "train"
 _SHOWN = 5
-_ALIKE = 0.5  # share of a set's folders by which a wrong folder is recognised
 _WRAPPERS = 3  # folders around the classes' folders, as downloads have them
 
 
@@ -59,27 +69,25 @@ class Listing:
         return "incomplete"
 
 
-def list_set(image_set: ImageSet, tree: Tree, at: str | None = None) -> Listing:
+def list_set(image_set: ImageSet, tree: Tree, at: str = "") -> Listing:
     """Look for a set's classes in a tree and count their images.
 
     Parameters
     ----------
     image_set : ImageSet
     tree : Tree
-    at : str | None
-        The folder that holds the classes' folders; None looks for it.
+    at : str
+        The folder in which to look for them; see `find_classes`.
     """
     names = image_set.folders()
     listing = Listing(image_set)
-    if at is None:
-        places = find_classes(tree, names)
-        if not places:
-            return _nothing(listing, tree)
-        at = places[0]
-        if len(places) > 1:
-            shown = _shown(f"{tree.name}/{place}".rstrip("/") for place in places)
-            listing.faults.append(f"its classes are found in several folders: {shown}")
-    listing.at = at
+    places = find_classes(tree, names, at)
+    if not places:
+        return _nothing(listing, tree, at)
+    listing.at = at = places[0]
+    if len(places) > 1:
+        shown = _shown(f"{tree.name}/{place}".rstrip("/") for place in places)
+        listing.faults.append(f"its classes are found in several folders: {shown}")
     found: dict[int, list[str]] = {}
     strange = []
     for folder in tree.folders(at):
@@ -121,26 +129,26 @@ def images_below(tree: Tree, folders: Sequence[tuple[str, int]]) -> list[Labelle
     ]
 
 
-def find_classes(tree: Tree, names: Mapping[str, int]) -> list[str]:
-    """Return the folders, from the root inwards, whose folders are named as classes.
+def find_classes(tree: Tree, names: Collection[str], at: str = "") -> list[str]:
+    """Return the folders, from `at` inwards, whose folders are named as classes.
 
-    The root, ``val`` or ``validation`` in it, or what a download wraps around: folders that hold
-    one folder each.
+    The folder itself, ``val`` or ``validation`` in it, or what a download wraps around: folders
+    that hold one folder each; but never ``train``.
     """
-    places, at = [], ""
+    places = []
     for _ in range(_WRAPPERS):
-        inner = [joined(at, name) for name in tree.folders(at) if name in ("val", "validation")]
+        inner = [joined(at, name) for name in tree.folders(at) if name in SPLIT_FOLDERS]
         for place in (at, *inner):
             if any(_class_name(name, names) in names for name in tree.folders(place)):
                 places.append(place)
         folders = tree.folders(at)
-        if places or len(folders) != 1:
+        if places or len(folders) != 1 or folders[0] == _TRAINING:
             break
         at = joined(at, folders[0])
     return places
 
 
-def _class_name(folder: str, names: Mapping[str, int]) -> str:
+def _class_name(folder: str, names: Collection[str]) -> str:
     """Return the name of the class that a folder is meant for.
 
     Another spelling counts too (``N01440764``, ``007``), so that a class that is there twice is
@@ -153,12 +161,12 @@ def _class_name(folder: str, names: Mapping[str, int]) -> str:
     return folder.lower()
 
 
-def _nothing(listing: Listing, tree: Tree) -> Listing:
+def _nothing(listing: Listing, tree: Tree, at: str) -> Listing:
     listing.is_unusable = True
     wanted = list(listing.set.folders())
-    found = tree.folders()
+    found = tree.folders(at)
     has = f"its folders are {_shown(found)}" if found else "it has no folders"
-    if flat := len(tree.images()):
+    if flat := len(tree.images(at)):
         has += f", and {flat} images in none: each belongs into the folder of its class"
     listing.faults.append(f"no folder of a class such as {_shown(wanted[:2])}; {has}")
     _recognise(listing, set(found))
@@ -167,15 +175,21 @@ def _nothing(listing: Listing, tree: Tree) -> Listing:
 
 def _recognise(listing: Listing, folders: set[str]) -> None:
     """Say which set a folder looks like, if it is another one than was asked for."""
+    found = _set_of(listing, folders)
+    if found is not None:
+        listing.faults.append(f"it looks like {found}: were two folders swapped?")
+
+
+def _set_of(listing: Listing, folders: set[str]) -> str | None:
+    wanted = set(listing.set.folders())
     for other in KNOWN_SETS:
         names = set(other.folders())
-        if other is listing.set or len(names & folders) < _ALIKE * len(names | folders):
-            continue
-        if names == folders and (
-            names != set(listing.set.folders()) or other.images == listing.count
-        ):
-            listing.faults.append(f"it looks like {other.name}: were two folders swapped?")
-            return
+        is_another = other.option != listing.set.option and names == folders
+        if is_another and (names != wanted or other.images == listing.count):
+            return other.name
+    if folders & {*CORRUPTIONS, *CORRUPTION_GROUPS}:
+        return "imagenet-c"
+    return None
 
 
 def _shown(names: Iterable[str]) -> str:

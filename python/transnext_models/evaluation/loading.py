@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from .preparation import decode
+from ..training.sources.image_set import decode
 
 __all__ = ["Batch", "ImageSource", "Unreadable", "batches"]
 
@@ -46,8 +46,7 @@ class ImageSource:
 
     def load(self, path: str) -> Tensor:
         """Return the model's input of an image."""
-        with self.open(path) as file:
-            image = decode(file)
+        image = decode(self.open(path))
         if self.change is not None:
             image = self.change(image, path)
         return self.prepare(image)

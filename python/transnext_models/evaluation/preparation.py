@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 import torch
 from PIL import Image
 
 from ..classification.preprocess import Preprocess
-from ..images import FORMATS
-from ..images.quiet import quiet
 
-__all__ = ["CorruptedPreprocess", "Prepare", "decode"]
+__all__ = ["CorruptedPreprocess", "Prepare"]
 
 _STORED = 224  # side of ImageNet-C's images
 
@@ -39,16 +37,6 @@ class Prepare(Protocol):
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         """Return the model's input."""
-
-
-def decode(file: BinaryIO) -> Image.Image:
-    """Decode an image as every published evaluation does: ``Image.open(file).convert("RGB")``.
-
-    An orientation in EXIF data is not applied, and transparency is dropped, other than where
-    `transnext classify` reads a user's file.
-    """
-    with quiet(), Image.open(file, formats=FORMATS) as image:
-        return image.convert("RGB")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,76 +4,43 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 
 from ..classification.classifier import resolve_device
+from ..training.launch import is_first_process
 from .answers import Answers, as_arrays, summarise
-from .engine import EvaluationError, Machine, Speed, evaluate_images
+from .engine import EvaluationError, Machine, Speed, Task, evaluate_images
 from .generated import Corruption
 from .image_sets import CORRUPTIONS, IMAGENET_C, SEVERITIES
 from .listing import LabelledImage
 from .loading import ImageSource
 from .models import Built, EvaluatedModel, load_evaluated
 from .options import EvaluationOptions
-from .plan import GENERATED, Pass, Plan, View, make_plan, right_answers
+from .outcome import OtherProcessFailed, Outcome, Watcher
+from .passes import Pass, View
+from .plan import GENERATED, Plan, make_plan
 from .predictions import Predictions
 from .preparation import Prepare
 from .processes import Processes, started_processes
 from .results import Results
 from .rows import Row, corruption_row, row_of, same
 
-__all__ = ["OtherProcessFailed", "Outcome", "Watcher", "evaluate"]
+__all__ = [
+    "EvaluationOptions",
+    "OtherProcessFailed",
+    "Outcome",
+    "Watcher",
+    "evaluate",
+    "is_first_process",
+]
 
 _PUBLISHED_PRECISION = "float16"
 _CORRUPTED_SIZE = 224
 _MOST_WORKERS = 16
 
 T = TypeVar("T")
-
-
-class OtherProcessFailed(RuntimeError):
-    """The first process has failed, and has said why."""
-
-
-class Watcher:
-    """Who is told how an evaluation goes; the first process calls it."""
-
-    def remark(self, text: str) -> None:
-        """Take a remark."""
-
-    def started(self, title: str, images: int) -> None:
-        """Take note that a set begins."""
-
-    def advanced(self, images: int) -> None:
-        """Take note that so many more of its images are answered."""
-
-    def finished(self, row: Row, speed: Speed | None) -> None:
-        """Take a new row; the speed is None where it was computed from others."""
-
-    def failed(self, title: str, reason: str) -> None:
-        """Take note that a set has no row."""
-
-
-@dataclass
-class Outcome:
-    """What an evaluation came to.
-
-    Attributes
-    ----------
-    rows : list of Row
-        Those that were asked for, measured now or before.
-    failures : list of str
-        Sets without a row, and why.
-    is_first : bool
-        Whether this is the process that writes; the others' lists are empty.
-    """
-
-    rows: list[Row] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-    is_first: bool = True
 
 
 def evaluate(
@@ -180,18 +147,18 @@ class _Evaluation:
             return
         images = self.processes.from_first(self._in_first(one.images)) or []
         prepare = self._prepare(one, size)
-        source = ImageSource(one.tree.open, prepare, _change(one))
+        task = Task(
+            built.module,
+            images,
+            ImageSource(one.tree.open, prepare, _change(one)),
+            {view.set: view.classes for view in views},
+            size,
+        )
         if self.processes.is_first:
             self.watcher.started(f"{one.title}, {size}x{size}, {mode}", len(images))
         try:
             found = evaluate_images(
-                built.module,
-                images,
-                source,
-                self.machine,
-                {view.set: view.classes for view in views},
-                size,
-                self.watcher.advanced if self.processes.is_first else None,
+                task, self.machine, self.watcher.advanced if self.processes.is_first else None
             )
         except EvaluationError as error:
             self.watcher.failed(one.title, str(error))
@@ -244,9 +211,8 @@ class _Evaluation:
     ) -> None:
         assert self.results is not None
         for view in views:
-            right = None if view.real is None else right_answers(images, view.real)
             try:
-                summary = summarise(answers[view.set], right)
+                summary = summarise(answers[view.set], view.right_answers(images))
             except ValueError as error:
                 self.watcher.failed(view.set, str(error))
                 self.outcome.failures.append(f"{view.set}: {error}")

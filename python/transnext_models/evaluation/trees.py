@@ -1,18 +1,30 @@
-"""Folders of images, on disk or in a tar file, seen in one way."""
+"""Folders of images, on disk or in archives, seen in one way.
+
+Archives are read by the readers of training (`training.sources`), which refuse what does not belong
+in a data set and keep an index of what lies where.
+"""
 
 from __future__ import annotations
 
 import bisect
-import io
+import itertools
 import os
-import tarfile
-from pathlib import Path, PurePosixPath
+import posixpath
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from ..images import SUFFIXES, is_hidden
+import numpy as np
 
-__all__ = ["FolderTree", "TarTree", "Tree", "open_tree"]
+from ..images.formats import is_image_name
+from ..training.sources.archive_index import Entry, indexed
+from ..training.sources.archives import ArchivedImages, archive_members, images_of
+from ..training.sources.folders import visible_entries
+from ..training.sources.tar_members import ArchiveError, Member
 
+__all__ = ["ArchiveTree", "FolderTree", "Tree", "joined", "open_parts", "open_tree"]
+
+_TAR = ".tar"
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".tgz", ".zip", ".7z")
 
 
@@ -35,34 +47,60 @@ class Tree(Protocol):
         """Open an image for reading."""
 
 
-def open_tree(option: str, path: str | os.PathLike[str]) -> Tree:
-    """Return the tree in a folder or a tar file.
+def open_tree(
+    option: str, path: str | os.PathLike[str], is_part: Callable[[str], bool] | None = None
+) -> Tree:
+    """Return the tree in a folder, an archive, or a folder of archives.
+
+    Parameters
+    ----------
+    option : str
+        The argument that names it.
+    path : str | os.PathLike[str]
+        A folder, or an uncompressed tar.
+    is_part : callable, optional
+        Whether an archive of this name, without ``.tar``, in the folder is to be seen as the folder
+        of that name. Folders of such names that are there go before.
 
     Raises
     ------
     ValueError
-        If there is none, or it is compressed, which gives no access to a single image.
+        If there is none, or it is compressed, which gives no access to a single image, or damaged.
     """
     place = Path(path)
-    if place.is_dir():
-        return FolderTree(place)
     if not place.exists():
         raise ValueError(f"{option}: got {place}, which does not exist")
-    if place.suffix.lower() in _COMPRESSED:
-        raise ValueError(f"{option}: got {place}, needs a folder or an uncompressed tar: unpack it")
+    if place.is_dir():
+        tree = FolderTree(place)
+        if is_part is None or any(map(is_part, tree.folders())):
+            return tree
+        return open_parts(option, place, is_part) or tree
+    if not place.is_file() or place.suffix.lower() in _COMPRESSED:
+        raise _Unusable(option, place, "unpack it" if place.is_file() else "it is neither")
+    return _opened(option, place, {"": place})
+
+
+def open_parts(option: str, folder: Path, is_part: Callable[[str], bool]) -> Tree | None:
+    """Return the archives in a folder as the folders of their names; None if there are none."""
+    parts = {name: file for name, file in _archives_in(folder).items() if is_part(name)}
+    return _opened(option, folder, parts) if parts else None
+
+
+def _opened(option: str, place: Path, archives: Mapping[str, Path]) -> Tree:
     try:
-        return TarTree(place)
-    except tarfile.TarError as error:
-        raise ValueError(f"{option}: got {place}, needs a folder or a tar ({error})") from error
+        return ArchiveTree(place, archives)
+    except ArchiveError as error:
+        raise _Unusable(option, *error.args) from error
+
+
+class _Unusable(ValueError):
+    def __init__(self, option: str, place: Path | str, fault: str) -> None:
+        super().__init__(f"{option}: got {place}, needs a folder or an uncompressed tar: {fault}")
 
 
 def joined(at: str, name: str) -> str:
     """Return the path of `name` in the folder `at`."""
-    return f"{at}/{name}" if at else name
-
-
-def _is_image(name: str) -> bool:
-    return not is_hidden(name) and os.path.splitext(name)[1].lower() in SUFFIXES
+    return f"{at}/{name}" if at and name else at or name
 
 
 class FolderTree:
@@ -74,70 +112,83 @@ class FolderTree:
 
     def folders(self, at: str = "") -> list[str]:
         """Return the names of the folders in one, sorted."""
-        with os.scandir(self.root / at) as entries:
-            return sorted(
-                entry.name for entry in entries if entry.is_dir() and not is_hidden(entry.name)
-            )
+        return sorted(entry.name for entry in visible_entries(self.root / at) if entry.is_dir())
 
     def images(self, at: str = "") -> list[str]:
         """Return the names of the images in a folder, sorted."""
-        with os.scandir(self.root / at) as entries:
-            return sorted(
-                entry.name for entry in entries if _is_image(entry.name) and not entry.is_dir()
-            )
+        return sorted(
+            entry.name
+            for entry in visible_entries(self.root / at)
+            if is_image_name(Path(entry.name)) and not entry.is_dir()
+        )
 
     def open(self, path: str) -> BinaryIO:
         """Open an image for reading."""
         return open(self.root / path, "rb")
 
 
-class TarTree:
-    """A tar file as it is downloaded: its headers are read once, its images where they lie."""
+class ArchiveTree:
+    """Archives as they are downloaded, each the content of a folder.
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.name = str(file)
-        self._folders: dict[str, list[str]] = {"": []}
-        self._images: dict[str, list[str]] = {}
-        self._places: dict[str, tuple[int, int]] = {}
-        with tarfile.open(file, "r:") as archive:
-            for member in archive:
-                path = PurePosixPath(member.name)
-                parts = [part for part in path.parts if part not in (".", "/")]
-                if not parts or ".." in parts or any(is_hidden(part) for part in parts):
-                    continue
-                if member.isdir():
-                    self._add_folder(parts)
-                elif member.isreg() and _is_image(parts[-1]):
-                    folder = self._add_folder(parts[:-1])
-                    name = "/".join(parts)
-                    if name not in self._places:  # a later member of the name replaces it
-                        self._images.setdefault(folder, []).append(parts[-1])
-                    self._places[name] = member.offset_data, member.size
-        for names in (*self._folders.values(), *self._images.values()):
-            names.sort()
+    Parameters
+    ----------
+    place : Path
+        What errors name: the archive, or the folder of several.
+    archives : mapping of str to Path
+        By the folder whose content each is, "" for the root. What lies in an archive in a folder
+        of this name again, as in those of single classes, lies in the first.
+    """
+
+    def __init__(self, place: Path, archives: Mapping[str, Path]) -> None:
+        self.name = str(place)
+        files = list(archives.values())
+        index = indexed(f"folders {list(archives)}", files, lambda: _entries(archives))
+        self._archives = ArchivedImages(files, index)
+        self._names = index.names
+        labels = np.arange(len(index.classes) + 1)
+        bounds = np.searchsorted(index.labels, labels).tolist()
+        self._spans = dict(zip(index.classes, itertools.pairwise(bounds), strict=True))
+        self._folders: dict[str, set[str]] = {"": set()}
+        for path in (*archives, *index.classes):
+            while path:
+                above, name = posixpath.split(path)
+                self._folders.setdefault(path, set())
+                self._folders.setdefault(above, set()).add(name)
+                path = above
 
     def folders(self, at: str = "") -> list[str]:
         """Return the names of the folders in one, sorted."""
-        return self._folders[at]
+        return sorted(self._folders[at])
 
     def images(self, at: str = "") -> list[str]:
         """Return the names of the images in a folder, sorted."""
-        return self._images.get(at, [])
+        return [self._names[index] for index in range(*self._spans.get(at, (0, 0)))]
 
     def open(self, path: str) -> BinaryIO:
         """Open an image for reading: its bytes, which are small."""
-        offset, size = self._places[path]
-        with open(self.file, "rb", buffering=0) as file:
-            file.seek(offset)
-            return io.BytesIO(file.read(size) or b"")
+        folder, name = posixpath.split(path)
+        start, stop = self._spans.get(folder, (0, 0))
+        index = bisect.bisect_left(self._names, name, start, stop)
+        if index == stop or self._names[index] != name:
+            raise FileNotFoundError(path)
+        return self._archives.open(index)
 
-    def _add_folder(self, parts: list[str]) -> str:
-        at = ""
-        for part in parts:
-            path = joined(at, part)
-            if path not in self._folders:
-                self._folders[path] = []
-                bisect.insort(self._folders[at], part)
-            at = path
-        return at
+
+def _entries(archives: Mapping[str, Path]) -> Iterator[Entry]:
+    for number, (mount, file) in enumerate(archives.items()):
+        last: dict[str, Member] = {}  # a later member of the name replaces one, as in unpacking
+        for member in images_of(archive_members(file)):
+            name = member.name.removeprefix(f"{mount}/") if mount else member.name
+            last[joined(mount, name)] = member
+        for path, member in last.items():
+            folder, name = posixpath.split(path)
+            yield Entry(folder, name, number, member.offset, member.size)
+
+
+def _archives_in(folder: Path) -> dict[str, Path]:
+    """Return the archives in a folder by their names without ``.tar``."""
+    return {
+        Path(entry.name).stem: Path(entry.path)
+        for entry in sorted(visible_entries(folder), key=lambda entry: entry.name)
+        if Path(entry.name).suffix.lower() == _TAR and entry.is_file()
+    }

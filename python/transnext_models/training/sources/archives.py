@@ -43,7 +43,8 @@ class ArchivedImages(ImageSet):
         """Return the path of an image's archive, and its name in there."""
         return f"{self._paths[self._index.archives[index]]}: {self._index.names[index]}"
 
-    def _open(self, index: int) -> BinaryIO:
+    def open(self, index: int) -> BinaryIO:
+        """Return the bytes of an image."""
         size = int(self._index.sizes[index])
         if size > _LARGEST_IMAGE:
             raise UnreadableImage(self.name(index), f"has {size >> 20:,} MiB")

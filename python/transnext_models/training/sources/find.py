@@ -202,7 +202,7 @@ def _table(folder: Path, split: str) -> Path | None:
 
 def _in_folder(folder: Path, split: str) -> Callable[[], ImageSet]:
     """Return what reads the images of a split, from the first of the places where they can be."""
-    kit = _kit(folder)
+    kit = imagenet.kit_in(folder)
     for name in _NAMES[split]:
         if (folder / name).is_dir():
             return partial(_in_split_folder, folder / name, kit)
@@ -260,11 +260,6 @@ def _archives_in(folder: Path) -> list[Path]:
         for path in folder.iterdir()
         if path.suffix.lower() == ".tar" and not is_hidden(path.name) and path.is_file()
     )
-
-
-def _kit(folder: Path) -> Path | None:
-    names = (f"{imagenet.KIT}.tar.gz", imagenet.KIT)
-    return next((folder / name for name in names if (folder / name).exists()), None)
 
 
 def _missing(folder: Path, split: str) -> str:

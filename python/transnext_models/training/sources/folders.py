@@ -16,7 +16,7 @@ from .classes import image_key, in_order
 from .image_set import ImageSet
 from .packed_names import PackedNames
 
-__all__ = ["Files", "class_folders", "images_below"]
+__all__ = ["Files", "class_folders", "images_below", "visible_entries"]
 
 
 class Files(ImageSet):
@@ -47,7 +47,8 @@ class Files(ImageSet):
         """Return the path of an image."""
         return os.path.join(self._root, self._names[index])
 
-    def _open(self, index: int) -> BinaryIO:
+    def open(self, index: int) -> BinaryIO:
+        """Return the bytes of an image."""
         return open(self.name(index), "rb")
 
 
@@ -62,7 +63,7 @@ def class_folders(root: Path) -> Files:
         There is no such image, or a folder cannot be read.
     """
     found = {}
-    for entry in _entries(root):
+    for entry in visible_entries(root):
         if entry.is_dir():
             names = sorted(images_below(Path(entry.path)), key=image_key)
             if names:
@@ -85,7 +86,7 @@ def images_below(folder: Path) -> Iterator[str]:
 
 def _images_below(folder: str, prefix: str, above: Sequence[os.stat_result]) -> Iterator[str]:
     suffixes = readable_suffixes()
-    for entry in _entries(folder):
+    for entry in visible_entries(folder):
         if os.path.splitext(entry.name)[1].lower() in suffixes and not entry.is_dir():
             yield prefix + entry.name
         elif entry.is_dir():
@@ -94,7 +95,14 @@ def _images_below(folder: str, prefix: str, above: Sequence[os.stat_result]) -> 
                 yield from _images_below(entry.path, f"{prefix}{entry.name}/", around)
 
 
-def _entries(folder: str | Path) -> Iterator[os.DirEntry[str]]:
+def visible_entries(folder: str | Path) -> Iterator[os.DirEntry[str]]:
+    """Yield what is in a folder and not hidden.
+
+    Raises
+    ------
+    ValueError
+        It cannot be read.
+    """
     try:
         with os.scandir(folder) as entries:
             yield from (entry for entry in entries if not is_hidden(entry.name))

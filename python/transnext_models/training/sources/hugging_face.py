@@ -94,7 +94,8 @@ class HuggingFaceImages(ImageSet):
         """Return the data set's name and an image's row."""
         return f"{self._title}: row {self._order[index]}"
 
-    def _open(self, index: int) -> BinaryIO:
+    def open(self, index: int) -> BinaryIO:
+        """Return the bytes of an image."""
         cell = self._rows[int(self._order[index])][self._image]
         if cell["bytes"] is not None:
             return io.BytesIO(cell["bytes"])

@@ -51,7 +51,7 @@ class UnreadableImage(Exception):
 class ImageSet(Dataset[LabelledImage]):
     """Labelled images by number, in the order of their classes and then of their names.
 
-    Where they come from is a subclass's matter: its `_name` and `_open`. Nothing that it keeps open
+    Where they come from is a subclass's matter: its `name` and `open`. Nothing that it keeps open
     may have a position that processes share: a set is forked into loading processes, and pickled
     where they are started otherwise.
 
@@ -87,7 +87,7 @@ class ImageSet(Dataset[LabelledImage]):
         """
         name = self.name(index)
         try:
-            image = decode(self._open(index))
+            image = decode(self.open(index))
         except (MemoryError, UnreadableImage):
             raise
         except Exception as error:  # Pillow meets damaged files with almost anything
@@ -120,7 +120,7 @@ class ImageSet(Dataset[LabelledImage]):
         """Return where an image lies, for messages."""
         raise NotImplementedError
 
-    def _open(self, index: int) -> BinaryIO:
+    def open(self, index: int) -> BinaryIO:
         """Return the bytes of an image; whatever it raises makes the image unreadable."""
         raise NotImplementedError
 

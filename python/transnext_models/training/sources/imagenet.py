@@ -33,7 +33,17 @@ from .packed_names import PackedNames
 from .requirements import needed
 from .tar_members import ArchiveError, Region, Stream, members
 
-__all__ = ["KIT", "TRAIN_ARCHIVE", "VAL_ARCHIVE", "flat_folder", "train_archive", "val_archive"]
+__all__ = [
+    "KIT",
+    "TRAIN_ARCHIVE",
+    "VAL_ARCHIVE",
+    "flat_folder",
+    "kit_in",
+    "train_archive",
+    "val_archive",
+    "validation_classes",
+    "validation_number",
+]
 
 TRAIN_ARCHIVE = "ILSVRC2012_img_train.tar"
 VAL_ARCHIVE = "ILSVRC2012_img_val.tar"
@@ -42,7 +52,7 @@ _GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
 _CLASSES = "data/meta.mat"
 _FIRST = "ILSVRC2012_val_00000001.JPEG"
 _LARGEST_KIT_FILE = 1 << 26
-_VAL_NAME = re.compile(r"ILSVRC2012_val_([0-9]{8})\.JPEG", re.IGNORECASE)
+_VAL_NAME = re.compile(r"ILSVRC2012_val_([0-9]{8})(?![0-9])", re.IGNORECASE)
 
 
 def train_archive(path: Path) -> ArchivedImages:
@@ -83,14 +93,13 @@ def val_archive(path: Path, kit: Path) -> ArchivedImages:
     """
 
     def entries() -> Iterator[Entry]:
-        truth = _ground_truth(kit)
         with opened(path) as region:
             found = list(members(region, str(path)))
         packed = next((member.name for member in found if member.name.endswith(".tar")), None)
         if packed is not None:
             raise ArchiveError(str(path), f"holds archives ({packed}), needs images {_FIRST}, …")
         found = list(images_of(iter(found)))
-        classes = _classes_of([member.name for member in found], truth, path, kit)
+        classes = validation_classes([member.name for member in found], path, kit)
         for member, name in zip(found, classes, strict=True):
             image = PurePosixPath(member.name).name
             yield class_entry(name, 0, member._replace(name=image))
@@ -101,8 +110,7 @@ def val_archive(path: Path, kit: Path) -> ArchivedImages:
 def flat_folder(root: Path, kit: Path) -> ImageSet:
     """Return the validation images of a folder that has none of their classes; as `val_archive`."""
     names = list(images_below(root))
-    truth = _ground_truth(kit)
-    found = list(zip(_classes_of(names, truth, root, kit), names, strict=True))
+    found = list(zip(validation_classes(names, root, kit), names, strict=True))
     classes = in_order({name for name, _ in found})
     labels = {name: label for label, name in enumerate(classes)}
     found.sort(key=lambda one: (labels[one[0]], image_key(one[1])))
@@ -120,30 +128,56 @@ def _files_of(kit: Path) -> list[Path]:
 
 def _refuse_images(path: Path, member: PurePosixPath) -> None:
     """Say which archive this is, if one lies under another's name."""
-    if _VAL_NAME.fullmatch(member.name):
+    if validation_number(member.name) is not None:
         raise ArchiveError(
             str(path), f"holds validation images ({member.name}), needs archives <class>.tar"
         )
 
 
-def _classes_of(
-    names: Sequence[str], truth: Sequence[str], where: Path, kit: Path
-) -> Iterator[str]:
-    """Yield the class of each validation image, which its number leads to."""
-    numbers = set()
-    for name in names:
-        match = _VAL_NAME.fullmatch(PurePosixPath(name).name)
-        if match is None:
-            raise ArchiveError(str(where), f"holds {name}, needs images {_FIRST}, …")
-        numbers.add(int(match[1]))
-    if numbers != set(range(1, len(truth) + 1)) or len(names) != len(truth):
-        missing = sorted(set(range(1, len(truth) + 1)) - numbers)
+def kit_in(folder: Path) -> Path | None:
+    """Return the kit in a folder, packed or not; None where there is none."""
+    names = (f"{KIT}.tar.gz", KIT)
+    return next((folder / name for name in names if (folder / name).exists()), None)
+
+
+def validation_number(path: str) -> int | None:
+    """Return the number in the name of a validation image; None for another name."""
+    match = _VAL_NAME.match(PurePosixPath(path).name)
+    return int(match[1]) if match else None
+
+
+def validation_classes(
+    names: Sequence[str], where: Path, kit: Path, *, are_all: bool = True
+) -> list[str]:
+    """Return the class of each validation image, to which its number leads.
+
+    Parameters
+    ----------
+    names : Sequence[str]
+        Of the images, with or without folders.
+    where, kit : Path
+        What holds the images; the development kit, packed or not.
+    are_all : bool
+        Whether images that the kit lists must be there.
+
+    Raises
+    ------
+    ArchiveError
+        A name has no number, or images and kit do not belong together.
+    """
+    truth = _ground_truth(kit)
+    numbers = [validation_number(name) for name in names]
+    strange = next((name for name, n in zip(names, numbers, strict=True) if n is None), None)
+    if strange is not None:
+        raise ArchiveError(str(where), f"holds {strange}, needs images {_FIRST}, …")
+    found, listed = {number for number in numbers if number is not None}, range(1, len(truth) + 1)
+    missing = sorted({*listed} - found) if are_all else []
+    if missing or not found <= {*listed} or len(names) > len(found):
         what = f", number {missing[0]} is missing" if missing else ""
         raise ArchiveError(
             str(where), f"holds {len(names)} images{what}, needs the {len(truth)} that {kit} lists"
         )
-    for name in names:
-        yield truth[int(PurePosixPath(name).stem[-8:]) - 1]
+    return [truth[number - 1] for number in numbers if number is not None]
 
 
 def _ground_truth(kit: Path) -> list[str]:
