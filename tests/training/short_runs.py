@@ -196,11 +196,13 @@ def command(*arguments: str | Path) -> list[str]:
 
 
 @contextmanager
-def started(*arguments: str | Path, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """Run the command in a session of its own, all of which ends with the block."""
+def started(
+    *arguments: str | Path, program: list[str] | None = None, **options: Any
+) -> Iterator[subprocess.Popen[str]]:
+    """Run the command, or `program`, in a session of its own, all of which ends with the block."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **options.pop("env", {})}
     process = subprocess.Popen(
-        command(*arguments),
+        command(*arguments) if program is None else [*program, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -119,6 +119,11 @@ class RunOptions:
     checkpoint_every_minutes: Annotated[
         float | None, "Write a checkpoint after so many minutes too, not only epochs."
     ] = None
+    async_checkpoints: Annotated[
+        bool,
+        "Train on while a checkpoint is written, from a copy of the state in host memory. The run "
+        "ends behind the last one.",
+    ] = True
     wandb: Annotated[
         str | None, "Send the measurements to this project of Weights & Biases too."
     ] = None

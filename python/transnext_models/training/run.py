@@ -17,6 +17,7 @@ from lightning.fabric import seed_everything
 from ..registry import load_model
 from .assembly import assemble
 from .checkpoint_files import read_checkpoint
+from .checkpoint_writer import CheckpointWriter
 from .durable import RunFileError, write_text
 from .export import export_run, named_classes
 from .interruption import RunStopped
@@ -138,9 +139,10 @@ class _Run:
             settings.recipe.early_stop,
         )
         save = functools.partial(self.folder.save, configuration=self.configuration)
-        loop = TrainingLoop(fabric, module, steps, self.data, state, pace, save, self.callbacks)
+        writer = CheckpointWriter(save, in_background=options.async_checkpoints)
+        loop = TrainingLoop(fabric, module, steps, self.data, state, pace, writer, self.callbacks)
         self._go_on(state, loop)
-        with contextlib.closing(self.data):
+        with writer, contextlib.closing(self.data):
             loop.fit()
         if self.plan.is_first:
             self._export(state)
