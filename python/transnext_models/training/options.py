@@ -102,6 +102,9 @@ class RunOptions:
     ] = None
     devices: Annotated[str, "auto, a number of devices, or their indices: 0,1."] = "auto"
     num_nodes: Annotated[int, "Machines."] = 1
+    connect_timeout: Annotated[
+        float, "Seconds that the processes of a run wait for each other when they start."
+    ] = 300.0
     workers: Annotated[int, "Loading processes per device."] = 4
     seed: Annotated[int, "Seed of all random numbers."] = 0
     backend: Annotated[str | None, "Operator backend; the best available without it."] = None
@@ -161,6 +164,7 @@ _POSITIVE = (
     "limit_val_batches",
     "checkpoint_every_steps",
     "checkpoint_every_minutes",
+    "connect_timeout",
     "epoch_length",
     "val_length",
 )
