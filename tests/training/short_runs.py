@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -193,6 +194,14 @@ class Crash(Exception):
 def command(*arguments: str | Path) -> list[str]:
     """The command line of `transnext train` in a process of its own."""
     return [sys.executable, "-m", "transnext_models.cli.train", *map(str, arguments)]
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        number: int = free.getsockname()[1]
+        return number
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from training.short_runs import command
+from training.short_runs import command, free_port
 from transnext_models.training.connection import MeetingPoint, ProcessesMissing, join, meet
 from transnext_models.training.options import RunOptions, check_options
 
@@ -24,10 +24,7 @@ TORCHRUN = {"TORCHELASTIC_RESTART_COUNT": "2", "TORCHELASTIC_USE_AGENT_STORE": "
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        number: int = free.getsockname()[1]
-        return number
+    return free_port()
 
 
 def test_where_a_launcher_says() -> None:
