@@ -1,15 +1,18 @@
 """kill -9 at random moments: every run ends, after one command, in the bits of one left alone.
 
-    python tests/training/killed_runs.py --kills 50 --seed 0
+    python tests/training/killed_runs.py --kills 60 --ranks 1 2 --workers 0 2 4 --seed 0
 
 starts runs, kills each of them, and continues it with one command: `--resume RUN`, or the first
-command again where not even its folder was there. Drawn from the seed are
+command again where not even its folder was there. The numbers of processes that train (ranks) and
+of loaders (workers) take turns, and a table at the end counts the runs of each. Drawn from the seed
+are
 
     when    at any time from the start of Python on; or as soon as the configuration, a checkpoint
             in the making, or an export is seen; once, or again while it goes on
     whom    the process and its loaders, or the process alone
-    what    digits (averaged weights) or images (mixup, RandAugment, random erasing), these on one
-            process or two; 0, 1, 2 or 4 loaders; with or without checkpoints within epochs
+    what    images (mixup, RandAugment, random erasing), or on one process digits (averaged
+            weights) too; with or without checkpoints within epochs, written in the background or
+            not
     where   TMPDIR on the run's file system or on another one; a disk that is too small (a tmpfs,
             where this may mount one, else a limit on the size of files), which is mended before
             the run goes on
@@ -19,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import os
 import random
 import resource
@@ -28,6 +32,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +43,7 @@ from training.short_runs import assert_same_end, command, write_images
 
 _OTHER_FILE_SYSTEM = "/dev/shm"
 _PATIENCE = 600  # seconds for a command that takes ten
+_DISK_FULL, _OVER = "disk full", "over before"
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,7 @@ class Case:
     devices: int
     workers: int
     every_steps: int | None
+    in_background: bool
     trigger: str
     delay: float
     kills: int
@@ -56,14 +63,14 @@ class Case:
     small_disk: int | None
 
     @classmethod
-    def draw(cls, rng: random.Random) -> Case:
-        """Draw a case; all that is random about it."""
-        data = rng.choice(["digits", "images", "images", "images"])
+    def draw(cls, rng: random.Random, devices: int, workers: int) -> Case:
+        """Draw a case for so many processes and loaders; all that is random about it."""
         return cls(
-            data=data,
-            devices=1 if data == "digits" else rng.choice([1, 1, 2]),
-            workers=rng.choice([0, 1, 2, 4]),
-            every_steps=rng.choice([None, 1, 2]),
+            data="images" if devices > 1 else rng.choice(["digits", "images", "images"]),
+            devices=devices,
+            workers=workers,
+            every_steps=rng.choice([None, 1, 1, 2]),
+            in_background=rng.random() < 0.75,
             trigger=rng.choice(["time", "time", "config", "checkpoint", "checkpoint", "export"]),
             delay=rng.random(),
             kills=rng.choice([1, 1, 2, 3]),
@@ -74,9 +81,9 @@ class Case:
 
     def arguments(self, images: Path) -> list[str]:
         """The command's, but for --output and --resume."""
-        checkpoints = []
+        checkpoints = [] if self.in_background else ["--no-async-checkpoints"]
         if self.every_steps is not None:
-            checkpoints = ["--checkpoint-every-steps", str(self.every_steps)]
+            checkpoints += ["--checkpoint-every-steps", str(self.every_steps)]
         return [
             *_arguments(self.data, self.devices, images),
             "--workers",
@@ -127,8 +134,8 @@ class Stress:
             self.whole[key] = run
         return self.whole[key]
 
-    def survive(self, case: Case, name: str) -> str:
-        """Kill a run, go on, and compare; what happened, in words.
+    def survive(self, case: Case, name: str) -> list[str]:
+        """Kill a run, go on, and compare; what happened at each attempt, in words.
 
         Raises
         ------
@@ -154,7 +161,7 @@ class Stress:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._groups.pop(), signal.SIGKILL)
         shutil.rmtree(home)
-        return ", ".join(seen)
+        return seen
 
     def _command(self, case: Case, run: Path) -> list[str]:
         # A folder shows that the run was begun; how far, is the command's business.
@@ -217,8 +224,8 @@ class Stress:
         assert "Traceback" not in error, error
         if process.returncode:
             assert "cannot be written" in error, error
-            return "disk full"
-        return "over before"
+            return _DISK_FULL
+        return _OVER
 
     def _to_the_end(self, arguments: list[str], environment: dict[str, str]) -> None:
         process = _start(arguments, environment, None)
@@ -262,22 +269,60 @@ def _disk(home: Path, size: int | None) -> Iterator[tuple[int | None, Callable[[
         subprocess.run(["umount", "--lazy", home], check=True)
 
 
+class Tally:
+    """What happened to the runs of each number of processes and loaders."""
+
+    def __init__(self) -> None:
+        self._runs: Counter[tuple[int, int]] = Counter()
+        self._seen: dict[tuple[int, int], Counter[str]] = {}
+
+    def add(self, case: Case, seen: list[str]) -> None:
+        """Count a run."""
+        key = case.devices, case.workers
+        self._runs[key] += 1
+        kinds = (what if what in (_DISK_FULL, _OVER) else "killed" for what in seen)
+        self._seen.setdefault(key, Counter()).update(kinds)
+
+    def lines(self) -> list[str]:
+        """Return the table."""
+        lines = ["ranks  workers  runs  killed  disk full  over before the kill"]
+        for (devices, workers), runs in sorted(self._runs.items()):
+            seen = self._seen[devices, workers]
+            lines.append(
+                f"{devices:5}  {workers:7}  {runs:4}  {seen['killed']:6}  "
+                f"{seen[_DISK_FULL]:9}  {seen[_OVER]:20}"
+            )
+        return lines
+
+
+def cases(seed: str, runs: int, ranks: list[int], workers: list[int]) -> list[Case]:
+    """Draw the cases of a seed: ranks and workers take turns."""
+    turns = itertools.cycle(itertools.product(ranks, workers))
+    return [Case.draw(random.Random(f"{seed}/{number}"), *next(turns)) for number in range(runs)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--kills", type=int, default=50, help="runs that are killed")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kills", type=int, default=60, help="runs that are killed")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], help="that train together")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2, 4], help="that load")
+    parser.add_argument("--seed", default="0")
     parser.add_argument("--start", type=int, default=0, help="number of the first one")
     parser.add_argument("--folder", type=Path, help="where all runs are written; a temporary one")
     options = parser.parse_args()
+    drawn = cases(options.seed, options.kills, options.ranks, options.workers)
+    tally = Tally()
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="killed_runs_") as folder:
         stress = Stress(Path(folder))
-        for number in range(options.start, options.start + options.kills):
-            case = Case.draw(random.Random(f"{options.seed}/{number}"))
+        for number, case in enumerate(drawn[options.start :], options.start):
             print(f"{number}: {case}", flush=True)
-            print(f"    {stress.survive(case, str(number))}: equal", flush=True)
+            seen = stress.survive(case, str(number))
+            tally.add(case, seen)
+            print(f"    {', '.join(seen)}: equal", flush=True)
         for left in Path(_OTHER_FILE_SYSTEM).glob(f"{Path(folder).name}_*"):
             shutil.rmtree(left)
-    print(f"{options.kills} runs killed, all ended in the weights of the uninterrupted ones")
+    print(*tally.lines(), sep="\n")
+    print("all of them ended in the bits of the uninterrupted runs")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -195,12 +196,22 @@ def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "transnext_models.cli.train", *map(str, arguments)]
 
 
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        number: int = free.getsockname()[1]
+        return number
+
+
 @contextmanager
-def started(*arguments: str | Path, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """Run the command in a session of its own, all of which ends with the block."""
+def started(
+    *arguments: str | Path, program: list[str] | None = None, **options: Any
+) -> Iterator[subprocess.Popen[str]]:
+    """Run the command, or `program`, in a session of its own, all of which ends with the block."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **options.pop("env", {})}
     process = subprocess.Popen(
-        command(*arguments),
+        command(*arguments) if program is None else [*program, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -122,6 +123,60 @@ def test_each_of_several_labels_is_learnt_by_itself() -> None:
     assert (top1, top5, count) == (float(best != 1), 1.0, 2.0)
 
 
+class _Labels:
+    """Four images with labels of three classes."""
+
+    has_several_labels = True
+    class_names = ("ant", "bee", "cat")
+
+    def __init__(self, labels: list[list[int]] | None) -> None:
+        self.train_set = self
+        self.labels = None if labels is None else np.array(labels, np.uint8)
+
+
+def _answering(weights: torch.Tensor | None) -> ClassifierModule:
+    """What trains a model whose logits are its images."""
+    model = torch.nn.Linear(1, 1)
+    module = ClassifierModule(model, FINETUNE, 1, class_weights=weights, several_labels=True)
+    module.network = lambda images: images
+    return module
+
+
+def test_balanced_labels_weigh_those_who_have_them_as_those_who_have_not() -> None:
+    labels = [[1, 0, 1], [0, 0, 1], [0, 1, 1], [0, 1, 0]]
+    weights = class_weights("balanced", _Labels(labels), 3)  # type: ignore[arg-type]
+    assert weights is not None
+    assert weights.tolist() == pytest.approx([3, 1, 1 / 3])
+    # Of a model that knows nothing, both sides of every class pull with the same force.
+    logits = torch.zeros(4, 3, requires_grad=True)
+    _answering(weights).training_step((logits, torch.tensor(labels).float())).backward()
+    assert logits.grad is not None
+    assert logits.grad.sum(dim=0).tolist() == pytest.approx([0, 0, 0], abs=1e-7)
+
+
+def test_a_weight_of_several_labels_is_of_those_who_have_it() -> None:
+    images, targets = torch.randn(2, 3), torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+    weights = class_weights("cat=3", _Labels([[1, 1, 1]]), 3)  # type: ignore[arg-type]
+    each = torch.nn.functional.binary_cross_entropy_with_logits(images, targets, reduction="none")
+    each[0, 2] *= 3
+    loss = _answering(weights).training_step((images, targets))
+    assert loss.item() == pytest.approx(each.mean().item())
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([[1, 0, 1], [0, 0, 1]], "training images of every class, and bee has none"),
+        ([[1, 0, 1], [0, 1, 1]], "training images without each class, and all are of cat"),
+        ([[1, 0], [0, 1]], "this data set tells no labels"),
+        (None, "this data set tells no labels"),
+    ],
+)
+def test_labels_that_cannot_be_balanced(labels: list[list[int]] | None, message: str) -> None:
+    with pytest.raises(ValueError, match=f"--class-weights: got 'balanced', needs .*{message}"):
+        class_weights("balanced", _Labels(labels), 3)  # type: ignore[arg-type]
+
+
 def test_a_run_on_several_labels(
     options: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -147,4 +202,4 @@ def test_a_run_on_several_labels(
     result = train(options)
     assert 0 < result.metrics["train_loss"] < 2
     assert result.metrics["val_top1"] <= result.metrics["val_top5"] <= 1
-    assert not (options.output / "report.html").exists()
+    assert (options.output / "report.html").exists()

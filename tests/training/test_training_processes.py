@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.short_runs import assert_same_end, metrics, started
+from training.short_runs import assert_same_end, free_port, metrics, started
 from transnext_models.checkpoints import read_state_dict
 
 pytestmark = pytest.mark.slow
@@ -147,10 +146,7 @@ def test_a_loss_that_one_process_loses_stops_all(tmp_path: Path, images: Path) -
 
 def test_torchrun_with_as_many_processes(tmp_path: Path, images: Path, whole: Path) -> None:
     run = tmp_path / "run"
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--master-port", str(port)]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--master-port", str(free_port())]
     command = ["-m", "transnext_models.cli.train", *_arguments(images, run, 2, 2)]
 
     def launch(count: int) -> subprocess.CompletedProcess[str]:

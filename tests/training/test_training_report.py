@@ -15,11 +15,12 @@ from lightning.fabric import Fabric
 from PIL import Image
 from torch import Tensor, nn
 
-from training.short_runs import StopAfter, metrics, resumed
+from training.short_runs import StopAfter, finetuned, metrics, resumed
 from training.test_training_run import transnext_train
 from transnext_models.classification.preprocess import Preprocess
 from transnext_models.training import run as run_module
 from transnext_models.training.figures import confusion_picture, curves_picture, image_picture
+from transnext_models.training.label_mistakes import ClassMeasures, find_label_mistakes
 from transnext_models.training.loaders import Batch, TrainingData
 from transnext_models.training.mistakes import WORST, Mistakes, find_mistakes
 from transnext_models.training.report import render_report
@@ -79,8 +80,8 @@ def test_confusion_and_worst_images_are_right() -> None:
     assert [mistake.name for mistake in found.worst] == [f"{index}.png" for index in order]
     for mistake, index in zip(found.worst, order, strict=True):
         assert mistake.loss == pytest.approx(losses[index].item(), rel=1e-6)
-        assert mistake.probability == pytest.approx((-losses[index]).exp().item(), rel=1e-6)
-        assert (mistake.label, mistake.answer) == (labels[index], logits[index].argmax())
+        assert mistake.labels == (int(labels[index]),)
+        assert mistake.answers == (int(logits[index].argmax()),)
         assert torch.equal(mistake.image[0, 0, :3], logits[index])
     wrong = expected.clone().fill_diagonal_(0)
     frequent = found.most_frequent(3)
@@ -93,7 +94,7 @@ def test_an_image_that_cannot_be_read_does_not_shift_names() -> None:
     assert found.images == 39
     for mistake in found.worst:
         index = next(i for i in range(40) if torch.equal(mistake.image[0, 0, :3], logits[i]))
-        assert mistake.label == labels[index]
+        assert mistake.labels == (int(labels[index]),)
         assert mistake.name in (f"{index}.png", "")
         assert (mistake.name == "") == (index // 6 == 0)  # validation takes batches of six
 
@@ -103,6 +104,80 @@ def test_classes_without_images_have_no_share() -> None:
     assert Mistakes(confusion).of_classes() == [0.75, None, 1.0]
     assert Mistakes(confusion).most_frequent(5) == [(0, 1, 1)]
     assert Mistakes(torch.zeros(2, 2, dtype=torch.int64)).accuracy == 0
+
+
+# -- several labels -------------------------------------------------------------------------------
+
+
+def _label_data() -> tuple[_Data, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(40, 3, generator=generator) - 0.5
+    labels = torch.randint(0, 2, (40, 3), generator=generator).float()
+    return _Data(logits, labels), logits, labels
+
+
+def test_classes_and_worst_images_of_several_labels_are_right() -> None:
+    """Against scikit-learn."""
+    from sklearn.metrics import average_precision_score, precision_recall_fscore_support
+
+    data, logits, labels = _label_data()
+    found = find_label_mistakes(_Logits(), data, Fabric(accelerator="cpu", devices=1), 3)
+    assert found.images == 40
+    averages = []
+    for i, measured in enumerate(found.classes):
+        has, answers = labels[:, i].numpy(), (logits[:, i] > 0).numpy()
+        precision, recall, f1, _ = precision_recall_fscore_support(has, answers, average="binary")
+        averages.append(average_precision_score(has, logits[:, i].numpy()))
+        expected = (int(has.sum()), averages[-1], precision, recall, f1)
+        assert dataclasses.astuple(measured) == pytest.approx(expected, abs=1e-6)
+    assert found.mean_average_precision == pytest.approx(sum(averages) / 3)
+    order = [i for i, _ in found.weakest(2)]
+    assert order == sorted(range(3), key=lambda i: averages[i])[:2]
+
+    losses = nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    worst = losses.mean(dim=1).argsort(descending=True)[:WORST].tolist()
+    assert [mistake.name for mistake in found.worst] == [f"{index}.png" for index in worst]
+    for mistake, index in zip(found.worst, worst, strict=True):
+        assert mistake.loss == pytest.approx(losses[index].mean().item(), rel=1e-6)
+        assert mistake.labels == tuple(labels[index].nonzero().flatten().tolist())
+        assert mistake.answers == tuple((logits[index] > 0).nonzero().flatten().tolist())
+
+
+def test_classes_that_no_image_has_or_nobody_answers() -> None:
+    logits = torch.tensor([[1.0, -1.0, -1.0], [2.0, -2.0, -1.0]])
+    labels = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    fabric = Fabric(accelerator="cpu", devices=1)
+    found = find_label_mistakes(_Logits(), _Data(logits, labels), fabric, 3)
+    assert found.classes == [
+        ClassMeasures(0, None, 0.0, None, 0.0),
+        ClassMeasures(1, 1.0, None, 0.0, 0.0),
+        ClassMeasures(0, None, None, None, None),
+    ]
+    assert found.mean_average_precision == 1.0
+    assert found.mean_f1 == 0.0
+    assert [i for i, _ in found.weakest(9)] == [1]
+
+
+def test_a_run_on_several_labels_ends_with_a_report(images: Path, tmp_path: Path) -> None:
+    """Every image is of its class, and every second one of a striped kind too."""
+    rows = ["path,labels,split"]
+    for path in sorted(images.rglob("*.*")):
+        split, name, file = path.relative_to(images).parts
+        rows.append(f"{path},{name}{';striped' if file[0] in '024' else ''},{split}")
+    table = tmp_path / "labels.csv"
+    table.write_text("\n".join(rows) + "\n")
+    options = finetuned(tmp_path / "run", table, class_weights="balanced", report=True)
+    train(options)
+    page = (options.output / "report.html").read_text()
+    assert "6 validation images" in page
+    assert "mean average precision of the exported best weights</th><td>" in page
+    assert "Confusion" not in page
+    for name in ("ant", "bee", "cat", "striped"):
+        assert f"<tr><td>{name}</td>" in page
+    assert re.search(r"<b>(ant|bee|cat)(, striped)?</b>, taken for [a-z, ]+, loss \d", page)
+
+
+# -- the page -------------------------------------------------------------------------------------
 
 
 def _page(classes: int, names: list[str] | None = None) -> str:

@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from ..training.launch import join_processes
+from ..training.connection import join_processes
 
 __all__ = ["Processes", "started_processes"]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..transnext import TransNeXt
 from .class_weights import class_weights
-from .launch import LaunchPlan, connect_restarted
+from .launch import LaunchPlan
 from .loaders import TrainingData
 from .module import ClassifierModule
 from .options import RunOptions
@@ -56,7 +56,6 @@ class Assembly:
             Batches per optimiser step.
         """
         fabric, data, weights = self.fabric, self.data, self.class_weights
-        connect_restarted(fabric.device)
         fabric.launch()
         module = ClassifierModule(
             self.model,

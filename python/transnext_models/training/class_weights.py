@@ -1,4 +1,8 @@
-"""Weights of the classes in the loss: given, or such that every class counts the same."""
+"""Weights of the classes in the loss: given, or such that every class counts the same.
+
+A weight multiplies the loss of the images of its class. Where images have several labels, it is the
+weight of the images that have the label, over those that have it not.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from .loaders import TrainingData
 __all__ = ["class_weights"]
 
 _BALANCED = "balanced"
+_UNTOLD = "numbers: this data set tells no labels without its images"
 
 
 def class_weights(text: str | None, data: TrainingData, num_classes: int) -> Tensor | None:
@@ -20,7 +25,8 @@ def class_weights(text: str | None, data: TrainingData, num_classes: int) -> Ten
     Parameters
     ----------
     text : str | None
-        "balanced" (images / (classes · images of the class), as in scikit-learn); a number for
+        "balanced" (images / (classes · images of the class), as in scikit-learn; of several labels
+        images without the label / images with it, by which both sides count the same); a number for
         each class, separated by commas; or ``name=number`` of some, where the others have 1.
     data : TrainingData
         Knows names and images of the classes.
@@ -43,16 +49,34 @@ def class_weights(text: str | None, data: TrainingData, num_classes: int) -> Ten
 
 
 def _balanced(data: TrainingData, num_classes: int) -> Tensor:
+    if data.has_several_labels:
+        return _balanced_sides(data, num_classes)
     labels = data.training_labels()
     if labels is None:
-        raise _error(_BALANCED, "numbers: this data set tells no labels without its images")
+        raise _error(_BALANCED, _UNTOLD)
     counts = torch.bincount(torch.tensor(labels), minlength=num_classes)
-    empty = (counts == 0).nonzero().flatten().tolist()
-    if empty:
-        names = data.class_names
-        shown = [names[index] if names else str(index) for index in empty[:5]]
-        raise _error(_BALANCED, f"training images of every class, and {', '.join(shown)} has none")
+    _refuse(counts == 0, data, "training images of every class, and {} has none")
     return (len(labels) / (num_classes * counts.double())).float()
+
+
+def _balanced_sides(data: TrainingData, num_classes: int) -> Tensor:
+    labels = getattr(data.train_set, "labels", None)  # uint8 [images, classes]
+    if labels is None or labels.shape[1:] != (num_classes,):
+        raise _error(_BALANCED, _UNTOLD)
+    having = torch.from_numpy(labels.sum(axis=0, dtype="int64"))
+    lacking = len(labels) - having
+    _refuse(having == 0, data, "training images of every class, and {} has none")
+    _refuse(lacking == 0, data, "training images without each class, and all are of {}")
+    return (lacking.double() / having).float()
+
+
+def _refuse(faulty: Tensor, data: TrainingData, needs: str) -> None:
+    """Raise ValueError that names the faulty classes, if there are any."""
+    found = faulty.nonzero().flatten().tolist()
+    if found:
+        names = data.class_names
+        shown = [names[index] if names else str(index) for index in found[:5]]
+        raise _error(_BALANCED, needs.format(", ".join(shown)))
 
 
 def _named(parts: list[str], data: TrainingData, num_classes: int) -> Tensor:

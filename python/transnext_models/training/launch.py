@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.distributed
 
 __all__ = [
     "LaunchPlan",
-    "connect_restarted",
     "is_first_process",
-    "join_processes",
     "parse_devices",
     "plan_launch",
 ]
@@ -109,45 +105,3 @@ def is_first_process(environment: Mapping[str, str] = os.environ) -> bool:
         return int(environment["SLURM_PROCID"]) == 0
     ranks = (environment.get("NODE_RANK", "0"), environment.get("LOCAL_RANK", "0"))
     return all(int(rank) == 0 for rank in ranks)
-
-
-def connect_restarted(device: torch.device, environment: Mapping[str, str] = os.environ) -> None:
-    """Connect processes that torchrun has started again, before Fabric would in its own way."""
-    if not _attempt(environment) or int(environment["WORLD_SIZE"]) == 1:
-        return
-    if torch.distributed.is_initialized():
-        return
-    if device.type == "cuda":
-        torch.cuda.set_device(int(environment["LOCAL_RANK"]))
-    join_processes("nccl" if device.type == "cuda" else "gloo", environment)
-    atexit.register(_disconnect)
-
-
-def join_processes(backend: str, environment: Mapping[str, str] = os.environ) -> None:
-    """Join the processes that torchrun has started, or started again.
-
-    torchrun serves one store to its processes and to their restarts (PyTorch 2.14), where a process
-    that is quicker than another finds the address that the other had before it was killed. A
-    restart has keys of its own here.
-    """
-    attempt = _attempt(environment)
-    if not attempt:
-        torch.distributed.init_process_group(backend)
-        return
-    store, rank, ranks = next(torch.distributed.rendezvous("env://"))
-    torch.distributed.init_process_group(
-        backend,
-        store=torch.distributed.PrefixStore(f"attempt {attempt}", store),
-        rank=rank,
-        world_size=ranks,
-    )
-
-
-def _attempt(environment: Mapping[str, str]) -> int:
-    """How often torchrun has started this process again."""
-    return int(environment.get("TORCHELASTIC_RESTART_COUNT", "0"))
-
-
-def _disconnect() -> None:
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()

@@ -18,6 +18,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from . import history, progress
+from .checkpoint_writer import CheckpointWriter
 from .durable import RunFileError
 from .interruption import RunStopped, StopSignals
 from .loaders import TrainingData
@@ -30,7 +31,8 @@ from .steps import EagerSteps
 
 __all__ = ["Pace", "TrainingLoop"]
 
-_NOTHING, _CHECKPOINT, _STOP = range(3)  # what a process requests between two steps
+# What a process requests between two steps.
+_NOTHING, _CHECKPOINT, _STOP, _UNWRITTEN = range(4)
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,8 @@ class TrainingLoop:
     ----------
     steps : EagerSteps
         What computes a step.
-    save : Callable[[dict[str, Any], bool], None]
-        Writes the content of a checkpoint, and whether it is the best; called on the first process
-        only.
+    writer : CheckpointWriter
+        Writes checkpoints; called on the first process only.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class TrainingLoop:
         data: TrainingData,
         state: TrainingState,
         pace: Pace,
-        save: Callable[[dict[str, Any], bool], None],
+        writer: CheckpointWriter,
         callbacks: Sequence[Any] = (),
     ) -> None:
         self.fabric = fabric
@@ -92,7 +93,7 @@ class TrainingLoop:
         self.data = data
         self.state = state
         self.pace = pace
-        self._write = save
+        self._writer = writer
         self._callbacks = callbacks
         self._signals = StopSignals()
         self._rate = 0.0
@@ -162,6 +163,7 @@ class TrainingLoop:
                 self._finish_epoch()
                 if not self.is_complete:
                     self._between_steps()
+            self._on_first_process(self._writer.wait)
             self._call("on_train_end", self, self.module)
 
     def _call(self, hook: str, *arguments: Any) -> None:
@@ -312,14 +314,19 @@ class TrainingLoop:
         problem = self._watch.found()
         wish, is_lost = self._agreed(self._wish(), problem)
         self._stop_unless_finite(problem, is_lost)
+        if wish == _UNWRITTEN:
+            self._on_first_process(self._writer.wait)
         if wish != _NOTHING and self._place() != self._saved_at[1]:
             self._check_losses(self._watch.all_found())  # no such weights over good ones
             self._save(is_best=False)
         if wish == _STOP:
+            self._on_first_process(self._writer.wait)
             number = self._signals.received or signal.SIGTERM
             raise RunStopped(number, self.state.epoch, self.state.global_step)
 
     def _wish(self) -> int:
+        if self._writer.has_failed:
+            return _UNWRITTEN
         if self._signals.received is not None:
             return _STOP
         steps, minutes = self.pace.checkpoint_every_steps, self.pace.checkpoint_every_minutes
@@ -345,14 +352,18 @@ class TrainingLoop:
     def _save(self, is_best: bool) -> None:
         """Write the newest checkpoint and, after an epoch, what follows from it."""
         content = self.state.content()
+        self._on_first_process(lambda: self._writer.save(content, is_best))
+        self._saved_at = (time.monotonic(), self._place())
+
+    def _on_first_process(self, write: Callable[[], None]) -> None:
+        """Call `write` on the first process; where that fails, all of them give up."""
         fault = None
         if self.is_global_zero:
             try:
-                self._write(content, is_best)
+                write()
             except RunFileError as error:
                 fault = str(error)
         # The others must not wait for a process that has given up.
         fault = self.fabric.broadcast(fault)
         if fault is not None:
             raise RunFileError(fault)
-        self._saved_at = (time.monotonic(), self._place())

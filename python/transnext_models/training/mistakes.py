@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 from .loaders import TrainingData
 from .module import logits_of
 
-__all__ = ["Mistake", "Mistakes", "find_mistakes"]
+__all__ = ["Answered", "Mistake", "Mistakes", "WorstImages", "answered", "find_mistakes"]
 
 WORST = 16
 
@@ -27,27 +28,85 @@ class Mistake:
     ----------
     image : Tensor
         As the model got it, float32 [3, H, W] on the CPU.
-    label, answer : int
-        The right class and the model's.
-    probability : float
-        That the model gives to the right class.
+    labels, answers : tuple[int, ...]
+        The classes that it has, and that the model gives it; one each, but for images with several
+        labels.
     loss : float
-        Its negative logarithm.
+        Of the image.
     name : str
         Of the image's file, "" where that is not known.
     """
 
     image: Tensor
-    label: int
-    answer: int
-    probability: float
+    labels: tuple[int, ...]
+    answers: tuple[int, ...]
     loss: float
     name: str
 
 
+@dataclass(frozen=True)
+class Answered:
+    """A batch of validation images: float32 logits [B, classes], labels, and the images' names."""
+
+    images: Tensor
+    labels: Tensor
+    logits: Tensor
+    names: list[str]
+
+
+def answered(model: nn.Module, data: TrainingData, fabric: Fabric) -> Iterator[Answered]:
+    """Evaluate a model on the validation images of this process, batch by batch.
+
+    Parameters
+    ----------
+    model : nn.Module
+        On the device of `fabric`, in evaluation mode.
+    """
+    position = 0
+    for loaded in data.val_batches():
+        size = len(loaded[0])
+        images, labels = fabric.to_device(data.validation_batch(loaded))
+        # Where an image could not be read, the rest have moved up.
+        names = [data.validation_name(position + i) for i in range(size)]
+        names = names if len(labels) == size else [""] * len(labels)
+        position += size
+        if len(labels):
+            yield Answered(images, labels, logits_of(model, images, fabric).float(), names)
+
+
+class WorstImages:
+    """Keeps the images with the largest losses."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Mistake]] = []
+        self._order = itertools.count()
+
+    def add(
+        self,
+        batch: Answered,
+        losses: Tensor,
+        labels: Sequence[tuple[int, ...]],
+        answers: Sequence[tuple[int, ...]],
+    ) -> None:
+        """Take the worst of a batch, by losses float64 [B] on the CPU."""
+        for place in losses.topk(min(WORST, len(losses))).indices.tolist():
+            loss = float(losses[place])
+            if len(self._heap) == WORST and loss <= self._heap[0][0]:
+                break
+            image = batch.images[place].float().cpu()
+            found = Mistake(image, labels[place], answers[place], loss, batch.names[place])
+            push = heapq.heappush if len(self._heap) < WORST else heapq.heapreplace
+            push(self._heap, (loss, -next(self._order), found))
+
+    def in_order(self) -> list[Mistake]:
+        """Return them, the largest loss first."""
+        ordered = sorted(self._heap, key=lambda entry: entry[:2], reverse=True)
+        return [found for _, _, found in ordered]
+
+
 @dataclass
 class Mistakes:
-    """Of a model on all validation images.
+    """Of a model on all validation images, each of one class.
 
     Attributes
     ----------
@@ -92,45 +151,19 @@ class Mistakes:
 def find_mistakes(
     model: nn.Module, data: TrainingData, fabric: Fabric, num_classes: int
 ) -> Mistakes:
-    """Evaluate a model on the validation images of this process.
-
-    Parameters
-    ----------
-    model : nn.Module
-        On the device of `fabric`, in evaluation mode.
-    """
+    """Evaluate a model on the validation images of this process; see `answered`."""
     from torchmetrics.functional.classification import multiclass_confusion_matrix
 
     mistakes = Mistakes(torch.zeros(num_classes, num_classes, dtype=torch.int64))
-    worst: list[tuple[float, int, Mistake]] = []
-    order = itertools.count()
-    position = 0
-    for loaded in data.val_batches():
-        size = len(loaded[0])
-        images, labels = fabric.to_device(data.validation_batch(loaded))
-        # Where an image could not be read, the rest have moved up.
-        names = [data.validation_name(position + i) for i in range(size)]
-        names = names if len(labels) == size else [""] * len(labels)
-        position += size
-        if not len(labels):
-            continue
-        logits = logits_of(model, images, fabric).float()
-        answers = logits.argmax(dim=1)
-        mistakes.confusion += multiclass_confusion_matrix(answers, labels, num_classes).cpu()
-        losses = F.cross_entropy(logits, labels, reduction="none").double().cpu()
-        for place in losses.topk(min(WORST, len(losses))).indices.tolist():
-            loss = float(losses[place])
-            if len(worst) == WORST and loss <= worst[0][0]:
-                break
-            found = Mistake(
-                images[place].float().cpu(),
-                int(labels[place]),
-                int(answers[place]),
-                float((-losses[place]).exp()),
-                loss,
-                names[place],
-            )
-            push = heapq.heappush if len(worst) < WORST else heapq.heapreplace
-            push(worst, (loss, -next(order), found))
-    mistakes.worst = [found for _, _, found in sorted(worst, key=lambda x: x[:2], reverse=True)]
+    worst = WorstImages()
+    for batch in answered(model, data, fabric):
+        answers = batch.logits.argmax(dim=1)
+        mistakes.confusion += multiclass_confusion_matrix(answers, batch.labels, num_classes).cpu()
+        losses = F.cross_entropy(batch.logits, batch.labels, reduction="none").double().cpu()
+        worst.add(batch, losses, _each(batch.labels), _each(answers))
+    mistakes.worst = worst.in_order()
     return mistakes
+
+
+def _each(classes: Tensor) -> list[tuple[int, ...]]:
+    return [(value,) for value in classes.tolist()]

@@ -48,7 +48,7 @@ class ClassifierModule:
     learning_rate_factor : float
         See `Recipe`.
     class_weights : Tensor | None
-        Of the classes in the loss, float32 [classes]; None for equal ones.
+        Of the images of each class in the loss, float32 [classes]; None for equal ones.
     several_labels : bool
         Whether targets say of each class whether an image is of it: each is learnt by itself.
 
@@ -89,7 +89,9 @@ class ClassifierModule:
         images, targets = batch
         if self.several_labels:
             logits = self.network(images).float()
-            return F.binary_cross_entropy_with_logits(logits, targets, self.class_weights)
+            return F.binary_cross_entropy_with_logits(
+                logits, targets, pos_weight=self.class_weights
+            )
         # Soft targets of mixup are smoothed already.
         smoothing = 0.0 if targets.is_floating_point() else self.recipe.label_smoothing
         logits = self.network(images).float()

@@ -102,6 +102,9 @@ class RunOptions:
     ] = None
     devices: Annotated[str, "auto, a number of devices, or their indices: 0,1."] = "auto"
     num_nodes: Annotated[int, "Machines."] = 1
+    connect_timeout: Annotated[
+        float, "Seconds that the processes of a run wait for each other when they start."
+    ] = 300.0
     workers: Annotated[int, "Loading processes per device."] = 4
     seed: Annotated[int, "Seed of all random numbers."] = 0
     backend: Annotated[str | None, "Operator backend; the best available without it."] = None
@@ -119,6 +122,11 @@ class RunOptions:
     checkpoint_every_minutes: Annotated[
         float | None, "Write a checkpoint after so many minutes too, not only epochs."
     ] = None
+    async_checkpoints: Annotated[
+        bool,
+        "Train on while a checkpoint is written, from a copy of the state in host memory. The run "
+        "ends behind the last one.",
+    ] = True
     wandb: Annotated[
         str | None, "Send the measurements to this project of Weights & Biases too."
     ] = None
@@ -156,6 +164,7 @@ _POSITIVE = (
     "limit_val_batches",
     "checkpoint_every_steps",
     "checkpoint_every_minutes",
+    "connect_timeout",
     "epoch_length",
     "val_length",
 )

@@ -20,6 +20,7 @@ from .launch import LaunchPlan
 from .loaders import TrainingData
 from .options import RunOptions
 from .settings import Settings
+from .strategy import PatientDDP
 
 __all__ = ["build_data", "build_fabric", "build_model", "describe", "quiet"]
 
@@ -128,8 +129,10 @@ def build_fabric(options: RunOptions, settings: Settings, plan: LaunchPlan) -> F
     precision: Any = options.precision or (
         settings.recipe.precision if on_accelerator else "32-true"
     )
+    several = PatientDDP(options.connect_timeout) if plan.processes > 1 else None
     try:
         fabric = Fabric(
+            strategy=several or "auto",
             devices=plan.devices,
             num_nodes=options.num_nodes,
             precision=precision,

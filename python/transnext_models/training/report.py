@@ -1,4 +1,4 @@
-"""`report.html`: curves, confusion and worst images of a run on one page, which needs no other."""
+"""`report.html`: curves, classes and worst images of a run on one page, which needs no other."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from ..classification.preprocess import Preprocess
 from .figures import confusion_picture, curves_picture, image_picture
 from .history import Row
+from .label_mistakes import LabelMistakes
 from .mistakes import Mistakes
 
 __all__ = ["render_report"]
@@ -39,8 +40,8 @@ figcaption { font-size: 0.85em; overflow-wrap: anywhere; }
 {% endfor %}</table>
 <h2>Curves</h2>
 <img alt="loss, accuracy and learning rate over the epochs" src="{{ curves }}">
-<h2>Confusion</h2>
-<p>{{ confusion_says }}</p>
+{% if confusion %}<h2>Confusion</h2>
+<p>{{ says }}</p>
 <img alt="confusion matrix" src="{{ confusion }}">
 <table>
 <tr><th>class</th><th>taken for</th><th>images</th></tr>
@@ -52,7 +53,15 @@ figcaption { font-size: 0.85em; overflow-wrap: anywhere; }
 <tr><th>class</th><th>right</th></tr>
 {% for row in classes %}<tr><td>{{ row[0] }}</td><td class="number">{{ row[1] }}</td></tr>
 {% endfor %}</table>
-<h2>Images with the largest loss</h2>
+{% else %}<h2>Classes</h2>
+<p>{{ says }}</p>
+<table>
+<tr><th>class</th><th>images</th><th>average precision</th><th>precision</th><th>recall</th>
+<th>F1</th></tr>
+{% for row in classes %}<tr><td>{{ row[0] }}</td>{% for value in row[1:] %}
+<td class="number">{{ value }}</td>{% endfor %}</tr>
+{% endfor %}</table>
+{% endif %}<h2>Images with the largest loss</h2>
 <div class="images">
 {% for worst in images %}<figure><img alt="" src="{{ worst.picture }}"><figcaption>
 <b>{{ worst.label }}</b>, taken for {{ worst.answer }}, loss {{ worst.loss }}<br>{{ worst.name }}
@@ -71,7 +80,7 @@ def render_report(
     configuration: Mapping[str, Any],
     rows: Sequence[Row],
     best: Mapping[str, float] | None,
-    mistakes: Mistakes,
+    mistakes: Mistakes | LabelMistakes,
     preprocess: Preprocess,
 ) -> str:
     """Return the page.
@@ -84,7 +93,7 @@ def render_report(
         One per epoch.
     best : Mapping[str, float] | None
         Epoch and top-1 of the best validation.
-    mistakes : Mistakes
+    mistakes : Mistakes | LabelMistakes
         Of the best weights.
     preprocess : Preprocess
         Of the validation images.
@@ -92,31 +101,73 @@ def render_report(
     from jinja2 import Environment
 
     resolved = configuration["resolved"]
-    confusion = mistakes.confusion
-    names = configuration.get("class_names") or [f"class {i}" for i in range(len(confusion))]
-    shown, says = _shown(mistakes)
-    of_classes = [(share, i) for i, share in enumerate(mistakes.of_classes()) if share is not None]
+    classes = len(mistakes.confusion if isinstance(mistakes, Mistakes) else mistakes.classes)
+    names = configuration.get("class_names") or [f"class {i}" for i in range(classes)]
+    if isinstance(mistakes, LabelMistakes):
+        of_kind = _of_labels(mistakes, names)
+    else:
+        of_kind = _of_confusion(mistakes, names)
     page = Environment(autoescape=True).from_string(_PAGE)
     return page.render(
         title=f"{resolved['model']}, recipe {resolved['recipe']}",
         results=_results(rows, best, mistakes),
         curves=curves_picture(rows),
-        confusion=confusion_picture(confusion[shown][:, shown], [names[i] for i in shown]),
-        confusion_says=says,
-        confused=[(names[a], names[b], n) for a, b, n in mistakes.most_frequent(_LISTED)],
-        classes=[(names[i], f"{share:.1%}") for share, i in sorted(of_classes)[:_LISTED]],
         images=[
             {
                 "picture": image_picture(worst.image, preprocess.mean, preprocess.std),
-                "label": names[worst.label],
-                "answer": names[worst.answer],
+                "label": _listed(worst.labels, names),
+                "answer": _listed(worst.answers, names),
                 "loss": f"{worst.loss:.2f}",
                 "name": worst.name,
             }
             for worst in mistakes.worst
         ],
         settings=sorted(resolved.items()),
+        **of_kind,
     )
+
+
+def _listed(classes: Sequence[int], names: Sequence[str]) -> str:
+    return ", ".join(names[i] for i in classes) or "none"
+
+
+def _of_confusion(mistakes: Mistakes, names: Sequence[str]) -> dict[str, Any]:
+    """Return what the page says of images of one class each."""
+    shown, says = _shown(mistakes)
+    shares = [(share, i) for i, share in enumerate(mistakes.of_classes()) if share is not None]
+    return {
+        "confusion": confusion_picture(
+            mistakes.confusion[shown][:, shown], [names[i] for i in shown]
+        ),
+        "says": says,
+        "confused": [(names[a], names[b], n) for a, b, n in mistakes.most_frequent(_LISTED)],
+        "classes": [(names[i], f"{share:.1%}") for share, i in sorted(shares)[:_LISTED]],
+    }
+
+
+def _of_labels(mistakes: LabelMistakes, names: Sequence[str]) -> dict[str, Any]:
+    """Return what the page says of images with several labels."""
+    says = (
+        f"The best weights on {mistakes.images:,} validation images. Precision, recall and F1 are "
+        "those of the answers above one half; the class with the lowest average precision is first."
+    )
+    if len(names) > _MOST_CLASSES:
+        says += f" {_MOST_CLASSES} classes of {len(names)}."
+    return {
+        "says": says,
+        "classes": [
+            (
+                names[i],
+                f"{one.images:,}",
+                *map(_share, (one.average_precision, one.precision, one.recall, one.f1)),
+            )
+            for i, one in mistakes.weakest(_MOST_CLASSES)
+        ],
+    }
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
 
 
 def _shown(mistakes: Mistakes) -> tuple[list[int], str]:
@@ -131,13 +182,20 @@ def _shown(mistakes: Mistakes) -> tuple[list[int], str]:
 
 
 def _results(
-    rows: Sequence[Row], best: Mapping[str, float] | None, mistakes: Mistakes
+    rows: Sequence[Row], best: Mapping[str, float] | None, mistakes: Mistakes | LabelMistakes
 ) -> list[tuple[str, str]]:
     last = rows[-1]
     results = [("epochs", str(last["epoch"] + 1))]
     if best is not None:
         results.append(("best top-1", f"{best['val_top1']:.2%} after epoch {best['epoch']}"))
-    results.append(("top-1 of the exported best weights", f"{mistakes.accuracy:.2%}"))
+    exported = "of the exported best weights"
+    if isinstance(mistakes, Mistakes):
+        results.append((f"top-1 {exported}", f"{mistakes.accuracy:.2%}"))
+    else:
+        results += [
+            (f"mean average precision {exported}", _share(mistakes.mean_average_precision)),
+            (f"mean F1 {exported}", _share(mistakes.mean_f1)),
+        ]
     for name, text in (("val_top1", "last top-1"), ("val_top5", "last top-5")):
         if name in last:
             results.append((text, f"{last[name]:.2%}"))

@@ -17,9 +17,11 @@ from lightning.fabric import seed_everything
 from ..registry import load_model
 from .assembly import assemble
 from .checkpoint_files import read_checkpoint
+from .checkpoint_writer import CheckpointWriter
 from .durable import RunFileError, write_text
 from .export import export_run, named_classes
 from .interruption import RunStopped
+from .label_mistakes import find_label_mistakes
 from .launch import plan_launch
 from .loggers import build_loggers
 from .loop import Pace, TrainingLoop
@@ -138,9 +140,10 @@ class _Run:
             settings.recipe.early_stop,
         )
         save = functools.partial(self.folder.save, configuration=self.configuration)
-        loop = TrainingLoop(fabric, module, steps, self.data, state, pace, save, self.callbacks)
+        writer = CheckpointWriter(save, in_background=options.async_checkpoints)
+        loop = TrainingLoop(fabric, module, steps, self.data, state, pace, writer, self.callbacks)
         self._go_on(state, loop)
-        with contextlib.closing(self.data):
+        with writer, contextlib.closing(self.data):
             loop.fit()
         if self.plan.is_first:
             self._export(state)
@@ -246,9 +249,7 @@ class _Run:
         }
         export_run(folder, state, metadata, self.options.half)
         is_over = folder.result.exists()
-        # A confusion is one of single labels.
-        is_wanted = self.options.report and not self.data.has_several_labels
-        if is_wanted and not (is_over and folder.report.exists()):
+        if self.options.report and not (is_over and folder.report.exists()):
             self._report(state)
         if not is_over:
             folder.write_result(state.rows[-1], state.best)
@@ -264,7 +265,8 @@ class _Run:
             ).model
             self.data.shard(0, 1, None, self.options.limit_val_batches)
             model.to(self.fabric.device).eval()
-            mistakes = find_mistakes(model, self.data, self.fabric, model.num_classes)
+            find = find_label_mistakes if self.data.has_several_labels else find_mistakes
+            mistakes = find(model, self.data, self.fabric, model.num_classes)
             preprocess = self.settings.preprocess
             page = render_report(self.configuration, state.rows, state.best, mistakes, preprocess)
             write_text(self.folder.report, page)

@@ -9,10 +9,9 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
 
-from .requirements import needed
-from .tar_members import ArchiveError
+from .steady_file import SteadyFile
+from .tar_members import ArchiveError, Readable
 
 __all__ = ["opened_stream"]
 
@@ -21,7 +20,7 @@ _PATIENCE = 10  # seconds that a command has to end after its output has
 
 
 @contextmanager
-def opened_stream(shard: str) -> Iterator[BinaryIO]:
+def opened_stream(shard: str) -> Iterator[Readable]:
     """Yield what a shell command after `pipe:` writes, or what is at a URL that fsspec can open.
 
     Left early, the command is ended, with all that it has started.
@@ -37,20 +36,12 @@ def opened_stream(shard: str) -> Iterator[BinaryIO]:
         with _command(shard) as output:
             yield output
         return
-    fsspec = needed("fsspec", "sources", shard)
-    try:
-        with fsspec.open(shard, "rb") as file:
-            yield file
-    except ImportError as error:  # fsspec names the package of the scheme
-        raise RuntimeError(f"{shard}: {error}") from error
-    except ArchiveError:
-        raise
-    except Exception as error:  # of the libraries behind it
-        raise ArchiveError(shard, f"cannot be read ({type(error).__name__}: {error})") from error
+    with SteadyFile(shard) as file:
+        yield file
 
 
 @contextmanager
-def _command(shard: str) -> Iterator[BinaryIO]:
+def _command(shard: str) -> Iterator[Readable]:
     # In a session of its own: ctrl-C is the trainer's, which still needs a batch for its last step.
     process = subprocess.Popen(
         shard.removeprefix(_PIPE),
@@ -63,7 +54,7 @@ def _command(shard: str) -> Iterator[BinaryIO]:
     output = process.stdout
     assert output is not None
     try:
-        yield output  # type: ignore[misc]
+        yield output
         # What is behind the archive's end is taken from the command, so that it ends by itself.
         while select.select([output], [], [], _PATIENCE)[0] and output.read(1 << 20):
             pass

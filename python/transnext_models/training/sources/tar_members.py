@@ -11,9 +11,9 @@ from __future__ import annotations
 import os
 import tarfile
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-__all__ = ["ArchiveError", "Bytes", "Member", "Region", "Stream", "members"]
+__all__ = ["ArchiveError", "Bytes", "Member", "Readable", "Region", "Stream", "members"]
 
 _BLOCK = 512
 _LARGEST_HEADER = 1 << 20  # of a long name or of extended attributes
@@ -64,6 +64,13 @@ class Bytes(Protocol):
         """Pass over bytes; False where the end comes before."""
 
 
+class Readable(Protocol):
+    """A file of which nothing is asked but to be read forwards."""
+
+    def read(self, count: int, /) -> bytes:
+        """Return up to `count` of the next bytes; none at the end only."""
+
+
 class Region:
     """Bytes `start` to `stop` of an open file, read without moving its position."""
 
@@ -87,7 +94,7 @@ class Region:
 class Stream:
     """Bytes of a pipe or a connection."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: Readable) -> None:
         self.position = 0
         self._file = file
 
