@@ -52,18 +52,18 @@ SMALL = dataclasses.replace(
 
 
 def write_images(
-    folder: Path, train: int = 6, val: int = 2, size: tuple[int, int] = (50, 90)
+    folder: Path, train: int = 6, val: int = 2, sides: tuple[int, int] = (50, 90)
 ) -> None:
     """Write a folder in ImageNet's layout: three classes of coloured noise, of several sizes.
 
-    `train` and `val` are the images of each class.
+    `train` and `val` are the images of each class, `sides` the range of their sides.
     """
     rng = np.random.default_rng(0)
     for split, count in (("train", train), ("val", val)):
         for label, name in enumerate(CLASSES):
             (folder / split / name).mkdir(parents=True)
             for index in range(count):
-                shape = (*rng.integers(50, 90, 2), 3)
+                shape = (*rng.integers(*sides, 2), 3)
                 pixels = rng.integers(0, 120, shape) + 120 * (np.arange(3) == label)
                 picture = Image.fromarray(pixels.astype(np.uint8))
                 picture.save(folder / split / name / f"{index}.{'png' if index % 2 else 'jpg'}")

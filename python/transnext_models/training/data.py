@@ -96,6 +96,8 @@ class ImageData(TrainingData):
         self.class_names = self.train_set.class_names
         self.has_several_labels = self.train_set.has_several_labels
         self.train_set.transform = image_augmentation(recipe.augmentation, preprocess)
+        if recipe.decoder == "scaled":
+            self.train_set.crop_size = preprocess.size
         self.val_set.transform = preprocess
         self.mixer: BatchMixer | None = None
         self._label_bound: int | None = None

@@ -16,6 +16,7 @@ from .launch import parse_devices
 __all__ = ["RunOptions", "check_options", "portable_options"]
 
 _LARGEST_SEED = 2**32 - 1  # NumPy's
+_DECODERS = ("exact", "scaled")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,11 @@ class RunOptions:
     ] = False
     fused: Annotated[bool, "Use PyTorch's fused AdamW: the same steps, rounded otherwise."] = False
     img_size: Annotated[int | None, "Image side, if not the recipe's."] = None
+    decoder: Annotated[
+        str | None,
+        "How training images are decoded: exact (the recipes'), or scaled, which decodes large "
+        "JPEGs at 1/2, 1/4 or 1/8 where the smallest crop still has more pixels than the model.",
+    ] = None
     pretrain_size: Annotated[
         int | None,
         "Image side that scales the position bias, if not the recipe's. It belongs to the weights: "
@@ -196,6 +202,8 @@ def check_options(options: RunOptions) -> None:
         raise ValueError(
             f"--limit-train-batches: got {limit}, needs at least --accumulate {options.accumulate}"
         )
+    if options.decoder not in (None, *_DECODERS):
+        raise ValueError(f"--decoder: got {options.decoder}, needs {' or '.join(_DECODERS)}")
     if options.workers < 0:
         raise ValueError(f"--workers: got {options.workers}, needs 0 or more")
     if not 0 <= options.seed <= _LARGEST_SEED:

@@ -17,6 +17,7 @@ from .captured_step import has_graphs
 from .data import ImageData
 from .freezing import freeze_parameters
 from .launch import LaunchPlan
+from .libraries import library_versions
 from .loaders import TrainingData
 from .options import RunOptions
 from .settings import Settings
@@ -172,7 +173,7 @@ def describe(
         "limit_train_batches": options.limit_train_batches,
         "limit_val_batches": options.limit_val_batches,
         "precision": str(fabric.strategy.precision.precision),
-        "torch": str(torch.__version__),
+        **library_versions(),
     }
 
 

@@ -18,6 +18,7 @@ _CHANGES = (
     "class_weights",
     "early_stop",
     "fused",
+    "decoder",
 )
 """Fields of a recipe for which there is an option of the same name; None and False change none."""
 
@@ -50,6 +51,11 @@ def chosen_recipe(options: RunOptions, configuration: Mapping[str, Any] | None) 
     if options.ema_decay is not None:
         changes["ema_decay"] = options.ema_decay or None
     recipe = dataclasses.replace(recipe, **changes)
+    if recipe.decoder != "exact" and recipe.data != "images":
+        raise ValueError(
+            f"--decoder: got {recipe.decoder!r}, needs 'exact' for recipe {recipe.name!r}, whose "
+            "images are no files"
+        )
     if recipe.linear_probe and recipe.freeze is not None:
         raise ValueError(
             f"--freeze: got {recipe.freeze!r} together with --linear-probe, needs one of the two"

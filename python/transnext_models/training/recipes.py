@@ -91,6 +91,8 @@ class Recipe:
         Weights of the classes in the loss; see `class_weights`.
     early_stop : int | None
         Validations without a better one after which the run ends; None for never.
+    decoder : str
+        "exact" decodes training images whole, "scaled" large JPEGs at a fraction; see `decoding`.
     crop_pct, crop_mode
         Of validation images, in timm's terms; an empty mode stands for both of the model's
         published weights.
@@ -147,6 +149,7 @@ class Recipe:
     class_weights: str | None = None
     early_stop: int | None = None
     pretrained: bool = False
+    decoder: str = "exact"
 
 
 def _imagenet(name: str, model: str, size: int) -> Recipe:

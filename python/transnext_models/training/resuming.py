@@ -18,6 +18,7 @@ from .checkpoint_files import (
     read_checkpoint,
     verify_checkpoint,
 )
+from .libraries import library_versions
 from .options import RunOptions
 from .recipes import Recipe
 from .run_folder import RunFolder, read_configuration, read_configuration_file
@@ -136,7 +137,7 @@ def differences(configuration: Mapping[str, Any], now: Mapping[str, Any]) -> lis
     changed = [
         f"{name} was {before[name]!r} and is {value!r}"
         for name, value in resolved.items()
-        if name in before and name != "torch" and before[name] != value
+        if name in before and name not in library_versions() and before[name] != value
     ]
     recipe = configuration.get("recipe", {})
     if recipe.get("name") != now["recipe"]["name"]:

@@ -23,6 +23,7 @@ from .export import export_run, named_classes
 from .interruption import RunStopped
 from .label_mistakes import find_label_mistakes
 from .launch import plan_launch
+from .libraries import other_libraries
 from .loggers import build_loggers
 from .loop import Pace, TrainingLoop
 from .mistakes import find_mistakes
@@ -203,13 +204,22 @@ class _Run:
         before = self.start.configuration
         if before is not None:
             check_same_run(before, plain, self.options)
+            self._say_libraries(before, plain)
             return before
         if self.options.config is not None and self.before is not None and self.plan.is_first:
             changed = differences(self.before, plain)
+            self._say_libraries(self.before, plain)
             if changed:
                 text = f"--config {self.options.config}: another run: {', '.join(changed)}"
                 print(text, file=sys.stderr, flush=True)
         return plain
+
+    def _say_libraries(self, before: dict[str, Any], now: dict[str, Any]) -> None:
+        """Say where the run goes on, or is repeated, with other libraries than it began with."""
+        others = other_libraries(before["resolved"], now["resolved"])
+        if others and self.plan.is_first:
+            text = f"{', '.join(others)}: the results may differ by rounding"
+            print(text, file=sys.stderr, flush=True)
 
     def _begin(self) -> None:
         """Write what comes before training: the first process alone."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import Any, BinaryIO, NamedTuple
 
@@ -12,11 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset
 
-from ...images import memory
-from ...images.formats import readable_formats
-from ...images.quiet import quiet
+from ..decoding import decode
 
-__all__ = ["ImageSet", "LabelledImage", "UnreadableImage", "decode"]
+__all__ = ["ImageSet", "LabelledImage", "UnreadableImage"]
 
 
 class LabelledImage(NamedTuple):
@@ -66,12 +63,15 @@ class ImageSet(Dataset[LabelledImage]):
     ----------
     transform : Callable[[PIL.Image.Image], Any] | None
         For whoever takes images from the set; it does not apply it itself.
+    crop_size : int | None
+        See `decode`.
     """
 
     def __init__(self, labels: NDArray[Any] | None, class_names: tuple[str, ...] | None) -> None:
         self.labels = labels
         self.class_names = class_names
         self.transform: Callable[[Image.Image], Any] | None = None
+        self.crop_size: int | None = None
 
     def __len__(self) -> int:
         assert self.labels is not None
@@ -87,7 +87,7 @@ class ImageSet(Dataset[LabelledImage]):
         """
         name = self.name(index)
         try:
-            image = decode(self.open(index))
+            image = decode(self.open(index), self.crop_size)
         except (MemoryError, UnreadableImage):
             raise
         except Exception as error:  # Pillow meets damaged files with almost anything
@@ -123,14 +123,3 @@ class ImageSet(Dataset[LabelledImage]):
     def open(self, index: int) -> BinaryIO:
         """Return the bytes of an image; whatever it raises makes the image unreadable."""
         raise NotImplementedError
-
-
-def decode(source: BinaryIO) -> Image.Image:
-    """Decode a file, which is closed, to RGB, as the published training does: without EXIF."""
-    with (
-        contextlib.closing(source),
-        quiet(),
-        Image.open(source, formats=readable_formats()) as opened,
-    ):
-        memory.check_size(opened.size)
-        return opened.convert("RGB")

@@ -11,9 +11,10 @@ from typing import Any
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, default_collate, get_worker_info
 
+from ..decoding import decode
 from ..random_numbers import seed_sample
 from ..sampling import Sample
-from .image_set import LabelledImage, UnreadableImage, decode
+from .image_set import LabelledImage, UnreadableImage
 from .lanes import Lanes, power_of_two, stream_samples
 from .shards import ShardSample
 from .tar_members import ArchiveError
@@ -52,6 +53,8 @@ class ShardStream(Dataset[Any]):
     ----------
     transform : Callable[[PIL.Image.Image], Any] | None
         Applied by `StreamedTraining` and `StreamedValidation`.
+    crop_size : int | None
+        See `decode`; of `StreamedTraining`.
     """
 
     class_names = None
@@ -61,6 +64,7 @@ class ShardStream(Dataset[Any]):
     def __init__(self, shards: Sequence[str], length: int) -> None:
         self.shards = tuple(shards)
         self.transform: Callable[[Image.Image], Any] | None = None
+        self.crop_size: int | None = None
         self._length = length
 
     def __len__(self) -> int:
@@ -90,6 +94,7 @@ class StreamedTraining(Dataset[Any]):
     ) -> None:
         self._lanes = Lanes(stream.shards, seed, batch_size, rank, ranks, repeats)
         self._transform = stream.transform
+        self._crop_size = stream.crop_size
         self._seed = seed
         self._step = batch_size * ranks
 
@@ -101,7 +106,7 @@ class StreamedTraining(Dataset[Any]):
         epoch, position, _ = batch[0]
         with _ending_the_run():
             encoded = self._lanes.batch(epoch, position // self._step)
-        images = [_decoded(sample) for sample in encoded]
+        images = [_decoded(sample, self._crop_size) for sample in encoded]
         if not any(isinstance(image, LabelledImage) for image in images):
             raise LoadingError(f"--data: no image of a batch can be read, {images[0]}")
         return [self._augmented(images, index, sample) for index, sample in enumerate(batch)]
@@ -177,9 +182,9 @@ class StreamedValidation(IterableDataset[Any]):
         return pixels, labels, unreadable
 
 
-def _decoded(sample: ShardSample) -> LabelledImage | UnreadableImage:
+def _decoded(sample: ShardSample, crop_size: int | None = None) -> LabelledImage | UnreadableImage:
     try:
-        image = decode(io.BytesIO(sample.content))
+        image = decode(io.BytesIO(sample.content), crop_size)
     except MemoryError:
         raise
     except Exception as error:  # Pillow meets damaged files with almost anything
