@@ -1,20 +1,25 @@
-# The CPU kernels are compiled once per instruction set ("level"), each time in its own namespace, and the one to run
-# is chosen at run time. Sets transnext_cpu_levels, the levels that this compiler builds, slowest first. A new level
+# The CPU kernels are compiled once per instruction set ("level"), each time in its own namespace and for the types that
+# cpu/runtime/level_types.h lists, and the one to run is chosen at run time. Sets transnext_cpu_levels, the levels that this compiler builds, slowest first. A new level
 # needs flags and a check here and an entry in cpu/runtime/dispatch.cpp.
 include(CheckCXXSourceCompiles)
 
-set(transnext_cpu_sources
-  cpp/cpu/attention/aggregated_attention.cpp
-  cpp/cpu/attention/aggregated_attention_backward.cpp
-  cpp/cpu/attention/attention_branch.cpp
+# What a level compiles: kernels that gain from instructions on bfloat16, the only ones of avx512_bf16; all others; and
+# what is composed of others, which the portable level compiles for every level (cpu/runtime/kernels.h).
+set(transnext_bfloat16_sources
+  cpp/cpu/gemm/linear.cpp
+  cpp/cpu/gemm/packed_gemm.cpp
+  cpp/cpu/gemm/patch_embed.cpp
   cpp/cpu/glu/conv_glu.cpp
   cpp/cpu/glu/convolutional_glu.cpp
-  cpp/cpu/runtime/fingerprint.cpp
-  cpp/cpu/pool/gelu_pool.cpp
-  cpp/cpu/gemm/linear.cpp
-  cpp/cpu/gemm/patch_embed.cpp
+  cpp/cpu/pool/gelu_pool.cpp)
+set(transnext_level_sources
+  ${transnext_bfloat16_sources}
+  cpp/cpu/attention/aggregated_attention.cpp
+  cpp/cpu/attention/aggregated_attention_backward.cpp
+  cpp/cpu/attention/window.cpp
   cpp/cpu/bias/position_bias_table.cpp
-  cpp/cpu/attention/window.cpp)
+  cpp/cpu/runtime/fingerprint.cpp)
+set(transnext_cpu_sources ${transnext_level_sources} cpp/cpu/attention/attention_branch.cpp)
 
 # transnext_check_cpu_flags(<result> <flags> <statements>): can the compiler build for this instruction set?
 function(transnext_check_cpu_flags result flags statements)
@@ -54,8 +59,12 @@ transnext_check_cpu_flags(transnext_can_build_avx512_bf16 "${flags}" "
 
 set(TRANSNEXT_CPU_LEVELS avx2 avx512 avx512_bf16 CACHE STRING
     "CPU instruction sets beside the portable one, as far as the compiler has them")
-foreach(level IN LISTS TRANSNEXT_CPU_LEVELS)
-  if(transnext_can_build_${level})
+set(wanted_levels ${TRANSNEXT_CPU_LEVELS})
+if("avx512_bf16" IN_LIST wanted_levels)  # which has kernels for bfloat16 alone
+  list(APPEND wanted_levels avx512)
+endif()
+foreach(level avx2 avx512 avx512_bf16)
+  if(level IN_LIST wanted_levels AND transnext_can_build_${level})
     list(APPEND transnext_cpu_levels ${level})
   endif()
 endforeach()
@@ -66,7 +75,13 @@ if("avx2" IN_LIST transnext_cpu_levels AND CMAKE_BUILD_TYPE STREQUAL "Release")
 endif()
 
 function(transnext_add_cpu_level level)
-  add_library(transnext_cpu_${level} OBJECT ${transnext_cpu_sources})
+  set(sources ${transnext_level_sources})
+  if(level STREQUAL "avx512_bf16")
+    set(sources ${transnext_bfloat16_sources})
+  elseif(level MATCHES "^(baseline|neon)$")
+    set(sources ${transnext_cpu_sources})
+  endif()
+  add_library(transnext_cpu_${level} OBJECT ${sources})
   target_link_libraries(transnext_cpu_${level} PRIVATE transnext_common)
   target_compile_definitions(transnext_cpu_${level} PRIVATE TRANSNEXT_CPU_LEVEL=${level})
   # These two flags change no result; they let comparisons and square roots vectorise.

@@ -323,8 +323,7 @@ void forward(const AggregatedAttentionParams& p, int threads) {
 
 void aggregated_attention(const AggregatedAttentionParams& params, int threads) {
   if (params.in.q.shape[0] == 0 || params.in.q.shape[2] == 0) return;
-  if (params.in.q.dtype == DType::kFloat64) return forward<double>(params, threads);
-  forward<float>(params, threads);
+  with_compute(params.in.q.dtype, [&](auto zero) { forward<decltype(zero)>(params, threads); });
 }
 
 TRANSNEXT_END_LEVEL

@@ -139,8 +139,7 @@ void backward(const Params& p, int threads) {
 
 void aggregated_attention_backward(const AggregatedAttentionBackwardParams& params, int threads) {
   if (params.in.q.shape[2] == 0) return;
-  if (params.in.q.dtype == DType::kFloat64) return backward<double>(params, threads);
-  backward<float>(params, threads);
+  with_compute(params.in.q.dtype, [&](auto zero) { backward<decltype(zero)>(params, threads); });
 }
 
 TRANSNEXT_END_LEVEL

@@ -86,7 +86,7 @@ class Branch {
     a.out = heads_of(attended, 0, p_.heads, width_);
     a.log_sum_exp =
         contiguous<3>(log_sum_exp_.data(), p_.attention.scale.dtype, {count, tokens_, p_.heads});
-    aggregated_attention(a, threads_);
+    cpu::aggregated_attention(a, threads_);
     multiply(attended, LayerNormParams{}, p_.out_projection, p_.out_bias, x,
              images_of(p_.out, first, count));
   }
@@ -100,7 +100,7 @@ class Branch {
     pool.out = contiguous<3>(pooled_features_.data(), p_.features, {count, pooled_, width_});
     pool.grid = p_.attention.grid;
     pool.pool_grid = p_.attention.pool_grid;
-    gelu_pool(pool, threads_);
+    cpu::gelu_pool(pool, threads_);
     View<1> bias = p_.projections_bias;
     if (bias.present()) {
       bias.data =
@@ -123,7 +123,7 @@ class Branch {
       linear_params.x = tokens_of(from);
       if (plus.present()) linear_params.residual = tokens_of(plus);
       linear_params.out = tokens_of(to);
-      linear(linear_params, threads_);
+      cpu::linear(linear_params, threads_);
     };
     if (joined(x) && joined(out) && (!residual.present() || joined(residual)))
       return run(x, residual, out);

@@ -165,13 +165,6 @@ void bias_gradient(const View<4>& d_attn, const View<2>& d_bias, const Window& w
   }
 }
 
-// Calls function(C{}) for the compute type of a storage type.
-template <class Function>
-void with_compute(DType dtype, Function&& function) {
-  if (dtype == DType::kFloat64) return function(double{});
-  function(float{});
-}
-
 }  // namespace
 
 void window_qk(const WindowQkParams& p, int threads) {

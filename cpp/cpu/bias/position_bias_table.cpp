@@ -199,13 +199,11 @@ void backward(const PositionBiasTableBackwardParams& p, int threads) {
 }  // namespace
 
 void position_bias_table(const PositionBiasTableParams& params, int threads) {
-  if (params.table.dtype == DType::kFloat64) return forward<double>(params, threads);
-  forward<float>(params, threads);
+  with_compute(params.table.dtype, [&](auto zero) { forward<decltype(zero)>(params, threads); });
 }
 
 void position_bias_table_backward(const PositionBiasTableBackwardParams& params, int threads) {
-  if (params.d_table.dtype == DType::kFloat64) return backward<double>(params, threads);
-  backward<float>(params, threads);
+  with_compute(params.d_table.dtype, [&](auto zero) { backward<decltype(zero)>(params, threads); });
 }
 
 TRANSNEXT_END_LEVEL

@@ -129,9 +129,11 @@ inline Panels<E> panels_of(const PackedWeight& weight) {
 // Calls function(E{}, C{}) for a GEMM's element type and the type of its sums.
 template <class Function>
 inline void with_product(DType dtype, Function&& function) {
-  if (dtype == DType::kFloat64) return function(double{}, double{});
+  if constexpr (kHasFloat64) {
+    if (dtype == DType::kFloat64) return function(double{}, double{});
+  }
   if (dtype == DType::kBFloat16) return function(BFloat16{}, float{});
-  function(float{}, float{});
+  if constexpr (kHasFloat32) function(float{}, float{});
 }
 
 TRANSNEXT_END_LEVEL

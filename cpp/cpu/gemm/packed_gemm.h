@@ -7,19 +7,10 @@
 // instruction set; each level splits them into tiles of kTileVectors vectors, so that the sums fit
 // into its registers.
 //
-// A tile of kTileRows rows by kTileVectors vectors keeps its sums in registers over the whole
-// depth: per step of k, kTileRows broadcasts and kTileVectors loads feed kTileRows * kTileVectors
-// multiply-adds (AVX-512: 24 for 11 loads), so the loop is bound by arithmetic if the panel, depth
-// * 192 bytes, comes from the second-level cache.
-//
 // bfloat16 is packed in pairs of k, [panel][k / 2][column][2]: one instruction multiplies and adds
 // both (AVX-512 BF16); elsewhere the two elements are widened and multiplied one after the other.
-// The sums are float32 either way.
+// The sums are float32 either way. The inner loops are in packed_gemm.cpp.
 #pragma once
-
-#if defined(__AVX512BF16__)
-#include <immintrin.h>
-#endif
 
 #include "cpu/simd/convert.h"
 #include "transnext/linear.h"
@@ -42,39 +33,11 @@ template <class E>
 struct Product {
   using Sum = E;
   static constexpr int kStep = 1;
-  static Vector<E> broadcast_step(const E* a) { return broadcast<E>(*a); }
-  static Vector<E> load_step(const E* b) { return load<Vector<E>>(b); }
-  static void add(Vector<E>& sum, Vector<E> a, Vector<E> b) { sum += a * b; }
 };
-
 template <>
 struct Product<BFloat16> {
   using Sum = float;
   static constexpr int kStep = 2;
-  static Vector<float> broadcast_step(const BFloat16* a) {
-    unsigned pair;
-    __builtin_memcpy(&pair, a, sizeof(pair));
-    return reinterpret_cast<Vector<float>>(Bits{} + pair);
-  }
-  static Vector<float> load_step(const BFloat16* b) { return load<Vector<float>>(b); }
-  static void add(Vector<float>& sum, Vector<float> a, Vector<float> b) {
-#if defined(__AVX512BF16__)
-    sum = reinterpret_cast<Vector<float>>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum),
-                                                           reinterpret_cast<__m512bh>(a),
-                                                           reinterpret_cast<__m512bh>(b)));
-#else
-    sum += lower(a) * lower(b);
-    sum += upper(a) * upper(b);
-#endif
-  }
-
- private:
-  static Vector<float> lower(Vector<float> pairs) {
-    return reinterpret_cast<Vector<float>>(reinterpret_cast<Bits>(pairs) << 16);
-  }
-  static Vector<float> upper(Vector<float> pairs) {
-    return reinterpret_cast<Vector<float>>(reinterpret_cast<Bits>(pairs) & 0xffff0000u);
-  }
 };
 
 // Rows of the left operand: row m is at data + m * stride, `depth` elements, padded with zeros to
@@ -103,49 +66,18 @@ struct Panels {
   }
 };
 
-// Calls finish(row, vector, sum) for each finished vector of the tile.
-template <int kRows, int kVectors, class E, class Finish>
-inline void product_tile(const LeftRows<E>& a, index_t row, const E* b, index_t steps,
-                         Finish&& finish) {
-  using P = Product<E>;
-  using C = typename P::Sum;
-  Vector<C> sum[kRows][kVectors] = {};
-  const E* left[kRows];
-  for (int r = 0; r < kRows; ++r) left[r] = a.data + (row + r) * a.stride;
-  for (index_t k = 0; k < steps; ++k) {
-    Vector<C> right[kVectors];
-    for (int v = 0; v < kVectors; ++v)
-      right[v] = P::load_step(b + (k * kPanelColumns + v * kLanes<C>)*P::kStep);
-    for (int r = 0; r < kRows; ++r) {
-      const Vector<C> x = P::broadcast_step(left[r] + k * P::kStep);
-      for (int v = 0; v < kVectors; ++v) P::add(sum[r][v], x, right[v]);
-    }
-  }
-  for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < kVectors; ++v) finish(row + r, v, sum[r][v]);
-  }
-}
+// Rows that are multiplied at a time: whole tiles, whose sums stay in the first-level cache until
+// they are finished.
+constexpr index_t kStripRows = 4 * kTileRows;
 
-// Multiplies all rows by a tile's columns, in tiles of kRows rows, then of half as many for the
-// rest.
-template <int kRows, int kVectors, class E, class Finish>
-inline void product_rows(const LeftRows<E>& a, index_t row, index_t rows, const E* b, index_t steps,
-                         Finish&& finish) {
-  for (; row + kRows <= rows; row += kRows) product_tile<kRows, kVectors>(a, row, b, steps, finish);
-  if constexpr (kRows > 1) {
-    if (row < rows) product_rows<kRows / 2, kVectors>(a, row, rows, b, steps, finish);
-  }
-}
-
-template <int kVectors, class E, class Finish>
-inline void product_columns(int vectors, const LeftRows<E>& a, index_t rows, const E* b,
-                            index_t steps, Finish&& finish) {
-  if constexpr (kVectors > 1) {
-    if (vectors < kVectors)
-      return product_columns<kVectors - 1>(vectors, a, rows, b, steps, finish);
-  }
-  product_rows<kTileRows, kVectors>(a, 0, rows, b, steps, finish);
-}
+// sums[row * kPanelColumns + column] = `rows` rows, at most kStripRows, times the columns of one
+// panel, in whole vectors. Compiled once per level (packed_gemm.cpp) for all kernels.
+void multiply_panel(const LeftRows<float>& a, index_t rows, const Panels<float>& panels,
+                    index_t panel, float* sums);
+void multiply_panel(const LeftRows<double>& a, index_t rows, const Panels<double>& panels,
+                    index_t panel, double* sums);
+void multiply_panel(const LeftRows<BFloat16>& a, index_t rows, const Panels<BFloat16>& panels,
+                    index_t panel, float* sums);
 
 // Multiplies `rows` rows by the columns of one panel. Calls finish(row, column, sum) for every
 // vector of the result, with `column` counted from the panel's first. Vectors entirely beyond the
@@ -154,14 +86,15 @@ template <class E, class Finish>
 inline void product(const LeftRows<E>& a, index_t rows, const Panels<E>& panels, index_t panel,
                     Finish&& finish) {
   using C = typename Product<E>::Sum;
-  constexpr index_t kTileColumns = kTileVectors * kLanes<C>;
+  alignas(kVectorBytes) C sums[kStripRows * kPanelColumns];
   const index_t columns = smaller(kPanelColumns, panels.columns - panel * kPanelColumns);
-  for (index_t column = 0; column < columns; column += kTileColumns) {
-    const index_t left = smaller(kTileColumns, columns - column);
-    const int vectors = static_cast<int>((left + kLanes<C> - 1) / kLanes<C>);
-    product_columns<kTileVectors>(
-        vectors, a, rows, panels.at(panel, column), panels.steps,
-        [&](index_t row, int v, Vector<C> sum) { finish(row, column + v * kLanes<C>, sum); });
+  for (index_t first = 0; first < rows; first += kStripRows) {
+    const index_t count = smaller(kStripRows, rows - first);
+    multiply_panel({a.data + first * a.stride, a.stride}, count, panels, panel, sums);
+    for (index_t i = 0; i < count; ++i) {
+      for (index_t column = 0; column < columns; column += kLanes<C>)
+        finish(first + i, column, load<Vector<C>>(sums + i * kPanelColumns + column));
+    }
   }
 }
 

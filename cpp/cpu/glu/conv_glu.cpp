@@ -329,14 +329,14 @@ void backward(const ConvGluBackwardParams& p, int threads) {
 }  // namespace
 
 void conv_glu(const ConvGluParams& params, int threads) {
-  with_storage(params.x.dtype, [&](auto storage) {
+  with_kernel_storage(params.x.dtype, [&](auto storage) {
     using S = decltype(storage);
     forward<typename S::Type, typename S::Compute>(params, threads);
   });
 }
 
 void conv_glu_backward(const ConvGluBackwardParams& params, int threads) {
-  with_storage(params.x.dtype, [&](auto storage) {
+  with_kernel_storage(params.x.dtype, [&](auto storage) {
     using S = decltype(storage);
     backward<typename S::Type, typename S::Compute>(params, threads);
   });

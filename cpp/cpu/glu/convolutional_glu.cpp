@@ -51,7 +51,7 @@ struct Tiles {
   }
 };
 
-template <class E, class C, class T>
+template <class E, class C>
 class GluTask {
  public:
   GluTask(const ConvolutionalGluParams& p, const Tiles& tiles, const Norm<C>& norm,
@@ -104,7 +104,8 @@ class GluTask {
   index_t tile_width() const { return column_end_ - column_begin_; }
   View<2> image(const View<3>& tensor) const {
     View<2> view;
-    view.data = static_cast<T*>(tensor.data) + batch_ * tensor.stride[0];
+    view.data =
+        static_cast<char*>(tensor.data) + batch_ * tensor.stride[0] * element_size(tensor.dtype);
     view.dtype = tensor.dtype;
     for (int i = 0; i < 2; ++i) {
       view.shape[i] = tensor.shape[i + 1];
@@ -171,9 +172,15 @@ class GluTask {
       gate_row<C>(values, taps_, TokenRow<const C>{gates_of(row), ring_stride_, 1},
                   TokenRow<E>{hidden, hidden_stride_, 1}, first, first + width);
     }
+    with_storage_of<C>(p_.x.dtype, [&](auto element) {
+      this->second_product_into(image(p_.x), image(p_.out), begin, end, element);
+    });
+  }
+
+  template <class T>
+  void second_product_into(const View<2>& x, const View<2>& out, index_t begin, index_t end, T) {
+    const index_t width = tile_width();
     const Panels<E> panels = panels_of<E>(p_.fc2_weight);
-    const View<2> x = image(p_.x);
-    const View<2> out = image(p_.out);
     for (index_t panel = 0; panel < panels.count(); ++panel) {
       const index_t origin = panel * kPanelColumns;
       for (index_t row = begin; row < end; ++row) {
@@ -228,16 +235,13 @@ void tiled(const ConvolutionalGluParams& p, const Tiles& tiles, int threads) {
   const C* gate_bias = padded_bias<C>(p.fc1_bias, hidden, hidden, gate_room);
   const C* out_bias = padded_bias<C>(p.fc2_bias, 0, depth, out_room);
   const DepthwiseWeights<C> gate(p.conv_weight, p.conv_bias);
-  with_storage_of<C>(p.x.dtype, [&](auto element) {
-    using T = decltype(element);
-    parallel_for(p.x.shape[0] * tiles.bands * tiles.columns, threads, [&](index_t task) {
-      const index_t column = task % tiles.columns;
-      const index_t band = task / tiles.columns % tiles.bands;
-      GluTask<E, C, T> glu(p, tiles, norm, value_bias, gate_bias, gate.taps(), out_bias);
-      glu.run(task / tiles.columns / tiles.bands, band * tiles.height,
-              smaller((band + 1) * tiles.height, p.grid.height), column * tiles.width,
-              smaller((column + 1) * tiles.width, p.grid.width));
-    });
+  parallel_for(p.x.shape[0] * tiles.bands * tiles.columns, threads, [&](index_t task) {
+    const index_t column = task % tiles.columns;
+    const index_t band = task / tiles.columns % tiles.bands;
+    GluTask<E, C> glu(p, tiles, norm, value_bias, gate_bias, gate.taps(), out_bias);
+    glu.run(task / tiles.columns / tiles.bands, band * tiles.height,
+            smaller((band + 1) * tiles.height, p.grid.height), column * tiles.width,
+            smaller((column + 1) * tiles.width, p.grid.width));
   });
 }
 
@@ -265,7 +269,7 @@ void stepwise(const ConvolutionalGluParams& p, int threads) {
       half.out = features;
       half.out.data = static_cast<C*>(features.data) + i * hidden;
       half.out.shape[1] = hidden;
-      linear(half, threads);
+      cpu::linear(half, threads);
     }
     ConvGluParams gate;
     gate.x = contiguous<3>(both.data(), dtype, {1, tokens, 2 * hidden});
@@ -273,14 +277,14 @@ void stepwise(const ConvolutionalGluParams& p, int threads) {
     gate.bias = p.conv_bias;
     gate.out = contiguous<3>(gated.data(), dtype, {1, tokens, hidden});
     gate.grid = p.grid;
-    conv_glu(gate, threads);
+    cpu::conv_glu(gate, threads);
     LinearParams last;
     last.x = contiguous<2>(gated.data(), dtype, {tokens, hidden});
     last.weight = p.fc2_weight;
     last.bias = p.fc2_bias;
     last.residual = tokens_of(x);
     last.out = tokens_of(images_of(p.out, batch, 1));
-    linear(last, threads);
+    cpu::linear(last, threads);
   }
 }
 

@@ -125,7 +125,7 @@ void pool_row_backward(const GeluPoolBackwardParams& p, index_t batch, index_t r
 // Calls run(storage, image, row) for the rows of all images, one task per row.
 template <class Run>
 void for_each_row(const View<3>& x, index_t rows, int threads, const Run& run) {
-  with_storage(x.dtype, [&](auto storage) {
+  with_kernel_storage(x.dtype, [&](auto storage) {
     parallel_for(x.shape[0] * rows, threads,
                  [&](index_t task) { run(storage, task / rows, task % rows); });
   });

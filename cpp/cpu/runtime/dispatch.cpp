@@ -6,39 +6,47 @@
 #include <string>
 
 #include "cpu/runtime/kernels.h"
+#include "cpu/runtime/level_types.h"
 
 namespace transnext::cpu {
 
-#define TRANSNEXT_POINTER(function, Params) void (*function)(const Params&, int);
+// Of a level; nullptr where it has none.
+#define TRANSNEXT_POINTER(function, Params) void (*function)(const Params&, int) = nullptr;
 struct Kernels {
   TRANSNEXT_FOR_EACH_CPU_KERNEL(TRANSNEXT_POINTER)
 };
 #undef TRANSNEXT_POINTER
 
+// Level `level` with the kernels of a list.
 #define TRANSNEXT_DECLARE(function, Params) void function(const Params&, int);
-#define TRANSNEXT_ENTRY(function, Params) function,
-#define TRANSNEXT_DECLARE_LEVEL(level)                                           \
-  namespace level {                                                              \
-  TRANSNEXT_FOR_EACH_CPU_KERNEL(TRANSNEXT_DECLARE)                               \
-  constexpr Kernels kKernels = {TRANSNEXT_FOR_EACH_CPU_KERNEL(TRANSNEXT_ENTRY)}; \
+#define TRANSNEXT_SET(function, Params) kernels.function = function;
+#define TRANSNEXT_DECLARE_LEVEL(level, TRANSNEXT_FOR_EACH) \
+  namespace level {                                        \
+  TRANSNEXT_FOR_EACH(TRANSNEXT_DECLARE)                    \
+  constexpr Kernels make_kernels() {                       \
+    Kernels kernels;                                       \
+    TRANSNEXT_FOR_EACH(TRANSNEXT_SET)                      \
+    return kernels;                                        \
+  }                                                        \
+  constexpr Kernels kKernels = make_kernels();             \
   }
 #if defined(TRANSNEXT_HAS_BASELINE)
-TRANSNEXT_DECLARE_LEVEL(baseline)
+TRANSNEXT_DECLARE_LEVEL(baseline, TRANSNEXT_FOR_EACH_CPU_KERNEL)
 #endif
 #if defined(TRANSNEXT_HAS_NEON)
-TRANSNEXT_DECLARE_LEVEL(neon)
+TRANSNEXT_DECLARE_LEVEL(neon, TRANSNEXT_FOR_EACH_CPU_KERNEL)
 #endif
 #if defined(TRANSNEXT_HAS_AVX2)
-TRANSNEXT_DECLARE_LEVEL(avx2)
+TRANSNEXT_DECLARE_LEVEL(avx2, TRANSNEXT_FOR_EACH_LEVEL_KERNEL)
 #endif
 #if defined(TRANSNEXT_HAS_AVX512)
-TRANSNEXT_DECLARE_LEVEL(avx512)
+TRANSNEXT_DECLARE_LEVEL(avx512, TRANSNEXT_FOR_EACH_LEVEL_KERNEL)
 #endif
 #if defined(TRANSNEXT_HAS_AVX512_BF16)
-TRANSNEXT_DECLARE_LEVEL(avx512_bf16)
+TRANSNEXT_DECLARE_LEVEL(avx512_bf16, TRANSNEXT_FOR_EACH_BFLOAT16_KERNEL)
 #endif
 #undef TRANSNEXT_DECLARE_LEVEL
-#undef TRANSNEXT_ENTRY
+#undef TRANSNEXT_SET
 #undef TRANSNEXT_DECLARE
 
 namespace {
@@ -47,6 +55,7 @@ struct Level {
   const char* name;
   bool available;
   const Kernels& kernels;
+  unsigned types;  // that these are for
 };
 
 #if defined(TRANSNEXT_HAS_AVX2)
@@ -62,22 +71,24 @@ bool has_avx512() {
 }
 #endif
 
-// Slowest first. Every processor of the family can run the first.
+// Slowest first. Every processor of the family can run the first, which has every kernel for every
+// type; a processor that can run a level can run those before it.
 const Level kLevels[] = {
 #if defined(TRANSNEXT_HAS_BASELINE)
-    {"baseline", true, baseline::kKernels},
+    {"baseline", true, baseline::kKernels, level_types::baseline},
 #endif
 #if defined(TRANSNEXT_HAS_NEON)
-    {"neon", true, neon::kKernels},
+    {"neon", true, neon::kKernels, level_types::neon},
 #endif
 #if defined(TRANSNEXT_HAS_AVX2)
-    {"avx2", has_avx2(), avx2::kKernels},
+    {"avx2", has_avx2(), avx2::kKernels, level_types::avx2},
 #endif
 #if defined(TRANSNEXT_HAS_AVX512)
-    {"avx512", has_avx512(), avx512::kKernels},
+    {"avx512", has_avx512(), avx512::kKernels, level_types::avx512},
 #endif
 #if defined(TRANSNEXT_HAS_AVX512_BF16)
-    {"avx512_bf16", has_avx512() && __builtin_cpu_supports("avx512bf16"), avx512_bf16::kKernels},
+    {"avx512_bf16", has_avx512() && __builtin_cpu_supports("avx512bf16"), avx512_bf16::kKernels,
+     level_types::avx512_bf16},
 #endif
 };
 
@@ -119,6 +130,71 @@ const Level& level() {
   return *current;
 }
 
+// The type of a kernel, as level_types.h defines it.
+DType type_of(const AggregatedAttentionParams& p) {
+  return p.in.q.dtype;
+}
+DType type_of(const AggregatedAttentionBackwardParams& p) {
+  return p.in.q.dtype;
+}
+DType type_of(const AttentionBranchParams& p) {
+  return p.features;
+}
+DType type_of(const ConvGluParams& p) {
+  return p.x.dtype;
+}
+DType type_of(const ConvGluBackwardParams& p) {
+  return p.x.dtype;
+}
+DType type_of(const ConvolutionalGluParams& p) {
+  return p.fc2_weight.dtype;
+}
+DType type_of(const FingerprintParams&) {
+  return DType::kFloat32;  // bytes
+}
+DType type_of(const GeluPoolParams& p) {
+  return p.x.dtype;
+}
+DType type_of(const GeluPoolBackwardParams& p) {
+  return p.x.dtype;
+}
+DType type_of(const LinearParams& p) {
+  return p.weight.dtype;
+}
+DType type_of(const PackWeightParams& p) {
+  return p.packed.dtype;
+}
+DType type_of(const PatchEmbedParams& p) {
+  return p.weight.dtype;
+}
+DType type_of(const PositionBiasTableParams& p) {
+  return p.table.dtype;
+}
+DType type_of(const PositionBiasTableBackwardParams& p) {
+  return p.d_table.dtype;
+}
+DType type_of(const WindowAvParams& p) {
+  return p.v.dtype;
+}
+DType type_of(const WindowAvBackwardParams& p) {
+  return p.v.dtype;
+}
+DType type_of(const WindowQkParams& p) {
+  return p.q.dtype;
+}
+DType type_of(const WindowQkBackwardParams& p) {
+  return p.q.dtype;
+}
+
+// Runs a kernel of the current level or, where that has none for the type, of the next one below.
+template <class Params>
+void run(void (*Kernels::*kernel)(const Params&, int), const Params& params, int threads) {
+  const unsigned type = type_bit(type_of(params));
+  const Level* best = &level();
+  while ((best->types & type) == 0 || best->kernels.*kernel == nullptr) --best;
+  (best->kernels.*kernel)(params, threads);
+}
+
 }  // namespace
 
 const char* level_name() {
@@ -139,7 +215,7 @@ std::vector<std::string> available_levels() {
 
 #define TRANSNEXT_ENTRY_POINT(function, Params)      \
   void function(const Params& params, int threads) { \
-    level().kernels.function(params, threads);       \
+    run(&Kernels::function, params, threads);        \
   }
 TRANSNEXT_FOR_EACH_CPU_KERNEL(TRANSNEXT_ENTRY_POINT)
 #undef TRANSNEXT_ENTRY_POINT

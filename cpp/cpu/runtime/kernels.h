@@ -13,28 +13,35 @@
 #include "transnext/position_bias_table.h"
 #include "transnext/window.h"
 
-// X(function, Params) for each kernel `void function(const Params& params, int threads)`.
-#define TRANSNEXT_FOR_EACH_CPU_KERNEL(X)                              \
+// X(function, Params) for each kernel `void function(const Params& params, int threads)`: those
+// that gain from instructions on bfloat16, the only ones that the level avx512_bf16 has;
+#define TRANSNEXT_FOR_EACH_BFLOAT16_KERNEL(X)   \
+  X(conv_glu, ConvGluParams)                    \
+  X(conv_glu_backward, ConvGluBackwardParams)   \
+  X(convolutional_glu, ConvolutionalGluParams)  \
+  X(gelu_pool, GeluPoolParams)                  \
+  X(gelu_pool_backward, GeluPoolBackwardParams) \
+  X(linear, LinearParams)                       \
+  X(pack_weight, PackWeightParams)              \
+  X(patch_embed, PatchEmbedParams)
+// those of every other level;
+#define TRANSNEXT_FOR_EACH_LEVEL_KERNEL(X)                            \
+  TRANSNEXT_FOR_EACH_BFLOAT16_KERNEL(X)                               \
   X(aggregated_attention, AggregatedAttentionParams)                  \
   X(aggregated_attention_backward, AggregatedAttentionBackwardParams) \
-  X(attention_branch, AttentionBranchParams)                          \
-  X(conv_glu, ConvGluParams)                                          \
-  X(conv_glu_backward, ConvGluBackwardParams)                         \
-  X(convolutional_glu, ConvolutionalGluParams)                        \
   X(fingerprint, FingerprintParams)                                   \
-  X(gelu_pool, GeluPoolParams)                                        \
-  X(gelu_pool_backward, GeluPoolBackwardParams)                       \
-  X(linear, LinearParams)                                             \
-  X(pack_weight, PackWeightParams)                                    \
-  X(patch_embed, PatchEmbedParams)                                    \
   X(position_bias_table, PositionBiasTableParams)                     \
   X(position_bias_table_backward, PositionBiasTableBackwardParams)    \
   X(window_av, WindowAvParams)                                        \
   X(window_av_backward, WindowAvBackwardParams)                       \
   X(window_qk, WindowQkParams)                                        \
   X(window_qk_backward, WindowQkBackwardParams)
+// and all of them, with what is composed of others and calls their entry points, so that the
+// portable level's serves every level.
+#define TRANSNEXT_FOR_EACH_CPU_KERNEL(X) \
+  TRANSNEXT_FOR_EACH_LEVEL_KERNEL(X)     \
+  X(attention_branch, AttentionBranchParams)
 
-// Within a level, a kernel that is composed of others calls those of its own level.
 #if defined(TRANSNEXT_CPU_LEVEL)
 namespace transnext::cpu::TRANSNEXT_CPU_LEVEL {
 #define TRANSNEXT_DECLARE(function, Params) void function(const Params& params, int threads);

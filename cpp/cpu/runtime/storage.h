@@ -2,9 +2,21 @@
 // time.
 #pragma once
 
+#include "cpu/runtime/level_types.h"
 #include "cpu/simd/simd.h"
 
 TRANSNEXT_BEGIN_LEVEL
+
+#if defined(TRANSNEXT_ALL_TYPES)  // a level on its own, in tests
+constexpr unsigned kLevelTypes = level_types::kAll;
+#else
+constexpr unsigned kLevelTypes = level_types::TRANSNEXT_CPU_LEVEL;
+#endif
+constexpr bool has_type(DType dtype) {
+  return (kLevelTypes & type_bit(dtype)) != 0;
+}
+constexpr bool kHasFloat64 = has_type(DType::kFloat64);
+constexpr bool kHasFloat32 = has_type(DType::kFloat32);
 
 // Storage type T and the type its arithmetic is done in.
 template <class T>
@@ -18,8 +30,16 @@ struct Storage<double> {
   using Compute = double;
 };
 
-// Calls function(Storage<T>{}) for the storage type of an activation tensor; the caller has checked
-// the type.
+template <class T>
+constexpr DType dtype_of() {
+  return std::is_same_v<T, Half>       ? DType::kFloat16
+         : std::is_same_v<T, BFloat16> ? DType::kBFloat16
+         : std::is_same_v<T, double>   ? DType::kFloat64
+                                       : DType::kFloat32;
+}
+
+// Calls function(Storage<T>{}) for the storage type of a tensor; the caller has checked the type,
+// and the level has kernels of its arithmetic.
 template <class Function>
 inline void with_storage(DType dtype, Function&& function) {
   switch (dtype) {
@@ -28,10 +48,29 @@ inline void with_storage(DType dtype, Function&& function) {
     case DType::kBFloat16:
       return function(Storage<BFloat16>{});
     case DType::kFloat64:
-      return function(Storage<double>{});
+      if constexpr (kHasFloat64) function(Storage<double>{});
+      return;
     default:
       return function(Storage<float>{});
   }
+}
+
+// The same for a tensor whose type is the kernel's.
+template <class Function>
+inline void with_kernel_storage(DType dtype, Function&& function) {
+  with_storage(dtype, [&](auto storage) {
+    using T = typename decltype(storage)::Type;
+    if constexpr (has_type(dtype_of<T>())) function(storage);
+  });
+}
+
+// Calls function(C{}) for the compute type of a kernel's type.
+template <class Function>
+inline void with_compute(DType dtype, Function&& function) {
+  if constexpr (kHasFloat64) {
+    if (dtype == DType::kFloat64) return function(double{});
+  }
+  function(float{});
 }
 
 TRANSNEXT_END_LEVEL

@@ -1,0 +1,125 @@
+// The inner loops of the packed GEMM (packed_gemm.h).
+//
+// A tile of kTileRows rows by kTileVectors vectors keeps its sums in registers over the whole
+// depth: per step of k, kTileRows broadcasts and kTileVectors loads feed kTileRows * kTileVectors
+// multiply-adds (AVX-512: 24 for 11 loads), so the loop is bound by arithmetic if the panel, depth
+// * 192 bytes, comes from the second-level cache. The tile's sums pass through memory to the kernel
+// that finishes them: one store and one load for `depth` multiply-adds. So the tiles, which take
+// longest to compile, are compiled once for every kernel.
+#include "cpu/gemm/packed_gemm.h"
+
+#include "cpu/runtime/storage.h"
+
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
+TRANSNEXT_BEGIN_LEVEL
+
+namespace {
+
+// One step of k.
+template <class E>
+struct Step {
+  static Vector<E> broadcast_left(const E* a) { return broadcast<E>(*a); }
+  static Vector<E> load_right(const E* b) { return load<Vector<E>>(b); }
+  static void add(Vector<E>& sum, Vector<E> a, Vector<E> b) { sum += a * b; }
+};
+
+template <>
+struct Step<BFloat16> {
+  static Vector<float> broadcast_left(const BFloat16* a) {
+    unsigned pair;
+    __builtin_memcpy(&pair, a, sizeof(pair));
+    return reinterpret_cast<Vector<float>>(Bits{} + pair);
+  }
+  static Vector<float> load_right(const BFloat16* b) { return load<Vector<float>>(b); }
+  static void add(Vector<float>& sum, Vector<float> a, Vector<float> b) {
+#if defined(__AVX512BF16__)
+    sum = reinterpret_cast<Vector<float>>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum),
+                                                           reinterpret_cast<__m512bh>(a),
+                                                           reinterpret_cast<__m512bh>(b)));
+#else
+    sum += lower(a) * lower(b);
+    sum += upper(a) * upper(b);
+#endif
+  }
+
+ private:
+  static Vector<float> lower(Vector<float> pairs) {
+    return reinterpret_cast<Vector<float>>(reinterpret_cast<Bits>(pairs) << 16);
+  }
+  static Vector<float> upper(Vector<float> pairs) {
+    return reinterpret_cast<Vector<float>>(reinterpret_cast<Bits>(pairs) & 0xffff0000u);
+  }
+};
+
+template <int kRows, int kVectors, class E, class C>
+void multiply_tile(const LeftRows<E>& a, index_t row, const E* b, index_t steps, C* sums) {
+  constexpr int kStep = Product<E>::kStep;
+  Vector<C> sum[kRows][kVectors] = {};
+  const E* left[kRows];
+  for (int r = 0; r < kRows; ++r) left[r] = a.data + (row + r) * a.stride;
+  for (index_t k = 0; k < steps; ++k) {
+    Vector<C> right[kVectors];
+    for (int v = 0; v < kVectors; ++v)
+      right[v] = Step<E>::load_right(b + (k * kPanelColumns + v * kLanes<C>)*kStep);
+    for (int r = 0; r < kRows; ++r) {
+      const Vector<C> x = Step<E>::broadcast_left(left[r] + k * kStep);
+      for (int v = 0; v < kVectors; ++v) Step<E>::add(sum[r][v], x, right[v]);
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < kVectors; ++v)
+      store(sums + (row + r) * kPanelColumns + v * kLanes<C>, sum[r][v]);
+  }
+}
+
+// Multiplies all rows by a tile's columns, in tiles of kRows rows, then of half as many for the
+// rest.
+template <int kRows, int kVectors, class E, class C>
+void multiply_rows(const LeftRows<E>& a, index_t row, index_t rows, const E* b, index_t steps,
+                   C* sums) {
+  for (; row + kRows <= rows; row += kRows) multiply_tile<kRows, kVectors>(a, row, b, steps, sums);
+  if constexpr (kRows > 1) {
+    if (row < rows) multiply_rows<kRows / 2, kVectors>(a, row, rows, b, steps, sums);
+  }
+}
+
+template <int kVectors, class E, class C>
+void multiply_columns(int vectors, const LeftRows<E>& a, index_t rows, const E* b, index_t steps,
+                      C* sums) {
+  if constexpr (kVectors > 1) {
+    if (vectors < kVectors) return multiply_columns<kVectors - 1>(vectors, a, rows, b, steps, sums);
+  }
+  multiply_rows<kTileRows, kVectors>(a, 0, rows, b, steps, sums);
+}
+
+template <class E, class C>
+void multiply(const LeftRows<E>& a, index_t rows, const Panels<E>& panels, index_t panel, C* sums) {
+  constexpr index_t kTileColumns = kTileVectors * kLanes<C>;
+  const index_t columns = smaller(kPanelColumns, panels.columns - panel * kPanelColumns);
+  for (index_t column = 0; column < columns; column += kTileColumns) {
+    const index_t left = smaller(kTileColumns, columns - column);
+    const int vectors = static_cast<int>((left + kLanes<C> - 1) / kLanes<C>);
+    multiply_columns<kTileVectors>(vectors, a, rows, panels.at(panel, column), panels.steps,
+                                   sums + column);
+  }
+}
+
+}  // namespace
+
+void multiply_panel(const LeftRows<float>& a, index_t rows, const Panels<float>& panels,
+                    index_t panel, float* sums) {
+  if constexpr (kHasFloat32) multiply(a, rows, panels, panel, sums);
+}
+void multiply_panel(const LeftRows<double>& a, index_t rows, const Panels<double>& panels,
+                    index_t panel, double* sums) {
+  if constexpr (kHasFloat64) multiply(a, rows, panels, panel, sums);
+}
+void multiply_panel(const LeftRows<BFloat16>& a, index_t rows, const Panels<BFloat16>& panels,
+                    index_t panel, float* sums) {
+  multiply(a, rows, panels, panel, sums);
+}
+
+TRANSNEXT_END_LEVEL
