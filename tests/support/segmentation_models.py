@@ -18,7 +18,7 @@ def published_model(method: str, size: str) -> SegmentationModel:
 
 
 def small_segmentor(method: str, num_classes: int = 5, seed: int = 0) -> SegmentationModel:
-    """Return a model on a small backbone, whose random scores are spread, in evaluation mode."""
+    """Return a model on a small backbone with scores spread, in evaluation and float64."""
     torch.manual_seed(seed)
     backbone = small_model(features_only=True, img_size=64)
     if method == "upernet":
@@ -29,4 +29,4 @@ def small_segmentor(method: str, num_classes: int = 5, seed: int = 0) -> Segment
         model = Mask2Former(backbone, num_classes, num_queries=7)
         with torch.no_grad():
             model.decode_head.cls_embed.weight.mul_(4)
-    return model.eval()
+    return model.double().eval()

@@ -52,8 +52,9 @@ def matching_cost(classes: Tensor, masks: Tensor, targets: Tensor, target_masks:
     targets, target_masks : Tensor
         Of the G segments: classes ``[G]`` int64, and masks at the points ``[G, P]`` in 0..1.
     """
-    masks, target_masks = masks.float(), target_masks.float()
-    cost = -CLASS_WEIGHT * classes.float().softmax(-1)[:, targets]
+    classes, masks = _precise(classes), _precise(masks)
+    target_masks = target_masks.to(masks.dtype)
+    cost = -CLASS_WEIGHT * classes.softmax(-1)[:, targets]
     inside, outside = F.softplus(-masks), F.softplus(masks)  # -log p, -log (1 - p)
     entropy = inside @ target_masks.T + outside @ (1 - target_masks).T
     probabilities = masks.sigmoid()
@@ -81,9 +82,9 @@ def mask_losses(
     Notes
     -----
     Cross-entropy is a mean over queries by weight of their class; the mask losses are divided by
-    the segments of the batch, averaged over processes.
+    the segments of the batch (one at least for each image), averaged over processes.
     """
-    classes, masks = prediction
+    classes, masks = (_precise(x) for x in prediction)
     nothing = classes.shape[-1] - 1
     wanted = torch.full(classes.shape[:2], nothing, dtype=torch.int64, device=classes.device)
     chosen, targets = [], []
@@ -93,11 +94,12 @@ def mask_losses(
         chosen.append(masks[image, queries])
         targets.append(target_masks[matched])
 
-    weights = classes.new_ones(nothing + 1, dtype=torch.float32)
+    weights = classes.new_ones(nothing + 1)
     weights[nothing] = NOTHING_WEIGHT
-    loss_cls = F.cross_entropy(classes.flatten(0, 1).float(), wanted.flatten(), weights)
-    found = torch.cat(chosen).float()
-    count = _mean_over_processes(found.new_tensor(float(len(found)))).clamp(min=1)
+    loss_cls = F.cross_entropy(classes.flatten(0, 1), wanted.flatten(), weights)
+    found = torch.cat(chosen)
+    each = float(sum(max(len(queries), 1) for queries in chosen))
+    count = _mean_over_processes(found.new_tensor(each))
     at = uncertain_points(found.detach(), points)
     truth = torch.cat(
         [
@@ -124,11 +126,15 @@ def match(
     classes: Tensor, masks: Tensor, targets: Tensor, target_masks: Tensor, points: int = POINTS
 ) -> tuple[Tensor, Tensor]:
     """Return the queries of one image that get a segment, and which; at random points."""
-    at = torch.rand(1, points, 2, device=masks.device)
-    cost = matching_cost(
-        classes, sample_points(masks.float(), at), targets, sample_points(target_masks.float(), at)
-    )
-    return assign(cost)
+    masks = _precise(masks)
+    at = torch.rand(1, points, 2, device=masks.device, dtype=masks.dtype)
+    truth = sample_points(target_masks.to(masks.dtype), at)
+    return assign(matching_cost(classes, sample_points(masks, at), targets, truth))
+
+
+def _precise(x: Tensor) -> Tensor:
+    """Return logits in float32 at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _mean_over_processes(value: Tensor) -> Tensor:

@@ -128,7 +128,7 @@ class UPerNet(SegmentationModel):
 
     def score_rows(self, images: Tensor) -> RowMap:
         """Return logits, row by row on demand."""
-        logits = RowMap.of(self.forward_logits(images).float())
+        logits = RowMap.of(_precise(self.forward_logits(images)))
         return logits.resized((images.shape[2], images.shape[3]))
 
     def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -174,7 +174,7 @@ class Mask2Former(SegmentationModel):
     def score_rows(self, images: Tensor) -> RowMap:
         """Return scores, row by row on demand."""
         classes, masks = self.forward_queries(images)
-        resized = RowMap.of(masks.float()).resized((images.shape[2], images.shape[3]))
+        resized = RowMap.of(_precise(masks)).resized((images.shape[2], images.shape[3]))
         return resized.map(lambda rows: _semantic(classes, rows), self.num_classes)
 
     def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -201,6 +201,10 @@ def total_loss(losses: dict[str, Tensor]) -> Tensor:
 
 def _semantic(classes: Tensor, masks: Tensor) -> Tensor:
     """Return ``[B, classes, H, W]`` of class logits and mask logits, in float32 at least."""
-    dtype = torch.promote_types(masks.dtype, torch.float32)
-    shares = classes.to(dtype).softmax(-1)[..., :-1]
-    return torch.einsum("bqc,bqhw->bchw", shares, masks.to(dtype).sigmoid())
+    masks = _precise(masks)
+    shares = classes.to(masks.dtype).softmax(-1)[..., :-1]
+    return torch.einsum("bqc,bqhw->bchw", shares, masks.sigmoid())
+
+
+def _precise(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

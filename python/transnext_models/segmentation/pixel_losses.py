@@ -24,7 +24,8 @@ def pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         ``[B, H, W]`` int64, 255 where ignored.
     """
     resized = F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
-    total = F.cross_entropy(resized.float(), labels, ignore_index=IGNORED, reduction="sum")
+    precise = torch.promote_types(resized.dtype, torch.float32)
+    total = F.cross_entropy(resized.to(precise), labels, ignore_index=IGNORED, reduction="sum")
     return total / labels.numel()
 
 
