@@ -1,0 +1,175 @@
+"""Multi-scale deformable attention, in plain PyTorch.
+
+Source: Zhu et al., "Deformable DETR: Deformable Transformers for End-to-End Object Detection", ICLR
+2021, arXiv 2010.04159, section 4.1. DINO and Mask2Former share it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["DeformableAttention", "cell_centres", "deformable_sampling"]
+
+
+class DeformableAttention(nn.Module):
+    """Each query reads a few points around its reference, on every level.
+
+    Head h of a query gets the sum of ``weight[h, l, p] · value_h(location[h, l, p])`` over levels l
+    and points p; value_h is bilinear between cell centres and zero outside the map. Offsets and
+    weights (softmax over levels and points) are linear in the query.
+
+    Parameters
+    ----------
+    embed_dim, num_heads : int
+        Channels C and the heads that share them.
+    num_levels, num_points : int
+        Maps, and points on each, that a head of a query reads.
+    """
+
+    def __init__(
+        self, embed_dim: int = 256, num_heads: int = 8, num_levels: int = 4, num_points: int = 4
+    ) -> None:
+        super().__init__()
+        if embed_dim % num_heads:
+            raise ValueError(
+                f"embed_dim: got {embed_dim}, needs a multiple of num_heads={num_heads}"
+            )
+        self.num_heads = num_heads
+        self.num_levels = num_levels
+        self.num_points = num_points
+        samples = num_heads * num_levels * num_points
+        self.sampling_offsets = nn.Linear(embed_dim, 2 * samples)
+        self.attention_weights = nn.Linear(embed_dim, samples)
+        self.value_proj = nn.Linear(embed_dim, embed_dim)
+        self.output_proj = nn.Linear(embed_dim, embed_dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise as published: head h looks along 2πh / heads, its point p p + 1 cells away."""
+        for layer in (self.sampling_offsets, self.attention_weights):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        angles = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
+        directions = torch.stack((angles.cos(), angles.sin()), -1)
+        directions = directions / directions.abs().amax(-1, keepdim=True)
+        distances = torch.arange(1.0, self.num_points + 1)
+        offsets = directions[:, None, None, :] * distances[:, None]  # [heads, 1, points, 2]
+        with torch.no_grad():
+            bias = offsets.expand(-1, self.num_levels, -1, -1).reshape(-1)
+            self.sampling_offsets.bias.copy_(bias)
+        for layer in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self,
+        query: Tensor,
+        value: Tensor,
+        reference: Tensor,
+        shapes: Sequence[tuple[int, int]],
+        padding: Tensor | None = None,
+    ) -> Tensor:
+        """Attend from queries to the cells of all levels.
+
+        Parameters
+        ----------
+        query : Tensor
+            ``[B, N, C]``, the position embedding added.
+        value : Tensor
+            ``[B, S, C]``: the levels' cells one after the other, each level's row by row.
+        reference : Tensor
+            Of each query on each level, in units of the map's sides: points (x, y)
+            ``[B, N, levels, 2]``, offsets then counting cells; or boxes (cx, cy, w, h)
+            ``[B, N, levels, 4]``, offsets then counting half sides divided by the points.
+        shapes : sequence of (int, int)
+            Rows and columns of each level.
+        padding : Tensor | None
+            ``[B, S]`` bool, true for cells that count as zero.
+
+        Returns
+        -------
+        Tensor
+            ``[B, N, C]``.
+        """
+        batch, queries, _ = query.shape
+        heads, levels, points = self.num_heads, self.num_levels, self.num_points
+        if len(shapes) != levels:
+            raise ValueError(f"shapes: got {len(shapes)} levels, needs {levels}")
+        value = self.value_proj(value)
+        if padding is not None:
+            value = value.masked_fill(padding[..., None], 0.0)
+        offsets = self.sampling_offsets(query).view(batch, queries, heads, levels, points, 2)
+        weights = self.attention_weights(query).view(batch, queries, heads, levels * points)
+        weights = weights.softmax(-1).view(batch, queries, heads, levels, points)
+        # Half precision has too few digits for a place on a map.
+        precise = torch.promote_types(offsets.dtype, torch.float32)
+        offsets, reference = offsets.to(precise), reference.to(precise)
+        centre = reference[:, :, None, :, None, :2]
+        if reference.shape[-1] == 2:
+            sides = offsets.new_tensor([(columns, rows) for rows, columns in shapes])
+            locations = centre + offsets / sides[:, None, :]
+        elif reference.shape[-1] == 4:
+            half = reference[:, :, None, :, None, 2:] * 0.5
+            locations = centre + offsets / points * half
+        else:
+            raise ValueError(f"reference: got {reference.shape[-1]} numbers for each, needs 2 or 4")
+        value = value.unflatten(-1, (heads, -1))
+        return self.output_proj(deformable_sampling(value, shapes, locations, weights))
+
+
+def deformable_sampling(
+    value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
+) -> Tensor:
+    """Sum bilinear samples of each head's values by weight.
+
+    Parameters
+    ----------
+    value : Tensor
+        ``[B, S, heads, D]``, the levels' cells one after the other.
+    shapes : sequence of (int, int)
+        Rows and columns of each level; S is the sum of their products.
+    locations : Tensor
+        ``[B, N, heads, levels, points, 2]``: (x, y), 0 and 1 being the map's edges.
+    weights : Tensor
+        ``[B, N, heads, levels, points]``.
+
+    Returns
+    -------
+    Tensor
+        ``[B, N, heads · D]``, of the value's dtype; float32 arithmetic at least.
+    """
+    batch, cells, heads, _ = value.shape
+    if sum(rows * columns for rows, columns in shapes) != cells:
+        raise ValueError(f"value: got {cells} cells, needs those of the maps {tuple(shapes)}")
+    dtype = torch.promote_types(value.dtype, torch.float32)
+    grids = (2 * locations - 1).permute(0, 2, 3, 1, 4, 5).flatten(0, 1).to(dtype)
+    factors = weights.permute(0, 2, 3, 1, 4).flatten(0, 1).to(dtype)  # [B · heads, levels, N, P]
+    total = None
+    start = 0
+    for level, (rows, columns) in enumerate(shapes):
+        maps = value[:, start : start + rows * columns].permute(0, 2, 3, 1).to(dtype)
+        maps = maps.reshape(batch * heads, -1, rows, columns)
+        start += rows * columns
+        samples = F.grid_sample(maps, grids[:, level], align_corners=False)  # [B · heads, D, N, P]
+        part = (samples * factors[:, level, None]).sum(-1)
+        total = part if total is None else total + part
+    assert total is not None
+    return total.unflatten(0, (batch, heads)).permute(0, 3, 1, 2).flatten(2).to(value.dtype)
+
+
+def cell_centres(shapes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
+    """Return the centres (x, y) of all cells of all levels, ``[S, 2]`` in 0..1, as float32.
+
+    ``like`` gives the device.
+    """
+    centres = []
+    for rows, columns in shapes:
+        y = (torch.arange(rows, device=like.device, dtype=torch.float32) + 0.5) / rows
+        x = (torch.arange(columns, device=like.device, dtype=torch.float32) + 0.5) / columns
+        centres.append(torch.stack((x.repeat(rows), y.repeat_interleave(columns)), -1))
+    return torch.cat(centres)

@@ -1,0 +1,53 @@
+"""The convolution block of the heads: convolution, norm, ReLU."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+__all__ = ["ConvNorm"]
+
+_GROUPS = 32
+
+
+class ConvNorm(nn.Module):
+    """Convolution of stride 1 that keeps the map's size, then a norm, then perhaps a ReLU.
+
+    Its parts have the names of the published state dicts: ``conv``, and ``bn`` or ``gn``.
+
+    Parameters
+    ----------
+    in_channels, out_channels, kernel : int
+        Of the convolution; the kernel's side is odd.
+    norm : {"bn", "gn"}
+        BatchNorm, or GroupNorm of 32 groups.
+    bias, relu : bool
+        Whether the convolution has a bias, and a ReLU follows.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int = 1,
+        *,
+        norm: Literal["bn", "gn"] = "bn",
+        bias: bool = False,
+        relu: bool = True,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=bias)
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+        if self.conv.bias is not None:
+            nn.init.zeros_(self.conv.bias)
+        if norm == "bn":
+            self.bn = nn.BatchNorm2d(out_channels)
+        else:
+            self.gn = nn.GroupNorm(_GROUPS, out_channels)
+        self.norm_name = norm
+        self.activate = nn.ReLU(inplace=True) if relu else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, in_channels, H, W]`` to ``[B, out_channels, H, W]``."""
+        return self.activate(getattr(self, self.norm_name)(self.conv(x)))
