@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..training.sources.image_set import decode
+from ..training.decoding import decode
 
 __all__ = ["Batch", "ImageSource", "Unreadable", "batches"]
 
