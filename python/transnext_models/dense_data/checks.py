@@ -72,7 +72,8 @@ def without_missing(
         Files are missing, and `allow` does not say that they may; names the first.
     """
     folders: dict[str, frozenset[str]] = {}
-    present, missing = [], []
+    present: list[AnnotatedImage] = []
+    missing: list[AnnotatedImage] = []
     for image in images:
         folder, name = os.path.split(image.path)
         if folder not in folders:

@@ -24,7 +24,7 @@ class Element(NamedTuple):
     """A value of the object at the top: of a list each element, with its number."""
 
     key: str
-    index: int | None
+    number: int | None
     value: Any
 
 
