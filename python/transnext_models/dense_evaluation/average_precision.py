@@ -91,12 +91,14 @@ def average_precision(
         run.accumulate()
     precision, recall = run.eval["precision"], run.eval["recall"]
     at_first = precision[..., 0]  # [IoU, recall, class, area]
-    whole, *by_size = (_mean(at_first[..., area]) for area in range(len(_AREAS)))
+    whole, small, medium, large = (_mean(at_first[..., area]) for area in range(len(_AREAS)))
     return AveragePrecision(
         whole,
         _mean(at_first[_IOU_50, :, :, 0]),
         _mean(at_first[_IOU_75, :, :, 0]),
-        *by_size,
+        small,
+        medium,
+        large,
         tuple(_mean(recall[:, :, 0, most]) for most in range(len(MAX_DETECTIONS))),
         tuple(_mean(at_first[:, :, label, 0]) for label in range(annotated.num_classes)),
     )
