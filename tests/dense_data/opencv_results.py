@@ -29,7 +29,8 @@ SIZES = (  # of a picture, and of what it is resized to
     *(((7, 9), (16, 5)), ((8, 6), (4, 3)), ((5, 5), (10, 10)), ((1, 1), (3, 4)), ((13, 1), (4, 2))),
     *(((20, 30), (21, 29)), ((16, 16), (3, 40)), ((9, 31), (9, 31)), ((24, 10), (7, 23))),
 )
-COLOURS = (24, 24)
+COLOURS = (24, 70)
+DISTORTED = (6, 68)
 DISTORTIONS = range(24)  # seeds of draws
 
 
@@ -68,7 +69,7 @@ def by_opencv(
 
     for seed in distortions:
         values = photometric_draws(np.random.default_rng(seed))
-        results[f"photometric{seed}"] = photometric(picture((12, 15)), values, changed)
+        results[f"photometric{seed}"] = photometric(picture(DISTORTED), values, changed)
     return results
 
 
@@ -85,9 +86,9 @@ def by_us(
     results["hsv"] = rgb_to_hsv(picture(colours))
     results["rgb"] = hsv_to_rgb(hsv_picture(colours).astype(np.uint8))
     for seed in distortions:
-        image = picture((12, 15))
+        image = picture(DISTORTED)
         draws = GivenDraws(photometric_draws(np.random.default_rng(seed)))
-        distorted = PhotometricDistortion()(DenseSample(image, 0, (12, 15)), draws)
+        distorted = PhotometricDistortion()(DenseSample(image, 0, DISTORTED), draws)
         results[f"photometric{seed}"] = distorted.image
     return results
 
