@@ -2,7 +2,7 @@
 
 To HSV in fixed point of 12 bits, with a table of reciprocals. Back in float32, which OpenCV cuts
 off in whole registers of a row and rounds in the rest of it. Registers are those of AVX-512 here,
-64 pixels; with AVX2, of 32, other pixels of some rows differ by one, but none where rows are of 512.
+64 pixels; with AVX2, of 32, other pixels of some rows differ by one, none where rows are of 512.
 """
 
 from __future__ import annotations

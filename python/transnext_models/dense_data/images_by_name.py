@@ -1,0 +1,56 @@
+"""Images of a folder by their names without suffix, as label files call them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..images import is_hidden
+from ..images.formats import is_image_name
+from .errors import AnnotationError
+
+__all__ = ["images_by_stem", "paired"]
+
+_SHOWN = 3
+
+
+def images_by_stem(folder: Path) -> dict[str, Path]:
+    """Return the images in a folder in the order of their names.
+
+    Raises
+    ------
+    AnnotationError
+        It cannot be read, or two images differ in their suffix only.
+    """
+    try:
+        files = sorted(folder.iterdir())
+    except OSError as error:
+        raise AnnotationError(folder, "", f"cannot be read ({error.strerror})") from error
+    found: dict[str, Path] = {}
+    for file in files:
+        if is_hidden(file.name) or not is_image_name(file) or file.is_dir():
+            continue
+        if file.stem in found:
+            raise AnnotationError(
+                folder, file.name, f"has the name of {found[file.stem].name} but for its suffix"
+            )
+        found[file.stem] = file
+    return found
+
+
+def paired(images: Path, masks: Path) -> list[tuple[Path, Path]]:
+    """Return each image with the mask of its name.
+
+    Raises
+    ------
+    AnnotationError
+        An image has no mask, or a mask no image; names the first.
+    """
+    of_images, of_masks = images_by_stem(images), images_by_stem(masks)
+    for folder, lacking, what in (
+        (masks, of_images.keys() - of_masks.keys(), "mask"),
+        (images, of_masks.keys() - of_images.keys(), "image"),
+    ):
+        if lacking:
+            names = ", ".join(sorted(lacking)[:_SHOWN])
+            raise AnnotationError(folder, "", f"has no {what} for {len(lacking)} names: {names}")
+    return [(of_images[stem], of_masks[stem]) for stem in of_images]
