@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..images import is_hidden
@@ -37,8 +38,15 @@ def images_by_stem(folder: Path) -> dict[str, Path]:
     return found
 
 
-def paired(images: Path, masks: Path) -> list[tuple[Path, Path]]:
+def paired(images: Path, masks: Path, only: Sequence[str] | None = None) -> list[tuple[Path, Path]]:
     """Return each image with the mask of its name.
+
+    Parameters
+    ----------
+    images, masks : Path
+        Folders.
+    only : Sequence[str] | None
+        The names, without suffix, that are wanted; None wants all.
 
     Raises
     ------
@@ -46,11 +54,10 @@ def paired(images: Path, masks: Path) -> list[tuple[Path, Path]]:
         An image has no mask, or a mask no image; names the first.
     """
     of_images, of_masks = images_by_stem(images), images_by_stem(masks)
-    for folder, lacking, what in (
-        (masks, of_images.keys() - of_masks.keys(), "mask"),
-        (images, of_masks.keys() - of_images.keys(), "image"),
-    ):
+    wanted = list(of_images | of_masks if only is None else only)
+    for folder, there, what in ((masks, of_masks, "mask"), (images, of_images, "image")):
+        lacking = [stem for stem in wanted if stem not in there]
         if lacking:
-            names = ", ".join(sorted(lacking)[:_SHOWN])
+            names = ", ".join(lacking[:_SHOWN])
             raise AnnotationError(folder, "", f"has no {what} for {len(lacking)} names: {names}")
-    return [(of_images[stem], of_masks[stem]) for stem in of_images]
+    return [(of_images[stem], of_masks[stem]) for stem in wanted]

@@ -48,6 +48,7 @@ def read_label_maps(
     class_names: Sequence[str] | None = None,
     *,
     zero_is_other: bool = False,
+    only: Sequence[str] | None = None,
 ) -> AnnotatedSet:
     """Pair images with their label maps.
 
@@ -60,13 +61,15 @@ def read_label_maps(
         largest number.
     zero_is_other : bool
         ADE20K's rule: 0 is no class.
+    only : Sequence[str] | None
+        The names, without suffix, of the split's images; None takes all.
 
     Raises
     ------
     AnnotationError
         A file has no other of its name, or cannot be read.
     """
-    pairs = paired(images, masks)
+    pairs = paired(images, masks, only)
     if not pairs:
         raise AnnotationError(images, "", "holds no images")
     if class_names is None:
@@ -133,7 +136,9 @@ def read_instance_maps(
 def _objects(
     file: Path, values: NDArray[np.int64], labels: NDArray[np.int64], report: Report
 ) -> Objects:
-    numbers = [int(n) for n in np.unique(values) if n not in (0, IGNORED)]
+    # In 8 bits 255 stands for the edges of objects, as in Pascal VOC; in 16 it is one of many.
+    edges = IGNORED if values.max(initial=0) <= IGNORED else 0
+    numbers = [int(number) for number in np.unique(values) if number not in (0, edges)]
     if len(numbers) > _MOST_INSTANCES:
         raise AnnotationError(file, "", f"has {len(numbers):,} instances: no instance map?")
     boxes, classes, areas = [], [], []

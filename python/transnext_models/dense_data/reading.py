@@ -7,12 +7,17 @@ turned.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from ..images import ImageError, read_image
+from ..images.formats import readable_formats
+from ..images.quiet import quiet
 from ..training.sources.image_set import decode
 from .errors import AnnotationError
 from .label_files import read_labels, size_of
@@ -20,7 +25,10 @@ from .records import AnnotatedImage, Objects
 from .sample import DenseSample
 from .shapes import Size
 
-__all__ = ["bitmaps", "read_rgb", "read_sample"]
+__all__ = ["bitmaps", "read_rgb", "read_sample", "upright_size"]
+
+_ORIENTATION = 0x0112
+_SIDEWAYS = (5, 6, 7, 8)
 
 
 def read_sample(
@@ -78,6 +86,25 @@ def read_rgb(path: str, size: Size | None) -> NDArray[np.uint8]:
             path, f"is {_text(pixels.shape)}, its annotations are for {_text(size)} (height×width)"
         )
     return stored
+
+
+def upright_size(path: str | Path) -> Size:
+    """Return the height and width of an image, turned upright, from its header.
+
+    Raises
+    ------
+    ImageError
+        It cannot be read.
+    """
+    try:
+        with quiet(), Image.open(path, formats=readable_formats()) as image:
+            width, height = image.size
+            with contextlib.suppress(Exception):  # damaged EXIF data says nothing
+                if image.getexif().get(_ORIENTATION) in _SIDEWAYS:
+                    return width, height
+            return height, width
+    except Exception as error:  # Pillow meets damaged files with almost anything
+        raise ImageError(path, f"cannot be read ({error})") from error
 
 
 def bitmaps(objects: Objects, size: Size, path: str) -> NDArray[np.uint8]:

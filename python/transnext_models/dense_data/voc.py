@@ -81,12 +81,15 @@ def voc_class_names(files: Sequence[Path]) -> tuple[str, ...]:
     return in_order(names - {""})
 
 
+def listed_names(listing: Path) -> list[str]:
+    """Return the names, without suffix, that a file of ``ImageSets`` lists."""
+    lines = read_text(listing, _MOST_BYTES).splitlines()
+    return [line.split()[0] for line in lines if line.strip()]
+
+
 def listed_files(listing: Path, annotations: Path) -> list[Path]:
-    """Return the XML files whose names, without suffix, a file of ``ImageSets`` lists."""
-    stems = [
-        line.split()[0] for line in read_text(listing, _MOST_BYTES).splitlines() if line.split()
-    ]
-    return [annotations / f"{stem}.xml" for stem in stems]
+    """Return the XML files that a file of ``ImageSets`` lists."""
+    return [annotations / f"{name}.xml" for name in listed_names(listing)]
 
 
 def _size(root: Element, file: Path) -> Size:
@@ -110,11 +113,8 @@ def _objects(
             raise AnnotationError(file, place, "has no bndbox")
         left, top, right, bottom = (_number(box.find(side), file, place) for side in _CORNERS)
         if right < left or bottom < top:
-            raise AnnotationError(
-                file,
-                place,
-                f"bndbox: got {left, top, right, bottom}, needs xmin ≤ xmax, ymin ≤ ymax",
-            )
+            got = f"bndbox: got {left, top, right, bottom}"
+            raise AnnotationError(file, place, f"{got}, needs xmin ≤ xmax, ymin ≤ ymax")
         boxes.append((left - 1, top - 1, right, bottom))
         numbers.append(labels[name])
         difficult.append((entry.findtext("difficult") or "0").strip() == "1")

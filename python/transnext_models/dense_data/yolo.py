@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ..images import read_image
 from .checks import note_objects, read_text
 from .errors import AnnotationError
 from .images_by_name import images_by_stem
+from .reading import upright_size
 from .records import AnnotatedImage, AnnotatedSet, Objects
 from .report import Report
 from .shapes import Polygons, Shape, Size, polygon_area
@@ -104,7 +104,7 @@ def read_yolo(folders: list[Path], class_names: tuple[str, ...]) -> AnnotatedSet
                 report.note("files of labels have no image: left out", str(file))
         for stem, path in images.items():
             file = labels / f"{stem}.txt"
-            size = _size(path)
+            size = upright_size(path)
             objects = Objects.of([], [])
             if file.is_file():
                 labelled += 1
@@ -125,11 +125,6 @@ def _labels_folder(images: Path) -> Path:
             parts[place] = "labels"
             return Path(*parts)
     return images
-
-
-def _size(path: Path) -> Size:
-    image = read_image(path)
-    return image.height, image.width
 
 
 def _objects(file: Path, size: Size, num_classes: int, report: Report) -> Objects:
