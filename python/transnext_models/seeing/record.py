@@ -16,7 +16,7 @@ from .block import BlockInfo, RecordedBlock, record_block
 from .geometry import token_at
 from .query import QueryAttention
 
-__all__ = ["AttentionRecord", "preprocess_of", "record_attention"]
+__all__ = ["AttentionRecord", "as_batch", "preprocess_of", "record_attention"]
 
 MEMORY_LIMIT = 1 << 30  # bytes of all weights of a block
 
@@ -242,7 +242,7 @@ def record_attention(
     if model.training:
         raise ValueError("model: got one in training mode, needs model.eval()")
     like = model.get_parameter("norm1.weight")
-    x = _as_batch(image, preprocess or preprocess_of(model)).to(like.device, like.dtype)
+    x = as_batch(image, preprocess or preprocess_of(model)).to(like.device, like.dtype)
     recorded: list[RecordedBlock] = []
     with torch.no_grad(), _hooks(model, recorded.append):
         output = model(x)
@@ -270,7 +270,8 @@ def preprocess_of(model: nn.Module, size: int | None = None) -> Preprocess:
     )
 
 
-def _as_batch(image: Tensor | Image.Image, preprocess: Preprocess) -> Tensor:
+def as_batch(image: Tensor | Image.Image, preprocess: Preprocess) -> Tensor:
+    """Return one image as the model gets it, ``[1, C, H, W]``; `preprocess` is for PIL images."""
     if isinstance(image, Image.Image):
         return preprocess(image.convert("RGB"))[None]
     if not isinstance(image, Tensor):
