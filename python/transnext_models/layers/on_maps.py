@@ -19,7 +19,7 @@ class OnMaps(nn.Module):
     """A block of TransNeXt that takes and returns maps ``[B, C, H, W]``, of another size each call.
 
     :meth:`attention`, :meth:`conv_glu` and :meth:`block` build the block too; their arguments are
-    those of the published classes (whose activations and norms cannot be chosen), so that code which
+    those of the published classes (whose activations and norms cannot be chosen): code that
     calls these needs no other change.
 
     Parameters
