@@ -1,0 +1,317 @@
+"""Effective receptive fields: which pixels a feature depends on, averaged over images.
+
+As RepLKNet (Ding et al., CVPR 2022, section 5) measures them and the TransNeXt paper (figure 8)
+shows them, for any model that gives its feature maps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ..classification.preprocess import Preprocess
+from .record import as_batch, preprocess_of
+
+__all__ = ["THRESHOLDS", "AreaRatio", "ReceptiveField", "effective_receptive_field"]
+
+THRESHOLDS = (0.2, 0.3, 0.5, 0.99)
+_OCTAVES = 1e-4  # of the maximum: where `relative` ends
+
+
+class AreaRatio(NamedTuple):
+    """The smallest squares that hold more than a share of a receptive field, over the image's area.
+
+    Attributes
+    ----------
+    threshold : float
+        The share.
+    published : float
+        As RepLKNet counts: of log10(E + 1), about the image's middle.
+    linear : float
+        Of E, about the query's own pixel.
+    """
+
+    threshold: float
+    published: float
+    linear: float
+
+
+@dataclass(frozen=True, eq=False)
+class ReceptiveField:
+    """Mean effective receptive field E of one position of a feature map.
+
+    Attributes
+    ----------
+    map : Tensor [H, W]
+        E, float64: the positive gradient of the position's positive features by each pixel, summed
+        over colours, averaged over images.
+    images, skipped : int
+        Images averaged, and those left out since their features or gradients are not finite.
+    position, pixel : (int, int)
+        Of the query: row and column in the feature map, and the pixel on which it is centred
+        (of models with patches that do not overlap, the pixel before the middle of its cell).
+    grid : (int, int)
+        Of the feature map.
+    """
+
+    map: Tensor
+    images: int
+    skipped: int
+    position: tuple[int, int]
+    pixel: tuple[int, int]
+    grid: tuple[int, int]
+
+    @property
+    def total(self) -> float:
+        """Sum of E. log10(E + 1) is nearly linear where E is far below 1."""
+        return float(self.map.sum())
+
+    @property
+    def largest(self) -> float:
+        """Maximum of E."""
+        return float(self.map.max())
+
+    def scaled(self, scale: str = "log") -> Tensor:
+        """Return E to be drawn, from 0 to 1.
+
+        Parameters
+        ----------
+        scale : {"log", "linear", "relative"}
+            log10(E + 1) as published, E, or the decades below the maximum, ``log(E / max + 1e-4)``,
+            which does not depend on how large a model's gradients are.
+
+        Raises
+        ------
+        ValueError
+            If there is no such scale.
+        """
+        if scale == "log":
+            values = torch.log10(self.map + 1)
+        elif scale == "linear":
+            values = self.map
+        elif scale == "relative":
+            values = torch.log(self.map / max(self.largest, _smallest()) + _OCTAVES)
+            values = values - math.log(_OCTAVES)
+        else:
+            raise ValueError(f"scale: got {scale!r}, needs 'log', 'linear' or 'relative'")
+        return values / max(float(values.max()), _smallest())
+
+    def area_ratios(self, thresholds: Iterable[float] = THRESHOLDS) -> list[AreaRatio]:
+        """Return how large a square holds more than each share of E; see :class:`AreaRatio`.
+
+        Raises
+        ------
+        ValueError
+            If a threshold is not at least 0 and below 1.
+        """
+        height, width = self.map.shape
+        middle = (height // 2, width // 2)
+        logarithm = torch.log10(self.map + 1)
+        return [
+            AreaRatio(
+                threshold,
+                _area_ratio(logarithm, middle, threshold),
+                _area_ratio(self.map, self.pixel, threshold),
+            )
+            for threshold in thresholds
+        ]
+
+    def radial_profile(self) -> Tensor:
+        """Return the share of E within each whole radius from the query's pixel, float64 ``[R]``.
+
+        Entry r counts the pixels whose centre is at most r away; the last is 1.
+        """
+        height, width = self.map.shape
+        rows, columns = (
+            torch.arange(size, dtype=torch.float64) - place
+            for size, place in zip((height, width), self.pixel, strict=True)
+        )
+        radius = torch.hypot(rows[:, None], columns).ceil().long()
+        mass = torch.zeros(int(radius.max()) + 1, dtype=torch.float64)
+        mass.index_add_(0, radius.flatten(), self.map.flatten())
+        return mass.cumsum(0) / max(self.total, _smallest())
+
+    def grid_energy(self, period: float) -> float:
+        """Return how much of E is a grid of a period: blocky artefacts in one number.
+
+        The share of the energy of E's Fourier transform, its mean left out, that lies on the
+        multiples of ``1 / period`` of either axis, or on the frequencies next to them. Near 0 for a
+        smooth field that is wider than the period, near 1 for a pattern of that grid alone; a
+        field narrower than the period has all frequencies, so compare fields of like width.
+
+        Parameters
+        ----------
+        period : float
+            In pixels, such as a stride or the pixels of a window.
+
+        Raises
+        ------
+        ValueError
+            If it is not above 1.
+        """
+        if not period > 1:
+            raise ValueError(f"period: got {period!r}, needs more than 1 pixel")
+        energy = torch.fft.fft2(self.map).abs() ** 2
+        energy[0, 0] = 0
+        on_grid = [_on_grid(size, period) for size in self.map.shape]
+        chosen = on_grid[0][:, None] | on_grid[1][None, :]
+        return float(energy[chosen].sum() / max(float(energy.sum()), _smallest()))
+
+
+def effective_receptive_field(
+    model: nn.Module,
+    images: Iterable[Tensor | Image.Image],
+    stage: int = 4,
+    position: tuple[int, int] | None = None,
+    progress: Callable[[int], None] | None = None,
+    *,
+    preprocess: Preprocess | None = None,
+) -> ReceptiveField:
+    """Return the effective receptive field of one position of a stage's feature map.
+
+    For every image: ``z = sum over c of relu(F[c, i, j])`` of the normalised map F, ``G = relu(dz /
+    d image)``, summed over colours; the mean over images, in float64.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode. A `TransNeXt`, or any model of timm with ``forward_intermediates`` of
+        maps.
+    images : iterable
+        Tensors ``[3, H, W]`` as the model gets them, all of one size, or PIL images.
+    stage : int
+        From 1; a model of timm's own count of its maps.
+    position : (int, int), optional
+        Row and column in the map, ``(H // 2, W // 2)`` unless given.
+    progress : callable, optional
+        Called with the number of images done.
+    preprocess : Preprocess, optional
+        For PIL images; the model's own unless given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The model has no maps or is in training mode, there is no such stage or position, an image
+        has another size than the first, or there is none that can be used.
+    """
+    if not hasattr(model, "forward_intermediates"):
+        raise TypeError(f"model: got {type(model).__name__}, needs one with forward_intermediates")
+    if model.training:
+        raise ValueError("model: got one in training mode, needs model.eval()")
+    first = next(model.parameters())
+    preprocess = preprocess or preprocess_of(model)
+    total: Tensor | None = None
+    used = skipped = 0
+    grid = place = (0, 0)
+    for done, image in enumerate(images, start=1):
+        x = as_batch(image, preprocess).to(first.device, first.dtype)
+        if total is not None and x.shape[2:] != total.shape:
+            raise ValueError(
+                f"images: got {tuple(x.shape[2:])}, needs {tuple(total.shape)} as the first"
+            )
+        gradient, grid, place = _gradient(model, x, stage, position)
+        if total is None:
+            total = torch.zeros(x.shape[2:], dtype=torch.float64)
+        if gradient is None:
+            skipped += 1
+        else:
+            total += gradient.cpu()
+            used += 1
+        if progress is not None:
+            progress(done)
+    if total is None or not used:
+        raise ValueError(f"images: got {skipped} that can be used for nothing, needs one or more")
+    stride = _stride_of(model, stage, max(total.shape) / max(grid))
+    pixel = _pixel_of(model, place, stride)
+    return ReceptiveField(total / used, used, skipped, place, pixel, grid)
+
+
+def _gradient(
+    model: Any, x: Tensor, stage: int, position: tuple[int, int] | None
+) -> tuple[Tensor | None, tuple[int, int], tuple[int, int]]:
+    """Return E of one image, None where it is not finite; the map's grid, and the position."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        features = _map_of(model, x, stage)
+        height, width = features.shape[2:]
+        row, column = (height // 2, width // 2) if position is None else position
+        if not (0 <= row < height and 0 <= column < width):
+            raise ValueError(
+                f"position: got {position}, needs a row and a column of {height} x {width}"
+            )
+        z = features[0, :, row, column].relu().sum()
+        (gradient,) = torch.autograd.grad(z, x)
+    gradient = gradient[0].double().relu().sum(0)
+    finite = bool(z.isfinite()) and bool(gradient.isfinite().all())
+    return gradient if finite else None, (height, width), (row, column)
+
+
+def _map_of(model: Any, x: Tensor, stage: int) -> Tensor:
+    stages = len(model.feature_info) if hasattr(model, "feature_info") else 4
+    if isinstance(stage, bool) or not isinstance(stage, int) or not 1 <= stage <= stages:
+        raise ValueError(f"stage: got {stage!r}, needs 1 to {stages}")
+    maps = model.forward_intermediates(
+        x, indices=[stage - 1], norm=True, intermediates_only=True, output_fmt="NCHW"
+    )
+    features: Tensor = maps[-1]
+    if features.dim() != 4:
+        raise ValueError(f"model: got features {tuple(features.shape)}, needs maps [1, C, H, W]")
+    return features
+
+
+def _stride_of(model: Any, stage: int, ratio: float) -> int:
+    """Return the pixels between two tokens; `ratio` is that of the image's side to the map's."""
+    if hasattr(model, "feature_info"):
+        return int(model.feature_info[stage - 1]["reduction"])
+    return int(2 ** round(math.log2(ratio)))  # strides of backbones are powers of two
+
+
+def _pixel_of(model: nn.Module, position: tuple[int, int], stride: int) -> tuple[int, int]:
+    """Return the pixel on which a token is centred.
+
+    Centred convolutions put token i on pixel ``stride * i``; patches that do not overlap (ConvNeXt,
+    Swin) on the middle of its cell.
+    """
+    first = next((layer for layer in model.modules() if isinstance(layer, nn.Conv2d)), None)
+    patches = first is not None and first.stride[0] > 1 and first.kernel_size == first.stride
+    offset = (stride - 1) // 2 if patches else 0
+    return position[0] * stride + offset, position[1] * stride + offset
+
+
+def _area_ratio(values: Tensor, centre: tuple[int, int], threshold: float) -> float:
+    """Return the area of the smallest odd square about a pixel that holds more than a share."""
+    if not 0 <= threshold < 1:
+        raise ValueError(f"thresholds: got {threshold!r}, needs 0 or more and below 1")
+    height, width = values.shape
+    row, column = centre
+    farthest = max(row, column, height - 1 - row, width - 1 - column)
+    limit = threshold * float(values.sum())
+    low, high = 0, farthest
+    while low < high:  # the sum grows with the square
+        half = (low + high) // 2
+        inside = values[
+            max(row - half, 0) : row + half + 1, max(column - half, 0) : column + half + 1
+        ]
+        if float(inside.sum()) > limit:
+            high = half
+        else:
+            low = half + 1
+    return min(1.0, (2 * low + 1) ** 2 / (height * width))
+
+
+def _on_grid(size: int, period: float) -> Tensor:
+    """Return which frequencies of an axis are multiples of ``1 / period``, or next to one."""
+    frequency = torch.fft.fftfreq(size, dtype=torch.float64).abs()
+    multiple = torch.round(frequency * period)
+    near = (frequency - multiple / period).abs() * size < 1.0
+    return near & (multiple > 0)
+
+
+def _smallest() -> float:
+    return torch.finfo(torch.float64).tiny
