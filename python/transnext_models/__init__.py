@@ -10,6 +10,8 @@ Importing this package also makes the models known to timm, if timm is installed
 
 from __future__ import annotations
 
+from transnext_ops import __version__
+
 from .registry import create_model, list_models
 from .timm.hook import register_when_imported
 from .transnext import TransNeXt
@@ -21,6 +23,7 @@ __all__ = [
     "Metrics",
     "TransNeXt",
     "Variant",
+    "__version__",
     "create_model",
     "list_models",
 ]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
 from huggingface_hub import constants
 from safetensors import safe_open
 
+import transnext_models
 import transnext_ops
 from transnext_models import VARIANTS, create_model, list_models
 from transnext_models.checkpoints import read_state_dict
@@ -43,6 +47,28 @@ def test_every_command_has_help(transnext, command):
 def test_version(transnext):
     code, out, _ = transnext("--version")
     assert (code, out) == (0, f"transnext {transnext_ops.__version__}\n")
+
+
+def run_module(**environment):
+    """Run ``python -m transnext_models`` and return what it prints."""
+    arguments = [] if environment else ["--version"]
+    return subprocess.run(
+        [sys.executable, "-m", "transnext_models", *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+def test_the_package_is_the_command():
+    assert run_module() == f"transnext {transnext_models.__version__}\n"
+    assert transnext_models.__version__ == transnext_ops.__version__
+
+
+def test_a_shell_completes_commands():
+    out = run_module(_TRANSNEXT_COMPLETE="complete_bash", COMP_WORDS="transnext ev", COMP_CWORD="1")
+    assert out.split() == ["evaluate"]
 
 
 def test_unknown_command(transnext):

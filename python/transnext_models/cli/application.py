@@ -92,7 +92,6 @@ app = typer.Typer(
     cls=_Commands,
     help="TransNeXt image models: classify images, train, evaluate, convert weights.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

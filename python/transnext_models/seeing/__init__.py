@@ -1,9 +1,11 @@
 """See what a model looks at: attention of single queries, and effective receptive fields."""
 
 from .block import BlockInfo, RecordedBlock, Weights
+from .figures import figure_erf, figure_foveal, figure_query, figure_sizes
 from .query import QueryAttention
 from .receptive_field import AreaRatio, ReceptiveField, effective_receptive_field
 from .record import AttentionRecord, preprocess_of, record_attention
+from .vision import foveal_picture
 
 __all__ = [
     "AreaRatio",
@@ -14,6 +16,11 @@ __all__ = [
     "RecordedBlock",
     "Weights",
     "effective_receptive_field",
+    "figure_erf",
+    "figure_foveal",
+    "figure_query",
+    "figure_sizes",
+    "foveal_picture",
     "preprocess_of",
     "record_attention",
 ]

@@ -29,12 +29,15 @@ class AttentionRecord:
     pixels those of the image that the model got.
     """
 
-    def __init__(self, recorded: list[RecordedBlock], image: Tensor, output: Any) -> None:
+    def __init__(
+        self, recorded: list[RecordedBlock], image: Tensor, output: Any, preprocess: Preprocess
+    ) -> None:
         self._recorded = {(block.info.stage, block.info.block): block for block in recorded}
         self.image = image
         """float ``[3, H, W]``, as the model got it."""
         self.output = output
         """What the model returned for it, without batch."""
+        self.preprocess = preprocess
 
     @property
     def blocks(self) -> list[BlockInfo]:
@@ -45,6 +48,18 @@ class AttentionRecord:
     def image_size(self) -> tuple[int, int]:
         """Height and width of the image in pixels."""
         return self.image.shape[-2], self.image.shape[-1]
+
+    def picture(self) -> Image.Image:
+        """Return the image that the model got as a picture, its normalisation taken back."""
+        mean, std = (
+            torch.tensor(values, dtype=torch.float64)[:, None, None]
+            for values in (self.preprocess.mean, self.preprocess.std)
+        )
+        colours = (self.image.double().cpu() * std + mean).clamp(0, 1)
+        if len(colours) == 1:
+            colours = colours.expand(3, -1, -1)
+        pixels = (255 * colours).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        return Image.fromarray(pixels)
 
     def recorded(self, stage: int, block: int = -1) -> RecordedBlock:
         """Return a block's tensors.
@@ -242,12 +257,13 @@ def record_attention(
     if model.training:
         raise ValueError("model: got one in training mode, needs model.eval()")
     like = model.get_parameter("norm1.weight")
-    x = as_batch(image, preprocess or preprocess_of(model)).to(like.device, like.dtype)
+    preprocess = preprocess or preprocess_of(model)
+    x = as_batch(image, preprocess).to(like.device, like.dtype)
     recorded: list[RecordedBlock] = []
     with torch.no_grad(), _hooks(model, recorded.append):
         output = model(x)
     output = [part[0] for part in output] if isinstance(output, list) else output[0]
-    return AttentionRecord(recorded, x[0], output)
+    return AttentionRecord(recorded, x[0], output, preprocess)
 
 
 def preprocess_of(model: nn.Module, size: int | None = None) -> Preprocess:
