@@ -221,8 +221,7 @@ def data_url(image: Image.Image) -> str:
 
 
 def _small(image: Image.Image) -> Image.Image:
-    image = ImageOps.fit(image, (_THUMBNAIL, _THUMBNAIL))
-    return image
+    return ImageOps.fit(image, (_THUMBNAIL, _THUMBNAIL))
 
 
 def _top(output: Any, labels: list[str]) -> list[list[Any]]:

@@ -83,8 +83,8 @@ def static_page(
             for stage, step in steps.items():
                 if step > 1:
                     remarks[index, stage] = (
-                        f"{session.subjects[index].name}: every {step}th query of stage {stage} "
-                        "in each direction"
+                        f"{session.subjects[index].name}, stage {stage}: one query of "
+                        f"{step} x {step} is kept."
                     )
         images.append(about)
     thumbnails = {entry["id"]: entry["thumbnail"] for entry in session.about_images()}
