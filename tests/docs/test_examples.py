@@ -41,6 +41,10 @@ def test_attention_in_your_network() -> None:
     assert "gradient of the temperatures: tensor([" in output("attention_in_your_network.py")
 
 
+def test_foveal_unet() -> None:
+    assert output("foveal_unet.py") == "[(1, 5, 64, 64), (1, 5, 75, 90)]\n"
+
+
 @pytest.mark.parametrize("model", ["transnext_pico", "transnext_micro"])
 def test_backbone_features(model: str) -> None:
     lines = output("backbone_features.py", model).splitlines()

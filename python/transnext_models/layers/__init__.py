@@ -8,6 +8,7 @@ from .conv_glu import ConvolutionalGLU
 from .drop import DropPath
 from .grids import StageGrids
 from .initialise import initialise
+from .on_maps import OnMaps
 from .patch_embed import PatchEmbed
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "ConvolutionalGLU",
     "DropPath",
     "GlobalAttention",
+    "OnMaps",
     "PatchEmbed",
     "PixelFocusedAttention",
     "StageGrids",
