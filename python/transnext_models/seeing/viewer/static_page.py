@@ -162,7 +162,7 @@ def _block(record: AttentionRecord, info: BlockInfo, step: int, blobs: _Blobs) -
             (signed / most.clamp(min=1e-30)[..., None] * 127).round().to(torch.int8).cpu().numpy()
         )
         scales.append(torch.stack((scale, most), -1).float().cpu().numpy())
-    about = {
+    about: dict[str, Any] = {
         "step": step,
         "scales": blobs.add(np.concatenate(scales).astype("<f4")),
         "codes": blobs.add(np.concatenate(codes)),
