@@ -24,7 +24,7 @@ from transnext_models import create_model
 from transnext_models.checkpoints.digest import sha256
 from transnext_models.checkpoints.hub import resolve_weights
 from transnext_models.evaluation.class_lists import wnids
-from transnext_models.evaluation.models import MODES, _mode_options, load_evaluated
+from transnext_models.evaluation.models import MODES, load_evaluated, mode_options
 from transnext_models.evaluation.results import Results
 from transnext_models.training.digits import held_out_digits
 
@@ -121,7 +121,7 @@ def test_modes_agree_at_the_training_size_and_differ_elsewhere(
 def test_linear_mode_pools_as_published() -> None:
     for name, side in (("transnext_micro", 7), ("transnext_micro_AAAA", 4)):
         model = create_model(name, num_classes=2)
-        assert _mode_options("linear", model) == {"fixed_pool_size": side}
+        assert mode_options("linear", model) == {"fixed_pool_size": side}
 
 
 def test_rows_of_several_weights_share_a_table(

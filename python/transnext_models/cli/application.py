@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..checkpoints.errors import escaped
-from . import classify, convert, evaluate, info, models, train
+from . import classify, convert, evaluate, info, models, see, train
 from .console import (
     INTERRUPTED,
     JSON_OPTION,
@@ -116,5 +116,5 @@ def _options(
     pass
 
 
-for module in (classify, train, evaluate, models, convert, info):
+for module in (classify, see, train, evaluate, models, convert, info):
     module.register(app)

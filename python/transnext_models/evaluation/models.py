@@ -30,10 +30,10 @@ from .class_lists import wnids
 from .engine import PRECISIONS
 from .preparation import CorruptedPreprocess, Prepare
 
-__all__ = ["MODES", "TIMM", "Built", "EvaluatedModel", "load_evaluated"]
+__all__ = ["MODES", "TIMM", "Built", "EvaluatedModel", "load_evaluated", "mode_options"]
 
 MODES = ("normal", "linear", "interpolate", "no-length-scaling")
-"""Of one set of weights at another image size than that of its training; see `_mode_options`."""
+"""Of one set of weights at another image size than that of its training; see `mode_options`."""
 
 TIMM = "timm/"
 _IMAGENET_CLASSES = 1000
@@ -135,7 +135,7 @@ def _transnext(
     is_imagenet = is_imagenet and tuple(folders or ()) == wnids()
 
     def build(mode: str, device: torch.device, precision: str) -> Built:
-        options = _mode_options(mode, loaded.model)
+        options = mode_options(mode, loaded.model)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", WeightsWarning)  # said above
             built = load_model(
@@ -167,7 +167,7 @@ def _transnext(
     )
 
 
-def _mode_options(mode: str, model: TransNeXt) -> dict[str, Any]:
+def mode_options(mode: str, model: TransNeXt) -> dict[str, Any]:
     """Return how a mode's model is built.
 
     "linear" fixes the pooled grid at that of the size that the position bias was trained at, 7x7
