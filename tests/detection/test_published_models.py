@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import torch
 from torch import nn
 
 from dense_golden import published_shapes
-from transnext_models import create_model, list_models
+from small_model import ARCHITECTURE
+from transnext_models import TransNeXt, create_model, list_models
 from transnext_models.checkpoints import CheckpointError
 from transnext_models.dense.loading import load_dense, read_dense
 from transnext_models.dense.published import DENSE_MODELS, METHODS, find_dense_model
+from transnext_models.variants import VARIANTS, architecture_arguments
 
 # Millions, counted; those of the paper's tables to their digits.
 PARAMETERS = {
@@ -91,9 +94,8 @@ def test_names() -> None:
     assert "dino_4scale_transnext_tiny.in1k_coco" in detectors
     assert len(list_models("*_ade20k")) == 6
     assert list_models("dino_*") == [name for name in DENSE_MODELS if name.startswith("dino")]
-    assert list_models("dino_*", pretrained=True) == [
-        f"{x}.in1k_coco" for x in list_models("dino_*")
-    ]
+    tagged = [f"{name}.in1k_coco" for name in list_models("dino_*")]
+    assert list_models("dino_*", pretrained=True) == tagged
     assert find_dense_model("dino_5scale_base").name == "dino_5scale_transnext_base"
     for name in (*detectors, *list_models("*_ade20k")):
         assert find_dense_model(name).full_name == name
@@ -120,36 +122,29 @@ def test_unknown_options() -> None:
         create_model("maskrcnn_transnext_tiny", num_classes=0)
 
 
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the backbones of these tests small; heads stay as they are."""
-    from dataclasses import replace
-
-    import transnext_models.dense.published as published
-    from small_model import ARCHITECTURE
-    from transnext_models.variants import VARIANTS
-
-    known = {
-        key: value
-        for key, value in ARCHITECTURE.items()
-        if hasattr(VARIANTS["transnext_tiny"], key)
-    }
-    monkeypatch.setitem(
-        published.VARIANTS, "transnext_tiny", replace(VARIANTS["transnext_tiny"], **known)
-    )
-
-
 class _Optimizer:
     """Stands for a class of a training program that is not installed where weights are read."""
 
 
 @pytest.fixture
 def small_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    small(monkeypatch)
+    """Make Tiny's backbone smaller; heads stay as they are."""
+    tiny = VARIANTS["transnext_tiny"]
+    sizes = {key: value for key, value in ARCHITECTURE.items() if hasattr(tiny, key)}
+    monkeypatch.setitem(VARIANTS, "transnext_tiny", replace(tiny, **sizes))
 
 
 @pytest.mark.usefixtures("small_tiny")
-@pytest.mark.parametrize("layout", ["bare", "mmcv", "mmengine", "distributed"])
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [
+        ("maskrcnn_transnext_tiny", "bare"),
+        ("maskrcnn_transnext_tiny", "distributed"),
+        ("upernet_transnext_tiny", "mmcv"),
+        ("dino_4scale_transnext_tiny", "mmengine"),
+        ("mask2former_transnext_tiny", "mmengine"),
+    ],
+)
 def test_files_of_both_runners(name: str, layout: str, tmp_path: Path) -> None:
     """Weights come back bit for bit, whatever the runner wrote around them."""
     state = create_model(name, num_classes=5).state_dict()
@@ -192,9 +187,6 @@ def test_other_classes(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_backbone_from_a_classifier(name: str, tmp_path: Path) -> None:
     variant = find_dense_model(name).backbone
-    from transnext_models import TransNeXt
-    from transnext_models.variants import architecture_arguments
-
     classifier = TransNeXt(**architecture_arguments(variant))
     torch.save({"model": classifier.state_dict()}, tmp_path / "classifier.pth")
 
