@@ -167,7 +167,7 @@ def test_torchrun_starts_an_evaluation_again_that_lost_a_process(
     """It goes on at the first missing row, and every image counts once."""
     file = tmp_path / "results.csv"
     options = {**asked(sets), "save_predictions": tmp_path / "results.npz"}
-    program = command(file, **options, batch_size=4, seconds=0.02)[1:]
+    program = command(file, **options, batch_size=4, seconds=0.05)[1:]
     printed = restarted_by_torchrun(program, lambda: file.exists() and len(table(file)) >= 2)
     assert table(file) == table(whole)
     assert documents(file) == documents(whole)
