@@ -84,6 +84,30 @@ def test_killed_in_the_middle_of_an_epoch(tmp_path: Path, images: Path, whole: P
     assert_same_end(whole, run)
 
 
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ("--shard-optimizer", "--shard-optimizer"),
+        ("--shard-optimizer", "--no-shard-optimizer"),
+        ("--no-shard-optimizer", "--shard-optimizer"),
+    ],
+)
+def test_a_sharded_optimizer_takes_the_same_steps(
+    tmp_path: Path, images: Path, whole: Path, first: str, then: str
+) -> None:
+    """And its checkpoints are those of one that is not."""
+    run = tmp_path / "run"
+    arguments = _arguments(images, run, 2, 2, "--checkpoint-every-steps", "1", first)
+    with started(*arguments) as process:
+        while not (run / "checkpoints" / "previous.ckpt").exists() and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGTERM)
+        _, error = process.communicate(timeout=500)
+    assert process.returncode == 143, error
+    _finish("--resume", str(run), then)
+    assert_same_end(whole, run)
+
+
 def test_every_validation_image_counts_once(tmp_path: Path, whole: Path, images: Path) -> None:
     """131 images on 1, 2 and 3 processes."""
     weights = str(whole / "last.safetensors")
