@@ -156,7 +156,7 @@ class Stress:
                     limit = None
             self._to_the_end(self._command(case, run), environment)
             assert_same_end(whole, run)
-        # A second process that was about to meet the first one waits for it for half an hour.
+        # A second process that was about to meet the first one waits for it for minutes.
         while self._groups:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._groups.pop(), signal.SIGKILL)

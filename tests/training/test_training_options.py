@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from transnext_models.cli import train as command
-from transnext_models.training.options import RunOptions
+from transnext_models.training.options import RunOptions, check_options
 from transnext_models.training.run import RunResult
 
 
@@ -28,6 +28,12 @@ def test_the_command_has_an_option_for_each_field() -> None:
         assert not options[name].required
         has_default = field.default is not dataclasses.MISSING
         assert options[name].default == (field.default if has_default else None)
+
+
+def test_a_sharded_optimizer_is_not_captured(tmp_path: Path) -> None:
+    options = RunOptions(recipe="digits", output=tmp_path, shard_optimizer=True, cuda_graphs=True)
+    with pytest.raises(ValueError, match="--shard-optimizer: got it together with --cuda-graphs"):
+        check_options(options)
 
 
 def test_paths_cannot_command_the_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

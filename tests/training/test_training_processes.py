@@ -49,6 +49,17 @@ def _finish(*arguments: str) -> str:
     return error
 
 
+def _stopped(*arguments: str, run: Path) -> str:
+    """Stop a run after its first checkpoint by a signal; what it says."""
+    with started(*arguments) as process:
+        while not (run / "checkpoints" / "last.ckpt").exists() and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGTERM)
+        _, error = process.communicate(timeout=500)
+    assert process.returncode == 143, error
+    return error
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
     run = tmp_path_factory.mktemp("whole") / "run"
@@ -59,13 +70,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
 def test_stopped_in_the_middle_of_an_epoch(tmp_path: Path, images: Path, whole: Path) -> None:
     """The signal reaches one process; all of them stop at one step."""
     run = tmp_path / "run"
-    arguments = _arguments(images, run, 2, 2, "--checkpoint-every-steps", "1")
-    with started(*arguments) as process:
-        while not (run / "checkpoints" / "last.ckpt").exists() and process.poll() is None:
-            time.sleep(0.005)
-        process.send_signal(signal.SIGTERM)
-        _, error = process.communicate(timeout=500)
-    assert process.returncode == 143, error
+    error = _stopped(*_arguments(images, run, 2, 2, "--checkpoint-every-steps", "1"), run=run)
     assert "continue with --resume" in error
     _finish("--resume", str(run))
     assert_same_end(whole, run)
@@ -81,6 +86,24 @@ def test_killed_in_the_middle_of_an_epoch(tmp_path: Path, images: Path, whole: P
         process.kill()
         process.wait()
         _finish("--resume", str(run))
+    assert_same_end(whole, run)
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ("--shard-optimizer", "--shard-optimizer"),
+        ("--shard-optimizer", "--no-shard-optimizer"),
+        ("--no-shard-optimizer", "--shard-optimizer"),
+    ],
+)
+def test_a_sharded_optimizer_takes_the_same_steps(
+    tmp_path: Path, images: Path, whole: Path, first: str, then: str
+) -> None:
+    """And its checkpoints are those of one that is not."""
+    run = tmp_path / "run"
+    _stopped(*_arguments(images, run, 2, 2, "--checkpoint-every-steps", "1", first), run=run)
+    _finish("--resume", str(run), then)
     assert_same_end(whole, run)
 
 

@@ -57,6 +57,7 @@ class Assembly:
         """
         fabric, data, weights = self.fabric, self.data, self.class_weights
         fabric.launch()
+        fabric.to_device(self.model)
         module = ClassifierModule(
             self.model,
             settings.recipe,
@@ -64,6 +65,7 @@ class Assembly:
             settings.learning_rate_factor,
             None if weights is None else weights.to(fabric.device),
             data.has_several_labels,
+            options.shard_optimizer and fabric.world_size > 1,
         )
         wrapped = fabric.setup(self.model, module.optimizer)
         module.network = wrapped[0]

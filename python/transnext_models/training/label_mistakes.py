@@ -18,7 +18,7 @@ __all__ = ["ClassMeasures", "LabelMistakes", "find_label_mistakes"]
 
 @dataclass(frozen=True)
 class ClassMeasures:
-    """How well images with a label are told from those without.
+    """How well images with a label are distinguished from those without.
 
     Attributes
     ----------

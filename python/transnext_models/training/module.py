@@ -51,6 +51,8 @@ class ClassifierModule:
         Of the images of each class in the loss, float32 [classes]; None for equal ones.
     several_labels : bool
         Whether targets say of each class whether an image is of it: each is learnt by itself.
+    shard_optimizer : bool
+        See `build_optimizer`.
 
     Attributes
     ----------
@@ -67,6 +69,7 @@ class ClassifierModule:
         learning_rate_factor: float = 1.0,
         class_weights: Tensor | None = None,
         several_labels: bool = False,
+        shard_optimizer: bool = False,
     ) -> None:
         self.model = model
         self.network: Callable[[Tensor], Tensor] = model
@@ -75,7 +78,7 @@ class ClassifierModule:
         self.several_labels = several_labels
         self._resting = resting_modules(model)
         self._peak = recipe.lr * learning_rate_factor
-        self.optimizer = build_optimizer(model, recipe, learning_rate_factor)
+        self.optimizer = build_optimizer(model, recipe, learning_rate_factor, shard_optimizer)
         self._schedule: Scheduler | None = build_schedule(
             self.optimizer, recipe, epochs, learning_rate_factor
         )

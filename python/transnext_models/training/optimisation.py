@@ -12,7 +12,7 @@ from .recipes import Recipe
 if TYPE_CHECKING:
     from timm.scheduler.scheduler import Scheduler
 
-__all__ = ["build_optimizer", "build_schedule", "parameter_groups"]
+__all__ = ["build_optimizer", "build_schedule", "parameter_groups", "whole_state"]
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
@@ -47,21 +47,43 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def build_optimizer(
-    model: nn.Module, recipe: Recipe, learning_rate_factor: float = 1.0
+    model: nn.Module, recipe: Recipe, learning_rate_factor: float = 1.0, sharded: bool = False
 ) -> torch.optim.Optimizer:
-    """Return the recipe's AdamW over `parameter_groups(model, recipe)`."""
+    """Return the recipe's AdamW over `parameter_groups(model, recipe)`.
+
+    Parameters
+    ----------
+    sharded : bool
+        Whether each of several processes, which are connected, keeps the moments of a share of the
+        parameters and broadcasts them after a step; the model is on its device.
+    """
     from timm.optim import create_optimizer_v2
 
-    implementation: dict[str, Any] = {"fused": True} if recipe.fused else {}
-    return create_optimizer_v2(
-        parameter_groups(model, recipe),
-        opt="adamw",
-        lr=recipe.lr * learning_rate_factor,
-        weight_decay=recipe.weight_decay,
-        betas=recipe.betas,
-        eps=recipe.eps,
-        **implementation,
-    )
+    groups = parameter_groups(model, recipe)
+    numbers: dict[str, Any] = {
+        "lr": recipe.lr * learning_rate_factor,
+        "weight_decay": recipe.weight_decay,
+        "betas": recipe.betas,
+        "eps": recipe.eps,
+        **({"fused": True} if recipe.fused else {}),
+    }
+    if sharded:
+        from torch.distributed.optim import ZeroRedundancyOptimizer
+
+        return ZeroRedundancyOptimizer(groups, torch.optim.AdamW, **numbers)
+    return create_optimizer_v2(groups, opt="adamw", **numbers)
+
+
+def whole_state(optimizer: torch.optim.Optimizer, is_first: bool) -> dict[str, Any]:
+    """Return an optimiser's state on the first process, sharded or not; elsewhere nothing.
+
+    All processes call it together. `load_state_dict` of either kind takes it.
+    """
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    if isinstance(optimizer, ZeroRedundancyOptimizer):
+        optimizer.consolidate_state_dict(to=0)
+    return optimizer.state_dict() if is_first else {}
 
 
 def build_schedule(

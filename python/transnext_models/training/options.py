@@ -108,6 +108,11 @@ class RunOptions:
     ] = None
     devices: Annotated[str, "auto, a number of devices, or their indices: 0,1."] = "auto"
     num_nodes: Annotated[int, "Machines."] = 1
+    shard_optimizer: Annotated[
+        bool,
+        "Keep on each process only its share of AdamW's moments (ZeRO-1): the same steps, in less "
+        "memory.",
+    ] = False
     connect_timeout: Annotated[
         float, "Seconds that the processes of a run wait for each other when they start."
     ] = 300.0
@@ -196,6 +201,10 @@ def check_options(options: RunOptions) -> None:
         raise ValueError(
             f"--scale-lr: got it together with --lr {options.lr}, needs one of the two: --lr is "
             "the rate of this run, whatever its batch"
+        )
+    if options.shard_optimizer and options.cuda_graphs:
+        raise ValueError(
+            "--shard-optimizer: got it together with --cuda-graphs, needs one of the two"
         )
     limit = options.limit_train_batches
     if limit is not None and limit < options.accumulate:

@@ -11,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .checkpoint_files import FORMAT
 from .history import Row
+from .optimisation import whole_state
 
 __all__ = ["PREFIX", "TrainingState", "scaler_of"]
 
@@ -120,6 +121,8 @@ class TrainingState:
     def content(self) -> dict[str, Any]:
         """Return what a checkpoint holds, plain data and tensors. All processes call it together.
 
+        The first one's is whole.
+
         ``state_dict`` are the weights to use, as `transnext classify --weights` finds them;
         ``training`` has what only going on needs.
         """
@@ -141,7 +144,7 @@ class TrainingState:
             "epoch": self.epoch,
             "global_step": self.global_step,
             "state_dict": _named(self.evaluated),
-            "optimizer_states": [self.optimizer.state_dict()],
+            "optimizer_states": [whole_state(self.optimizer, self._fabric.is_global_zero)],
             "training": training,
         }
 
