@@ -23,8 +23,11 @@ _FLAGS = {
     "auto_resume": ("--auto-resume",),
     "compile": ("--compile",),
     "cuda_graphs": ("--cuda-graphs",),
+    "profile": ("--profile",),
     "half": ("--float16/--no-float16",),
 }
+# What --resume and --config do not take over.
+_OF_ONE_CALL = ("output", "resume", "config", "dry_run", "profile")
 _EXTRA = {
     *("lightning", "timm", "torchvision", "mlxtend", "skimage", "scipy"),
     *("torchmetrics", "matplotlib", "jinja2"),
@@ -118,7 +121,7 @@ def _kept(context: typer.Context, configuration: dict[str, Any] | None) -> dict[
     kept = {}
     hints = get_type_hints(RunOptions, include_extras=True)
     for name, value in configuration["options"].items():
-        if name not in context.params or name in ("output", "resume", "config", "dry_run"):
+        if name not in context.params or name in _OF_ONE_CALL:
             continue
         source = context.get_parameter_source(name)
         if source is not None and source.name == "DEFAULT":

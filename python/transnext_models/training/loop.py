@@ -100,7 +100,7 @@ class TrainingLoop:
         self._began = (0.0, 0.0)
         self._saved_at = (0.0, (-1, -1, False))  # time, position
         self._watch = LossWatch(fabric.device)
-        self._speed = Speed(data.batch_size * fabric.world_size)
+        self.speed = Speed(data.batch_size * fabric.world_size)
         # Processes agree on the host, where no device has to be waited for.
         self._group: Any = None
         if fabric.world_size > 1:
@@ -153,7 +153,7 @@ class TrainingLoop:
         """
         self._began = (time.perf_counter(), time.process_time())
         self._saved_at = (time.monotonic(), self._place())
-        self._speed.begin(self._batches_left())
+        self.speed.begin(self._batches_left())
         with self._signals:
             self._call("on_train_start", self, self.module)
             while not self.is_complete:
@@ -196,15 +196,15 @@ class TrainingLoop:
             return
         module.train()
         loaded = self.data.train_batches(state.epoch, first)
-        self._speed.begin_epoch()
+        self.speed.begin_epoch()
         title, shown = f"epoch {state.epoch}", self.is_global_zero
-        with progress.progress_shown(title, first, batches, self._speed, shown) as advance:
+        with progress.progress_shown(title, first, batches, self.speed, shown) as advance:
             for index in range(first, batches):
                 ends_step = (index + 1) % accumulate == 0
-                with self._speed.waiting():
+                with self.speed.waiting():
                     batch = next(loaded)
                 self._train_batch(batch, index, ends_step)
-                self._speed.batch_done()
+                self.speed.batch_done()
                 advance()
                 if ends_step:
                     self._between_steps()
@@ -213,14 +213,15 @@ class TrainingLoop:
         """Forward and backward of batch `index` of the epoch, and the optimiser where it is due."""
         state, module, fabric = self.state, self.module, self.fabric
         step = state.epoch * self.data.batches_per_epoch + index
-        seed_step(self.data.seed, step, fabric.global_rank)
-        batch = self.data.training_batch(loaded)
-        loss = self._steps.add_batch(batch, ends_step)
-        state.add_loss(loss, len(batch[0]))
-        self._watch.note(loss, state.epoch, state.global_step + 1, self._rate)
-        if ends_step:
-            self._steps.optimise()
-            state.step_done()
+        with self.speed.stepping():
+            seed_step(self.data.seed, step, fabric.global_rank)
+            batch = self.data.training_batch(loaded)
+            loss = self._steps.add_batch(batch, ends_step)
+            state.add_loss(loss, len(batch[0]))
+            self._watch.note(loss, state.epoch, state.global_step + 1, self._rate)
+            if ends_step:
+                self._steps.optimise()
+                state.step_done()
         self._call("on_train_batch_end", self, module, loss, batch, index)
 
     # -- the end of an epoch ----------------------------------------------------------------------
@@ -236,9 +237,9 @@ class TrainingLoop:
             "lr": self._rate,
             "train_loss": loss / images,
         }
-        speed = self._speed.epoch_images_per_second
+        speed = self.speed.epoch_images_per_second
         if self.is_global_zero:
-            progress.warn_of_waiting(state.epoch, self.data.workers, *self._speed.waited)
+            progress.warn_of_waiting(state.epoch, self.data.workers, *self.speed.waited)
         is_last = state.epoch + 1 == self.pace.epochs
         is_best = False
         if is_last or (state.epoch + 1) % self.pace.validate_every == 0:
@@ -255,7 +256,7 @@ class TrainingLoop:
         state.finished = True
         self._save(is_best)
         if self.is_global_zero:
-            history.show(row, duration(self._speed.seconds_left))
+            history.show(row, duration(self.speed.seconds_left))
             if self._stops_early and not is_last:
                 print(
                     f"early stop: {self.pace.early_stop} validations without a better one",

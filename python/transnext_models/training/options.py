@@ -145,6 +145,11 @@ class RunOptions:
         bool,
         "Write nothing: read some images, take a step at full size, say what the run would take.",
     ] = False
+    profile: Annotated[
+        bool,
+        "Profile some steps once the run has settled, and write what takes their time into the "
+        "run's folder (profile/); the run goes on.",
+    ] = False
     report: Annotated[bool, "Write report.html at the end: curves, confusion, worst images."] = True
     half: Annotated[bool, "Also export float16 weights."] = True
     data_val: Annotated[
@@ -206,6 +211,8 @@ def check_options(options: RunOptions) -> None:
         raise ValueError(
             "--shard-optimizer: got it together with --cuda-graphs, needs one of the two"
         )
+    if options.profile and options.dry_run:
+        raise ValueError("--profile: got it together with --dry-run, needs one of the two")
     limit = options.limit_train_batches
     if limit is not None and limit < options.accumulate:
         raise ValueError(

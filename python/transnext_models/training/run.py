@@ -29,6 +29,7 @@ from .loop import Pace, TrainingLoop
 from .mistakes import find_mistakes
 from .options import RunOptions, check_options, portable_options
 from .parts import describe, quiet
+from .profiling import ProfiledSteps
 from .report import render_report
 from .resuming import (
     Start,
@@ -123,6 +124,7 @@ class _Run:
         self.configuration = self._configuration()
         self.callbacks = [
             *callbacks,
+            *([ProfiledSteps(folder.path, options.accumulate)] if options.profile else []),
             *build_loggers(folder.path, options.wandb, self.configuration),
         ]
 

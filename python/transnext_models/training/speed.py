@@ -33,7 +33,7 @@ class Speed:
         self._left = 0
         self._recent: deque[float] = deque(maxlen=_RECENT + 1)
         self._epoch = (0.0, 0)
-        self._waited = 0.0
+        self._waited = self._stepped = 0.0
 
     def begin(self, left: int) -> None:
         """Start with so many batches of the run left."""
@@ -46,7 +46,7 @@ class Speed:
         self._recent.clear()
         self._recent.append(now)
         self._epoch = (now, 0)
-        self._waited = 0.0
+        self._waited = self._stepped = 0.0
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -54,6 +54,18 @@ class Speed:
         began = self._clock()
         yield
         self._waited += self._clock() - began
+
+    @contextlib.contextmanager
+    def stepping(self) -> Iterator[None]:
+        """Count the time of the block as the work of a batch, as far as the host does it."""
+        began = self._clock()
+        yield
+        self._stepped += self._clock() - began
+
+    @property
+    def spent(self) -> tuple[float, float]:
+        """Seconds of the epoch so far that were spent on waiting for batches and on their work."""
+        return self._waited, self._stepped
 
     def batch_done(self) -> None:
         """Count a batch."""
