@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transnext_models.registry import architecture_arguments
-from transnext_models.variants import VARIANTS
+from transnext_models.variants import VARIANTS, architecture_arguments
 
 
 def published_arguments(name: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import inspect
 import os
 from collections.abc import Callable
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .dense.published import DENSE_MODELS, is_dense
 from .transnext import TransNeXt
-from .variants import VARIANTS, Checkpoint, Variant, find_checkpoint
+from .variants import VARIANTS, Checkpoint, Variant, architecture_arguments, find_checkpoint
 
 if TYPE_CHECKING:
     from .checkpoints import WeightsFile
@@ -23,14 +25,26 @@ __all__ = ["LoadedModel", "create_model", "list_models", "load_model", "pretrain
 _OPTIONS = tuple(name for name in inspect.signature(TransNeXt).parameters)
 
 
-def list_models(*, pretrained: bool = False) -> list[str]:
+def list_models(pattern: str | None = None, *, pretrained: bool = False) -> list[str]:
     """List the names that :func:`create_model` knows.
 
     Parameters
     ----------
+    pattern : str | None
+        List the names that match a shell's pattern, detectors and segmentors among them: each
+        architecture, or its ``architecture.tag`` where only these match. ``"*_coco"`` lists all
+        detectors. None lists the classifiers, which are the backbones too.
     pretrained : bool
         List ``architecture.tag`` of every checkpoint instead of the architectures.
     """
+    if pattern is not None:
+        known = {v.name: [f"{v.name}.{c.tag}" for c in v.checkpoints] for v in VARIANTS.values()}
+        known |= {model.name: [model.full_name] for model in DENSE_MODELS.values()}
+        found: list[str] = []
+        for name, full_names in known.items():
+            matches = fnmatch.filter([] if pretrained else [name], pattern)
+            found += matches or fnmatch.filter(full_names, pattern)
+        return found
     if not pretrained:
         return list(VARIANTS)
     return [f"{v.name}.{c.tag}" for v in VARIANTS.values() for c in v.checkpoints]
@@ -42,14 +56,15 @@ def create_model(
     weights: str | os.PathLike[str] | None = None,
     key: str | None = None,
     **options: Any,
-) -> TransNeXt:
+) -> Any:
     """Build a model, with random, published or given weights.
 
     Parameters
     ----------
     name : str
         ``architecture`` or ``architecture.tag``, see :func:`list_models`. The tag picks published
-        weights and the image size that goes with them.
+        weights and the image size that goes with them. Detectors and segmentors are
+        ``maskrcnn_transnext_tiny`` and the like.
     pretrained : bool
         Load the published weights, from the local cache or the Hugging Face Hub.
     weights : str | path | None
@@ -58,11 +73,12 @@ def create_model(
         Which state dict, where the file has several, such as ``"model_ema"``; see
         :func:`transnext_models.checkpoints.read_weights`.
     **options
-        Any parameter of :class:`TransNeXt`, over those of the variant.
+        Any parameter of :class:`TransNeXt`, over those of the variant. Of detectors and segmentors
+        they are the backbone's; see also :func:`dense_registry.create_dense_model`.
 
     Returns
     -------
-    TransNeXt
+    TransNeXt, or a detector or segmentor
         In training mode, as PyTorch's modules start.
 
     Raises
@@ -81,20 +97,31 @@ def create_model(
     filters are spread over the new channels. A backbone leaves out the classifier, and the stages
     that it does not build. Image sizes that the weights' metadata give are the model's.
     """
+    if is_dense(name):
+        _check_sources(pretrained, weights, key)
+        from .dense_registry import create_dense_model
+
+        return create_dense_model(name, pretrained=pretrained, weights=weights, key=key, **options)
     variant, checkpoint = find_checkpoint(name)
     for option in options:
         if option not in _OPTIONS:
             known = ", ".join(_OPTIONS)
             raise TypeError(f"create_model: got unknown option {option!r}, needs one of {known}")
-    if pretrained and weights is not None:
-        raise ValueError("weights: got both pretrained=True and weights, needs one of them")
-    if key is not None and not pretrained and weights is None:
-        raise ValueError(f"key: got {key!r}, which needs weights")
+    _check_sources(pretrained, weights, key)
     if pretrained:
         weights = f"{variant.name}.{checkpoint.tag}"
     if weights is None:
         return _build(variant, checkpoint, None, options)
     return load_model(name, weights, key=key, **options).model
+
+
+def _check_sources(
+    pretrained: bool, weights: str | os.PathLike[str] | None, key: str | None
+) -> None:
+    if pretrained and weights is not None:
+        raise ValueError("weights: got both pretrained=True and weights, needs one of them")
+    if key is not None and not pretrained and weights is None:
+        raise ValueError(f"key: got {key!r}, which needs weights")
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,21 +256,6 @@ def _build(
     if weights is not None:
         load_fitted(model, weights, new_head=new_head)
     return model
-
-
-def architecture_arguments(variant: Variant) -> dict[str, Any]:
-    """Return what the class needs to build ``variant``, whatever its weights."""
-    return {
-        "embed_dims": variant.embed_dims,
-        "num_heads": variant.num_heads,
-        "depths": variant.depths,
-        "mlp_ratios": variant.mlp_ratios,
-        "sr_ratios": variant.sr_ratios,
-        "window_size": variant.window_size,
-        "qkv_bias": variant.qkv_bias,
-        "drop_path_rate": variant.drop_path_rate,
-        "pretrain_size": variant.pretrain_size,
-    }
 
 
 def pretrained_config(variant: Variant, checkpoint: Checkpoint) -> dict[str, Any]:

@@ -13,8 +13,16 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, field
+from typing import Any
 
-__all__ = ["VARIANTS", "Checkpoint", "Metrics", "Variant", "find_checkpoint"]
+__all__ = [
+    "VARIANTS",
+    "Checkpoint",
+    "Metrics",
+    "Variant",
+    "architecture_arguments",
+    "find_checkpoint",
+]
 
 MIN_SIZE = 32  # of an image's sides: one token in the last stage
 HEAD_DIM = 24  # of every published model
@@ -235,6 +243,21 @@ _PUBLISHED = (
     ),
 )  # fmt: skip
 VARIANTS: dict[str, Variant] = {variant.name: variant for variant in (_PICO, *_PUBLISHED)}
+
+
+def architecture_arguments(variant: Variant) -> dict[str, Any]:
+    """Return what the class needs to build ``variant``, whatever its weights."""
+    return {
+        "embed_dims": variant.embed_dims,
+        "num_heads": variant.num_heads,
+        "depths": variant.depths,
+        "mlp_ratios": variant.mlp_ratios,
+        "sr_ratios": variant.sr_ratios,
+        "window_size": variant.window_size,
+        "qkv_bias": variant.qkv_bias,
+        "drop_path_rate": variant.drop_path_rate,
+        "pretrain_size": variant.pretrain_size,
+    }
 
 
 def find_checkpoint(name: str) -> tuple[Variant, Checkpoint]:

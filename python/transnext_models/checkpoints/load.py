@@ -11,6 +11,7 @@ from torch import nn
 
 from .architecture import infer_architecture
 from .errors import escaped, file_error, quoted
+from .names import of_backbone
 from .read import WeightsFile, count_not_finite, read_weights
 
 _SHOWN = 3
@@ -169,7 +170,7 @@ def _mismatch(
 ) -> str:
     """Say how the file and the model differ, and what to do about it where that is known."""
     given = weights.state_dict
-    model, file = infer_architecture(wanted), weights.architecture
+    model, file = infer_architecture(of_backbone(wanted)), weights.architecture
     problems = [*missing, *unplaced, *shapes]
     if file is None:
         head = "its entries are not those of a TransNeXt classifier or backbone"

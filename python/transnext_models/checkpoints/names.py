@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .errors import file_error, quoted
 
@@ -20,9 +20,12 @@ _PLACES = frozenset(
 _AVERAGES = frozenset(("ema", "swa", "averaged", "average", "avg", "teacher", "shadow"))
 # What programs put before the names: a detector's backbone, DataParallel, Lightning, torch.compile.
 _WRAPPERS = {"backbone", "module", "model", "_orig_mod"}
+# What detectors and segmentors put before the names of their backbone.
+BACKBONE = "backbone."
 # The first parameter of every TransNeXt: whatever precedes it precedes all.
 FIRST_PARAMETER = "patch_embed1.proj.weight"
 _SHOWN = 4
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,16 @@ class ParameterNames:
     names: dict[str, str]
     others: tuple[str, ...]
 
+    def of_whole(self, entries: Iterable[Any]) -> ParameterNames:
+        """Return the names in the bigger network whose backbone this one is."""
+        prefix = self.prefix.removesuffix(BACKBONE)
+        names = {
+            key: key[len(prefix) :]
+            for key in entries
+            if isinstance(key, str) and key.startswith(prefix)
+        }
+        return ParameterNames(prefix, names, self.others)
+
 
 def is_usual(name: str) -> bool:
     """Whether programs keep weights under such a name."""
@@ -58,6 +71,20 @@ def is_averaged(name: str) -> bool:
 def holds_network(entries: Iterable[object]) -> bool:
     """Whether there is a TransNeXt's first parameter among these names."""
     return any(_is_first_parameter(name) for name in entries)
+
+
+def of_backbone(entries: Mapping[str, T]) -> Mapping[str, T]:
+    """Return a detector's or segmentor's entries of its backbone, by their names in it.
+
+    Entries that are a backbone's or a classifier's themselves are returned as they are.
+    """
+    if BACKBONE + FIRST_PARAMETER not in entries:
+        return entries
+    return {
+        name.removeprefix(BACKBONE): value
+        for name, value in entries.items()
+        if name.startswith(BACKBONE)
+    }
 
 
 def network_prefixes(entries: Iterable[object]) -> list[str]:

@@ -19,7 +19,7 @@ import torch
 from .architecture import Architecture, infer_architecture
 from .errors import CheckpointError, WeightsWarning, about, file_error, quoted
 from .limits import LONGEST_NAME, MOST_ENTRIES, weight_allowance
-from .names import ParameterNames, is_averaged, parameter_names
+from .names import ParameterNames, is_averaged, of_backbone, parameter_names
 from .opened import OpenFile, opened
 from .safetensors_file import SafetensorsFile
 from .state_dict import StateDict, find_state_dict
@@ -40,7 +40,7 @@ class WeightsFile:
     path : Path
         The file.
     state_dict : dict[str, torch.Tensor]
-        The parameters by the names of `TransNeXt`, on the CPU, in the file's floating-point types.
+        The parameters by the names of the model, on the CPU, in the file's floating-point types.
     prefix : str
         What stood before the names in the file, such as ``backbone.``; "" if nothing.
     left_out : int
@@ -81,7 +81,11 @@ def read_state_dict(
 
 
 def read_weights(
-    path: str | os.PathLike[str], *, key: str | None = None, strict: bool = True
+    path: str | os.PathLike[str],
+    *,
+    key: str | None = None,
+    strict: bool = True,
+    whole: bool = False,
 ) -> WeightsFile:
     """Read the weights in a ``.pth`` or safetensors file without running anything in it.
 
@@ -96,6 +100,9 @@ def read_weights(
     strict : bool
         Whether an entry that is no weight (a counter, an index buffer) is an error; otherwise it is
         left out and listed.
+    whole : bool
+        Whether to read all of a detector or segmentor, the names of its backbone still beginning
+        with ``backbone.``, rather than its backbone alone.
 
     Returns
     -------
@@ -119,12 +126,14 @@ def read_weights(
         source = _source(file)
         found = find_state_dict(path, source, key)
         names = parameter_names(path, found.entries, found.prefix or "")
+        if whole:
+            names = names.of_whole(found.entries)
         if len(names.names) > MOST_ENTRIES:
             raise file_error(
                 path, f"it has {len(names.names):,} entries; at most {MOST_ENTRIES:,} are read"
             )
         state_dict, not_weights = _read(file, source, found, names, strict)
-        architecture = infer_architecture(state_dict)
+        architecture = infer_architecture(of_backbone(state_dict))
     weights = WeightsFile(
         path,
         state_dict,

@@ -13,9 +13,9 @@ from typing import Any
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 from ..layers.arguments import square_side
-from ..registry import architecture_arguments, pretrained_config
+from ..registry import pretrained_config
 from ..transnext import TransNeXt
-from ..variants import VARIANTS, Checkpoint, Variant
+from ..variants import VARIANTS, Checkpoint, Variant, architecture_arguments
 
 __all__: list[str] = []  # timm's register_model adds the entry points
 

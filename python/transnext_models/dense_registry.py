@@ -1,0 +1,123 @@
+"""Build detectors and segmentors by name; :func:`transnext_models.create_model` comes here."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from typing import Any
+
+import torch
+from torch import nn
+
+from .checkpoints import WeightsFile, read_weights
+from .checkpoints.errors import file_error
+from .checkpoints.hub import resolve_weights
+from .checkpoints.pretrained import load_fitted
+from .dense.backbone import build_backbone
+from .dense.loading import classes_in, load_dense, read_dense
+from .dense.published import DenseModel, find_dense_model
+from .transnext import TransNeXt
+
+__all__ = ["create_dense_model"]
+
+_BACKBONE_OPTIONS = frozenset(inspect.signature(TransNeXt).parameters) - {
+    *("features_only", "num_classes", "out_indices", "global_pool", "drop_rate"),
+}
+
+
+def create_dense_model(
+    name: str,
+    *,
+    pretrained: bool = False,
+    weights: str | os.PathLike[str] | None = None,
+    key: str | None = None,
+    backbone_weights: str | os.PathLike[str] | None = None,
+    num_classes: int | None = None,
+    **options: Any,
+) -> nn.Module:
+    """Build a detector or segmentor, with random, published or given weights.
+
+    Parameters
+    ----------
+    name : str
+        ``architecture`` or ``architecture.tag``; see :mod:`transnext_models.dense.published`.
+    pretrained : bool
+        Load the published weights, from the local cache or the Hugging Face Hub.
+    weights : str | path | None
+        Load these instead: a file, or ``owner/repo:file`` on the Hub.
+    key : str | None
+        Which state dict, where the file has several.
+    backbone_weights : str | path | None
+        Load these into the backbone alone: a classifier's weights, such as ``"transnext_tiny"``.
+    num_classes : int | None
+        None is that of the weights, of the published model without any. With another number than
+        the weights have, what depends on it is new.
+    **options
+        Parameters of the backbone, over the published ones.
+
+    Returns
+    -------
+    Module
+        In training mode.
+
+    Raises
+    ------
+    ValueError, TypeError, RuntimeError
+        As :func:`transnext_models.create_model`.
+    """
+    published = find_dense_model(name)
+    for option in options:
+        if option not in _BACKBONE_OPTIONS:
+            known = ", ".join(sorted(_BACKBONE_OPTIONS | {"num_classes", "backbone_weights"}))
+            raise TypeError(f"create_model: got unknown option {option!r}, needs one of {known}")
+    if num_classes is not None and num_classes < 1:
+        raise ValueError(f"num_classes: got {num_classes}, needs at least 1")
+    if pretrained:
+        weights = f"{published.repo}:{published.file}"
+    if weights is None:
+        model = _build(published, num_classes or published.num_classes, options)
+    else:
+        read = read_dense(resolve_weights(weights), key=key)
+        model = _with_weights(published, read, num_classes, options)
+    if backbone_weights is not None:
+        if weights is not None:
+            raise ValueError("backbone_weights: got these and weights, needs one of them")
+        load_fitted(model.backbone, read_weights(resolve_weights(backbone_weights)))
+    return model
+
+
+def _with_weights(
+    published: DenseModel, weights: WeightsFile, num_classes: int | None, options: dict[str, Any]
+) -> Any:
+    """Build a model with weights, after comparing them with one that takes no memory."""
+    method = published.method
+    known = classes_in(weights, method)
+    if known is None or known < 1:
+        raise file_error(weights.path, f"its entries are not those of {published.name}")
+    wanted = known if num_classes is None else num_classes
+    fresh = () if wanted == known else method.class_parameters
+    with torch.device("meta"):
+        shape = _build(published, wanted, options)
+    load_dense(shape, weights, class_parameters=fresh)
+    model = _build(published, wanted, options)
+    load_dense(model, weights, class_parameters=fresh)
+    return model
+
+
+def _build(published: DenseModel, num_classes: int, options: dict[str, Any]) -> Any:
+    """Build a model with random weights."""
+    backbone = build_backbone(published, **options)
+    name = published.method.name
+    if name == "maskrcnn":
+        from .detection import MaskRCNN
+
+        return MaskRCNN(backbone, num_classes)
+    if name == "upernet":
+        from .segmentation import UPerNet
+
+        return UPerNet(backbone, num_classes)
+    if name == "mask2former":
+        from .segmentation import Mask2Former
+
+        return Mask2Former(backbone, num_classes)
+    raise ValueError(f"{published.name}: cannot be built here yet")

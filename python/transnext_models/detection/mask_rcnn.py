@@ -1,0 +1,116 @@
+"""Mask R-CNN on a TransNeXt backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from ..dense.batches import check_sizes
+from ..transnext import TransNeXt
+from .fpn import FeaturePyramid
+from .records import Annotated, Detections
+from .roi_head import RegionHead
+from .rpn import ProposalHead, ProposalSettings
+
+__all__ = ["MaskRCNN"]
+
+_DIVISOR = 32  # images are padded to multiples of it
+_TRAINING = ProposalSettings(per_level=2000)
+_TEST = ProposalSettings()
+
+
+class MaskRCNN(nn.Module):
+    """Mask R-CNN (He et al., ICCV 2017, arXiv 1703.06870) with a feature pyramid, on TransNeXt.
+
+    Takes normalised RGB images ``[B, 3, H, W]``, padded with zeros at right and bottom to multiples
+    of 32 (:func:`transnext_models.dense.batches.pad_images`). State dicts have the names of the
+    published checkpoints.
+
+    Parameters
+    ----------
+    backbone : TransNeXt
+        With ``features_only=True`` and all four maps.
+    num_classes : int
+        Classes without the background.
+    """
+
+    pad_divisor = _DIVISOR
+
+    def __init__(self, backbone: TransNeXt, num_classes: int = 80) -> None:
+        super().__init__()
+        if not backbone.features_only or len(backbone.feature_info.out_indices) != 4:
+            raise ValueError("backbone: got another one, needs features_only=True with four maps")
+        if num_classes < 1:
+            raise ValueError(f"num_classes: got {num_classes}, needs at least 1")
+        self.backbone = backbone
+        self.num_classes = num_classes
+        self.neck = FeaturePyramid(backbone.feature_info.channels())
+        self.rpn_head = ProposalHead()
+        self.roi_head = RegionHead(num_classes)
+
+    def freeze(self) -> MaskRCNN:
+        """Change to evaluation and declare that the weights stay; see :meth:`TransNeXt.freeze`."""
+        self.eval()
+        self.backbone.freeze()
+        return self
+
+    def pyramid(self, images: Tensor) -> list[Tensor]:
+        """Return five maps ``[B, 256, H / s, W / s]`` of strides s 4, 8, 16, 32 and 64."""
+        return self.neck(self.backbone(images))
+
+    def forward(
+        self,
+        images: Tensor,
+        sizes: Sequence[tuple[int, int]] | None = None,
+        original_sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> list[Detections]:
+        """Return the at most 100 most certain objects of each image, with masks.
+
+        Parameters
+        ----------
+        images : Tensor
+            ``[B, 3, H, W]``.
+        sizes : sequence of (int, int), optional
+            Height and width of each image without padding; those of the batch unless given.
+        original_sizes : sequence of (int, int), optional
+            Height and width before an image was resized, whose pixels the results are in; ``sizes``
+            unless given.
+        """
+        sizes = check_sizes(images, sizes)
+        originals = check_sizes(images, original_sizes, inside=False) if original_sizes else sizes
+        maps = self.pyramid(images)
+        logits, moves = self.rpn_head(maps)
+        proposals = self.rpn_head.proposals(logits, moves, sizes, _TEST)
+        return self.roi_head(maps, [found.boxes for found in proposals], sizes, originals)
+
+    def loss(self, images: Tensor, targets: Sequence[Annotated]) -> dict[str, Tensor]:
+        """Return the losses of a batch.
+
+        Parameters
+        ----------
+        images : Tensor
+            ``[B, 3, H, W]``.
+        targets : sequence of Annotated
+            Of each image, with masks ``[G, H, W]``.
+
+        Returns
+        -------
+        dict
+            ``loss_rpn_cls``, ``loss_rpn_bbox``, ``loss_cls``, ``loss_bbox`` and ``loss_mask``,
+            whose sum is the total, and the accuracy ``acc`` in percent. Anchors and proposals are
+            sampled with PyTorch's random numbers.
+        """
+        if len(targets) != len(images):
+            raise ValueError(
+                f"targets: got {len(targets)}, needs one for each of {len(images)} images"
+            )
+        sizes = check_sizes(images, [target.size for target in targets])
+        height, width = images.shape[2:]
+        padded = [(min(h + -h % _DIVISOR, height), min(w + -w % _DIVISOR, width)) for h, w in sizes]
+        maps = self.pyramid(images)
+        logits, moves = self.rpn_head(maps)
+        boxes = [target.boxes.float() for target in targets]
+        losses = self.rpn_head.loss(logits, moves, padded, boxes)
+        proposals = self.rpn_head.proposals(logits, moves, sizes, _TRAINING)
+        return losses | self.roi_head.loss(maps, [found.boxes for found in proposals], targets)

@@ -1,0 +1,68 @@
+"""What detectors are taught and what they find."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+__all__ = ["Annotated", "Detections"]
+
+
+@dataclass(frozen=True, eq=False)
+class Annotated:
+    """The objects of one training image, as it enters the network.
+
+    Attributes
+    ----------
+    size : (int, int)
+        Height and width of the image without padding.
+    boxes : Tensor [G, 4]
+        (left, top, right, bottom) in pixels.
+    labels : int64 Tensor [G]
+        Classes from 0.
+    masks : bool Tensor [G, H, W], optional
+        Of the padded image's size; Mask R-CNN needs them.
+    """
+
+    size: tuple[int, int]
+    boxes: Tensor
+    labels: Tensor
+    masks: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.labels)
+        if tuple(self.boxes.shape) != (count, 4):
+            raise ValueError(
+                f"boxes: got {tuple(self.boxes.shape)}, needs ({count}, 4) for {count} labels"
+            )
+        if self.labels.is_floating_point() or self.labels.dim() != 1:
+            raise ValueError(
+                f"labels: got {self.labels.dtype} {tuple(self.labels.shape)}, needs integers [G]"
+            )
+        if self.masks is not None and (self.masks.dim() != 3 or len(self.masks) != count):
+            raise ValueError(
+                f"masks: got {tuple(self.masks.shape)}, needs [{count}, H, W] for {count} labels"
+            )
+
+
+class Detections(NamedTuple):
+    """The objects found on one image, the most certain first.
+
+    Attributes
+    ----------
+    boxes : Tensor [n, 4]
+        (left, top, right, bottom) in pixels.
+    scores : Tensor [n]
+        In 0..1.
+    labels : int64 Tensor [n]
+        Classes from 0.
+    masks : bool Tensor [n, H, W] or None
+        Of the original image's size.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    masks: Tensor | None = None
