@@ -7,7 +7,8 @@ import io
 import json
 import platform
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,35 @@ import torch
 import transnext_ops
 
 from ..training.durable import remove_unfinished, write_text
-from .rows import COLUMNS, MCE, Row, same
+from .rows import COLUMNS, KEY, MCE, Row, same
 
-__all__ = ["Results", "as_markdown", "json_of"]
+__all__ = ["CLASSIFICATION", "Layout", "Results", "as_markdown", "json_of"]
 
 _FORMAT = 1
 _SHORT_HASH = 8
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the rows of a table hold.
+
+    Attributes
+    ----------
+    columns : tuple[str, ...]
+        Of the CSV file; every row has them.
+    key : tuple[str, ...]
+        Those that say whether two rows are of the same measurement.
+    markdown : callable
+        From rows to the table for people.
+    """
+
+    columns: tuple[str, ...]
+    key: tuple[str, ...]
+    markdown: Callable[[Sequence[Row]], str]
+
+    def same(self, row: Row, other: Row) -> bool:
+        """Whether two rows are of the same measurement."""
+        return same(row, other, self.key)
 
 
 class Results:
@@ -36,6 +60,8 @@ class Results:
     ----------
     csv_file : Path
         Ends in ``.csv``; the others lie beside it.
+    layout : Layout | None
+        Of the rows; None is that of classification.
 
     Raises
     ------
@@ -43,15 +69,16 @@ class Results:
         If the name does not end so, or a file of these names is none of an evaluation.
     """
 
-    def __init__(self, csv_file: Path) -> None:
+    def __init__(self, csv_file: Path, layout: Layout | None = None) -> None:
         if csv_file.suffix != ".csv":
             raise ValueError(f"output: got {csv_file}, needs a name that ends in .csv")
+        self.layout = CLASSIFICATION if layout is None else layout
         self.csv_file = csv_file
         self.json_file = json_of(csv_file)
         self.markdown_file = csv_file.with_suffix(".md")
         self.rows: list[Row] = []
         if self.json_file.exists():
-            self.rows = _read(self.json_file)
+            self.rows = _read(self.json_file, self.layout)
         else:
             for file in (self.csv_file, self.markdown_file):
                 if file.exists():
@@ -62,15 +89,15 @@ class Results:
 
     def has(self, key: Row) -> bool:
         """Whether the row that `key` describes is there."""
-        return any(same(row, key) for row in self.rows)
+        return any(self.layout.same(row, key) for row in self.rows)
 
     def add(self, row: Row) -> None:
         """Add a row, in place of one of the same measurement, and write the files."""
         row = {**row, "details": {**row["details"], "versions": _versions()}}
         if self.json_file.exists():  # other evaluations may have added rows since
-            self.rows = _read(self.json_file)
+            self.rows = _read(self.json_file, self.layout)
         for index, old in enumerate(self.rows):
-            if same(old, row):
+            if self.layout.same(old, row):
                 self.rows[index] = row
                 break
         else:
@@ -99,8 +126,8 @@ class Results:
         files = (self.json_file, self.csv_file, self.markdown_file)
         texts = (
             _as_json(self.rows),
-            _as_csv(self.rows),
-            as_markdown(self.rows),
+            _as_csv(self.rows, self.layout.columns),
+            self.layout.markdown(self.rows),
         )
         for file, text in zip(files, texts, strict=True):
             remove_unfinished(file)
@@ -112,7 +139,7 @@ def json_of(csv_file: Path) -> Path:
     return csv_file.with_suffix(".json")
 
 
-def _read(file: Path) -> list[Row]:
+def _read(file: Path, layout: Layout) -> list[Row]:
     try:
         document = json.loads(file.read_text("utf-8"))
     except ValueError as error:
@@ -121,7 +148,7 @@ def _read(file: Path) -> list[Row]:
     if (
         not isinstance(rows, list)
         or document.get("format") != _FORMAT
-        or not all(isinstance(row, dict) and set(COLUMNS) <= set(row) for row in rows)
+        or not all(isinstance(row, dict) and set(layout.columns) <= set(row) for row in rows)
     ):
         raise ValueError(f"output: {file} is none of an evaluation: choose another name")
     return rows
@@ -133,9 +160,9 @@ def _as_json(rows: Sequence[Row]) -> str:
     return f'{{"format": {_FORMAT}, "rows": [\n{lines}\n]}}\n'
 
 
-def _as_csv(rows: Sequence[Row]) -> str:
+def _as_csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
@@ -168,6 +195,10 @@ def as_markdown(rows: Sequence[Row]) -> str:
         if row["corruption"] and row["severity"] == "":
             text += _corruptions_as_markdown(row)
     return text
+
+
+CLASSIFICATION = Layout(COLUMNS, KEY, as_markdown)
+"""Rows of `rows.row_of`."""
 
 
 def _corruptions_as_markdown(row: Row) -> str:

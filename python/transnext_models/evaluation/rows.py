@@ -161,6 +161,6 @@ def corruption_row(rows: Sequence[Row], *, is_published_set: bool) -> Row:
     }
 
 
-def same(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def same(row: Mapping[str, Any], other: Mapping[str, Any], key: Sequence[str] = KEY) -> bool:
     """Whether two rows are of the same measurement."""
-    return all(row.get(name) == other.get(name) for name in KEY)
+    return all(row.get(name) == other.get(name) for name in key)

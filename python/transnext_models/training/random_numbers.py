@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["epoch_generator", "lane_generator", "seed_sample", "seed_step"]
+__all__ = ["epoch_generator", "lane_generator", "sample_generator", "seed_sample", "seed_step"]
 
 _ORDER, _SAMPLE, _STEP, _LANE = range(4)  # the first word of each key: no stream is another's
 _WORDS = 4
@@ -34,6 +34,14 @@ def epoch_generator(seed: int, epoch: int) -> torch.Generator:
 def lane_generator(seed: int, epoch: int, rank: int, lane: int) -> np.random.Generator:
     """Return the generator that draws the images of one lane of streamed shards."""
     return np.random.default_rng(np.random.SeedSequence((_LANE, seed, epoch, rank, lane)))
+
+
+def sample_generator(seed: int, epoch: int, position: int) -> np.random.Generator:
+    """Return a generator for the sample at `position` in the order of `epoch`.
+
+    For transforms that take a generator, where `seed_sample` is for those that take the global one.
+    """
+    return np.random.default_rng(np.random.SeedSequence((_SAMPLE, seed, epoch, position)))
 
 
 def seed_sample(seed: int, epoch: int, position: int) -> None:

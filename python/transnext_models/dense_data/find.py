@@ -1,0 +1,260 @@
+"""What kind of annotations a folder holds, and the two splits of them.
+
+--data, a folder                    what there has to be, the first of these
+----------------------------------  ---------------------------------------------------------------
+YOLO                                *.yaml with `names`, `train` and `val`
+COCO                                annotations/instances_<split>*.json with <split>*/ or images/;
+                                    <split>/_annotations.coco.json; annotations/<split>.json;
+                                    <split>.json
+Pascal VOC                          Annotations/, JPEGImages/, ImageSets/Main/<split>.txt; or
+                                    <split>/*.xml beside the images
+instance maps                       images/<split>/ and instances/<split>/, or <split>/images/ and
+                                    <split>/instances/; label maps in classes/ beside instances/
+label maps (segmentation)           the same with masks/ or annotations/; Pascal VOC's
+                                    SegmentationClass/ and ImageSets/Segmentation/<split>.txt;
+                                    ADE20K's images/ and annotations/ (`training`, `validation`)
+
+Splits are called train or training; val, valid or validation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from .coco import read_coco
+from .errors import AnnotationError
+from .images_by_name import images_by_stem
+from .masks import ADE20K_CLASSES, mask_class_names, read_instance_maps, read_label_maps
+from .records import AnnotatedSet
+from .voc import listed_files, listed_names, read_voc, voc_class_names
+from .yolo import read_yolo, yolo_description, yolo_images
+
+__all__ = ["DenseSplits", "open_annotations"]
+
+Task = Literal["detect", "segment"]
+
+_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
+_MASKS = ("masks", "annotations", "labels")
+_FOUND = "COCO JSON, YOLO txt with data.yaml, Pascal VOC XML, mask images"
+
+
+@dataclass(frozen=True)
+class DenseSplits:
+    """The images of training and of validation, with the same classes in the same order.
+
+    Attributes
+    ----------
+    train, val : AnnotatedSet
+    kind : str
+        ``COCO``, ``YOLO``, ``Pascal VOC``, ``instance maps`` or ``label maps``.
+    """
+
+    train: AnnotatedSet
+    val: AnnotatedSet
+    kind: str
+
+
+def open_annotations(data: str | Path, task: Task, *, allow_missing: bool = False) -> DenseSplits:
+    """Find and read the annotations of both splits.
+
+    Parameters
+    ----------
+    data : str | Path
+        A folder, see above.
+    task : {"detect", "segment"}
+        Whether objects or label maps are looked for.
+    allow_missing : bool
+        Whether images without a file are left out, and counted, rather than an error.
+
+    Raises
+    ------
+    ValueError
+        It is no folder, or holds nothing of the kind.
+    AnnotationError
+        What it holds is broken, or a split or its classes do not fit the other's.
+    """
+    root = Path(data)
+    if not root.is_dir():
+        raise ValueError(f"--data: got {data}, needs a folder")
+    finders = (_yolo, _coco, _voc, _instances) if task == "detect" else (_label_maps,)
+    for find in finders:
+        splits = find(root, allow_missing)
+        if splits is not None:
+            _check_classes(splits)
+            return splits
+    for_task = "" if task == "detect" else ": mask images with a class for each pixel"
+    raise ValueError(f"--data: {data} holds none of {_FOUND}{for_task}")
+
+
+def _yolo(root: Path, allow_missing: bool) -> DenseSplits | None:
+    for file in sorted((*root.glob("*.yaml"), *root.glob("*.yml"))):
+        description = yolo_description(file)
+        if description is not None:
+            names = description["names"]
+            train, val = (
+                read_yolo(yolo_images(file, description, split), names) for split in _NAMES
+            )
+            return DenseSplits(train, val, "YOLO")
+    return None
+
+
+def _coco(root: Path, allow_missing: bool) -> DenseSplits | None:
+    found = _both(root, _coco_file)
+    if found is None:
+        return None
+    train, val = (
+        read_coco(file, _coco_images(root, file, split), allow_missing=allow_missing)
+        for split, file in zip(_NAMES, found, strict=True)
+    )
+    return DenseSplits(train, val, "COCO")
+
+
+def _coco_file(root: Path, name: str) -> Path | None:
+    files = (
+        *sorted((root / "annotations").glob(f"instances_{name}[0-9]*.json")),
+        root / "annotations" / f"instances_{name}.json",
+        root / name / "_annotations.coco.json",
+        root / "annotations" / f"{name}.json",
+        root / f"{name}.json",
+    )
+    return next((file for file in files if file.is_file()), None)
+
+
+def _coco_images(root: Path, file: Path, split: str) -> Path:
+    stem = file.stem.removeprefix("instances_")
+    folders = [file.parent] if file.name == "_annotations.coco.json" else []
+    folders += [root / stem, root / "images" / stem]
+    for name in _NAMES[split]:
+        folders += [root / name, root / "images" / name, *sorted(root.glob(f"{name}[0-9]*"))]
+    folders += [root / "images", root]
+    return next(folder for folder in folders if folder.is_dir())
+
+
+def _voc(root: Path, allow_missing: bool) -> DenseSplits | None:
+    annotations = root / "Annotations"
+    if annotations.is_dir():
+        lists = _both(root / "ImageSets" / "Main", _listing)
+        if lists is None:
+            raise AnnotationError(root, "", "has Annotations/, needs ImageSets/Main/train.txt too")
+        both = [listed_files(listing, annotations) for listing in lists]
+        folders = [root / "JPEGImages"] * 2
+    else:
+        found = _both(root, _folder_of_xml)
+        if found is None:
+            return None
+        folders = list(found)
+        both = [sorted(folder.glob("*.xml")) for folder in folders]
+    names = voc_class_names([file for files in both for file in files])
+    if not names:
+        raise AnnotationError(root, "", "has no object in any XML file")
+    train, val = (
+        read_voc(files, folder, names, allow_missing=allow_missing)
+        for files, folder in zip(both, folders, strict=True)
+    )
+    return DenseSplits(train, val, "Pascal VOC")
+
+
+def _listing(folder: Path, name: str) -> Path | None:
+    return file if (file := folder / f"{name}.txt").is_file() else None
+
+
+def _folder_of_xml(root: Path, name: str) -> Path | None:
+    folder = root / name
+    return folder if folder.is_dir() and next(folder.glob("*.xml"), None) else None
+
+
+def _instances(root: Path, allow_missing: bool) -> DenseSplits | None:
+    found = _both(root, lambda _, name: _pair(root, name, ("instances",)))
+    if found is None:
+        return None
+    names = mask_class_names(root)
+    train, val = (
+        read_instance_maps(images, instances, _beside(instances), names)
+        for images, instances in found
+    )
+    return _of_both(train, val, "instance maps", names)
+
+
+def _beside(instances: Path) -> Path | None:
+    """Return the folder of label maps that belong to instance maps."""
+    folder = Path(*("classes" if part == "instances" else part for part in instances.parts))
+    return folder if folder.is_dir() else None
+
+
+def _label_maps(root: Path, allow_missing: bool) -> DenseSplits | None:
+    names = mask_class_names(root)
+    listed = root / "SegmentationClass"
+    if listed.is_dir():
+        lists = _both(root / "ImageSets" / "Segmentation", _listing)
+        if lists is None:
+            raise AnnotationError(listed, "", "needs ImageSets/Segmentation/train.txt beside it")
+        train, val = (
+            read_label_maps(root / "JPEGImages", listed, names, only=listed_names(listing))
+            for listing in lists
+        )
+        return _of_both(train, val, "label maps", names)
+    found = _both(root, lambda _, name: _pair(root, name, _MASKS))
+    if found is None:
+        return None
+    is_ade20k = (root / "annotations" / "training").is_dir()
+    if is_ade20k and names is None:
+        names = tuple(f"class {number}" for number in range(ADE20K_CLASSES))
+    train, val = (
+        read_label_maps(images, masks, names, zero_is_other=is_ade20k) for images, masks in found
+    )
+    return _of_both(train, val, "label maps", names)
+
+
+def _of_both(
+    train: AnnotatedSet, val: AnnotatedSet, kind: str, names: tuple[str, ...] | None
+) -> DenseSplits:
+    """Give both splits the classes of the one that has more, where they are only numbers."""
+    if names is None:
+        more = max(train, val, key=lambda split: split.num_classes)
+        for split in (train, val):
+            split.class_names, split.category_ids = more.class_names, more.category_ids
+    return DenseSplits(train, val, kind)
+
+
+def _pair(root: Path, name: str, kinds: tuple[str, ...]) -> tuple[Path, Path] | None:
+    for kind in kinds:
+        for images, masks in (
+            (root / "images" / name, root / kind / name),
+            (root / name / "images", root / name / kind),
+        ):
+            if images.is_dir() and masks.is_dir() and images_by_stem(masks):
+                return images, masks
+    return None
+
+
+T = TypeVar("T")
+
+
+def _both(root: Path, find: Callable[[Path, str], T | None]) -> tuple[T, T] | None:
+    """Return what `find` gives for both splits, None where there is neither."""
+    train, val = (
+        next((found for name in names if (found := find(root, name)) is not None), None)
+        for names in _NAMES.values()
+    )
+    if train is None and val is None:
+        return None
+    if train is None or val is None:
+        lacking = "train" if train is None else "val"
+        raise AnnotationError(root, "", f"has one split, needs {lacking!r} too")
+    return train, val
+
+
+def _check_classes(splits: DenseSplits) -> None:
+    train, val = splits.train, splits.val
+    if (train.class_names, train.category_ids) == (val.class_names, val.category_ids):
+        return
+    differing = [
+        n
+        for n in train.class_names + val.class_names
+        if (n in train.class_names) != (n in val.class_names)
+    ]
+    detail = ", ".join(differing[:5]) or "their order or ids"
+    raise AnnotationError(val.source, "", f"has other classes than {train.source}: {detail}")
