@@ -107,17 +107,12 @@ def _with_weights(
 def _build(published: DenseModel, num_classes: int, options: dict[str, Any]) -> Any:
     """Build a model with random weights."""
     backbone = build_backbone(published, **options)
-    name = published.method.name
-    if name == "maskrcnn":
-        from .detection import MaskRCNN
+    if published.method.task == "detect":
+        from . import detection
 
-        return MaskRCNN(backbone, num_classes)
-    if name == "upernet":
-        from .segmentation import UPerNet
+        method = detection.MaskRCNN if published.method.name == "maskrcnn" else detection.DINO
+        return method(backbone, num_classes)
+    from . import segmentation
 
-        return UPerNet(backbone, num_classes)
-    if name == "mask2former":
-        from .segmentation import Mask2Former
-
-        return Mask2Former(backbone, num_classes)
-    raise ValueError(f"{published.name}: cannot be built here yet")
+    head = segmentation.UPerNet if published.method.name == "upernet" else segmentation.Mask2Former
+    return head(backbone, num_classes)

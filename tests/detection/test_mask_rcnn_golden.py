@@ -1,4 +1,4 @@
-"""Mask R-CNN has the published names and shapes, and gives the published numbers."""
+"""Mask R-CNN gives the published numbers."""
 
 from __future__ import annotations
 
@@ -7,24 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dense_golden import RAW_TOLERANCE, DenseCase, fill, photo, published_shapes
+from dense_golden import RAW_TOLERANCE, DenseCase, fill, photo
 from transnext_models import create_model
 from transnext_models.detection import Annotated, MaskRCNN
 from transnext_models.detection.assignment import Sampler
 from transnext_models.detection.rpn import ProposalSettings
 
 SIZE = (213, 320)
-PARAMETERS = {"tiny": 47.864, "small": 69.346, "base": 109.226}  # millions
-
-
-@pytest.mark.parametrize("size", PARAMETERS)
-def test_state_dict_is_the_published_one(size: str) -> None:
-    with torch.device("meta"):
-        model = create_model(f"maskrcnn_transnext_{size}")
-    shapes = {key: list(x.shape) for key, x in model.state_dict().items()}
-    assert shapes == published_shapes()[f"maskrcnn_{size}"]
-    millions = sum(x.numel() for x in model.parameters()) / 1e6
-    assert round(millions, 3) == PARAMETERS[size]
 
 
 @pytest.fixture(scope="module")
