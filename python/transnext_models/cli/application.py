@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..checkpoints.errors import escaped
-from . import classify, convert, evaluate, info, models, see, train
+from . import classify, convert, evaluate, info, models, see, segment, train
 from .console import (
     INTERRUPTED,
     JSON_OPTION,
@@ -90,7 +90,7 @@ def _print_failure(ctx: Any, text: str) -> None:
 app = typer.Typer(
     name="transnext",
     cls=_Commands,
-    help="TransNeXt image models: classify images, train, evaluate, convert weights.",
+    help="TransNeXt image models: classify and segment images, train, evaluate, convert weights.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -116,5 +116,5 @@ def _options(
     pass
 
 
-for module in (classify, see, train, evaluate, models, convert, info):
+for module in (classify, segment, see, train, evaluate, models, convert, info):
     module.register(app)

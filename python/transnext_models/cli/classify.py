@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,16 +13,24 @@ from rich.text import Text
 
 from ..checkpoints.errors import escaped
 from .console import (
-    JSON_OPTION,
     Debug,
     as_json,
     command,
     keep_result,
     messages,
     note,
-    output,
     print_rows,
     usage_error,
+)
+from .image_files import (
+    ImageMemory,
+    Images,
+    Json,
+    files_in_json,
+    left_out_remark,
+    print_skipped,
+    screen_for,
+    time_text,
 )
 from .model_options import Backend, BatchSize, Device, Weights
 from .weights import WeightsKey, weights_remarks
@@ -35,18 +41,7 @@ if TYPE_CHECKING:
 
 _BAR_WIDTH = 24
 _BAR_PARTS = " ▏▎▍▌▋▊▉█"
-_PROGRESS_FROM = 2  # images; one is done before a bar could be read
-_MOST_REASONS, _MOST_NAMES = 5, 3  # of files left out, shown in text
 
-Images = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="IMAGE",
-        help="Image files, folders (searched with all folders below), quoted patterns, pipes, or "
-        "- for standard input.",
-        show_default=False,
-    ),
-]
 Model = Annotated[
     str | None,
     typer.Option(
@@ -64,15 +59,6 @@ Size = Annotated[
     ),
 ]
 TopK = Annotated[int, typer.Option(min=1, help="Classes to show.")]
-ImageMemory = Annotated[
-    int,
-    typer.Option(
-        min=64,
-        metavar="MIB",
-        help="Memory that decoding may take, over all threads; images that need more are skipped.",
-    ),
-]
-Json = Annotated[bool, typer.Option(JSON_OPTION, help="Print JSON instead of tables.")]
 Samples = Annotated[
     bool, typer.Option("--samples", help="Classify the sample digits in this package.")
 ]
@@ -123,27 +109,27 @@ def classify(
     run = _Run(list(found.problems), found.left_out)
     keep_result(run.document)
     for problem in found.problems:
-        _print_skipped(problem, messages())
+        print_skipped(problem, messages())
     if found.paths:
         with weights_remarks():
             run.classifier = Classifier.load(
                 model, weights, key=weights_key, size=size, device=device, backend=backend
             )
     if found.left_out:
-        note(_left_out(found.left_out))
+        note(left_out_remark(found.left_out))
     if run.classifier is not None:
         if not json:
             note(_headline(run.classifier))
             if run.classifier.labels[-1] == "class 999":
                 note("the names of ImageNet's classes come with timm: pip install timm")
         started = time.perf_counter()
-        with _screen(len(found.paths)) as screen:
+        with screen_for(len(found.paths)) as screen:
             for result in run.classifier.classify(
                 found.paths, batch_size=batch_size, top_k=top_k, image_memory=image_memory << 20
             ):
                 if isinstance(result, ImageError):
                     run.skipped.append(result)
-                    _print_skipped(result, screen.messages)
+                    print_skipped(result, screen.messages)
                 else:
                     run.results.append(result)
                     if not json:
@@ -185,51 +171,6 @@ def _check_names(model: str | None, device: str, backend: str | None) -> None:
                 usage_error(str(error).removeprefix(f"{option[2:]}: "), option)
 
 
-class _Screen(NamedTuple):
-    """Where results and messages go while images are classified, and how progress is shown."""
-
-    results: Console
-    messages: Console
-    advance: Callable[[], None]
-
-
-@contextmanager
-def _screen(total: int) -> Iterator[_Screen]:
-    """Show a progress bar below what is printed, if there are many images and a person watching."""
-    results, remarks = output(), messages()
-    if total < _PROGRESS_FROM or not remarks.is_terminal:
-        yield _Screen(results, remarks, lambda: None)
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), "images", TimeRemainingColumn())
-    with Progress(
-        *columns, console=remarks, transient=True, redirect_stdout=False, redirect_stderr=False
-    ) as progress:
-        task = progress.add_task("", total=total)
-        # Whatever shares the terminal with the bar must be printed through it.
-        shared = remarks if results.is_terminal else results
-        yield _Screen(shared, remarks, lambda: progress.advance(task))
-
-
-def _print_skipped(problem: ImageError, console: Console) -> None:
-    text = Text.assemble(("skipped ", "bold yellow"), escaped(str(problem)))
-    console.print(text, soft_wrap=True)
-
-
-def _left_out(groups: list[LeftOut]) -> str:
-    """Say how many files were left out for which reasons, and which, where there are few."""
-    groups = sorted(groups, key=lambda group: -group.count)
-    phrases = []
-    for group in groups[:_MOST_REASONS]:
-        names = ", ".join(str(path) for path in group.paths[:_MOST_NAMES])
-        more = ", …" if len(group.paths) > _MOST_NAMES else ""
-        phrases.append(f"{group.count} {group.reason}" + (f" ({names}{more})" if names else ""))
-    if others := groups[_MOST_REASONS:]:
-        phrases.append(f"{sum(group.count for group in others)} of other kinds")
-    return f"left out: {', '.join(phrases)}"
-
-
 def _headline(classifier: Classifier) -> str:
     side = classifier.preprocess.size
     parts = (
@@ -243,7 +184,9 @@ def _headline(classifier: Classifier) -> str:
 
 
 def _print_result(result: Classified, console: Console) -> None:
-    title = Text.assemble((escaped(str(result.path)), "bold"), "  ", (_time(result.seconds), "dim"))
+    title = Text.assemble(
+        (escaped(str(result.path)), "bold"), "  ", (time_text(result.seconds), "dim")
+    )
     console.print(title, soft_wrap=True)
     bar = _ascii_bar if console.options.ascii_only else _bar
     rows = []
@@ -270,12 +213,8 @@ def _ascii_bar(fraction: float) -> str:
     return "#" * round(fraction * _BAR_WIDTH)
 
 
-def _time(seconds: float) -> str:
-    return f"{1000 * seconds:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
-
-
 def _summary(done: int, skipped: int, seconds: float) -> str:
-    text = f"{done} image{'s' * (done != 1)} in {_time(seconds)}"
+    text = f"{done} image{'s' * (done != 1)} in {time_text(seconds)}"
     if done and seconds:
         text += f" ({done / seconds:.1f} per second, decoding included)"
     return f"{text}; {skipped} skipped" if skipped else text
@@ -313,11 +252,4 @@ class _Run:
             }
             for result in self.results
         ]
-        skipped = [{"file": problem.path, "error": problem.reason} for problem in self.skipped]
-        document = {**about, "images": images, "skipped": skipped}
-        if self.left_out:
-            document["left_out"] = [
-                {"reason": group.reason, "count": group.count, "files": list(map(str, group.paths))}
-                for group in self.left_out
-            ]
-        return document
+        return {**about, "images": images, **files_in_json(self.skipped, self.left_out)}

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .classify import Backend, Device, Model, Size, Weights
+from .classify import Model, Size
 from .console import Debug, command, messages, note, output, usage_error
+from .model_options import Backend, Device, Weights
 from .weights import WeightsKey, weights_remarks
 
 if TYPE_CHECKING:

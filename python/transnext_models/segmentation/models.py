@@ -203,7 +203,8 @@ def _semantic(classes: Tensor, masks: Tensor) -> Tensor:
     """Return ``[B, classes, H, W]`` of class logits and mask logits, in float32 at least."""
     masks = _precise(masks)
     shares = classes.to(masks.dtype).softmax(-1)[..., :-1]
-    return torch.einsum("bqc,bqhw->bchw", shares, masks.sigmoid())
+    with torch.autocast(masks.device.type, enabled=False):  # it would round the sum
+        return torch.einsum("bqc,bqhw->bchw", shares, masks.sigmoid())
 
 
 def _precise(x: Tensor) -> Tensor:
