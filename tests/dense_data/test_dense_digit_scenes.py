@@ -56,6 +56,7 @@ def test_masks_boxes_and_label_maps_say_the_same(folder: Path) -> None:
         np.testing.assert_array_equal(label_map, expected)
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_same_set_again(folder: Path, tmp_path: Path) -> None:
     module = "transnext_models.dense_data.digit_scenes"
     options = ["--train", "2", "--val", "1"]

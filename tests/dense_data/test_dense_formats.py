@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from torch.utils.data import DataLoader
 
 from dense_data.written_sets import (
     CATEGORY_IDS,
@@ -18,10 +21,14 @@ from dense_data.written_sets import (
     WITH_MASKS,
     class_map,
 )
+from transnext_models.dense_data.batches import collate
 from transnext_models.dense_data.datasets import TestSamples, TrainingSamples, images_to_train_on
 from transnext_models.dense_data.find import open_annotations
+from transnext_models.dense_data.geometry import Flip
+from transnext_models.dense_data.orientation import OrientedBatches
 from transnext_models.dense_data.pipelines import METHODS
 from transnext_models.dense_data.reading import read_sample
+from transnext_models.dense_data.sample import Pipeline
 from transnext_models.training.sampling import Sample
 
 
@@ -110,7 +117,30 @@ def test_samples_of_a_run_depend_on_their_place_only(tmp_path: Path) -> None:
 def test_small_images_are_not_trained_on_by_mask_rcnn(tmp_path: Path) -> None:
     DETECTION["coco"](tmp_path)
     train = open_annotations(tmp_path, "detect").train
-    from dataclasses import replace
-
     images = [replace(image, size=(31, 60)) for image in train.images]
     assert images_to_train_on(replace(train, images=images), METHODS["maskrcnn"]) == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_gives_the_same_batches_with_any_number_of_processes(
+    workers: int, tmp_path: Path
+) -> None:
+    DETECTION["coco"](tmp_path)
+    train = open_annotations(tmp_path, "detect").train
+    method = replace(METHODS["maskrcnn"], training=Pipeline((Flip(),)))
+    images = images_to_train_on(train, method)
+    batches = OrientedBatches([image.size[1] > image.size[0] for image in images], 5, 2)
+    samples = TrainingSamples(images, method, seed=5, num_classes=2)
+    loader = DataLoader(
+        samples,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=partial(collate, divisor=method.training_divisor),
+    )
+    for batch, expected in zip(loader, batches, strict=True):
+        again = collate([samples[sample] for sample in expected], divisor=32)
+        assert batch.images.shape == (2, 3, 64, 64)
+        assert batch.images.equal(again.images)
+        assert batch.image_ids == again.image_ids
+        for mask, other in zip(batch.masks, again.masks, strict=True):
+            assert mask.equal(other)

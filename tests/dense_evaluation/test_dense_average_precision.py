@@ -203,6 +203,14 @@ def test_masks_are_needed_to_compare_masks() -> None:
         average_precision(boxes, [detections(1)], "segm")
 
 
+def test_masks_are_of_the_original_size() -> None:
+    annotated = annotated_set(objects_of((0, 0, 0, 9, 9)))
+    small = RunLengths.of(np.ones((50, 60), np.uint8))
+    found = replace(detections(1, (0, 0.9, 0, 0, 9, 9)), masks=(small,))
+    with pytest.raises(ValueError, match=r"masks: got \(50, 60\) for image 1, needs \(100, 120\)"):
+        average_precision(annotated, [found], "segm")
+
+
 def test_detections_are_checked() -> None:
     good = detections(1, (0, 0.9, 0, 0, 9, 9))
     with pytest.raises(ValueError, match="boxes, scores: got what is not finite for image 1"):
