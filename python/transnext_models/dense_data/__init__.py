@@ -1,8 +1,14 @@
 """Data of detection and segmentation: annotations of any format, and the published pipelines.
 
-``records``         an annotated image, whatever format it comes from
-``coco`` …          the formats; ``find`` says which one a folder has
-``sample``, ``geometry``, ``photometric``, ``cropping``  steps that transform image and annotations
+``find``            which format a folder holds, and its two splits
+``coco``, ``yolo``, ``voc``, ``masks``  readers of each format; ``shapes`` are masks of objects
+``records``         an annotated image, whatever format it comes from; ``reading`` its files
+``report``, ``errors``  what was treated, and what cannot be
+``geometry``, ``cropping``, ``photometric``  steps that transform a ``sample``, with its ``draws``
+``opencv_resize``, ``opencv_colours``  pixels as OpenCV's
 ``pipelines``       the steps of the four published methods
-``batches``, ``orientation``  samples put together, and which come together
+``datasets``, ``orientation``, ``batches``  samples of a run, which come together, and put together
+``digit_scenes``    a small real set, digits on photographs
+
+Polygons take the extra `dense`.
 """

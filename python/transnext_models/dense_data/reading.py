@@ -76,11 +76,11 @@ def read_rgb(path: str, size: Size | None) -> NDArray[np.uint8]:
     ImageError
         It cannot be read, or is of another size than `size` either way.
     """
-    pixels = np.asarray(read_image(path))
+    pixels = np.array(read_image(path))  # a copy: Pillow's memory cannot be written
     if size is None or pixels.shape[:2] == size:
         return pixels
     with open(path, "rb") as file:
-        stored = np.asarray(decode(file))
+        stored = np.array(decode(file))
     if stored.shape[:2] != size:
         raise ImageError(
             path, f"is {_text(pixels.shape)}, its annotations are for {_text(size)} (height×width)"

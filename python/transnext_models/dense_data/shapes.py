@@ -45,7 +45,7 @@ class Polygons(NamedTuple):
         # Far outside an image an outline costs time and changes no pixel of it.
         reach = float(4 * max(size))
         parts = [part.clip(-reach, reach).tolist() for part in self.parts]
-        return np.asarray(mask.decode(mask.merge(mask.frPyObjects(parts, *size))), np.uint8)
+        return run_lengths_of(mask.merge(mask.frPyObjects(parts, *size)), size).bitmap()
 
 
 class RunLengths(NamedTuple):
@@ -64,7 +64,7 @@ class RunLengths(NamedTuple):
         return cls(np.diff(edges), (height, width))
 
     def bitmap(self, size: Size | None = None) -> Bitmap:
-        """Return uint8 [h, w] of zeros and ones."""
+        """Return uint8 [h, w] of zeros and ones; `size` is known already."""
         values = np.repeat(np.arange(len(self.counts)) % 2, self.counts).astype(np.uint8)
         return np.ascontiguousarray(values.reshape(self.size[::-1]).T)
 

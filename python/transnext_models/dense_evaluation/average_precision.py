@@ -84,7 +84,8 @@ def average_precision(
     in_order = each_image_once([found], [image.image_id for image in annotated.images])
     with contextlib.redirect_stdout(io.StringIO()):  # it prints whatever it does
         truth = _index([_truths(image, kind) for image in annotated.images], annotated)
-        results = _index([_results(found_here, kind) for found_here in in_order], annotated)
+        pairs = zip(annotated.images, in_order, strict=True)
+        results = _index([_results(image, one, kind) for image, one in pairs], annotated)
         run = evaluation.COCOeval(truth, results, kind)
         run.params.maxDets = list(MAX_DETECTIONS)
         run.evaluate()
@@ -161,7 +162,7 @@ def _truths(image: AnnotatedImage, kind: Kind) -> list[dict[str, Any]]:
     return truths
 
 
-def _results(found: Detections, kind: Kind) -> list[dict[str, Any]]:
+def _results(image: AnnotatedImage, found: Detections, kind: Kind) -> list[dict[str, Any]]:
     if kind == "segm" and found.masks is None:
         raise ValueError("masks: got none, needs one for each box")
     results = []
@@ -176,6 +177,11 @@ def _results(found: Detections, kind: Kind) -> list[dict[str, Any]]:
         }
         if kind == "segm" and found.masks is not None:
             mask = found.masks[index]
+            if image.size is not None and mask.size != image.size:
+                raise ValueError(
+                    f"masks: got {mask.size} for image {found.image_id}, needs {image.size}, the "
+                    "size of the original image"
+                )
             # Small, medium and large go by the mask where masks are compared.
             result |= {"segmentation": _segmentation(mask), "area": int(mask.counts[1::2].sum())}
         results.append(result)
