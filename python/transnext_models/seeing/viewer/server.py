@@ -175,6 +175,9 @@ def _handler(viewer: ViewerServer) -> type[BaseHTTPRequestHandler]:
         server_version, sys_version = "transnext", ""
         protocol_version = "HTTP/1.1"
         timeout = _IDLE_SECONDS
+        # Headers and body leave at once; apart, the second would wait 40 ms for an acknowledgement.
+        wbufsize = -1
+        disable_nagle_algorithm = True
 
         def do_GET(self) -> None:
             self._respond(lambda path, got: viewer.answer(path, got))
