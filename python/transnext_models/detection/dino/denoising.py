@@ -116,7 +116,8 @@ class DenoisingQueries(nn.Module):
     def _noised_labels(self, labels: Tensor) -> Tensor:
         """Redraw a part of the labels."""
         redrawn = torch.rand_like(labels, dtype=torch.float32) < self.label_noise / 2
-        return torch.where(redrawn, torch.randint_like(labels, self.num_classes), labels)
+        (at,) = torch.nonzero(redrawn, as_tuple=True)
+        return labels.index_put((at,), torch.randint_like(labels[at], self.num_classes))
 
     def _noised_boxes(self, boxes: Tensor, negative: Tensor) -> Tensor:
         """Move the edges of boxes (left, top, right, bottom); return (cx, cy, w, h)."""

@@ -172,7 +172,7 @@ class DINO(nn.Module):
             logits = classify(x)
             refined = (regress(x).float() + logit(box, 1e-5)).sigmoid()
             layers.append(Prediction(logits[:, first:], refined[:, first:]))
-            if first:
+            if noised is not None:
                 denoising.append(Prediction(logits[:, :first], refined[:, :first]))
         return Answers(layers, proposals, denoising, noised)
 
@@ -230,7 +230,7 @@ class DINO(nn.Module):
             prefix = "" if layer == len(answers.layers) - 1 else f"d{layer}."
             for name, value in matching_losses(prediction, targets).items():
                 losses[f"{prefix}{name}"] = value
-            if answers.denoising and answers.noised is not None:
+            if answers.noised is not None:
                 noised = denoising_losses(answers.denoising[layer], answers.noised, targets)
                 for name, value in noised.items():
                     losses[f"{prefix}dn_{name}"] = value
