@@ -64,6 +64,8 @@ def create_dense_model(
     ------
     ValueError, TypeError, RuntimeError
         As :func:`transnext_models.create_model`.
+    ModuleNotFoundError
+        Without torchvision, whose operators detectors use.
     """
     published = find_dense_model(name)
     for option in options:
@@ -108,7 +110,15 @@ def _build(published: DenseModel, num_classes: int, options: dict[str, Any]) -> 
     """Build a model with random weights."""
     backbone = build_backbone(published, **options)
     if published.method.task == "detect":
-        from . import detection
+        try:
+            from . import detection
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != "torchvision":
+                raise
+            raise ModuleNotFoundError(
+                "torchvision: got none, detectors need it: pip install 'transnext-vision[dense]'",
+                name=error.name,
+            ) from error
 
         method = detection.MaskRCNN if published.method.name == "maskrcnn" else detection.DINO
         return method(backbone, num_classes)

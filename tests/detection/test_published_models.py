@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+import transnext_models
 from dense_golden import published_shapes
 from small_model import ARCHITECTURE
 from transnext_models import TransNeXt, create_model, list_models
@@ -120,6 +122,16 @@ def test_unknown_options() -> None:
         create_model("maskrcnn_transnext_tiny", classes=3)
     with pytest.raises(ValueError, match="num_classes: got 0"):
         create_model("maskrcnn_transnext_tiny", num_classes=0)
+
+
+def test_detectors_without_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    imported = ("transnext_models.detection", "torchvision.")
+    for name in [name for name in sys.modules if name.startswith(imported)]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr(transnext_models, "detection", raising=False)
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'transnext-vision\[dense\]'"):
+        without_memory("maskrcnn_transnext_tiny")
 
 
 class _Optimizer:

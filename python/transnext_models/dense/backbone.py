@@ -8,7 +8,7 @@ from ..transnext import TransNeXt
 from ..variants import architecture_arguments
 from .published import DenseModel
 
-__all__ = ["build_backbone"]
+__all__ = ["build_backbone", "check_parts"]
 
 
 def build_backbone(model: DenseModel, **options: Any) -> TransNeXt:
@@ -28,3 +28,17 @@ def build_backbone(model: DenseModel, **options: Any) -> TransNeXt:
         "out_indices": model.method.stages,
     }
     return TransNeXt(**(arguments | options), features_only=True)
+
+
+def check_parts(backbone: TransNeXt, num_classes: int) -> None:
+    """Check what a detector is put together from: a backbone of four maps, and classes.
+
+    Raises
+    ------
+    ValueError
+        If the backbone is a classifier or gives other maps, or there is no class.
+    """
+    if not backbone.features_only or len(backbone.feature_info.out_indices) != 4:
+        raise ValueError("backbone: got another one, needs features_only=True with four maps")
+    if num_classes < 1:
+        raise ValueError(f"num_classes: got {num_classes}, needs at least 1")

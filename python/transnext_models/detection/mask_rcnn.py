@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from ..dense.backbone import check_parts
 from ..dense.batches import check_sizes
 from ..transnext import TransNeXt
 from .fpn import FeaturePyramid
@@ -39,10 +40,7 @@ class MaskRCNN(nn.Module):
 
     def __init__(self, backbone: TransNeXt, num_classes: int = 80) -> None:
         super().__init__()
-        if not backbone.features_only or len(backbone.feature_info.out_indices) != 4:
-            raise ValueError("backbone: got another one, needs features_only=True with four maps")
-        if num_classes < 1:
-            raise ValueError(f"num_classes: got {num_classes}, needs at least 1")
+        check_parts(backbone, num_classes)
         self.backbone = backbone
         self.num_classes = num_classes
         self.neck = FeaturePyramid(backbone.feature_info.channels())
