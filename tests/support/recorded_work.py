@@ -11,20 +11,29 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 Work = Callable[[], None]
 
+# Operators whose result, or whose result's shape, is known on the host only once they are done.
 _WAITS = {
     "_local_scalar_dense",
-    "nonzero",
+    "_unique2",
+    "bincount",
     "equal",
     "is_nonzero",
     "item",
     "masked_select",
-    "unique",
+    "nonzero",
+    "repeat_interleave",
+    "unique_consecutive",
+    "unique_dim",
 }
+_MASKED = {"index", "index_put", "index_put_", "_index_put_impl_"}  # with a mask they count it
+# What a CPU's tensors do without an operator.
+_READS = {"__array__", "cpu", "numpy", "tolist"}
 
 
 class WaitForDevice(Exception):
@@ -38,13 +47,13 @@ class RecordedWork:
         self.recordings = 0
 
     def run(self, work: Work) -> None:
-        with _NoWait():
+        with _NoReading(), _NoWait():
             work()
 
     def record(self, work: Work) -> Work:
         self.recordings += 1
         random_numbers = torch.get_rng_state()
-        with _Recording() as recording:
+        with _NoReading(), _Recording() as recording:
             work()
         recording.undo()
         torch.set_rng_state(random_numbers)
@@ -58,9 +67,34 @@ class _NoWait(TorchDispatchMode):
         self, function: Any, types: Any, arguments: Any = (), keywords: Any = None
     ) -> Any:
         name = function.overloadpacket.__name__
-        if name in _WAITS:
+        if name in _WAITS or (name in _MASKED and _has_mask(arguments[1])):
             raise WaitForDevice(name)
         return function(*arguments, **(keywords or {}))
+
+
+class _NoReading(TorchFunctionMode):
+    """Raises where a tensor is brought to the host, which a tensor of a CPU does in silence."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, arguments: Any = (), keywords: Any = None
+    ) -> Any:
+        keywords = keywords or {}
+        name = getattr(function, "__name__", "")
+        if name in _READS or (name == "to" and _blocks(arguments[1:], keywords)):
+            raise WaitForDevice(name)
+        return function(*arguments, **keywords)
+
+
+def _blocks(arguments: Any, keywords: Any) -> bool:
+    """Whether `Tensor.to` names the host and waits; a `torch.device` may be the tensor's own."""
+    names_host = "cpu" in [
+        each for each in (*arguments, keywords.get("device")) if type(each) is str
+    ]
+    return names_host and not keywords.get("non_blocking", False)
+
+
+def _has_mask(indices: Any) -> bool:
+    return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices)
 
 
 class _Recording(_NoWait):

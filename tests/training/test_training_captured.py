@@ -149,6 +149,48 @@ def test_a_wait_for_the_device_is_noticed() -> None:
         step.forward_backward(batch(0))
 
 
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda x: x[0].item(),
+        lambda x: bool(x[0] > 0),
+        lambda x: float(x[0]),
+        lambda x: x.tolist(),
+        lambda x: x.cpu(),
+        lambda x: x.detach().numpy(),
+        lambda x: np.asarray(x),
+        lambda x: x.to("cpu"),
+        lambda x: x.to(device="cpu"),
+        lambda x: x.nonzero(),
+        lambda x: x[x > 0],
+        lambda x: x.masked_select(x > 0),
+        lambda x: x.clone().__setitem__(x > 0, torch.ones(int(x.numel()))),
+        lambda x: x.unique(),
+        lambda x: torch.equal(x, x),
+        lambda x: torch.where(x > 0),
+        lambda x: x.repeat_interleave(torch.tensor([1, 2, 0])),
+    ],
+)
+def test_every_way_to_wait_is_trapped(wait: Callable[[torch.Tensor], Any]) -> None:
+    values = torch.tensor([1.0, -2.0, 3.0])
+    recorder = RecordedWork()
+    for use in (recorder.run, recorder.record):
+        with pytest.raises(WaitForDevice):
+            use(lambda: wait(values))
+
+
+def test_what_does_not_wait_is_not_trapped() -> None:
+    values, place = torch.tensor([1.0, -2.0, 3.0]), torch.tensor([2, 0])
+
+    def work() -> None:
+        values.to(torch.float64)
+        values.to("cpu", non_blocking=True)
+        values[place] = values.index_select(0, place)
+        torch.where(values > 0, values, 0.0)
+
+    RecordedWork().run(work)
+
+
 def test_the_sum_over_processes_comes_between() -> None:
     made = Step()
     totals = []
