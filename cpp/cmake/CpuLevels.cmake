@@ -69,9 +69,9 @@ foreach(level avx2 avx512 avx512_bf16)
   endif()
 endforeach()
 # If only processors without AVX2, from before 2013, need the portable level, compile time matters more than its
-# speed.
+# speed. The other levels need -O3: docs/notes/2026-11-29-build-time.md.
 if("avx2" IN_LIST transnext_cpu_levels AND CMAKE_BUILD_TYPE STREQUAL "Release")
-  set(transnext_baseline_flags -O2)
+  set(transnext_baseline_flags -O1)
 endif()
 
 function(transnext_add_cpu_level level)

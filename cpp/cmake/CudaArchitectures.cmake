@@ -3,7 +3,8 @@
 # An architecture is spelled as CMake spells them: 80-real is machine code for compute capability 8.0,
 # 80-virtual PTX, which the driver of any later GPU compiles, 80 both.
 set(transnext_oldest_architecture 75)
-set(transnext_generations 75 80 86 89 90 100 120)  # machine code in a library for all GPUs
+# Machine code in a library for all GPUs: that for 8.6 runs on 8.9, whose PTX is the same.
+set(transnext_generations 75 80 86 90 100 120)
 
 # The architectures that this nvcc supports.
 function(transnext_known_architectures nvcc result)

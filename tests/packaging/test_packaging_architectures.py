@@ -21,7 +21,7 @@ pytestmark = [
 ]
 
 KNOWN = (75, 80, 86, 87, 88, 89, 90, 100, 103, 110, 120, 121)  # of nvcc 13.0
-ALL = "75-real 80-real 86-real 89-real 90-real 100-real 120-real 120-virtual"
+ALL = "75-real 80-real 86-real 90-real 100-real 120-real 120-virtual"
 
 
 class Chooser:
