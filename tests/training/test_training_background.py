@@ -18,7 +18,6 @@ import torch
 from training import short_runs
 from training.short_runs import StopAfter, assert_equal, assert_same_end, resumed, started
 from training.test_training_files import FullDisk
-from training.test_training_run import transnext_train
 from transnext_models.training.checkpoint_files import LAST, read_checkpoint
 from transnext_models.training.checkpoint_writer import CheckpointWriter, Snapshot
 from transnext_models.training.durable import RunFileError
@@ -287,9 +286,3 @@ def _until(seen: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     while not seen() and process.poll() is None:
         time.sleep(0.002)
     assert process.poll() is None
-
-
-def test_the_command_takes_the_option(tmp_path: Path) -> None:
-    said = transnext_train("--help").output
-    assert "--async-checkpoints" in said
-    assert "--no-async-checkpoints" in said
