@@ -46,11 +46,12 @@ def test_losses_under_autocast_are_finite_float32(
 @pytest.mark.slow
 @torch.no_grad()
 def test_compiled_models_compute_the_same(model: SegmentationModel) -> None:
-    compiled = torch.compile(model)
+    compiled = torch.compile(model, backend="aot_eager")
     for height, width in ((64, 96), (96, 64)):
         images = torch.randn(1, 3, height, width)
         expected = model(images)
-        torch.testing.assert_close(compiled(images), expected, rtol=1e-3, atol=1e-4)
+        error = (compiled(images) - expected).abs().max() / expected.abs().max()
+        assert error < 1e-4
 
 
 @torch.no_grad()
