@@ -30,14 +30,6 @@ struct Storage<double> {
   using Compute = double;
 };
 
-template <class T>
-constexpr DType dtype_of() {
-  return std::is_same_v<T, Half>       ? DType::kFloat16
-         : std::is_same_v<T, BFloat16> ? DType::kBFloat16
-         : std::is_same_v<T, double>   ? DType::kFloat64
-                                       : DType::kFloat32;
-}
-
 // Calls function(Storage<T>{}) for the storage type of a tensor; the caller has checked the type,
 // and the level has kernels of its arithmetic.
 template <class Function>
@@ -58,10 +50,16 @@ inline void with_storage(DType dtype, Function&& function) {
 // The same for a tensor whose type is the kernel's.
 template <class Function>
 inline void with_kernel_storage(DType dtype, Function&& function) {
-  with_storage(dtype, [&](auto storage) {
-    using T = typename decltype(storage)::Type;
-    if constexpr (has_type(dtype_of<T>())) function(storage);
-  });
+  if constexpr (has_type(DType::kFloat16)) {
+    if (dtype == DType::kFloat16) return function(Storage<Half>{});
+  }
+  if constexpr (has_type(DType::kBFloat16)) {
+    if (dtype == DType::kBFloat16) return function(Storage<BFloat16>{});
+  }
+  if constexpr (kHasFloat64) {
+    if (dtype == DType::kFloat64) return function(Storage<double>{});
+  }
+  if constexpr (kHasFloat32) function(Storage<float>{});
 }
 
 // Calls function(C{}) for the compute type of a kernel's type.
