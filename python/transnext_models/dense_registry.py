@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from transnext_ops.distribution import install_hint
+
 from .checkpoints import WeightsFile, read_weights
 from .checkpoints.errors import file_error
 from .checkpoints.hub import resolve_weights
@@ -116,7 +118,7 @@ def _build(published: DenseModel, num_classes: int, options: dict[str, Any]) -> 
             if (error.name or "").partition(".")[0] != "torchvision":
                 raise
             raise ModuleNotFoundError(
-                "torchvision: got none, detectors need it: pip install 'transnext-vision[dense]'",
+                f"torchvision: got none, detectors need it: {install_hint('dense')}",
                 name=error.name,
             ) from error
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
 
 from ..transnext import TransNeXt
 from ..variants import architecture_arguments
 from .published import DenseModel
 
-__all__ = ["build_backbone", "check_parts"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["OnBackbone", "build_backbone"]
 
 
 def build_backbone(model: DenseModel, **options: Any) -> TransNeXt:
@@ -30,15 +36,45 @@ def build_backbone(model: DenseModel, **options: Any) -> TransNeXt:
     return TransNeXt(**(arguments | options), features_only=True)
 
 
-def check_parts(backbone: TransNeXt, num_classes: int) -> None:
-    """Check what a detector is put together from: a backbone of four maps, and classes.
+class OnBackbone(nn.Module):
+    """A model that reads the maps of a TransNeXt.
+
+    Parameters
+    ----------
+    backbone : TransNeXt
+        With ``features_only=True``.
+    num_classes : int
+        Of the model.
+    maps : sequence of int
+        Numbers of maps that the model can read.
 
     Raises
     ------
     ValueError
         If the backbone is a classifier or gives other maps, or there is no class.
     """
-    if not backbone.features_only or len(backbone.feature_info.out_indices) != 4:
-        raise ValueError("backbone: got another one, needs features_only=True with four maps")
-    if num_classes < 1:
-        raise ValueError(f"num_classes: got {num_classes}, needs at least 1")
+
+    def __init__(
+        self, backbone: TransNeXt, num_classes: int, *, maps: Sequence[int] = (4,)
+    ) -> None:
+        super().__init__()
+        if not backbone.features_only or len(backbone.feature_info.out_indices) not in maps:
+            known = " or ".join({3: "three", 4: "four"}[count] for count in maps)
+            raise ValueError(
+                f"backbone: got another one, needs features_only=True with {known} maps"
+            )
+        if num_classes < 1:
+            raise ValueError(f"num_classes: got {num_classes}, needs at least 1")
+        self.backbone = backbone
+        self.num_classes = num_classes
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels of the backbone's maps."""
+        return self.backbone.feature_info.channels()
+
+    def freeze(self) -> Self:
+        """Change to evaluation and declare that the weights stay; see :meth:`TransNeXt.freeze`."""
+        self.eval()
+        self.backbone.freeze()
+        return self

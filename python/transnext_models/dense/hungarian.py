@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from transnext_ops.distribution import install_hint
+
 __all__ = ["assign"]
 
 
@@ -29,13 +31,13 @@ def assign(cost: Tensor) -> tuple[Tensor, Tensor]:
     Raises
     ------
     ModuleNotFoundError
-        Without SciPy, which the extra ``train`` brings.
+        Without SciPy, which the extra ``dense`` brings.
     """
     try:
         from scipy.optimize import linear_sum_assignment
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "scipy: got none, needs it for training: pip install 'transnext-vision[train]'"
+            f"scipy: got none, needs it for training: {install_hint('dense')}"
         ) from error
     table = torch.nan_to_num(cost.float(), nan=1e6, posinf=1e6, neginf=-1e6)
     rows, columns = linear_sum_assignment(table.cpu().numpy())

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..dense.backbone import check_parts
+from ..dense.backbone import OnBackbone
 from ..dense.batches import check_sizes
 from ..transnext import TransNeXt
 from .fpn import FeaturePyramid
@@ -21,7 +21,7 @@ _TRAINING = ProposalSettings(per_level=2000)
 _TEST = ProposalSettings()
 
 
-class MaskRCNN(nn.Module):
+class MaskRCNN(OnBackbone):
     """Mask R-CNN (He et al., ICCV 2017, arXiv 1703.06870) with a feature pyramid, on TransNeXt.
 
     Takes normalised RGB images ``[B, 3, H, W]``, padded with zeros at right and bottom to multiples
@@ -39,19 +39,10 @@ class MaskRCNN(nn.Module):
     pad_divisor = _DIVISOR
 
     def __init__(self, backbone: TransNeXt, num_classes: int = 80) -> None:
-        super().__init__()
-        check_parts(backbone, num_classes)
-        self.backbone = backbone
-        self.num_classes = num_classes
-        self.neck = FeaturePyramid(backbone.feature_info.channels())
+        super().__init__(backbone, num_classes)
+        self.neck = FeaturePyramid(self.widths)
         self.rpn_head = ProposalHead()
         self.roi_head = RegionHead(num_classes)
-
-    def freeze(self) -> MaskRCNN:
-        """Change to evaluation and declare that the weights stay; see :meth:`TransNeXt.freeze`."""
-        self.eval()
-        self.backbone.freeze()
-        return self
 
     def pyramid(self, images: Tensor) -> list[Tensor]:
         """Return five maps ``[B, 256, H / s, W / s]`` of strides s 4, 8, 16, 32 and 64."""

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..dense.hungarian import assign
 from ..dense.point_sampling import sample_points, uncertain_points
+from ..dense.processes import mean_over_processes
 from .mask_decoder import QueryPrediction
 from .pixel_losses import IGNORED
 
@@ -99,7 +99,7 @@ def mask_losses(
     loss_cls = F.cross_entropy(classes.flatten(0, 1), wanted.flatten(), weights)
     found = torch.cat(chosen)
     each = float(sum(max(len(queries), 1) for queries in chosen))
-    count = _mean_over_processes(found.new_tensor(each))
+    count = mean_over_processes(found.new_tensor(each))
     at = uncertain_points(found.detach(), points)
     truth = torch.cat(
         [
@@ -135,11 +135,3 @@ def match(
 def _precise(x: Tensor) -> Tensor:
     """Return logits in float32 at least."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _mean_over_processes(value: Tensor) -> Tensor:
-    if not (dist.is_available() and dist.is_initialized()):
-        return value
-    total = value.clone()
-    dist.all_reduce(total)
-    return total / dist.get_world_size()

@@ -10,8 +10,9 @@ from abc import ABC, abstractmethod
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..dense.backbone import OnBackbone
 from ..transnext import TransNeXt
 from .mask_decoder import Mask2FormerHead, QueryPrediction
 from .mask_losses import mask_losses, segments_of
@@ -22,7 +23,7 @@ from .upernet_heads import AuxiliaryHead, UPerNetHead
 __all__ = ["Mask2Former", "SegmentationModel", "UPerNet", "total_loss"]
 
 
-class SegmentationModel(nn.Module, ABC):
+class SegmentationModel(OnBackbone, ABC):
     """A model that labels every pixel.
 
     Attributes
@@ -32,20 +33,6 @@ class SegmentationModel(nn.Module, ABC):
     num_classes : int
         Classes of the scores.
     """
-
-    def __init__(self, backbone: TransNeXt, num_classes: int) -> None:
-        super().__init__()
-        if not backbone.features_only or len(backbone.feature_info.out_indices) != 4:
-            raise ValueError("backbone: got another one, needs features_only=True with four maps")
-        if num_classes < 1:
-            raise ValueError(f"num_classes: got {num_classes}, needs at least 1")
-        self.backbone = backbone
-        self.num_classes = num_classes
-
-    @property
-    def widths(self) -> list[int]:
-        """Channels of the backbone's maps."""
-        return self.backbone.feature_info.channels()
 
     @abstractmethod
     def score_rows(self, images: Tensor) -> RowMap:
@@ -68,12 +55,6 @@ class SegmentationModel(nn.Module, ABC):
             By the published names, weighted; the total is the sum of those with ``loss`` in the
             name (:func:`total_loss`). Accuracies are in percent.
         """
-
-    def freeze(self) -> SegmentationModel:
-        """Change to evaluation and declare that the weights stay; see :meth:`TransNeXt.freeze`."""
-        self.eval()
-        self.backbone.freeze()
-        return self
 
     def check_labels(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return labels as int64, which must be of the images' size and of known classes."""

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou
 
 from ...dense.hungarian import assign
+from ...dense.processes import mean_over_processes
 from ..records import Annotated
 from .denoising import Noised, unit_boxes
 
@@ -102,7 +102,7 @@ def _losses(
         found.append(prediction.boxes[image, queries].float())
         truth.append(unit_boxes(target)[objects])
     boxes, edges = torch.cat(found), torch.cat(truth)
-    count = _mean_over_processes(classes.new_tensor(float(len(boxes)))).clamp(min=1)
+    count = mean_over_processes(classes.new_tensor(float(len(boxes)))).clamp(min=1)
     overlap = _overlap(box_convert(boxes, "cxcywh", "xyxy"), edges)
     distance = (boxes - box_convert(edges, "xyxy", "cxcywh")).abs().sum()
     return {
@@ -140,11 +140,3 @@ def _overlap(boxes: Tensor, others: Tensor) -> Tensor:
 def _area(low: Tensor, high: Tensor) -> Tensor:
     sides = (high - low).clamp(min=0)
     return sides[:, 0] * sides[:, 1]
-
-
-def _mean_over_processes(value: Tensor) -> Tensor:
-    if not (dist.is_available() and dist.is_initialized()):
-        return value
-    total = value.clone()
-    dist.all_reduce(total)
-    return total / dist.get_world_size()

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
+from ...dense.backbone import OnBackbone
+from ...dense.batches import check_sizes
 from ...dense.deformable_attention import DeformableAttention
 from ...dense.transformer_layers import DeformableEncoder
 from ...transnext import TransNeXt
@@ -70,7 +72,7 @@ class _BoxHead(nn.Module):
                 nn.init.zeros_(regressor.get_parameter(f"4.{name}"))
 
 
-class DINO(nn.Module):
+class DINO(OnBackbone):
     """DINO (Zhang et al., ICLR 2023, arXiv 2203.03605) on TransNeXt.
 
     With denoising queries, mixed query selection and boxes that look forward twice. Takes
@@ -86,16 +88,9 @@ class DINO(nn.Module):
     """
 
     def __init__(self, backbone: TransNeXt, num_classes: int = 80, num_queries: int = 900) -> None:
-        super().__init__()
-        if not backbone.features_only:
-            raise ValueError("backbone: got a classifier, needs features_only=True")
-        if num_classes < 1:
-            raise ValueError(f"num_classes: got {num_classes}, needs at least 1")
-        self.backbone = backbone
-        self.num_classes = num_classes
-        widths = backbone.feature_info.channels()
-        levels = len(widths) + 1
-        self.neck = ChannelMapper(widths, _WIDTH)
+        super().__init__(backbone, num_classes, maps=(3, 4))
+        levels = len(self.widths) + 1
+        self.neck = ChannelMapper(self.widths, _WIDTH)
         self.encoder = DeformableEncoder(
             _DEPTH, embed_dim=_WIDTH, hidden_dim=2048, num_levels=levels
         )
@@ -121,12 +116,6 @@ class DINO(nn.Module):
         nn.init.normal_(self.level_embed)
         nn.init.normal_(self.query_embedding.weight)
 
-    def freeze(self) -> DINO:
-        """Change to evaluation and declare that the weights stay; see :meth:`TransNeXt.freeze`."""
-        self.eval()
-        self.backbone.freeze()
-        return self
-
     def predict(
         self,
         images: Tensor,
@@ -143,9 +132,8 @@ class DINO(nn.Module):
         targets : sequence of Annotated, optional
             Makes denoising queries.
         """
+        sizes = check_sizes(images, sizes)
         padded = (images.shape[2], images.shape[3])
-        sizes = [padded] * len(images) if sizes is None else sizes
-        _check_sizes(sizes, images)
         maps = self.neck(self.backbone(images))
         levels = flatten_levels(maps, sizes, padded, self.level_embed)
         memory = self.encoder(
@@ -198,7 +186,7 @@ class DINO(nn.Module):
 
         Parameters are those of :meth:`predict`; a query may answer more than one class.
         """
-        sizes = [(images.shape[2], images.shape[3])] * len(images) if sizes is None else sizes
+        sizes = check_sizes(images, sizes)
         last = self.predict(images, sizes).layers[-1]
         results = []
         for classes, boxes, (height, width) in zip(*last, sizes, strict=True):
@@ -235,12 +223,3 @@ class DINO(nn.Module):
                 for name, value in noised.items():
                     losses[f"{prefix}dn_{name}"] = value
         return losses
-
-
-def _check_sizes(sizes: Sequence[tuple[int, int]], images: Tensor) -> None:
-    height, width = images.shape[2:]
-    if len(sizes) != len(images):
-        raise ValueError(f"sizes: got {len(sizes)}, needs one for each of {len(images)} images")
-    for size in sizes:
-        if not (0 < size[0] <= height and 0 < size[1] <= width):
-            raise ValueError(f"sizes: got {size}, needs 1 x 1 to the batch's {height} x {width}")
