@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset, TensorDataset
 
 from transnext_models import create_model
+from transnext_models.training.checkpoint_writer import CheckpointWriter
 from transnext_models.training.loaders import Batch, TrainingData
 from transnext_models.training.loop import Pace, TrainingLoop
 from transnext_models.training.mixing import BatchMixer
@@ -162,7 +163,8 @@ def measure(model_name: str, batch_size: int, size: int, steps: int) -> PairedSt
     data.shard(0, 1)
     work = build_steps(False, fabric, module, wrapped, data, accumulate=1)
     pace = Pace(1, 1, 1, None, None)
-    TrainingLoop(fabric, module, work, data, state, pace, _not_saved, [pairs]).fit()
+    writer = CheckpointWriter(_not_saved, in_background=False)
+    TrainingLoop(fabric, module, work, data, state, pace, writer, [pairs]).fit()
     return pairs
 
 

@@ -22,6 +22,7 @@ from transnext_models.classifier import Classified, Prediction
 from transnext_models.cli import classify as command
 from transnext_models.cli.application import app
 from transnext_models.cli.console import as_json, note, print_rows, report_error
+from transnext_models.cli.image_files import left_out_remark, print_skipped
 from transnext_models.images import ImageError
 from transnext_models.images.found import LeftOut
 
@@ -80,8 +81,8 @@ def test_everything_prints_on_one_line(capsys, text):
     note(text)
     report_error(text)
     print_rows([(text, "x")])
-    command._print_skipped(ImageError(text, f"because {text}"), Console())
-    note(command._left_out([LeftOut("hidden", 1, [Path(text)]), LeftOut(f"of suffix {text}", 2)]))
+    print_skipped(ImageError(text, f"because {text}"), Console())
+    note(left_out_remark([LeftOut("hidden", 1, [Path(text)]), LeftOut(f"of suffix {text}", 2)]))
     result = Classified(Path(text), (Prediction(0, text, 1.0),), 0.1)
     command._print_result(result, Console())
     lines = console_text(capsys).split("\n")
@@ -150,7 +151,7 @@ def test_labels_of_weights(transnext, image, tmp_path):
 def test_left_out_is_short(capsys):
     groups = [LeftOut(f"of suffix .{index}", index) for index in range(1, 9)]
     groups.append(LeftOut("hidden", 20, [Path(f".{index}") for index in range(20)]))
-    assert command._left_out(groups) == (
+    assert left_out_remark(groups) == (
         "left out: 20 hidden (.0, .1, .2, …), 8 of suffix .8, 7 of suffix .7, 6 of suffix .6, "
         "5 of suffix .5, 10 of other kinds"
     )
