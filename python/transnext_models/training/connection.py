@@ -24,6 +24,7 @@ PATIENCE = 300.0
 """Seconds that processes wait for each other when they start."""
 
 _TURN = 1.0  # seconds for which signals have to wait
+_PAUSE = 0.1  # between two looks at who has come; Lightning kills a run some seconds after a loss
 _SHOWN = 8
 
 
@@ -174,10 +175,7 @@ def meet(
                 here = point.ranks - len(missing)
                 shown = ", ".join(missing[:_SHOWN]) + (", …" if len(missing) > _SHOWN else "")
                 raise _missing(point, patience, here, shown)
-            try:
-                own.wait(missing, timedelta(seconds=_TURN))
-            except torch.distributed.DistStoreError:
-                continue
+            time.sleep(_PAUSE)  # the store's own waiting writes a warning each time it ends
     except ProcessesMissing:
         raise
     except RuntimeError as error:
