@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from dense_data import plain_pipelines as plain
-from transnext_models.dense_data.batches import MEAN, STD, collate
+from transnext_models.dense.batches import MEAN, STD
+from transnext_models.dense_data.batches import collate
 from transnext_models.dense_data.cropping import BalancedCrop, BoxCrop
 from transnext_models.dense_data.draws import Draws, GivenDraws
 from transnext_models.dense_data.geometry import Flip, Resize

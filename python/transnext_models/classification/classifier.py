@@ -25,7 +25,7 @@ from .labels import class_names
 from .preprocess import Preprocess
 
 DEFAULT_MODEL = "transnext_pico"
-_NOT_FINITE = "the model's output for it is not finite: damaged weights, or an overflow"
+NOT_FINITE = "the model's output for it is not finite: damaged weights, or an overflow"
 _WARM_UP_SIZE = 64
 _CHANNELS = 3
 
@@ -213,7 +213,7 @@ class Classifier:
             if predictions:
                 yield Classified(name, predictions, seconds)
             else:
-                yield ImageError(name, _NOT_FINITE)
+                yield ImageError(name, NOT_FINITE)
 
     @torch.inference_mode()
     def _predict(

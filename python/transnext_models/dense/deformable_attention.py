@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["DeformableAttention", "cell_centres", "deformable_sampling"]
+__all__ = ["DeformableAttention", "cell_centres", "cells", "deformable_sampling"]
 
 
 class DeformableAttention(nn.Module):
@@ -167,9 +167,14 @@ def cell_centres(shapes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
 
     ``like`` gives the device.
     """
-    centres = []
-    for rows, columns in shapes:
-        y = (torch.arange(rows, device=like.device, dtype=torch.float32) + 0.5) / rows
-        x = (torch.arange(columns, device=like.device, dtype=torch.float32) + 0.5) / columns
-        centres.append(torch.stack((x.repeat(rows), y.repeat_interleave(columns)), -1))
-    return torch.cat(centres)
+    like = torch.empty(0, device=like.device, dtype=torch.float32)
+    return torch.cat([cells(shape, like) / like.new_tensor(shape[::-1]) for shape in shapes])
+
+
+def cells(shape: tuple[int, int], like: Tensor) -> Tensor:
+    """Return the centres (x, y) of the cells of a map of (rows, columns), in cells, ``[S, 2]``.
+
+    ``like`` gives device and dtype.
+    """
+    y, x = (torch.arange(size, device=like.device, dtype=like.dtype) + 0.5 for size in shape)
+    return torch.stack((x.repeat(shape[0]), y.repeat_interleave(shape[1])), -1)

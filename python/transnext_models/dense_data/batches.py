@@ -9,15 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..dense.batches import MEAN, STD
 from .records import IGNORED
 from .sample import DenseSample
 from .shapes import Size
 
-__all__ = ["MEAN", "STD", "DenseBatch", "collate"]
-
-MEAN = (123.675, 116.28, 103.53)
-STD = (58.395, 57.12, 57.375)
-"""Of red, green and blue on 0…255, for all published models."""
+__all__ = ["DenseBatch", "collate"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -87,11 +87,14 @@ class RecordedBlock:
 
         Source: TransNeXt paper, section 3.1.
         """
+        return self._weights(rows, columns, *self._window(rows, columns))
+
+    def _weights(self, rows: Tensor, columns: Tensor, inside: Tensor, cells: Tensor) -> Weights:
+        """Return the weights of queries whose window has these cells; see `_window`."""
         index = rows * self.info.grid[1] + columns
         queries = self.queries[index]
         pooled = torch.einsum("nhd,phd->hnp", queries, self.pooled_keys)
         pooled = pooled + self.bias_of(rows, columns)
-        inside, cells = self._window(rows, columns)
         heads, count = pooled.shape[:2]
         if self.keys is None:
             nothing = pooled.new_zeros(heads, count, 0)
@@ -106,13 +109,13 @@ class RecordedBlock:
 
     def output(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Return what the weights make of the values, ``[n, h, d]``: the input of ``proj``."""
-        attention, positional, inside = self.weights(rows, columns)
+        inside, cells = self._window(rows, columns)
+        attention, positional, _ = self._weights(rows, columns, inside, cells)
         cells_of_window = inside.shape[1]
         out = torch.einsum("hnp,phd->nhd", attention[..., cells_of_window:], self.pooled_values)
         if self.values is None:
             return out
         weights = (attention[..., :cells_of_window] + positional) * inside
-        _, cells = self._window(rows, columns)
         return out + torch.einsum("hnl,nlhd->nhd", weights, self.values[cells])
 
     def bias_of(self, rows: Tensor, columns: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ def figure_erf(
     shown: Any = None
     for axes, field, name in zip(panels, fields, names, strict=True):
         shown = axes.imshow(field.scaled(scale).numpy(), vmin=0, vmax=1, cmap=_greens())
-        half = next(ratio for ratio in field.area_ratios((0.5,)))
+        (half,) = field.area_ratios((0.5,))
         axes.set_title(name, fontsize=10)
         axes.set_xlabel(f"50 % within {100 * half.published:.1f} % of the area", fontsize=8)
         _bare(axes)

@@ -21,7 +21,8 @@ from .record import as_batch, preprocess_of
 __all__ = ["THRESHOLDS", "AreaRatio", "ReceptiveField", "effective_receptive_field"]
 
 THRESHOLDS = (0.2, 0.3, 0.5, 0.99)
-_OCTAVES = 1e-4  # of the maximum: where `relative` ends
+_FAINTEST = 1e-4  # of the maximum: where `relative` ends
+_SMALLEST = torch.finfo(torch.float64).tiny
 
 
 class AreaRatio(NamedTuple):
@@ -96,11 +97,11 @@ class ReceptiveField:
         elif scale == "linear":
             values = self.map
         elif scale == "relative":
-            values = torch.log(self.map / max(self.largest, _smallest()) + _OCTAVES)
-            values = values - math.log(_OCTAVES)
+            values = torch.log(self.map / max(self.largest, _SMALLEST) + _FAINTEST)
+            values = values - math.log(_FAINTEST)
         else:
             raise ValueError(f"scale: got {scale!r}, needs 'log', 'linear' or 'relative'")
-        return values / max(float(values.max()), _smallest())
+        return values / max(float(values.max()), _SMALLEST)
 
     def area_ratios(self, thresholds: Iterable[float] = THRESHOLDS) -> list[AreaRatio]:
         """Return how large a square holds more than each share of E; see :class:`AreaRatio`.
@@ -135,7 +136,7 @@ class ReceptiveField:
         radius = torch.hypot(rows[:, None], columns).ceil().long()
         mass = torch.zeros(int(radius.max()) + 1, dtype=torch.float64)
         mass.index_add_(0, radius.flatten(), self.map.flatten())
-        return mass.cumsum(0) / max(self.total, _smallest())
+        return mass.cumsum(0) / max(self.total, _SMALLEST)
 
     def grid_energy(self, period: float) -> float:
         """Return how much of E is a grid of a period: blocky artefacts in one number.
@@ -161,7 +162,7 @@ class ReceptiveField:
         energy[0, 0] = 0
         on_grid = [_on_grid(size, period) for size in self.map.shape]
         chosen = on_grid[0][:, None] | on_grid[1][None, :]
-        return float(energy[chosen].sum() / max(float(energy.sum()), _smallest()))
+        return float(energy[chosen].sum() / max(float(energy.sum()), _SMALLEST))
 
 
 def effective_receptive_field(
@@ -311,7 +312,3 @@ def _on_grid(size: int, period: float) -> Tensor:
     multiple = torch.round(frequency * period)
     near = (frequency - multiple / period).abs() * size < 1.0
     return near & (multiple > 0)
-
-
-def _smallest() -> float:
-    return torch.finfo(torch.float64).tiny

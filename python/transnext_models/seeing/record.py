@@ -121,13 +121,9 @@ class AttentionRecord:
             info.pool_grid,
             recorded.stride,
             self.image_size,
-            attention[:, :cells].unflatten(1, (side, side))
-            if side
-            else attention.new_zeros(info.heads, 0, 0),
+            attention[:, :cells].reshape(info.heads, side, side),
             attention[:, cells:].unflatten(1, info.pool_grid),
-            positional.unflatten(1, (side, side))
-            if side
-            else attention.new_zeros(info.heads, 0, 0),
+            positional.reshape(info.heads, side, side),
             inside[0].cpu().reshape(side, side),
         )
 
@@ -175,7 +171,7 @@ class AttentionRecord:
         ValueError
             If the stage, block or position does not exist.
         """
-        recorded, query = self._query_of(stage, block, position)
+        recorded, _, query = self._query_of(stage, block, position)
         keys = recorded.pooled_keys if recorded.keys is None else recorded.keys
         logits = torch.einsum("hd,nhd->hn", query, keys)
         return logits.softmax(-1).unflatten(1, recorded.info.grid).cpu()
@@ -193,18 +189,17 @@ class AttentionRecord:
         ValueError
             If the stage, block or position does not exist.
         """
-        recorded, query = self._query_of(stage, block, position)
-        _, (row, column) = self._at(stage, block, position, None)
-        rows, columns = (torch.tensor([place], device=query.device) for place in (row, column))
+        recorded, position, query = self._query_of(stage, block, position)
+        rows, columns = (torch.tensor([place], device=query.device) for place in position)
         logits = torch.einsum("hd,phd->hp", query, recorded.pooled_keys)
         logits = logits + recorded.bias_of(rows, columns)[:, 0]
         return logits.softmax(-1).unflatten(1, recorded.info.pool_grid).cpu()
 
     def _query_of(
         self, stage: int, block: int, position: tuple[int, int] | None
-    ) -> tuple[RecordedBlock, Tensor]:
+    ) -> tuple[RecordedBlock, tuple[int, int], Tensor]:
         recorded, (row, column) = self._at(stage, block, position, None)
-        return recorded, recorded.queries[row * recorded.info.grid[1] + column]
+        return recorded, (row, column), recorded.queries[row * recorded.info.grid[1] + column]
 
     def _at(
         self,
@@ -270,19 +265,13 @@ def preprocess_of(model: nn.Module, size: int | None = None) -> Preprocess:
     """Return the preprocessing of a model's weights, at its image size or another."""
     config: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
     own = getattr(model, "img_size", None) or config.get("input_size", (3, 224, 224))[-1]
-    crop: dict[str, Any] = {}
-    if size is None or size == own:
-        crop = {
-            "crop_mode": config.get("crop_mode", "center"),
-            "crop_pct": config.get("crop_pct", 1.0),
-        }
-    else:
-        crop = {"crop_mode": "squash", "crop_pct": 1.0}
+    is_own = size is None or size == own
     return Preprocess(
         own if size is None else size,
         config.get("mean", (0.485, 0.456, 0.406)),
         config.get("std", (0.229, 0.224, 0.225)),
-        **crop,
+        config.get("crop_mode", "center") if is_own else "squash",
+        config.get("crop_pct", 1.0) if is_own else 1.0,
     )
 
 

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..dense.convolutions import ConvNorm
 from ..dense.deformable_attention import DeformableAttention, cell_centres
 from ..dense.sine_positions import sine_of_map
 from ..dense.transformer_layers import DeformableEncoder
-from .convolutions import ConvNorm
 
 __all__ = ["PixelDecoder", "position_tokens"]
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .convolutions import ConvNorm
+from ..dense.convolutions import ConvNorm
 
 __all__ = ["AuxiliaryHead", "UPerNetHead"]
 

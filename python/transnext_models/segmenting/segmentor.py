@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..classification.classifier import resolve_device
+from ..classification.classifier import NOT_FINITE, resolve_device
 from ..dense.batches import normalise
 from ..dense.published import find_dense_model
 from ..dense_data.opencv_resize import fitting_size, resize_bilinear
@@ -29,7 +29,6 @@ __all__ = ["INFERENCE", "Segmented", "Segmentor"]
 
 INFERENCE = {"whole": WHOLE, "slide": SLIDE, "multi_scale": MULTI_SCALE}
 _MULTI_SCALE_SIDE = 800  # of the training grid, as the published multi-scale results have it
-_NOT_FINITE = "the model's output for it is not finite: damaged weights, or an overflow"
 _RGB_BYTES = 8  # of a pixel: decoded, and as an array
 
 
@@ -195,7 +194,7 @@ class Segmentor:
                 f"out of memory on {self.device} with an image of {image.width}x{image.height}"
             ) from error
         if not values.isfinite().all():
-            return ImageError(path, _NOT_FINITE)
+            return ImageError(path, NOT_FINITE)
         found = labels[0].cpu().numpy()
         counts = np.bincount(found.ravel(), minlength=len(self.class_names))
         present = sorted(np.flatnonzero(counts), key=lambda index: -counts[index])

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...dense.deformable_attention import cells
 from ...dense.sine_positions import sine_of_map
 
 __all__ = ["Levels", "flatten_levels"]
@@ -47,7 +48,9 @@ class Levels(NamedTuple):
         centres = []
         for level, (rows, columns) in enumerate(self.shapes):
             sides = self.valid.new_tensor((columns, rows))
-            centres.append(_cells(rows, columns, self.valid) / (sides * self.valid[:, None, level]))
+            centres.append(
+                cells((rows, columns), self.valid) / (sides * self.valid[:, None, level])
+            )
         return torch.cat(centres, 1)[:, :, None] * self.valid[:, None]
 
     def proposals(self) -> tuple[Tensor, Tensor]:
@@ -59,7 +62,7 @@ class Levels(NamedTuple):
         boxes = []
         for level, (rows, columns) in enumerate(self.shapes):
             sides = self.valid.new_tensor((columns, rows)) * self.valid[:, None, level]
-            centres = _cells(rows, columns, self.valid) / sides.round()
+            centres = cells((rows, columns), self.valid) / sides.round()
             boxes.append(torch.cat((centres, torch.full_like(centres, _SIDE * 2.0**level)), -1))
         box = torch.cat(boxes, 1)
         counts = ((box > _INSIDE[0]) & (box < _INSIDE[1])).all(-1)
@@ -110,10 +113,3 @@ def flatten_levels(
         shapes,
         torch.stack(valid, 1),
     )
-
-
-def _cells(rows: int, columns: int, like: Tensor) -> Tensor:
-    """Return the centres (x, y) of a map's cells in cells, ``[1, rows · columns, 2]``."""
-    y = torch.arange(rows, device=like.device, dtype=like.dtype) + 0.5
-    x = torch.arange(columns, device=like.device, dtype=like.dtype) + 0.5
-    return torch.stack((x.repeat(rows), y.repeat_interleave(columns)), -1)[None]

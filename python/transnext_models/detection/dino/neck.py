@@ -6,23 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from ...dense.convolutions import ConvNorm
+
 __all__ = ["ChannelMapper"]
-
-_GROUPS = 32
-
-
-class _ConvNorm(nn.Module):
-    """Convolution without bias and GroupNorm, under their published names."""
-
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
-        self.gn = nn.GroupNorm(_GROUPS, out_channels)
-        nn.init.xavier_uniform_(self.conv.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, in_channels, H, W]`` to ``[B, out_channels, ⌈H / stride⌉, ⌈W / stride⌉]``."""
-        return self.gn(self.conv(x))
 
 
 class ChannelMapper(nn.Module):
@@ -38,8 +24,15 @@ class ChannelMapper(nn.Module):
 
     def __init__(self, in_channels: Sequence[int], channels: int = 256) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(_ConvNorm(width, channels, 1, 1) for width in in_channels)
-        self.extra_convs = nn.ModuleList([_ConvNorm(in_channels[-1], channels, 3, 2)])
+        self.convs = nn.ModuleList(
+            ConvNorm(width, channels, norm="gn", relu=False) for width in in_channels
+        )
+        self.extra_convs = nn.ModuleList(
+            [ConvNorm(in_channels[-1], channels, 3, stride=2, norm="gn", relu=False)]
+        )
+        for part in self.modules():
+            if isinstance(part, nn.Conv2d):
+                nn.init.xavier_uniform_(part.weight)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Return one level more than maps ``[B, C_i, H_i, W_i]``, all of ``channels``.

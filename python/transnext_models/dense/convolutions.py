@@ -1,4 +1,4 @@
-"""The convolution block of the heads: convolution, norm, ReLU."""
+"""The convolution block of necks and heads: convolution, norm, ReLU."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _GROUPS = 32
 
 
 class ConvNorm(nn.Module):
-    """Convolution of stride 1 that keeps the map's size, then a norm, then perhaps a ReLU.
+    """Convolution with padding around the map, then a norm, then perhaps a ReLU.
 
     Its parts have the names of the published state dicts: ``conv``, and ``bn`` or ``gn``.
 
     Parameters
     ----------
-    in_channels, out_channels, kernel : int
+    in_channels, out_channels, kernel, stride : int
         Of the convolution; the kernel's side is odd.
     norm : {"bn", "gn"}
         BatchNorm, or GroupNorm of 32 groups.
@@ -33,11 +33,12 @@ class ConvNorm(nn.Module):
         kernel: int = 1,
         *,
         norm: Literal["bn", "gn"] = "bn",
+        stride: int = 1,
         bias: bool = False,
         relu: bool = True,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=bias)
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=bias)
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
         if self.conv.bias is not None:
             nn.init.zeros_(self.conv.bias)
@@ -49,5 +50,5 @@ class ConvNorm(nn.Module):
         self.activate = nn.ReLU(inplace=True) if relu else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, in_channels, H, W]`` to ``[B, out_channels, H, W]``."""
+        """``[B, in_channels, H, W]`` to ``[B, out_channels, ⌈H / stride⌉, ⌈W / stride⌉]``."""
         return self.activate(getattr(self, self.norm_name)(self.conv(x)))
