@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from dense_data.plain_pipelines import HueSaturation, photometric, photometric_draws
+from transnext_models.dense.opencv_resize import resize_bilinear, resize_nearest
 from transnext_models.dense_data.draws import GivenDraws
 from transnext_models.dense_data.opencv_colours import hsv_to_rgb, rgb_to_hsv
-from transnext_models.dense_data.opencv_resize import resize_bilinear, resize_nearest
 from transnext_models.dense_data.photometric import PhotometricDistortion
 from transnext_models.dense_data.sample import DenseSample
 

@@ -11,11 +11,11 @@ import torch
 
 from dense_data import plain_pipelines as plain
 from transnext_models.dense.batches import MEAN, STD
+from transnext_models.dense.opencv_resize import fitting_size, resize_bilinear
 from transnext_models.dense_data.batches import collate
 from transnext_models.dense_data.cropping import BalancedCrop, BoxCrop
 from transnext_models.dense_data.draws import Draws, GivenDraws
 from transnext_models.dense_data.geometry import Flip, Resize
-from transnext_models.dense_data.opencv_resize import fitting_size, resize_bilinear
 from transnext_models.dense_data.orientation import OrientedBatches
 from transnext_models.dense_data.photometric import PhotometricDistortion
 from transnext_models.dense_data.pipelines import METHODS, mask2former_sides

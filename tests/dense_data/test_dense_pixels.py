@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from dense_data.opencv_results import FILE, by_us, differences
 from dense_data.plain_pipelines import bilinear
 from golden_data import golden_directories
-from transnext_models.dense_data.opencv_colours import hsv_to_rgb, rgb_to_hsv
-from transnext_models.dense_data.opencv_resize import (
+from transnext_models.dense.opencv_resize import (
     fitting_size,
     resize_bilinear,
     resize_nearest,
 )
+from transnext_models.dense_data.opencv_colours import hsv_to_rgb, rgb_to_hsv
 
 
 def golden(name: str) -> np.lib.npyio.NpzFile:

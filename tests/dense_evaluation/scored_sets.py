@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from transnext_models.dense.found_objects import FoundObjects
+from transnext_models.dense.run_lengths import RunLengths
 from transnext_models.dense_data.records import AnnotatedImage, AnnotatedSet, Objects
-from transnext_models.dense_data.shapes import RunLengths
-from transnext_models.dense_evaluation.detections import Detections
 
 SIZE = (100, 120)
 
@@ -38,10 +38,10 @@ def annotated_set(*images: Objects, ids=None, category_ids=(1, 5, 9)) -> Annotat
     )
 
 
-def detections(image_id, *entries) -> Detections:
+def detections(image_id, *entries) -> FoundObjects:
     """From (label, score, left, top, right, bottom)."""
     boxes = np.array([entry[2:] for entry in entries], np.float64).reshape(-1, 4)
-    return Detections(
+    return FoundObjects(
         image_id,
         boxes,
         np.array([entry[1] for entry in entries], np.float64),
@@ -64,7 +64,7 @@ def random_set(seed: int = 0, count: int = 6) -> AnnotatedSet:
     return annotated_set(*images)
 
 
-def perfect(annotated: AnnotatedSet) -> list[Detections]:
+def perfect(annotated: AnnotatedSet) -> list[FoundObjects]:
     found = []
     for image in annotated.images:
         entries = zip(image.objects.labels, image.objects.boxes, strict=True)

@@ -17,15 +17,12 @@ from dense_evaluation.scored_sets import (
     perfect,
     random_set,
 )
+from transnext_models.dense.run_lengths import RunLengths, run_lengths_of
+from transnext_models.dense_data.coco_results import coco_results, write_coco_results
 from transnext_models.dense_data.errors import AnnotationError
 from transnext_models.dense_data.records import Objects
-from transnext_models.dense_data.shapes import RunLengths, run_lengths_of
 from transnext_models.dense_evaluation.average_precision import average_precision
-from transnext_models.dense_evaluation.detections import (
-    coco_results,
-    each_image_once,
-    write_coco_results,
-)
+from transnext_models.dense_evaluation.gathering import each_image_once
 
 KINDS = pytest.mark.parametrize("kind", ["bbox", "segm"])
 

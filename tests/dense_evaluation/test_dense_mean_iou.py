@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from transnext_models.dense_evaluation.detections import each_image_once
+from transnext_models.dense_evaluation.gathering import each_image_once
 from transnext_models.dense_evaluation.mean_iou import count_pixels, mean_iou
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ..dense.batches import MEAN, STD
+from ..dense.run_lengths import Size
 from .records import IGNORED
 from .sample import DenseSample
-from .shapes import Size
 
 __all__ = ["DenseBatch", "collate"]
 

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..dense.run_lengths import Size
 from .errors import AnnotationError
 from .records import AnnotatedImage
 from .report import Report
-from .shapes import Size
 
 __all__ = ["finite", "note_objects", "read_text", "without_missing"]
 

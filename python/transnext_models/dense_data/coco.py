@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..dense.run_lengths import Size, run_lengths_of
 from .checks import finite, note_objects, without_missing
 from .errors import AnnotationError
 from .json_elements import top_level_elements
 from .records import AnnotatedImage, AnnotatedSet, Objects
 from .report import Report
-from .shapes import Polygons, Shape, Size, polygon_area, polygons_of, run_lengths_of
+from .shapes import Polygons, Shape, polygon_area, polygons_of
 
 __all__ = ["read_coco"]
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dense.run_lengths import Size
 from .draws import Draws
 from .geometry import clipped
 from .records import IGNORED
 from .sample import DenseSample
-from .shapes import Size
 
 __all__ = ["BalancedCrop", "BoxCrop", "cropped"]
 

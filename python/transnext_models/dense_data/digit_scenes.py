@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..dense.opencv_resize import resize_bilinear
+from ..dense.run_lengths import Bitmap, RunLengths, Size
 from ..training.digits import Digits, load_split
 from ..training.durable import write_text
 from ..training.sources.requirements import needed
-from .opencv_resize import resize_bilinear
-from .shapes import Bitmap, RunLengths, Size
 
 __all__ = ["CLASSES", "Scene", "draw_scene", "write_scenes"]
 

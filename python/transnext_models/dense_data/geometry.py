@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..dense.opencv_resize import fitting_size, resize_bilinear, resize_nearest
+from ..dense.run_lengths import Size
 from .draws import Draws
-from .opencv_resize import fitting_size, resize_bilinear, resize_nearest
 from .sample import DenseSample
-from .shapes import Size
 
 __all__ = ["ChosenResize", "Flip", "Resize", "ScaledResize", "clipped", "resized"]
 

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..dense.run_lengths import Size
 from ..images import memory
 from ..images.formats import readable_formats
 from ..images.quiet import quiet
 from .errors import AnnotationError
 from .records import IGNORED, LabelFile
-from .shapes import Size
 
 __all__ = ["read_indices", "read_labels", "size_of"]
 

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dense.run_lengths import RunLengths
 from .checks import read_text
 from .errors import AnnotationError
 from .images_by_name import paired
 from .label_files import read_indices
 from .records import IGNORED, AnnotatedImage, AnnotatedSet, LabelFile, Objects
 from .report import Report
-from .shapes import RunLengths
 
 __all__ = ["ADE20K_CLASSES", "mask_class_names", "read_instance_maps", "read_label_maps"]
 

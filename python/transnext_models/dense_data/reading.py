@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..dense.run_lengths import Size
 from ..images import ImageError, read_image
 from ..images.formats import readable_formats
 from ..images.quiet import quiet
@@ -23,7 +24,6 @@ from .errors import AnnotationError
 from .label_files import read_labels, size_of
 from .records import AnnotatedImage, Objects
 from .sample import DenseSample
-from .shapes import Size
 
 __all__ = ["bitmaps", "read_rgb", "read_sample", "upright_size"]
 

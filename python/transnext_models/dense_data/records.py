@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dense.run_lengths import Size
 from .report import Report
-from .shapes import Shape, Size
+from .shapes import Shape
 
 __all__ = ["IGNORED", "AnnotatedImage", "AnnotatedSet", "LabelFile", "Objects"]
 

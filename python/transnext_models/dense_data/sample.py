@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dense.run_lengths import Size
 from .draws import Draws
-from .shapes import Size
 
 __all__ = ["DenseSample", "Pipeline", "Step"]
 

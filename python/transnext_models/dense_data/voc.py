@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
+from ..dense.run_lengths import Size
 from ..training.sources.classes import in_order
 from .checks import note_objects, read_text, without_missing
 from .errors import AnnotationError
 from .images_by_name import images_by_stem
 from .records import AnnotatedImage, AnnotatedSet, Objects
 from .report import Report
-from .shapes import Size
 from .xml_tree import read_tree
 
 __all__ = ["listed_files", "listed_names", "read_voc", "voc_class_names"]

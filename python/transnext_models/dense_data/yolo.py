@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import yaml
 
+from ..dense.run_lengths import Size
 from .checks import note_objects, read_text
 from .errors import AnnotationError
 from .images_by_name import images_by_stem
 from .reading import upright_size
 from .records import AnnotatedImage, AnnotatedSet, Objects
 from .report import Report
-from .shapes import Polygons, Shape, Size, polygon_area
+from .shapes import Polygons, Shape, polygon_area
 
 __all__ = ["read_yolo", "yolo_description", "yolo_images"]
 

@@ -16,18 +16,20 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dense.found_objects import FoundObjects
+from ..dense.run_lengths import RunLengths
 from ..dense_data.errors import AnnotationError
 from ..dense_data.records import AnnotatedImage, AnnotatedSet, Objects
-from ..dense_data.shapes import Polygons, RunLengths, Shape
+from ..dense_data.shapes import Polygons, Shape
 from ..training.sources.requirements import needed
-from .detections import Detections, each_image_once
+from .gathering import each_image_once
 
 __all__ = ["MAX_DETECTIONS", "AveragePrecision", "average_precision"]
 
 Kind = Literal["bbox", "segm"]
 
 MAX_DETECTIONS = (100, 300, 1000)
-"""Detections of an image that count; average precision is at the first."""
+"""FoundObjects of an image that count; average precision is at the first."""
 
 _IOU_50, _IOU_75 = 0, 5
 _AREAS = ("all", "small", "medium", "large")
@@ -60,7 +62,7 @@ class AveragePrecision:
 
 
 def average_precision(
-    annotated: AnnotatedSet, found: Sequence[Detections], kind: Kind
+    annotated: AnnotatedSet, found: Sequence[FoundObjects], kind: Kind
 ) -> AveragePrecision:
     """Score detections against the objects of a set.
 
@@ -68,7 +70,7 @@ def average_precision(
     ----------
     annotated : AnnotatedSet
         With objects; crowds neither count nor spoil what is found in them.
-    found : Sequence[Detections]
+    found : Sequence[FoundObjects]
         One for each image, in any order.
     kind : {"bbox", "segm"}
         Whether boxes or masks are compared.
@@ -162,7 +164,7 @@ def _truths(image: AnnotatedImage, kind: Kind) -> list[dict[str, Any]]:
     return truths
 
 
-def _results(image: AnnotatedImage, found: Detections, kind: Kind) -> list[dict[str, Any]]:
+def _results(image: AnnotatedImage, found: FoundObjects, kind: Kind) -> list[dict[str, Any]]:
     if kind == "segm" and found.masks is None:
         raise ValueError("masks: got none, needs one for each box")
     results = []

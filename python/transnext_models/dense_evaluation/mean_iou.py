@@ -94,7 +94,7 @@ def count_pixels(
 
 
 def mean_iou(counts: Iterable[PixelCounts]) -> MeanIoU:
-    """Sum up the images of a set; from several processes by `detections.each_image_once`.
+    """Sum up the images of a set; from several processes by `gathering.each_image_once`.
 
     Raises
     ------

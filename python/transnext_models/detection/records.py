@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ..dense.found_objects import FoundObjects
+from ..dense.run_lengths import RunLengths
+
 __all__ = ["Annotated", "Detections"]
 
 
@@ -66,3 +69,13 @@ class Detections(NamedTuple):
     scores: Tensor
     labels: Tensor
     masks: Tensor | None = None
+
+    def found(self, image_id: int | str) -> FoundObjects:
+        """Return them as they are scored and stored: in NumPy, masks as run lengths."""
+        boxes, scores, labels = (
+            values.detach().cpu().numpy() for values in (self.boxes, self.scores, self.labels)
+        )
+        masks = None
+        if self.masks is not None:
+            masks = tuple(RunLengths.of(mask.cpu().numpy()) for mask in self.masks)
+        return FoundObjects(image_id, boxes, scores, labels, masks)

@@ -17,8 +17,8 @@ from PIL import Image
 
 from ..classification.classifier import NOT_FINITE, resolve_device
 from ..dense.batches import normalise
+from ..dense.opencv_resize import fitting_size, resize_bilinear
 from ..dense.published import find_dense_model
-from ..dense_data.opencv_resize import fitting_size, resize_bilinear
 from ..images import DECODING, DecodedBatches, ImageError, MemoryBudget, Picture, images_of
 from ..registry import create_model
 from ..segmentation import MULTI_SCALE, SLIDE, WHOLE, WHOLE_PADDED, Inference, SegmentationModel
