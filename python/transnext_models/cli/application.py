@@ -22,6 +22,7 @@ from .console import (
     keep_result,
     result_so_far,
 )
+from .subcommands import chosen
 
 # Typer has click's exceptions from click, or, in its newer versions, from a copy of its own.
 _UsageError: Any = typer.BadParameter.__mro__[1]
@@ -49,7 +50,7 @@ class _Commands(TyperGroup):
         options = args[: args.index("--")] if "--" in args else args
         if JSON_OPTION not in options:
             return False
-        named = self.commands.get(args[0])
+        named = chosen(self.commands.get(args[0]), args[1:])
         return named is None or any(JSON_OPTION in option.opts for option in named.params)
 
 
