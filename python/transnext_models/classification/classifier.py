@@ -21,6 +21,7 @@ from ..checkpoints.errors import file_error
 from ..images import DECODING, Batch, DecodedBatches, ImageError, MemoryBudget, images_of
 from ..registry import load_model
 from ..transnext import TransNeXt
+from .label_files import labels_of
 from .labels import class_names
 from .preprocess import Preprocess
 
@@ -95,6 +96,7 @@ class Classifier:
         weights: str | os.PathLike[str] | None = None,
         *,
         key: str | None = None,
+        labels: str | os.PathLike[str] | Sequence[str] | None = None,
         size: int | None = None,
         device: str = "auto",
         backend: str | None = None,
@@ -110,6 +112,9 @@ class Classifier:
             model's published weights.
         key : str | None
             Which state dict, where the file has several (see `checkpoints.read_weights`).
+        labels : str | os.PathLike[str] | Sequence[str] | None
+            Names of the classes, or a file with them (see `label_files.read_labels`), for weights
+            of other trainers. None are those that the weights carry, or the preset's.
         size : int | None
             Side of the images that the model gets, at least 32; None is what it was trained at.
         device : str
@@ -129,10 +134,15 @@ class Classifier:
         source = weights if weights is not None else model or DEFAULT_MODEL
         loaded = load_model(model, source, key=key, check=check_channels, backend=backend)
         file, checkpoint = loaded.weights, loaded.checkpoint
+        num_classes = loaded.model.num_classes
+        if labels is not None:
+            names = labels_of(labels, num_classes)
+        else:
+            names = own_class_names(file) or class_names(checkpoint.labels, num_classes)
         return cls(
             loaded.model,
             Preprocess.of(checkpoint, size if size is not None else loaded.model.img_size),
-            own_class_names(file) or class_names(checkpoint.labels, loaded.model.num_classes),
+            names,
             name=f"{loaded.variant.name}.{checkpoint.tag}",
             weights=file.path,
             device=target,

@@ -32,7 +32,7 @@ from .image_files import (
     screen_for,
     time_text,
 )
-from .model_options import Backend, BatchSize, Device, Weights
+from .model_options import Backend, BatchSize, Device, Labels, Weights
 from .weights import WeightsKey, weights_remarks
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def classify(
     model: Model = None,
     weights: Weights = None,
     weights_key: WeightsKey = None,
+    labels: Labels = None,
     size: Size = None,
     backend: Backend = None,
     device: Device = "auto",
@@ -113,7 +114,13 @@ def classify(
     if found.paths:
         with weights_remarks():
             run.classifier = Classifier.load(
-                model, weights, key=weights_key, size=size, device=device, backend=backend
+                model,
+                weights,
+                key=weights_key,
+                labels=labels,
+                size=size,
+                device=device,
+                backend=backend,
             )
     if found.left_out:
         note(left_out_remark(found.left_out))
