@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fnmatch
 import inspect
 import os
@@ -174,7 +175,7 @@ def load_model(
     ValueError, TypeError, RuntimeError
         As :func:`create_model`.
     """
-    from .checkpoints import image_side, read_weights
+    from .checkpoints import image_crop, image_side, read_weights
     from .checkpoints.errors import file_error
     from .checkpoints.hub import resolve_weights
 
@@ -194,10 +195,17 @@ def load_model(
     if check is not None:
         check(weights)
     variant, checkpoint = _preset(name, source, weights)
-    # Weights of `transnext train` say the sizes they were trained at.
+    # Weights of `transnext train` say the sizes they were trained at, and how images became square.
     for side in ("img_size", "pretrain_size"):
         if side not in options and (value := image_side(weights, side)) is not None:
             options[side] = value
+    if (crop := image_crop(weights)) is not None:
+        checkpoint = dataclasses.replace(
+            checkpoint,
+            img_size=image_side(weights, "img_size") or checkpoint.img_size,
+            crop_mode=crop[0],
+            crop_pct=crop[1],
+        )
     return LoadedModel(_build(variant, checkpoint, weights, options), weights, variant, checkpoint)
 
 

@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 MIN_SIZE = 32  # of an image's sides: one token in the last stage
+CROP_MODES = ("center", "squash")  # see `Checkpoint`
 HEAD_DIM = 24  # of every published model
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -16,6 +16,7 @@ from transnext_models import create_model
 from transnext_models.classification import classifier as classifier_module
 from transnext_models.classifier import Classifier
 from transnext_models.cli.application import app
+from transnext_models.evaluation.models import load_evaluated
 
 # -- which model ----------------------------------------------------------------------------------
 
@@ -58,6 +59,11 @@ def test_own_classes_and_sizes(transnext, folder, tmp_path):
         {"img_size": "huge", "pretrain_size": "-1", "class_names": "["},
         {"img_size": "8", "pretrain_size": "", "class_names": '["one"]'},
         {"img_size": "9" * 5000, "class_names": "3"},
+        {"crop_mode": "border", "crop_pct": "1.0"},
+        {"crop_mode": "center"},
+        {"crop_mode": "center", "crop_pct": "nan"},
+        {"crop_mode": "center", "crop_pct": "0.000"},
+        {"crop_pct": "0." + "9" * 5000},
     ],
 )
 def test_odd_metadata_is_ignored(tmp_path, model, metadata):
@@ -65,6 +71,22 @@ def test_odd_metadata_is_ignored(tmp_path, model, metadata):
     loaded = Classifier.load(weights=tmp_path / "x.safetensors")
     assert loaded.labels == list("0123456789")
     assert loaded.preprocess.size == loaded.model.pretrain_size == 64
+    assert (loaded.preprocess.crop_mode, loaded.preprocess.crop_pct) == ("squash", 1.0)
+
+
+@pytest.mark.parametrize("crop", [("center", 0.9), ("center", 1.0), ("squash", 1.0)])
+def test_images_become_square_as_in_validation(tmp_path, model, crop):
+    """A run's weights say how, whatever the preset of their model does."""
+    metadata = {"img_size": "96", "crop_mode": crop[0], "crop_pct": str(crop[1])}
+    save_file(model.state_dict(), tmp_path / "x.safetensors", metadata=metadata)
+    loaded = Classifier.load(weights=tmp_path / "x.safetensors")
+    assert loaded.preprocess.size == 96
+    assert (loaded.preprocess.crop_mode, loaded.preprocess.crop_pct) == crop
+    config = loaded.model.pretrained_cfg
+    assert (config["crop_mode"], config["crop_pct"]) == crop
+    assert config["input_size"] == (3, 96, 96)
+    evaluated = load_evaluated(None, tmp_path / "x.safetensors").normal(96)
+    assert (evaluated.crop_mode, evaluated.crop_pct) == crop
 
 
 def test_a_published_file_brings_its_own_preprocessing(tmp_path):

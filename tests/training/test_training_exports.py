@@ -71,6 +71,9 @@ def test_best_and_last_weights_are_exported(
         assert all(torch.equal(expected[name], x) for name, x in read.state_dict.items())
         half = read_state_dict(path.with_name(f"{path.stem}_float16.safetensors"))
         assert all(torch.equal(expected[name].half(), x) for name, x in half.items())
+        assert (read.metadata["crop_mode"], read.metadata["crop_pct"]) == ("squash", "1.0")
+    newest = read_weights(tmp_path / "checkpoints" / "last.ckpt")
+    assert (newest.metadata["crop_mode"], newest.metadata["crop_pct"]) == ("squash", "1.0")
     assert result.best == {"epoch": best, "val_top1": pytest.approx(right[best])}
     written = json.loads((tmp_path / "result.json").read_text())
     assert written["best_epoch"] == best

@@ -6,7 +6,7 @@ from .architecture import Architecture, infer_architecture
 from .convert import Conversion, convert, written_atomically
 from .errors import CheckpointError, WeightsWarning
 from .load import LoadReport, check_fit, load_checkpoint
-from .metadata import class_names, image_side
+from .metadata import class_names, image_crop, image_side
 from .read import WeightsFile, read_state_dict, read_weights
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "check_fit",
     "class_names",
     "convert",
+    "image_crop",
     "image_side",
     "infer_architecture",
     "load_checkpoint",

@@ -7,14 +7,16 @@ Metadata are text that anyone may have written. What is no answer is left out, w
 from __future__ import annotations
 
 import json
+import re
 import warnings
 
-from ..variants import MIN_SIZE
+from ..variants import CROP_MODES, MIN_SIZE
 from .errors import WeightsWarning, about, escaped
 from .limits import LONGEST_CLASS_NAME, MOST_IMAGE_SIDE
 from .read import WeightsFile
 
 _LONGEST_SHOWN = 40
+_SHARE = re.compile(r"[01]\.?[0-9]{0,17}", re.ASCII)
 
 
 def image_side(weights: WeightsFile, key: str) -> int | None:
@@ -27,6 +29,23 @@ def image_side(weights: WeightsFile, key: str) -> int | None:
         return int(digits)
     needs = f"a number from {MIN_SIZE} to {MOST_IMAGE_SIDE}"
     _ignored(weights, key, f"{_shown(text)}, not {needs}")
+    return None
+
+
+def image_crop(weights: WeightsFile) -> tuple[str, float] | None:
+    """Return how validation brought images to a square, `crop_mode` and `crop_pct`; None without.
+
+    They are those of :class:`transnext_models.variants.Checkpoint`.
+    """
+    mode, share = (weights.metadata.get(key) for key in ("crop_mode", "crop_pct"))
+    if mode is None and share is None:
+        return None
+    if mode not in CROP_MODES:
+        _ignored(weights, "crop_mode", f"{_shown(mode)}, not one of {', '.join(CROP_MODES)}")
+    elif share is None or not _SHARE.fullmatch(share) or not 0 < float(share) <= 1:
+        _ignored(weights, "crop_pct", f"{_shown(share)}, not more than 0 and at most 1")
+    else:
+        return mode, float(share)
     return None
 
 
@@ -61,5 +80,5 @@ def _ignored(weights: WeightsFile, key: str, why: str) -> None:
     warnings.warn(text, WeightsWarning, stacklevel=3)
 
 
-def _shown(text: str) -> str:
-    return f"'{escaped(text, _LONGEST_SHOWN)}'"
+def _shown(text: str | None) -> str:
+    return "missing" if text is None else f"'{escaped(text, _LONGEST_SHOWN)}'"

@@ -9,7 +9,7 @@ _SIDES = ("img_size", "pretrain_size")
 
 
 def run_metadata(root: object) -> dict[str, str]:
-    """Return the sizes and class names in the configuration of a run; empty for any other file.
+    """Return sizes, crop and class names in the configuration of a run; empty for other files.
 
     They are text that anyone may have written: `metadata` decides what of it is believed.
 
@@ -28,6 +28,8 @@ def run_metadata(root: object) -> dict[str, str]:
             value = resolved.get(side)
             if type(value) is int and value.bit_length() < 64:
                 metadata[side] = str(value)
+        if type(resolved.get("crop_mode")) is str and type(resolved.get("crop_pct")) is float:
+            metadata |= {name: str(resolved[name]) for name in ("crop_mode", "crop_pct")}
     names = configuration.get("class_names")
     if type(names) is list and all(type(name) is str for name in names):
         metadata["class_names"] = json.dumps(names)

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from ..images.picture import Picture, pixels_between
-from ..variants import MIN_SIZE, Checkpoint
+from ..variants import CROP_MODES, MIN_SIZE, Checkpoint
 
 WARP_FROM = 384
 _CROP_PCT = 0.875
@@ -60,8 +60,9 @@ class Preprocess:
     def __post_init__(self) -> None:
         if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < MIN_SIZE:
             raise ValueError(f"size: got {self.size!r}, needs an int of at least {MIN_SIZE}")
-        if self.crop_mode not in ("center", "squash"):
-            raise ValueError(f"crop_mode: got {self.crop_mode!r}, needs 'center' or 'squash'")
+        if self.crop_mode not in CROP_MODES:
+            needs = " or ".join(map(repr, CROP_MODES))
+            raise ValueError(f"crop_mode: got {self.crop_mode!r}, needs {needs}")
         if not 0 < self.crop_pct <= 1:
             raise ValueError(f"crop_pct: got {self.crop_pct!r}, needs more than 0 and at most 1")
         if self.interpolation not in _INTERPOLATIONS:
@@ -75,11 +76,13 @@ class Preprocess:
         At another size the published rule decides between crop and warp, except for weights that
         were trained on whole, warped images of a small size.
         """
+        own = checkpoint.img_size
+        size = own if size is None else size
         mode, pct = checkpoint.crop_mode, checkpoint.crop_pct
-        if size is not None and (mode == "center" or checkpoint.img_size >= WARP_FROM):
+        if size != own and (mode == "center" or own >= WARP_FROM):
             mode, pct = ("squash", 1.0) if size >= WARP_FROM else ("center", _CROP_PCT)
         return cls(
-            checkpoint.img_size if size is None else size,
+            size,
             checkpoint.mean,
             checkpoint.std,
             mode,

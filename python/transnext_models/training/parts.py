@@ -162,6 +162,8 @@ def describe(
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "img_size": settings.img_size,
         "pretrain_size": model.pretrain_size,
+        "crop_mode": settings.preprocess.crop_mode,
+        "crop_pct": settings.preprocess.crop_pct,
         "num_classes": data.num_classes,
         "drop_path": settings.drop_path,
         "epochs": settings.epochs,

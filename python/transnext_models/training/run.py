@@ -257,6 +257,8 @@ class _Run:
             "num_classes": str(model.num_classes),
             "img_size": str(model.img_size),
             "pretrain_size": str(model.pretrain_size),
+            "crop_mode": self.settings.preprocess.crop_mode,
+            "crop_pct": str(self.settings.preprocess.crop_pct),
             **named_classes(self.data.class_names, model.num_classes),
         }
         export_run(folder, state, metadata, self.options.half)
