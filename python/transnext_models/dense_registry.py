@@ -13,7 +13,8 @@ from transnext_ops.distribution import install_hint
 
 from .checkpoints import WeightsFile, read_weights
 from .checkpoints.errors import file_error
-from .checkpoints.hub import resolve_weights
+from .checkpoints.hub import packaged_weights, resolve_weights
+from .checkpoints.metadata import class_names
 from .checkpoints.pretrained import load_fitted
 from .dense.backbone import build_backbone
 from .dense.loading import classes_in, load_dense, read_dense
@@ -44,7 +45,7 @@ def create_dense_model(
     name : str
         ``architecture`` or ``architecture.tag``; see :mod:`transnext_models.dense.published`.
     pretrained : bool
-        Load the published weights, from the local cache or the Hugging Face Hub.
+        Load the model's own weights: from the package, the local cache or the Hugging Face Hub.
     weights : str | path | None
         Load these instead: a file, or ``owner/repo:file`` on the Hub.
     key : str | None
@@ -76,7 +77,9 @@ def create_dense_model(
             raise TypeError(f"create_model: got unknown option {option!r}, needs one of {known}")
     if num_classes is not None and num_classes < 1:
         raise ValueError(f"num_classes: got {num_classes}, needs at least 1")
-    if pretrained:
+    if pretrained and published.repo is None:
+        weights = packaged_weights(published.file, published.full_name)
+    elif pretrained:
         weights = f"{published.repo}:{published.file}"
     if weights is None:
         model = _build(published, num_classes or published.num_classes, options)
@@ -105,6 +108,8 @@ def _with_weights(
     load_dense(shape, weights, class_parameters=fresh)
     model = _build(published, wanted, options)
     load_dense(model, weights, class_parameters=fresh)
+    if not fresh:
+        model.class_names = class_names(weights, known)
     return model
 
 
@@ -123,8 +128,8 @@ def _build(published: DenseModel, num_classes: int, options: dict[str, Any]) -> 
             ) from error
 
         method = detection.MaskRCNN if published.method.name == "maskrcnn" else detection.DINO
-        return method(backbone, num_classes)
+        return method(backbone, num_classes, **published.heads)
     from . import segmentation
 
     head = segmentation.UPerNet if published.method.name == "upernet" else segmentation.Mask2Former
-    return head(backbone, num_classes)
+    return head(backbone, num_classes, **published.heads)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .dense.published import DENSE_MODELS, is_dense
+from .dense.published import KNOWN_DENSE_MODELS, is_dense
 from .transnext import TransNeXt
 from .variants import VARIANTS, Checkpoint, Variant, architecture_arguments, find_checkpoint
 
@@ -40,7 +40,7 @@ def list_models(pattern: str | None = None, *, pretrained: bool = False) -> list
     """
     if pattern is not None:
         known = {v.name: [f"{v.name}.{c.tag}" for c in v.checkpoints] for v in VARIANTS.values()}
-        known |= {model.name: [model.full_name] for model in DENSE_MODELS.values()}
+        known |= {model.name: [model.full_name] for model in KNOWN_DENSE_MODELS.values()}
         found: list[str] = []
         for name, full_names in known.items():
             matches = fnmatch.filter([] if pretrained else [name], pattern)

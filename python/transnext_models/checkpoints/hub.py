@@ -76,7 +76,7 @@ def resolve_weights(source: str | os.PathLike[str], *, revision: str | None = No
         )
     variant, checkpoint = find_checkpoint(source)
     if checkpoint.repo is None:
-        return _packaged(checkpoint.file, f"{variant.name}.{checkpoint.tag}")
+        return packaged_weights(checkpoint.file, f"{variant.name}.{checkpoint.tag}")
     return fetch(HubFile(checkpoint.repo, checkpoint.file, revision or DEFAULT_REVISION))
 
 
@@ -157,7 +157,14 @@ def _published() -> list[Checkpoint]:
     return [checkpoint for variant in VARIANTS.values() for checkpoint in variant.checkpoints]
 
 
-def _packaged(name: str, model: str) -> Path:
+def packaged_weights(name: str, model: str) -> Path:
+    """Return the file of this package that has the weights of a model.
+
+    Raises
+    ------
+    ValueError
+        If this installation lacks it.
+    """
     path = Path(str(resources.files("transnext_models") / "assets" / name))
     if not path.is_file():
         raise ValueError(

@@ -49,12 +49,21 @@ def image_crop(weights: WeightsFile) -> tuple[str, float] | None:
     return None
 
 
-def class_names(weights: WeightsFile) -> list[str] | None:
-    """Return the names of the classes, a JSON list in the metadata; None without."""
+def class_names(weights: WeightsFile, count: int | None = None) -> list[str] | None:
+    """Return the names of the classes, a JSON list in the metadata; None without.
+
+    Parameters
+    ----------
+    weights : WeightsFile
+        The file.
+    count : int | None
+        How many classes it has; None is those of a classifier.
+    """
     text = weights.metadata.get("class_names")
     if text is None:
         return None
-    count = weights.architecture.num_classes if weights.architecture else None
+    if count is None and weights.architecture:
+        count = weights.architecture.num_classes
     try:
         names = json.loads(text, parse_int=_no_name, parse_float=_no_name)
     # A list nested ten thousand times exhausts the parser's stack.

@@ -18,7 +18,7 @@ __all__ = ["OnBackbone", "build_backbone"]
 
 
 def build_backbone(model: DenseModel, **options: Any) -> TransNeXt:
-    """Return the backbone of a published model, with random weights.
+    """Return the backbone of a model, with random weights.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def build_backbone(model: DenseModel, **options: Any) -> TransNeXt:
         Any parameter of :class:`TransNeXt` but ``features_only``, over these.
     """
     arguments = architecture_arguments(model.backbone) | {
-        "img_size": model.method.img_size,
+        "img_size": model.img_size,
         "drop_path_rate": model.drop_path_rate,
         "out_indices": model.method.stages,
     }
@@ -47,6 +47,11 @@ class OnBackbone(nn.Module):
         Of the model.
     maps : sequence of int
         Numbers of maps that the model can read.
+
+    Attributes
+    ----------
+    class_names : list of str | None
+        Names of the classes, where its weights gave them.
 
     Raises
     ------
@@ -67,6 +72,7 @@ class OnBackbone(nn.Module):
             raise ValueError(f"num_classes: got {num_classes}, needs at least 1")
         self.backbone = backbone
         self.num_classes = num_classes
+        self.class_names: list[str] | None = None
 
     @property
     def widths(self) -> list[int]:

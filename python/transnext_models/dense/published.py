@@ -1,4 +1,4 @@
-"""The published detectors and segmentors as plain data.
+"""The published detectors and segmentors, and two small ones of this project, as plain data.
 
 Source: Shi, "TransNeXt: Robust Foveal Visual Perception for Vision Transformers", CVPR 2024, arXiv
 2311.17132, section 4 and its released configurations and checkpoints.
@@ -6,17 +6,23 @@ Source: Shi, "TransNeXt: Robust Foveal Visual Perception for Vision Transformers
 As those of classifiers, names are ``architecture`` or ``architecture.tag``:
 ``maskrcnn_transnext_tiny`` is ``maskrcnn_transnext_tiny.in1k_coco``, trained on COCO from a
 backbone pre-trained on ImageNet-1K.
+
+The two of `DEMONSTRATORS` have the published structure with narrow heads, and weights that travel
+inside the package.
 """
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ..variants import VARIANTS, Variant
 
 __all__ = [
+    "DEMONSTRATORS",
     "DENSE_MODELS",
+    "KNOWN_DENSE_MODELS",
     "METHODS",
     "DenseModel",
     "Method",
@@ -26,6 +32,7 @@ __all__ = [
 
 COCO_CLASSES = 80
 ADE20K_CLASSES = 150
+DIGITS = 10
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,11 @@ class Method:
     logits: str
     background: int = 0
     stages: tuple[int, ...] = (0, 1, 2, 3)
+
+    @property
+    def scale(self) -> tuple[int, int]:
+        """The (long, short) sides that images are resized to fit into, as published."""
+        return (1333, 800) if self.task == "detect" else (2048, 512)
 
 
 _LIGHT, _STRONG = (0.3, 0.5, 0.6), (0.4, 0.6, 0.7)
@@ -108,28 +120,41 @@ METHODS: dict[str, Method] = {
 
 @dataclass(frozen=True)
 class DenseModel:
-    """One published model.
+    """One model with weights.
 
     Attributes
     ----------
     method : Method
         What it does with the maps.
-    size : {"tiny", "small", "base"}
+    size : {"pico", "tiny", "small", "base"}
         Of the backbone.
     tag : str
         Of its weights: what the backbone, then the model was trained on.
     num_classes : int
         That it knows.
-    repo, file : str
-        Hugging Face Hub repository, and the file in it.
+    repo, file : str | None, str
+        Hugging Face Hub repository, and the file in it. ``repo is None`` marks a file that travels
+        with this package, in ``transnext_models/assets``.
+    img_size : int
+        Side of the training grid of the backbone's position bias.
+    scale : (int, int)
+        Images are resized to fit into (long side, short side), their proportions kept.
+    drop_path_rate : float
+        Stochastic depth of the backbone's last block in training.
+    heads : mapping
+        Parameters of the model's class that are not the published ones.
     """
 
     method: Method
     size: str
     tag: str
     num_classes: int
-    repo: str
+    repo: str | None
     file: str
+    img_size: int
+    scale: tuple[int, int]
+    drop_path_rate: float
+    heads: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -146,29 +171,28 @@ class DenseModel:
         """The architecture of the backbone."""
         return VARIANTS[f"transnext_{self.size}"]
 
-    @property
-    def drop_path_rate(self) -> float:
-        """Stochastic depth of the backbone's last block in training."""
-        return self.method.drop_path_rates[_SIZES.index(self.size)]
-
 
 _SIZES = ("tiny", "small", "base")
 
 
 def _published(method: str, size: str) -> DenseModel:
-    detects = METHODS[method].task == "detect"
+    how = METHODS[method]
+    detects = how.task == "detect"
     stem = f"{method}_transnext_{size}".replace("maskrcnn", "mask_rcnn")
     ending = {"maskrcnn": "fpn_1x_coco", "dino_4scale": "12e", "dino_5scale": "12e"}.get(
         method, "512x512_160k_ade20k"
     )
     folder = f"{method.replace('_', '-')}-transnext-{size}-{'coco' if detects else 'ade'}"
     return DenseModel(
-        METHODS[method],
+        how,
         size,
         "in1k_coco" if detects else "in1k_ade20k",
         COCO_CLASSES if detects else ADE20K_CLASSES,
         f"DaiShiResearch/{folder}",
         f"{stem}_{ending}_in1k.pth",
+        how.img_size,
+        how.scale,
+        how.drop_path_rates[_SIZES.index(size)],
     )
 
 
@@ -182,13 +206,49 @@ DENSE_MODELS: dict[str, DenseModel] = {
 }
 
 
+def _demonstrator(method: str, num_classes: int, **heads: int) -> DenseModel:
+    return DenseModel(
+        METHODS[method],
+        "pico",
+        "digit_scenes",
+        num_classes,
+        repo=None,
+        file=f"{method}_transnext_pico.safetensors",
+        img_size=224,
+        scale=(256, 192),
+        drop_path_rate=0.05,
+        heads=heads,
+    )
+
+
+DEMONSTRATORS: dict[str, DenseModel] = {
+    model.name: model
+    for model in (
+        _demonstrator(
+            "maskrcnn",
+            DIGITS,
+            channels=48,
+            hidden=128,
+            anchor_scale=4,
+            proposals=200,
+            anchor_samples=128,
+            samples=64,
+        ),
+        _demonstrator("upernet", 1 + DIGITS, channels=64, auxiliary_channels=32),
+    )
+}
+"""Trained here on handwritten digits on photographs."""
+
+KNOWN_DENSE_MODELS = DENSE_MODELS | DEMONSTRATORS
+
+
 def is_dense(name: object) -> bool:
     """Whether a name says a method, known or misspelt in the rest, that is no classifier."""
     return isinstance(name, str) and name.startswith((*METHODS, "dino", "mask_rcnn"))
 
 
 def find_dense_model(name: str) -> DenseModel:
-    """Return the published model that ``architecture`` or ``architecture.tag`` names.
+    """Return the model that ``architecture`` or ``architecture.tag`` names.
 
     The middle of the name may be left out: ``dino_5scale_base``.
 
@@ -198,13 +258,13 @@ def find_dense_model(name: str) -> DenseModel:
         If there is none; the message lists the closest names.
     """
     architecture, _, tag = name.partition(".")
-    short = {model.replace("_transnext", ""): model for model in DENSE_MODELS}
-    model = DENSE_MODELS.get(short.get(architecture, architecture))
+    short = {model.replace("_transnext", ""): model for model in KNOWN_DENSE_MODELS}
+    model = KNOWN_DENSE_MODELS.get(short.get(architecture, architecture))
     if model is None:
-        close = difflib.get_close_matches(architecture.lower(), DENSE_MODELS, n=3, cutoff=0.6)
+        close = difflib.get_close_matches(architecture.lower(), KNOWN_DENSE_MODELS, n=3, cutoff=0.6)
         hint = f"did you mean {' or '.join(close)}?" if close else ""
         raise ValueError(
-            f"unknown model {name!r}; {hint or 'known models: ' + ', '.join(DENSE_MODELS)}"
+            f"unknown model {name!r}; {hint or 'known models: ' + ', '.join(KNOWN_DENSE_MODELS)}"
         )
     if tag and tag != model.tag:
         raise ValueError(f"{model.name} has no checkpoint {tag!r}; it has: {model.tag}")

@@ -11,14 +11,16 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["RATIOS", "STRIDES", "anchors_of_level", "valid_anchors"]
+__all__ = ["ANCHOR_SCALE", "RATIOS", "STRIDES", "anchors_of_level", "valid_anchors"]
 
 STRIDES = (4, 8, 16, 32, 64)
 RATIOS = (0.5, 1.0, 2.0)  # height over width
-_SCALE = 8  # side of the square anchor in strides
+ANCHOR_SCALE = 8  # side of the square anchor in strides, as published
 
 
-def anchors_of_level(shape: tuple[int, int], stride: int, like: Tensor) -> Tensor:
+def anchors_of_level(
+    shape: tuple[int, int], stride: int, like: Tensor, scale: int = ANCHOR_SCALE
+) -> Tensor:
     """Return a level's anchors ``[rows · columns · 3, 4]`` by row, column and ratio.
 
     Those of cell (row, column) are centred on (column · stride, row · stride), its corner.
@@ -31,9 +33,11 @@ def anchors_of_level(shape: tuple[int, int], stride: int, like: Tensor) -> Tenso
         Pixels from cell to cell.
     like : Tensor
         It gives the device.
+    scale : int
+        Side of the square anchor in strides.
     """
     halves = [
-        (stride * _SCALE / math.sqrt(ratio) / 2, stride * _SCALE * math.sqrt(ratio) / 2)
+        (stride * scale / math.sqrt(ratio) / 2, stride * scale * math.sqrt(ratio) / 2)
         for ratio in RATIOS
     ]
     shapes = torch.tensor([(-w, -h, w, h) for w, h in halves], device=like.device)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
 from ..dense.backbone import OnBackbone
 from ..dense.batches import check_sizes
 from ..transnext import TransNeXt
+from .anchors import ANCHOR_SCALE
 from .fpn import FeaturePyramid
 from .records import Annotated, Detections
 from .roi_head import RegionHead
@@ -17,8 +19,7 @@ from .rpn import ProposalHead, ProposalSettings
 __all__ = ["MaskRCNN"]
 
 _DIVISOR = 32  # images are padded to multiples of it
-_TRAINING = ProposalSettings(per_level=2000)
-_TEST = ProposalSettings()
+_MORE_IN_TRAINING = 2  # proposals of a level
 
 
 class MaskRCNN(OnBackbone):
@@ -34,18 +35,43 @@ class MaskRCNN(OnBackbone):
         With ``features_only=True`` and all four maps.
     num_classes : int
         Classes without the background.
+    channels, hidden : int
+        Width of the feature pyramid and all that reads it, and of the box head's fully connected
+        layers.
+    anchor_scale : int
+        Side of the square anchor in strides of its level.
+    proposals : int
+        Of an image, at most, that the second stage looks at in a test.
+    anchor_samples, samples : int
+        Anchors and proposals of an image that the losses look at.
+
+    Notes
+    -----
+    The defaults are the published ones.
     """
 
     pad_divisor = _DIVISOR
 
-    def __init__(self, backbone: TransNeXt, num_classes: int = 80) -> None:
+    def __init__(
+        self,
+        backbone: TransNeXt,
+        num_classes: int = 80,
+        *,
+        channels: int = 256,
+        hidden: int = 1024,
+        anchor_scale: int = ANCHOR_SCALE,
+        proposals: int = 1000,
+        anchor_samples: int = 256,
+        samples: int = 512,
+    ) -> None:
         super().__init__(backbone, num_classes)
-        self.neck = FeaturePyramid(self.widths)
-        self.rpn_head = ProposalHead()
-        self.roi_head = RegionHead(num_classes)
+        self.neck = FeaturePyramid(self.widths, channels)
+        self.rpn_head = ProposalHead(channels, anchor_scale=anchor_scale, samples=anchor_samples)
+        self.roi_head = RegionHead(num_classes, channels, hidden=hidden, samples=samples)
+        self.proposals = ProposalSettings(per_level=proposals, total=proposals)
 
     def pyramid(self, images: Tensor) -> list[Tensor]:
-        """Return five maps ``[B, 256, H / s, W / s]`` of strides s 4, 8, 16, 32 and 64."""
+        """Return five maps ``[B, channels, H / s, W / s]`` of strides s 4, 8, 16, 32 and 64."""
         return self.neck(self.backbone(images))
 
     def forward(
@@ -70,7 +96,7 @@ class MaskRCNN(OnBackbone):
         originals = check_sizes(images, original_sizes, inside=False) if original_sizes else sizes
         maps = self.pyramid(images)
         logits, moves = self.rpn_head(maps)
-        proposals = self.rpn_head.proposals(logits, moves, sizes, _TEST)
+        proposals = self.rpn_head.proposals(logits, moves, sizes, self.proposals)
         return self.roi_head(maps, [found.boxes for found in proposals], sizes, originals)
 
     def loss(self, images: Tensor, targets: Sequence[Annotated]) -> dict[str, Tensor]:
@@ -101,5 +127,6 @@ class MaskRCNN(OnBackbone):
         logits, moves = self.rpn_head(maps)
         boxes = [target.boxes.float() for target in targets]
         losses = self.rpn_head.loss(logits, moves, padded, boxes)
-        proposals = self.rpn_head.proposals(logits, moves, sizes, _TRAINING)
+        settings = replace(self.proposals, per_level=_MORE_IN_TRAINING * self.proposals.per_level)
+        proposals = self.rpn_head.proposals(logits, moves, sizes, settings)
         return losses | self.roi_head.loss(maps, [found.boxes for found in proposals], targets)

@@ -26,17 +26,21 @@ class RegionHead(nn.Module):
     ----------
     num_classes : int
         Classes without the background.
-    channels : int
-        Of the maps.
+    channels, hidden : int
+        Of the maps, and of the box head's fully connected layers.
+    samples : int
+        Proposals of an image that the losses look at.
     """
 
     assigner = Assigner(positive=0.5, negative=0.5, least_best=0.5)
 
-    def __init__(self, num_classes: int, channels: int = 256) -> None:
+    def __init__(
+        self, num_classes: int, channels: int = 256, *, hidden: int = 1024, samples: int = 512
+    ) -> None:
         super().__init__()
-        self.bbox_head = BoxHead(num_classes, channels)
+        self.bbox_head = BoxHead(num_classes, channels, hidden)
         self.mask_head = MaskHead(num_classes, channels)
-        self.sampler = Sampler(512, 0.25)
+        self.sampler = Sampler(samples, 0.25)
 
     def boxes_of(
         self, maps: Sequence[Tensor], proposals: Sequence[Tensor]

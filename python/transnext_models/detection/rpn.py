@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
-from .anchors import RATIOS, STRIDES, anchors_of_level, valid_anchors
+from .anchors import ANCHOR_SCALE, RATIOS, STRIDES, anchors_of_level, valid_anchors
 from .assignment import Assigner, Sampler
 from .box_deltas import clip_boxes, decode_boxes, encode_boxes
 
@@ -60,12 +60,19 @@ class ProposalHead(nn.Module):
     ----------
     channels : int
         Of the maps.
+    anchor_scale : int
+        Side of the square anchor in strides.
+    samples : int
+        Anchors of an image that the loss looks at.
     """
 
     assigner = Assigner(positive=0.7, negative=0.3, least_best=0.3)
 
-    def __init__(self, channels: int = 256) -> None:
+    def __init__(
+        self, channels: int = 256, *, anchor_scale: int = ANCHOR_SCALE, samples: int = 256
+    ) -> None:
         super().__init__()
+        self.anchor_scale = anchor_scale
         self.rpn_conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.rpn_cls = nn.Conv2d(channels, len(RATIOS), 1)
         self.rpn_reg = nn.Conv2d(channels, 4 * len(RATIOS), 1)
@@ -73,7 +80,7 @@ class ProposalHead(nn.Module):
             nn.init.normal_(conv.weight, std=0.01)
             assert conv.bias is not None
             nn.init.zeros_(conv.bias)
-        self.sampler = Sampler(256, 0.5)
+        self.sampler = Sampler(samples, 0.5)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Return logits ``[B, 3, H_i, W_i]`` and moves ``[B, 12, H_i, W_i]`` of the maps.
@@ -86,6 +93,10 @@ class ProposalHead(nn.Module):
             logits.append(self.rpn_cls(x))
             moves.append(self.rpn_reg(x))
         return logits, moves
+
+    def anchors(self, shape: tuple[int, int], stride: int, like: Tensor) -> Tensor:
+        """Return a level's anchors; see :func:`anchors_of_level`."""
+        return anchors_of_level(shape, stride, like, self.anchor_scale)
 
     @torch.no_grad()
     def proposals(
@@ -110,7 +121,7 @@ class ProposalHead(nn.Module):
             for level, (x, move, stride) in enumerate(zip(logits, moves, STRIDES, strict=True)):
                 score = _by_cell(x[index], 1)[:, 0].float().sigmoid()
                 best = score.topk(min(settings.per_level, len(score)))
-                anchors = anchors_of_level((x.shape[2], x.shape[3]), stride, x)[best.indices]
+                anchors = self.anchors((x.shape[2], x.shape[3]), stride, x)[best.indices]
                 moved = decode_boxes(anchors, _by_cell(move[index], 4)[best.indices])
                 boxes.append(clip_boxes(moved, size))
                 scores.append(best.values)
@@ -143,7 +154,7 @@ class ProposalHead(nn.Module):
         shapes = [(x.shape[2], x.shape[3]) for x in logits]
         like = logits[0]
         anchors = torch.cat(
-            [anchors_of_level(s, d, like) for s, d in zip(shapes, STRIDES, strict=True)]
+            [self.anchors(s, d, like) for s, d in zip(shapes, STRIDES, strict=True)]
         )
         class_loss = box_loss = like.new_zeros((), dtype=torch.float32)
         count = 0

@@ -88,15 +88,23 @@ class UPerNet(SegmentationModel):
         Classes.
     auxiliary_weight : float
         Of the auxiliary head's loss.
+    channels, auxiliary_channels : int
+        Width of the head and of the auxiliary one.
     """
 
     def __init__(
-        self, backbone: TransNeXt, num_classes: int = 150, *, auxiliary_weight: float = 0.4
+        self,
+        backbone: TransNeXt,
+        num_classes: int = 150,
+        *,
+        auxiliary_weight: float = 0.4,
+        channels: int = 512,
+        auxiliary_channels: int = 256,
     ) -> None:
         super().__init__(backbone, num_classes)
         self.auxiliary_weight = auxiliary_weight
-        self.decode_head = UPerNetHead(self.widths, num_classes)
-        self.auxiliary_head = AuxiliaryHead(self.widths[2], num_classes)
+        self.decode_head = UPerNetHead(self.widths, num_classes, channels)
+        self.auxiliary_head = AuxiliaryHead(self.widths[2], num_classes, auxiliary_channels)
 
     def forward_logits(self, images: Tensor) -> Tensor:
         """Return logits ``[B, classes, ⌈H/4⌉, ⌈W/4⌉]`` at stride 4."""

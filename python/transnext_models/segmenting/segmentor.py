@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ class Segmentor:
         names: Sequence[str] | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.class_names = class_names(model.num_classes) if names is None else list(names)
+        self.class_names = list(names or model.class_names or class_names(model.num_classes))
         if len(self.class_names) != model.num_classes:
             raise ValueError(
                 f"names: got {len(self.class_names)}, needs the model's {model.num_classes}"
@@ -119,7 +119,7 @@ class Segmentor:
             The image at once; windows of 512 x 512; six scales, each mirrored as well. None is the
             published one: slide for UPerNet, whole (padded to multiples of 32) for Mask2Former.
         names : sequence of str | None
-            Of the classes; None is ADE20K's for 150 of them.
+            Of the classes; None is those of the weights, or ADE20K's for 150 of them.
         device : str
             ``auto`` (CUDA, else Apple's GPU, else the CPU) or a torch device such as ``cuda:1``.
         **options
@@ -130,7 +130,8 @@ class Segmentor:
         ValueError, RuntimeError
             If a name, file, mode or device cannot be used; the message says which and why.
         """
-        method = find_dense_model(model).method
+        known = find_dense_model(model)
+        method = known.method
         if method.task != "segment":
             raise ValueError(f"model: got {model!r}, needs a segmentor: upernet or mask2former")
         if mode is not None and mode not in INFERENCE:
@@ -139,6 +140,7 @@ class Segmentor:
         inference = INFERENCE[mode or published_mode]
         if method.name == "mask2former" and inference == WHOLE:
             inference = WHOLE_PADDED
+        inference = replace(inference, scale=known.scale)
         if inference.averages and method.name == "upernet":
             options = {"img_size": _MULTI_SCALE_SIDE} | options
         target = resolve_device(device)
