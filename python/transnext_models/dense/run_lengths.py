@@ -27,18 +27,53 @@ class RunLengths(NamedTuple):
     size: Size
 
     @classmethod
-    def of(cls, bitmap: Bitmap) -> RunLengths:
+    def of(cls, bitmap: NDArray[Any]) -> RunLengths:
         """Return the run lengths of uint8 or bool [h, w]."""
-        flat = np.asarray(bitmap, bool).T.reshape(-1)
-        changes = np.flatnonzero(np.diff(flat, prepend=False)) if flat.size else np.zeros(0, int)
-        edges = np.concatenate([[0], changes, [flat.size]])
-        height, width = bitmap.shape
-        return cls(np.diff(edges), (height, width))
+        return cls.of_part(bitmap, (0, 0), (bitmap.shape[0], bitmap.shape[1]))
+
+    @classmethod
+    def of_part(cls, part: NDArray[Any], corner: tuple[int, int], size: Size) -> RunLengths:
+        """Return the run lengths of an image that is 0 outside a part of it.
+
+        Parameters
+        ----------
+        part : ndarray
+            uint8 or bool ``[h, w]``.
+        corner : (int, int)
+            Row and column of its upper left pixel in the image.
+        size : (int, int)
+            Height and width of the image.
+        """
+        columns = np.pad(np.asarray(part, bool).T, ((0, 0), (1, 1)))
+        column, row = np.nonzero(columns[:, 1:] != columns[:, :-1])
+        edges = (corner[1] + column) * size[0] + corner[0] + row  # where runs of ones start, end
+        # A run that reaches the bottom goes on at the top of the next column.
+        joined = 2 * np.flatnonzero(edges[1:-1:2] == edges[2::2])
+        edges = np.delete(edges, np.concatenate([joined + 1, joined + 2]))
+        counts = np.diff(np.concatenate([[0], edges, [size[0] * size[1]]]))
+        return cls(counts[:-1] if len(counts) > 1 and counts[-1] == 0 else counts, size)
+
+    @property
+    def area(self) -> int:
+        """How many ones there are."""
+        return int(self.counts[1::2].sum())
 
     def bitmap(self, size: Size | None = None) -> Bitmap:
         """Return uint8 [h, w] of zeros and ones; `size` is known already."""
-        values = np.repeat(np.arange(len(self.counts)) % 2, self.counts).astype(np.uint8)
-        return np.ascontiguousarray(values.reshape(self.size[::-1]).T)
+        height, width = self.size
+        return np.ascontiguousarray(self.part((0, height), (0, width)))
+
+    def part(self, rows: tuple[int, int], columns: tuple[int, int]) -> Bitmap:
+        """Return uint8 of zeros and ones in rows and columns, each from … up to, without, ….
+
+        In memory and time of the columns alone.
+        """
+        start, stop = (column * self.size[0] for column in columns)
+        ends = np.cumsum(self.counts)
+        first, last = np.searchsorted(ends, start, "right"), np.searchsorted(ends, stop) + 1
+        lengths = np.diff(np.concatenate([[start], np.clip(ends[first:last], start, stop)]))
+        values = np.repeat(np.arange(first, first + len(lengths)) % 2, lengths).astype(np.uint8)
+        return values.reshape(columns[1] - columns[0], self.size[0]).T[rows[0] : rows[1]]
 
     def packed(self) -> str:
         """Return the counts as text, as COCO packs them."""

@@ -185,7 +185,7 @@ def _results(image: AnnotatedImage, found: FoundObjects, kind: Kind) -> list[dic
                     "size of the original image"
                 )
             # Small, medium and large go by the mask where masks are compared.
-            result |= {"segmentation": _segmentation(mask), "area": int(mask.counts[1::2].sum())}
+            result |= {"segmentation": _segmentation(mask), "area": mask.area}
         results.append(result)
     return results
 

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["LARGEST_GROWTH", "clip_boxes", "decode_boxes", "encode_boxes"]
+__all__ = ["LARGEST_GROWTH", "clip_boxes", "decode_boxes", "encode_boxes", "rescale_boxes"]
 
 LARGEST_GROWTH = math.log(1000 / 16)
 """Bound of |log of the factor| by which a side changes, so that no box overflows."""
@@ -76,6 +76,12 @@ def clip_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
         ),
         -1,
     )
+
+
+def rescale_boxes(boxes: Tensor, size: tuple[int, int], original: tuple[int, int]) -> Tensor:
+    """Return boxes ``[..., 4]`` of an image of ``size`` in pixels of the ``original`` size."""
+    old, new = (boxes.new_tensor((sides[1], sides[0]) * 2) for sides in (original, size))
+    return boxes / (new / old)
 
 
 def _centre_and_side(boxes: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from ..dense.run_lengths import RunLengths
 from .fpn import Convolution
 
-__all__ = ["MaskHead", "crop_masks", "masks_of", "paste_masks"]
+__all__ = ["MaskHead", "crop_masks", "masks_of", "paste_masks", "pasted_run_lengths"]
 
 _DEPTH = 4
 
@@ -103,28 +104,39 @@ def paste_masks(
     Tensor
         bool ``[n, H, W]``.
     """
-    height, width = size
-    pasted = torch.zeros((len(masks), height, width), dtype=torch.bool, device=masks.device)
-    for i, (mask, corners) in enumerate(zip(masks.float(), boxes.tolist(), strict=True)):
-        left, top, right, bottom = corners
-        if not (right > left and bottom > top):
-            continue
-        # A pixel beyond the box may still be reached by the outermost cells.
-        columns = _pixels(left, right, width, mask)
-        rows = _pixels(top, bottom, height, mask)
-        if not len(rows) or not len(columns):
-            continue
-        x = (columns + 0.5 - left) / (right - left) * 2 - 1
-        y = (rows + 0.5 - top) / (bottom - top) * 2 - 1
-        grid = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1)
-        values = F.grid_sample(mask[None, None], grid[None], align_corners=False)[0, 0]
-        first_row, first_column = int(rows[0]), int(columns[0])
-        pasted[
-            i,
-            first_row : first_row + len(rows),
-            first_column : first_column + len(columns),
-        ] = values >= threshold
+    pasted = torch.zeros((len(masks), *size), dtype=torch.bool, device=masks.device)
+    for whole, mask, box in zip(pasted, masks.float(), boxes.tolist(), strict=True):
+        values, (top, left) = _pasted(mask, box, size, threshold)
+        whole[top : top + values.shape[0], left : left + values.shape[1]] = values
     return pasted
+
+
+@torch.no_grad()
+def pasted_run_lengths(
+    masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5
+) -> tuple[RunLengths, ...]:
+    """Return what `paste_masks` does, in memory of the largest box rather than of all images."""
+    runs = []
+    for mask, box in zip(masks.float(), boxes.tolist(), strict=True):
+        values, corner = _pasted(mask, box, size, threshold)
+        runs.append(RunLengths.of_part(values.cpu().numpy(), corner, size))
+    return tuple(runs)
+
+
+def _pasted(
+    mask: Tensor, box: Sequence[float], size: tuple[int, int], threshold: float
+) -> tuple[Tensor, tuple[int, int]]:
+    """Return the part of the image where a mask may be, bool, and its first row and column."""
+    left, top, right, bottom = box
+    # A pixel beyond the box may still be reached by the outermost cells.
+    rows, columns = _pixels(top, bottom, size[0], mask), _pixels(left, right, size[1], mask)
+    if not (right > left and bottom > top and len(rows) and len(columns)):
+        return mask.new_zeros(0, 0, dtype=torch.bool), (0, 0)
+    x = (columns + 0.5 - left) / (right - left) * 2 - 1
+    y = (rows + 0.5 - top) / (bottom - top) * 2 - 1
+    grid = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1)
+    values = F.grid_sample(mask[None, None], grid[None], align_corners=False)[0, 0]
+    return values >= threshold, (int(rows[0]), int(columns[0]))
 
 
 def _pixels(first: float, last: float, side: int, like: Tensor) -> Tensor:

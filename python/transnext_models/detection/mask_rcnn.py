@@ -79,6 +79,8 @@ class MaskRCNN(OnBackbone):
         images: Tensor,
         sizes: Sequence[tuple[int, int]] | None = None,
         original_sizes: Sequence[tuple[int, int]] | None = None,
+        *,
+        paste: bool = True,
     ) -> list[Detections]:
         """Return the at most 100 most certain objects of each image, with masks.
 
@@ -91,13 +93,17 @@ class MaskRCNN(OnBackbone):
         original_sizes : sequence of (int, int), optional
             Height and width before an image was resized, whose pixels the results are in; ``sizes``
             unless given.
+        paste : bool
+            Whether masks are of the original image's size; otherwise 28 x 28 probabilities of their
+            boxes, which :meth:`Detections.found` takes too, in less memory.
         """
         sizes = check_sizes(images, sizes)
         originals = check_sizes(images, original_sizes, inside=False) if original_sizes else sizes
         maps = self.pyramid(images)
         logits, moves = self.rpn_head(maps)
         proposals = self.rpn_head.proposals(logits, moves, sizes, self.proposals)
-        return self.roi_head(maps, [found.boxes for found in proposals], sizes, originals)
+        boxes = [found.boxes for found in proposals]
+        return self.roi_head(maps, boxes, sizes, originals, paste=paste)
 
     def loss(self, images: Tensor, targets: Sequence[Annotated]) -> dict[str, Tensor]:
         """Return the losses of a batch.

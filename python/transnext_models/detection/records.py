@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..dense.found_objects import FoundObjects
 from ..dense.run_lengths import RunLengths
+from .mask_head import pasted_run_lengths
 
 __all__ = ["Annotated", "Detections"]
 
@@ -61,8 +62,8 @@ class Detections(NamedTuple):
         In 0..1.
     labels : int64 Tensor [n]
         Classes from 0.
-    masks : bool Tensor [n, H, W] or None
-        Of the original image's size.
+    masks : Tensor [n, H, W] or None
+        Bool, of the original image's size; or, not pasted yet, probabilities of boxes in few cells.
     """
 
     boxes: Tensor
@@ -70,12 +71,22 @@ class Detections(NamedTuple):
     labels: Tensor
     masks: Tensor | None = None
 
-    def found(self, image_id: int | str) -> FoundObjects:
-        """Return them as they are scored and stored: in NumPy, masks as run lengths."""
+    def found(self, image_id: int | str, size: tuple[int, int]) -> FoundObjects:
+        """Return them as they are scored and stored: in NumPy, masks as run lengths.
+
+        Parameters
+        ----------
+        image_id : int | str
+            Of the image.
+        size : (int, int)
+            Its original height and width.
+        """
         boxes, scores, labels = (
             values.detach().cpu().numpy() for values in (self.boxes, self.scores, self.labels)
         )
         masks = None
-        if self.masks is not None:
+        if self.masks is not None and self.masks.is_floating_point():
+            masks = pasted_run_lengths(self.masks, self.boxes, size)
+        elif self.masks is not None:
             masks = tuple(RunLengths.of(mask.cpu().numpy()) for mask in self.masks)
         return FoundObjects(image_id, boxes, scores, labels, masks)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .assignment import Assigner, Sampler
+from .box_deltas import rescale_boxes
 from .box_head import BoxHead
 from .mask_head import MaskHead, crop_masks, masks_of, paste_masks
 from .records import Annotated, Detections
@@ -67,6 +68,8 @@ class RegionHead(nn.Module):
         proposals: Sequence[Tensor],
         sizes: Sequence[tuple[int, int]],
         original_sizes: Sequence[tuple[int, int]],
+        *,
+        paste: bool = True,
     ) -> list[Detections]:
         """Return what is found in each image, in pixels of the original.
 
@@ -76,6 +79,8 @@ class RegionHead(nn.Module):
             The pyramid's, and of each image ``[n, 4]``.
         sizes, original_sizes : sequence of (int, int)
             Height and width of each image without padding, and as it was before it was resized.
+        paste : bool
+            Whether masks are of the image's size, rather than 28 x 28 probabilities of their boxes.
         """
         counts = [len(boxes) for boxes in proposals]
         logits, moves = (x.split(counts) for x in self.boxes_of(maps, proposals))
@@ -89,10 +94,11 @@ class RegionHead(nn.Module):
             found, masks.split([len(image.boxes) for image in found]), sizes, original_sizes,
             strict=True,
         ):  # fmt: skip
-            scale = image.boxes.new_tensor((size[1], size[0]) * 2)
-            boxes = image.boxes / (scale / scale.new_tensor((original[1], original[0]) * 2))
-            pasted = paste_masks(masks_of(mask, image.labels), boxes, original)
-            results.append(Detections(boxes, image.scores, image.labels, pasted))
+            boxes = rescale_boxes(image.boxes, size, original)
+            chosen = masks_of(mask, image.labels)
+            if paste:
+                chosen = paste_masks(chosen, boxes, original)
+            results.append(Detections(boxes, image.scores, image.labels, chosen))
         return results
 
     def loss(

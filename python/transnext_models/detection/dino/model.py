@@ -15,6 +15,7 @@ from ...dense.batches import check_sizes
 from ...dense.deformable_attention import DeformableAttention
 from ...dense.transformer_layers import DeformableEncoder
 from ...transnext import TransNeXt
+from ..box_deltas import rescale_boxes
 from ..records import Annotated, Detections
 from .decoder import Decoder, logit
 from .denoising import DenoisingQueries, Noised
@@ -180,21 +181,36 @@ class DINO(OnBackbone):
         return chosen, chosen.boxes.detach()
 
     def forward(
-        self, images: Tensor, sizes: Sequence[tuple[int, int]] | None = None
+        self,
+        images: Tensor,
+        sizes: Sequence[tuple[int, int]] | None = None,
+        original_sizes: Sequence[tuple[int, int]] | None = None,
     ) -> list[Detections]:
-        """Return the 300 most certain pairs of box and class of each image, in its pixels.
+        """Return the 300 most certain pairs of box and class of each image.
 
-        Parameters are those of :meth:`predict`; a query may answer more than one class.
+        A query may answer more than one class.
+
+        Parameters
+        ----------
+        images : Tensor
+            ``[B, 3, H, W]``.
+        sizes : sequence of (int, int), optional
+            Height and width of each image without padding; those of the batch unless given.
+        original_sizes : sequence of (int, int), optional
+            Height and width before an image was resized, whose pixels the results are in; ``sizes``
+            unless given.
         """
         sizes = check_sizes(images, sizes)
+        originals = check_sizes(images, original_sizes, inside=False) if original_sizes else sizes
         last = self.predict(images, sizes).layers[-1]
         results = []
-        for classes, boxes, (height, width) in zip(*last, sizes, strict=True):
+        for classes, boxes, size, original in zip(*last, sizes, originals, strict=True):
             scores = classes.float().sigmoid().flatten()
             best = scores.topk(min(_MOST, len(scores)))
-            sides = boxes.new_tensor((width, height, width, height))
+            sides = boxes.new_tensor((size[1], size[0]) * 2)
             edges = box_convert(boxes[best.indices // self.num_classes], "cxcywh", "xyxy") * sides
             edges = torch.minimum(edges.clamp(min=0), sides)
+            edges = rescale_boxes(edges, size, original)
             results.append(Detections(edges, best.values, best.indices % self.num_classes))
         return results
 
