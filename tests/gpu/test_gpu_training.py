@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from small_model import small_model
-from transnext_models.training.captured_step import CapturedStep, CudaGraphs
+from transnext_models.capture.recorders import CudaGraphs
+from transnext_models.capture.step import CapturedStep
 from transnext_models.training.mixing import BatchMixer
 
 MIXER = BatchMixer(mixup=0.8, cutmix=1.0, switch=0.5, smoothing=0.1, num_classes=10)

@@ -19,8 +19,8 @@ from recorded_work import RecordedWork, WaitForDevice
 from training import short_runs
 from training.short_runs import StopAfter, metrics, resumed
 from transnext_models import create_model
+from transnext_models.capture.step import CapturedStep
 from transnext_models.training import parts, steps
-from transnext_models.training.captured_step import CapturedStep
 from transnext_models.training.mixing import BatchMixer
 from transnext_models.training.run import RunStopped, train
 

@@ -10,7 +10,9 @@ CPU, where hashing would synchronise, nothing is cached unless the weights are f
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
 import torch
@@ -21,11 +23,29 @@ from transnext_ops.tracing import traced, transformed
 
 from .calls import is_tensor
 
-__all__ = ["Derived", "DerivesFromWeights", "freeze"]
+__all__ = ["Derived", "DerivesFromWeights", "freeze", "keeping_derived"]
 
 _ENTRIES = 4  # a multi-scale test or a data set of a few aspect ratios; more would only grow
 
 T = TypeVar("T")
+
+# What a graph that is being recorded reads, and whoever records it keeps.
+_kept: ContextVar[list[Any] | None] = ContextVar("_kept", default=None)
+
+
+@contextmanager
+def keeping_derived() -> Iterator[list[Any]]:
+    """Collect what the calls within take from caches of frozen weights, or put there.
+
+    A CUDA graph keeps reading it after a cache has dropped it. Outside, a call that is captured
+    takes nothing from a cache and derives what it needs in every replay.
+    """
+    values: list[Any] = []
+    token = _kept.set(values)
+    try:
+        yield values
+    finally:
+        _kept.reset(token)
 
 
 class Derived:
@@ -76,17 +96,17 @@ class Derived:
             entries = self._entries
             if state is not None and key in entries:
                 entries[key] = entries.pop(key)  # most recently used last
-                return cast(T, entries[key])
+                return cast(T, _keep(entries[key]))
         # Ordinary tensors also under inference_mode: they may later serve a call outside it.
         with torch.inference_mode(False), torch.no_grad():
             value = derive()
-        if state is None:
-            return value
+        if state is None or _is_captured(weights[0].device):  # then only a replay fills its memory
+            return _keep(value)
         with self._lock:
             entries[key] = value
             while len(entries) > _ENTRIES:
                 del entries[next(iter(entries))]
-        return value
+        return _keep(value)
 
     def _state(self, weights: Sequence[Tensor]) -> object:
         """Return what tells these weights from others; None where nothing may be cached."""
@@ -98,10 +118,21 @@ class Derived:
                 return None
         device = weights[0].device
         if self.frozen:
-            if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            if _is_captured(device) and _kept.get() is None:
                 return None  # the graph would keep reading an entry after it is dropped
             return _Identity(weights)
         return fingerprint(weights) if device.type == "cpu" else None
+
+
+def _is_captured(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def _keep(value: T) -> T:
+    kept = _kept.get()
+    if kept is not None:
+        kept.append(value)
+    return value
 
 
 class _Identity:

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from lightning.fabric import Fabric
 
+from ..capture.recorders import has_graphs
 from ..registry import create_model, load_model
 from ..transnext import TransNeXt
-from .captured_step import has_graphs
 from .data import ImageData
 from .freezing import freeze_parameters
 from .launch import LaunchPlan

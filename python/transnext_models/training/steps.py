@@ -10,7 +10,9 @@ import torch.distributed
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from .captured_step import CapturedStep, CudaGraphs
+from ..capture.rates import DeviceRates
+from ..capture.recorders import CudaGraphs
+from ..capture.step import CapturedStep
 from .loaders import Batch, TrainingData
 from .module import ClassifierModule
 from .state import scaler_of
@@ -70,7 +72,7 @@ class EagerSteps:
 
 @dataclass
 class CapturedSteps(EagerSteps):
-    """Takes steps by replaying CUDA graphs; see `captured_step`.
+    """Takes steps by replaying CUDA graphs; see `capture.step`.
 
     The optimiser is a fused one: the others ask the device whether a scaled step overflowed, and
     take rates from the host. Several processes sum their gradients between the two graphs of a
@@ -80,7 +82,7 @@ class CapturedSteps(EagerSteps):
     def __post_init__(self) -> None:
         groups = self.module.optimizer.param_groups
         has_others = self.fabric.world_size > 1
-        self._rates = [torch.zeros((), device=self.fabric.device) for _ in groups]
+        self._rates = DeviceRates(self.module.optimizer, self.fabric.device)
         self._step = CapturedStep(
             lambda batch: self._forward_backward(batch, is_alone=has_others),
             self._clip_and_step,
@@ -91,9 +93,7 @@ class CapturedSteps(EagerSteps):
 
     def set_rates(self) -> None:
         """Write the rates where replays read them."""
-        for group, rate in zip(self.module.optimizer.param_groups, self._rates, strict=True):
-            rate.fill_(float(group["lr"]))
-            group["lr"] = rate
+        self._rates.update()
 
     def add_batch(self, batch: Batch, ends_step: bool) -> Tensor:
         """Add the gradients of a batch; the next one overwrites the loss."""

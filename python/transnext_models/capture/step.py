@@ -10,58 +10,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-__all__ = ["CapturedStep", "CudaGraphs", "Recorder", "has_graphs"]
+from .recorders import Recorder, Work
 
-Work = Callable[[], None]
+__all__ = ["CapturedStep"]
+
+_Key: TypeAlias = "tuple[tuple[torch.dtype, torch.Size], ...]"
 
 _ALIGNMENT = 64  # the starts of gradients are multiples of so many elements, for vector loads
 _WARM_UP = 3  # steps before one is recorded: allocations and choices of algorithms settle
-
-
-class Recorder(Protocol):
-    """Runs and records work on tensors whose memory stays."""
-
-    def run(self, work: Work) -> None:
-        """Do the work as it will be recorded."""
-
-    def record(self, work: Work) -> Work:
-        """Record the work without doing it; return what does it."""
-
-
-def has_graphs(device: torch.device) -> bool:
-    """Whether `CudaGraphs` records work on a device."""
-    return device.type == "cuda"
-
-
-class CudaGraphs:
-    """Records CUDA graphs, which share one memory pool."""
-
-    def __init__(self) -> None:
-        self._pool = torch.cuda.graph_pool_handle()
-        self._stream = torch.cuda.Stream()
-
-    def run(self, work: Work) -> None:
-        """Run on the stream of the recordings, which what autograd keeps then belongs to."""
-        current = torch.cuda.current_stream()
-        self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
-            work()
-        current.wait_stream(self._stream)
-
-    def record(self, work: Work) -> Work:
-        """Return the replay of a new graph."""
-        graph = torch.cuda.CUDAGraph()
-        # A loader's thread pins memory meanwhile, which the default mode would take for an error.
-        with torch.cuda.graph(
-            graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
-        ):
-            work()
-        return graph.replay
 
 
 class CapturedStep:
@@ -83,11 +45,13 @@ class CapturedStep:
     between : Callable[[list[Tensor]], None] | None
         Runs between the halves of an optimiser step, eagerly, on the buffers of all gradients: the
         sum over processes.
+    shapes : int
+        Shapes of batches that are recorded, those used last; each takes memory.
 
     Raises
     ------
     RuntimeError
-        A batch has other shapes or dtypes than the first.
+        Of one shape: a batch has other shapes or dtypes than the first.
     """
 
     def __init__(
@@ -97,16 +61,17 @@ class CapturedStep:
         parameters: list[Tensor],
         recorder: Recorder,
         between: Callable[[list[Tensor]], None] | None = None,
+        shapes: int = 1,
     ) -> None:
         self._compute = forward_backward
         self._parameters = parameters
         self._recorder = recorder
         self._between = between
-        self._batch: tuple[Tensor, ...] = ()
+        self._most_shapes = shapes
+        self._shapes: dict[_Key, _BatchWork] = {}
         self._loss = torch.empty(())
         self._gradients: list[Tensor] = []
         self._optimise_in_place = optimise
-        self._forward_backward = _Half(self._run_batch)
         self._optimise = _Half(self._run_optimiser)
 
     def forward_backward(self, batch: tuple[Tensor, ...]) -> Tensor:
@@ -116,19 +81,13 @@ class CapturedStep:
         -------
         The loss, float32 [] on the device, overwritten by the next batch.
         """
-        if not self._batch:
-            device = self._parameters[0].device
-            self._batch = tuple(torch.empty_like(part, device=device) for part in batch)
-            self._loss = torch.zeros((), device=device)
+        if not self._gradients:
+            self._loss = torch.zeros((), device=self._parameters[0].device)
             self._gradients = _zero_gradients(self._parameters)
-        for buffer, part in zip(self._batch, batch, strict=True):
-            if buffer.shape != part.shape or buffer.dtype != part.dtype:
-                raise RuntimeError(
-                    f"a captured step takes batches of one shape: got {part.dtype} "
-                    f"{list(part.shape)}, needs {buffer.dtype} {list(buffer.shape)}"
-                )
+        found = self._of_shape(batch)
+        for buffer, part in zip(found.batch, batch, strict=True):
             buffer.copy_(part, non_blocking=True)
-        self._forward_backward(self._recorder)
+        found.work(self._recorder)
         return self._loss
 
     def optimise(self) -> None:
@@ -137,13 +96,43 @@ class CapturedStep:
             self._between(self._gradients)
         self._optimise(self._recorder)
 
-    def _run_batch(self) -> None:
-        self._loss.copy_(self._compute(self._batch).detach())
+    def _of_shape(self, batch: tuple[Tensor, ...]) -> _BatchWork:
+        key = tuple((part.dtype, part.shape) for part in batch)
+        found = self._shapes.pop(key, None)
+        if found is None:
+            if self._shapes and self._most_shapes == 1:
+                (other,) = self._shapes
+                raise RuntimeError(_other_shape(key, other))
+            if len(self._shapes) == self._most_shapes:
+                del self._shapes[next(iter(self._shapes))]
+            device = self._parameters[0].device
+            buffers = tuple(torch.empty_like(part, device=device) for part in batch)
+            found = _BatchWork(buffers, _Half(lambda: self._run_batch(buffers)))
+        self._shapes[key] = found  # used last
+        return found
+
+    def _run_batch(self, batch: tuple[Tensor, ...]) -> None:
+        self._loss.copy_(self._compute(batch).detach())
 
     def _run_optimiser(self) -> None:
         self._optimise_in_place()
         for gradients in self._gradients:
             gradients.zero_()
+
+
+@dataclass(frozen=True)
+class _BatchWork:
+    """Where batches of a shape lie, and what is done with one."""
+
+    batch: tuple[Tensor, ...]
+    work: _Half
+
+
+def _other_shape(got: _Key, needs: _Key) -> str:
+    texts = [[f"{dtype} {list(shape)}" for dtype, shape in key] for key in (got, needs)]
+    differing = [pair for pair in zip(*texts, strict=False) if pair[0] != pair[1]]
+    here, first = differing[0] if differing else (f"{len(each)} tensors" for each in texts)
+    return f"a captured step takes batches of one shape: got {here}, needs {first}"
 
 
 def _zero_gradients(parameters: list[Tensor]) -> list[Tensor]:
