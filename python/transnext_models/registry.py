@@ -12,16 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from .dense.published import KNOWN_DENSE_MODELS, is_dense
+from .sharing import is_shared, open_shared, pretrained_config
 from .transnext import TransNeXt
 from .variants import VARIANTS, Checkpoint, Variant, architecture_arguments, find_checkpoint
 
 if TYPE_CHECKING:
     from .checkpoints import WeightsFile
 
-__all__ = ["LoadedModel", "create_model", "list_models", "load_model", "pretrained_config"]
+__all__ = ["LoadedModel", "create_model", "list_models", "load_model"]
 
 _OPTIONS = tuple(name for name in inspect.signature(TransNeXt).parameters)
 
@@ -65,7 +64,8 @@ def create_model(
     name : str
         ``architecture`` or ``architecture.tag``, see :func:`list_models`. The tag picks published
         weights and the image size that goes with them. Detectors and segmentors are
-        ``maskrcnn_transnext_tiny`` and the like.
+        ``maskrcnn_transnext_tiny`` and the like; ``hf-hub:owner/repo`` and ``local-dir:PATH`` are
+        models that were shared, as in timm.
     pretrained : bool
         Load the published weights, from the local cache or the Hugging Face Hub.
     weights : str | path | None
@@ -103,17 +103,38 @@ def create_model(
         from .dense_registry import create_dense_model
 
         return create_dense_model(name, pretrained=pretrained, weights=weights, key=key, **options)
-    variant, checkpoint = find_checkpoint(name)
+    shared = isinstance(name, str) and is_shared(name)
+    if not shared:
+        variant, checkpoint = find_checkpoint(name)
     for option in options:
         if option not in _OPTIONS:
             known = ", ".join(_OPTIONS)
             raise TypeError(f"create_model: got unknown option {option!r}, needs one of {known}")
+    if shared:
+        return _create_shared(name, pretrained, weights, key, options)
     _check_sources(pretrained, weights, key)
     if pretrained:
         weights = f"{variant.name}.{checkpoint.tag}"
     if weights is None:
         return _build(variant, checkpoint, None, options)
     return load_model(name, weights, key=key, **options).model
+
+
+def _create_shared(
+    name: str,
+    pretrained: bool,
+    weights: str | os.PathLike[str] | None,
+    key: str | None,
+    options: dict[str, Any],
+) -> TransNeXt:
+    if weights is not None or key is not None:
+        raise ValueError(f"weights: {name} has its own, needs pretrained=True for them")
+    if pretrained:
+        return _load_shared(name, None, None, options).model
+    config = open_shared(name, _OPTIONS).config
+    model = TransNeXt(**{**config.arguments, **options})
+    model.default_cfg = model.pretrained_cfg = dict(config.pretrained)
+    return model
 
 
 def _check_sources(
@@ -160,7 +181,7 @@ def load_model(
     name : str | None
         The model; None is the one that the weights' name or their shapes say.
     source, key : str | os.PathLike[str], str | None
-        The weights, as in :func:`create_model`.
+        The weights, as in :func:`create_model`; or a shared model (``hf-hub:``, ``local-dir:``).
     check : callable, optional
         Raises if the caller has no use for weights like these; called before the model is built.
     **options
@@ -179,6 +200,11 @@ def load_model(
     from .checkpoints.errors import file_error
     from .checkpoints.hub import resolve_weights
 
+    shared = next((text for text in (name, os.fspath(source)) if text and is_shared(text)), None)
+    if shared is not None:
+        if name not in (None, shared) or os.fspath(source) != shared:
+            raise ValueError(f"weights: got {name} and {source}, needs one of them: it has its own")
+        return _load_shared(shared, key, check, options)
     if name is not None:
         find_checkpoint(name)  # before any download
     weights = read_weights(resolve_weights(source), key=key)
@@ -207,6 +233,22 @@ def load_model(
             crop_pct=crop[1],
         )
     return LoadedModel(_build(variant, checkpoint, weights, options), weights, variant, checkpoint)
+
+
+def _load_shared(
+    source: str,
+    key: str | None,
+    check: Callable[[WeightsFile], None] | None,
+    options: dict[str, Any],
+) -> LoadedModel:
+    from .checkpoints import read_weights
+
+    shared = open_shared(source, _OPTIONS)
+    weights = read_weights(shared.weights(), key=key)
+    if check is not None:
+        check(weights)
+    model = TransNeXt.of_shared(shared.config, weights, **options).train()
+    return LoadedModel(model, weights, shared.config.variant, shared.config.checkpoint)
 
 
 def _preset(
@@ -243,50 +285,21 @@ def _preset(
 def _build(
     variant: Variant, checkpoint: Checkpoint, weights: WeightsFile | None, options: dict[str, Any]
 ) -> TransNeXt:
-    """Build a model of `variant`, with the weights that were read, or random ones for None.
-
-    Weights are compared with a model that takes no memory first, so that those of something else
-    cost what their file does.
-    """
+    """Build a model of `variant`, with the weights that were read, or random ones for None."""
     arguments = architecture_arguments(variant)
     arguments |= {"img_size": checkpoint.img_size, "num_classes": checkpoint.num_classes}
     if weights is not None and weights.architecture and weights.architecture.num_classes:
         arguments["num_classes"] = weights.architecture.num_classes
     arguments |= options
-    new_head = "num_classes" in options
-    if weights is not None:
-        from .checkpoints.pretrained import check_fitted, load_fitted
+    if weights is None:
+        model = TransNeXt(**arguments)
+    else:
+        from .checkpoints.metadata import believed_class_names
+        from .checkpoints.pretrained import build_fitted
 
-        with torch.device("meta"):
-            check_fitted(TransNeXt(**arguments), weights, new_head=new_head)
-    model = TransNeXt(**arguments)
+        new_head = "num_classes" in options
+        model = build_fitted(lambda: TransNeXt(**arguments), weights, new_head=new_head)
     model.default_cfg = model.pretrained_cfg = pretrained_config(variant, checkpoint)
-    if weights is not None:
-        load_fitted(model, weights, new_head=new_head)
+    if weights is not None and isinstance(names := believed_class_names(weights), list):
+        model.pretrained_cfg["label_names"] = names  # with which the model is shared
     return model
-
-
-def pretrained_config(variant: Variant, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return the checkpoint in the terms of timm's ``pretrained_cfg``."""
-    side = checkpoint.img_size
-    return {
-        "architecture": variant.name,
-        "tag": checkpoint.tag,
-        "hf_hub_id": checkpoint.repo,
-        "hf_hub_filename": checkpoint.file if checkpoint.repo else None,
-        "input_size": (variant.in_chans, side, side),
-        "min_input_size": (variant.in_chans, 32, 32),
-        "fixed_input_size": False,
-        "pool_size": (-(-side // 32), -(-side // 32)),  # of the map that is pooled
-        "interpolation": checkpoint.interpolation,
-        "crop_pct": checkpoint.crop_pct,
-        "crop_mode": checkpoint.crop_mode,
-        "mean": checkpoint.mean,
-        "std": checkpoint.std,
-        "num_classes": checkpoint.num_classes,
-        "first_conv": "patch_embed1.proj",
-        "classifier": "head",
-        "license": "apache-2.0",
-        "paper_name": "TransNeXt: Robust Foveal Visual Perception for Vision Transformers",
-        "paper_ids": "arXiv:2311.17132",
-    }

@@ -41,13 +41,14 @@ from .layers.features import FeatureInfo, take_indices
 from .layers.grids import stage_grids, tokens_to_map
 from .layers.parameters import NO_WEIGHT_DECAY, depth_patterns
 from .layers.stage import PARTS, Stage, build_stage
+from .sharing import Shareable
 
 __all__ = ["TransNeXt"]
 
 torch.fx.wrap("stage_grids")  # one node in a graph of torch.fx, whatever the sizes
 
 
-class TransNeXt(nn.Module):
+class TransNeXt(Shareable):
     """TransNeXt for classification, or as the backbone of a dense task.
 
     Any image of at least 32 x 32 works in every mode, and its size may change from call to call.
@@ -119,6 +120,7 @@ class TransNeXt(nn.Module):
         backend: str | None = None,
     ) -> None:
         super().__init__()
+        self._built_with = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         check_architecture(embed_dims, num_heads, depths, sr_ratios, mlp_ratios)
         check_int(1, in_chans=in_chans, window_size=window_size, fixed_pool_size=fixed_pool_size)
         check_rates(
@@ -140,8 +142,7 @@ class TransNeXt(nn.Module):
         self.sr_ratios = tuple(sr_ratios)
         self.features_only = features_only
         self.grad_checkpointing = False
-        self.default_cfg: dict[str, Any] = {}
-        self.pretrained_cfg: dict[str, Any] = self.default_cfg
+        self.default_cfg = self.pretrained_cfg = {}
 
         taken = take_indices(STAGES, out_indices, "out_indices")
         self.num_stages = max(taken) + 1

@@ -37,7 +37,7 @@ WITH_BLOCKS = [page for page in PAGES if blocks(page)]
 
 
 @pytest.mark.parametrize("page", WITH_BLOCKS, ids=name)
-def test_python_blocks_run(page: Path) -> None:
+def test_python_blocks_run(page: Path, tmp_path: Path) -> None:
     runnable = []
     for reason, code in blocks(page):
         if reason:
@@ -45,7 +45,7 @@ def test_python_blocks_run(page: Path) -> None:
         else:
             runnable.append(code.replace("pretrained=True", "pretrained=False"))  # no download
     result = subprocess.run(
-        [sys.executable, "-c", "\n".join(runnable)], capture_output=True, text=True
+        [sys.executable, "-c", "\n".join(runnable)], capture_output=True, text=True, cwd=tmp_path
     )
     assert result.returncode == 0, result.stderr
 

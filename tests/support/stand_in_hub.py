@@ -1,14 +1,19 @@
-"""A server on this machine that answers as the Hugging Face Hub does when files are fetched."""
+"""A server on this machine that answers as the Hugging Face Hub when files come and go."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
+import re
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from huggingface_hub import constants, file_download
@@ -42,6 +47,10 @@ class StandInHub:
         Say that files are to be had by the other protocol, too.
     pace
         Seconds between pieces of 50 kB; None sends a file at once.
+    token
+        Uploads need it, if set.
+    commit
+        Of the last upload.
     """
 
     url: str = ""
@@ -54,12 +63,40 @@ class StandInHub:
     stall: str | None = None
     offers_xet: bool = False
     pace: float | None = None
+    token: str | None = None
+    commit: str = COMMIT
     closing: threading.Event = field(default_factory=threading.Event)
 
     @property
     def downloads(self) -> int:
         """How many times a file's content was asked for."""
         return sum(method == "GET" for method, _ in self.requests)
+
+    def take(self, path: str, body: bytes) -> dict[str, Any] | None:
+        """Answer a POST to the Hub's interface; None for what it does not have."""
+        if path == "/api/validate-yaml":
+            return {"errors": [], "warnings": []}
+        if path == "/api/repos/create":
+            about = json.loads(body)
+            return {"url": f"{self.url}/{about.get('organization', 'me')}/{about['name']}"}
+        if branch := re.fullmatch(r"/api/models/[^/]+/[^/]+/branch/(.+)", path):
+            self.revisions = (*self.revisions, unquote(branch[1]))
+            return {}
+        asked = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(preupload|commit)/(.+)", path)
+        if asked is None or unquote(asked[3]) not in self.revisions:
+            return None
+        if asked[2] == "preupload":
+            names = [file["path"] for file in json.loads(body)["files"]]
+            mode = {"uploadMode": "regular", "shouldIgnore": False}
+            return {"files": [{"path": name, **mode} for name in names]}
+        for line in body.splitlines():
+            entry = json.loads(line)
+            if entry["key"] == "file":
+                value = entry["value"]
+                self.files[f"{asked[1]}/{value['path']}"] = base64.b64decode(value["content"])
+        self.commit = hashlib.sha1(body).hexdigest()
+        url = f"{self.url}/{asked[1]}/commit/{self.commit}"
+        return {"success": True, "commitOid": self.commit, "commitUrl": url}
 
 
 def use_endpoint(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
@@ -84,6 +121,24 @@ def stand_in_hub() -> Iterator[StandInHub]:
         def do_GET(self) -> None:
             self.answer(with_content=True)
 
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            path = urlsplit(self.path).path
+            hub.requests.append(("POST", path))
+            if hub.status is not None:
+                self.refuse(hub.status, "")
+            elif hub.token is not None and hub.token not in self.headers.get("Authorization", ""):
+                self.refuse(401, "")
+            elif (answer := hub.take(path, body)) is None:
+                self.refuse(404, "")
+            else:
+                content = json.dumps(answer).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
         def log_message(self, *arguments: object) -> None:
             pass
 
@@ -94,8 +149,8 @@ def stand_in_hub() -> Iterator[StandInHub]:
             self.end_headers()
 
         def answer(self, with_content: bool) -> None:
-            if "/resolve/" not in self.path:  # what a client asks once in its life, of no file
-                self.refuse(404, "")
+            if "/resolve/" not in self.path:  # of no file
+                self.refuse(404, "RepoNotFound" if self.path.startswith("/api/models/") else "")
                 return
             hub.requests.append((self.command, self.path))
             if hub.stall == self.command:
@@ -108,7 +163,7 @@ def stand_in_hub() -> Iterator[StandInHub]:
             revision, _, name = rest.partition("/")
             if not any(known.startswith(f"{repo}/") for known in hub.files):
                 self.refuse(401, "RepoNotFound")
-            elif revision not in (*hub.revisions, COMMIT):
+            elif revision not in (*hub.revisions, hub.commit):
                 self.refuse(404, "RevisionNotFound")
             elif f"{repo}/{name}" not in hub.files:
                 self.refuse(404, "EntryNotFound")
@@ -127,7 +182,7 @@ def stand_in_hub() -> Iterator[StandInHub]:
                 first = int(wanted.removeprefix("bytes=").partition("-")[0])
             self.send_response(206 if first else 200)
             self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("X-Repo-Commit", hub.commit)
             if hub.offers_xet:
                 self.send_header("X-Xet-Hash", "a" * 64)
                 self.send_header("X-Xet-Refresh-Route", "/api/models/x/xet-read-token/main")

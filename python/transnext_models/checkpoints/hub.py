@@ -97,10 +97,16 @@ def cached(file: HubFile) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def fetch(file: HubFile) -> Path:
+def fetch(file: HubFile, *, current: bool = False) -> Path:
     """Return a local copy of `file`, from the cache or else from the Hub.
 
     A copy in the cache that is not what it should be is downloaded again.
+
+    Parameters
+    ----------
+    file : HubFile
+    current : bool
+        Ask whether there is a newer version; the cache's is taken only where nobody answers.
 
     Raises
     ------
@@ -110,14 +116,16 @@ def fetch(file: HubFile) -> Path:
     """
     found = cached(file)
     damage = None if found is None else _damage(file, found)
-    if found is not None and damage is None:
+    if found is not None and damage is None and not current:
         return found
     try:
-        path = download(file, cache_folder(), instead_of=found)
+        path = download(file, cache_folder(), instead_of=found if damage else None)
     except Exception as error:
-        reason = _reason(file, error)
+        reason = failure_reason(error, file.revision)
         if reason is None:
             raise
+        if found is not None and damage is None and not _refused(error):
+            return found
         if damage is None:
             raise DownloadError(_advice(file, reason)) from error
         raise DownloadError(
@@ -204,8 +212,14 @@ def _damage(file: HubFile, path: Path) -> str | None:
     return None if found == expected else f"its SHA-256 is {found}, that of the file {expected}"
 
 
-def _reason(file: HubFile, error: Exception) -> str | None:
-    """Say why the Hub did not give `file`; None if the error is not the network's or the Hub's.
+def _refused(error: Exception) -> bool:
+    """Whether the Hub answered that there is no such file, or that it is not for the asker."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status in (401, 403, 404)
+
+
+def failure_reason(error: Exception, revision: str = DEFAULT_REVISION) -> str | None:
+    """Say why the Hub did not answer; None if the error is not the network's or the Hub's.
 
     The Hub's client changed its HTTP library between versions, so the library's errors are
     identified by the module they come from.
@@ -221,7 +235,7 @@ def _reason(file: HubFile, error: Exception) -> str | None:
     if isinstance(error, HfHubHTTPError):
         status = getattr(error.response, "status_code", None)
         if status == 404:
-            return f"the Hub has no such file at revision {file.revision!r}"
+            return f"the Hub has no such file at revision {revision!r}"
         if status in (401, 403):
             return "no such repository, or one that needs a token (HF_TOKEN)"
         return f"the Hub answered {status or text}"

@@ -59,6 +59,15 @@ def class_names(weights: WeightsFile, count: int | None = None) -> list[str] | N
     count : int | None
         How many classes it has; None is those of a classifier.
     """
+    names = believed_class_names(weights, count)
+    if isinstance(names, str):
+        _ignored(weights, "class_names", names)
+        return None
+    return names
+
+
+def believed_class_names(weights: WeightsFile, count: int | None = None) -> list[str] | str | None:
+    """Return the names of the classes, or what is wrong with them; None without."""
     text = weights.metadata.get("class_names")
     if text is None:
         return None
@@ -70,14 +79,12 @@ def class_names(weights: WeightsFile, count: int | None = None) -> list[str] | N
     except (ValueError, RecursionError):
         names = None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        _ignored(weights, "class_names", f"{_shown(text)}, not a JSON list of names")
-    elif len(names) != count:
-        _ignored(weights, "class_names", f"{len(names)} names, and it has {count} classes")
-    elif any(len(name) > LONGEST_CLASS_NAME for name in names):
-        _ignored(weights, "class_names", f"one of more than {LONGEST_CLASS_NAME} characters")
-    else:
-        return names
-    return None
+        return f"{_shown(text)}, not a JSON list of names"
+    if len(names) != count:
+        return f"{len(names)} names, and it has {count} classes"
+    if any(len(name) > LONGEST_CLASS_NAME for name in names):
+        return f"one of more than {LONGEST_CLASS_NAME} characters"
+    return names
 
 
 def _no_name(text: str) -> str:

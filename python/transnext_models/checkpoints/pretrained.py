@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from .load import check_fit, load_checkpoint
@@ -15,8 +16,9 @@ from .metadata import image_side
 from .names import FIRST_PARAMETER
 from .read import WeightsFile, read_weights
 
-__all__ = ["check_fitted", "load_file", "load_fitted", "spread_channels"]
+__all__ = ["build_fitted", "check_fitted", "load_file", "load_fitted", "spread_channels"]
 
+_Module = TypeVar("_Module", bound=nn.Module)
 _STAGE = re.compile(r"(?:patch_embed|block|norm)(\d+)\.")
 
 
@@ -55,6 +57,27 @@ def load_file(model: Any, path: str | os.PathLike[str]) -> None:
     side = image_side(weights, "pretrain_size")
     if side is not None and hasattr(model, "pretrain_size"):
         model.pretrain_size = side
+
+
+def build_fitted(
+    build: Callable[[], _Module], source: WeightsFile, *, new_head: bool = True
+) -> _Module:
+    """Return a module with weights; they are compared first with one that takes no memory.
+
+    Weights of something else then cost what their file does.
+
+    Parameters
+    ----------
+    build : callable
+        Makes the module; called twice, first on the ``meta`` device.
+    source, new_head
+        See `load_fitted`, whose errors this raises.
+    """
+    with torch.device("meta"):
+        check_fitted(build(), source, new_head=new_head)
+    module = build()
+    load_fitted(module, source, new_head=new_head)
+    return module
 
 
 def check_fitted(model: nn.Module, weights: WeightsFile, *, new_head: bool = True) -> None:

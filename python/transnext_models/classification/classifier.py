@@ -106,7 +106,8 @@ class Classifier:
         Parameters
         ----------
         model : str | None
-            A model's name. None is the one that `weights` belong to, or else ``transnext_pico``.
+            A model's name, or a shared one (``hf-hub:owner/repo``, ``local-dir:PATH``). None is the
+            one that `weights` belong to, or else ``transnext_pico``.
         weights : str | os.PathLike[str] | None
             A file, a published name or a file on the Hub (see `hub.resolve_weights`). None is the
             model's published weights.
@@ -138,7 +139,7 @@ class Classifier:
         if labels is not None:
             names = labels_of(labels, num_classes)
         else:
-            names = own_class_names(file) or class_names(checkpoint.labels, num_classes)
+            names = own_class_names(file) or _names(loaded.model, checkpoint.labels)
         return cls(
             loaded.model,
             Preprocess.of(checkpoint, size if size is not None else loaded.model.img_size),
@@ -313,6 +314,14 @@ def resolve_device(name: str) -> torch.device:
     elif device.type not in ("cpu", "cuda", "mps"):
         raise ValueError(f"device: got {name!r}, needs one of auto, cpu, cuda, cuda:N, mps")
     return device
+
+
+def _names(model: TransNeXt, labels: str) -> list[str]:
+    """Return the names that a shared model's configuration has, or else those of the preset."""
+    names = model.pretrained_cfg.get("label_names", ())
+    if len(names) == model.num_classes:
+        return list(names)
+    return class_names(labels, model.num_classes)
 
 
 def check_channels(file: WeightsFile) -> None:

@@ -45,7 +45,8 @@ _BAR_PARTS = " ▏▎▍▌▋▊▉█"
 Model = Annotated[
     str | None,
     typer.Option(
-        help="Name of a model, see [bold]transnext models[/].  "
+        help="Name of a model, see [bold]transnext models[/], or a shared one: hf-hub:owner/repo, "
+        "local-dir:PATH.  "
         "[dim]\\[default: that of the weights, or transnext_pico][/]",
         show_default=False,
     ),
@@ -164,8 +165,11 @@ def _check_names(model: str | None, device: str, backend: str | None) -> None:
     from transnext_ops.backends.registry import check_backend_name
 
     from ..classification.classifier import resolve_device
+    from ..sharing import is_shared
     from ..variants import find_checkpoint
 
+    if model is not None and is_shared(model):
+        model = None  # which is found or not when it is opened
     for option, check, value in (
         ("--model", find_checkpoint, model),
         ("--device", resolve_device, device),

@@ -13,7 +13,7 @@ from typing import Any
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 from ..layers.arguments import square_side
-from ..registry import pretrained_config
+from ..sharing import pretrained_config
 from ..transnext import TransNeXt
 from ..variants import VARIANTS, Checkpoint, Variant, architecture_arguments
 
