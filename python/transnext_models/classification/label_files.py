@@ -53,7 +53,7 @@ def read_labels(path: str | os.PathLike[str], num_classes: int) -> list[str]:
     Parameters
     ----------
     path : str | os.PathLike[str]
-        UTF-8. What it holds is told by the end of its name:
+        UTF-8. The end of its name says what it holds:
 
         - ``.json``: a list of names, ``{"0": "cat", ...}`` or ``{"cat": 0, ...}``
           (transformers' ``config.json`` with ``id2label``, and timm's with ``label_names``, too);
