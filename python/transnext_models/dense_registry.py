@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 from typing import Any
@@ -11,17 +12,17 @@ from torch import nn
 
 from transnext_ops.distribution import install_hint
 
-from .checkpoints import WeightsFile, read_weights
+from .checkpoints import CheckpointError, WeightsFile, read_weights
 from .checkpoints.errors import file_error
 from .checkpoints.hub import packaged_weights, resolve_weights
-from .checkpoints.metadata import class_names
+from .checkpoints.metadata import class_colours, class_names
 from .checkpoints.pretrained import load_fitted
 from .dense.backbone import build_backbone
 from .dense.loading import classes_in, load_dense, read_dense
-from .dense.published import DenseModel, find_dense_model
+from .dense.published import KNOWN_DENSE_MODELS, DenseModel, find_dense_model
 from .transnext import TransNeXt
 
-__all__ = ["create_dense_model"]
+__all__ = ["create_dense_model", "own_weights", "shown_by_weights"]
 
 _BACKBONE_OPTIONS = frozenset(inspect.signature(TransNeXt).parameters) - {
     *("features_only", "num_classes", "out_indices", "global_pool", "drop_rate"),
@@ -32,7 +33,7 @@ def create_dense_model(
     name: str,
     *,
     pretrained: bool = False,
-    weights: str | os.PathLike[str] | None = None,
+    weights: str | os.PathLike[str] | WeightsFile | None = None,
     key: str | None = None,
     backbone_weights: str | os.PathLike[str] | None = None,
     num_classes: int | None = None,
@@ -46,8 +47,8 @@ def create_dense_model(
         ``architecture`` or ``architecture.tag``; see :mod:`transnext_models.dense.published`.
     pretrained : bool
         Load the model's own weights: from the package, the local cache or the Hugging Face Hub.
-    weights : str | path | None
-        Load these instead: a file, or ``owner/repo:file`` on the Hub.
+    weights : str | path | WeightsFile | None
+        Load these instead: a file, ``owner/repo:file`` on the Hub, or what `read_dense` returned.
     key : str | None
         Which state dict, where the file has several.
     backbone_weights : str | path | None
@@ -77,20 +78,55 @@ def create_dense_model(
             raise TypeError(f"create_model: got unknown option {option!r}, needs one of {known}")
     if num_classes is not None and num_classes < 1:
         raise ValueError(f"num_classes: got {num_classes}, needs at least 1")
-    if pretrained and published.repo is None:
-        weights = packaged_weights(published.file, published.full_name)
-    elif pretrained:
-        weights = f"{published.repo}:{published.file}"
+    if pretrained:
+        weights = own_weights(published)
     if weights is None:
         model = _build(published, num_classes or published.num_classes, options)
     else:
-        read = read_dense(resolve_weights(weights), key=key)
-        model = _with_weights(published, read, num_classes, options)
+        if not isinstance(weights, WeightsFile):
+            weights = read_dense(resolve_weights(weights), key=key)
+        model = _with_weights(published, weights, num_classes, options)
     if backbone_weights is not None:
         if weights is not None:
             raise ValueError("backbone_weights: got these and weights, needs one of them")
         load_fitted(model.backbone, read_weights(resolve_weights(backbone_weights)))
     return model
+
+
+def own_weights(published: DenseModel) -> str | os.PathLike[str]:
+    """Return the source of a model's own weights: a file in this package, or one on the Hub."""
+    if published.repo is None:
+        return packaged_weights(published.file, published.full_name)
+    return f"{published.repo}:{published.file}"
+
+
+def shown_by_weights(weights: WeightsFile, task: str) -> DenseModel:
+    """Return the model that weights are of: what their metadata say, or else their shapes.
+
+    Parameters
+    ----------
+    weights : WeightsFile
+        What `read_dense` returned.
+    task : {"detect", "segment"}
+        What the model is to be for.
+
+    Raises
+    ------
+    CheckpointError
+        If they are those of no such model.
+    """
+    stated = KNOWN_DENSE_MODELS.get(weights.metadata.get("model", "").partition(".")[0])
+    known = [stated] if stated is not None else list(KNOWN_DENSE_MODELS.values())
+    variant = weights.architecture.variant if weights.architecture is not None else None
+    for published in known:
+        method, classes = published.method, classes_in(weights, published.method)
+        if method.task == task and published.backbone == variant and classes:
+            with torch.device("meta"), contextlib.suppress(CheckpointError):
+                load_dense(_build(published, classes, {}), weights)
+                return published
+    raise file_error(
+        weights.path, f"it has no model that can {task} known by name; say which with --model"
+    )
 
 
 def _with_weights(
@@ -110,6 +146,7 @@ def _with_weights(
     load_dense(model, weights, class_parameters=fresh)
     if not fresh:
         model.class_names = class_names(weights, known)
+        model.class_colours = class_colours(weights, known)
     return model
 
 

@@ -71,6 +71,7 @@ def test_outputs_that_are_not_finite_are_found() -> None:
     head = BoxHead(3, channels=8)
     logits = torch.full((5, 4), torch.nan)
     found = head.detections(logits, torch.zeros(5, 12), torch.ones(5, 4), (32, 32))
+    assert len(found.boxes) == len(found.labels) == 1
     with pytest.raises(ValueError, match=r"not finite for image 7: damaged weights"):
         found.found(7, (32, 32))
     logits = torch.tensor([[0.0, 0, 0, 100]]).expand(5, 4)  # all background

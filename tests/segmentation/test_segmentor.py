@@ -8,10 +8,11 @@ import torch
 from PIL import Image
 
 from segmentation_models import small_segmentor
+from transnext_models.dense.batches import fitted
+from transnext_models.dense.classes import class_colours, class_names
 from transnext_models.images import ImageError
 from transnext_models.segmentation import MULTI_SCALE, WHOLE, Inference
-from transnext_models.segmenting import Segmentor, colours, overlay
-from transnext_models.segmenting.pictures import class_names
+from transnext_models.segmenting import Segmentor, draw_classes, overlay
 
 SCALE = (256, 64)
 
@@ -43,11 +44,12 @@ def test_images_of_any_size_and_kind_become_labels(segmentor: Segmentor, tmp_pat
     for result, image in zip((first, second, third), pixels, strict=True):
         assert result.labels.shape == image.shape[:2]
         assert np.array_equal(np.asarray(result.image), image)
-        assert sum(result.classes.values()) == pytest.approx(1)
-        for name, share in result.classes.items():
-            found = (result.labels == segmentor.class_names.index(name)).mean()
-            assert share == pytest.approx(found)
-        assert list(result.classes.values()) == sorted(result.classes.values(), reverse=True)
+        shares = [item.share for item in result.classes]
+        assert sum(shares) == pytest.approx(1)
+        for item in result.classes:
+            assert item.label == segmentor.class_names[item.index]
+            assert item.share == pytest.approx((result.labels == item.index).mean())
+        assert shares == sorted(shares, reverse=True)
     assert first.path == file
 
 
@@ -72,12 +74,14 @@ def test_outputs_that_are_not_finite_are_errors() -> None:
 
 
 def test_names_and_colours_of_ade20k() -> None:
-    names, palette = class_names(150), colours(150)
+    names = class_names(150)
+    palette = class_colours(names)
     assert len(set(names)) == 150
     assert (names[0], names[2], names[149]) == ("wall", "sky", "flag")
     assert palette[:3].tolist() == [[120, 120, 120], [180, 120, 120], [6, 230, 230]]
     assert class_names(2) == ["class 0", "class 1"]
-    assert len(np.unique(colours(40), axis=0)) == 40
+    assert len(np.unique(class_colours(class_names(40)), axis=0)) == 40
+    assert class_colours(["background", "cat"])[0].tolist() == [128, 128, 128]
 
 
 def test_pictures_mix_colours_and_draw_borders() -> None:
@@ -86,6 +90,11 @@ def test_pictures_mix_colours_and_draw_borders() -> None:
     palette = np.array([[200, 0, 0], [0, 0, 200]], np.uint8)
     drawn = np.asarray(overlay(image, labels, palette))
     assert drawn[0].tolist() == [[150, 50, 50], [200, 0, 0], [0, 0, 200], [100, 100, 100]]
+    legend = np.asarray(draw_classes(image, labels, [(0, "red", 0.5), (1, "blue", 0.25)], palette))
+    assert legend.shape[0] > 240
+    assert legend.shape[1] >= 480
+    for colour in palette.tolist():
+        assert (legend[240:] == colour).all(-1).any()  # of 2 x 4 pixels, 120 times as large
     with pytest.raises(ValueError, match=r"labels: got \(2, 3\), needs the image's \(2, 4\)"):
         overlay(image, labels[:, :3], palette)
     with pytest.raises(ValueError, match=r"share: got 2, needs 0…1"):
@@ -97,12 +106,13 @@ def test_load_refuses_what_it_cannot_use(segmentor: Segmentor) -> None:
         Segmentor.load("dino_5scale_base")
     with pytest.raises(ValueError, match="mode: got 'half', needs one of whole, slide"):
         Segmentor.load(mode="half")
-    with pytest.raises(ValueError, match="names: got 1, needs the model's 5"):
-        Segmentor(segmentor.model, WHOLE, names=["one"])
+    with pytest.raises(ValueError, match="labels: got 1 name, needs 5"):
+        Segmentor(segmentor.model, WHOLE, labels=["one"])
 
 
 def test_several_scales_give_probabilities(segmentor: Segmentor) -> None:
-    views = [segmentor._view(photograph(64, 96), (int(96 * r), int(64 * r))) for r in (0.5, 1.0)]
+    sides = ((48, 32), (96, 64))
+    views = [fitted(photograph(64, 96), scale)[None] for scale in sides]
     mode = Inference(ratios=(0.5, 1.0), mirror=True)
     total = mode.scores(segmentor.model, views, (64, 96)).whole().sum(1)
     torch.testing.assert_close(total, torch.ones(1, 64, 96))

@@ -6,7 +6,7 @@ from .architecture import Architecture, infer_architecture
 from .convert import Conversion, convert, written_atomically
 from .errors import CheckpointError, WeightsWarning
 from .load import LoadReport, check_fit, load_checkpoint
-from .metadata import class_names, image_crop, image_side
+from .metadata import class_colours, class_names, image_crop, image_side
 from .read import WeightsFile, read_state_dict, read_weights
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "WeightsFile",
     "WeightsWarning",
     "check_fit",
+    "class_colours",
     "class_names",
     "convert",
     "image_crop",

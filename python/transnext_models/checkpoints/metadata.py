@@ -87,6 +87,33 @@ def believed_class_names(weights: WeightsFile, count: int | None = None) -> list
     return names
 
 
+def class_colours(weights: WeightsFile, count: int) -> list[list[int]] | None:
+    """Return the colours of `count` classes, JSON rows [red, green, blue]; None without."""
+    text = weights.metadata.get("class_colours")
+    if text is None:
+        return None
+    try:
+        rows = json.loads(text)
+    except (ValueError, RecursionError):
+        rows = None
+    if not isinstance(rows, list) or not all(map(_is_colour, rows)):
+        needs = "not a JSON list of [red, green, blue] from 0 to 255"
+        _ignored(weights, "class_colours", f"{_shown(text)}, {needs}")
+    elif len(rows) != count:
+        _ignored(weights, "class_colours", f"{len(rows)} colours, and it has {count} classes")
+    else:
+        return rows
+    return None
+
+
+def _is_colour(row: object) -> bool:
+    return (
+        isinstance(row, list)
+        and len(row) == 3
+        and all(type(part) is int and 0 <= part <= 255 for part in row)
+    )
+
+
 def _no_name(text: str) -> str:
     raise ValueError(f"a number, {text[:_LONGEST_SHOWN]}")
 

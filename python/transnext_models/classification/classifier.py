@@ -18,7 +18,7 @@ from transnext_ops.backends import registry as backends
 from ..checkpoints import WeightsFile
 from ..checkpoints import class_names as own_class_names
 from ..checkpoints.errors import file_error
-from ..images import DECODING, Batch, DecodedBatches, ImageError, MemoryBudget, images_of
+from ..images import Batch, DecodedBatches, ImageError, decoded_batches
 from ..registry import load_model
 from ..transnext import TransNeXt
 from .label_files import labels_of
@@ -194,12 +194,12 @@ class Classifier:
         for name, value in (("batch_size", batch_size), ("top_k", top_k)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}: got {value!r}, needs an int of at least 1")
-        batches = DecodedBatches(
-            images_of("images", images),
+        batches = decoded_batches(
+            images,
             self.preprocess,
             self.preprocess.working_bytes,
             batch_size=batch_size,
-            budget=DECODING if image_memory is None else MemoryBudget(image_memory),
+            image_memory=image_memory,
         )
         return self._classify(batches, top_k)
 

@@ -144,10 +144,10 @@ def _save(result: Segmented, segmentor: Segmentor, folder: Path) -> Path:
 
 def _print_result(result: Segmented, picture: Path | None, console: Console) -> None:
     console.print(title_of(result.path, result.seconds), soft_wrap=True)
-    shares = list(result.classes.items())
-    rows = [(name, f"{100 * share:.1f} %") for name, share in shares[:_MOST_CLASSES]]
-    if rest := shares[_MOST_CLASSES:]:
-        rows.append((f"{len(rest)} more", f"{100 * sum(share for _, share in rest):.1f} %"))
+    shown = [(item.label, item.share) for item in result.classes[:_MOST_CLASSES]]
+    if rest := result.classes[_MOST_CLASSES:]:
+        shown.append((f"{len(rest)} more", sum(item.share for item in rest)))
+    rows = [(name, f"{100 * share:.1f} %") for name, share in shown]
     print_rows(rows, right=(1,), indent=2, console=console)
     if picture is not None:
         note(f"  {picture}", console=console)
@@ -169,7 +169,10 @@ class _Run:
             "width": width,
             "height": height,
             "time_ms": round(1000 * result.seconds, 3),
-            "classes": [{"label": name, "share": share} for name, share in result.classes.items()],
+            "classes": [
+                {"class": item.index, "label": item.label, "share": item.share}
+                for item in result.classes
+            ],
         }
         if picture is not None:
             entry["picture"] = str(picture)

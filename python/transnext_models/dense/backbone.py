@@ -50,8 +50,8 @@ class OnBackbone(nn.Module):
 
     Attributes
     ----------
-    class_names : list of str | None
-        Names of the classes, where its weights gave them.
+    class_names, class_colours : list of str | None, list of [red, green, blue] | None
+        Of the classes, where its weights gave them.
 
     Raises
     ------
@@ -73,6 +73,7 @@ class OnBackbone(nn.Module):
         self.backbone = backbone
         self.num_classes = num_classes
         self.class_names: list[str] | None = None
+        self.class_colours: list[list[int]] | None = None
 
     @property
     def widths(self) -> list[int]:

@@ -1,12 +1,18 @@
-"""Images of several sizes in one batch: padded with zeros at right and bottom."""
+"""Images as they enter a model: resized, normalised, and several of them put together."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["MEAN", "STD", "check_sizes", "normalise", "pad_images"]
+from ..variants import MIN_SIZE
+from .opencv_resize import fitting_size, resize_bilinear
+
+__all__ = ["MEAN", "STD", "check_sizes", "fitted", "normalise", "pad_images"]
 
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
@@ -17,6 +23,32 @@ def normalise(image: Tensor) -> Tensor:
     """Return an RGB image ``[3, H, W]`` on 0…255 less the mean, over the deviation, as float32."""
     image = image.float()
     return (image - image.new_tensor(MEAN)[:, None, None]) / image.new_tensor(STD)[:, None, None]
+
+
+def fitted(
+    pixels: NDArray[np.uint8], scale: Sequence[int], device: torch.device | str = "cpu"
+) -> Tensor:
+    """Return an image resized as published, to fit into two sides, and normalised.
+
+    Parameters
+    ----------
+    pixels : ndarray
+        RGB uint8 ``[h, w, 3]``.
+    scale : (int, int)
+        The long and the short side; the proportions are kept, unless a side would be shorter than
+        the least that a backbone takes.
+    device : torch.device
+        Where it is normalised.
+
+    Returns
+    -------
+    Tensor
+        ``[3, H, W]``.
+    """
+    height, width = fitting_size((pixels.shape[0], pixels.shape[1]), scale)
+    size = max(height, MIN_SIZE), max(width, MIN_SIZE)
+    resized = torch.from_numpy(resize_bilinear(pixels, size)).to(device)
+    return normalise(resized.permute(2, 0, 1))
 
 
 def pad_images(

@@ -85,12 +85,9 @@ class BoxHead(nn.Module):
         """
         scores = logits.float().softmax(-1)[:, :-1]
         boxes = decode_boxes(proposals[:, None], moves.unflatten(1, (-1, 4)), STANDARD_DEVIATIONS)
-        counts = scores > least_score
-        if not counts.any() and not scores.isfinite().all():
-            # An overflow is not to look as if there were nothing: one answer shows it.
-            counts = torch.zeros_like(counts)
-            counts[0, 0] = True
-        rows, labels = counts.nonzero(as_tuple=True)
+        if not scores.isfinite().all():
+            return Detections.unknown(scores)
+        rows, labels = (scores > least_score).nonzero(as_tuple=True)
         found, score = clip_boxes(boxes[rows, labels], size), scores[rows, labels]
         kept = batched_nms(found, score, labels, overlap)[:most]
         return Detections(found[kept], score[kept], labels[kept])

@@ -103,7 +103,11 @@ class MaskRCNN(OnBackbone):
         logits, moves = self.rpn_head(maps)
         proposals = self.rpn_head.proposals(logits, moves, sizes, self.proposals)
         boxes = [found.boxes for found in proposals]
-        return self.roi_head(maps, boxes, sizes, originals, paste=paste)
+        answers: list[Detections] = self.roi_head(maps, boxes, sizes, originals, paste=paste)
+        for index in range(len(images)):  # of what is no number the proposals are none
+            if not all(level[index].isfinite().all() for level in logits):
+                answers[index] = Detections.unknown(images)
+        return answers
 
     def loss(self, images: Tensor, targets: Sequence[Annotated]) -> dict[str, Tensor]:
         """Return the losses of a batch.

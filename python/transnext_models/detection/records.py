@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..dense.found_objects import FoundObjects
@@ -70,6 +71,16 @@ class Detections(NamedTuple):
     scores: Tensor
     labels: Tensor
     masks: Tensor | None = None
+
+    @classmethod
+    def unknown(cls, like: Tensor) -> Detections:
+        """Return what stands for outputs that are not finite: one score that is no number.
+
+        So that damaged weights, or an overflow, do not look like an image without objects. The box
+        is empty, since operators on boxes do not expect what is no number.
+        """
+        label = like.new_zeros(1, dtype=torch.int64)
+        return cls(like.new_zeros(1, 4), like.new_full((1,), float("nan")), label)
 
     def found(self, image_id: int | str, size: tuple[int, int]) -> FoundObjects:
         """Return them as they are scored and stored: in NumPy, masks as run lengths.

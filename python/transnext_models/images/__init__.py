@@ -6,7 +6,7 @@
 ``Picture``      what was decoded, upright and RGB, strip by strip      picture.py
 """
 
-from .batches import Batch, DecodedBatches, images_of
+from .batches import Batch, DecodedBatches, decoded_batches, images_of
 from .errors import ImageError
 from .find import find_images
 from .formats import FORMATS, SUFFIXES
@@ -30,6 +30,7 @@ __all__ = [
     "LeftOut",
     "MemoryBudget",
     "Picture",
+    "decoded_batches",
     "find_images",
     "images_of",
     "is_hidden",

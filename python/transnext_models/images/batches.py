@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from .errors import ImageError
-from .memory import MemoryBudget
+from .memory import DECODING, MemoryBudget
 from .picture import Picture
 from .read import Working, open_picture
 from .sources import check_source, is_one, name_of
@@ -34,6 +34,30 @@ def images_of(argument: str, images: Any) -> Iterable[Any]:
     if not isinstance(images, Iterable) or isinstance(images, Mapping):
         check_source(argument, images)
     return images
+
+
+def decoded_batches(
+    images: Any,
+    prepare: Callable[[Picture], T],
+    working: Working,
+    *,
+    batch_size: int,
+    image_memory: int | None,
+) -> DecodedBatches[T]:
+    """Return the batches of what a caller gives as images.
+
+    Parameters
+    ----------
+    images : Any
+        See `images_of`.
+    prepare, working, batch_size : Callable[[Picture], T], Working, int
+        See `DecodedBatches`.
+    image_memory : int | None
+        Bytes that decoding may take; None is `DECODING_BYTES`, shared by the whole process.
+    """
+    budget = DECODING if image_memory is None else MemoryBudget(image_memory)
+    given = images_of("images", images)
+    return DecodedBatches(given, prepare, working, batch_size=batch_size, budget=budget)
 
 
 class DecodedBatches(Generic[T]):

@@ -1,47 +1,64 @@
-"""Names and colours of classes, and label maps drawn over their images."""
+"""Label maps drawn over their images, with a legend of the classes."""
 
 from __future__ import annotations
 
-import colorsys
-from functools import lru_cache
-from importlib import resources
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["ADE20K_CLASSES", "class_names", "colours", "overlay"]
+from ..drawing.canvas import Canvas
+from ..drawing.legend import LegendEntry, with_legend
+from ..drawing.text import rgb
 
-ADE20K_CLASSES = 150
-_GOLDEN_ANGLE = 0.61803398875  # of the circle of hues: neighbours differ, however many there are
+__all__ = ["draw_classes", "overlay"]
 
-
-@lru_cache
-def _ade20k() -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
-    """Return names and colours of ADE20K's 150 classes, as the published models count them."""
-    text = resources.files(__package__).joinpath("ade20k.txt").read_text("utf-8")
-    rows = [line.split(" ", 3) for line in text.splitlines()]
-    return (
-        tuple(name for *_, name in rows),
-        tuple((int(red), int(green), int(blue)) for red, green, blue, _ in rows),
-    )
+_MOST_CLASSES = 15  # that a legend names
+_SMALLEST_SHARE = 0.0005  # below, a percentage would be 0.0
 
 
-def class_names(num_classes: int) -> list[str]:
-    """Return ADE20K's names for 150 classes, numbers for any other count."""
-    if num_classes == ADE20K_CLASSES:
-        return list(_ade20k()[0])
-    return [f"class {index}" for index in range(num_classes)]
+def draw_classes(
+    image: Image.Image,
+    labels: NDArray[np.integer],
+    classes: Sequence[tuple[int, str, float]],
+    palette: NDArray[np.uint8],
+    *,
+    rows: int | None = None,
+) -> Image.Image:
+    """Draw a label map over its image, and below it what the colours mean.
 
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        RGB; small ones are enlarged.
+    labels : ndarray
+        ``[H, W]`` of the image's size.
+    classes : sequence of (int, str, float)
+        Index, name and share of each class, the largest first.
+    palette : ndarray
+        ``[classes, 3]`` uint8.
+    rows : int | None
+        Of the legend, for pictures of one size; None is as many as are needed.
 
-def colours(num_classes: int) -> NDArray[np.uint8]:
-    """Return a colour for each class, ``[classes, 3]`` RGB: ADE20K's for 150, else even hues."""
-    if num_classes == ADE20K_CLASSES:
-        return np.array(_ade20k()[1], np.uint8)
-    rows = [
-        colorsys.hsv_to_rgb(index * _GOLDEN_ANGLE % 1.0, 0.7, 0.95) for index in range(num_classes)
+    Raises
+    ------
+    ValueError
+        If the sizes differ.
+    """
+    canvas = Canvas.of(overlay(image, labels, palette))
+    entries = [
+        LegendEntry(rgb(palette[index]), name, _percent(share))
+        for index, name, share in classes[:_MOST_CLASSES]
     ]
-    return (np.array(rows).reshape(-1, 3) * 255).round().astype(np.uint8)
+    if rest := classes[_MOST_CLASSES:]:
+        shares = sum(share for _, _, share in rest)
+        entries.append(LegendEntry(None, f"{len(rest)} more", _percent(shares)))
+    return with_legend(canvas.picture, entries, canvas.letters, rows)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %" if share >= _SMALLEST_SHARE else "< 0.1 %"
 
 
 def overlay(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,20 +16,28 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..classification.classifier import NOT_FINITE, resolve_device
-from ..dense.batches import normalise
-from ..dense.opencv_resize import fitting_size, resize_bilinear
-from ..dense.published import find_dense_model
-from ..images import DECODING, DecodedBatches, ImageError, MemoryBudget, Picture, images_of
-from ..registry import create_model
+from ..dense.batches import fitted
+from ..dense_registry import create_dense_model
+from ..dense_runner import DenseRunner, Labels, open_weights
+from ..images import DecodedBatches, ImageError, Picture, decoded_batches
 from ..segmentation import MULTI_SCALE, SLIDE, WHOLE, WHOLE_PADDED, Inference, SegmentationModel
-from ..variants import MIN_SIZE
-from .pictures import class_names, colours, overlay
+from .pictures import draw_classes
 
-__all__ = ["INFERENCE", "Segmented", "Segmentor"]
+__all__ = ["DEFAULT_MODEL", "INFERENCE", "ClassShare", "Segmented", "Segmentor"]
 
+DEFAULT_MODEL = "upernet_transnext_tiny"
 INFERENCE = {"whole": WHOLE, "slide": SLIDE, "multi_scale": MULTI_SCALE}
 _MULTI_SCALE_SIDE = 800  # of the training grid, as the published multi-scale results have it
 _RGB_BYTES = 8  # of a pixel: decoded, and as an array
+
+
+@dataclass(frozen=True, slots=True)
+class ClassShare:
+    """One class of a result, with its share of the pixels, 0…1."""
+
+    index: int
+    label: str
+    share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +52,8 @@ class Segmented:
         The image, upright, RGB.
     labels : ndarray
         ``[H, W]`` int64 of the image's size: the class of each pixel.
-    classes : dict
-        Name and share of the pixels, 0…1, of each class that is there, the largest first.
+    classes : tuple[ClassShare, ...]
+        Those that are there, the largest first.
     seconds : float
         The model's time.
     """
@@ -53,21 +61,26 @@ class Segmented:
     path: Path
     image: Image.Image
     labels: NDArray[np.int64]
-    classes: dict[str, float]
+    classes: tuple[ClassShare, ...]
     seconds: float
 
-    def picture(self, palette: NDArray[np.uint8], share: float = 0.5) -> Image.Image:
-        """Return the image with the classes' colours over it; see :func:`overlay`."""
-        return overlay(self.image, self.labels, palette, share)
+    def picture(self, palette: NDArray[np.uint8], rows: int | None = None) -> Image.Image:
+        """Return the image with the classes' colours over it, and a legend; see `draw_classes`."""
+        classes = [(item.index, item.label, item.share) for item in self.classes]
+        return draw_classes(self.image, self.labels, classes, palette, rows=rows)
 
 
-class Segmentor:
+class Segmentor(DenseRunner[SegmentationModel]):
     """A segmentation model with its weights and names of classes, ready on a device.
 
     Attributes
     ----------
     model : SegmentationModel
         In evaluation mode on the device.
+    name : str
+        ``architecture.tag`` of the model.
+    weights : Path | None
+        The file the weights came from.
     inference : Inference
         How an image becomes scores.
     class_names : list of str
@@ -83,27 +96,23 @@ class Segmentor:
         model: SegmentationModel,
         inference: Inference,
         *,
-        names: Sequence[str] | None = None,
+        labels: Labels | None = None,
+        name: str = "",
+        weights: Path | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.class_names = list(names or model.class_names or class_names(model.num_classes))
-        if len(self.class_names) != model.num_classes:
-            raise ValueError(
-                f"names: got {len(self.class_names)}, needs the model's {model.num_classes}"
-            )
-        self.device = torch.device(device)
-        self.model = model.to(self.device).freeze()
-        self.inference = inference
-        self.palette = colours(model.num_classes)
+        super().__init__(model, labels, device)
+        self.name, self.weights, self.inference = name, weights, inference
 
     @classmethod
     def load(
         cls,
-        model: str = "upernet_transnext_tiny",
+        model: str | None = None,
         weights: str | os.PathLike[str] | None = None,
         *,
+        key: str | None = None,
         mode: str | None = None,
-        names: Sequence[str] | None = None,
+        labels: Labels | None = None,
         device: str = "auto",
         **options: Any,
     ) -> Segmentor:
@@ -111,15 +120,19 @@ class Segmentor:
 
         Parameters
         ----------
-        model : str
-            A model's name, such as ``mask2former_transnext_base``.
+        model : str | None
+            A model's name, such as ``mask2former_transnext_base``. None is the one that `weights`
+            are of, or else the small one of this package.
         weights : str | path | None
-            A file, or a file on the Hub (see `hub.resolve_weights`); None is the published one.
+            A file, or a file on the Hub (see `hub.resolve_weights`); None is the model's own.
+        key : str | None
+            Which state dict, where the file has several (see `checkpoints.read_weights`).
         mode : {"whole", "slide", "multi_scale"} | None
             The image at once; windows of 512 x 512; six scales, each mirrored as well. None is the
             published one: slide for UPerNet, whole (padded to multiples of 32) for Mask2Former.
-        names : sequence of str | None
-            Of the classes; None is those of the weights, or ADE20K's for 150 of them.
+        labels : sequence of str | path | None
+            Names of the classes, or a file with them (see `label_files.read_labels`). None are
+            those of the weights, or else ADE20K's for 150 of them.
         device : str
             ``auto`` (CUDA, else Apple's GPU, else the CPU) or a torch device such as ``cuda:1``.
         **options
@@ -130,23 +143,27 @@ class Segmentor:
         ValueError, RuntimeError
             If a name, file, mode or device cannot be used; the message says which and why.
         """
-        known = find_dense_model(model)
-        method = known.method
-        if method.task != "segment":
-            raise ValueError(f"model: got {model!r}, needs a segmentor: upernet or mask2former")
         if mode is not None and mode not in INFERENCE:
             raise ValueError(f"mode: got {mode!r}, needs one of {', '.join(INFERENCE)}")
-        published_mode = "slide" if method.name == "upernet" else "whole"
-        inference = INFERENCE[mode or published_mode]
-        if method.name == "mask2former" and inference == WHOLE:
-            inference = WHOLE_PADDED
-        inference = replace(inference, scale=known.scale)
-        if inference.averages and method.name == "upernet":
-            options = {"img_size": _MULTI_SCALE_SIDE} | options
         target = resolve_device(device)
-        built = create_model(model, pretrained=weights is None, weights=weights, **options)
+        opened = open_weights("segment", DEFAULT_MODEL, model, weights, key)
+        published, method = opened.published, opened.published.method.name
+        inference = INFERENCE[mode or ("slide" if method == "upernet" else "whole")]
+        if method == "mask2former" and inference == WHOLE:
+            inference = WHOLE_PADDED
+        inference = replace(inference, scale=published.scale)
+        if inference.averages and method == "upernet":
+            options = {"img_size": _MULTI_SCALE_SIDE} | options
+        built = create_dense_model(published.full_name, weights=opened.weights, **options)
         assert isinstance(built, SegmentationModel)
-        return cls(built, inference, names=names, device=target)
+        return cls(
+            built,
+            inference,
+            labels=labels,
+            name=published.full_name,
+            weights=opened.weights.path,
+            device=target,
+        )
 
     def segment(
         self, images: Any, *, image_memory: int | None = None
@@ -168,12 +185,12 @@ class Segmentor:
         RuntimeError
             If the device runs out of memory.
         """
-        decoded = DecodedBatches(
-            images_of("images", images),
+        decoded = decoded_batches(
+            images,
             Picture.rgb,
             lambda size: _RGB_BYTES * size[0] * size[1],
             batch_size=1,
-            budget=DECODING if image_memory is None else MemoryBudget(image_memory),
+            image_memory=image_memory,
         )
         return self._segment(decoded)
 
@@ -187,7 +204,7 @@ class Segmentor:
         started = time.perf_counter()
         pixels = np.asarray(image)
         try:
-            views = [self._view(pixels, scale) for scale in self.inference.scales()]
+            views = [fitted(pixels, scale, self.device)[None] for scale in self.inference.scales()]
             with torch.inference_mode():
                 scores = self.inference.scores(self.model, views, pixels.shape[:2])
                 values, labels = scores.best()
@@ -200,12 +217,8 @@ class Segmentor:
         found = labels[0].cpu().numpy()
         counts = np.bincount(found.ravel(), minlength=len(self.class_names))
         present = sorted(np.flatnonzero(counts), key=lambda index: -counts[index])
-        shares = {self.class_names[index]: float(counts[index] / found.size) for index in present}
+        shares = tuple(
+            ClassShare(int(index), self.class_names[index], float(counts[index] / found.size))
+            for index in present
+        )
         return Segmented(path, image, found, shares, time.perf_counter() - started)
-
-    def _view(self, pixels: NDArray[np.uint8], scale: tuple[int, int]) -> torch.Tensor:
-        """Return the normalised image that fits into ``scale``, no side below the least."""
-        height, width = fitting_size((pixels.shape[0], pixels.shape[1]), scale)
-        size = max(height, MIN_SIZE), max(width, MIN_SIZE)
-        resized = torch.from_numpy(resize_bilinear(pixels, size)).to(self.device)
-        return normalise(resized.permute(2, 0, 1))[None]
