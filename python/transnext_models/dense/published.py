@@ -214,8 +214,8 @@ def _demonstrator(method: str, num_classes: int, **heads: int) -> DenseModel:
         num_classes,
         repo=None,
         file=f"{method}_transnext_pico.safetensors",
-        img_size=224,
-        scale=(256, 192),
+        img_size=192,
+        scale=(192, 144),
         drop_path_rate=0.05,
         heads=heads,
     )
@@ -232,9 +232,9 @@ DEMONSTRATORS: dict[str, DenseModel] = {
             anchor_scale=4,
             proposals=200,
             anchor_samples=128,
-            samples=64,
+            samples=32,
         ),
-        _demonstrator("upernet", 1 + DIGITS, channels=64, auxiliary_channels=32),
+        _demonstrator("upernet", 1 + DIGITS, channels=48, auxiliary_channels=32),
     )
 }
 """Trained here on handwritten digits on photographs."""

