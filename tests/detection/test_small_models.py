@@ -72,7 +72,7 @@ def test_anchors_are_small_and_few_proposals_are_made() -> None:
 def test_losses_look_at_few_samples_and_reach_every_parameter() -> None:
     torch.manual_seed(0)
     model = create_model(DETECTOR)
-    assert (model.rpn_head.sampler.count, model.roi_head.sampler.count) == (128, 64)
+    assert (model.rpn_head.sampler.count, model.roi_head.sampler.count) == (128, 32)
     mask = torch.zeros(1, 64, 64, dtype=torch.uint8)
     mask[:, 10:40, 20:44] = 1
     target = Annotated((64, 64), torch.tensor([[20.0, 10, 44, 40]]), torch.tensor([3]), mask)
