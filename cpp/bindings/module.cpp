@@ -26,7 +26,9 @@ PYBIND11_MODULE(_cpp, m) {
   m.def("cpu_level", &transnext::cpu::level_name,
         "Name of the instruction set the CPU kernels run with.");
   m.def("available_cpu_levels", &transnext::cpu::available_levels,
-        "Names of the instruction sets this build has and this processor can run, slowest first.");
+        "Names of the instruction sets this build has and this process can run.");
+  m.def("passed_over_cpu_levels", &transnext::cpu::passed_over_levels,
+        "Instruction sets that this processor has and kernels do not run with, and why.");
   m.def("set_cpu_level", &transnext::cpu::set_level, py::arg("name").none(true),
         "Change the instruction set for later calls; None for the default.");
   transnext::bindings::define_aggregated_attention(m);

@@ -3,14 +3,17 @@
 # needs flags and a check here and an entry in cpu/runtime/dispatch.cpp.
 include(CheckCXXSourceCompiles)
 
-# What a level compiles: kernels that gain from instructions on bfloat16, the only ones of avx512_bf16; all others; and
-# what is composed of others, which the portable level compiles for every level (cpu/runtime/kernels.h).
-set(transnext_bfloat16_sources
+# What a level compiles: kernels around the packed GEMM, the only ones of amx_bf16; those that gain from instructions on
+# bfloat16, the only ones of avx512_bf16; all others; and what is composed of others, which the portable level compiles
+# for every level (cpu/runtime/kernels.h).
+set(transnext_gemm_sources
   cpp/cpu/gemm/linear.cpp
   cpp/cpu/gemm/packed_gemm.cpp
   cpp/cpu/gemm/patch_embed.cpp
+  cpp/cpu/glu/convolutional_glu.cpp)
+set(transnext_bfloat16_sources
+  ${transnext_gemm_sources}
   cpp/cpu/glu/conv_glu.cpp
-  cpp/cpu/glu/convolutional_glu.cpp
   cpp/cpu/pool/gelu_pool.cpp)
 set(transnext_level_sources
   ${transnext_bfloat16_sources}
@@ -41,6 +44,7 @@ endif()
 set(transnext_avx2_flags -mavx2 -mfma -mf16c)
 set(transnext_avx512_flags ${transnext_avx2_flags} -mavx512f -mavx512bw -mavx512dq -mavx512vl)
 set(transnext_avx512_bf16_flags ${transnext_avx512_flags} -mavx512bf16)
+set(transnext_amx_bf16_flags ${transnext_avx512_bf16_flags})
 list(JOIN transnext_avx2_flags " " flags)
 transnext_check_cpu_flags(transnext_can_build_avx2 "${flags}" "
   __m256 a = _mm256_cvtph_ps(_mm_setzero_si128());
@@ -57,13 +61,25 @@ transnext_check_cpu_flags(transnext_can_build_avx512_bf16 "${flags}" "
   a = _mm512_dpbf16_ps(a, b, b);
   return __builtin_cpu_supports(\"avx512bf16\") ? (int)_mm512_reduce_add_ps(a) : 0;")
 
-set(TRANSNEXT_CPU_LEVELS avx2 avx512 avx512_bf16 CACHE STRING
+# (The tile unit's instructions are written as assembler: cpu/simd/tiles.h.)
+list(JOIN transnext_amx_bf16_flags " " flags)
+transnext_check_cpu_flags(transnext_can_build_amx_bf16 "${flags}" "
+  __m512 a = _mm512_setzero_ps();
+  __m512bh b = _mm512_cvtne2ps_pbh(a, a);
+  asm volatile(\"tdpbf16ps %tmm2, %tmm1, %tmm0; tilerelease\");
+  return __builtin_cpu_supports(\"avx512bf16\") ? (int)_mm512_reduce_add_ps(_mm512_dpbf16_ps(a, b, b)) : 0;")
+
+set(TRANSNEXT_CPU_LEVELS avx2 avx512 avx512_bf16 amx_bf16 CACHE STRING
     "CPU instruction sets beside the portable one, as far as the compiler has them")
 set(wanted_levels ${TRANSNEXT_CPU_LEVELS})
-if("avx512_bf16" IN_LIST wanted_levels)  # which has kernels for bfloat16 alone
+# These have kernels for bfloat16 alone, or only some of them.
+if("amx_bf16" IN_LIST wanted_levels)
+  list(APPEND wanted_levels avx512_bf16)
+endif()
+if("avx512_bf16" IN_LIST wanted_levels)
   list(APPEND wanted_levels avx512)
 endif()
-foreach(level avx2 avx512 avx512_bf16)
+foreach(level avx2 avx512 avx512_bf16 amx_bf16)
   if(level IN_LIST wanted_levels AND transnext_can_build_${level})
     list(APPEND transnext_cpu_levels ${level})
   endif()
@@ -74,16 +90,30 @@ if("avx2" IN_LIST transnext_cpu_levels AND CMAKE_BUILD_TYPE STREQUAL "Release")
   set(transnext_baseline_flags -O1)
 endif()
 
+# amx_bf16 with tiles in plain C++ (cpu/simd/emulated_tiles.h), for tests on any machine.
+option(TRANSNEXT_EMULATED_TILES "Build the level amx_emulated as well, for tests" OFF)
+if("avx2" IN_LIST transnext_cpu_levels)
+  set(transnext_amx_emulated_flags ${transnext_avx2_flags})
+endif()
+if(TRANSNEXT_EMULATED_TILES)
+  list(APPEND transnext_cpu_levels amx_emulated)
+endif()
+set(transnext_amx_bf16_definitions TRANSNEXT_TILES=1)
+set(transnext_amx_emulated_definitions TRANSNEXT_TILES=1 TRANSNEXT_EMULATED_TILES=1)
+
 function(transnext_add_cpu_level level)
   set(sources ${transnext_level_sources})
-  if(level STREQUAL "avx512_bf16")
-    set(sources ${transnext_bfloat16_sources})
+  if(level MATCHES "^amx")
+    set(sources ${transnext_gemm_sources})
+  elseif(level STREQUAL "avx512_bf16")
+    set(sources ${transnext_bfloat16_sources} cpp/cpu/runtime/dot_rate.cpp)
   elseif(level MATCHES "^(baseline|neon)$")
     set(sources ${transnext_cpu_sources})
   endif()
   add_library(transnext_cpu_${level} OBJECT ${sources})
   target_link_libraries(transnext_cpu_${level} PRIVATE transnext_common)
-  target_compile_definitions(transnext_cpu_${level} PRIVATE TRANSNEXT_CPU_LEVEL=${level})
+  target_compile_definitions(transnext_cpu_${level} PRIVATE TRANSNEXT_CPU_LEVEL=${level}
+                                                               ${transnext_${level}_definitions})
   # These two flags change no result; they let comparisons and square roots vectorise.
   target_compile_options(transnext_cpu_${level} PRIVATE ${ARGN} -fno-math-errno -fno-trapping-math)
   target_link_libraries(_cpp PRIVATE transnext_cpu_${level})

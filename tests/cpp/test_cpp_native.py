@@ -54,7 +54,9 @@ def native_program(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], 
 
 
 @needs_tools
-@pytest.mark.parametrize("level", _cpp.available_cpu_levels())
+@pytest.mark.parametrize(
+    "level", [name for name in _cpp.available_cpu_levels() if not name.startswith("amx")]
+)
 def test_exp_and_gelu_keep_their_stated_error_bounds(
     native_program: Callable[[str], Path], level: str
 ) -> None:
@@ -68,7 +70,7 @@ def test_exp_and_gelu_keep_their_stated_error_bounds(
 @pytest.mark.slow
 def test_all_kernels_are_clean_under_the_sanitizers(tmp_path: Path) -> None:
     report = run(SOURCES / "run_sanitizers.sh", TRANSNEXT_SANITIZE_BUILD=str(tmp_path))
-    narrower = {"avx2", "baseline"} & set(_cpp.available_cpu_levels()[:-1])
+    narrower = {"amx_emulated", "baseline"} if "avx2" in _cpp.available_cpu_levels() else set()
     for level in narrower:
         assert f"== address, {level}, few cases" in report
     assert report.count("all kernels ran") == 2 + len(narrower), report[-8000:]

@@ -81,20 +81,41 @@ def is_convolution(y: torch.Tensor) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("capability", "chosen", "expected"),
+    ("capability", "amx", "chosen", "expected"),
     [
-        ("AVX2", "", True),
-        ("AVX512", "", True),
-        ("DEFAULT", "", False),
-        ("NEON", "convolution", True),
-        ("AVX512", "linear", False),
+        ("AVX2", False, "", True),
+        ("AVX512", False, "", True),
+        ("AVX512", True, "", False),
+        ("DEFAULT", False, "", False),
+        ("NEON", False, "convolution", True),
+        ("AVX512", True, "convolution", True),
+        ("AVX512", False, "linear", False),
     ],
 )
-def test_the_way_by_the_processor_and_by_the_environment(monkeypatch, capability, chosen, expected):
+def test_the_way_by_the_processor_and_by_the_environment(
+    monkeypatch, capability, amx, chosen, expected
+):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(linear_module, "_has_amx", lambda: amx)
     monkeypatch.setenv("TRANSNEXT_MODELS_LINEAR", chosen)
     x, weight = torch.randn(2, 300, 24), nn.Parameter(torch.randn(48, 24))
     assert is_convolution(linear(x, weight, None)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("model name\t: A\nflags\t\t: fpu avx512f amx_tile amx_bf16\n\nflags\t: fpu\n", True),
+        ("flags\t\t: fpu avx512f\nbugs\t: amx_tile\n", False),
+        ("Features\t: fp asimd\n", False),
+        (None, False),
+    ],
+)
+def test_amx_is_among_the_flags_that_linux_shows(tmp_path, text, expected):
+    description = tmp_path / "cpuinfo"
+    if text is not None:
+        description.write_text(text)
+    assert linear_module._has_amx(description) == expected
 
 
 def test_an_unknown_way_is_an_error(monkeypatch):

@@ -75,33 +75,31 @@ inline void with_storage_of(DType dtype, Function&& function) {
   });
 }
 
-// to[i * stride ..] = `depth` elements of row first + i of x, normalised, with zeros up to a whole
-// step. `row` is room for one row of C.
+// to[i * stride ..] = `depth` elements of row first + i of x, normalised, with zeros up to a multiple
+// of Product<E>::kDepth: rows to multiply by a weight of elements E. `row` is room for one of C.
 template <class E, class C>
 inline void load_product_rows(const View<2>& x, index_t first, index_t count, const Norm<C>& norm,
-                              C* row, E* to, index_t stride) {
+                              C* row, LeftOf<E>* to, index_t stride) {
+  using Left = LeftOf<E>;
   const index_t depth = x.shape[1];
-  const index_t padded = round_up(depth, Product<E>::kStep);
+  const index_t padded = round_up(depth, Product<E>::kDepth);
   with_storage_of<C>(x.dtype, [&](auto element) {
     using T = decltype(element);
     for (index_t i = 0; i < count; ++i) {
       const T* from = static_cast<const T*>(x.data) + (first + i) * x.stride[0];
-      E* target = to + i * stride;
-      if constexpr (std::is_same_v<T, E>) {
+      Left* target = to + i * stride;
+      for (index_t k = depth; k < padded; ++k) target[k] = Left{};
+      if constexpr (std::is_same_v<T, Left>) {
         if (norm.weight == nullptr && x.stride[1] == 1) {
-          __builtin_memcpy(target, from, static_cast<unsigned long>(depth) * sizeof(E));
-          for (index_t k = depth; k < padded; ++k) target[k] = E{};
+          __builtin_memcpy(target, from, static_cast<unsigned long>(depth) * sizeof(Left));
           continue;
         }
       }
       C* values = row;
-      if constexpr (std::is_same_v<E, C>) values = target;
+      if constexpr (std::is_same_v<Left, C>) values = target;
       load_row(from, x.stride[1], depth, values);
       if (norm.weight != nullptr) normalise_layer(norm, depth, values);
-      if constexpr (!std::is_same_v<E, C>) {
-        store_row(values, 1, depth, target);
-        for (index_t k = depth; k < padded; ++k) target[k] = E{};
-      }
+      if constexpr (!std::is_same_v<Left, C>) store_row(values, 1, depth, target);
     }
   });
 }
@@ -123,7 +121,7 @@ inline index_t whole_panels(index_t columns) {
 
 template <class E>
 inline Panels<E> panels_of(const PackedWeight& weight) {
-  return {static_cast<const E*>(weight.data), weight.columns, Panels<E>::steps_of(weight.depth)};
+  return Panels<E>::of(weight.data, weight.dtype, weight.columns, weight.depth);
 }
 
 // Calls function(E{}, C{}) for a GEMM's element type and the type of its sums.

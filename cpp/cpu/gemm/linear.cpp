@@ -25,15 +25,14 @@ void pack(const PackWeightParams& p, int threads) {
   constexpr index_t kStep = Product<E>::kStep;
   const index_t columns = p.weight.shape[0];
   const index_t depth = p.weight.shape[1];
-  const Panels<E> panels{static_cast<const E*>(p.packed.data), columns, Panels<E>::steps_of(depth)};
-  const index_t panel_size = panels.steps * kPanelColumns * kStep;
+  const Panels<E> panels = Panels<E>::of(p.packed.data, p.packed.dtype, columns, depth);
   parallel_for(panels.count(), threads, [&](index_t panel) {
-    E* packed = static_cast<E*>(p.packed.data) + panel * panel_size;
+    E* packed = static_cast<E*>(p.packed.data) + panel * panels.size;
     const index_t first = panel * kPanelColumns;
-    const index_t used = smaller(kPanelColumns, columns - first);
-    if (used < kPanelColumns || panels.steps * kStep > depth)
+    const index_t used = panels.used(panel);
+    if (used < kPanelColumns || panels.size > depth * kPanelColumns)
       __builtin_memset(static_cast<void*>(packed), 0,
-                       static_cast<unsigned long>(panel_size) * sizeof(E));
+                       static_cast<unsigned long>(panels.size) * sizeof(E));
     with_storage_of<C>(p.weight.dtype, [&](auto element) {
       using T = decltype(element);
       const T* weight = static_cast<const T*>(p.weight.data) + first * p.weight.stride[0];
@@ -80,9 +79,10 @@ void multiply(const LinearParams& p, int threads) {
   const index_t columns = p.weight.columns;
   const index_t depth = p.weight.depth;
   const Panels<E> panels = panels_of<E>(p.weight);
-  const index_t stride = product_stride<E>(depth);
+  using Left = LeftOf<E>;
+  const index_t stride = product_stride<Left>(depth);
   const Blocks blocks =
-      Blocks::make(rows, stride * static_cast<index_t>(sizeof(E)), panels.count(), threads);
+      Blocks::make(rows, stride * static_cast<index_t>(sizeof(Left)), panels.count(), threads);
   Scratch<C> norm_room(p.norm.weight.present() ? 2 * depth : 0);
   const Norm<C> norm = contiguous_norm<C>(p.norm, depth, norm_room);
   Scratch<C> bias_room(whole_panels(columns));
@@ -95,7 +95,8 @@ void multiply(const LinearParams& p, int threads) {
       const index_t count = smaller(blocks.rows, rows - first);
       const index_t begin = task % blocks.panel_parts * blocks.panels;
       const index_t end = smaller(begin + blocks.panels, panels.count());
-      Scratch<E> left(blocks.rows * stride);
+      const typename Product<E>::Unit unit;
+      Scratch<Left> left((blocks.rows + Product<E>::kSpareRows) * stride);
       Scratch<C> row(depth);
       load_product_rows<E, C>(p.x, first, count, norm, row.data(), left.data(), stride);
       for (index_t panel = begin; panel < end; ++panel) {

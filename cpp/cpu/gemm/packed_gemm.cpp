@@ -6,8 +6,12 @@
 // * 192 bytes, comes from the second-level cache. The tile's sums pass through memory to the kernel
 // that finishes them: one store and one load for `depth` multiply-adds. So the tiles, which take
 // longest to compile, are compiled once for every kernel.
+//
+// The loops over a tile are unrolled by name: left to itself, GCC 12 does that too late to keep
+// their sums out of memory before and after the loop over k.
 #include "cpu/gemm/packed_gemm.h"
 
+#include "cpu/gemm/tile_gemm.h"
 #include "cpu/runtime/storage.h"
 
 #if defined(__AVX512BF16__)
@@ -18,58 +22,69 @@ TRANSNEXT_BEGIN_LEVEL
 
 namespace {
 
-// One step of k.
+// A step of k: kProducts products of vectors with broadcast elements of the rows.
 template <class E>
 struct Step {
-  static Vector<E> broadcast_left(const E* a) { return broadcast<E>(*a); }
-  static Vector<E> load_right(const E* b) { return load<Vector<E>>(b); }
+  static constexpr int kProducts = 1;
+  static Vector<E> left(const E* a) { return broadcast<E>(*a); }
+  static Vector<E> right(const E* b, int) { return load<Vector<E>>(b); }
   static void add(Vector<E>& sum, Vector<E> a, Vector<E> b) { sum += a * b; }
 };
 
+#if defined(__AVX512BF16__)
 template <>
 struct Step<BFloat16> {
-  static Vector<float> broadcast_left(const BFloat16* a) {
+  static constexpr int kProducts = 1;
+  static Vector<float> left(const BFloat16* a) {
     unsigned pair;
     __builtin_memcpy(&pair, a, sizeof(pair));
     return reinterpret_cast<Vector<float>>(Bits{} + pair);
   }
-  static Vector<float> load_right(const BFloat16* b) { return load<Vector<float>>(b); }
+  static Vector<float> right(const BFloat16* b, int) { return load<Vector<float>>(b); }
   static void add(Vector<float>& sum, Vector<float> a, Vector<float> b) {
-#if defined(__AVX512BF16__)
     sum = reinterpret_cast<Vector<float>>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum),
                                                            reinterpret_cast<__m512bh>(a),
                                                            reinterpret_cast<__m512bh>(b)));
-#else
-    sum += lower(a) * lower(b);
-    sum += upper(a) * upper(b);
-#endif
-  }
-
- private:
-  static Vector<float> lower(Vector<float> pairs) {
-    return reinterpret_cast<Vector<float>>(reinterpret_cast<Bits>(pairs) << 16);
-  }
-  static Vector<float> upper(Vector<float> pairs) {
-    return reinterpret_cast<Vector<float>>(reinterpret_cast<Bits>(pairs) & 0xffff0000u);
   }
 };
+#else
+template <>
+struct Step<BFloat16> {
+  static constexpr int kProducts = 2;
+  static Vector<float> left(const float* a) { return broadcast<float>(*a); }
+  static Vector<float> right(const BFloat16* b, int product) {
+    const Bits pairs = load<Bits>(b);
+    return reinterpret_cast<Vector<float>>(product == 0 ? pairs << 16 : pairs & 0xffff0000u);
+  }
+  static void add(Vector<float>& sum, Vector<float> a, Vector<float> b) { sum += a * b; }
+};
+#endif
 
 template <int kRows, int kVectors, class E, class C>
 void multiply_tile(const LeftRows<E>& a, index_t row, const E* b, index_t steps, C* sums) {
   constexpr int kStep = Product<E>::kStep;
   Vector<C> sum[kRows][kVectors] = {};
-  const E* left[kRows];
+  const LeftOf<E>* left[kRows];
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) left[r] = a.data + (row + r) * a.stride;
   for (index_t k = 0; k < steps; ++k) {
-    Vector<C> right[kVectors];
-    for (int v = 0; v < kVectors; ++v)
-      right[v] = Step<E>::load_right(b + (k * kPanelColumns + v * kLanes<C>)*kStep);
-    for (int r = 0; r < kRows; ++r) {
-      const Vector<C> x = Step<E>::broadcast_left(left[r] + k * kStep);
-      for (int v = 0; v < kVectors; ++v) Step<E>::add(sum[r][v], x, right[v]);
+#pragma GCC unroll 2
+    for (int product = 0; product < Step<E>::kProducts; ++product) {
+      Vector<C> right[kVectors];
+#pragma GCC unroll 3
+      for (int v = 0; v < kVectors; ++v)
+        right[v] = Step<E>::right(b + (k * kPanelColumns + v * kLanes<C>)*kStep, product);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        const Vector<C> x = Step<E>::left(left[r] + k * kStep + product);
+#pragma GCC unroll 3
+        for (int v = 0; v < kVectors; ++v) Step<E>::add(sum[r][v], x, right[v]);
+      }
     }
   }
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 3
     for (int v = 0; v < kVectors; ++v)
       store(sums + (row + r) * kPanelColumns + v * kLanes<C>, sum[r][v]);
   }
@@ -98,11 +113,11 @@ void multiply_columns(int vectors, const LeftRows<E>& a, index_t rows, const E* 
 template <class E, class C>
 void multiply(const LeftRows<E>& a, index_t rows, const Panels<E>& panels, index_t panel, C* sums) {
   constexpr index_t kTileColumns = kTileVectors * kLanes<C>;
-  const index_t columns = smaller(kPanelColumns, panels.columns - panel * kPanelColumns);
+  const index_t columns = panels.used(panel);
   for (index_t column = 0; column < columns; column += kTileColumns) {
     const index_t left = smaller(kTileColumns, columns - column);
     const int vectors = static_cast<int>((left + kLanes<C> - 1) / kLanes<C>);
-    multiply_columns<kTileVectors>(vectors, a, rows, panels.at(panel, column), panels.steps,
+    multiply_columns<kTileVectors>(vectors, a, rows, panels.at(panel, column), panels.steps(),
                                    sums + column);
   }
 }
@@ -119,7 +134,11 @@ void multiply_panel(const LeftRows<double>& a, index_t rows, const Panels<double
 }
 void multiply_panel(const LeftRows<BFloat16>& a, index_t rows, const Panels<BFloat16>& panels,
                     index_t panel, float* sums) {
+#if defined(TRANSNEXT_TILES)
+  multiply_in_tiles(a, rows, panels, panel, sums);
+#else
   multiply(a, rows, panels, panel, sums);
+#endif
 }
 
 TRANSNEXT_END_LEVEL

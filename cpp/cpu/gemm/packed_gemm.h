@@ -7,12 +7,14 @@
 // instruction set; each level splits them into tiles of kTileVectors vectors, so that the sums fit
 // into its registers.
 //
-// bfloat16 is packed in pairs of k, [panel][k / 2][column][2]: one instruction multiplies and adds
-// both (AVX-512 BF16); elsewhere the two elements are widened and multiplied one after the other.
-// The sums are float32 either way. The inner loops are in packed_gemm.cpp.
+// bfloat16 is packed in pairs of k, [panel][k / 2][column][2], up to a whole number of 16 pairs: one
+// instruction multiplies and adds both (AVX-512 BF16) or 16 pairs of 16 columns and rows (AMX);
+// elsewhere the elements are widened and multiplied one after the other, with left rows in float32.
+// The sums are float32 in any case. The inner loops are in packed_gemm.cpp and, for AMX, in tile_gemm.h.
 #pragma once
 
 #include "cpu/simd/convert.h"
+#include "cpu/simd/tiles.h"
 #include "transnext/linear.h"
 
 TRANSNEXT_BEGIN_LEVEL
@@ -28,47 +30,78 @@ constexpr int kTileRows = 4;
 constexpr int kTileVectors = 2;
 #endif
 
-// How elements E are multiplied: kStep consecutive k at a time into sums of type Sum.
+// How a weight of elements E is multiplied: by rows of type Left, kStep consecutive k, packed side
+// by side, into sums of type Sum. The rows are padded with zeros to a multiple of kDepth, and a product may read kSpareRows
+// rows after the last, whatever they hold. A Unit lives while its thread multiplies.
 template <class E>
 struct Product {
+  using Left = E;
   using Sum = E;
   static constexpr int kStep = 1;
+  static constexpr index_t kDepth = 1;
+  static constexpr index_t kSpareRows = 0;
+  struct Unit {
+    Unit() {}
+  };
 };
 template <>
 struct Product<BFloat16> {
+#if defined(TRANSNEXT_TILES) || defined(__AVX512BF16__)
+  using Left = BFloat16;
+#else
+  using Left = float;
+#endif
   using Sum = float;
   static constexpr int kStep = 2;
+#if defined(TRANSNEXT_TILES)
+  static constexpr index_t kDepth = kTileDepth;
+  static constexpr index_t kSpareRows = kTileSide - 1;
+  using Unit = TileUnit;
+#else
+  static constexpr index_t kDepth = kStep;
+  static constexpr index_t kSpareRows = 0;
+  using Unit = Product<float>::Unit;
+#endif
 };
 
-// Rows of the left operand: row m is at data + m * stride, `depth` elements, padded with zeros to
-// whole steps.
+template <class E>
+using LeftOf = typename Product<E>::Left;
+
+// Rows of the left operand of a product with elements E: row m is at data + m * stride.
 template <class E>
 struct LeftRows {
-  const E* data;
+  const LeftOf<E>* data;
   index_t stride;
 };
 
-// Packed columns, as the header describes; steps = depth / Product<E>::kStep, rounded up.
+// Packed columns, as the header describes.
 template <class E>
 struct Panels {
   const E* data;
   index_t columns;
-  index_t steps;
+  index_t depth;
+  index_t size;  // elements of a panel
 
-  index_t count() const { return (columns + kPanelColumns - 1) / kPanelColumns; }
-  static index_t steps_of(index_t depth) {
-    return (depth + Product<E>::kStep - 1) / Product<E>::kStep;
+  static Panels of(const void* data, DType dtype, index_t columns, index_t depth) {
+    return {static_cast<const E*>(data), columns, depth,
+            packed_depth(dtype, depth) * kPanelColumns};
   }
-  // Column `column` of a panel, from step `step` on; consecutive steps are kPanelColumns * kStep
-  // apart.
+  index_t count() const { return (columns + kPanelColumns - 1) / kPanelColumns; }
+  // Consecutive steps are kPanelColumns * kStep apart.
+  index_t steps() const { return (depth + Product<E>::kStep - 1) / Product<E>::kStep; }
   const E* at(index_t panel, index_t column) const {
-    return data + (panel * steps * kPanelColumns + column) * Product<E>::kStep;
+    return data + panel * size + column * Product<E>::kStep;
+  }
+  // Columns of a panel that the weight has.
+  index_t used(index_t panel) const {
+    return smaller(kPanelColumns, columns - panel * kPanelColumns);
   }
 };
 
 // Rows that are multiplied at a time: whole tiles, whose sums stay in the first-level cache until
 // they are finished.
-constexpr index_t kStripRows = 4 * kTileRows;
+constexpr index_t kStripRows = 32;
+static_assert(kStripRows % kTileRows == 0);
 
 // sums[row * kPanelColumns + column] = `rows` rows, at most kStripRows, times the columns of one
 // panel, in whole vectors. Compiled once per level (packed_gemm.cpp) for all kernels.
@@ -87,7 +120,7 @@ inline void product(const LeftRows<E>& a, index_t rows, const Panels<E>& panels,
                     Finish&& finish) {
   using C = typename Product<E>::Sum;
   alignas(kVectorBytes) C sums[kStripRows * kPanelColumns];
-  const index_t columns = smaller(kPanelColumns, panels.columns - panel * kPanelColumns);
+  const index_t columns = panels.used(panel);
   for (index_t first = 0; first < rows; first += kStripRows) {
     const index_t count = smaller(kStripRows, rows - first);
     multiply_panel({a.data + first * a.stride, a.stride}, count, panels, panel, sums);

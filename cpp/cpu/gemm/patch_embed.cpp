@@ -54,10 +54,11 @@ void embed(const PatchEmbedParams& p, int threads) {
   const index_t depth = p.weight.depth;
   const index_t tokens = p.grid.size();
   const Panels<E> panels = panels_of<E>(p.weight);
-  const index_t stride = product_stride<E>(depth);
+  using Left = LeftOf<E>;
+  const index_t stride = product_stride<Left>(depth);
   const index_t result_stride = product_stride<C>(round_up(columns, kLanes<C>));
   const index_t total = p.out.shape[0] * tokens;
-  const index_t fitting = kPatchBytes / (stride * static_cast<index_t>(sizeof(E)));
+  const index_t fitting = kPatchBytes / (stride * static_cast<index_t>(sizeof(Left)));
   const index_t even = total / (threads * kTasksPerThread) + 1;
   const index_t block =
       larger(kTileRows, smaller(smaller(fitting, even), kBlockTokens) / kTileRows * kTileRows);
@@ -69,7 +70,8 @@ void embed(const PatchEmbedParams& p, int threads) {
   parallel_for((total - 1) / block + 1, threads, [&](index_t task) {
     const index_t first = task * block;
     const index_t count = smaller(block, total - first);
-    Scratch<E> patches(block * stride);
+    const typename Product<E>::Unit unit;
+    Scratch<Left> patches((block + Product<E>::kSpareRows) * stride);
     Scratch<C> row(depth);
     Scratch<C> result(block * result_stride);
     with_storage_of<C>(p.x.dtype, [&](auto element) {
@@ -78,13 +80,13 @@ void embed(const PatchEmbedParams& p, int threads) {
         const index_t batch = (first + i) / tokens;
         const index_t token = (first + i) % tokens;
         const T* image = static_cast<const T*>(p.x.data) + batch * p.x.stride[0];
-        E* patch = &patches[i * stride];
-        if constexpr (std::is_same_v<E, C>) {
+        Left* patch = &patches[i * stride];
+        for (index_t k = depth; k < round_up(depth, Product<E>::kDepth); ++k) patch[k] = Left{};
+        if constexpr (std::is_same_v<Left, C>) {
           gather_patch<C>(p, image, token / p.grid.width, token % p.grid.width, patch);
         } else {
           gather_patch<C>(p, image, token / p.grid.width, token % p.grid.width, row.data());
           store_row(row.data(), 1, depth, patch);
-          for (index_t k = depth; k < round_up(depth, Product<E>::kStep); ++k) patch[k] = E{};
         }
       }
     });

@@ -53,6 +53,8 @@ struct Tiles {
 
 template <class E, class C>
 class GluTask {
+  using Left = LeftOf<E>;
+
  public:
   GluTask(const ConvolutionalGluParams& p, const Tiles& tiles, const Norm<C>& norm,
           const C* value_bias, const C* gate_bias, const Taps<C>& taps, const C* out_bias)
@@ -66,20 +68,21 @@ class GluTask {
         hidden_(p.fc2_weight.depth),
         step_rows_((kStepTokens - 1) / tiles.width + 1),
         columns_(tiles.width + 2),
-        left_stride_(product_stride<E>(depth_)),
+        left_stride_(product_stride<Left>(depth_)),
         ring_stride_(product_stride<C>(round_up(hidden_, kLanes<C>))),
-        hidden_stride_(product_stride<E>(round_up(hidden_, kLanes<C>))),
-        left_(step_rows_ * columns_ * left_stride_),
+        hidden_stride_(product_stride<Left>(round_up(hidden_, kLanes<C>))),
+        left_((step_rows_ * columns_ + Product<E>::kSpareRows) * left_stride_),
         row_(depth_),
         values_((step_rows_ + 2) * columns_ * ring_stride_),
         gates_((step_rows_ + 1) * columns_ * ring_stride_),
-        hidden_rows_((step_rows_ + 1) * tiles.width * hidden_stride_),
-        targets_(step_rows_ * columns_) {
-    // A GEMM in steps of two reads one feature more than there are, and multiplies it by a zero
-    // weight.
-    for (index_t i = 0; hidden_ % Product<E>::kStep != 0 && i < hidden_rows_.size();
-         i += hidden_stride_)
-      hidden_rows_[i + hidden_] = E{};
+        hidden_rows_(((step_rows_ + 1) * tiles.width + Product<E>::kSpareRows) * hidden_stride_),
+        targets_(step_rows_ * columns_),
+        tokens_((step_rows_ + 1) * tiles.width) {
+    // A GEMM may read more features than there are, and multiplies them by zero weights.
+    for (index_t i = 0; i < hidden_rows_.size(); i += hidden_stride_) {
+      for (index_t k = hidden_; k < round_up(hidden_, Product<E>::kDepth); ++k)
+        hidden_rows_[i + k] = Left{};
+    }
   }
 
   void run(index_t batch, index_t row_begin, index_t row_end, index_t column_begin,
@@ -168,33 +171,32 @@ class GluTask {
                                 known_columns(),
                                 hidden_};
       const index_t first = column_begin_ - first_known();
-      E* hidden = &hidden_rows_[((row - begin) * width - first) * hidden_stride_];
+      for (index_t i = 0; i < width; ++i)
+        tokens_[(row - begin) * width + i] = row * p_.grid.width + column_begin_ + i;
+      Left* hidden = &hidden_rows_[((row - begin) * width - first) * hidden_stride_];
       gate_row<C>(values, taps_, TokenRow<const C>{gates_of(row), ring_stride_, 1},
-                  TokenRow<E>{hidden, hidden_stride_, 1}, first, first + width);
+                  TokenRow<Left>{hidden, hidden_stride_, 1}, first, first + width);
     }
     with_storage_of<C>(p_.x.dtype, [&](auto element) {
-      this->second_product_into(image(p_.x), image(p_.out), begin, end, element);
+      this->second_product_into(image(p_.x), image(p_.out), (end - begin) * width, element);
     });
   }
 
   template <class T>
-  void second_product_into(const View<2>& x, const View<2>& out, index_t begin, index_t end, T) {
-    const index_t width = tile_width();
+  void second_product_into(const View<2>& x, const View<2>& out, index_t count, T) {
     const Panels<E> panels = panels_of<E>(p_.fc2_weight);
     for (index_t panel = 0; panel < panels.count(); ++panel) {
       const index_t origin = panel * kPanelColumns;
-      for (index_t row = begin; row < end; ++row) {
-        const index_t token = row * p_.grid.width + column_begin_;
-        product<E>({&hidden_rows_[(row - begin) * width * hidden_stride_], hidden_stride_}, width,
-                   panels, panel, [&](index_t i, index_t column, Vector<C> sum) {
-                     const index_t at = origin + column;
-                     const T* residual = static_cast<const T*>(x.data) + (token + i) * x.stride[0];
-                     sum += load<Vector<C>>(out_bias_ + at) +
-                            load_lanes<C>(residual, x.stride[1], at, depth_);
-                     store_lanes<C>(static_cast<T*>(out.data) + (token + i) * out.stride[0],
-                                    out.stride[1], at, depth_, sum);
-                   });
-      }
+      product<E>({hidden_rows_.data(), hidden_stride_}, count, panels, panel,
+                 [&](index_t i, index_t column, Vector<C> sum) {
+                   const index_t at = origin + column;
+                   const index_t token = tokens_[i];
+                   const T* residual = static_cast<const T*>(x.data) + token * x.stride[0];
+                   sum += load<Vector<C>>(out_bias_ + at) +
+                          load_lanes<C>(residual, x.stride[1], at, depth_);
+                   store_lanes<C>(static_cast<T*>(out.data) + token * out.stride[0], out.stride[1],
+                                  at, depth_, sum);
+                 });
     }
   }
 
@@ -211,12 +213,13 @@ class GluTask {
   index_t left_stride_;    // of a normalised token
   index_t ring_stride_;    // of a token's hidden features before the gate
   index_t hidden_stride_;  // and after it
-  Scratch<E> left_;
+  Scratch<Left> left_;
   Scratch<C> row_;
   Scratch<C> values_;
   Scratch<C> gates_;
-  Scratch<E> hidden_rows_;
+  Scratch<Left> hidden_rows_;
   Scratch<C*> targets_;
+  Scratch<index_t> tokens_;  // of hidden_rows_
   index_t batch_ = 0;
   index_t column_begin_ = 0;
   index_t column_end_ = 0;
@@ -238,6 +241,7 @@ void tiled(const ConvolutionalGluParams& p, const Tiles& tiles, int threads) {
   parallel_for(p.x.shape[0] * tiles.bands * tiles.columns, threads, [&](index_t task) {
     const index_t column = task % tiles.columns;
     const index_t band = task / tiles.columns % tiles.bands;
+    const typename Product<E>::Unit unit;
     GluTask<E, C> glu(p, tiles, norm, value_bias, gate_bias, gate.taps(), out_bias);
     glu.run(task / tiles.columns / tiles.bands, band * tiles.height,
             smaller((band + 1) * tiles.height, p.grid.height), column * tiles.width,

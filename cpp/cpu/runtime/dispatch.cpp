@@ -7,6 +7,7 @@
 
 #include "cpu/runtime/kernels.h"
 #include "cpu/runtime/level_types.h"
+#include "cpu/runtime/processor.h"
 
 namespace transnext::cpu {
 
@@ -45,6 +46,12 @@ TRANSNEXT_DECLARE_LEVEL(avx512, TRANSNEXT_FOR_EACH_LEVEL_KERNEL)
 #if defined(TRANSNEXT_HAS_AVX512_BF16)
 TRANSNEXT_DECLARE_LEVEL(avx512_bf16, TRANSNEXT_FOR_EACH_BFLOAT16_KERNEL)
 #endif
+#if defined(TRANSNEXT_HAS_AMX_BF16)
+TRANSNEXT_DECLARE_LEVEL(amx_bf16, TRANSNEXT_FOR_EACH_GEMM_KERNEL)
+#endif
+#if defined(TRANSNEXT_HAS_AMX_EMULATED)
+TRANSNEXT_DECLARE_LEVEL(amx_emulated, TRANSNEXT_FOR_EACH_GEMM_KERNEL)
+#endif
 #undef TRANSNEXT_DECLARE_LEVEL
 #undef TRANSNEXT_SET
 #undef TRANSNEXT_DECLARE
@@ -53,53 +60,92 @@ namespace {
 
 struct Level {
   const char* name;
-  bool available;
   const Kernels& kernels;
   unsigned types;  // that these are for
+  bool (*runs_here)();
+  // Why it is not the default, if it can or could run; empty if nothing is against it.
+  std::string (*drawback)();
 };
 
-#if defined(TRANSNEXT_HAS_AVX2)
-bool has_avx2() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-         __builtin_cpu_supports("f16c");
+bool always() {
+  return true;
+}
+std::string none() {
+  return "";
+}
+#if defined(TRANSNEXT_HAS_AVX512_BF16)
+std::string slow_dot_products() {
+  return has_avx512_bf16() && has_slow_dot_products()
+             ? "its dot products of bfloat16 are slower here than products in float32"
+             : "";
 }
 #endif
-#if defined(TRANSNEXT_HAS_AVX512) || defined(TRANSNEXT_HAS_AVX512_BF16)
-bool has_avx512() {
-  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#if defined(TRANSNEXT_HAS_AMX_BF16)
+bool runs_tiles() {
+  return has_avx512_bf16() && has_tiles() && tile_refusal().empty();
+}
+std::string refused_tiles() {
+  return has_avx512_bf16() && has_tiles() ? tile_refusal() : "";
+}
+#endif
+#if defined(TRANSNEXT_HAS_AMX_EMULATED)
+bool emulates_tiles() {
+#if defined(TRANSNEXT_HAS_AVX2)  // whose instructions it is compiled for
+  return has_avx2();
+#else
+  return true;
+#endif
+}
+std::string for_tests() {
+  return "it emulates the tile unit, for tests";
 }
 #endif
 
-// Slowest first. Every processor of the family can run the first, which has every kernel for every
-// type; a processor that can run a level can run those before it.
+// Slowest first, but for the emulation, which stands above the level that it is compiled as. Every
+// processor of the family can run the first, which has every kernel for every type; a processor
+// that can run a level can run those before it.
 const Level kLevels[] = {
 #if defined(TRANSNEXT_HAS_BASELINE)
-    {"baseline", true, baseline::kKernels, level_types::baseline},
+    {"baseline", baseline::kKernels, level_types::baseline, always, none},
 #endif
 #if defined(TRANSNEXT_HAS_NEON)
-    {"neon", true, neon::kKernels, level_types::neon},
+    {"neon", neon::kKernels, level_types::neon, always, none},
 #endif
 #if defined(TRANSNEXT_HAS_AVX2)
-    {"avx2", has_avx2(), avx2::kKernels, level_types::avx2},
+    {"avx2", avx2::kKernels, level_types::avx2, has_avx2, none},
+#endif
+#if defined(TRANSNEXT_HAS_AMX_EMULATED)
+    {"amx_emulated", amx_emulated::kKernels, level_types::amx_emulated, emulates_tiles, for_tests},
 #endif
 #if defined(TRANSNEXT_HAS_AVX512)
-    {"avx512", has_avx512(), avx512::kKernels, level_types::avx512},
+    {"avx512", avx512::kKernels, level_types::avx512, has_avx512, none},
 #endif
 #if defined(TRANSNEXT_HAS_AVX512_BF16)
-    {"avx512_bf16", has_avx512() && __builtin_cpu_supports("avx512bf16"), avx512_bf16::kKernels,
-     level_types::avx512_bf16},
+    {"avx512_bf16", avx512_bf16::kKernels, level_types::avx512_bf16, has_avx512_bf16,
+     slow_dot_products},
+#endif
+#if defined(TRANSNEXT_HAS_AMX_BF16)
+    {"amx_bf16", amx_bf16::kKernels, level_types::amx_bf16, runs_tiles, refused_tiles},
 #endif
 };
 
 const Level* find_level(const std::string& name) {
   std::string known;
   for (const Level& level : kLevels) {
-    if (level.available && name == level.name) return &level;
-    if (level.available) known += (known.empty() ? "" : ", ") + std::string(level.name);
+    if (!level.runs_here()) continue;
+    if (name == level.name) return &level;
+    known += (known.empty() ? "" : ", ") + std::string(level.name);
   }
   throw std::runtime_error("CPU level '" + name +
                            "' is not available: this build and processor have " + known);
+}
+
+const Level* fastest_level() {
+  const Level* best = nullptr;
+  for (const Level& level : kLevels) {
+    if (level.runs_here() && level.drawback().empty()) best = &level;
+  }
+  return best;
 }
 
 const Level* default_level() {
@@ -112,11 +158,7 @@ const Level* default_level() {
                                error.what());
     }
   }
-  const Level* best = nullptr;
-  for (const Level& level : kLevels) {
-    if (level.available) best = &level;
-  }
-  return best;
+  return fastest_level();
 }
 
 std::atomic<const Level*> current_level{nullptr};
@@ -208,9 +250,20 @@ void set_level(const char* name) {
 std::vector<std::string> available_levels() {
   std::vector<std::string> names;
   for (const Level& level : kLevels) {
-    if (level.available) names.emplace_back(level.name);
+    if (level.runs_here()) names.emplace_back(level.name);
   }
   return names;
+}
+
+std::vector<std::string> passed_over_levels() {
+  std::vector<std::string> reasons;
+  const Level* const best = fastest_level();
+  for (const Level& level : kLevels) {
+    if (&level < best) continue;
+    const std::string drawback = level.drawback();
+    if (!drawback.empty()) reasons.push_back(std::string(level.name) + ": " + drawback);
+  }
+  return reasons;
 }
 
 #define TRANSNEXT_ENTRY_POINT(function, Params)      \

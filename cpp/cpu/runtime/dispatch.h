@@ -6,8 +6,8 @@
 
 namespace transnext::cpu {
 
-// "baseline", "avx2", "avx512" or "avx512_bf16": the best level of this processor, or the value of
-// the environment variable TRANSNEXT_CPU_LEVEL when the first kernel runs. Throws
+// "baseline", "avx2", "avx512", "avx512_bf16", "amx_bf16" or "neon": the fastest level here, or the
+// value of the environment variable TRANSNEXT_CPU_LEVEL when the first kernel runs. Throws
 // std::runtime_error if that level is not available.
 const char* level_name();
 
@@ -15,7 +15,11 @@ const char* level_name();
 // the default.
 void set_level(const char* name);
 
-// The levels in this build that this processor can run, slowest first.
+// The levels in this build that this process can run.
 std::vector<std::string> available_levels();
+
+// "level: why it is not the default" for what the processor has and does not get: the tile unit
+// that the system refuses, instructions that are slow here.
+std::vector<std::string> passed_over_levels();
 
 }  // namespace transnext::cpu

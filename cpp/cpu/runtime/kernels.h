@@ -14,16 +14,19 @@
 #include "transnext/window.h"
 
 // X(function, Params) for each kernel `void function(const Params& params, int threads)`: those
-// that gain from instructions on bfloat16, the only ones that the level avx512_bf16 has;
-#define TRANSNEXT_FOR_EACH_BFLOAT16_KERNEL(X)   \
-  X(conv_glu, ConvGluParams)                    \
-  X(conv_glu_backward, ConvGluBackwardParams)   \
-  X(convolutional_glu, ConvolutionalGluParams)  \
-  X(gelu_pool, GeluPoolParams)                  \
-  X(gelu_pool_backward, GeluPoolBackwardParams) \
-  X(linear, LinearParams)                       \
-  X(pack_weight, PackWeightParams)              \
+// around the packed GEMM, the only ones that the levels with a tile unit have;
+#define TRANSNEXT_FOR_EACH_GEMM_KERNEL(X)      \
+  X(convolutional_glu, ConvolutionalGluParams) \
+  X(linear, LinearParams)                      \
+  X(pack_weight, PackWeightParams)             \
   X(patch_embed, PatchEmbedParams)
+// those that gain from instructions on bfloat16, the only ones that the level avx512_bf16 has;
+#define TRANSNEXT_FOR_EACH_BFLOAT16_KERNEL(X) \
+  TRANSNEXT_FOR_EACH_GEMM_KERNEL(X)           \
+  X(conv_glu, ConvGluParams)                  \
+  X(conv_glu_backward, ConvGluBackwardParams) \
+  X(gelu_pool, GeluPoolParams)                \
+  X(gelu_pool_backward, GeluPoolBackwardParams)
 // those of every other level;
 #define TRANSNEXT_FOR_EACH_LEVEL_KERNEL(X)                            \
   TRANSNEXT_FOR_EACH_BFLOAT16_KERNEL(X)                               \

@@ -23,8 +23,10 @@ constexpr unsigned neon = kAll;
 constexpr unsigned avx2 = kAll;
 // Float64 is for checks of gradients, not for speed.
 constexpr unsigned avx512 = kSingle;
-// Its instructions are on bfloat16 alone.
+// Their instructions are on bfloat16 alone.
 constexpr unsigned avx512_bf16 = kBFloat16;
+constexpr unsigned amx_bf16 = kBFloat16;
+constexpr unsigned amx_emulated = kBFloat16;
 
 }  // namespace level_types
 }  // namespace transnext::cpu

@@ -26,10 +26,14 @@ struct PackWeightParams {
 // vector width and of 24, the published models' head dim.
 constexpr index_t kPanelColumns = 48;
 
-// Elements of a packed weight: whole panels, and whole pairs of depth for bfloat16.
+// The depth of a packed weight's panels: for bfloat16 whole tiles of the tile unit (simd/tiles.h).
+TRANSNEXT_INLINE index_t packed_depth(DType dtype, index_t depth) {
+  return dtype == DType::kBFloat16 ? (depth + 31) / 32 * 32 : depth;
+}
+
+// Elements of a packed weight: whole panels.
 TRANSNEXT_INLINE index_t packed_weight_size(DType dtype, index_t columns, index_t depth) {
-  const index_t padded_depth = dtype == DType::kBFloat16 ? (depth + 1) / 2 * 2 : depth;
-  return (columns + kPanelColumns - 1) / kPanelColumns * kPanelColumns * padded_depth;
+  return (columns + kPanelColumns - 1) / kPanelColumns * kPanelColumns * packed_depth(dtype, depth);
 }
 
 struct LayerNormParams {

@@ -146,7 +146,10 @@ def _cpu_level() -> str:
         from transnext_ops import _cpp
     except ImportError:
         return f"{torch.backends.cpu.get_cpu_capability().lower()} (torch)"
-    return f"{_cpp.cpu_level()} (compiled kernels for {', '.join(_cpp.available_cpu_levels())})"
+    from transnext_ops.backends import cpp_backend
+
+    available = ", ".join(_cpp.available_cpu_levels())
+    return f"{cpp_backend.cpu_level()} (compiled kernels for {available})"
 
 
 # -- backends -------------------------------------------------------------------------------------

@@ -3,15 +3,17 @@
 A Linear is a 1x1 convolution of the channels-last map that the tokens are, without a copy. PyTorch
 runs float32 Linears in its BLAS, and such convolutions, forward and backward, in oneDNN, which
 fuses the bias into the GEMM's epilogue; ``aten::addmm`` first writes it to the whole output, and
-computes its gradient in a pass of its own. docs/performance.md has the measurements, taken on x86
-processors with AVX. Others keep the ordinary Linear, unless ``TRANSNEXT_MODELS_LINEAR`` in the
-environment says otherwise (``convolution`` or ``linear``). Nothing is timed at run time, so results
-do not depend on timing.
+computes its gradient in a pass of its own. docs/performance.md has the measurements. Convolutions
+won on x86 processors with AVX and lost on Intel's with AMX. Those and others keep the ordinary
+Linear, unless ``TRANSNEXT_MODELS_LINEAR`` in the environment says otherwise (``convolution`` or
+``linear``). Nothing is timed at run time, so results do not depend on timing.
 """
 
 from __future__ import annotations
 
+import functools
 import os
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -74,4 +76,15 @@ def _convolutions_win_here() -> bool:
         )
     if chosen:
         return chosen == "convolution"
-    return torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX") and not _has_amx()
+
+
+@functools.cache
+def _has_amx(description: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether Linux says that the processor has AMX."""
+    try:
+        lines = description.read_text().splitlines()
+    except OSError:  # another system
+        return False
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    return "amx_tile" in flags

@@ -53,6 +53,12 @@ def warn_if_not_loadable() -> None:
         compiled_library.warn_if_not_loadable(_import_failure)
 
 
+def cpu_level() -> str:
+    """Say which instruction set the CPU kernels run with, and which are passed over, and why."""
+    passed_over = "".join(f"; not {level}" for level in _cpp.passed_over_cpu_levels())
+    return f"{_cpp.cpu_level()}{passed_over}"
+
+
 def unsupported(call: Call) -> str | None:
     """Say why the compiled library cannot run `call`, or None if it can."""
     if call.dtype not in ACTIVATION_DTYPES:

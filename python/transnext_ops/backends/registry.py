@@ -347,6 +347,8 @@ def _explain(call: Call) -> str:
         reason = unsupported_reason(name, call)
         if reason is None and name in order:
             reason = f"can run it; choice {order.index(name) + 1} of auto on {call.device.type}"
+            if name == "cpp" and call.device.type == "cpu":
+                reason = f"{reason}; {backend_module(name).cpu_level()}"
         elif reason is None:
             reason = "can run it; chosen only by name"
         lines.append(f"  {name:<9} {reason}")

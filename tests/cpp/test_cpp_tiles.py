@@ -1,0 +1,148 @@
+"""The levels with a tile unit, AMX's own and the emulated one: bits, threads, forks, signals.
+
+That their results are right is among what ``tests/ops/test_ops_fused_blocks.py`` finds out.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+import torch
+from torch import Tensor
+
+from strategies import Numbers
+from transnext_ops import fused_blocks
+
+_cpp = pytest.importorskip("transnext_ops._cpp")
+LEVELS = [name for name in _cpp.available_cpu_levels() if name.startswith("amx")]
+pytestmark = pytest.mark.skipif(
+    not LEVELS, reason="needs AMX, or a build with TRANSNEXT_EMULATED_TILES"
+)
+GRID = (9, 13)
+
+
+@pytest.fixture(params=LEVELS)
+def level(request):
+    _cpp.set_cpu_level(request.param)
+    yield request.param
+    _cpp.set_cpu_level(None)
+
+
+def embedding(columns: int, kernel: int, channels: int) -> tuple[Tensor, fused_blocks.PackedWeight]:
+    """A map in bfloat16 and a convolution, whose depth is ``channels * kernel**2``."""
+    numbers = Numbers(columns + kernel)
+    x = numbers.activation(2, channels, *GRID, dtype=torch.bfloat16)
+    weight = numbers.parameter(columns, channels, kernel, kernel, dtype=torch.bfloat16, scale=0.2)
+    packed = fused_blocks.pack_convolution(weight, torch.bfloat16, channels_last=False)
+    return x, packed
+
+
+def embed(x: Tensor, packed: fused_blocks.PackedWeight, columns: int, kernel: int) -> Tensor:
+    norm = fused_blocks.NormWeights(torch.ones(columns), torch.zeros(columns), 1e-6)
+    weights = fused_blocks.PatchEmbedWeights(packed, False, None, norm)
+    return fused_blocks.patch_embed(x, weights, kernel_size=kernel, stride=1)
+
+
+def glu() -> tuple[Tensor, fused_blocks.ConvGluResidualWeights]:
+    numbers, width, hidden = Numbers(5), 40, 72
+
+    def packed(columns: int, depth: int) -> fused_blocks.PackedWeight:
+        weight = numbers.parameter(columns, depth, dtype=torch.bfloat16, scale=0.2)
+        return fused_blocks.pack_weight(weight, torch.bfloat16)
+
+    norm = fused_blocks.NormWeights(torch.ones(width), torch.zeros(width), 1e-6)
+    x = numbers.activation(3, GRID[0] * GRID[1], width, dtype=torch.bfloat16)
+    weights = fused_blocks.ConvGluResidualWeights(
+        norm, packed(hidden, width), packed(hidden, width), None,
+        numbers.parameter(hidden, 1, 3, 3, dtype=torch.bfloat16), None, packed(width, hidden), None,
+    )  # fmt: skip
+    return x, weights
+
+
+# Columns and depths around the sides of tiles, 16 and 32, and of a panel, 48.
+@pytest.mark.parametrize("columns", [1, 16, 17, 33, 48, 49, 96])
+@pytest.mark.parametrize(("kernel", "channels"), [(1, 1), (1, 32), (1, 33), (3, 7), (3, 30)])
+def test_a_weight_may_be_packed_by_another_level(level, columns, kernel, channels) -> None:
+    """Panels are the same for all levels, and so are results, up to the order of sums."""
+    x, packed = embedding(columns, kernel, channels)
+    result = embed(x, packed, columns, kernel)
+    _cpp.set_cpu_level("baseline")
+    _, again = embedding(columns, kernel, channels)
+    assert torch.equal(packed.data, again.data)
+    expected = embed(x, again, columns, kernel)
+    if columns > 1:  # one column is normalised to nothing but rounding
+        torch.testing.assert_close(result, expected, atol=0.04, rtol=0.02)
+
+
+@pytest.mark.skipif(len(LEVELS) < 2, reason="needs AMX and a build with TRANSNEXT_EMULATED_TILES")
+def test_emulated_tiles_give_what_real_ones_do() -> None:
+    results = []
+    x, packed = embedding(49, 3, 30)
+    x[0, 0, 0, :4] = torch.tensor([1e-39, -1e-40, 1e-42, 2.0**-126])
+    try:
+        for name in LEVELS:
+            _cpp.set_cpu_level(name)
+            results.append(embed(x, packed, 49, 3))
+    finally:
+        _cpp.set_cpu_level(None)
+    torch.testing.assert_close(*results, rtol=0.008, atol=1e-3)  # norms are summed otherwise
+
+
+def test_callers_on_several_threads_get_the_same_bits(level) -> None:
+    x, weights = glu()
+    expected = fused_blocks.conv_glu_residual(x, weights, grid=GRID)
+    results: list[Tensor] = []
+
+    def call() -> None:
+        results.extend(fused_blocks.conv_glu_residual(x, weights, grid=GRID) for _ in range(8))
+
+    callers = [threading.Thread(target=call) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert len(results) == 32
+    assert all(torch.equal(result, expected) for result in results)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_gets_the_same_bits(level) -> None:
+    x, weights = glu()
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        expected = fused_blocks.conv_glu_residual(x, weights, grid=GRID)
+        child = os.fork()
+        if child == 0:
+            result = fused_blocks.conv_glu_residual(x, weights, grid=GRID)
+            os._exit(0 if torch.equal(result, expected) else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs interval timers")
+def test_signals_during_a_call_change_nothing(level) -> None:
+    x, weights = glu()
+    expected = fused_blocks.conv_glu_residual(x, weights, grid=GRID)
+    seen = 0
+
+    def count(*_: object) -> None:
+        nonlocal seen
+        seen += 1
+
+    before = signal.signal(signal.SIGALRM, count)
+    signal.setitimer(signal.ITIMER_REAL, 2e-4, 2e-4)
+    try:
+        same = [
+            torch.equal(fused_blocks.conv_glu_residual(x, weights, grid=GRID), expected)
+            for _ in range(50)
+        ]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert all(same)
+    assert seen
