@@ -35,6 +35,7 @@ print(*module.passed_over_cpu_levels(), sep="\\n")
     )
 
 
+REFUSAL = "amx_bf16: Linux refuses the tile registers (arch_prctl: Operation not permitted)"
 REFUSED = """
 # A filter that lets arch_prctl(ARCH_REQ_XCOMP_PERM) fail with EPERM, as a container's may.
 import ctypes, struct
@@ -83,19 +84,15 @@ def test_tiles_that_linux_refuses_are_passed_over() -> None:
         pytest.skip("this processor has no amx_bf16")
     level, *reasons = level_with(None, before=REFUSED).stdout.split("\n")
     assert level == "avx512"
-    assert (
-        "amx_bf16: Linux refuses the tile registers (arch_prctl: Operation not permitted)"
-        in reasons
-    )
+    assert REFUSAL in reasons
     forced = level_with("amx_bf16", before=REFUSED)
     assert "CPU level 'amx_bf16' is not available" in forced.stderr
 
 
 def test_explain_backend_says_the_level_and_what_is_passed_over(monkeypatch) -> None:
     assert f"of auto on cpu; {_cpp.cpu_level()}" in explain_backend()
-    reason = "amx_bf16: Linux refuses the tile registers (arch_prctl: Operation not permitted)"
-    monkeypatch.setattr(cpp_backend._cpp, "passed_over_cpu_levels", lambda: [reason])
-    assert f"; {_cpp.cpu_level()}; not {reason}\n" in explain_backend()
+    monkeypatch.setattr(cpp_backend._cpp, "passed_over_cpu_levels", lambda: [REFUSAL])
+    assert f"; {_cpp.cpu_level()}; not {REFUSAL}\n" in explain_backend()
 
 
 @pytest.mark.parametrize("level", _cpp.available_cpu_levels())

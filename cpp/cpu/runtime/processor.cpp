@@ -1,7 +1,6 @@
 #include "cpu/runtime/processor.h"
 
 #include <cerrno>
-#include <cstdlib>
 #include <cstring>
 
 #if defined(__x86_64__)
@@ -40,9 +39,6 @@ unsigned saved_state() {
 
 // 0, or the error with which Linux refuses the tiles.
 int ask_for_tiles() {
-#if defined(TRANSNEXT_HAS_AMX_EMULATED)
-  if (std::getenv("TRANSNEXT_EMULATED_REFUSAL") != nullptr) return EPERM;
-#endif
 #if defined(__linux__)
   constexpr int kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM, of Linux 5.16
   constexpr int kTileData = 18;

@@ -55,8 +55,8 @@ def warn_if_not_loadable() -> None:
 
 def cpu_level() -> str:
     """Say which instruction set the CPU kernels run with, and which are passed over, and why."""
-    passed_over = "".join(f"; not {level}" for level in _cpp.passed_over_cpu_levels())
-    return f"{_cpp.cpu_level()}{passed_over}"
+    passed_over = getattr(_cpp, "passed_over_cpu_levels", list)  # older libraries do not tell
+    return "; not ".join((_cpp.cpu_level(), *passed_over()))
 
 
 def unsupported(call: Call) -> str | None:
