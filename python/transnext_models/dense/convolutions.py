@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from torch import Tensor, nn
+
+from .resized_convolution import convolve_resized
 
 __all__ = ["ConvNorm"]
 
@@ -51,4 +54,14 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, in_channels, H, W]`` to ``[B, out_channels, ⌈H / stride⌉, ⌈W / stride⌉]``."""
-        return self.activate(getattr(self, self.norm_name)(self.conv(x)))
+        return self._finish(self.conv(x))
+
+    def of_resized(self, maps: Sequence[Tensor]) -> Tensor:
+        """Return what :meth:`forward` makes of maps resized to the first's size and put together.
+
+        The kernel's side is 3 and the stride 1; see :func:`convolve_resized`.
+        """
+        return self._finish(convolve_resized(maps, self.conv.weight, self.conv.bias))
+
+    def _finish(self, x: Tensor) -> Tensor:
+        return self.activate(getattr(self, self.norm_name)(x))

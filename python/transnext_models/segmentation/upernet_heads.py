@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -50,8 +49,7 @@ class UPerNetHead(nn.Module):
 
     def pool_pyramid(self, x: Tensor) -> Tensor:
         """Add to the last map ``[B, C, H, W]`` what it is on average in ever larger regions."""
-        pooled = [_resize_like(module(x), x) for module in self.psp_modules]
-        return self.bottleneck(torch.cat((x, *pooled), 1))
+        return self.bottleneck.of_resized([x, *(module(x) for module in self.psp_modules)])
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Return logits ``[B, classes, H, W]`` of the first map's size.
@@ -64,8 +62,7 @@ class UPerNetHead(nn.Module):
             levels[i - 1] = levels[i - 1] + _resize_like(levels[i], levels[i - 1])
         smooth = [conv(x) for conv, x in zip(self.fpn_convs, levels, strict=False)]
         smooth.append(levels[-1])
-        joined = torch.cat([smooth[0], *(_resize_like(x, smooth[0]) for x in smooth[1:])], 1)
-        return self.conv_seg(self.dropout(self.fpn_bottleneck(joined)))
+        return self.conv_seg(self.dropout(self.fpn_bottleneck.of_resized(smooth)))
 
 
 class AuxiliaryHead(nn.Module):
