@@ -8,7 +8,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from transnext_models.dense import deformable_gathering
 from transnext_models.dense.deformable_attention import (
     DeformableAttention,
     cell_centres,
@@ -163,3 +166,44 @@ def test_errors_name_what_is_needed() -> None:
         layer(query, value, torch.rand(1, 4, 3, 3).double(), SHAPES)
     with pytest.raises(ValueError, match="embed_dim: got 10, needs a multiple of num_heads=3"):
         DeformableAttention(10, num_heads=3)
+
+
+SIDES = st.tuples(st.integers(1, 9), st.integers(1, 9))
+
+
+def sampled(shapes: list[tuple[int, int]], batch: int, queries: int) -> list[torch.Tensor]:
+    """Return values, places (many outside) and weights of 3 heads and 2 points, in float64."""
+    generator = torch.Generator().manual_seed(batch + queries)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, dtype=torch.float64, generator=generator)
+
+    cells = sum(rows * columns for rows, columns in shapes)
+    places = 0.5 + 0.6 * normal(batch, queries, 3, len(shapes), 2, 2)
+    return [normal(batch, cells, 3, 4), places, normal(batch, queries, 3, len(shapes), 2)]
+
+
+@given(st.lists(SIDES, min_size=1, max_size=4), st.integers(1, 3), st.integers(0, 7))
+def test_gathering_gives_what_sampling_does(
+    shapes: list[tuple[int, int]], batch: int, queries: int
+) -> None:
+    value, places, weights = sampled(shapes, batch, queries)
+    gathered = deformable_sampling(value, shapes, places, weights)
+    sampling = deformable_sampling(value.requires_grad_(), shapes, places, weights)
+    assert sampling.requires_grad
+    torch.testing.assert_close(gathered, sampling)
+
+
+def test_gathering_in_blocks_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = sampled([(5, 7), (2, 3)], 2, 7)
+    value, places, weights = inputs
+    whole = deformable_sampling(value, ((5, 7), (2, 3)), places, weights)
+    monkeypatch.setattr(deformable_gathering, "_BLOCK", 50)
+    blocks = deformable_sampling(value, ((5, 7), (2, 3)), places, weights)
+    torch.testing.assert_close(blocks, whole)
+
+
+def test_places_that_are_no_numbers_count_nothing() -> None:
+    value, places, weights = sampled([(5, 7)], 1, 3)
+    places[0, 0, 0] = torch.tensor([math.nan, math.inf])
+    assert deformable_sampling(value, ((5, 7),), places, weights)[0, 0, :4].eq(0).all()

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .deformable_gathering import gather_deformably
+
 __all__ = ["DeformableAttention", "cell_centres", "cells", "deformable_sampling"]
 
 
@@ -147,19 +149,31 @@ def deformable_sampling(
     if sum(rows * columns for rows, columns in shapes) != cells:
         raise ValueError(f"value: got {cells} cells, needs those of the maps {tuple(shapes)}")
     dtype = torch.promote_types(value.dtype, torch.float32)
-    grids = (2 * locations - 1).permute(0, 2, 3, 1, 4, 5).flatten(0, 1).to(dtype)
-    factors = weights.permute(0, 2, 3, 1, 4).flatten(0, 1).to(dtype)  # [B · heads, levels, N, P]
+    if _may_gather(value, locations, weights):
+        own = (x.to(dtype) for x in (locations, weights))
+        return gather_deformably(value.to(dtype), shapes, *own).to(value.dtype)
+    # Points before queries: a point's samples of all queries then lie together.
+    grids = (2 * locations - 1).permute(0, 2, 3, 4, 1, 5).flatten(0, 1).to(dtype)
+    factors = weights.permute(0, 2, 3, 4, 1).flatten(0, 1).to(dtype)  # [B · heads, levels, P, N]
     total = None
     start = 0
     for level, (rows, columns) in enumerate(shapes):
         maps = value[:, start : start + rows * columns].permute(0, 2, 3, 1).to(dtype)
         maps = maps.reshape(batch * heads, -1, rows, columns)
         start += rows * columns
-        samples = F.grid_sample(maps, grids[:, level], align_corners=False)  # [B · heads, D, N, P]
-        part = (samples * factors[:, level, None]).sum(-1)
-        total = part if total is None else total + part
+        samples = F.grid_sample(maps, grids[:, level], align_corners=False)  # [B · heads, D, P, N]
+        for sample, factor in zip(samples.unbind(2), factors[:, level].unbind(1), strict=True):
+            part = factor[:, None]
+            total = sample * part if total is None else total.addcmul_(sample, part)
     assert total is not None
     return total.unflatten(0, (batch, heads)).permute(0, 3, 1, 2).flatten(2).to(value.dtype)
+
+
+def _may_gather(*tensors: Tensor) -> bool:
+    """Whether nobody needs a gradient of these, nor a graph of what is computed, on a CPU."""
+    needs_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return tensors[0].device.type == "cpu" and not needs_gradient and not traced
 
 
 def cell_centres(shapes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
