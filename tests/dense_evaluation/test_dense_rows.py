@@ -21,7 +21,7 @@ def test_published_numbers() -> None:
     assert len(PUBLISHED) == 6 + 4 + 9 + 3
     assert published_score("maskrcnn_transnext_base.coco", "mask AP", "coco") == 45.9
     assert published_score("dino_4scale_transnext_tiny", "box AP", "coco") == 55.1
-    mode = "multi-scale flip extrapolated"
+    mode = "multi_scale_extrapolated"
     assert published_score("upernet_transnext_small", "mIoU", "ade20k", mode) == 52.8
     assert published_score("mask2former_transnext_base", "mIoU", "ade20k") == 54.7
     assert published_score("mask2former_transnext_base", "mIoU", "ade20k", mode) is None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,9 +10,21 @@ import typer
 from rich.text import Text
 
 from ..checkpoints.errors import escaped
-from .console import Debug, command, messages, needs_extra, note, print_rows, usage_error
+from . import evaluate_dense
+from .console import Debug, command, needs_extra, note, print_rows, usage_error
+from .evaluating import (
+    Incomplete,
+    Output,
+    Precision,
+    Workers,
+    checked,
+    end,
+    names_in,
+    watched,
+)
 from .model_options import Backend, BatchSize, Device, Weights
-from .weights import WeightsKey, weights_remarks
+from .subcommands import with_subcommands
+from .weights import WeightsKey
 
 if TYPE_CHECKING:
     from ..evaluation.engine import Speed
@@ -82,34 +92,9 @@ Corruptions = Annotated[
         help="stored: --c's images. generate: made from --imagenet's, which is not ImageNet-C.",
     ),
 ]
-Output = Annotated[
-    Path, typer.Option(metavar="FILE.csv", help="The table; .json and .md are written beside it.")
-]
 Predictions = Annotated[
     Path | None,
     typer.Option(metavar="FILE.npz", help="Save the answer to every image.", show_default=False),
-]
-Incomplete = Annotated[
-    bool,
-    typer.Option(
-        "--allow-incomplete", help="Go on where a set is not whole, and mark the results."
-    ),
-]
-Precision = Annotated[
-    str | None,
-    typer.Option(
-        help="float32, float16 or bfloat16, the latter two by autocast.  "
-        "[dim]\\[default: float16 on CUDA, as published, else float32][/]",
-        show_default=False,
-    ),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        help="Processes that load images, for each process.  [dim]\\[default: one per core][/]",
-        show_default=False,
-    ),
 ]
 Figure = Annotated[
     str | None,
@@ -124,7 +109,8 @@ Figure = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the command to the command line."""
-    app.command("evaluate")(evaluate)
+    subcommands = with_subcommands(detect=evaluate_dense.detect, segment=evaluate_dense.segment)
+    app.command("evaluate", cls=subcommands)(evaluate)
 
 
 @command
@@ -173,87 +159,23 @@ def evaluate(
         given |= {
             "model": model_name or model,
             "real": real or real_labels is not None,
-            "v2_variants": _names(v2_variants),
+            "v2_variants": names_in(v2_variants),
             "sizes": _numbers(sizes),
-            "modes": _names(modes),
+            "modes": names_in(modes),
         }
-        _run(evaluation, _checked(evaluation.EvaluationOptions, given))
+        _run(evaluation, checked(evaluation.EvaluationOptions, given))
     if figure is not None and evaluation.is_first_process():
         from ..evaluation.figure import draw_sizes
 
         typer.echo(f"figure: {escaped(str(draw_sizes(output)))}")
 
 
-def _checked(kind: type[EvaluationOptions], given: dict[str, Any]) -> EvaluationOptions:
-    """Return the options of the evaluation, of all that the command has."""
-    names = {option.name for option in dataclasses.fields(kind)}
-    try:
-        return kind(**{name: value for name, value in given.items() if name in names})
-    except ValueError as error:
-        option, _, text = str(error).partition(": ")
-        usage_error(text, "/".join(f"--{name.replace('_', '-')}" for name in option.split(", ")))
-
-
 def _run(evaluation: ModuleType, options: EvaluationOptions) -> None:
-    watcher = _watcher(evaluation)
-    with watcher.screen, weights_remarks():
-        try:
-            outcome = evaluation.evaluate(options, watcher)
-        except evaluation.OtherProcessFailed:
-            return  # the first process says why, unless torchrun ends it for another's exit code
-    if not outcome.is_first:
+    outcome = watched(evaluation, evaluation.evaluate, options, _in_words)
+    if outcome is None:
         return
     _print_table(outcome.rows)
-    note(f"results: {options.output}, .json and .md beside it")
-    if outcome.failures:
-        raise RuntimeError("\n".join(outcome.failures))
-
-
-def _watcher(evaluation: ModuleType) -> Any:
-    """Return a watcher that prints, and shows a bar where a person is watching."""
-    remarks = messages()
-    bar: Any = None
-    screen: AbstractContextManager[Any] = nullcontext()
-    if remarks.is_terminal:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-        columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        screen = bar = Progress(
-            *columns, console=remarks, transient=True, redirect_stdout=False, redirect_stderr=False
-        )
-        bar.disable = not evaluation.is_first_process()
-
-    class Printing(evaluation.Watcher):  # type: ignore[name-defined]
-        def __init__(self) -> None:
-            self.screen = screen
-            self.task: Any = None
-
-        def remark(self, text: str) -> None:
-            note(text, console=remarks)
-
-        def started(self, title: str, images: int) -> None:
-            if bar is not None:
-                self.task = bar.add_task(escaped(title), total=images)
-
-        def advanced(self, images: int) -> None:
-            if bar is not None:
-                bar.advance(self.task, images)
-
-        def finished(self, row: dict[str, Any], speed: Speed | None) -> None:
-            self._end_bar()
-            note(_in_words(row, speed), console=remarks)
-
-        def failed(self, title: str, reason: str) -> None:
-            self._end_bar()
-            text = Text.assemble((f"{title}: no result: ", "bold yellow"), escaped(reason))
-            remarks.print(text, soft_wrap=True)
-
-        def _end_bar(self) -> None:
-            if bar is not None and self.task is not None:
-                bar.remove_task(self.task)
-                self.task = None
-
-    return Printing()
+    end(outcome, options)
 
 
 def _in_words(row: dict[str, Any], speed: Speed | None) -> str:
@@ -305,12 +227,8 @@ def _print_corruptions(row: dict[str, Any]) -> None:
     print_rows(lines, right=range(1, 7))
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
 def _numbers(text: str | None) -> tuple[int, ...]:
-    names = _names(text or "")
+    names = names_in(text or "")
     if not all(name.isascii() and name.isdecimal() for name in names):
         usage_error(f"got {text!r}, needs numbers such as 224,256,320", "--size")
     return tuple(int(name) for name in names)

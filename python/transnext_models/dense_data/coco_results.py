@@ -13,7 +13,7 @@ from ..training.durable import written_durably
 __all__ = ["coco_results", "write_coco_results"]
 
 _DIGITS = 3  # after the point, of boxes in pixels
-_SCORE_DIGITS = 6
+_SCORE_DIGITS = 9  # in all: a float32 is read back as it is
 
 
 def coco_results(found: FoundObjects, category_ids: Sequence[int]) -> list[dict[str, Any]]:
@@ -52,7 +52,7 @@ def write_coco_results(
         for objects in found:
             for result in coco_results(objects, category_ids):
                 result["bbox"] = [round(side, _DIGITS) for side in result["bbox"]]
-                result["score"] = round(result["score"], _SCORE_DIGITS)
+                result["score"] = float(f"{result['score']:.{_SCORE_DIGITS}g}")
                 target.write(before + json.dumps(result, allow_nan=False).encode())
                 before = b",\n"
         target.write(b"\n]\n")

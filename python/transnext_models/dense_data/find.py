@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from ..dense.classes import class_names
 from .coco import read_coco
 from .errors import AnnotationError
 from .images_by_name import images_by_stem
@@ -32,7 +33,7 @@ from .records import AnnotatedSet
 from .voc import listed_files, listed_names, read_voc, voc_class_names
 from .yolo import read_yolo, yolo_description, yolo_images
 
-__all__ = ["DenseSplits", "open_annotations"]
+__all__ = ["DenseSplits", "open_annotations", "open_validation"]
 
 Task = Literal["detect", "segment"]
 
@@ -76,9 +77,7 @@ def open_annotations(data: str | Path, task: Task, *, allow_missing: bool = Fals
     AnnotationError
         What it holds is broken, or a split or its classes do not fit the other's.
     """
-    root = Path(data)
-    if not root.is_dir():
-        raise ValueError(f"--data: got {data}, needs a folder")
+    root = _folder(data)
     finders = (_yolo, _coco, _voc, _instances) if task == "detect" else (_label_maps,)
     for find in finders:
         splits = find(root, allow_missing)
@@ -89,8 +88,49 @@ def open_annotations(data: str | Path, task: Task, *, allow_missing: bool = Fals
     raise ValueError(f"--data: {data} holds none of {_FOUND}{for_task}")
 
 
+def open_validation(
+    data: str | Path, task: Task, *, allow_missing: bool = False
+) -> tuple[AnnotatedSet, str]:
+    """Find and read the annotations of validation, and return what kind they are too.
+
+    Of COCO's and ADE20K's layouts, whose training split is large, that one need not be there. The
+    kind of the latter is ``ADE20K``; its 150 classes are called by their names.
+
+    Parameters
+    ----------
+    data, task, allow_missing
+        As `open_annotations` takes them.
+
+    Raises
+    ------
+    ValueError, AnnotationError
+        As `open_annotations`.
+    """
+    root = _folder(data)
+    if task == "segment":
+        folders = root / "images" / "validation", root / "annotations" / "validation"
+        if all(folder.is_dir() for folder in folders):
+            names = mask_class_names(root) or class_names(ADE20K_CLASSES)
+            return read_label_maps(*folders, names, zero_is_other=True), "ADE20K"
+    elif not _yolo_files(root):
+        files = (_coco_file(root, name) for name in _NAMES["val"])
+        file = next((file for file in files if file is not None), None)
+        if file is not None:
+            images = _coco_images(root, file, "val")
+            return read_coco(file, images, allow_missing=allow_missing), "COCO"
+    splits = open_annotations(root, task, allow_missing=allow_missing)
+    return splits.val, splits.kind
+
+
+def _folder(data: str | Path) -> Path:
+    root = Path(data)
+    if not root.is_dir():
+        raise ValueError(f"--data: got {data}, needs a folder")
+    return root
+
+
 def _yolo(root: Path, allow_missing: bool) -> DenseSplits | None:
-    for file in sorted((*root.glob("*.yaml"), *root.glob("*.yml"))):
+    for file in _yolo_files(root):
         description = yolo_description(file)
         if description is not None:
             names = description["names"]
@@ -99,6 +139,10 @@ def _yolo(root: Path, allow_missing: bool) -> DenseSplits | None:
             )
             return DenseSplits(train, val, "YOLO")
     return None
+
+
+def _yolo_files(root: Path) -> list[Path]:
+    return sorted((*root.glob("*.yaml"), *root.glob("*.yml")))
 
 
 def _coco(root: Path, allow_missing: bool) -> DenseSplits | None:

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 
 __all__ = ["MODES", "PUBLISHED", "published_score"]
 
-MODES = ("single", "multi-scale flip", "multi-scale flip extrapolated")
-"""How an image is seen: once as published for its method, or by twelve views."""
+MODES = ("single", "multi_scale", "multi_scale_extrapolated")
+"""How an image is seen: as published for its method alone, or by twelve views, six scales each
+mirrored as well, with the position bias interpolated or extrapolated."""
 
 _SIZES = ("tiny", "small", "base")
 
@@ -30,8 +31,8 @@ PUBLISHED: Mapping[Key, float] = {
     ("dino_4scale_transnext_tiny", "box AP", "single"): 55.1,
     **_of_sizes("dino_5scale", "box AP", "single", (55.7, 56.6, 57.1)),
     **_of_sizes("upernet", "mIoU", "single", (51.1, 52.2, 53.0)),
-    **_of_sizes("upernet", "mIoU", "multi-scale flip", (51.5, 52.5, 53.5)),
-    **_of_sizes("upernet", "mIoU", "multi-scale flip extrapolated", (51.7, 52.8, 53.7)),
+    **_of_sizes("upernet", "mIoU", "multi_scale", (51.5, 52.5, 53.5)),
+    **_of_sizes("upernet", "mIoU", "multi_scale_extrapolated", (51.7, 52.8, 53.7)),
     **_of_sizes("mask2former", "mIoU", "single", (53.4, 54.1, 54.7)),
 }
 """By model, metric and mode."""

@@ -49,6 +49,12 @@ class Machine:
     workers: int = 0
     processes: Processes = field(default_factory=Processes)
 
+    @property
+    def device_name(self) -> str:
+        """What rows call the device."""
+        is_cuda = self.device.type == "cuda"
+        return torch.cuda.get_device_name(self.device) if is_cuda else self.device.type
+
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context of the forward pass."""
         dtype = PRECISIONS[self.precision]

@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .engine import Speed
+from .processes import OtherProcessFailed
 from .rows import Row
 
 __all__ = ["OtherProcessFailed", "Outcome", "Watcher"]
-
-
-class OtherProcessFailed(RuntimeError):
-    """The first process has failed, and has said why."""
 
 
 class Watcher:

@@ -6,7 +6,7 @@ They exchange only images' names and answers, by gloo, whatever the models run o
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -16,9 +16,15 @@ import torch.distributed as dist
 
 from ..training.connection import join_processes
 
-__all__ = ["Processes", "started_processes"]
+__all__ = ["OtherProcessFailed", "Processes", "started_processes"]
+
+_MOST_WORKERS = 16
 
 T = TypeVar("T")
+
+
+class OtherProcessFailed(RuntimeError):
+    """The first process has failed, and has said why."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,24 @@ class Processes:
         dist.broadcast_object_list(box, src=0)
         return box[0]  # type: ignore[return-value]
 
+    def in_first(self, action: Callable[[], T]) -> T | None:
+        """Run something in the first process, None elsewhere; where it fails, all end.
+
+        Raises
+        ------
+        OtherProcessFailed
+            In the other processes; in the first its own error.
+        """
+        value, error = None, None
+        if self.is_first:
+            try:
+                value = action()
+            except Exception as caught:
+                error = caught
+        if self.from_first(error is not None):
+            raise error or OtherProcessFailed
+        return value
+
     def gathered(self, value: T) -> list[T]:
         """Return every process's value, in the first process; elsewhere an empty list."""
         if self.count == 1:
@@ -67,6 +91,16 @@ class Processes:
                 "start as many processes as there are"
             )
         return torch.device("cuda", self.local_rank)
+
+    def loading_workers(self) -> int:
+        """Return a loading process for each core, shared by the processes on this machine."""
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if self.count > 1 else 1
+        cores = (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1
+        )
+        return max(1, min(_MOST_WORKERS, cores // local))
 
 
 @contextmanager

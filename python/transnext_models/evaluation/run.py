@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
-
-import torch
+from typing import Any
 
 from ..classification.classifier import resolve_device
 from ..training.launch import is_first_process
@@ -38,9 +35,6 @@ __all__ = [
 
 _PUBLISHED_PRECISION = "float16"
 _CORRUPTED_SIZE = 224
-_MOST_WORKERS = 16
-
-T = TypeVar("T")
 
 
 def evaluate(
@@ -78,7 +72,7 @@ class _Evaluation:
             device,
             options.precision or default,
             options.batch_size,
-            _workers(processes) if options.workers is None else options.workers,
+            processes.loading_workers() if options.workers is None else options.workers,
             processes,
         )
         self.outcome = Outcome(is_first=processes.is_first)
@@ -99,7 +93,7 @@ class _Evaluation:
             results.check_writable()
             return loaded, results, predictions, plan
 
-        prepared = self._in_first(prepare)
+        prepared = self.processes.in_first(prepare)
         plan = self.processes.from_first(prepared[3] if prepared else None)
         assert plan is not None
         self.model = prepared[0] if prepared else model or self._load()
@@ -126,26 +120,14 @@ class _Evaluation:
             options.model, options.weights, key=options.weights_key, backend=options.backend
         )
 
-    def _in_first(self, action: Callable[[], T]) -> T | None:
-        """Run something in the first process; where it fails, all end."""
-        value, error = None, None
-        if self.processes.is_first:
-            try:
-                value = action()
-            except Exception as caught:
-                error = caught
-        if self.processes.from_first(error is not None):
-            raise error or OtherProcessFailed
-        return value
-
     # -- one pass ---------------------------------------------------------------------------------
 
     def _run_pass(self, one: Pass, built: Built, mode: str, size: int) -> None:
-        missing = self._in_first(lambda: self._missing(one, built, mode, size))
+        missing = self.processes.in_first(lambda: self._missing(one, built, mode, size))
         views = self.processes.from_first(missing)
         if not views:
             return
-        images = self.processes.from_first(self._in_first(one.images)) or []
+        images = self.processes.from_first(self.processes.in_first(one.images)) or []
         prepare = self._prepare(one, size)
         task = Task(
             built.module,
@@ -225,7 +207,7 @@ class _Evaluation:
                 set_name=view.set,
                 mode=mode,
                 precision=self.machine.precision,
-                device=_device_name(self.machine.device),
+                device=self.machine.device_name,
                 seconds=speed.seconds,
                 corruption=one.corruption,
                 severity=one.severity,
@@ -289,16 +271,3 @@ def _change(one: Pass) -> Callable[..., Any] | None:
     if not one.is_generated:
         return None
     return Corruption(one.corruption, int(one.severity))
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _workers(processes: Processes) -> int:
-    """Return a loading process for each core, shared by the processes on this machine."""
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if processes.count > 1 else 1
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    return max(1, min(_MOST_WORKERS, cores // local))
