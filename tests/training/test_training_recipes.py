@@ -12,9 +12,9 @@ from transnext_models import create_model
 from transnext_models.classification.preprocess import Preprocess
 from transnext_models.layers.drop import DropPath
 from transnext_models.training.augmentation import image_augmentation
+from transnext_models.training.classification import build_model
 from transnext_models.training.optimisation import build_optimizer, parameter_groups
 from transnext_models.training.options import RunOptions
-from transnext_models.training.parts import build_model
 from transnext_models.training.recipes import ImageAugmentation, get_recipe
 from transnext_models.training.settings import Settings
 

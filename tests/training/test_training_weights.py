@@ -16,8 +16,8 @@ from training.short_runs import StopAfter, resumed
 from transnext_models import TransNeXt, create_model
 from transnext_models.checkpoints import read_weights
 from transnext_models.checkpoints.run_metadata import run_metadata
+from transnext_models.training.classification import build_model
 from transnext_models.training.options import RunOptions
-from transnext_models.training.parts import build_model
 from transnext_models.training.run import RunStopped, train
 from transnext_models.training.settings import Settings
 

@@ -18,17 +18,17 @@ from lightning.fabric import Fabric
 from torch.utils.data import IterableDataset, default_collate
 
 from .assembly import Connected, assemble
+from .classification import CLASSIFICATION
 from .launch import plan_launch
-from .loaders import VALIDATION_BATCH, Batch, TrainingData
-from .module import logits_of
-from .options import RunOptions, check_options
+from .loaders import TrainingData
+from .options import CommonOptions
 from .parts import quiet
 from .random_numbers import seed_step
 from .resuming import configuration_to_repeat
 from .sampling import Sample
-from .settings import Settings
 from .sources.streams import StreamedTraining
 from .speed import duration, per_second
+from .task import RunSettings, Task
 
 __all__ = ["DryRun", "dry_run"]
 
@@ -108,7 +108,7 @@ class DryRun:
         return [f"{name}: {text}" for name, text in rows.items()]
 
 
-def dry_run(options: RunOptions) -> DryRun:
+def dry_run(options: CommonOptions, task: Task[Any, Any] = CLASSIFICATION) -> DryRun:
     """Try what a run with these options needs, and say what it would take.
 
     Raises
@@ -116,12 +116,12 @@ def dry_run(options: RunOptions) -> DryRun:
     ValueError, RuntimeError
         As `run.train`; also where a batch does not fit the memory of a device.
     """
-    check_options(options)
+    task.check_options(options)
     plan = plan_launch(options.devices, options.num_nodes)
     configuration = None if options.config is None else configuration_to_repeat(options.config)
-    settings = Settings.of(options, plan.processes, configuration)
+    settings = task.settings(options, plan.processes, configuration)
     with quiet():
-        assembly = assemble(options, settings, plan, None)
+        assembly = assemble(task, options, settings, plan, None)
         connected = assembly.connect(options, settings, accumulate=1)
         with contextlib.closing(assembly.data):
             trial = _Trial(assembly.fabric, connected, assembly.data)
@@ -143,7 +143,7 @@ class _Trial:
         self.steps = connected.steps
         self.data = data
 
-    def measured(self, options: RunOptions, settings: Settings) -> DryRun:
+    def measured(self, options: CommonOptions, settings: RunSettings) -> DryRun:
         """Return all that there is to know."""
         data, module = self.data, self.module
         read = self._read()
@@ -157,10 +157,10 @@ class _Trial:
         device = images / self._timed(lambda: self._step(batch))
         together = images / self._timed(lambda: self._step(data.training_batch(next(batches))))
         val_batch = data.validation_batch(next(data.val_batches()))
-        val_images = len(val_batch[1]) * self.fabric.world_size
+        val_images = data.count(val_batch) * self.fabric.world_size
         validation = val_images / self._timed(lambda: self._validate(val_batch))
         memory, available = _memory(self.fabric.device)
-        trained = data.batches_of_steps(options.accumulate) * images
+        trained = data.batches_of_steps(settings.accumulate) * images
         checked = self._validated(options)
         seconds_of_epoch = trained / together + checked / min(validation, loader)
         parameters = list(module.model.parameters())
@@ -193,6 +193,8 @@ class _Trial:
         data, count = self.data, 0
         training, validation = data.training_samples(), data.validation_samples()
         train_length, val_length = len(data.train_set), len(data.val_set)  # type: ignore[arg-type]
+        collate_training = data.collate_training or default_collate
+        collate_validation = data.collate_validation or default_collate
         began = time.monotonic()
         # What can only be read in order is read by the loader.
         if not isinstance(training, (IterableDataset, StreamedTraining)):
@@ -200,13 +202,13 @@ class _Trial:
                 if time.monotonic() - began > _SECONDS:
                     break
                 sample = Sample(0, index % data.epoch_length, index)
-                data.training_batch(default_collate([training[sample]]))
+                data.training_batch(collate_training([training[sample]]))
                 count += 1
         if not isinstance(validation, IterableDataset):
             for index in _spread(None, val_length):
                 if time.monotonic() - began > 2 * _SECONDS:
                     break
-                data.validation_batch(default_collate([validation[index]]))
+                data.validation_batch(collate_validation([validation[index]]))
                 count += 1
         return count
 
@@ -217,22 +219,23 @@ class _Trial:
             yield from self.data.train_batches(epoch)
             epoch += 1
 
-    def _step(self, batch: Batch) -> None:
+    def _step(self, batch: Any) -> None:
         """Take a whole optimiser step, averaged weights included."""
         seed_step(self.data.seed, self.state.global_step, self.fabric.global_rank)
         self.steps.add_batch(batch, ends_step=True)
         self.steps.optimise()
         self.state.step_done()
 
-    def _validate(self, batch: Batch) -> None:
-        images, labels = self.fabric.to_device(batch)
-        self.module.measure(logits_of(self.state.evaluated.eval(), images, self.fabric), labels)
+    @torch.no_grad()
+    def _validate(self, batch: Any) -> None:
+        measures = self.module.measures(self.state.evaluated.eval(), self.fabric)
+        measures.add(self.fabric.to_device(batch))
 
-    def _validated(self, options: RunOptions) -> int:
+    def _validated(self, options: CommonOptions) -> int:
         """Images of a validation on all processes."""
         images = len(self.data.val_set)  # type: ignore[arg-type]
         if options.limit_val_batches is not None:
-            batch = int(VALIDATION_BATCH * self.data.batch_size) * self.fabric.world_size
+            batch = self.data.validation_batch_size * self.fabric.world_size
             images = min(images, options.limit_val_batches * batch)
         return images
 

@@ -22,7 +22,12 @@ __all__ = ["export_half", "export_run", "export_weights", "named_classes"]
 
 
 def export_run(
-    folder: RunFolder, state: TrainingState, metadata: dict[str, str], half: bool
+    folder: RunFolder,
+    state: TrainingState,
+    metadata: dict[str, str],
+    half: bool,
+    score: str = "val_top1",
+    whole: bool = False,
 ) -> None:
     """Write the weights of the last epoch and of the best, if they are not there.
 
@@ -33,9 +38,13 @@ def export_run(
     state : TrainingState
         Of a run that is over.
     metadata : dict[str, str]
-        What both are told to be, besides their epoch and accuracy.
+        What both are told to be, besides their epoch and score.
     half : bool
         Whether float16 weights are written too.
+    score : str
+        The measure that goes with them.
+    whole : bool
+        See `export_half`.
     """
     is_over = folder.result.exists()
 
@@ -44,11 +53,11 @@ def export_run(
     ) -> None:
         if not (is_over and full.exists()):
             epoch, tensors = weights()
-            top1 = state.rows[epoch].get("val_top1")
-            told = {} if top1 is None else {"val_top1": f"{top1:.6g}"}
+            value = state.rows[epoch].get(score)
+            told = {} if value is None else {score: f"{value:.6g}"}
             export_weights(full, tensors, {**metadata, **told, "epoch": str(epoch)})
         if half and not (is_over and small.exists()):
-            export_half(full, small)
+            export_half(full, small, whole)
 
     exported(folder.last_weights, folder.last_half_weights, lambda: _last(state))
     exported(folder.weights, folder.half_weights, lambda: _best(folder, state))
@@ -97,8 +106,13 @@ def export_weights(path: Path, state: dict[str, Tensor], metadata: dict[str, str
     _write(path, save(state, {"format": "pt", **metadata}))
 
 
-def export_half(weights: Path, path: Path) -> None:
+def export_half(weights: Path, path: Path, whole: bool = False) -> None:
     """Write the weights in the file `weights` as float16, with what is known about them.
+
+    Parameters
+    ----------
+    whole : bool
+        Whether they are those of a backbone with heads, whose counters are left out.
 
     Raises
     ------
@@ -107,14 +121,15 @@ def export_half(weights: Path, path: Path) -> None:
     RunFileError
         The file cannot be written.
     """
-    read = read_weights(weights)
+    read = read_weights(weights, strict=not whole, whole=whole)
     state = {name: value.half().contiguous() for name, value in read.state_dict.items()}
     for name, value in state.items():
         if not value.isfinite().all():
             raise ValueError(
                 f"{path}: {name!r} has values too large for float16: give --no-float16"
             )
-    _write(path, save(state, describe_weights(read)))
+    metadata = {"format": "pt", **read.metadata} if whole else describe_weights(read)
+    _write(path, save(state, metadata))
 
 
 def _write(path: Path, content: bytes) -> None:

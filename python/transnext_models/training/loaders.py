@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -50,6 +50,8 @@ class TrainingData:
         and ones.
     train_set, val_set : Dataset[Any]
         Map-style data sets.
+    collate_training, collate_validation : Callable[[Any], Any] | None
+        Put the samples of a batch together; None is torch's own way.
     """
 
     train_set: Dataset[Any]
@@ -57,6 +59,8 @@ class TrainingData:
     num_classes: int | None
     class_names: Sequence[str] | None = None
     has_several_labels: bool = False
+    collate_training: Callable[[Any], Any] | None = None
+    collate_validation: Callable[[Any], Any] | None = None
 
     def __init__(self, batch_size: int, workers: int, seed: int) -> None:
         self.batch_size = batch_size
@@ -93,6 +97,14 @@ class TrainingData:
     def validation_batch(self, loaded: Any) -> Batch:
         """Finish what the loader gives for validation, before it moves to the device."""
         raise NotImplementedError
+
+    def count(self, batch: Any) -> int:
+        """Return the images of a batch that is finished."""
+        return len(batch[0])
+
+    def drawn(self, batch: Any) -> tuple[Any, ...]:
+        """Return what of a training batch goes to the device, for `mix` to take."""
+        return (*batch, *self.mixing_numbers(batch[0]))
 
     def mixing_numbers(self, images: Tensor) -> tuple[Tensor, ...]:
         """Draw what `mix` takes beside the images, on the host: nothing where it does not mix."""
@@ -137,6 +149,11 @@ class TrainingData:
         """Training batches of an epoch on this process."""
         return len(self._epoch_batches())
 
+    @property
+    def validation_batch_size(self) -> int:
+        """Images of a validation batch."""
+        return int(VALIDATION_BATCH * self.batch_size)
+
     def batches_of_steps(self, accumulate: int) -> int:
         """Training batches of an epoch on this process that fill steps of so many batches."""
         return self.batches_per_epoch // accumulate * accumulate
@@ -151,6 +168,7 @@ class TrainingData:
             self._loader = DataLoader(
                 self.training_samples(),
                 batch_sampler=batches,
+                collate_fn=self.collate_training,
                 persistent_workers=self.workers > 0,
                 **self._loading(),
             )
@@ -162,7 +180,8 @@ class TrainingData:
         length = len(self.val_set)  # type: ignore[arg-type]
         loader: DataLoader[Any] = DataLoader(
             self.validation_samples(),
-            batch_size=int(VALIDATION_BATCH * self.batch_size),
+            batch_size=self.validation_batch_size,
+            collate_fn=self.collate_validation,
             sampler=Shard(length, self._rank, self._ranks),
             **self._loading(),
         )

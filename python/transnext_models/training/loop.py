@@ -23,11 +23,11 @@ from .durable import RunFileError
 from .interruption import RunStopped, StopSignals
 from .loaders import TrainingData
 from .loss_watch import LossWatch, NotFinite
-from .module import ClassifierModule, logits_of
 from .random_numbers import seed_step
 from .speed import Speed, duration
 from .state import TrainingState
 from .steps import EagerSteps
+from .trained import TrainingModule
 
 __all__ = ["Pace", "TrainingLoop"]
 
@@ -79,7 +79,7 @@ class TrainingLoop:
     def __init__(
         self,
         fabric: Fabric,
-        module: ClassifierModule,
+        module: TrainingModule,
         steps: EagerSteps,
         data: TrainingData,
         state: TrainingState,
@@ -137,7 +137,7 @@ class TrainingLoop:
         patience = self.pace.early_stop
         if patience is None:
             return False
-        return history.validations_without_gain(self.state.rows) >= patience
+        return history.validations_without_gain(self.state.rows, self.module.score) >= patience
 
     def fit(self) -> None:
         """Train until the run is complete.
@@ -184,12 +184,11 @@ class TrainingLoop:
     def _train_epoch(self) -> None:
         """Take the epoch's optimiser steps that are left."""
         state, module, accumulate = self.state, self.module, self.pace.accumulate
-        self._rate = module.set_rate(state.epoch)
-        self._steps.set_rates()
         batches = self.batches_per_epoch
         first = state.step * accumulate
+        self._set_rate(min(first, batches - 1) // accumulate)
         if first == 0:
-            if module.recipe.fresh_scaler:
+            if module.fresh_scaler:
                 state.reset_scaler()
             self._call("on_train_epoch_start", self, module)
         if first >= batches:
@@ -201,6 +200,8 @@ class TrainingLoop:
         with progress.progress_shown(title, first, batches, self.speed, shown) as advance:
             for index in range(first, batches):
                 ends_step = (index + 1) % accumulate == 0
+                if module.changes_rate_in_epochs and index % accumulate == 0:
+                    self._set_rate(index // accumulate)
                 with self.speed.waiting():
                     batch = next(loaded)
                 self._train_batch(batch, index, ends_step)
@@ -208,6 +209,11 @@ class TrainingLoop:
                 advance()
                 if ends_step:
                     self._between_steps()
+
+    def _set_rate(self, step: int) -> None:
+        """Have the next optimiser steps use the rate of this one of the epoch."""
+        self._rate = self.module.set_rate(self.state.epoch, step)
+        self._steps.set_rates()
 
     def _train_batch(self, loaded: Any, index: int, ends_step: bool) -> None:
         """Forward and backward of batch `index` of the epoch, and the optimiser where it is due."""
@@ -217,7 +223,7 @@ class TrainingLoop:
             seed_step(self.data.seed, step, fabric.global_rank)
             batch = self.data.training_batch(loaded)
             loss = self._steps.add_batch(batch, ends_step)
-            state.add_loss(loss, len(batch[0]))
+            state.add_loss(loss, self.data.count(batch))
             self._watch.note(loss, state.epoch, state.global_step + 1, self._rate)
             if ends_step:
                 self._steps.optimise()
@@ -244,11 +250,11 @@ class TrainingLoop:
         is_best = False
         if is_last or (state.epoch + 1) % self.pace.validate_every == 0:
             row |= self._validate()
-            top1 = row["val_top1"]
+            name = self.module.score
             # As published: of several that are equally good, the last.
-            is_best = state.best is None or top1 >= state.best["val_top1"]
+            is_best = state.best is None or row[name] >= state.best[name]
             if is_best:
-                state.best = {"epoch": state.epoch, "val_top1": top1}
+                state.best = {"epoch": state.epoch, name: row[name]}
         row["seconds"] = round(time.perf_counter() - self._began[0], 1)
         row["cpu_seconds"] = round(time.process_time() - self._began[1], 1)
         row["images_per_second"] = round(speed, 2)
@@ -268,24 +274,14 @@ class TrainingLoop:
     def _validate(self) -> dict[str, float]:
         """Evaluate the weights in use on every validation image once."""
         model = self.state.evaluated.eval()
-        sums = torch.zeros(4, dtype=self.state.loss.dtype, device=self.fabric.device)
+        measures = self.module.measures(model, self.fabric)
         with torch.no_grad():
             for loaded in self.data.val_batches():
-                images, labels = self.fabric.to_device(self.data.validation_batch(loaded))
-                if len(images):
-                    logits = logits_of(model, images, self.fabric)
-                    sums += self.module.measure(logits, labels).to(sums.dtype)
+                measures.add(self.fabric.to_device(self.data.validation_batch(loaded)))
                 # The processes' shares differ by an image: only a single one stops in between.
                 if self._group is None and self._signals.received is not None:
                     self._between_steps()
-        loss, top1, top5, images = self._summed(sums)
-        if not images:
-            raise RuntimeError("--data: no validation image can be read")
-        measured = {
-            "val_loss": loss / images,
-            "val_top1": top1 / images,
-            "val_top5": top5 / images,
-        }
+        measured = measures.result()
         self._call("on_validation_epoch_end", self, self.module)
         return measured
 

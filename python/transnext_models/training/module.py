@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .freezing import resting_modules
 from .optimisation import build_optimizer, build_schedule
 from .recipes import Recipe
+from .trained import Measures, TrainingModule
 
 if TYPE_CHECKING:
     from timm.scheduler.scheduler import Scheduler
@@ -34,7 +33,7 @@ def logits_of(model: nn.Module, images: Tensor, fabric: Fabric) -> Tensor:
     return logits
 
 
-class ClassifierModule:
+class ClassifierModule(TrainingModule):
     """Trains `model` by `recipe`.
 
     Parameters
@@ -53,13 +52,9 @@ class ClassifierModule:
         Whether targets say of each class whether an image is of it: each is learnt by itself.
     shard_optimizer : bool
         See `build_optimizer`.
-
-    Attributes
-    ----------
-    network
-        What computes the logits in training: `model`, or what wraps it for several processes and
-        mixed precision.
     """
+
+    score = "val_top1"
 
     def __init__(
         self,
@@ -71,16 +66,14 @@ class ClassifierModule:
         several_labels: bool = False,
         shard_optimizer: bool = False,
     ) -> None:
-        self.model = model
-        self.network: Callable[[Tensor], Tensor] = model
+        optimizer = build_optimizer(model, recipe, learning_rate_factor, shard_optimizer)
+        super().__init__(model, recipe, optimizer)
         self.recipe = recipe
         self.class_weights = class_weights
         self.several_labels = several_labels
-        self._resting = resting_modules(model)
         self._peak = recipe.lr * learning_rate_factor
-        self.optimizer = build_optimizer(model, recipe, learning_rate_factor, shard_optimizer)
         self._schedule: Scheduler | None = build_schedule(
-            self.optimizer, recipe, epochs, learning_rate_factor
+            optimizer, recipe, epochs, learning_rate_factor
         )
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -100,13 +93,7 @@ class ClassifierModule:
         logits = self.network(images).float()
         return F.cross_entropy(logits, targets, self.class_weights, label_smoothing=smoothing)
 
-    def train(self) -> None:
-        """Set the model to training mode, but for the parts of it that are frozen."""
-        self.model.train()
-        for module in self._resting:
-            module.eval()
-
-    def set_rate(self, epoch: int) -> float:
+    def set_rate(self, epoch: int, step: int = 0) -> float:
         """Set the learning rate of `epoch`, and return it. It depends on nothing but the epoch.
 
         With layer decay it is that of the last layer, the classifier.
@@ -119,17 +106,9 @@ class ClassifierModule:
         largest = max(self.optimizer.param_groups, key=lambda group: group.get("lr_scale", 1.0))
         return float(largest["lr"])
 
-    def clip_gradients(self, scaler: torch.amp.GradScaler | None) -> None:
-        """Clip the gradients to the recipe's norm, after taking the scale of `scaler` off them."""
-        if self.recipe.clip_norm is None:
-            return
-        if scaler is not None:
-            # Fabric does the same, but refuses fused optimisers, which torch's scaler can handle.
-            scaler.unscale_(self.optimizer)
-        # With float16 the first scales are found by gradients that overflow: they are no error.
-        groups = self.optimizer.param_groups
-        parameters = [parameter for group in groups for parameter in group["params"]]
-        nn.utils.clip_grad_norm_(parameters, self.recipe.clip_norm)
+    def measures(self, model: nn.Module, fabric: Fabric) -> Measures:
+        """Return what measures loss and accuracy."""
+        return _Accuracy(self, model, fabric)
 
     @staticmethod
     def measure(logits: Tensor, labels: Tensor) -> Tensor:
@@ -158,3 +137,33 @@ class ClassifierModule:
             loss = F.cross_entropy(logits, labels, reduction="sum")
         count = loss.new_tensor(float(len(labels)))
         return torch.stack([loss, right[:, 0].sum(), right.any(dim=1).sum(), count])
+
+
+class _Accuracy(Measures):
+    """Loss, and the shares of right answers, of every image."""
+
+    def __init__(self, module: ClassifierModule, model: nn.Module, fabric: Fabric) -> None:
+        self._module, self._model, self._fabric = module, model, fabric
+        # Metal has no float64.
+        dtype = torch.float32 if fabric.device.type == "mps" else torch.float64
+        self._sums = torch.zeros(4, dtype=dtype, device=fabric.device)
+
+    def add(self, batch: Any) -> None:
+        """Take images [B, 3, H, W] and labels."""
+        images, labels = batch
+        if len(images):
+            logits = logits_of(self._model, images, self._fabric)
+            self._sums += self._module.measure(logits, labels).to(self._sums.dtype)
+
+    def result(self) -> dict[str, float]:
+        """Return `val_loss`, `val_top1` and `val_top5`."""
+        total = self._fabric.all_reduce(self._sums.clone(), reduce_op="sum")
+        assert isinstance(total, Tensor)
+        loss, top1, top5, images = total.tolist()
+        if not images:
+            raise RuntimeError("--data: no validation image can be read")
+        return {
+            "val_loss": loss / images,
+            "val_top1": top1 / images,
+            "val_top5": top5 / images,
+        }

@@ -12,7 +12,7 @@ from .recipes import Recipe
 if TYPE_CHECKING:
     from timm.scheduler.scheduler import Scheduler
 
-__all__ = ["build_optimizer", "build_schedule", "parameter_groups", "whole_state"]
+__all__ = ["adamw", "build_optimizer", "build_schedule", "parameter_groups", "whole_state"]
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
@@ -49,24 +49,34 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
 def build_optimizer(
     model: nn.Module, recipe: Recipe, learning_rate_factor: float = 1.0, sharded: bool = False
 ) -> torch.optim.Optimizer:
-    """Return the recipe's AdamW over `parameter_groups(model, recipe)`.
+    """Return the recipe's AdamW over `parameter_groups(model, recipe)`; see `adamw`."""
+    return adamw(
+        parameter_groups(model, recipe),
+        recipe.lr * learning_rate_factor,
+        sharded,
+        weight_decay=recipe.weight_decay,
+        betas=recipe.betas,
+        eps=recipe.eps,
+        **({"fused": True} if recipe.fused else {}),
+    )
+
+
+def adamw(
+    groups: list[dict[str, Any]], lr: float, sharded: bool, **numbers: Any
+) -> torch.optim.Optimizer:
+    """Return AdamW over groups of parameters; ``lr_scale`` of a group multiplies its rate.
 
     Parameters
     ----------
     sharded : bool
         Whether each of several processes, which are connected, keeps the moments of a share of the
         parameters and broadcasts them after a step; the model is on its device.
+    **numbers
+        AdamW's, of groups that do not say otherwise.
     """
     from timm.optim import create_optimizer_v2
 
-    groups = parameter_groups(model, recipe)
-    numbers: dict[str, Any] = {
-        "lr": recipe.lr * learning_rate_factor,
-        "weight_decay": recipe.weight_decay,
-        "betas": recipe.betas,
-        "eps": recipe.eps,
-        **({"fused": True} if recipe.fused else {}),
-    }
+    numbers["lr"] = lr
     if sharded:
         from torch.distributed.optim import ZeroRedundancyOptimizer
 

@@ -1,4 +1,4 @@
-"""The parts of a run, built from its options and settings: data, model, Fabric."""
+"""The parts of every run: Fabric, and what it is described by."""
 
 from __future__ import annotations
 
@@ -10,115 +10,31 @@ from typing import Any
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.plugins import MixedPrecision
+from torch import nn
 
 from ..capture.recorders import has_graphs
-from ..registry import create_model, load_model
-from ..transnext import TransNeXt
-from .data import ImageData
-from .freezing import freeze_parameters
 from .launch import LaunchPlan
 from .libraries import library_versions
 from .loaders import TrainingData
-from .options import RunOptions
-from .settings import Settings
+from .options import CommonOptions
 from .strategy import PatientDDP
+from .task import RunSettings
 
-__all__ = ["build_data", "build_fabric", "build_model", "describe", "quiet"]
-
-
-def build_data(options: RunOptions, settings: Settings) -> TrainingData:
-    """Return the data that `options` name; it then knows how many classes there are.
-
-    Raises
-    ------
-    ValueError
-        The data, the recipe and the model do not fit each other.
-    """
-    recipe = settings.recipe
-    source = options.data or ("digits" if recipe.data == "digits" else None)
-    if source is None:
-        raise ValueError(
-            f"--data: got nothing, needs a folder with train/ and val/ for recipe {recipe.name!r}"
-        )
-    data: TrainingData
-    if source == "digits":
-        if recipe.data != "digits":
-            raise ValueError(f"--recipe: got {recipe.name!r}, needs digits for --data digits")
-        from .digit_data import DigitData
-
-        data = DigitData(settings.preprocess, settings.batch_size, options.seed)
-    else:
-        data = ImageData(
-            source,
-            recipe,
-            settings.preprocess,
-            settings.batch_size,
-            options.workers,
-            options.seed,
-            options.data_root,
-            options.data_val,
-            (options.epoch_length, options.val_length),
-        )
-        if (known := settings.num_classes or data.num_classes) is not None:
-            data.enable_mixup(known)
-    num_classes = settings.num_classes or data.num_classes
-    if num_classes is None:
-        raise ValueError(
-            f"--num-classes: got nothing, needs the number of classes in --data {source}, which "
-            "does not say it"
-        )
-    if data.num_classes is not None and data.num_classes != num_classes:
-        raise ValueError(
-            f"--num-classes: got {num_classes}, needs {data.num_classes}, the number of classes "
-            f"in --data {source}"
-        )
-    data.num_classes = num_classes
-    return data
+__all__ = ["build_fabric", "describe", "quiet"]
 
 
-def build_model(
-    options: RunOptions, settings: Settings, num_classes: int, pretrain_size: int | None
-) -> TransNeXt:
-    """Return the model, with its first weights, and with what it freezes frozen.
+def build_fabric(
+    options: CommonOptions, of_recipe: str, loss_scale: float | None, plan: LaunchPlan
+) -> Fabric:
+    """Return Lightning's Fabric, not yet launched.
 
     Parameters
     ----------
-    num_classes : int
-        Of the data.
-    pretrain_size : int | None
-        Of a model whose weights come later, from a checkpoint or another process; None for one
-        that begins with the weights of the options, where these name any: the size is theirs.
-
-    Raises
-    ------
-    ValueError
-        The weights cannot be used, or had another size than the options say.
-    """
-    arguments: dict[str, Any] = {
-        "num_classes": num_classes,
-        "img_size": settings.img_size,
-        "drop_path_rate": settings.drop_path,
-        "backend": options.backend,
-    }
-    if pretrain_size is None and settings.weights is not None:
-        model = load_model(settings.model_name, settings.weights, **arguments).model
-        asked = options.pretrain_size
-        if asked is not None and asked != model.pretrain_size:
-            raise ValueError(
-                f"--pretrain-size: got {asked}, needs {model.pretrain_size}, at which --weights "
-                f"{settings.weights} were trained: leave the option out"
-            )
-    else:
-        size = pretrain_size or settings.pretrain_size
-        model = create_model(settings.model_name, pretrain_size=size, **arguments)
-    freeze_parameters(model, settings.recipe)
-    if options.compile:
-        model.compile()
-    return model
-
-
-def build_fabric(options: RunOptions, settings: Settings, plan: LaunchPlan) -> Fabric:
-    """Return Lightning's Fabric, not yet launched.
+    of_recipe : str
+        Precision on accelerators where the options name none.
+    loss_scale : float | None
+        Of float16; None lets a scaler find it.
 
     Raises
     ------
@@ -127,33 +43,48 @@ def build_fabric(options: RunOptions, settings: Settings, plan: LaunchPlan) -> F
     """
     on_accelerator = torch.accelerator.is_available()
     # Fabric checks it itself, at run time.
-    precision: Any = options.precision or (
-        settings.recipe.precision if on_accelerator else "32-true"
-    )
+    precision: Any = options.precision or (of_recipe if on_accelerator else "32-true")
     several = PatientDDP(options.connect_timeout) if plan.processes > 1 else None
+    kind: dict[str, Any] = {"precision": precision}
+    if loss_scale is not None and precision == "16-mixed":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        kind = {"plugins": [MixedPrecision(precision, device, ConstantScaler(loss_scale))]}
     try:
         fabric = Fabric(
             strategy=several or "auto",
             devices=plan.devices,
             num_nodes=options.num_nodes,
-            precision=precision,
+            **kind,
         )
     except (ValueError, RuntimeError, TypeError) as error:  # MisconfigurationException among them
         raise ValueError(
             f"--devices {options.devices}, --num-nodes {options.num_nodes}, --precision "
             f"{precision}: {error}"
         ) from error
-    if options.cuda_graphs and not has_graphs(fabric.device):
+    if options.captures and not has_graphs(fabric.device):
         raise ValueError(f"--cuda-graphs: got a run on {fabric.device.type}, needs a CUDA device")
     return fabric
 
 
+class ConstantScaler(torch.amp.GradScaler):
+    """A gradient scaler that keeps its scale; a step whose gradients overflow is left out."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__("cuda" if torch.cuda.is_available() else "cpu", init_scale=scale)
+        self._constant = scale
+
+    def update(self, new_scale: float | torch.Tensor | None = None) -> None:
+        """Keep the scale."""
+        super().update(self._constant)
+
+
 def describe(
-    options: RunOptions,
-    settings: Settings,
-    model: TransNeXt,
+    options: CommonOptions,
+    settings: RunSettings,
+    model: nn.Module,
     data: TrainingData,
     fabric: Fabric,
+    of_task: dict[str, Any],
 ) -> dict[str, Any]:
     """Return what decides the result of a run: two runs that agree in it are the same run."""
     return {
@@ -161,11 +92,8 @@ def describe(
         "model": settings.model_name,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "img_size": settings.img_size,
-        "pretrain_size": model.pretrain_size,
-        "crop_mode": settings.preprocess.crop_mode,
-        "crop_pct": settings.preprocess.crop_pct,
+        **of_task,
         "num_classes": data.num_classes,
-        "drop_path": settings.drop_path,
         "epochs": settings.epochs,
         "total_batch": settings.total_batch,
         "peak_lr": settings.peak_lr,

@@ -9,7 +9,7 @@ from typing import Any
 from .options import RunOptions
 from .recipes import ImageAugmentation, Recipe, get_recipe
 
-__all__ = ["chosen_recipe", "recipe_from"]
+__all__ = ["chosen_recipe", "known_fields", "recipe_from"]
 
 _CHANGES = (
     "layer_decay",
@@ -71,7 +71,27 @@ def recipe_from(stored: Mapping[str, Any]) -> Recipe:
     ValueError
         It has something that this version does not know.
     """
-    known = {field.name: field for field in dataclasses.fields(Recipe)}
+    values = known_fields(Recipe, stored)
+    augmentation = values.get("augmentation")
+    if augmentation is not None:
+        try:
+            values["augmentation"] = ImageAugmentation(**augmentation)
+        except TypeError as error:
+            raise ValueError(
+                f"recipe: its augmentation is unlike this version's: {error}"
+            ) from None
+    return Recipe(**values)
+
+
+def known_fields(kind: type[Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a recipe of that kind as they were written down, lists as tuples.
+
+    Raises
+    ------
+    ValueError
+        There is one that this version does not know, or one lacks that has no default.
+    """
+    known = {field.name: field for field in dataclasses.fields(kind)}
     missing = [
         name
         for name, field in known.items()
@@ -82,15 +102,4 @@ def recipe_from(stored: Mapping[str, Any]) -> Recipe:
     if (unknown := sorted(set(stored) - set(known))) or missing:
         what = f"has {unknown[0]!r}" if unknown else f"lacks {missing[0]!r}"
         raise ValueError(f"recipe: the one in the configuration {what}, unlike this version's")
-    values: dict[str, Any] = {
-        name: tuple(x) if isinstance(x, list) else x for name, x in stored.items()
-    }
-    augmentation = values.get("augmentation")
-    if augmentation is not None:
-        try:
-            values["augmentation"] = ImageAugmentation(**augmentation)
-        except TypeError as error:
-            raise ValueError(
-                f"recipe: its augmentation is unlike this version's: {error}"
-            ) from None
-    return Recipe(**values)
+    return {name: tuple(x) if isinstance(x, list) else x for name, x in stored.items()}

@@ -19,7 +19,7 @@ from .checkpoint_files import (
     verify_checkpoint,
 )
 from .libraries import library_versions
-from .options import RunOptions
+from .options import CommonOptions
 from .recipes import Recipe
 from .run_folder import RunFolder, read_configuration, read_configuration_file
 from .run_lock import LOCK_NAME
@@ -96,7 +96,7 @@ def configuration_of(resume: Path) -> dict[str, Any] | None:
     return None
 
 
-def choose_start(options: RunOptions, folder: RunFolder) -> Start:
+def choose_start(options: CommonOptions, folder: RunFolder) -> Start:
     """Find what `options` mean to start from.
 
     Raises
@@ -152,7 +152,7 @@ def differences(configuration: Mapping[str, Any], now: Mapping[str, Any]) -> lis
 
 
 def check_same_run(
-    configuration: Mapping[str, Any], now: Mapping[str, Any], options: RunOptions
+    configuration: Mapping[str, Any], now: Mapping[str, Any], options: CommonOptions
 ) -> None:
     """Compare what decides a result with what the run began with.
 

@@ -14,23 +14,20 @@ from typing import Any
 
 from lightning.fabric import seed_everything
 
-from ..registry import load_model
 from .assembly import assemble
 from .checkpoint_files import read_checkpoint
 from .checkpoint_writer import CheckpointWriter
+from .classification import CLASSIFICATION
 from .durable import RunFileError, write_text
-from .export import export_run, named_classes
+from .export import export_run
 from .interruption import RunStopped
-from .label_mistakes import find_label_mistakes
 from .launch import plan_launch
 from .libraries import other_libraries
 from .loggers import build_loggers
 from .loop import Pace, TrainingLoop
-from .mistakes import find_mistakes
-from .options import RunOptions, check_options, portable_options
+from .options import CommonOptions, RunOptions, portable_options
 from .parts import describe, quiet
 from .profiling import ProfiledSteps
-from .report import render_report
 from .resuming import (
     Start,
     check_same_run,
@@ -41,8 +38,8 @@ from .resuming import (
 )
 from .run_folder import RunFolder, measures
 from .run_lock import LOCK_NAME, RunLock
-from .settings import Settings
 from .state import TrainingState
+from .task import Finished, Task
 
 __all__ = ["RunOptions", "RunResult", "RunStopped", "train"]
 
@@ -60,7 +57,7 @@ class RunResult:
     metrics
         Of the last epoch.
     best
-        Epoch and top-1 of the best validation.
+        Epoch and score of the best validation.
     """
 
     weights: Path
@@ -72,15 +69,21 @@ class RunResult:
     is_first_process: bool
 
 
-def train(options: RunOptions, callbacks: Sequence[Any] = ()) -> RunResult:
+def train(
+    options: CommonOptions,
+    callbacks: Sequence[Any] = (),
+    task: Task[Any, Any] = CLASSIFICATION,
+) -> RunResult:
     """Train, validate, checkpoint and export.
 
     Parameters
     ----------
-    options : RunOptions
-        See `RunOptions`.
+    options : CommonOptions
+        The task's; `RunOptions` for classification.
     callbacks : Sequence[Any]
         Objects with any of the methods that `TrainingLoop` calls.
+    task : Task
+        What is trained.
 
     Returns
     -------
@@ -96,35 +99,41 @@ def train(options: RunOptions, callbacks: Sequence[Any] = ()) -> RunResult:
     RunStopped
         SIGINT or SIGTERM; `resume` continues the run from where it was.
     """
-    check_options(options)
-    folder = RunFolder(options.output)
+    task.check_options(options)
+    folder = RunFolder(options.output, task.columns)
     if options.auto_resume and options.resume is None and folder.has_begun:
         options = dataclasses.replace(options, resume=options.output)
     with RunLock() as lock, quiet(), _advised(folder):
-        return _Run(options, folder, lock, callbacks).carry_out()
+        return _Run(task, options, folder, lock, callbacks).carry_out()
 
 
 class _Run:
     """A run from its options on: everything is built and checked before anything is written."""
 
     def __init__(
-        self, options: RunOptions, folder: RunFolder, lock: RunLock, callbacks: Sequence[Any]
+        self,
+        task: Task[Any, Any],
+        options: CommonOptions,
+        folder: RunFolder,
+        lock: RunLock,
+        callbacks: Sequence[Any],
     ) -> None:
+        self.task = task
         self.options = options
         self.folder = folder
         self.lock = lock
         self.plan = plan_launch(options.devices, options.num_nodes)
         self.start = self._start()
         self.before = self._before()
-        self.settings = Settings.of(options, self.plan.processes, self.before)
+        self.settings = task.settings(options, self.plan.processes, self.before)
         seed_everything(options.seed, workers=False, verbose=False)
-        self.assembly = assemble(options, self.settings, self.plan, self._pretrain_size())
+        self.assembly = assemble(task, options, self.settings, self.plan, self._pretrain_size())
         self.data, self.model = self.assembly.data, self.assembly.model
         self.fabric = self.assembly.fabric
         self.configuration = self._configuration()
         self.callbacks = [
             *callbacks,
-            *([ProfiledSteps(folder.path, options.accumulate)] if options.profile else []),
+            *([ProfiledSteps(folder.path, self.settings.accumulate)] if options.profile else []),
             *build_loggers(folder.path, options.wandb, self.configuration),
         ]
 
@@ -132,11 +141,12 @@ class _Run:
         """Write, train, export."""
         self._begin()
         fabric, settings, options = self.fabric, self.settings, self.options
-        connected = self.assembly.connect(options, settings, options.accumulate)
+        connected = self.assembly.connect(options, settings, settings.accumulate)
         module, state, steps = connected.module, connected.state, connected.steps
+        self._score = module.score
         pace = Pace(
             settings.epochs,
-            options.accumulate,
+            settings.accumulate,
             min(settings.recipe.validate_every, settings.epochs),
             options.checkpoint_every_steps,
             options.checkpoint_every_minutes,
@@ -195,7 +205,14 @@ class _Run:
         """Return what the run began with, checked against what it is now."""
         names = self.data.class_names
         configuration: dict[str, Any] = {
-            "resolved": describe(self.options, self.settings, self.model, self.data, self.fabric),
+            "resolved": describe(
+                self.options,
+                self.settings,
+                self.model,
+                self.data,
+                self.fabric,
+                self.task.described(self.settings, self.data, self.model),
+            ),
             # All that --config says is said by the others.
             "options": portable_options(dataclasses.replace(self.options, config=None)),
             "recipe": dataclasses.asdict(self.settings.recipe),
@@ -250,18 +267,9 @@ class _Run:
 
     def _export(self, state: TrainingState) -> None:
         """Write the weights, the report and the result of a run that is over."""
-        model, folder = self.model, self.folder
-        metadata = {
-            "model": self.settings.model_name,
-            "recipe": self.settings.recipe.name,
-            "num_classes": str(model.num_classes),
-            "img_size": str(model.img_size),
-            "pretrain_size": str(model.pretrain_size),
-            "crop_mode": self.settings.preprocess.crop_mode,
-            "crop_pct": str(self.settings.preprocess.crop_pct),
-            **named_classes(self.data.class_names, model.num_classes),
-        }
-        export_run(folder, state, metadata, self.options.half)
+        folder = self.folder
+        metadata = self.task.metadata(self.settings, self.data, self.model)
+        export_run(folder, state, metadata, self.options.half, self._score, self.task.exports_whole)
         is_over = folder.result.exists()
         if self.options.report and not (is_over and folder.report.exists()):
             self._report(state)
@@ -270,20 +278,10 @@ class _Run:
 
     def _report(self, state: TrainingState) -> None:
         """Write the report, of all validation images and by this process alone."""
+        finished = Finished(self.configuration, state.rows, state.best, self.folder.weights)
+        parts = (self.options, self.settings, self.data, self.model, self.fabric)
         try:
-            model = load_model(
-                self.settings.model_name,
-                self.folder.weights,
-                img_size=self.model.img_size,
-                backend=self.options.backend,
-            ).model
-            self.data.shard(0, 1, None, self.options.limit_val_batches)
-            model.to(self.fabric.device).eval()
-            find = find_label_mistakes if self.data.has_several_labels else find_mistakes
-            mistakes = find(model, self.data, self.fabric, model.num_classes)
-            preprocess = self.settings.preprocess
-            page = render_report(self.configuration, state.rows, state.best, mistakes, preprocess)
-            write_text(self.folder.report, page)
+            write_text(self.folder.report, self.task.report(*parts, finished))
         except Exception as error:  # all that the run is for is there
             print(f"{self.folder.report}: not written: {error}", file=sys.stderr, flush=True)
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,13 @@ class RunFolder:
     ----------
     path : Path
         Of the folder, which need not exist.
+    columns : Sequence[str]
+        Of metrics.csv.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, columns: Sequence[str] = history.COLUMNS) -> None:
         self.path = path
+        self._columns = columns
         self.config = path / "config.json"
         self.metrics = path / "metrics.csv"
         self.weights = path / "model.safetensors"
@@ -102,7 +106,7 @@ class RunFolder:
         if is_best:
             self.checkpoints.keep_best()
         if content["training"]["finished"]:
-            write_text(self.metrics, history.as_csv(content["training"]["rows"]))
+            write_text(self.metrics, history.as_csv(content["training"]["rows"], self._columns))
 
     def settle(
         self, content: dict[str, Any] | None, source: Path | None, is_complete: bool
@@ -122,7 +126,7 @@ class RunFolder:
         """
         rows = [] if content is None else content["training"]["rows"]
         if rows:
-            write_text(self.metrics, history.as_csv(rows))
+            write_text(self.metrics, history.as_csv(rows, self._columns))
         else:
             self.metrics.unlink(missing_ok=True)
         if not is_complete:

@@ -31,6 +31,7 @@ class Settings:
     weights: str | None
     drop_path: float
     batch_size: int
+    accumulate: int
     total_batch: int
     epochs: int
     peak_lr: float
@@ -76,6 +77,7 @@ class Settings:
             weights=options.weights or (model_name if recipe.pretrained else None),
             drop_path=recipe.drop_path.get(variant.name, variant.drop_path_rate),
             batch_size=batch_size,
+            accumulate=options.accumulate,
             total_batch=total_batch,
             epochs=options.epochs or recipe.epochs,
             peak_lr=options.lr or recipe.lr * (scale if options.scale_lr else 1.0),

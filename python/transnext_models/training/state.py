@@ -52,7 +52,7 @@ class TrainingState:
     rows
         What was measured, one row per finished epoch.
     best
-        Epoch and top-1 of the best validation; None before the first.
+        Epoch and score of the best validation; None before the first.
     """
 
     def __init__(

@@ -13,9 +13,9 @@ from torch import Tensor
 from ..capture.rates import DeviceRates
 from ..capture.recorders import CudaGraphs
 from ..capture.step import CapturedStep
-from .loaders import Batch, TrainingData
-from .module import ClassifierModule
+from .loaders import TrainingData
 from .state import scaler_of
+from .trained import TrainingModule
 
 __all__ = ["EagerSteps", "build_steps"]
 
@@ -33,7 +33,7 @@ class EagerSteps:
     """
 
     fabric: Fabric
-    module: ClassifierModule
+    module: TrainingModule
     wrapped: tuple[Any, Any]
     data: TrainingData
     accumulate: int
@@ -41,24 +41,20 @@ class EagerSteps:
     def set_rates(self) -> None:
         """Have the next steps use the rates that the optimiser's groups have now."""
 
-    def add_batch(self, batch: Batch, ends_step: bool) -> Tensor:
+    def add_batch(self, batch: Any, ends_step: bool) -> Tensor:
         """Add the gradients of a batch on the host, and return its loss, [] on the device.
 
         `ends_step` says that `optimise` follows: the processes' gradients are put together once per
         optimiser step.
         """
-        return self._forward_backward(self.fabric.to_device(self._drawn(batch)), not ends_step)
+        return self._forward_backward(self.fabric.to_device(self.data.drawn(batch)), not ends_step)
 
     def optimise(self) -> None:
         """Clip, step and zero the gradients."""
         self._clip_and_step()
         self.wrapped[1].zero_grad()
 
-    def _drawn(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Add the numbers to a batch with which it will be mixed."""
-        return (*batch, *self.data.mixing_numbers(batch[0]))
-
-    def _forward_backward(self, batch: tuple[Tensor, ...], is_alone: bool) -> Tensor:
+    def _forward_backward(self, batch: tuple[Any, ...], is_alone: bool) -> Tensor:
         mixed = self.data.mix(*batch)
         with self.fabric.no_backward_sync(self.wrapped[0], enabled=is_alone):
             loss = self.module.training_step(mixed)
@@ -95,9 +91,9 @@ class CapturedSteps(EagerSteps):
         """Write the rates where replays read them."""
         self._rates.update()
 
-    def add_batch(self, batch: Batch, ends_step: bool) -> Tensor:
+    def add_batch(self, batch: Any, ends_step: bool) -> Tensor:
         """Add the gradients of a batch; the next one overwrites the loss."""
-        return self._step.forward_backward(self._drawn(batch))
+        return self._step.forward_backward(self.data.drawn(batch))
 
     def optimise(self) -> None:
         """Put the processes' gradients together, clip, step and zero."""
@@ -113,7 +109,7 @@ class CapturedSteps(EagerSteps):
 def build_steps(
     captured: bool,
     fabric: Fabric,
-    module: ClassifierModule,
+    module: TrainingModule,
     wrapped: tuple[Any, Any],
     data: TrainingData,
     accumulate: int,
