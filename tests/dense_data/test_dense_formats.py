@@ -25,11 +25,11 @@ from transnext_models.dense_data.batches import collate
 from transnext_models.dense_data.datasets import TestSamples, TrainingSamples, images_to_train_on
 from transnext_models.dense_data.find import open_annotations
 from transnext_models.dense_data.geometry import Flip
-from transnext_models.dense_data.orientation import OrientedBatches
+from transnext_models.dense_data.orientation import OrientedOrder
 from transnext_models.dense_data.pipelines import METHODS
 from transnext_models.dense_data.reading import read_sample
 from transnext_models.dense_data.sample import Pipeline
-from transnext_models.training.sampling import Sample
+from transnext_models.training.sampling import EpochBatches, Sample
 
 
 @pytest.mark.parametrize("name", DETECTION)
@@ -129,7 +129,8 @@ def test_a_loader_gives_the_same_batches_with_any_number_of_processes(
     train = open_annotations(tmp_path, "detect").train
     method = replace(METHODS["maskrcnn"], training=Pipeline((Flip(),)))
     images = images_to_train_on(train, method)
-    batches = OrientedBatches([image.size[1] > image.size[0] for image in images], 5, 2)
+    order = OrientedOrder([image.size[1] > image.size[0] for image in images], 5, 2)
+    batches = EpochBatches(order, len(order), 2)
     samples = TrainingSamples(images, method, seed=5, num_classes=2)
     loader = DataLoader(
         samples,

@@ -16,10 +16,11 @@ from transnext_models.dense_data.batches import collate
 from transnext_models.dense_data.cropping import BalancedCrop, BoxCrop
 from transnext_models.dense_data.draws import Draws, GivenDraws
 from transnext_models.dense_data.geometry import Flip, Resize
-from transnext_models.dense_data.orientation import OrientedBatches
+from transnext_models.dense_data.orientation import OrientedOrder
 from transnext_models.dense_data.photometric import PhotometricDistortion
 from transnext_models.dense_data.pipelines import METHODS, mask2former_sides
 from transnext_models.dense_data.sample import DenseSample
+from transnext_models.training.sampling import EpochBatches
 
 
 def sample(height: int = 60, width: int = 80, seed: int = 0) -> DenseSample:
@@ -274,10 +275,17 @@ def test_a_batch_has_a_least_side() -> None:
     assert collate([sample(40, 50)]).images.shape == (1, 3, 40, 50)
 
 
+def oriented_batches(
+    is_wide: list[bool], seed: int, batch_size: int, rank: int = 0, ranks: int = 1
+) -> EpochBatches:
+    order = OrientedOrder(is_wide, seed, batch_size, ranks)
+    return EpochBatches(order, len(order), batch_size, rank, ranks)
+
+
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_oriented_batches(ranks: int) -> None:
     is_wide = [number % 3 != 0 for number in range(50)]
-    samplers = [OrientedBatches(is_wide, 4, 2, rank, ranks) for rank in range(ranks)]
+    samplers = [oriented_batches(is_wide, 4, 2, rank, ranks) for rank in range(ranks)]
     epoch = [list(sampler) for sampler in samplers]
     assert {len(batches) for batches in epoch} == {len(samplers[0])}
     for batches in epoch:
@@ -290,7 +298,7 @@ def test_oriented_batches(ranks: int) -> None:
 
 
 def test_oriented_batches_go_on_where_they_were() -> None:
-    sampler = OrientedBatches([True] * 9 + [False] * 4, 0, 2)
+    sampler = oriented_batches([True] * 9 + [False] * 4, 0, 2)
     whole = list(sampler)
     sampler.start(0, 3)
     assert list(sampler) == whole[3:]

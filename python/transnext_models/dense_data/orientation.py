@@ -7,20 +7,19 @@ last batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch.utils.data import Sampler
+from torch import Tensor
 
 from ..training.random_numbers import epoch_generator
-from ..training.sampling import Sample
 
-__all__ = ["OrientedBatches"]
+__all__ = ["OrientedOrder"]
 
 
-class OrientedBatches(Sampler[list[Sample]]):
-    """Batches of samples for one process, as `training.sampling.EpochBatches`.
+class OrientedOrder:
+    """The order of an epoch, for `training.sampling.EpochBatches`.
 
     Parameters
     ----------
@@ -28,44 +27,24 @@ class OrientedBatches(Sampler[list[Sample]]):
         Of each image, whether it is wider than high.
     seed : int
         Of the run: decides the order.
-    batch_size : int
-        Images per process and batch.
-    rank, ranks : int
-        Number of this process, and of how many.
+    batch_size, ranks : int
+        Images per process and batch, and how many processes there are.
     """
 
-    def __init__(
-        self, is_wide: Sequence[bool], seed: int, batch_size: int, rank: int = 0, ranks: int = 1
-    ) -> None:
+    def __init__(self, is_wide: Sequence[bool], seed: int, batch_size: int, ranks: int = 1) -> None:
         wide = torch.as_tensor(np.asarray(is_wide, bool))
         self._groups = [torch.nonzero(wide == of).flatten() for of in (False, True)]
         self._seed = seed
         self._batch_size = batch_size
-        self._rank, self._ranks = rank, ranks
-        self._epoch, self._first = 0, 0
-        step = batch_size * ranks
-        self._batches = sum(-(-len(group) // step) for group in self._groups)
+        self._ranks = ranks
 
     def __len__(self) -> int:
-        """Batches of a whole epoch."""
-        return self._batches
+        """Images of an epoch: batches of all processes that are full."""
+        step = self._batch_size * self._ranks
+        return sum(-(-len(group) // step) * step for group in self._groups)
 
-    def start(self, epoch: int, batch: int = 0) -> None:
-        """Have the next iteration serve `epoch` from `batch` on."""
-        self._epoch, self._first = epoch, batch
-
-    def __iter__(self) -> Iterator[list[Sample]]:
-        epoch, ranks = self._epoch, self._ranks
-        batches = self._order(epoch)
-        for batch in range(self._first, self._batches):
-            number = batch * ranks + self._rank
-            yield [
-                Sample(epoch, number * self._batch_size + place, image)
-                for place, image in enumerate(batches[number].tolist())
-            ]
-
-    def _order(self, epoch: int) -> torch.Tensor:
-        """Return all batches of all processes, int64 [batches · ranks, batch_size]."""
+    def __call__(self, epoch: int) -> Tensor:
+        """Return the indices of the images of an epoch, int64 [n]."""
         generator = epoch_generator(self._seed, epoch)
         step = self._batch_size * self._ranks
         rows = []
@@ -77,4 +56,6 @@ class OrientedBatches(Sampler[list[Sample]]):
             repeats = -(-filled // len(group))
             rows.append(shuffled.repeat(repeats)[:filled].view(-1, self._batch_size))
         batches = torch.cat(rows)
-        return batches[torch.randperm(len(batches), generator=generator)]
+        batches = batches[torch.randperm(len(batches), generator=generator)]
+        # Processes take every so many-th position, so their batches are interleaved.
+        return batches.view(-1, self._ranks, self._batch_size).transpose(1, 2).flatten()

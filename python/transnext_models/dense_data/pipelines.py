@@ -6,7 +6,7 @@ Sources: the published configurations. Sides are of pixels, long before short.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from .cropping import BalancedCrop, BoxCrop
@@ -15,7 +15,7 @@ from .geometry import ChosenResize, Flip, Resize, ScaledResize
 from .photometric import PhotometricDistortion
 from .sample import DenseSample, Pipeline, Step
 
-__all__ = ["METHODS", "EvenOdds", "Method", "mask2former_sides"]
+__all__ = ["METHODS", "EvenOdds", "Method", "mask2former_sides", "method_at"]
 
 DETECTION_SCALE = (1333, 800)
 SEGMENTATION_SCALE = (2048, 512)
@@ -78,12 +78,22 @@ def mask2former_sides(crop: int = CROP) -> tuple[int, ...]:
     return tuple(int(crop * tenths * 0.1) for tenths in range(5, 21))
 
 
-def _segmentation(resize: Step) -> Pipeline:
-    return Pipeline((resize, BalancedCrop(CROP), Flip(), PhotometricDistortion()))
+def _segmentation(resize: Step, crop: int = CROP) -> Pipeline:
+    return Pipeline((resize, BalancedCrop(crop), Flip(), PhotometricDistortion()))
 
 
-_DINO_RESIZE = ChosenResize(_DINO_SIDES, 1333)
-_DINO_CROP = Pipeline((ChosenResize((400, 500, 600), 4200), BoxCrop((384, 600)), _DINO_RESIZE))
+def _dino(scale: tuple[int, int] = DETECTION_SCALE) -> Pipeline:
+    """Return its steps; sides other than the published ones are in proportion."""
+    long, short = scale
+
+    def sides(*published: int) -> tuple[int, ...]:
+        return tuple(side * short // DETECTION_SCALE[1] for side in published)
+
+    resize = ChosenResize(sides(*_DINO_SIDES), long)
+    crop = BoxCrop((sides(384)[0], sides(600)[0]))
+    cropped = Pipeline((ChosenResize(sides(400, 500, 600), *sides(4200)), crop, resize))
+    return Pipeline((Flip(), EvenOdds((resize, cropped))))
+
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
@@ -98,7 +108,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             one_orientation=True,
         ),
         "dino": Method(
-            training=Pipeline((Flip(), EvenOdds((_DINO_RESIZE, _DINO_CROP)))),
+            training=_dino(),
             test=Pipeline((Resize(DETECTION_SCALE),)),
         ),
         "upernet": Method(
@@ -115,3 +125,34 @@ METHODS: Mapping[str, Method] = MappingProxyType(
     }
 )
 """By the first part of a model's name, ``maskrcnn_transnext_tiny``."""
+
+
+def method_at(
+    name: str, scale: tuple[int, int], jitter: tuple[float, float] = (1.0, 1.0)
+) -> Method:
+    """Return a method whose images fit into other sides than the published ones.
+
+    Parameters
+    ----------
+    name : str
+        Of `METHODS`.
+    scale : tuple[int, int]
+        Long and short side of tests. Those of training are in proportion, and the squares that
+        segmentation cuts out have the short side.
+    jitter : tuple[float, float]
+        Factors, drawn evenly, on the sides of Mask R-CNN's training, which has one size as
+        published.
+    """
+    method = METHODS[name]
+    test = Pipeline((Resize(scale),))
+    short = scale[1]
+    if name == "maskrcnn":
+        resize = Resize(scale) if jitter == (1.0, 1.0) else ScaledResize(scale, jitter)
+        return replace(method, training=Pipeline((resize, Flip())), test=test)
+    if name == "dino":
+        return replace(method, training=_dino(scale), test=test)
+    if name == "upernet":
+        steps = _segmentation(ScaledResize(scale, (0.5, 2.0)), short)
+    else:
+        steps = _segmentation(ChosenResize(mask2former_sides(short), scale[0]), short)
+    return replace(method, training=steps, test=test, least_side=short)

@@ -106,7 +106,8 @@ class RegionHead(nn.Module):
     ) -> dict[str, Tensor]:
         """Return ``loss_cls``, ``acc`` (percent), ``loss_bbox`` and ``loss_mask``.
 
-        Annotated boxes count as proposals too, the first ones.
+        Annotated boxes count as proposals too, the first ones. Without any masks there is no
+        ``loss_mask``.
 
         Parameters
         ----------
@@ -136,13 +137,17 @@ class RegionHead(nn.Module):
             [target.boxes for target in targets],
             [target.labels for target in targets],
         )
+        if all(target.masks is None for target in targets):
+            return losses
         positive = [
             boxes[sample.positive] for boxes, sample in zip(candidates, samples, strict=True)
         ]
         labels, masks = [], []
         for target, sample, boxes in zip(targets, samples, positive, strict=True):
             if target.masks is None:
-                raise ValueError("masks: got an image without, needs them to train Mask R-CNN")
+                raise ValueError(
+                    "masks: got an image without, needs them for all of a batch or for none"
+                )
             labels.append(target.labels[sample.objects])
             masks.append(crop_masks(target.masks, sample.objects, boxes))
         mask_logits = self.masks_of(maps, positive)

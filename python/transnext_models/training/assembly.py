@@ -54,12 +54,12 @@ class Assembly:
         fabric, data = self.fabric, self.data
         fabric.launch()
         fabric.to_device(self.model)
+        limits = options.limit_train_batches, options.limit_val_batches
+        data.shard(fabric.global_rank, fabric.world_size, *limits)
         module = self.task.module(options, settings, data, self.model, fabric)
         wrapped = fabric.setup(module.trained, module.optimizer)
         module.network = wrapped[0]
         state = TrainingState(fabric, self.model, module.optimizer, settings.recipe.ema_decay)
-        limits = options.limit_train_batches, options.limit_val_batches
-        data.shard(fabric.global_rank, fabric.world_size, *limits)
         steps = build_steps(options.captures, fabric, module, wrapped, data, accumulate)
         return Connected(module, state, steps)
 

@@ -21,19 +21,29 @@ __all__ = ["confusion_picture", "curves_picture", "image_picture"]
 _SMALLEST_SIDE = 128  # of an image on the page
 
 
-def curves_picture(rows: Sequence[Row]) -> str:
-    """Draw losses, accuracies and the learning rate over the epochs."""
+def curves_picture(
+    rows: Sequence[Row], title: str = "accuracy", scores: Sequence[str] = ("val_top1", "val_top5")
+) -> str:
+    """Draw losses, scores and the learning rate over the epochs.
+
+    Parameters
+    ----------
+    rows : Sequence[Row]
+        One per epoch.
+    title, scores : str, Sequence[str]
+        Of the scores' axes, and which they are.
+    """
     figure = _figure(10.5, 3.0)
-    loss, accuracy, rate = figure.subplots(1, 3)
-    for axes, title, names in (
+    loss, scored, rate = figure.subplots(1, 3)
+    for axes, of_axes, names in (
         (loss, "loss", ("train_loss", "val_loss")),
-        (accuracy, "accuracy", ("val_top1", "val_top5")),
+        (scored, title, scores),
         (rate, "learning rate", ("lr",)),
     ):
         for name in names:
             points = [(row["epoch"], row[name]) for row in rows if name in row]
             axes.plot(*zip(*points, strict=True) if points else ((), ()), ".-", label=name)
-        axes.set_title(title)
+        axes.set_title(of_axes)
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
         if len(names) > 1:

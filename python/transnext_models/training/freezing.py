@@ -8,7 +8,7 @@ from torch import nn
 
 from .recipes import Recipe
 
-__all__ = ["freeze_parameters", "resting_modules"]
+__all__ = ["freeze_named", "freeze_parameters", "resting_modules"]
 
 _STAGE_PARTS = ("patch_embed", "block", "norm")
 _HEAD = "head."
@@ -30,17 +30,37 @@ def freeze_parameters(model: nn.Module, recipe: Recipe) -> None:
     ValueError
         A pattern fits no parameter, there are fewer stages, or nothing is left to train.
     """
-    names = [name for name, _ in model.named_parameters()]
     if recipe.linear_probe:
-        frozen = {name for name in names if not name.startswith(_HEAD)}
-    elif recipe.freeze is not None:
-        frozen = _frozen(names, recipe.freeze)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name.startswith(_HEAD))
     else:
+        freeze_named(model, recipe.freeze)
+
+
+def freeze_named(model: nn.Module, what: str | None, backbone: str = "") -> None:
+    """Take the parameters of stages or names out of training.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A `TransNeXt`, or a model on one.
+    what : str | None
+        A number of stages from the first on, or patterns of parameters' names separated by commas;
+        None for nothing.
+    backbone : str
+        What names of the stages begin with.
+
+    Raises
+    ------
+    ValueError
+        A pattern fits no parameter, there are fewer stages, or nothing is left to train.
+    """
+    if what is None:
         return
+    names = [name for name, _ in model.named_parameters()]
+    frozen = _frozen(names, what, backbone)
     if len(frozen) == len(names):
-        raise ValueError(
-            f"--freeze: got {recipe.freeze!r}, which leaves nothing to train, needs fewer"
-        )
+        raise ValueError(f"--freeze: got {what!r}, which leaves nothing to train, needs fewer")
     for name, parameter in model.named_parameters():
         if name in frozen:
             parameter.requires_grad_(False)
@@ -54,11 +74,11 @@ def resting_modules(model: nn.Module) -> list[nn.Module]:
     return [model]
 
 
-def _frozen(names: list[str], what: str) -> set[str]:
+def _frozen(names: list[str], what: str, backbone: str) -> set[str]:
     patterns = [part.strip() for part in what.split(",")]
     if what.isdecimal():
         stages = range(1, int(what) + 1)
-        patterns = [f"{part}{stage}.*" for stage in stages for part in _STAGE_PARTS]
+        patterns = [f"{backbone}{part}{stage}.*" for stage in stages for part in _STAGE_PARTS]
     frozen: set[str] = set()
     for pattern in patterns:
         # What a module's name fits is all of the module.

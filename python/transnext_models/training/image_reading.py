@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
-from typing import Any
+from collections.abc import Callable, Iterator, Sized
+from typing import Any, TypeVar
 
 from torch.utils.data import Dataset
 
@@ -12,7 +12,17 @@ from .sampling import Sample
 from .sources import ImageSet, UnreadableImage
 from .sources.streams import READABLE, LoadingError
 
-__all__ = ["READABLE", "TrainingImages", "UnreadableImages", "ValidationImages", "plain_errors"]
+__all__ = [
+    "READABLE",
+    "TrainingImages",
+    "UnreadableImages",
+    "ValidationImages",
+    "first_readable",
+    "plain_errors",
+]
+
+T = TypeVar("T")
+
 
 _TRIES = 10  # images in a row that cannot be read before the data set is taken to be out of reach
 _LISTED = 100  # names in an error; all of them were said before
@@ -114,16 +124,40 @@ class UnreadableImages:
 
 
 def _readable(images: ImageSet, index: int) -> tuple[Any, Any, str]:
+    (image, label, _), stand_in = first_readable(images.__getitem__, len(images), index)
+    pixels = image if images.transform is None else images.transform(image)
+    return pixels, label, stand_in
+
+
+def first_readable(read: Callable[[int], T], length: int, index: int) -> tuple[T, str]:
+    """Return what `read` gives for an image, or for the next one that it can read.
+
+    Parameters
+    ----------
+    read : Callable[[int], T]
+        Takes the number of an image, and raises `UnreadableImage`.
+    length, index : int
+        How many images there are, and the number of the wanted one.
+
+    Returns
+    -------
+    It, and the name of the image that another one stands in for, or READABLE.
+
+    Raises
+    ------
+    LoadingError
+        So many images in a row cannot be read.
+    """
     first: UnreadableImage | None = None
-    for offset in range(_TRIES):
+    tries = min(_TRIES, length)
+    for offset in range(tries):
         try:
-            image, label, _ = images[(index + offset) % len(images)]
+            found = read((index + offset) % length)
         except UnreadableImage as error:
             first = first or error
             continue
-        pixels = image if images.transform is None else images.transform(image)
-        return pixels, label, READABLE if first is None else first.name
+        return found, READABLE if first is None else first.name
     assert first is not None
     raise LoadingError(
-        f"--data: {_TRIES} images in a row cannot be read, from {first.name} on: {first.reason}"
+        f"--data: {tries} images in a row cannot be read, from {first.name} on: {first.reason}"
     )

@@ -52,6 +52,11 @@ class CommonOptions:
     epochs: Annotated[int | None, "Length, if not the recipe's."] = None
     batch_size: Annotated[int | None, "Images per device and step, if not the recipe's."] = None
     lr: Annotated[float | None, "Peak learning rate, if not the recipe's."] = None
+    scale_lr: Annotated[
+        bool,
+        "Multiply the recipe's learning rates by total batch / recipe's total batch (1024 for "
+        "ImageNet, 64 for digits). The published code does not.",
+    ] = False
     resume: Annotated[
         Path | None,
         "Continue a run: its folder, or one of its checkpoints. It keeps the options that are not "
@@ -151,11 +156,6 @@ class RunOptions(CommonOptions):
     accumulate: Annotated[
         int, "Batches per optimiser step; those that fill none at an epoch's end are left out."
     ] = 1
-    scale_lr: Annotated[
-        bool,
-        "Multiply the recipe's learning rates by total batch / recipe's total batch (1024 for "
-        "ImageNet, 64 for digits). The published code does not.",
-    ] = False
     keep_scaler: Annotated[
         bool,
         "Train in float16 with one gradient scaler for the whole run, rather than with a new one "
@@ -251,6 +251,11 @@ def check_common_options(options: CommonOptions) -> None:
     check_positive(options, _POSITIVE)
     if options.ema_decay is not None and not 0 <= options.ema_decay < 1:
         raise ValueError(f"--ema-decay: got {options.ema_decay}, needs 0 to less than 1")
+    if options.scale_lr and options.lr is not None:
+        raise ValueError(
+            f"--scale-lr: got it together with --lr {options.lr}, needs one of the two: --lr is "
+            "the rate of this run, whatever its batch"
+        )
     if options.profile and options.dry_run:
         raise ValueError("--profile: got it together with --dry-run, needs one of the two")
     if options.workers < 0:
@@ -275,11 +280,6 @@ def check_options(options: RunOptions) -> None:
     check_common_options(options)
     if options.layer_decay is not None and options.layer_decay > 1:
         raise ValueError(f"--layer-decay: got {options.layer_decay}, needs 1 at most")
-    if options.scale_lr and options.lr is not None:
-        raise ValueError(
-            f"--scale-lr: got it together with --lr {options.lr}, needs one of the two: --lr is "
-            "the rate of this run, whatever its batch"
-        )
     if options.shard_optimizer and options.cuda_graphs:
         raise ValueError(
             "--shard-optimizer: got it together with --cuda-graphs, needs one of the two"

@@ -11,7 +11,7 @@ from .history import Row
 from .label_mistakes import LabelMistakes
 from .mistakes import Mistakes
 
-__all__ = ["render_report"]
+__all__ = ["render_page", "render_report"]
 
 _MOST_CLASSES = 40  # of a confusion matrix that one can read
 _LISTED = 20
@@ -56,18 +56,17 @@ figcaption { font-size: 0.85em; overflow-wrap: anywhere; }
 {% else %}<h2>Classes</h2>
 <p>{{ says }}</p>
 <table>
-<tr><th>class</th><th>images</th><th>average precision</th><th>precision</th><th>recall</th>
-<th>F1</th></tr>
+<tr>{% for name in columns %}<th>{{ name }}</th>{% endfor %}</tr>
 {% for row in classes %}<tr><td>{{ row[0] }}</td>{% for value in row[1:] %}
 <td class="number">{{ value }}</td>{% endfor %}</tr>
 {% endfor %}</table>
-{% endif %}<h2>Images with the largest loss</h2>
+{% endif %}{% if images %}<h2>Images with the largest loss</h2>
 <div class="images">
 {% for worst in images %}<figure><img alt="" src="{{ worst.picture }}"><figcaption>
 <b>{{ worst.label }}</b>, taken for {{ worst.answer }}, loss {{ worst.loss }}<br>{{ worst.name }}
 </figcaption></figure>
 {% endfor %}</div>
-<h2>Settings</h2>
+{% endif %}<h2>Settings</h2>
 <table>
 {% for name, value in settings %}<tr><th>{{ name }}</th><td>{{ value }}</td></tr>
 {% endfor %}</table>
@@ -98,18 +97,14 @@ def render_report(
     preprocess : Preprocess
         Of the validation images.
     """
-    from jinja2 import Environment
-
-    resolved = configuration["resolved"]
     classes = len(mistakes.confusion if isinstance(mistakes, Mistakes) else mistakes.classes)
     names = configuration.get("class_names") or [f"class {i}" for i in range(classes)]
     if isinstance(mistakes, LabelMistakes):
         of_kind = _of_labels(mistakes, names)
     else:
         of_kind = _of_confusion(mistakes, names)
-    page = Environment(autoescape=True).from_string(_PAGE)
-    return page.render(
-        title=f"{resolved['model']}, recipe {resolved['recipe']}",
+    return render_page(
+        configuration,
         results=_results(rows, best, mistakes),
         curves=curves_picture(rows),
         images=[
@@ -122,8 +117,30 @@ def render_report(
             }
             for worst in mistakes.worst
         ],
-        settings=sorted(resolved.items()),
         **of_kind,
+    )
+
+
+def render_page(configuration: Mapping[str, Any], **parts: Any) -> str:
+    """Return the page of these parts and of the run's settings.
+
+    Parameters
+    ----------
+    configuration : Mapping[str, Any]
+        Of the run.
+    **parts
+        ``results`` (pairs), ``curves`` (a picture), ``says``, and either ``columns`` and
+        ``classes`` (rows) or ``confusion``, ``confused`` and ``classes``; ``images`` where there
+        are any.
+    """
+    from jinja2 import Environment
+
+    resolved = configuration["resolved"]
+    page = Environment(autoescape=True).from_string(_PAGE)
+    return page.render(
+        title=f"{resolved['model']}, recipe {resolved['recipe']}",
+        settings=sorted(resolved.items()),
+        **parts,
     )
 
 
@@ -155,6 +172,7 @@ def _of_labels(mistakes: LabelMistakes, names: Sequence[str]) -> dict[str, Any]:
         says += f" {_MOST_CLASSES} classes of {len(names)}."
     return {
         "says": says,
+        "columns": ("class", "images", "average precision", "precision", "recall", "F1"),
         "classes": [
             (
                 names[i],

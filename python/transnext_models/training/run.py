@@ -147,7 +147,7 @@ class _Run:
         pace = Pace(
             settings.epochs,
             settings.accumulate,
-            min(settings.recipe.validate_every, settings.epochs),
+            min(settings.validate_every, settings.epochs),
             options.checkpoint_every_steps,
             options.checkpoint_every_minutes,
             settings.recipe.early_stop,

@@ -91,6 +91,11 @@ class Settings:
         )
 
     @property
+    def validate_every(self) -> int:
+        """Epochs between two validations."""
+        return self.recipe.validate_every
+
+    @property
     def learning_rate_factor(self) -> float:
         """What multiplies every rate of the recipe."""
         return self.peak_lr / self.recipe.lr

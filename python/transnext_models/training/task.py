@@ -47,6 +47,9 @@ class RunSettings(Protocol):
     def epochs(self) -> int: ...  # noqa: D102
 
     @property
+    def validate_every(self) -> int: ...  # noqa: D102
+
+    @property
     def peak_lr(self) -> float: ...  # noqa: D102
 
 

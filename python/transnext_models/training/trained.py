@@ -31,9 +31,6 @@ class RecipeOfRun(Protocol):
     def ema_decay(self) -> float | None: ...  # noqa: D102
 
     @property
-    def validate_every(self) -> int: ...  # noqa: D102
-
-    @property
     def early_stop(self) -> int | None: ...  # noqa: D102
 
     @property
