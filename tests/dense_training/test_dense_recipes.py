@@ -9,11 +9,18 @@ import torch
 
 from requirements import needs
 from transnext_models import create_model
-from transnext_models.dense.published import DENSE_MODELS, find_dense_model
+from transnext_models.dense.published import DEMONSTRATORS, DENSE_MODELS, find_dense_model
+from transnext_models.dense_data.geometry import Flip, Resize, ScaledResize
 from transnext_models.dense_data.pipelines import METHODS, method_at
 from transnext_models.dense_training.parameter_groups import parameter_groups
 from transnext_models.dense_training.rates import rate_factor
-from transnext_models.dense_training.recipes import PUBLISHED, finetune, get_recipe, published
+from transnext_models.dense_training.recipes import (
+    PUBLISHED,
+    digit_scenes,
+    finetune,
+    get_recipe,
+    published,
+)
 
 pytestmark = needs("torchvision")
 
@@ -150,5 +157,24 @@ def test_recipes_by_name() -> None:
     assert own == finetune(model)
     assert not own.published_slip
     assert own.clip_norm == 0.1
-    with pytest.raises(ValueError, match="--recipe: got 'best', needs one of published, finetune"):
+    known = "published, finetune, digit_scenes"
+    with pytest.raises(ValueError, match=f"--recipe: got 'best', needs one of {known}"):
         get_recipe("best", model)
+
+
+@pytest.mark.parametrize("name", DEMONSTRATORS)
+def test_digits_are_never_mirrored(name: str) -> None:
+    model = find_dense_model(name)
+    recipe = get_recipe("digit_scenes", model)
+    assert recipe == digit_scenes(model)
+    assert not recipe.flips
+    of_training = method_at(recipe.method, model.scale, recipe.jitter, flips=recipe.flips).training
+    mirrored = method_at(recipe.method, model.scale, recipe.jitter).training
+    assert of_training.steps == tuple(x for x in mirrored.steps if not isinstance(x, Flip))
+    assert len(of_training.steps) == len(mirrored.steps) - 1
+
+
+def test_factors_on_sides() -> None:
+    resize = method_at("upernet", (192, 144), (0.8, 1.25)).training.steps[0]
+    assert resize == ScaledResize((192, 144), (0.8, 1.25))
+    assert method_at("maskrcnn", (192, 144)).training.steps[0] == Resize((192, 144))

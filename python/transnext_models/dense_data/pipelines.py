@@ -20,6 +20,7 @@ __all__ = ["METHODS", "EvenOdds", "Method", "mask2former_sides", "method_at"]
 DETECTION_SCALE = (1333, 800)
 SEGMENTATION_SCALE = (2048, 512)
 CROP = 512
+_FACTORS = (0.5, 2.0)  # on the sides of UPerNet's images
 _DINO_SIDES = tuple(range(480, 801, 32))
 
 
@@ -112,7 +113,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             test=Pipeline((Resize(DETECTION_SCALE),)),
         ),
         "upernet": Method(
-            training=_segmentation(ScaledResize(SEGMENTATION_SCALE, (0.5, 2.0))),
+            training=_segmentation(ScaledResize(SEGMENTATION_SCALE, _FACTORS)),
             test=Pipeline((Resize(SEGMENTATION_SCALE),)),
             least_side=CROP,
         ),
@@ -128,7 +129,11 @@ METHODS: Mapping[str, Method] = MappingProxyType(
 
 
 def method_at(
-    name: str, scale: tuple[int, int], jitter: tuple[float, float] = (1.0, 1.0)
+    name: str,
+    scale: tuple[int, int],
+    jitter: tuple[float, float] | None = None,
+    *,
+    flips: bool = True,
 ) -> Method:
     """Return a method whose images fit into other sides than the published ones.
 
@@ -139,20 +144,30 @@ def method_at(
     scale : tuple[int, int]
         Long and short side of tests. Those of training are in proportion, and the squares that
         segmentation cuts out have the short side.
-    jitter : tuple[float, float]
-        Factors, drawn evenly, on the sides of Mask R-CNN's training, which has one size as
-        published.
+    jitter : tuple[float, float] | None
+        Factors, drawn evenly, on the sides of Mask R-CNN's and UPerNet's training; None is as
+        published: Mask R-CNN has one size, UPerNet 0.5 to 2.
+    flips : bool
+        Whether half of the images of training are mirrored.
     """
+    method = _at(name, scale, jitter)
+    if flips:
+        return method
+    steps = tuple(step for step in method.training.steps if not isinstance(step, Flip))
+    return replace(method, training=Pipeline(steps))
+
+
+def _at(name: str, scale: tuple[int, int], jitter: tuple[float, float] | None) -> Method:
     method = METHODS[name]
     test = Pipeline((Resize(scale),))
     short = scale[1]
     if name == "maskrcnn":
-        resize = Resize(scale) if jitter == (1.0, 1.0) else ScaledResize(scale, jitter)
+        resize = ScaledResize(scale, jitter) if jitter else Resize(scale)
         return replace(method, training=Pipeline((resize, Flip())), test=test)
     if name == "dino":
         return replace(method, training=_dino(scale), test=test)
     if name == "upernet":
-        steps = _segmentation(ScaledResize(scale, (0.5, 2.0)), short)
+        steps = _segmentation(ScaledResize(scale, jitter or _FACTORS), short)
     else:
         steps = _segmentation(ChosenResize(mask2former_sides(short), scale[0]), short)
     return replace(method, training=steps, test=test, least_side=short)

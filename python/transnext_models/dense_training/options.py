@@ -21,7 +21,9 @@ class DenseOptions(CommonOptions):
     files: ClassVar[tuple[str, ...]] = ("data", "weights", "backbone_weights")
 
     recipe: Annotated[
-        str, "Hyper-parameters: finetune (your own set), or published (COCO, ADE20K)."
+        str,
+        "Hyper-parameters: finetune (your own set), published (COCO, ADE20K), or digit_scenes (the "
+        "small models of this package).",
     ] = "finetune"
     data: Annotated[
         Path | None,

@@ -1,8 +1,9 @@
 """Recipes of detectors and segmentors as plain data.
 
 `PUBLISHED` are those of the published models (Shi, TransNeXt, CVPR 2024, arXiv 2311.17132, section
-4 and the released configurations); `finetune` makes one for a user's own, smaller set out of them.
-What the data go through is in `dense_data.pipelines`, losses are the models' own.
+4 and the released configurations); `finetune` makes one for a user's own, smaller set out of them,
+`digit_scenes` that of the small models in this package. What the data go through is in
+`dense_data.pipelines`, losses are the models' own.
 """
 
 from __future__ import annotations
@@ -12,9 +13,17 @@ from dataclasses import dataclass, replace
 
 from ..dense.published import DenseModel
 
-__all__ = ["PUBLISHED", "RECIPES", "DenseRecipe", "finetune", "get_recipe", "published"]
+__all__ = [
+    "PUBLISHED",
+    "RECIPES",
+    "DenseRecipe",
+    "digit_scenes",
+    "finetune",
+    "get_recipe",
+    "published",
+]
 
-RECIPES = ("published", "finetune")
+RECIPES = ("published", "finetune", "digit_scenes")
 
 
 @dataclass(frozen=True)
@@ -57,8 +66,11 @@ class DenseRecipe:
         heads, as the published models did: their lists stop one stage short.
     drop_path : float | None
         Rate of stochastic depth; None is that of the model.
-    jitter : tuple[float, float]
-        Factors, drawn evenly, on the sides that Mask R-CNN's images are resized into.
+    jitter : tuple[float, float] | None
+        Factors, drawn evenly, on the sides that Mask R-CNN's and UPerNet's images are resized into;
+        None is the method's own.
+    flips : bool
+        Whether half of the images are mirrored.
     precision, loss_scale : str, float | None
         Lightning precision on accelerators; and what losses of float16 are multiplied by, always.
     ema_decay : float | None
@@ -97,7 +109,8 @@ class DenseRecipe:
     no_weight_decay: tuple[str, ...] = ()
     published_slip: bool = True
     drop_path: float | None = None
-    jitter: tuple[float, float] = (1.0, 1.0)
+    jitter: tuple[float, float] | None = None
+    flips: bool = True
     precision: str = "32-true"
     loss_scale: float | None = None
     ema_decay: float | None = None
@@ -205,7 +218,30 @@ def finetune(model: DenseModel) -> DenseRecipe:
         warmup_factor=0.001,
         published_slip=False,
         drop_path=0.1,
-        jitter=(0.75, 1.25),
+        jitter=(0.75, 1.25) if is_detector else None,
+    )
+
+
+def digit_scenes(model: DenseModel) -> DenseRecipe:
+    """Return the recipe of the models that this package ships: short, on a CPU of two cores."""
+    recipe = finetune(model)
+    is_detector = recipe.iterations is None
+    return replace(
+        recipe,
+        name="digit_scenes",
+        epochs=None,
+        iterations=2000 if is_detector else 3000,
+        validate_every=1000,
+        batch_size=4,
+        total_batch=4,
+        lr=8e-4,
+        clip_norm=1.0,
+        warmup_iterations=150,
+        spares_biases=True,
+        drop_path=0.05,
+        jitter=None if is_detector else (0.8, 1.25),
+        flips=False,  # a mirrored digit is none
+        ema_decay=0.99,
     )
 
 
@@ -213,8 +249,11 @@ def get_recipe(name: str, model: DenseModel) -> DenseRecipe:
     """Return the recipe of a model by name; ValueError listing the known ones otherwise."""
     if name not in RECIPES:
         raise ValueError(f"--recipe: got {name!r}, needs one of {', '.join(RECIPES)}")
-    return published(model) if name == "published" else finetune(model)
+    return _OF_NAMES[name](model)
 
 
 def _method(model: DenseModel) -> str:
     return model.method.name.partition("_")[0]
+
+
+_OF_NAMES = {"published": published, "finetune": finetune, "digit_scenes": digit_scenes}

@@ -106,7 +106,7 @@ class DenseSettings:
             recipe=recipe,
             model=model,
             scale=scale,
-            method=method_at(recipe.method, scale, recipe.jitter),
+            method=method_at(recipe.method, scale, recipe.jitter, flips=recipe.flips),
             img_size=img_size,
             batch_size=batch_size,
             accumulate=accumulate,
