@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from dense_evaluation.scored_sets import perfect, random_set
+from transnext_models.dense.published import METHODS
 from transnext_models.dense_evaluation.average_precision import average_precision
 from transnext_models.dense_evaluation.mean_iou import count_pixels, mean_iou
-from transnext_models.dense_evaluation.published import PUBLISHED, published_score
+from transnext_models.dense_evaluation.published import MODES, PUBLISHED, published_score
 from transnext_models.dense_evaluation.rows import DENSE, dense_row
 from transnext_models.evaluation.results import Results
 
@@ -27,6 +28,27 @@ def test_published_numbers() -> None:
     assert published_score("mask2former_transnext_base", "mIoU", "ade20k", mode) is None
     assert published_score("maskrcnn_transnext_base", "box AP", "my own") is None
     assert published_score("maskrcnn_transnext_pico", "box AP", "coco") is None
+
+
+def test_the_readme_has_every_published_number_with_its_command() -> None:
+    text = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
+    shown = {}
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        name = cells[0].strip("`")
+        if name.partition("_transnext")[0] not in METHODS or len(cells) < 5:
+            continue
+        task = METHODS[name.partition("_transnext")[0]].task
+        assert cells[-1].startswith(f"`transnext evaluate {task} {name} --data DIR")
+        metrics = (
+            [("box AP", "single"), ("mask AP", "single")]
+            if task == "detect"
+            else [("mIoU", mode) for mode in MODES]
+        )
+        for (metric, mode), cell in zip(metrics, cells[2:-1], strict=True):
+            if cell != "–":
+                shown[name, metric, mode] = float(cell)
+    assert shown == dict(PUBLISHED)
 
 
 def test_rows_of_both_tasks_in_three_files(tmp_path: Path) -> None:

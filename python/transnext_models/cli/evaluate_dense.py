@@ -50,8 +50,8 @@ SegmentData = Annotated[
 Images = Annotated[
     Path | None,
     typer.Option(
-        metavar="PATH",
-        help="Instead of --data: the images of --annotations, a folder or an archive (.zip, .tar).",
+        metavar="DIR",
+        help="Instead of --data: the folder of the images of --annotations.",
         show_default=False,
     ),
 ]
