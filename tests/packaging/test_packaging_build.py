@@ -116,7 +116,7 @@ print(module.__version__, module.cpu_level())
         [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
     assert output[0] == wheel.name.split("-")[1]
-    assert output[1] in ("baseline", "avx2", "avx512", "avx512_bf16")
+    assert output[1] in ("baseline", "avx2", "avx512", "avx512_bf16", "amx_bf16")
 
 
 def test_the_wheel_finds_its_kernels_source(wheel: Path, tmp_path: Path) -> None:
