@@ -226,7 +226,6 @@ class Classifier:
             else:
                 yield ImageError(name, NOT_FINITE)
 
-    @torch.inference_mode()
     def _predict(
         self, images: Sequence[torch.Tensor], top_k: int
     ) -> Iterator[tuple[tuple[Prediction, ...], float]]:
@@ -235,23 +234,45 @@ class Classifier:
         There are no predictions where the model's output is not finite.
         """
         started = time.perf_counter()
+        rows = self.predict(torch.stack(list(images)), top_k)
+        seconds = (time.perf_counter() - started) / len(images)
+        return iter([(row, seconds) for row in rows])
+
+    @torch.inference_mode()
+    def predict(self, images: torch.Tensor, top_k: int = 5) -> list[tuple[Prediction, ...]]:
+        """Return the most probable classes of prepared images, best first.
+
+        Parameters
+        ----------
+        images : torch.Tensor
+            ``[B, 3, H, W]``, each as `preprocess` makes it.
+        top_k : int
+            Classes of each result.
+
+        Returns
+        -------
+        list of tuples of Prediction
+            One tuple for each image, empty where the model's output is not finite.
+
+        Raises
+        ------
+        RuntimeError
+            If the device runs out of memory.
+        """
         try:
-            logits = self.model(torch.stack(list(images)).to(self.device))
+            logits = self.model(images.to(self.device))
             top = logits.float().softmax(-1).topk(min(top_k, logits.shape[-1]))
             values, indices = top.values.tolist(), top.indices.tolist()  # waits for the device
         except torch.OutOfMemoryError as error:
-            side = self.preprocess.size
+            count, _, height, width = images.shape
             raise RuntimeError(
-                f"out of memory on {self.device} with a batch of {len(images)} images of "
-                f"{side}x{side}; use a smaller batch size"
+                f"out of memory on {self.device} with a batch of {count} images of "
+                f"{height}x{width}; use a smaller batch size"
             ) from error
-        seconds = (time.perf_counter() - started) / len(images)
-        return iter(
-            [
-                (self._predictions(row_indices, row_values), seconds)
-                for row_indices, row_values in zip(indices, values, strict=True)
-            ]
-        )
+        return [
+            self._predictions(row_indices, row_values)
+            for row_indices, row_values in zip(indices, values, strict=True)
+        ]
 
     def _predictions(
         self, indices: Sequence[int], probabilities: Sequence[float]
