@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -36,6 +38,15 @@ def test_modes_and_a_second_model(transnext, tmp_path, photo):
     assert "64 pixels, linear" in text
 
 
+def test_a_second_size(transnext, tmp_path, photo):
+    page = tmp_path / "page.html"
+    code, _, _ = transnext("see", str(photo), "--html", str(page), "--compare-size", "96")
+    text = page.read_text(encoding="utf-8")
+    assert code == 0
+    assert "transnext_pico.mnist5k, 64 pixels" in text
+    assert "transnext_pico.mnist5k, 96 pixels" in text
+
+
 @pytest.mark.parametrize(
     "options", [("--foveal",), ("--query", "30,40"), ("--foveal", "--query", "30,40")]
 )
@@ -44,12 +55,28 @@ def test_figures_of_an_image(transnext, tmp_path, photo, options):
     arguments = ("see", str(photo), *options, "--stage", "2", "--output", str(target))
     code, out, err = transnext(*arguments)
     assert (code, err) == (0, "")
-    assert out.split() == [str(target), str(target.with_suffix(".json"))]
+    assert out.split() == [str(target.with_suffix(f".{kind}")) for kind in ("png", "json", "csv")]
     numbers = json.loads(target.with_suffix(".json").read_text())
     assert numbers["stage"] == 2
     assert min(Image.open(target).size) > 100
     if "--query" in options:
         assert numbers["position"] == [4, 5]
+    with target.with_suffix(".csv").open(newline="") as file:
+        cells = list(csv.DictReader(file))
+    for name in {cell["map"] for cell in cells}:
+        values = [float(cell["value"]) for cell in cells if cell["map"] == name]
+        assert values == list(np.ravel(numbers[name]))
+
+
+def test_a_figure_as_vectors(transnext, tmp_path, photo):
+    target = tmp_path / "figure.svg"
+    arguments = ("see", str(photo), "--query", "30,40", "--stage", "2", "--output", str(target))
+    assert transnext(*arguments).code == 0
+    text = target.read_text("utf-8")
+    assert text.startswith("<?xml")
+    assert "What the query sees</text>" in text
+    assert transnext(*arguments).code == 0
+    assert target.read_text("utf-8") == text, "the same figure is the same file"
 
 
 def test_receptive_fields_of_a_folder(transnext, tmp_path, photo):
@@ -58,6 +85,11 @@ def test_receptive_fields_of_a_folder(transnext, tmp_path, photo):
     numbers = json.loads(target.with_suffix(".json").read_text())
     assert code == 0
     assert numbers["images"] == [str(photo)]
+    with target.with_suffix(".csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    (field,) = numbers["fields"]
+    assert float(row["sum"]) == field["sum"]
+    assert float(row["area_50_published"]) == field["area_ratios"][2]["published"]
     assert [field["images"] for field in numbers["fields"]] == [1]
 
 
@@ -84,7 +116,8 @@ def test_the_page_is_served_until_ctrl_c(transnext, monkeypatch, photo):
         (("--query", "12"), "needs two numbers"),
         (("--html", "x.html", "--foveal"), "--html"),
         (("--compare", "a", "--compare", "b"), "room for one"),
-        (("--foveal", "--output", "x.gif"), "ends in .png"),
+        (("--foveal", "--output", "x.gif"), "--output"),
+        (("--foveal", "--compare-size", "96"), "--compare-size"),
     ],
 )
 def test_wrong_calls(transnext, arguments, said):

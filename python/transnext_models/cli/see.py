@@ -81,12 +81,22 @@ Compare = Annotated[
         show_default=False,
     ),
 ]
+CompareSize = Annotated[
+    int | None,
+    typer.Option(
+        "--compare-size",
+        metavar="SIZE",
+        min=32,
+        help="Image size of the second column of the page: of --compare's model, or of the same.",
+        show_default=False,
+    ),
+]
 Output = Annotated[
     Path | None,
     typer.Option(
         "--output",
-        metavar="FILE.png",
-        help="A figure's file; its numbers go beside it as .json.  "
+        metavar="FILE",
+        help="A figure's file, .png or .svg; its numbers go beside it as .json and .csv.  "
         "[dim]\\[default: erf.png, foveal.png, query.png][/]",
         show_default=False,
     ),
@@ -116,6 +126,7 @@ def see(
     size: Size = None,
     mode: Mode = "normal",
     compare: Compare = None,
+    compare_size: CompareSize = None,
     device: Device = "auto",
     backend: Backend = None,
     output_file: Output = None,
@@ -133,6 +144,8 @@ def see(
         usage_error("got a figure as well; the page is drawn for itself", "--html")
     if compare and len(compare) >= _COMPARED and erf is None:
         usage_error(f"got {len(compare)} models, the page has room for one", "--compare")
+    if compare_size is not None and figure:
+        usage_error("got a figure as well; it sets the page's second column", "--compare-size")
     pixel = None if query is None else _pixel(query)
     with messages().status("loading torch"):  # seen on a terminal only
         from . import see_figures
@@ -149,7 +162,15 @@ def see(
     with weights_remarks():
         subjects = [see_figures.subject(model, weights, weights_key, size, mode, device, backend)]
         for name in compare or []:
-            subjects.append(see_figures.subject(name, None, None, None, mode, device, backend))
+            subjects.append(
+                see_figures.subject(name, None, None, compare_size, mode, device, backend)
+            )
+        if compare_size is not None and not compare:
+            subjects.append(
+                see_figures.subject(
+                    model, weights, weights_key, compare_size, mode, device, backend
+                )
+            )
     shown = _images(images)
     if figure:
         only = next(iter(shown.values()))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -18,14 +19,18 @@ from ..evaluation.models import MODES, load_evaluated, mode_options
 from ..images import ImageError, find_images, read_image
 from ..registry import load_model
 from ..seeing import (
+    draw_erf,
+    draw_foveal,
+    draw_query,
     effective_receptive_field,
-    figure_erf,
-    figure_foveal,
-    figure_query,
     record_attention,
 )
+from ..seeing.canvas import FORMATS, as_file
 from ..seeing.viewer import Subject
 from .console import note, usage_error
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["attention", "check_mode", "receptive_fields", "subject", "write"]
 
@@ -84,16 +89,19 @@ def attention(
         "pool_grid": query.pool_grid,
     }
     if foveal:
-        figure = figure_foveal(record, stage, block, position)
-        numbers["foveal"] = record.foveal(stage, block, position).tolist()
-        numbers["peripheral"] = record.peripheral(stage, block, position).tolist()
+        figure = draw_foveal(record, stage, block, position)
+        maps = {
+            "foveal": record.foveal(stage, block, position),
+            "peripheral": record.peripheral(stage, block, position),
+        }
     else:
-        figure = figure_query(record, stage, block, position)
-        for name in ("window", "pooled", "positional"):
-            numbers[name] = getattr(query, name).tolist()
+        figure = draw_query(record, stage, block, position)
+        maps = {name: getattr(query, name) for name in ("window", "pooled", "positional")}
         for name in ("foveal_share", "entropy", "mean_distance"):
             numbers[name] = getattr(query, name)().tolist()
-    return _save(figure, numbers, output or Path("foveal.png" if foveal else "query.png"))
+    numbers |= {name: values.tolist() for name, values in maps.items()}
+    target = output or Path("foveal.png" if foveal else "query.png")
+    return _save(figure, numbers, _cells(maps), target)
 
 
 def receptive_fields(
@@ -130,7 +138,7 @@ def receptive_fields(
             images = _readable(found.paths[:count])
             fields.append(effective_receptive_field(module, images, one, preprocess=preprocess))
             titles.append(f"{loaded.name}\nstage {one}")
-    numbers = {
+    numbers: dict[str, Any] = {
         "images": [str(path) for path in found.paths[:count]],
         "fields": [
             {
@@ -147,7 +155,8 @@ def receptive_fields(
             for title, field in zip(titles, fields, strict=True)
         ],
     }
-    return _save(figure_erf(fields, titles), numbers, output or Path("erf.png"))
+    target = output or Path("erf.png")
+    return _save(draw_erf(fields, titles), numbers, _field_rows(numbers["fields"]), target)
 
 
 def write(path: Path, data: bytes) -> None:
@@ -168,12 +177,44 @@ def _readable(paths: list[Path]) -> Iterator[Image.Image]:
             note(f"skipped {error}")
 
 
-def _save(figure: Image.Image, numbers: dict[str, Any], path: Path) -> list[Path]:
-    if path.suffix.lower() != ".png":
-        usage_error(f"got {path}, needs a name that ends in .png", "--output")
-    buffer = io.BytesIO()
-    figure.save(buffer, "PNG")
-    beside = path.with_suffix(".json")
-    write(path, buffer.getvalue())
-    write(beside, json.dumps(numbers, indent=1).encode())
-    return [path, beside]
+def _cells(maps: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each cell of maps ``[heads, rows, columns]``."""
+    for name, values in maps.items():
+        for head, rows in enumerate(values.tolist(), 1):
+            for row, columns in enumerate(rows):
+                for column, value in enumerate(columns):
+                    cell = {"row": row, "column": column, "value": value}
+                    yield {"map": name, "head": head, **cell}
+
+
+def _field_rows(fields: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each receptive field: what is one number, and its area ratios."""
+    for field in fields:
+        single = {k: v for k, v in field.items() if not isinstance(v, (list, tuple))}
+        for ratio in field["area_ratios"]:
+            for name, value in ratio.items():
+                if name != "threshold":
+                    single[f"area_{100 * ratio['threshold']:g}_{name}"] = value
+        yield single
+
+
+def _save(
+    figure: Figure, numbers: dict[str, Any], rows: Iterable[dict[str, Any]], path: Path
+) -> list[Path]:
+    """Write a figure, and beside it its numbers as JSON and as a table; return the files."""
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in FORMATS:
+        usage_error(f"got {path}, needs a name that ends in .png or .svg", "--output")
+    table = list(rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    written = {
+        path: as_file(figure, kind),
+        path.with_suffix(".json"): json.dumps(numbers, indent=1).encode(),
+        path.with_suffix(".csv"): text.getvalue().encode(),
+    }
+    for file, content in written.items():
+        write(file, content)
+    return list(written)

@@ -1,7 +1,15 @@
 """See what a model looks at: attention of single queries, and effective receptive fields."""
 
 from .block import BlockInfo, RecordedBlock, Weights
-from .figures import figure_erf, figure_foveal, figure_query, figure_sizes
+from .figures import (
+    draw_erf,
+    draw_foveal,
+    draw_query,
+    figure_erf,
+    figure_foveal,
+    figure_query,
+    figure_sizes,
+)
 from .query import QueryAttention
 from .receptive_field import AreaRatio, ReceptiveField, effective_receptive_field
 from .record import AttentionRecord, preprocess_of, record_attention
@@ -15,6 +23,9 @@ __all__ = [
     "ReceptiveField",
     "RecordedBlock",
     "Weights",
+    "draw_erf",
+    "draw_foveal",
+    "draw_query",
     "effective_receptive_field",
     "figure_erf",
     "figure_foveal",

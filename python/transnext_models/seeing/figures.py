@@ -1,10 +1,14 @@
-"""The paper's pictures of what a model looks at: receptive fields, foveal attention, one query."""
+"""The paper's pictures of what a model looks at: receptive fields, foveal attention, one query.
+
+Each ``draw_...`` returns matplotlib's figure, to be saved in any format or drawn on; each
+``figure_...`` the same as a PIL image.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 from torch import Tensor
@@ -16,15 +20,30 @@ from .receptive_field import ReceptiveField
 from .record import AttentionRecord
 from .vision import foveal_picture, window_box
 
-__all__ = ["figure_erf", "figure_foveal", "figure_query", "figure_sizes"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "draw_erf",
+    "draw_foveal",
+    "draw_query",
+    "figure_erf",
+    "figure_foveal",
+    "figure_query",
+    "figure_sizes",
+]
 
 _PANEL = 2.3  # inches
 _HEADS = 4
+# Of each field E by itself.
+_SCALES = {
+    "log": "log(E + 1), divided by its maximum",
+    "linear": "E, divided by its maximum",
+    "relative": "log(E / max + 1e-4), from 0 to 1",
+}
 
 
-def figure_erf(
-    fields: Sequence[ReceptiveField], names: Sequence[str], scale: str = "log"
-) -> Image.Image:
+def draw_erf(fields: Sequence[ReceptiveField], names: Sequence[str], scale: str = "log") -> Figure:
     """Draw receptive fields side by side, as the paper's figure 8.
 
     Parameters
@@ -55,16 +74,17 @@ def figure_erf(
         _bare(axes)
     bar = figure.colorbar(shown, ax=list(panels), location="top", fraction=0.05, aspect=40)
     bar.ax.tick_params(labelsize=8)
-    return as_image(figure)
+    bar.set_label(_SCALES[scale], fontsize=8)
+    return figure
 
 
-def figure_foveal(
+def draw_foveal(
     record: AttentionRecord,
     stage: int = 3,
     block: int = -1,
     position: tuple[int, int] | None = None,
     heads: Sequence[int] | None = None,
-) -> Image.Image:
+) -> Figure:
     """Draw a query's foveal and peripheral maps of some heads, as the paper's figure 7.
 
     Parameters
@@ -105,10 +125,10 @@ def figure_foveal(
             axes.set_title(f"head {head + 1}" if name == "foveal" else "", fontsize=10)
             _bare(axes)
         line[1].set_ylabel(f"{name}\n{maps.shape[1]} × {maps.shape[2]}", fontsize=10)
-    return as_image(figure)
+    return figure
 
 
-def figure_query(
+def draw_query(
     record: AttentionRecord,
     stage: int = 3,
     block: int = -1,
@@ -116,7 +136,7 @@ def figure_query(
     *,
     pixel: tuple[float, float] | None = None,
     head: int | None = None,
-) -> Image.Image:
+) -> Figure:
     """Draw one query: what it sees, where its attention goes, and how each head divides it.
 
     Parameters
@@ -167,7 +187,24 @@ def figure_query(
     bars.set_xlim(0, 100)
     bars.set_title(f"Heads of stage {stage}, block {query.block + 1}", fontsize=9)
     figure.legend(*bars.get_legend_handles_labels(), fontsize=8, loc="outside lower right", ncols=2)
-    return as_image(figure)
+    return figure
+
+
+def figure_erf(
+    fields: Sequence[ReceptiveField], names: Sequence[str], scale: str = "log"
+) -> Image.Image:
+    """Return what :func:`draw_erf` draws as an image."""
+    return as_image(draw_erf(fields, names, scale))
+
+
+def figure_foveal(record: AttentionRecord, *arguments: Any, **options: Any) -> Image.Image:
+    """Return what :func:`draw_foveal` draws, which has the parameters, as an image."""
+    return as_image(draw_foveal(record, *arguments, **options))
+
+
+def figure_query(record: AttentionRecord, *arguments: Any, **options: Any) -> Image.Image:
+    """Return what :func:`draw_query` draws, which has the parameters, as an image."""
+    return as_image(draw_query(record, *arguments, **options))
 
 
 def figure_sizes(table: str | Path) -> Image.Image:
