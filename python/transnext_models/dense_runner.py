@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -87,9 +88,20 @@ class DenseRunner(Generic[M]):
         the weights, or else COCO's for 80 classes and ADE20K's for 150.
     device : torch.device
         Where the model is to be.
+    name, weights : str, Path | None
+        ``architecture.tag`` of the model, and the file the weights came from.
     """
 
-    def __init__(self, model: M, labels: Labels | None, device: torch.device | str) -> None:
+    def __init__(
+        self,
+        model: M,
+        labels: Labels | None,
+        device: torch.device | str,
+        *,
+        name: str = "",
+        weights: Path | None = None,
+    ) -> None:
+        self.name, self.weights = name, weights
         if labels is not None:
             self.class_names = labels_of(labels, model.num_classes)
         else:

@@ -49,7 +49,7 @@ class Screen(NamedTuple):
 
 
 @contextmanager
-def screen_for(total: int) -> Iterator[Screen]:
+def screen_for(total: int, what: str = "images") -> Iterator[Screen]:
     """Show a progress bar below what is printed, if there are many images and a person watching."""
     results, remarks = output(), messages()
     if total < _PROGRESS_FROM or not remarks.is_terminal:
@@ -57,7 +57,7 @@ def screen_for(total: int) -> Iterator[Screen]:
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    columns = (BarColumn(), MofNCompleteColumn(), "images", TimeRemainingColumn())
+    columns = (BarColumn(), MofNCompleteColumn(), what, TimeRemainingColumn())
     with Progress(
         *columns, console=remarks, transient=True, redirect_stdout=False, redirect_stderr=False
     ) as progress:

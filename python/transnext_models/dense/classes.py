@@ -31,11 +31,11 @@ def class_names(num_classes: int) -> list[str]:
     return [f"class {index}" for index in range(num_classes)]
 
 
-def category_ids(num_classes: int) -> list[int]:
-    """Return COCO's numbers, 80 of 1…90, for 80 classes; from 1 on for any other count."""
-    if num_classes == COCO_CLASSES:
+def category_ids(names: Sequence[str]) -> list[int]:
+    """Return COCO's numbers, 80 of 1…90, for COCO's names; from 1 on for any others."""
+    if list(names) == class_names(COCO_CLASSES):
         return [number for number, _ in _coco()]
-    return list(range(1, num_classes + 1))
+    return list(range(1, len(names) + 1))
 
 
 def class_colours(names: Sequence[str]) -> NDArray[np.uint8]:

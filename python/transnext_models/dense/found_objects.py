@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,10 @@ class FoundObjects:
     scores: NDArray[Any]
     labels: NDArray[Any]
     masks: tuple[RunLengths, ...] | None = None
+
+    def of_image(self, image_id: int | str) -> FoundObjects:
+        """Return the same objects with another id of their image."""
+        return replace(self, image_id=image_id)
 
     def __post_init__(self) -> None:
         count = len(self.scores)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ..classification.classifier import NOT_FINITE, resolve_device
 from ..dense.batches import fitted, pad_images
-from ..dense.classes import category_ids
+from ..dense.classes import category_ids, class_names
 from ..dense.found_objects import FoundObjects
 from ..dense_registry import create_dense_model
 from ..dense_runner import DenseRunner, Labels, open_weights
@@ -56,9 +56,9 @@ class Detected:
     found: FoundObjects
     seconds: float
 
-    def picture(self, palette: np.ndarray) -> Image.Image:
+    def picture(self, palette: np.ndarray, *, legend: bool = True) -> Image.Image:
         """Return the image with boxes, masks, names and scores; see :func:`draw_objects`."""
-        return draw_objects(self.image, self.objects, palette)
+        return draw_objects(self.image, self.objects, palette, legend=legend)
 
 
 class _Prepared(NamedTuple):
@@ -99,9 +99,10 @@ class Detector(DenseRunner[MaskRCNN | DINO]):
         weights: Path | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        super().__init__(model, labels, device)
-        self.name, self.weights, self.scale = name, weights, scale
-        self.category_ids = category_ids(model.num_classes)
+        super().__init__(model, labels, device, name=name, weights=weights)
+        self.scale = scale
+        # Whatever the caller calls them, their numbers are those of the weights.
+        self.category_ids = category_ids(model.class_names or class_names(model.num_classes))
 
     @classmethod
     def load(

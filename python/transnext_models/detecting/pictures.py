@@ -150,7 +150,7 @@ def _draw_tags(canvas: Canvas, objects: Sequence[DetectedObject], colours: Seque
         ground = (left, top, left + width - 1, top + high - 1)
         draw.rectangle(ground, colours[index])
         ink = ink_on(colours[index])
-        draw_text(draw, (left + pad, top + pad // 2), text, font_for(text, height), ink)
+        draw_text(draw, (left + pad, top + high // 2), text, font_for(text, height), ink)
     return unnamed
 
 

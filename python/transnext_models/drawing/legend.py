@@ -69,9 +69,9 @@ def with_legend(
             end = (corner[0] + patch - 1, corner[1] + patch - 1)
             draw.rectangle((corner, end), entry.colour)
         x += patch + gap
-        draw_text(draw, (x, centre - size[1] // 2), entry.name, font, _INK)
+        draw_text(draw, (x, centre), entry.name, font, _INK)
         if entry.remark:
             font = font_for(entry.remark, letters)
-            at = (x + size[0] + gap, centre - size[1] // 2)
+            at = (x + size[0] + gap, centre)
             draw_text(draw, at, entry.remark, font, _FAINT)
     return whole

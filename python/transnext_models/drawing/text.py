@@ -50,9 +50,8 @@ def text_size(text: str, font: Font) -> tuple[int, int]:
 def draw_text(
     draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, font: Font, ink: Colour
 ) -> None:
-    """Draw a line of text whose upper left corner, as `text_size` measures it, is ``at``."""
-    top = font.getbbox("Åg")[1]
-    draw.text((at[0], at[1] - top), text, ink, font)
+    """Draw a line of text from the left, half of its height above ``at`` and half below."""
+    draw.text(at, text, ink, font, anchor="lm")
 
 
 def rgb(row: NDArray[np.uint8]) -> Colour:

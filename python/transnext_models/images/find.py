@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from .found import FoundImages
@@ -16,7 +16,7 @@ from .streams import STANDARD_INPUT
 Name = str | os.PathLike[str]
 
 
-def find_images(names: Name | Iterable[Name]) -> FoundImages:
+def find_images(names: Name | Iterable[Name], also: Collection[str] = ()) -> FoundImages:
     """Return the image files that `names` stand for.
 
     Parameters
@@ -27,13 +27,15 @@ def find_images(names: Name | Iterable[Name]) -> FoundImages:
         for files with an image's suffix; what is hidden is left out, unless it is named itself.
         Patterns have ``*``, ``?``, ``[]`` and ``**``; a name that exists is no pattern. The files
         of one folder or pattern are sorted by name.
+    also : Collection[str]
+        Suffixes in lower case, such as ``.mp4``, of other files that are looked for as well.
 
     Returns
     -------
     FoundImages
         No file twice; of a file and links to it that were searched for, the file.
     """
-    search = Search()
+    search = Search(also)
     for name in [names] if isinstance(names, (str, os.PathLike)) else names:
         _find(os.fspath(name), search)
     return search.found()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,9 +30,16 @@ class Folder(NamedTuple):
 
 
 class Search:
-    """Image files that were found, and what was met on the way to them."""
+    """Image files that were found, and what was met on the way to them.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    also : Collection[str]
+        Suffixes of other files that are taken as well.
+    """
+
+    def __init__(self, also: Collection[str] = ()) -> None:
+        self._also = frozenset(also)
         self._paths: dict[Path, None] = {}
         self._problems: dict[str, ImageError] = {}
         self._left_out: dict[str, LeftOut] = {}
@@ -136,13 +143,13 @@ class Search:
             self._leave_out(_HIDDEN, path)
         elif kind == "locked":
             self.fail(path, reason_of(PermissionError()))
-        elif kind == "broken" and (any_suffix or is_image_name(path)):
+        elif kind == "broken" and (any_suffix or self._is_looked_for(path)):
             self.fail(path, "a link that leads nowhere")
         elif kind == "broken":
             self._leave_out(_BROKEN, path)
         elif kind == "special":
             self._leave_out(_SPECIAL, path)
-        elif kind == "file" and (any_suffix or is_image_name(path)):
+        elif kind == "file" and (any_suffix or self._is_looked_for(path)):
             if is_linked and path not in self._paths:
                 self._in_linked.add(path)
             if entry.is_symlink() and path not in self._paths:
@@ -152,6 +159,9 @@ class Search:
             suffix = path.suffix.lower()
             self._leave_out(f"of suffix {suffix}" if suffix else "without a suffix")
         return False
+
+    def _is_looked_for(self, path: Path) -> bool:
+        return is_image_name(path) or path.suffix.lower() in self._also
 
     def _leave_out(self, reason: str, path: Path | None = None) -> None:
         left_out = self._left_out.setdefault(reason, LeftOut(reason))

@@ -101,8 +101,8 @@ class Segmentor(DenseRunner[SegmentationModel]):
         weights: Path | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        super().__init__(model, labels, device)
-        self.name, self.weights, self.inference = name, weights, inference
+        super().__init__(model, labels, device, name=name, weights=weights)
+        self.inference = inference
 
     @classmethod
     def load(
