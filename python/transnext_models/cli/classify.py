@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -29,6 +28,7 @@ from .image_files import (
     files_in_json,
     left_out_remark,
     print_skipped,
+    samples_folder,
     screen_for,
     time_text,
 )
@@ -98,7 +98,7 @@ def classify(
     """
     names = list(images or [])
     if samples:
-        names.append(str(_samples_folder()))
+        names.append(str(samples_folder("samples")))
     if not names:
         usage_error("give image files, folders or patterns, or --samples", "IMAGE")
 
@@ -149,15 +149,6 @@ def classify(
         as_json(run.document())
     if run.skipped:
         raise typer.Exit(1)
-
-
-def _samples_folder() -> Path:
-    from importlib import resources
-
-    folder = Path(str(resources.files("transnext_models") / "assets" / "samples"))
-    if not folder.is_dir():
-        raise ValueError("this installation lacks its sample images; install the package again")
-    return folder
 
 
 def _check_names(model: str | None, device: str, backend: str | None) -> None:

@@ -18,6 +18,7 @@ from .image_files import (
     files_in_json,
     left_out_remark,
     print_skipped,
+    samples_folder,
     screen_for,
     time_text,
     title_of,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from ..images import FoundImages, ImageError, LeftOut
     from ..video import Frame, VideoReader
 
-__all__ = ["Answer", "DenseTask", "DenseWeights", "run_on_files"]
+__all__ = ["Answer", "DenseTask", "DenseWeights", "Samples", "run_on_files"]
 
 _MOST_ROWS = 8  # shown of a result
 
@@ -43,6 +44,12 @@ DenseWeights = Annotated[
         "[dim]\\[default: the model's own][/]",
         show_default=False,
     ),
+]
+
+
+Samples = Annotated[
+    bool,
+    typer.Option("--samples", help="Take the samples in this package: digits on photographs."),
 ]
 
 
@@ -96,6 +103,7 @@ class DenseTask(Generic[A]):
 
 def run_on_files(
     names: Sequence[str] | None,
+    samples: bool,
     load: Callable[[FoundImages, ExitStack], DenseTask[Any]],
     *,
     out: Path | None,
@@ -108,6 +116,8 @@ def run_on_files(
     ----------
     names : sequence of str | None
         Files, folders, patterns.
+    samples : bool
+        Whether the sample images of this package are taken too.
     load : callable
         Builds the task, once it is known what there is to do; what it enters is left at the end.
     out : Path | None
@@ -117,8 +127,9 @@ def run_on_files(
     takes_videos : bool
         Whether videos are run too; otherwise they are an error of usage.
     """
+    names = [*(names or ()), *([str(samples_folder("scenes"))] if samples else ())]
     if not names:
-        usage_error("give image or video files, folders or patterns", "IMAGE")
+        usage_error("give image or video files, folders or patterns, or --samples", "IMAGE")
     from ..images import find_images
     from ..video import VIDEO_SUFFIXES, is_video_name
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .console import Debug, command, messages
-from .dense_run import DenseTask, DenseWeights, run_on_files
+from .dense_run import DenseTask, DenseWeights, Samples, run_on_files
 from .image_files import ImageMemory, Images, Json
 from .model_options import BatchSize, Device, Labels
 from .weights import WeightsKey
@@ -72,6 +72,7 @@ def detect(
     coco_json: CocoJson = None,
     image_memory: ImageMemory = 448,
     json: Json = False,
+    samples: Samples = False,
     debug: Debug = False,
 ) -> None:
     """Find the objects on images: class, score and box of each, with Mask R-CNN its pixels too.
@@ -113,7 +114,7 @@ def detect(
             keep,
         )
 
-    run_on_files(images, load, out=out, json=json, takes_videos=coco_json is None)
+    run_on_files(images, samples, load, out=out, json=json, takes_videos=coco_json is None)
 
 
 def _entry(item: DetectedObject) -> dict[str, Any]:

@@ -40,6 +40,22 @@ ImageMemory = Annotated[
 Json = Annotated[bool, typer.Option(JSON_OPTION, help="Print JSON instead of tables.")]
 
 
+def samples_folder(name: str) -> Path:
+    """Return a folder of images in this package.
+
+    Raises
+    ------
+    ValueError
+        If this installation lacks it.
+    """
+    from importlib import resources
+
+    folder = Path(str(resources.files("transnext_models") / "assets" / name))
+    if not folder.is_dir():
+        raise ValueError("this installation lacks its sample images; install the package again")
+    return folder
+
+
 class Screen(NamedTuple):
     """Where results and messages go while images are classified, and how progress is shown."""
 

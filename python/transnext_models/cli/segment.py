@@ -10,7 +10,7 @@ import typer
 from PIL import Image
 
 from .console import Debug, command, messages
-from .dense_run import DenseTask, DenseWeights, run_on_files
+from .dense_run import DenseTask, DenseWeights, Samples, run_on_files
 from .image_files import ImageMemory, Images, Json
 from .model_options import Device, Labels
 from .weights import WeightsKey
@@ -66,6 +66,7 @@ def segment(
     out: Out = None,
     image_memory: ImageMemory = 448,
     json: Json = False,
+    samples: Samples = False,
     debug: Debug = False,
 ) -> None:
     """Say what every pixel of images shows: the share of each class, and pictures with --out.
@@ -100,7 +101,7 @@ def segment(
             lambda result: result.picture(segmentor.palette, rows=_VIDEO_ROWS),
         )
 
-    run_on_files(images, load, out=out, json=json)
+    run_on_files(images, samples, load, out=out, json=json)
 
 
 def _entry(result: Segmented) -> dict[str, Any]:
