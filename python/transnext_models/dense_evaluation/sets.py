@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..dense.classes import category_ids
+from ..dense.classes import category_ids, class_names
 from ..dense_data.coco import read_coco
 from ..dense_data.find import open_validation
 from ..dense_data.records import AnnotatedImage, AnnotatedSet
@@ -100,7 +100,7 @@ def _named(annotated: AnnotatedSet, kind: str, place: Path, options: DenseOption
 
 def _name(annotated: AnnotatedSet, kind: str, place: Path) -> str:
     """Return what rows call a set: a published set's name only if its classes are those."""
-    if kind == "COCO" and annotated.category_ids == tuple(category_ids(_COCO_CLASSES)):
+    if kind == "COCO" and annotated.category_ids == tuple(category_ids(class_names(_COCO_CLASSES))):
         return COCO
     if kind == "ADE20K" and annotated.num_classes == _ADE20K_CLASSES:
         return ADE20K
