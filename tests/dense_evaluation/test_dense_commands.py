@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,11 @@ from dense_data.written_sets import DETECTION, SEGMENTATION, WITH_MASKS, coco_do
 from dense_evaluation.conftest import Command
 from dense_evaluation.told import CLASSES, Told, write_set
 from transnext_models.dense_data.find import open_validation
+from transnext_models.dense_data.reading import read_rgb
 from transnext_models.dense_evaluation import run
 from transnext_models.dense_evaluation.average_precision import average_precision
 from transnext_models.dense_evaluation.mean_iou import mean_iou
+from transnext_models.images import ImageError
 
 pytest.importorskip("pycocotools")
 
@@ -272,3 +277,57 @@ def test_a_limit_counts_only_those_images(
     again = transnext(*asked, *output, "--predictions", saved)
     assert again[0] == 0
     assert rows_of(again[1])["box AP"]["value"] == rows_of(out)["box AP"]["value"]
+
+
+# -- as downloaded --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar"])
+@pytest.mark.parametrize("top", ["val2017/", ""])
+def test_images_in_the_archive_of_a_download(
+    suffix: str,
+    top: str,
+    transnext: Command,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root = tmp_path / "coco"
+    shutil.copytree(data / "annotations", root / "annotations")
+    archive = root / f"val2017{suffix}"
+    files = sorted((data / "val2017").iterdir())
+    if suffix == ".zip":
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as zipped:
+            for file in files:
+                zipped.write(file, f"{top}{file.name}")
+    else:
+        with tarfile.open(archive, "w") as tar:
+            for file in files:
+                tar.add(file, f"{top}{file.name}")
+    told = use(monkeypatch, Told(data, "detect"))
+    asked = ("evaluate", "detect", "--json", "--device", "cpu")
+    explicit = ("--images", archive, "--annotations", root / "annotations/instances_val2017.json")
+    for number, place in enumerate((("--data", root, "--workers", 2), (*explicit, "--workers", 0))):
+        code, out, err = transnext(*asked, *place, "--output", tmp_path / f"{number}.csv")
+        assert code == 0, err
+        assert {row["value"] for row in rows_of(out).values()} == {100.0}
+    assert len(told.seen) == 2 * 19
+    pixels = read_rgb(str(archive / "003.png"), (40, 60))
+    np.testing.assert_array_equal(pixels, np.asarray(Image.open(data / "val2017" / "003.png")))
+
+
+def test_archives_that_are_damaged(transnext: Command, data: Path, tmp_path: Path) -> None:
+    root = tmp_path / "coco"
+    shutil.copytree(data / "annotations", root / "annotations")
+    (root / "val2017.zip").write_bytes(b"PK no zip")
+    asked = ("evaluate", "detect", "--data", root, "--json", "--output", tmp_path / "x.csv")
+    code, out, _ = transnext(*asked)
+    assert code == 1
+    assert "val2017.zip: cannot be read as an archive" in json.loads(out)["error"]
+    with zipfile.ZipFile(root / "val2017.zip", "w") as zipped:
+        zipped.write(data / "val2017" / "001.png", "001.png")
+    code, out, _ = transnext(*asked)
+    assert code == 1
+    assert "18 of 19 images are missing" in json.loads(out)["error"]
+    with pytest.raises(ImageError, match=r"val2017\.zip/002\.png: no such image in the archive"):
+        read_rgb(str(root / "val2017.zip" / "002.png"), None)

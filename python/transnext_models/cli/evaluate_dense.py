@@ -33,8 +33,9 @@ DetectData = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="COCO as downloaded (annotations/ and val2017/), or images with annotations in COCO's "
-        "format, YOLO's, Pascal VOC's, or instance maps: the validation split counts.",
+        help="COCO as downloaded (annotations/, and val2017/ or val2017.zip), or images with "
+        "annotations in COCO's format, YOLO's, Pascal VOC's, or instance maps: the validation split "
+        "counts.",
         show_default=False,
     ),
 ]
@@ -50,8 +51,8 @@ SegmentData = Annotated[
 Images = Annotated[
     Path | None,
     typer.Option(
-        metavar="DIR",
-        help="Instead of --data: the folder of the images of --annotations.",
+        metavar="PATH",
+        help="Instead of --data: the images of --annotations, a folder, or a zip or tar of them.",
         show_default=False,
     ),
 ]

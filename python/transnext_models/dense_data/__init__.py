@@ -3,6 +3,7 @@
 ``find``            which format a folder holds, and its two splits
 ``coco``, ``yolo``, ``voc``, ``masks``  readers of each format; ``shapes`` are masks of objects
 ``coco_results``    what detectors found, in COCO's form
+``archived``        images in the archives of a download
 ``records``         an annotated image, whatever format it comes from; ``reading`` its files
 ``report``, ``errors``  what was treated, and what cannot be
 ``geometry``, ``cropping``, ``photometric``  steps that transform a ``sample``, with its ``draws``

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..dense.run_lengths import Size
+from .archived import names_in
 from .errors import AnnotationError
 from .records import AnnotatedImage
 from .report import Report
@@ -77,10 +78,7 @@ def without_missing(
     for image in images:
         folder, name = os.path.split(image.path)
         if folder not in folders:
-            try:
-                folders[folder] = frozenset(os.listdir(folder))
-            except OSError:
-                folders[folder] = frozenset()
+            folders[folder] = names_in(folder)
         (present if name in folders[folder] else missing).append(image)
     if missing and not allow:
         names = ", ".join(image.path for image in missing[:_SHOWN])

@@ -62,7 +62,7 @@ def read_coco(file: Path, images: Path, *, allow_missing: bool = False) -> Annot
     file : Path
         Its path.
     images : Path
-        The folder that `file_name` starts from.
+        The folder that `file_name` starts from, or an archive (see `archived`).
     allow_missing : bool
         Whether images without a file are left out, and counted, rather than an error.
 

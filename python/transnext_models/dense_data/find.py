@@ -3,7 +3,8 @@
 --data, a folder                    what there has to be, the first of these
 ----------------------------------  ---------------------------------------------------------------
 YOLO                                *.yaml with `names`, `train` and `val`
-COCO                                annotations/instances_<split>*.json with <split>*/ or images/;
+COCO                                annotations/instances_<split>*.json with <split>*/, the
+                                    <split>*.zip or .tar of the download, or images/;
                                     <split>/_annotations.coco.json; annotations/<split>.json;
                                     <split>.json
 Pascal VOC                          Annotations/, JPEGImages/, ImageSets/Main/<split>.txt; or
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from ..dense.classes import class_names
+from .archived import is_archive
 from .coco import read_coco
 from .errors import AnnotationError
 from .images_by_name import images_by_stem
@@ -174,7 +176,10 @@ def _coco_images(root: Path, file: Path, split: str) -> Path:
     for name in _NAMES[split]:
         folders += [root / name, root / "images" / name, *sorted(root.glob(f"{name}[0-9]*"))]
     folders += [root / "images", root]
-    return next(folder for folder in folders if folder.is_dir())
+    archives = (root / f"{stem}{suffix}" for suffix in (".zip", ".tar"))
+    unpacked = folders[:-2]
+    places = (*filter(Path.is_dir, unpacked), *filter(is_archive, archives), *folders[-2:])
+    return next(place for place in places if place.exists())
 
 
 def _voc(root: Path, allow_missing: bool) -> DenseSplits | None:

@@ -20,6 +20,7 @@ from ..images import ImageError, read_image
 from ..images.formats import readable_formats
 from ..images.quiet import quiet
 from ..training.sources.image_set import decode
+from .archived import open_image
 from .errors import AnnotationError
 from .label_files import read_labels, size_of
 from .records import AnnotatedImage, Objects
@@ -76,11 +77,14 @@ def read_rgb(path: str, size: Size | None) -> NDArray[np.uint8]:
     ImageError
         It cannot be read, or is of another size than `size` either way.
     """
-    pixels = np.array(read_image(path))  # a copy: Pillow's memory cannot be written
+    try:
+        with open_image(path) as file:
+            pixels = np.array(read_image(file))  # a copy: Pillow's memory cannot be written
+    except ImageError as error:  # what is open has no name
+        raise ImageError(path, error.reason) from error
     if size is None or pixels.shape[:2] == size:
         return pixels
-    with open(path, "rb") as file:
-        stored = np.array(decode(file))
+    stored = np.array(decode(open_image(path)))
     if stored.shape[:2] != size:
         raise ImageError(
             path, f"is {_text(pixels.shape)}, its annotations are for {_text(size)} (height×width)"

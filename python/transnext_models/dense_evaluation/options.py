@@ -30,7 +30,7 @@ class DenseOptions:
     data : Path | None
         A folder in any of the layouts of `dense_data.find`; its validation split counts.
     images, annotations : Path | None
-        Instead, for detection: a folder of images, and a file of COCO's format.
+        Instead, for detection: a folder or archive of images, and a file of COCO's format.
     predictions : Path | None
         Score these instead of a model's: a file of COCO's results, or a folder of label maps.
     save_predictions : Path | None
