@@ -34,8 +34,8 @@ DetectData = Annotated[
     typer.Option(
         metavar="DIR",
         help="COCO as downloaded (annotations/, and val2017/ or val2017.zip), or images with "
-        "annotations in COCO's format, YOLO's, Pascal VOC's, or instance maps: the validation split "
-        "counts.",
+        "annotations in COCO's format, YOLO's, Pascal VOC's, or instance maps: the validation "
+        "split counts.",
         show_default=False,
     ),
 ]
