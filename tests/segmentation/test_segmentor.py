@@ -95,6 +95,8 @@ def test_pictures_mix_colours_and_draw_borders() -> None:
     assert legend.shape[1] >= 480
     for colour in palette.tolist():
         assert (legend[240:] == colour).all(-1).any()  # of 2 x 4 pixels, 120 times as large
+    rest = np.asarray(draw_classes(image, labels, [(0, "Background", 0.5)], palette))
+    assert (rest[100, 5] == 100).all()  # as it was
     with pytest.raises(ValueError, match=r"labels: got \(2, 3\), needs the image's \(2, 4\)"):
         overlay(image, labels[:, :3], palette)
     with pytest.raises(ValueError, match=r"share: got 2, needs 0…1"):

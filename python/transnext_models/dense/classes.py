@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from .published import ADE20K_CLASSES, COCO_CLASSES
 
-__all__ = ["category_ids", "class_colours", "class_names"]
+__all__ = ["category_ids", "class_colours", "class_names", "is_nothing"]
 
 _GOLDEN_ANGLE = 0.61803398875  # of the circle of hues: neighbours differ, however many there are
 _FIRST_HUE = 0.02
 _SHADES = ((0.78, 0.98), (0.62, 0.86), (0.90, 0.80))  # saturation and value, in turn
 _LEAST_LUMINANCE = 0.45
-_NOTHING = ("background", "nothing", "other", "unlabeled", "unlabelled", "__background__")
+_NOTHING = ("background", "nothing", "other", "photograph", "unlabeled", "__background__")
 _GREY = (128, 128, 128)
 
 
@@ -45,10 +45,13 @@ def class_colours(names: Sequence[str]) -> NDArray[np.uint8]:
     """
     if len(names) == ADE20K_CLASSES:
         return np.array([colour for _, colour in _ade20k()], np.uint8)
-    colours = [
-        _GREY if name.lower() in _NOTHING else _colour(index) for index, name in enumerate(names)
-    ]
+    colours = [_GREY if is_nothing(name) else _colour(index) for index, name in enumerate(names)]
     return np.array(colours, np.uint8).reshape(-1, 3)
+
+
+def is_nothing(name: str) -> bool:
+    """Whether a class is the rest that no other class takes, such as a background."""
+    return name.lower() in _NOTHING
 
 
 def _colour(index: int) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..dense.classes import is_nothing
 from ..drawing.canvas import Canvas
 from ..drawing.legend import LegendEntry, with_legend
 from ..drawing.text import rgb
@@ -28,6 +29,8 @@ def draw_classes(
 ) -> Image.Image:
     """Draw a label map over its image, and below it what the colours mean.
 
+    Where there is no class, as a background is, the image stays as it is.
+
     Parameters
     ----------
     image : PIL.Image.Image
@@ -46,14 +49,15 @@ def draw_classes(
     ValueError
         If the sizes differ.
     """
-    canvas = Canvas.of(overlay(image, labels, palette))
+    rest = [index for index, name, _ in classes if is_nothing(name)]
+    canvas = Canvas.of(overlay(image, np.where(np.isin(labels, rest), -1, labels), palette))
     entries = [
         LegendEntry(rgb(palette[index]), name, _percent(share))
         for index, name, share in classes[:_MOST_CLASSES]
     ]
-    if rest := classes[_MOST_CLASSES:]:
-        shares = sum(share for _, _, share in rest)
-        entries.append(LegendEntry(None, f"{len(rest)} more", _percent(shares)))
+    if more := classes[_MOST_CLASSES:]:
+        shares = sum(share for _, _, share in more)
+        entries.append(LegendEntry(None, f"{len(more)} more", _percent(shares)))
     return with_legend(canvas.picture, entries, canvas.letters, rows)
 
 
