@@ -75,8 +75,9 @@ inline void with_storage_of(DType dtype, Function&& function) {
   });
 }
 
-// to[i * stride ..] = `depth` elements of row first + i of x, normalised, with zeros up to a multiple
-// of Product<E>::kDepth: rows to multiply by a weight of elements E. `row` is room for one of C.
+// to[i * stride ..] = `depth` elements of row first + i of x, normalised, with zeros up to a
+// multiple of Product<E>::kDepth: rows to multiply by a weight of elements E. `row` is room for one
+// of C.
 template <class E, class C>
 inline void load_product_rows(const View<2>& x, index_t first, index_t count, const Norm<C>& norm,
                               C* row, LeftOf<E>* to, index_t stride) {

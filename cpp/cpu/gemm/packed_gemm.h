@@ -7,10 +7,11 @@
 // instruction set; each level splits them into tiles of kTileVectors vectors, so that the sums fit
 // into its registers.
 //
-// bfloat16 is packed in pairs of k, [panel][k / 2][column][2], up to a whole number of 16 pairs: one
-// instruction multiplies and adds both (AVX-512 BF16) or 16 pairs of 16 columns and rows (AMX);
-// elsewhere the elements are widened and multiplied one after the other, with left rows in float32.
-// The sums are float32 in any case. The inner loops are in packed_gemm.cpp and, for AMX, in tile_gemm.h.
+// bfloat16 is packed in pairs of k, [panel][k / 2][column][2], padded with zeros to whole multiples
+// of 16 pairs: one instruction multiplies and adds a pair (AVX-512 BF16), or 16 pairs of 16 rows and
+// 16 columns (AMX). Elsewhere the weight's elements are widened in the inner loop, and rows stay in
+// float32. The sums are float32 in any case. The inner loops are in packed_gemm.cpp and
+// tile_gemm.h.
 #pragma once
 
 #include "cpu/simd/convert.h"
@@ -31,8 +32,9 @@ constexpr int kTileVectors = 2;
 #endif
 
 // How a weight of elements E is multiplied: by rows of type Left, kStep consecutive k, packed side
-// by side, into sums of type Sum. The rows are padded with zeros to a multiple of kDepth, and a product may read kSpareRows
-// rows after the last, whatever they hold. A Unit lives while its thread multiplies.
+// by side, into sums of type Sum. The rows are padded with zeros to a multiple of kDepth, and a
+// product may read kSpareRows rows after the last, whatever they hold. A Unit lives while its
+// thread multiplies.
 template <class E>
 struct Product {
   using Left = E;

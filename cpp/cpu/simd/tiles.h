@@ -1,7 +1,7 @@
 // The tile unit of x86 processors with AMX: eight tiles of 16 rows of 64 bytes, and one instruction
 // that adds the product of two tiles of bfloat16 to a tile of float32,
 //
-//   sum[m][n] += sum over k < 16 of left[m][2 k] right[k][2 n] + left[m][2 k + 1] right[k][2 n + 1],
+//   sum[m][n] += sum over k < 16, i < 2 of left[m][2 k + i] right[k][2 n + i],
 //
 // 16,384 flops in 16 cycles. Subnormal numbers count as zero. Levels compiled with TRANSNEXT_TILES
 // use it; with TRANSNEXT_EMULATED_TILES the same functions are plain C++ (emulated_tiles.h).
