@@ -8,8 +8,8 @@
 // into its registers.
 //
 // bfloat16 is packed in pairs of k, [panel][k / 2][column][2], padded with zeros to whole multiples
-// of 16 pairs: one instruction multiplies and adds a pair (AVX-512 BF16), or 16 pairs of 16 rows and
-// 16 columns (AMX). Elsewhere the weight's elements are widened in the inner loop, and rows stay in
+// of 16 pairs: one instruction multiplies and adds a pair (AVX-512 BF16), or 16 pairs of 16 rows
+// and 16 columns (AMX). Elsewhere the weight's elements are widened in the inner loop, and rows stay in
 // float32. The sums are float32 in any case. The inner loops are in packed_gemm.cpp and
 // tile_gemm.h.
 #pragma once
