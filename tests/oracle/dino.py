@@ -11,7 +11,6 @@ import sys
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dense_golden import fill, photo
 from oracle.openmmlab import (
@@ -19,6 +18,8 @@ from oracle.openmmlab import (
     SMALL,
     built,
     difference,
+    register_no_backbone,
+    relative,
     report,
     stand_in_for_compiled_operators,
     two_images,
@@ -29,7 +30,6 @@ stand_in_for_compiled_operators()
 import mmdet.models  # noqa: E402, F401
 from mmdet.registry import MODELS  # noqa: E402
 from mmdet.structures import DetDataSample  # noqa: E402
-from mmengine.model import BaseModule  # noqa: E402
 from mmengine.structures import InstanceData  # noqa: E402
 
 from transnext_models import create_model  # noqa: E402
@@ -41,13 +41,7 @@ BOXES = torch.tensor([[20.0, 30, 140, 150], [100, 60, 300, 200], [180, 10, 230, 
 LABELS = torch.tensor([1, 56, 17])
 
 
-@MODELS.register_module()
-class NoBackbone(BaseModule):
-    """Returns the maps that it is given."""
-
-    def forward(self, x: Any) -> Any:
-        """Return x."""
-        return x
+register_no_backbone(MODELS)
 
 
 def config(channels: list[int]) -> dict[str, Any]:
@@ -185,16 +179,10 @@ def compare_losses(ours: DINO, theirs: Any, name: str) -> bool:
         torch.manual_seed(5)
         found = ours.loss(photo(), [Annotated(SIZE, boxes, labels)])
         assert set(found) == set(expected)
-        worst = max(_relative(found[key], expected[key]) for key in expected)
+        worst = max(relative(found[key].detach(), expected[key].detach()) for key in expected)
         fine &= report(f"{name} losses, {objects} objects", worst, 1e-5)
     theirs.eval()
     return fine
-
-
-def _relative(found: Tensor, expected: Tensor) -> float:
-    return abs(float(found.detach()) - float(expected.detach())) / max(
-        abs(float(expected.detach())), 1e-3
-    )
 
 
 def main() -> int:

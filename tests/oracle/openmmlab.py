@@ -25,6 +25,15 @@ def stand_in_for_compiled_operators() -> None:
         assert offset == 0
         return torchvision.ops.nms(boxes, scores, iou_threshold)
 
+    def roi_align_forward(
+        x: Tensor, rois: Tensor, output: Tensor, *_: Tensor, pool_mode: int, **options: Any
+    ) -> None:
+        assert pool_mode == 1
+        side = (options["aligned_height"], options["aligned_width"])
+        scale, ratio = options["spatial_scale"], options["sampling_ratio"]
+        aligned = options["aligned"]
+        output.copy_(torchvision.ops.roi_align(x, rois, side, scale, ratio, aligned))
+
     def missing(name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
@@ -35,6 +44,7 @@ def stand_in_for_compiled_operators() -> None:
         return call
 
     module.nms = nms  # type: ignore[attr-defined]
+    module.roi_align_forward = roi_align_forward  # type: ignore[attr-defined]
     module.__getattr__ = missing  # type: ignore[method-assign]
     sys.modules["mmcv._ext"] = module
 
@@ -64,6 +74,23 @@ def two_images(photo: Tensor, size: tuple[int, int] = SIZE) -> Tensor:
 def difference(found: Tensor, expected: Tensor) -> float:
     """Return the largest difference over the largest value."""
     return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
+
+
+def relative(found: Any, expected: Any) -> float:
+    """Return the difference of two numbers over the second."""
+    found, expected = float(found), float(expected)
+    return abs(found - expected) / max(abs(expected), 1e-3)
+
+
+def register_no_backbone(registry: Any) -> None:
+    """Register ``NoBackbone``, which returns the maps that it is given."""
+    from mmengine.model import BaseModule
+
+    class NoBackbone(BaseModule):
+        def forward(self, x: Any) -> Any:
+            return x
+
+    registry.register_module(name="NoBackbone", module=NoBackbone)
 
 
 def report(name: str, found: float, limit: float) -> bool:
