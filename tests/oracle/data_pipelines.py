@@ -213,7 +213,9 @@ def compare_distributions(method: str) -> bool:
     for _ in range(DISTRIBUTION):
         found.append(numbers_of(ours(sample, Draws(generator)).image))
         expected.append(numbers_of(theirs(results_of(sample))["img"]))
-    values = [ks_2samp(x, y).pvalue for x, y in zip(np.array(found).T, np.array(expected).T, strict=True)]
+    values = [
+        ks_2samp(x, y).pvalue for x, y in zip(np.array(found).T, np.array(expected).T, strict=True)
+    ]
     least = min(values)
     fine = bool(least >= LEAST_P)
     print(f"{method + ', distributions: least p':44s} {least:8.1e}   {'ok' if fine else 'differ'}")

@@ -11,18 +11,14 @@ from collections import Counter
 from typing import Any
 
 import torch
+from mmengine.optim import build_optim_wrapper
 from torch import nn
 
-from oracle.openmmlab import report, stand_in_for_compiled_operators
-
-stand_in_for_compiled_operators()
-
-from mmengine.optim import build_optim_wrapper  # noqa: E402
-
-from transnext_models import create_model  # noqa: E402
-from transnext_models.dense.published import find_dense_model  # noqa: E402
-from transnext_models.dense_training.parameter_groups import parameter_groups  # noqa: E402
-from transnext_models.dense_training.recipes import published  # noqa: E402
+from oracle.openmmlab import report
+from transnext_models import create_model
+from transnext_models.dense.published import find_dense_model
+from transnext_models.dense_training.parameter_groups import parameter_groups
+from transnext_models.dense_training.recipes import published
 
 Rates = dict[str, tuple[float, float]]  # of a parameter's name: learning rate and weight decay
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from segmentation_models import METHODS, small_segmentor
 from small_model import small_model
+from transnext_models.dense.batches import pad_images
 from transnext_models.segmentation import SegmentationModel, UPerNet, total_loss
 from transnext_models.segmentation.pixel_losses import pixel_accuracy, pixel_cross_entropy
 
@@ -41,6 +42,30 @@ def test_losses_under_autocast_are_finite_float32(
         assert loss.dtype == torch.float32, name
         assert loss.isfinite(), name
     total_loss(losses).backward()
+
+
+@torch.no_grad()
+def test_images_of_different_sizes_in_a_batch(model: SegmentationModel) -> None:
+    """Each has the scores of itself alone, padded alike, and of its own size."""
+    model = model.double()
+    sizes = [(64, 96), (50, 70)]
+    images, _ = pad_images([torch.randn(3, *size).double() for size in sizes])
+    found = model.score_each(images, sizes)
+    for image, (height, width), rows in zip(images, sizes, found, strict=True):
+        scores = rows.whole()
+        assert scores.shape == (1, 5, height, width)
+        torch.testing.assert_close(scores, model(image[None])[..., :height, :width])
+    with pytest.raises(ValueError, match="sizes: got 65 x 96, needs 1 x 1 to the batch's 64 x 96"):
+        model.score_each(images, [(65, 96), (1, 1)])
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_inductor_computes_the_same_in_one_graph(model: SegmentationModel) -> None:
+    compiled = torch.compile(model, fullgraph=True)
+    images = torch.randn(1, 3, 64, 96)
+    expected = model(images)
+    assert (compiled(images) - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
 @pytest.mark.slow

@@ -7,12 +7,14 @@ class for every pixel. State dicts have the names of the published checkpoints.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..dense.backbone import OnBackbone
+from ..dense.batches import check_sizes
 from ..transnext import TransNeXt
 from .mask_decoder import Mask2FormerHead, QueryPrediction
 from .mask_losses import mask_losses, segments_of
@@ -35,8 +37,37 @@ class SegmentationModel(OnBackbone, ABC):
     """
 
     @abstractmethod
+    def outputs(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return what the head says of each image, from which :meth:`rows_of` makes scores."""
+
+    @abstractmethod
+    def rows_of(self, outputs: tuple[Tensor, ...], size: tuple[int, int]) -> RowMap:
+        """Return scores ``[B, classes, H, W]`` of images of that size, row by row on demand."""
+
     def score_rows(self, images: Tensor) -> RowMap:
         """Return scores ``[B, classes, H, W]`` of images of that size, row by row on demand."""
+        return self.rows_of(self.outputs(images), (images.shape[2], images.shape[3]))
+
+    def score_each(
+        self, images: Tensor, sizes: Sequence[tuple[int, int]] | None = None
+    ) -> list[RowMap]:
+        """Return scores ``[1, classes, H_i, W_i]`` of images of different sizes.
+
+        Parameters
+        ----------
+        images : Tensor
+            ``[B, 3, H, W]``, smaller ones padded with zeros at right and bottom
+            (:func:`~transnext_models.dense.batches.pad_images`). As in training padding is input
+            like any other: the more there is, the more it changes the scores nearby.
+        sizes : sequence of (int, int), optional
+            Height and width of each image without padding; that of the batch unless given.
+        """
+        padded = (images.shape[2], images.shape[3])
+        outputs = self.outputs(images)
+        return [
+            self.rows_of(tuple(x[i : i + 1] for x in outputs), padded).cropped(size)
+            for i, size in enumerate(check_sizes(images, sizes))
+        ]
 
     @abstractmethod
     def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -115,10 +146,14 @@ class UPerNet(SegmentationModel):
         logits = self.forward_logits(images)
         return F.interpolate(logits, images.shape[2:], mode="bilinear", align_corners=False)
 
-    def score_rows(self, images: Tensor) -> RowMap:
+    def outputs(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the logits at stride 4."""
+        return (self.forward_logits(images),)
+
+    def rows_of(self, outputs: tuple[Tensor, ...], size: tuple[int, int]) -> RowMap:
         """Return logits, row by row on demand."""
-        logits = RowMap.of(_precise(self.forward_logits(images)))
-        return logits.resized((images.shape[2], images.shape[3]))
+        (logits,) = outputs
+        return RowMap.of(_precise(logits)).resized(size)
 
     def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Return the losses of both heads, and their accuracies; see the base class."""
@@ -160,10 +195,14 @@ class Mask2Former(SegmentationModel):
         masks = F.interpolate(masks, images.shape[2:], mode="bilinear", align_corners=False)
         return _semantic(classes, masks)
 
-    def score_rows(self, images: Tensor) -> RowMap:
+    def outputs(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return class and mask logits of the queries."""
+        return self.forward_queries(images)
+
+    def rows_of(self, outputs: tuple[Tensor, ...], size: tuple[int, int]) -> RowMap:
         """Return scores, row by row on demand."""
-        classes, masks = self.forward_queries(images)
-        resized = RowMap.of(_precise(masks)).resized((images.shape[2], images.shape[3]))
+        classes, masks = outputs
+        resized = RowMap.of(_precise(masks)).resized(size)
         return resized.map(lambda rows: _semantic(classes, rows), self.num_classes)
 
     def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
