@@ -6,6 +6,7 @@ optimisers were counted to have, which is compared as well.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections import Counter
 from typing import Any
@@ -77,11 +78,12 @@ def theirs(model: nn.Module, lr: float, paramwise: dict[str, Any]) -> Rates:
     """Return what MMEngine's constructor makes of a configuration."""
     optimizer = {"type": "AdamW", "lr": lr, "betas": (0.9, 0.999), "weight_decay": 0.05}
     config = {"type": "OptimWrapper", "optimizer": optimizer, "paramwise_cfg": paramwise}
-    return names_of(model, build_optim_wrapper(model, config).param_groups)
+    return names_of(model, build_optim_wrapper(model, config).optimizer.param_groups)
 
 
 def main() -> int:
     """Compare the four methods of Tiny; return the exit code."""
+    logging.disable(logging.INFO)  # a line for every parameter
     fine = True
     for name, counts in COUNTS.items():
         with torch.device("meta"):
