@@ -15,14 +15,17 @@ from transnext_ops.distribution import install_hint
 from .checkpoints import CheckpointError, WeightsFile, read_weights
 from .checkpoints.errors import file_error
 from .checkpoints.hub import packaged_weights, resolve_weights
-from .checkpoints.metadata import class_colours, class_names
+from .checkpoints.metadata import class_colours, class_names, image_side
 from .checkpoints.pretrained import load_fitted
 from .dense.backbone import build_backbone
 from .dense.loading import classes_in, load_dense, read_dense
 from .dense.published import KNOWN_DENSE_MODELS, DenseModel, find_dense_model
 from .transnext import TransNeXt
 
-__all__ = ["create_dense_model", "own_weights", "shown_by_weights"]
+__all__ = ["NO_MASKS", "create_dense_model", "own_weights", "shown_by_weights"]
+
+NO_MASKS = "none"
+"""What weights say of `masks` where a detector with masks was trained on boxes alone."""
 
 _BACKBONE_OPTIONS = frozenset(inspect.signature(TransNeXt).parameters) - {
     *("features_only", "num_classes", "out_indices", "global_pool", "drop_rate"),
@@ -138,12 +141,17 @@ def _with_weights(
     if known is None or known < 1:
         raise file_error(weights.path, f"its entries are not those of {published.name}")
     wanted = known if num_classes is None else num_classes
+    # Weights of `transnext train` say the sizes they were trained at.
+    sides = {side: image_side(weights, side) for side in ("img_size", "pretrain_size")}
+    options = {side: value for side, value in sides.items() if value is not None} | options
     fresh = () if wanted == known else method.class_parameters
     with torch.device("meta"):
         shape = _build(published, wanted, options)
     load_dense(shape, weights, class_parameters=fresh)
     model = _build(published, wanted, options)
     load_dense(model, weights, class_parameters=fresh)
+    if weights.metadata.get("masks") == NO_MASKS and hasattr(model, "has_masks"):
+        model.has_masks = False
     if not fresh:
         model.class_names = class_names(weights, known)
         model.class_colours = class_colours(weights, known)

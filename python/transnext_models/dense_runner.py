@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from .checkpoints import WeightsFile
 from .checkpoints.hub import resolve_weights
+from .checkpoints.metadata import image_scale
 from .classification.label_files import labels_of
 from .dense.backbone import OnBackbone
 from .dense.classes import class_colours, class_names
@@ -73,7 +75,9 @@ def open_weights(
             weights = own_weights(published)
     assert weights is not None
     file = read_dense(resolve_weights(weights), key=key)
-    return OpenedWeights(published or shown_by_weights(file, task), file)
+    published = published or shown_by_weights(file, task)
+    scale = image_scale(file) or published.scale
+    return OpenedWeights(dataclasses.replace(published, scale=scale), file)
 
 
 class DenseRunner(Generic[M]):

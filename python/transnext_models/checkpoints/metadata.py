@@ -16,6 +16,7 @@ from .limits import LONGEST_CLASS_NAME, MOST_IMAGE_SIDE
 from .read import WeightsFile
 
 _LONGEST_SHOWN = 40
+_SCALE = re.compile(r"[0-9]{1,9},[0-9]{1,9}", re.ASCII)
 _SHARE = re.compile(r"[01]\.?[0-9]{0,17}", re.ASCII)
 
 
@@ -29,6 +30,23 @@ def image_side(weights: WeightsFile, key: str) -> int | None:
         return int(digits)
     needs = f"a number from {MIN_SIZE} to {MOST_IMAGE_SIDE}"
     _ignored(weights, key, f"{_shown(text)}, not {needs}")
+    return None
+
+
+def image_scale(weights: WeightsFile) -> tuple[int, int] | None:
+    """Return the sides that a detector's or segmentor's images fit into, ``long,short``; or None.
+
+    What `transnext train detect --size` trained at is what its weights are used at.
+    """
+    text = weights.metadata.get("scale")
+    if text is None:
+        return None
+    if _SCALE.fullmatch(text):
+        long, short = map(int, text.split(","))
+        if MIN_SIZE <= short <= long <= MOST_IMAGE_SIDE:
+            return long, short
+    needs = f"long and short side, {MIN_SIZE} to {MOST_IMAGE_SIDE}"
+    _ignored(weights, "scale", f"{_shown(text)}, not {needs}")
     return None
 
 

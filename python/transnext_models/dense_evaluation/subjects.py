@@ -120,7 +120,7 @@ class _DetectorSubject(Subject):
         self.described = _described(detector, "single", machine)
         self.num_classes = self._model.num_classes
         self.scales = [detector.scale]
-        self.has_masks = isinstance(self._model, MaskRCNN)
+        self.has_masks = isinstance(self._model, MaskRCNN) and self._model.has_masks
 
     @torch.inference_mode()
     def answer(self, image: LoadedImage) -> Answer:

@@ -97,7 +97,15 @@ class DenseSettings:
         img_size = model.img_size
         if options.size is not None and options.weights is None:
             img_size = max(32, model.img_size * options.size // short)
+        before = {} if configuration is None else configuration.get("resolved", {})
+        if before.get("scale") == list(scale):
+            img_size = before["img_size"]
         batch_size = options.batch_size or recipe.batch_size
+        if recipe.method == "upernet" and batch_size < 2:
+            raise ValueError(
+                f"--batch-size: got {batch_size}, needs 2 at least: UPerNet's pooling is "
+                "normalised over a batch"
+            )
         accumulate = options.accumulate or recipe.accumulate
         total_batch = batch_size * accumulate * processes
         factor = total_batch / recipe.total_batch if options.scale_lr else 1.0

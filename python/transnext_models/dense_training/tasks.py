@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -12,7 +13,9 @@ import torch
 from lightning.fabric import Fabric
 from torch import nn
 
+from ..dense.published import find_dense_model, is_dense
 from ..dense_data.find import open_annotations
+from ..dense_registry import NO_MASKS, own_weights
 from ..registry import create_model
 from ..segmentation import SLIDE, WHOLE_PADDED
 from ..training.export import named_classes
@@ -94,7 +97,6 @@ class _Dense(Task[DenseOptions, DenseSettings]):
         """Return the model, with its first weights, and with what is not trained frozen."""
         arguments: dict[str, Any] = {
             "num_classes": data.num_classes,
-            "img_size": settings.img_size,
             "drop_path_rate": settings.drop_path,
             "backend": options.backend,
         }
@@ -102,14 +104,19 @@ class _Dense(Task[DenseOptions, DenseSettings]):
         if size is not None:
             arguments["pretrain_size"] = size
         if pretrain_size is None:
-            arguments["weights"] = options.weights
+            arguments["weights"] = _source(options.weights)
             arguments["backbone_weights"] = options.backbone_weights
+        if arguments.get("weights") is None:  # those bring theirs
+            arguments["img_size"] = settings.img_size
         with torch.random.fork_rng():
             torch.manual_seed(options.seed)
             model = create_model(settings.model_name, **arguments)
         freeze_named(model, settings.recipe.freeze, "backbone.")
         if hasattr(model, "roi_head") and not data.method.needs_masks:
             model.roi_head.mask_head.requires_grad_(False)
+            model.has_masks = False
+        elif hasattr(model, "has_masks"):
+            model.has_masks = True
         return model
 
     def module(
@@ -143,6 +150,7 @@ class _Dense(Task[DenseOptions, DenseSettings]):
         """Return sizes, and the rate of stochastic depth."""
         return {
             "task": self.kind,
+            "img_size": model.backbone.img_size,
             "pretrain_size": model.backbone.pretrain_size,
             "scale": list(settings.scale),
             "drop_path": settings.drop_path,
@@ -160,10 +168,10 @@ class _Dense(Task[DenseOptions, DenseSettings]):
             "task": self.kind,
             "recipe": settings.recipe.name,
             "num_classes": str(data.num_classes),
-            "img_size": str(settings.img_size),
+            "img_size": str(model.backbone.img_size),
             "pretrain_size": str(model.backbone.pretrain_size),
             "scale": f"{long},{short}",
-            **({} if data.method.needs_masks else {"masks": "none"}),
+            **({} if data.method.needs_masks else {"masks": NO_MASKS}),
             **named_classes(data.class_names, data.num_classes),
         }
 
@@ -222,13 +230,16 @@ class _Segmentation(_Dense):
         self, settings: DenseSettings, data: DenseData, model: Any, fabric: Fabric
     ) -> FoundOnImages | LabelledPixels:
         """Return mean IoU: by windows for UPerNet, of whole images for Mask2Former."""
-        inference = WHOLE_PADDED
-        if settings.recipe.method == "upernet":
-            side = settings.scale[1]
-            stride = side * SLIDE.stride // SLIDE.window
-            inference = dataclasses.replace(SLIDE, window=side, stride=stride)
+        inference = SLIDE if settings.recipe.method == "upernet" else WHOLE_PADDED
         assert data.num_classes is not None
         return LabelledPixels(model, fabric, inference, data.num_classes)
+
+
+def _source(weights: str | None) -> str | os.PathLike[str] | None:
+    """Return what weights are loaded from: a file, or a model's own where its name is given."""
+    if weights is None or os.path.exists(weights) or not is_dense(weights):
+        return weights
+    return own_weights(find_dense_model(weights))
 
 
 DETECTION = _Detection()

@@ -14,6 +14,7 @@ from ..dense.found_objects import FoundObjects
 from ..dense_data.records import AnnotatedSet
 from ..dense_evaluation.average_precision import AveragePrecision, Kind, average_precision
 from ..dense_evaluation.mean_iou import PixelCounts, count_pixels, mean_iou
+from ..detection import MaskRCNN
 from ..segmentation import Inference
 from ..training.trained import Measures
 from .samples import Validated
@@ -43,6 +44,8 @@ class FoundOnImages(Measures):
     ) -> None:
         self._model, self._fabric, self._annotated = model, fabric, annotated
         self._with_masks = with_masks
+        # Masks of the image's size would be many for a moment.
+        self._how = {"paste": False} if isinstance(model, MaskRCNN) else {}
         self._found: list[FoundObjects] = []
 
     def add(self, batch: Validated) -> None:
@@ -52,7 +55,7 @@ class FoundOnImages(Measures):
             return
         pixels = self._fabric.strategy.precision.convert_input(images.images)
         with self._fabric.autocast():
-            detected = self._model(pixels, images.sizes, images.original_sizes)
+            detected = self._model(pixels, images.sizes, images.original_sizes, **self._how)
         for one, image_id, size in zip(
             detected, images.image_ids, images.original_sizes, strict=True
         ):

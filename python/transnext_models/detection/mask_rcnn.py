@@ -45,6 +45,11 @@ class MaskRCNN(OnBackbone):
     anchor_samples, samples : int
         Anchors and proposals of an image that the losses look at.
 
+    Attributes
+    ----------
+    has_masks : bool
+        Whether results have masks; those of a model that was trained on boxes alone have none.
+
     Notes
     -----
     The defaults are the published ones.
@@ -65,6 +70,7 @@ class MaskRCNN(OnBackbone):
         samples: int = 512,
     ) -> None:
         super().__init__(backbone, num_classes)
+        self.has_masks = True
         self.neck = FeaturePyramid(self.widths, channels)
         self.rpn_head = ProposalHead(channels, anchor_scale=anchor_scale, samples=anchor_samples)
         self.roi_head = RegionHead(num_classes, channels, hidden=hidden, samples=samples)
@@ -107,7 +113,7 @@ class MaskRCNN(OnBackbone):
         for index in range(len(images)):  # of what is no number the proposals are none
             if not all(level[index].isfinite().all() for level in logits):
                 answers[index] = Detections.unknown(images)
-        return answers
+        return answers if self.has_masks else [one._replace(masks=None) for one in answers]
 
     def loss(self, images: Tensor, targets: Sequence[Annotated]) -> dict[str, Tensor]:
         """Return the losses of a batch.
