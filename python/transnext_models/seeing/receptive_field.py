@@ -258,7 +258,12 @@ def _map_of(model: Any, x: Tensor, stage: int) -> Tensor:
     if isinstance(stage, bool) or not isinstance(stage, int) or not 1 <= stage <= stages:
         raise ValueError(f"stage: got {stage!r}, needs 1 to {stages}")
     maps = model.forward_intermediates(
-        x, indices=[stage - 1], norm=True, intermediates_only=True, output_fmt="NCHW"
+        x,
+        indices=[stage - 1],
+        norm=True,
+        stop_early=True,
+        output_fmt="NCHW",
+        intermediates_only=True,
     )
     features: Tensor = maps[-1]
     if features.dim() != 4:
