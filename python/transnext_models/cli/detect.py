@@ -22,7 +22,7 @@ Model = Annotated[
     str | None,
     typer.Option(
         help="Name of a detector, such as dino_5scale_base or maskrcnn_transnext_tiny.  "
-        "[dim]\\[default: that of the weights, or maskrcnn_transnext_tiny][/]",
+        "[dim]\\[default: that of the weights, or maskrcnn_transnext_pico: digits][/]",
         show_default=False,
     ),
 ]

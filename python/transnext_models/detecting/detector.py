@@ -27,7 +27,7 @@ from .pictures import draw_objects
 
 __all__ = ["DEFAULT_MODEL", "Detected", "Detector"]
 
-DEFAULT_MODEL = "maskrcnn_transnext_tiny"
+DEFAULT_MODEL = "maskrcnn_transnext_pico"
 _RGB_BYTES = 8  # of a pixel: decoded, and as an array
 _RESIZED_BYTES = 12  # of a pixel: three floats, or three integers while only rows are resized
 
