@@ -39,7 +39,7 @@ def scenes() -> list[Scene]:
 
 @pytest.fixture(scope="module")
 def many_scenes() -> list[Scene]:
-    return list(draw_scenes("val", 200, SEED))
+    return list(draw_scenes("val", 300, SEED))
 
 
 @pytest.fixture(scope="module")
