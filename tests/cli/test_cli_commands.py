@@ -66,9 +66,31 @@ def test_the_package_is_the_command():
     assert transnext_models.__version__ == transnext_ops.__version__
 
 
-def test_a_shell_completes_commands():
-    out = run_module(_TRANSNEXT_COMPLETE="complete_bash", COMP_WORDS="transnext ev", COMP_CWORD="1")
-    assert out.split() == ["evaluate"]
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("transnext ev", ["evaluate"]),
+        ("transnext evaluate de", ["detect"]),
+        ("transnext evaluate segment --mo", ["--mode"]),
+    ],
+)
+def test_a_shell_completes_commands(words, completed):
+    count = str(words.count(" "))
+    out = run_module(_TRANSNEXT_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=count)
+    assert out.split() == completed
+
+
+def test_evaluate_has_subcommands_and_is_one_itself(transnext):
+    code, out, _ = transnext("evaluate", "--help")
+    assert code == 0
+    assert "--imagenet" in out
+    assert "evaluate detect: Measure a detector's average precision" in " ".join(out.split())
+    for name, option in (("detect", "--annotations"), ("segment", "--mode")):
+        code, out, _ = transnext("evaluate", name, "--help")
+        assert code == 0
+        assert f"transnext evaluate {name}" in out
+        assert option in out
+        assert "--imagenet" not in out
 
 
 def test_unknown_command(transnext):

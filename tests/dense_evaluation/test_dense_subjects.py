@@ -18,7 +18,7 @@ from dense_evaluation.conftest import Command
 from dense_evaluation.told import CLASSES, write_set
 from small_model import small_model
 from transnext_models import create_model
-from transnext_models.dense.classes import category_ids
+from transnext_models.dense.classes import category_ids, class_names
 from transnext_models.dense_data.find import open_validation
 from transnext_models.dense_evaluation import subjects
 from transnext_models.dense_evaluation.mean_iou import count_pixels, mean_iou
@@ -102,20 +102,37 @@ def test_a_detector_s_objects(
             assert entry["segmentation"] == {"size": [40, 60], "counts": mask.packed()}
 
 
-def test_a_segmentor_s_modes(transnext: Command, data: Path, weights: Path, tmp_path: Path) -> None:
+def test_a_segmentor_s_modes(
+    transnext: Command,
+    data: Path,
+    weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Each row against softmaxes that are computed plainly here: twelve for several scales."""
     cv2 = pytest.importorskip("cv2")
     file, saved = weights / "upernet.safetensors", tmp_path / "maps"
     modes = ("published", "multi_scale", "multi_scale_extrapolated")
+    loaded: list[Segmentor] = []
+    load = Segmentor.load
+
+    def noted(*arguments: Any, **options: Any) -> Segmentor:
+        loaded.append(load(*arguments, **options))
+        return loaded[-1]
+
+    monkeypatch.setattr(subjects.Segmentor, "load", noted)
     rows = evaluate(
         *(transnext, tmp_path, "segment", "upernet_transnext_pico", "--weights", file),
         *("--data", data, "--mode", ",".join(modes), "--save-predictions", saved),
         *("--limit", 1),
     )
     assert [row["mode"] for row in rows] == ["single", *modes[1:]]
-    assert len({file.read_bytes() for file in saved.glob("*/*.png")}) == 3  # they differ
+    assert [(one.inference.averages, one.model.backbone.position_bias) for one in loaded] == [
+        (False, "interpolate"), (True, "interpolate"), (True, "extrapolate"),
+    ]  # fmt: skip
+    assert [one.model.backbone.img_size for one in loaded[1:]] == [800, 800]
 
-    long, short = Segmentor.load("upernet_transnext_pico", file, device="cpu").inference.scale
+    long, short = loaded[0].inference.scale
     annotated, _ = open_validation(data, "segment")
     for row, mode in zip(rows, modes, strict=True):
         options = {"img_size": 800} if mode != "published" else {}
@@ -199,7 +216,8 @@ def test_published_numbers_stand_beside_the_published_sets(
     """80 categories of COCO's ids make a set COCO; one that is not whole is marked, or refused."""
     file = data / "annotations" / "instances_val2017.json"
     document = json.loads(file.read_text())
-    document["categories"] = [{"id": number, "name": str(number)} for number in category_ids(80)]
+    numbers = category_ids(class_names(80))
+    document["categories"] = [{"id": number, "name": str(number)} for number in numbers]
     document["annotations"] = [{**entry, "category_id": 1} for entry in document["annotations"]]
     own = tmp_path / "instances.json"
     own.write_text(json.dumps(document))

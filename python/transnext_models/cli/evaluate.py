@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _EXTRA = {"timm", "matplotlib", "torchvision"}
 _FIGURES = ("sizes",)
 _SHORT_HASH = 8
+_SUBCOMMANDS = {"detect": evaluate_dense.detect, "segment": evaluate_dense.segment}
 
 
 def _path(text: str) -> Any:
@@ -54,6 +55,9 @@ ModelArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="MODEL",
+        autocompletion=lambda incomplete: [
+            name for name in _SUBCOMMANDS if name.startswith(incomplete)
+        ],
         help="Name of a model, see [bold]transnext models[/], or timm/NAME for one of timm's.  "
         "[dim]\\[default: that of the weights, or transnext_pico][/]",
         show_default=False,
@@ -109,8 +113,7 @@ Figure = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the command to the command line."""
-    subcommands = with_subcommands(detect=evaluate_dense.detect, segment=evaluate_dense.segment)
-    app.command("evaluate", cls=subcommands)(evaluate)
+    app.command("evaluate", cls=with_subcommands(**_SUBCOMMANDS))(evaluate)
 
 
 @command
