@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
 _EXTRA = {"timm", "matplotlib", "torchvision"}
 _FIGURES = ("sizes",)
 _SHORT_HASH = 8
-_SUBCOMMANDS = {"detect": evaluate_dense.detect, "segment": evaluate_dense.segment}
+_SUBCOMMANDS: dict[str, Callable[..., None]] = {
+    "detect": evaluate_dense.detect,
+    "segment": evaluate_dense.segment,
+}
 
 
 def _path(text: str) -> Any:
