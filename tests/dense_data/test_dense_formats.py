@@ -145,3 +145,17 @@ def test_a_loader_gives_the_same_batches_with_any_number_of_processes(
         assert batch.image_ids == again.image_ids
         for mask, other in zip(batch.masks, again.masks, strict=True):
             assert mask.equal(other)
+
+
+@pytest.mark.parametrize("kind", sorted(DETECTION))
+def test_images_are_held_back_where_there_is_no_other_split(kind: str, tmp_path: Path) -> None:
+    DETECTION[kind](tmp_path)
+    whole = open_annotations(tmp_path, "detect").train
+    first = open_annotations(tmp_path, "detect", val_share=0.3, seed=1)
+    paths = [image.path for image in first.train.images + first.val.images]
+    assert sorted(paths) == sorted(image.path for image in whole.images)
+    assert len(first.val) == 1
+    again = open_annotations(tmp_path, "detect", val_share=0.3, seed=1)
+    assert [image.path for image in again.val.images] == [image.path for image in first.val.images]
+    with pytest.raises(ValueError, match=r"--val-share: got 0\.9, needs less"):
+        open_annotations(tmp_path, "detect", val_share=0.9)

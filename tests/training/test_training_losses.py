@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from training.short_runs import finetuned, write_images
-from transnext_models.training import assembly
+from transnext_models.training import classification
 from transnext_models.training.class_weights import class_weights
 from transnext_models.training.loaders import TrainingData
 from transnext_models.training.module import ClassifierModule
@@ -181,7 +181,7 @@ def test_a_run_on_several_labels(
     options: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Every image is of its own class and of the next."""
-    data_of = assembly.build_data
+    data_of = classification.build_data
 
     def several(*arguments: Any) -> TrainingData:
         data = data_of(*arguments)
@@ -197,7 +197,7 @@ def test_a_run_on_several_labels(
             setattr(data, name, both)
         return data
 
-    monkeypatch.setattr(assembly, "build_data", several)
+    monkeypatch.setattr(classification, "build_data", several)
     options = finetuned(tmp_path / "several", Path(options.data), epochs=2, report=True)
     result = train(options)
     assert 0 < result.metrics["train_loss"] < 2

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from training.short_runs import StopAfter, finetuned, metrics, resumed
 from training.test_training_run import transnext_train
 from transnext_models.classification.preprocess import Preprocess
-from transnext_models.training import run as run_module
+from transnext_models.training import classification
 from transnext_models.training.figures import confusion_picture, curves_picture, image_picture
 from transnext_models.training.label_mistakes import ClassMeasures, find_label_mistakes
 from transnext_models.training.loaders import Batch, TrainingData
@@ -265,7 +265,7 @@ def test_a_report_that_fails_is_no_reason_to_lose_a_run(
     def broken(*_: Any) -> Any:
         raise ValueError("no pictures today")
 
-    monkeypatch.setattr(run_module, "render_report", broken)
+    monkeypatch.setattr(classification, "render_report", broken)
     train(dataclasses.replace(options, report=True))
     assert "report.html: not written: no pictures today" in capsys.readouterr().err
     assert not (options.output / "report.html").exists()

@@ -21,17 +21,19 @@ Splits are called train or training; val, valid or validation.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 from ..dense.classes import class_names
+from ..training.sampling import shuffled_order
 from .archived import is_archive
 from .coco import read_coco
 from .errors import AnnotationError
 from .images_by_name import images_by_stem
 from .masks import ADE20K_CLASSES, mask_class_names, read_instance_maps, read_label_maps
 from .records import AnnotatedSet
+from .report import Report
 from .voc import listed_files, listed_names, read_voc, voc_class_names
 from .yolo import read_yolo, yolo_description, yolo_images
 
@@ -60,7 +62,29 @@ class DenseSplits:
     kind: str
 
 
-def open_annotations(data: str | Path, task: Task, *, allow_missing: bool = False) -> DenseSplits:
+class _How(NamedTuple):
+    """How a folder is read.
+
+    Attributes
+    ----------
+    allow_missing : bool
+        See `open_annotations`.
+    val : {"val", "train"}
+        The split that is read for validation.
+    """
+
+    allow_missing: bool = False
+    val: str = "val"
+
+
+def open_annotations(
+    data: str | Path,
+    task: Task,
+    *,
+    allow_missing: bool = False,
+    val_share: float | None = None,
+    seed: int = 0,
+) -> DenseSplits:
     """Find and read the annotations of both splits.
 
     Parameters
@@ -71,21 +95,26 @@ def open_annotations(data: str | Path, task: Task, *, allow_missing: bool = Fals
         Whether objects or label maps are looked for.
     allow_missing : bool
         Whether images without a file are left out, and counted, rather than an error.
+    val_share : float | None
+        The share of the training images that are held back for validation; None where the folder
+        has a split for it.
+    seed : int
+        Decides which.
 
     Raises
     ------
     ValueError
-        It is no folder, or holds nothing of the kind.
+        It is no folder, holds nothing of the kind, or has too few images to hold some back.
     AnnotationError
         What it holds is broken, or a split or its classes do not fit the other's.
     """
     root = _folder(data)
     finders = (_yolo, _coco, _voc, _instances) if task == "detect" else (_label_maps,)
     for find in finders:
-        splits = find(root, allow_missing)
+        splits = find(root, _How(allow_missing, "val" if val_share is None else "train"))
         if splits is not None:
             _check_classes(splits)
-            return splits
+            return splits if val_share is None else _held_back(splits, val_share, seed)
     for_task = "" if task == "detect" else ": mask images with a class for each pixel"
     raise ValueError(f"--data: {data} holds none of {_FOUND}{for_task}")
 
@@ -131,13 +160,14 @@ def _folder(data: str | Path) -> Path:
     return root
 
 
-def _yolo(root: Path, allow_missing: bool) -> DenseSplits | None:
+def _yolo(root: Path, how: _How) -> DenseSplits | None:
     for file in _yolo_files(root):
         description = yolo_description(file)
         if description is not None:
             names = description["names"]
             train, val = (
-                read_yolo(yolo_images(file, description, split), names) for split in _NAMES
+                read_yolo(yolo_images(file, description, split), names)
+                for split in ("train", how.val)
             )
             return DenseSplits(train, val, "YOLO")
     return None
@@ -147,13 +177,13 @@ def _yolo_files(root: Path) -> list[Path]:
     return sorted((*root.glob("*.yaml"), *root.glob("*.yml")))
 
 
-def _coco(root: Path, allow_missing: bool) -> DenseSplits | None:
-    found = _both(root, _coco_file)
+def _coco(root: Path, how: _How) -> DenseSplits | None:
+    found = _both(root, _coco_file, how)
     if found is None:
         return None
     train, val = (
-        read_coco(file, _coco_images(root, file, split), allow_missing=allow_missing)
-        for split, file in zip(_NAMES, found, strict=True)
+        read_coco(file, _coco_images(root, file, split), allow_missing=how.allow_missing)
+        for split, file in zip(("train", how.val), found, strict=True)
     )
     return DenseSplits(train, val, "COCO")
 
@@ -182,16 +212,16 @@ def _coco_images(root: Path, file: Path, split: str) -> Path:
     return next(place for place in places if place.exists())
 
 
-def _voc(root: Path, allow_missing: bool) -> DenseSplits | None:
+def _voc(root: Path, how: _How) -> DenseSplits | None:
     annotations = root / "Annotations"
     if annotations.is_dir():
-        lists = _both(root / "ImageSets" / "Main", _listing)
+        lists = _both(root / "ImageSets" / "Main", _listing, how)
         if lists is None:
             raise AnnotationError(root, "", "has Annotations/, needs ImageSets/Main/train.txt too")
         both = [listed_files(listing, annotations) for listing in lists]
         folders = [root / "JPEGImages"] * 2
     else:
-        found = _both(root, _folder_of_xml)
+        found = _both(root, _folder_of_xml, how)
         if found is None:
             return None
         folders = list(found)
@@ -200,7 +230,7 @@ def _voc(root: Path, allow_missing: bool) -> DenseSplits | None:
     if not names:
         raise AnnotationError(root, "", "has no object in any XML file")
     train, val = (
-        read_voc(files, folder, names, allow_missing=allow_missing)
+        read_voc(files, folder, names, allow_missing=how.allow_missing)
         for files, folder in zip(both, folders, strict=True)
     )
     return DenseSplits(train, val, "Pascal VOC")
@@ -215,8 +245,8 @@ def _folder_of_xml(root: Path, name: str) -> Path | None:
     return folder if folder.is_dir() and next(folder.glob("*.xml"), None) else None
 
 
-def _instances(root: Path, allow_missing: bool) -> DenseSplits | None:
-    found = _both(root, lambda _, name: _pair(root, name, ("instances",)))
+def _instances(root: Path, how: _How) -> DenseSplits | None:
+    found = _both(root, lambda _, name: _pair(root, name, ("instances",)), how)
     if found is None:
         return None
     names = mask_class_names(root)
@@ -233,11 +263,11 @@ def _beside(instances: Path) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def _label_maps(root: Path, allow_missing: bool) -> DenseSplits | None:
+def _label_maps(root: Path, how: _How) -> DenseSplits | None:
     names = mask_class_names(root)
     listed = root / "SegmentationClass"
     if listed.is_dir():
-        lists = _both(root / "ImageSets" / "Segmentation", _listing)
+        lists = _both(root / "ImageSets" / "Segmentation", _listing, how)
         if lists is None:
             raise AnnotationError(listed, "", "needs ImageSets/Segmentation/train.txt beside it")
         train, val = (
@@ -245,7 +275,7 @@ def _label_maps(root: Path, allow_missing: bool) -> DenseSplits | None:
             for listing in lists
         )
         return _of_both(train, val, "label maps", names)
-    found = _both(root, lambda _, name: _pair(root, name, _MASKS))
+    found = _both(root, lambda _, name: _pair(root, name, _MASKS), how)
     if found is None:
         return None
     is_ade20k = (root / "annotations" / "training").is_dir()
@@ -282,18 +312,38 @@ def _pair(root: Path, name: str, kinds: tuple[str, ...]) -> tuple[Path, Path] | 
 T = TypeVar("T")
 
 
-def _both(root: Path, find: Callable[[Path, str], T | None]) -> tuple[T, T] | None:
+def _both(root: Path, find: Callable[[Path, str], T | None], how: _How) -> tuple[T, T] | None:
     """Return what `find` gives for both splits, None where there is neither."""
     train, val = (
         next((found for name in names if (found := find(root, name)) is not None), None)
-        for names in _NAMES.values()
+        for names in (_NAMES["train"], _NAMES[how.val])
     )
     if train is None and val is None:
         return None
     if train is None or val is None:
         lacking = "train" if train is None else "val"
-        raise AnnotationError(root, "", f"has one split, needs {lacking!r} too")
+        hint = "" if train is None else ", or --val-share 0.2 to hold images back for it"
+        raise AnnotationError(root, "", f"has one split, needs {lacking!r} too{hint}")
     return train, val
+
+
+def _held_back(splits: DenseSplits, share: float, seed: int) -> DenseSplits:
+    """Return the training split in two."""
+    images = splits.train.images
+    count = max(1, round(share * len(images)))
+    if count >= len(images):
+        raise ValueError(
+            f"--val-share: got {share}, needs less: {len(images)} images leave none to train on"
+        )
+    order = shuffled_order(len(images), seed, 0).tolist()
+    held, kept = sorted(order[:count]), sorted(order[count:])
+    return replace(
+        splits,
+        train=replace(splits.train, images=[images[index] for index in kept]),
+        val=replace(
+            splits.val, images=[splits.val.images[index] for index in held], report=Report()
+        ),
+    )
 
 
 def _check_classes(splits: DenseSplits) -> None:

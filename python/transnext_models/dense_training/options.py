@@ -29,6 +29,11 @@ class DenseOptions(CommonOptions):
         Path | None,
         "Folder with both splits: COCO JSON, YOLO txt with data.yaml, Pascal VOC XML, mask images.",
     ] = None
+    val_share: Annotated[
+        float | None,
+        "Hold back this share of the training images for validation, drawn by --seed, instead of "
+        "a split of its own.",
+    ] = None
     model: Annotated[
         str | None, "Model, such as maskrcnn_transnext_tiny or upernet_transnext_pico."
     ] = None
@@ -88,5 +93,7 @@ def check_dense_options(options: DenseOptions) -> None:
         )
     if options.weights is not None and options.backbone_weights is not None:
         raise ValueError("--backbone-weights: got it together with --weights, needs one of the two")
+    if options.val_share is not None and not 0 < options.val_share < 1:
+        raise ValueError(f"--val-share: got {options.val_share}, needs more than 0 and less than 1")
     if options.data is None:
         raise ValueError("--data: got nothing, needs a folder of annotated images")

@@ -69,7 +69,13 @@ class _Dense(Task[DenseOptions, DenseSettings]):
     def data(self, options: DenseOptions, settings: DenseSettings) -> DenseData:
         """Read the annotations, and say how entries were treated."""
         assert options.data is not None
-        splits = open_annotations(options.data, self.kind, allow_missing=options.allow_missing)
+        splits = open_annotations(
+            options.data,
+            self.kind,
+            allow_missing=options.allow_missing,
+            val_share=options.val_share,
+            seed=options.seed,
+        )
         for split in (splits.train, splits.val):
             for line in split.report.lines():
                 print(f"{split.source}: {line}", file=sys.stderr, flush=True)
