@@ -151,6 +151,19 @@ def test_nothing_half_written_is_left(transnext, weights, folder, tmp_path, monk
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
+@pytest.mark.usefixtures("offline")
+def test_samples_without_network(transnext) -> None:
+    result = transnext("detect", "--samples", "--json")
+    assert result.code == 0, result.err
+    document = json.loads(result.out)
+    assert document["model"].startswith("maskrcnn_transnext_pico")
+    assert document["skipped"] == []
+    (seven,) = document["images"][0]["objects"]
+    assert seven["label"] == "7"
+    assert seven["score"] > 0.8
+    assert len(document["images"]) > 4
+
+
 def test_numbers_of_images() -> None:
     from transnext_models.dense_data.coco_results import image_numbers
 

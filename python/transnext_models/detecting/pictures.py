@@ -90,7 +90,7 @@ def _draw_mask(canvas: Canvas, item: DetectedObject, colour: Colour) -> None:
     share = _SHARES[0] + (_SHARES[1] - _SHARES[0]) * part_of_image**0.5
     fill = shape.point([round(share * value) for value in range(256)])
     canvas.picture.paste(colour, (x, y), fill)
-    canvas.picture.paste(colour, (x, y), _outline(shape, max(1, line // 2)))
+    canvas.picture.paste(colour, (x, y), _outline(shape, (line + 1) // 2))
 
 
 def _outline(shape: Image.Image, width: int) -> Image.Image:
