@@ -1,8 +1,8 @@
-"""Draw what the small detector finds: docs/pictures/digit_scenes.jpg.
+"""Draw what the two small dense models find: docs/pictures/digit_scenes.jpg.
 
 Run: ``pip install ".[dense]"`` and ``python docs/pictures/digit_scenes.py [OUTPUT]``
 
-Sample scenes of the package, which no training saw.
+Sample scenes of the package, which no training saw: objects above, classes of pixels below.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from PIL import Image
 
 import transnext_models
 from transnext_models.detecting import Detected, Detector
+from transnext_models.segmenting import Segmented, Segmentor, overlay
 
 SCENES = (1, 4, 5)
 SIZE = (480, 360)  # of a scene
@@ -25,12 +26,21 @@ def main() -> None:
     output = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).with_suffix(".jpg"))
     folder = Path(transnext_models.__file__).parent / "assets" / "scenes"
     files = [folder / f"scene_{number:02}.jpg" for number in SCENES]
-    detector = Detector.load(device="cpu")
-    sheet = Image.new("RGB", ((SIZE[0] + GAP) * len(files) - GAP, SIZE[1]), "white")
-    for column, result in enumerate(detector.detect(files)):
-        assert isinstance(result, Detected)
-        picture = result.picture(detector.palette).resize(SIZE, Image.Resampling.LANCZOS)
-        sheet.paste(picture, (column * (SIZE[0] + GAP), 0))
+    detector = Detector.load("maskrcnn_transnext_pico", device="cpu")
+    segmentor = Segmentor.load("upernet_transnext_pico", device="cpu")
+    width, height = (SIZE[0] + GAP) * len(files) - GAP, 2 * SIZE[1] + GAP
+    sheet = Image.new("RGB", (width, height), "white")
+    found = zip(detector.detect(files), segmentor.segment(files), strict=True)
+    for column, (objects, pixels) in enumerate(found):
+        assert isinstance(objects, Detected)
+        assert isinstance(pixels, Segmented)
+        pictures = (
+            objects.picture(detector.palette),
+            overlay(pixels.image, pixels.labels, segmentor.palette),
+        )
+        for row, picture in enumerate(pictures):
+            place = column * (SIZE[0] + GAP), row * (SIZE[1] + GAP)
+            sheet.paste(picture.resize(SIZE, Image.Resampling.LANCZOS), place)
     sheet.save(output, quality=88)
 
 

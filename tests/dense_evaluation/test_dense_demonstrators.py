@@ -1,4 +1,4 @@
-"""The shipped detector is as good as docs/demonstrators-dense.md says.
+"""The shipped detector and segmentor are as good as docs/demonstrators-dense.md says.
 
 `pytest -rP tests/dense_evaluation/test_dense_demonstrators.py` prints the numbers measured.
 """
@@ -23,10 +23,11 @@ from transnext_models.dense.run_lengths import RunLengths
 from transnext_models.dense_data.digit_scenes import CLASSES, SIZE, Scene, draw_scenes
 from transnext_models.dense_data.records import AnnotatedImage, AnnotatedSet, Objects
 from transnext_models.dense_evaluation.average_precision import average_precision
+from transnext_models.dense_evaluation.mean_iou import MeanIoU, count_pixels, mean_iou
 from transnext_models.detecting import Detected, Detector
+from transnext_models.segmenting import Segmentor
 
 SAMPLES = Path(transnext_models.__file__).parent / "assets" / "scenes"
-NAME = "maskrcnn_transnext_pico"
 SEED = 1  # scenes that no training validated on
 
 pytestmark = needs("mlxtend", "scikit-learn", "scikit-image", "pycocotools", "torchvision")
@@ -45,6 +46,11 @@ def many_scenes() -> list[Scene]:
 @pytest.fixture(scope="module")
 def detector() -> Detector:
     return Detector.load(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def segmentor() -> Segmentor:
+    return Segmentor.load(device="cpu")
 
 
 def _annotated(scenes: list[Scene]) -> AnnotatedSet:
@@ -80,12 +86,29 @@ def _precision(detector: Detector, scenes: list[Scene]) -> tuple[float, float]:
     return scores["bbox"].ap, scores["segm"].ap
 
 
+def _iou(segmentor: Segmentor, scenes: list[Scene]) -> MeanIoU:
+    """Print and return the mean IoU."""
+    counts = []
+    for number, result in enumerate(segmentor.segment([s.image for s in scenes])):
+        label_map = np.zeros(SIZE, int)
+        for mask, label in zip(scenes[number].masks, scenes[number].labels, strict=True):
+            label_map[mask > 0] = label + 1
+        counts.append(count_pixels(number, result.labels, label_map, 11))
+    score = mean_iou(counts)
+    print(
+        f"{len(scenes)} scenes: mIoU {score.miou:.3f}, pixels {score.aacc:.3f}; "
+        f"{_by_class(segmentor.class_names, score.per_class_iou)}"
+    )
+    return score
+
+
 def _by_class(names: tuple[str, ...] | list[str], values: tuple[float, ...]) -> str:
     return ", ".join(f"{name} {value:.2f}" for name, value in zip(names, values, strict=True))
 
 
-def test_weights_are_small_and_half_precision() -> None:
-    file = packaged_weights(DEMONSTRATORS[NAME].file, NAME)
+@pytest.mark.parametrize("name", DEMONSTRATORS)
+def test_weights_are_small_and_half_precision(name: str) -> None:
+    file = packaged_weights(DEMONSTRATORS[name].file, name)
     assert file.stat().st_size <= 3_000_000
     with safe_open(file, framework="pt") as weights:
         kinds = {weights.get_tensor(key).dtype for key in weights.keys()}  # noqa: SIM118
@@ -93,13 +116,24 @@ def test_weights_are_small_and_half_precision() -> None:
 
 
 def test_names_of_classes() -> None:
-    assert create_model(NAME, pretrained=True).class_names == list(CLASSES)
+    detector, segmentor = (create_model(name, pretrained=True) for name in DEMONSTRATORS)
+    assert detector.class_names == list(CLASSES)
+    assert segmentor.class_names == ["photograph", *CLASSES]
 
 
 def test_held_out_objects(detector: Detector, scenes: list[Scene]) -> None:
     boxes, masks = _precision(detector, scenes)
     assert boxes >= 0.6
     assert masks >= 0.45
+
+
+def test_held_out_pixels(segmentor: Segmentor, scenes: list[Scene]) -> None:
+    assert _iou(segmentor, scenes).miou >= 0.5
+
+
+@pytest.mark.slow
+def test_many_held_out_pixels(segmentor: Segmentor, many_scenes: list[Scene]) -> None:
+    assert _iou(segmentor, many_scenes).miou >= 0.53
 
 
 @pytest.mark.slow

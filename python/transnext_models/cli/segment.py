@@ -26,7 +26,7 @@ Model = Annotated[
     str | None,
     typer.Option(
         help="Name of a segmentor, UPerNet or Mask2Former.  "
-        "[dim]\\[default: that of the weights, or upernet_transnext_tiny][/]",
+        "[dim]\\[default: that of the weights, or upernet_transnext_pico: digits][/]",
         show_default=False,
     ),
 ]

@@ -25,7 +25,7 @@ from .pictures import draw_classes
 
 __all__ = ["DEFAULT_MODEL", "INFERENCE", "ClassShare", "Segmented", "Segmentor"]
 
-DEFAULT_MODEL = "upernet_transnext_tiny"
+DEFAULT_MODEL = "upernet_transnext_pico"
 INFERENCE = {"whole": WHOLE, "slide": SLIDE, "multi_scale": MULTI_SCALE}
 _MULTI_SCALE_SIDE = 800  # of the training grid, as the published multi-scale results have it
 _RGB_BYTES = 8  # of a pixel: decoded, and as an array
