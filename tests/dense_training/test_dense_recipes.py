@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import pytest
@@ -37,10 +38,16 @@ COUNTS = {
 """Tensors by rate and decay, counted in the optimisers that the published configurations build."""
 
 
+@functools.cache
+def shape_of(name: str) -> torch.nn.Module:
+    """A model without memory."""
+    with torch.device("meta"):
+        return create_model(name)
+
+
 def groups_of(name: str, **changes: bool) -> dict[str, tuple[float, float]]:
     """Rate and decay of every parameter."""
-    with torch.device("meta"):
-        model = create_model(name)
+    model = shape_of(name)
     recipe = replace(published(find_dense_model(name)), **changes)  # type: ignore[arg-type]
     found = {}
     for group in parameter_groups(model, recipe):

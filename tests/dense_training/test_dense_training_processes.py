@@ -1,0 +1,50 @@
+"""Two processes on a CPU train one detector, and validate every image once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from dense_training.short_dense_runs import TASKS, options
+from requirements import needs
+from training.short_runs import metrics, started
+
+pytestmark = needs("torchvision", "lightning", "timm", "pycocotools")
+
+
+@pytest.mark.parametrize("kind", list(TASKS))
+def test_processes_share_the_batches_of_one(sets: dict[str, Path], kind: str) -> None:
+    """In order, so that the images of a step are the same whatever their number."""
+    task, epochs = TASKS[kind], 3
+    one = options(Path("run"), sets[kind], kind, batch_size=4)
+    data = task.data(one, task.settings(one, 1))
+    both = [task.data(one, task.settings(one, 1)) for _ in range(2)]
+    for rank, each in enumerate(both):
+        each.batch_size = 2
+        each.shard(rank, 2)
+    for epoch in range(epochs):
+        whole = data.order(epoch).view(-1, 4).sort(dim=1).values
+        halves = [each.order(epoch).view(-1, 4) for each in both]
+        assert torch.equal(halves[0], halves[1])
+        assert torch.equal(halves[0].sort(dim=1).values.sort(dim=0).values, whole.sort(0).values)
+
+
+@pytest.mark.slow
+def test_two_processes_score_as_one(tmp_path: Path, sets: dict[str, Path]) -> None:
+    """At a rate at which no weight moves: the same scores, of every image once."""
+    rows = []
+    for devices, batch in ((1, 2), (2, 1)):
+        run = tmp_path / str(devices)
+        arguments = (
+            *("detect", "--data", str(sets["detect"]), "--model", "maskrcnn_transnext_pico"),
+            *("--size", "64", "--epochs", "1", "--lr", "1e-30", "--workers", "0", "--no-report"),
+            *("--batch-size", str(batch), "--devices", str(devices), "--output", str(run)),
+        )
+        with started(*arguments) as process:
+            _, error = process.communicate(timeout=500)
+        assert process.returncode == 0, error
+        rows.append(metrics(run)[-1])
+    for name in ("step", "val_box_ap", "val_box_ap50", "val_mask_ap"):
+        assert rows[0][name] == rows[1][name], name
