@@ -32,11 +32,11 @@ def aligned(lines: list[str]) -> bool:
 def test_help_lists_the_commands(transnext, arguments):
     code, out, err = transnext(*arguments)
     assert (code, err) == (0, "")
-    for command in ("classify", "train", "models", "convert", "info"):
+    for command in ("classify", "train", "models", "convert", "export", "info"):
         assert command in out
 
 
-@pytest.mark.parametrize("command", ["classify", "train", "models", "convert", "info"])
+@pytest.mark.parametrize("command", ["classify", "train", "models", "convert", "export", "info"])
 def test_every_command_has_help(transnext, command):
     code, out, _ = transnext(command, "--help")
     assert code == 0

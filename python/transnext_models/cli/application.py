@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..checkpoints.errors import escaped
-from . import classify, convert, detect, evaluate, info, models, see, segment, train
+from . import classify, convert, detect, evaluate, export, info, models, see, segment, train
 from .console import (
     INTERRUPTED,
     JSON_OPTION,
@@ -91,7 +91,7 @@ def _print_failure(ctx: Any, text: str) -> None:
 app = typer.Typer(
     name="transnext",
     cls=_Commands,
-    help="TransNeXt image models: classify, detect and segment, train, evaluate, convert weights.",
+    help="TransNeXt image models: classify, detect and segment, train, evaluate, export.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -117,5 +117,5 @@ def _options(
     pass
 
 
-for module in (classify, detect, segment, see, train, evaluate, models, convert, info):
+for module in (classify, detect, segment, see, train, evaluate, models, convert, export, info):
     module.register(app)

@@ -228,8 +228,15 @@ def _resolve(requested: str, *call: Any) -> str:
     return _decide(_exported(requested), *call)
 
 
+# PyTorch 2.6 does not say so; its exported programs then hold the operators of the package.
+_is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)
+
+
 def _exported(requested: str) -> str:
-    """Return the backend for TorchScript and ONNX, which know PyTorch's operators alone.
+    """Return the backend for a graph that leaves this process.
+
+    TorchScript and ONNX know PyTorch's operators alone. A program of ``torch.export`` may hold
+    others, those of a backend that is named, but is then of use only where the package is.
 
     Raises
     ------
@@ -241,6 +248,8 @@ def _exported(requested: str) -> str:
         what = "ONNX has"
     elif torch.jit.is_tracing():
         what = "torch.jit.trace records"
+    elif requested == "auto" and _is_exporting():
+        return "torch"
     else:
         return requested
     if requested in ("auto", "torch"):
