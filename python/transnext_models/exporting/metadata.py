@@ -75,7 +75,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     extra: dict[str, Any] = {EXTRA_FILE: ""}
     if path.suffix == FORMATS["pt2"]:
         with open(path, "rb") as file:
-            torch.export.load(file, extra_files=extra)  # type: ignore[arg-type]
+            torch.export.load(file, extra_files=extra)
     elif path.suffix == FORMATS["torchscript"]:
         torch.jit.load(path, _extra_files=extra)
     else:

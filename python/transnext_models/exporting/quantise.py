@@ -93,7 +93,7 @@ def quantise(content: bytes, images: Sequence[Tensor]) -> bytes:
     )
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(CalibrationDataReader):
         def __init__(self) -> None:
             self._left: Iterator[Tensor] = iter(images)
 

@@ -261,6 +261,6 @@ def _speeds(
 ) -> list[Speed]:
     images = torch.zeros(1, 3, *size)
     names = ["PyTorch", *(name for name, _ in runners)]
-    runs = [subject.model, *(run for _, run in runners)]
+    runs: list[Callable[[Tensor], Any]] = [subject.model, *(run for _, run in runners)]
     seconds = median_seconds(runs, images)
     return [Speed(name, size, value) for name, value in zip(names, seconds, strict=True)]
