@@ -96,6 +96,31 @@ def test_a_segmentor_gives_its_logits(tmp_path: Path) -> None:
     assert done.difference <= 1e-5
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_onnx_files_run_where_onnx_runs_and_round_to_int8(tmp_path: Path) -> None:
+    """A network that exports in a second stands in for TransNeXt, which the slow tests export."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, stride=4),
+        torch.nn.GELU(),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(8, 2),
+    ).eval()
+    subject = small_subject(tmp_path, model, ["logits"])
+    done = exporting.export_subject(subject, Request(tmp_path / "small.onnx"))
+    assert done.difference <= 1e-5
+    assert {check.images for check in done.checks} == {(1, 64, 96), (3, 64, 96)}
+    assert read_metadata(done.path)["labels"] == ["a", "b"]
+    images = torch.randn(8, 3, 64, 96)
+    expected = model(images)
+    for calibration in ([image[None] for image in images], []):
+        rounded = quantise(done.path.read_bytes(), calibration)
+        (actual,) = onnx_runtime(rounded)(images)
+        difference = (actual - expected).abs().max() / expected.abs().max()
+        assert 0 < difference < 0.05
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
 @pytest.mark.parametrize(

@@ -102,10 +102,11 @@ def quantise(content: bytes, images: Sequence[Tensor]) -> bytes:
             return None if image is None else {IMAGES: image.numpy()}
 
     with tempfile.TemporaryDirectory() as name, quiet(), torch.no_grad():
-        prepared, target = Path(name, "prepared.onnx"), Path(name, "int8.onnx")
-        quant_pre_process(
-            onnx.load_from_string(content), prepared, skip_symbolic_shape=True, auto_merge=True
+        source, prepared, target = (
+            Path(name, f"{step}.onnx") for step in ("float32", "prepared", "int8")
         )
+        source.write_bytes(content)
+        quant_pre_process(source, prepared, skip_symbolic_shape=True)
         layers = layers_of_pixels(onnx.load(prepared))
         if images:
             quantize_static(
