@@ -152,19 +152,17 @@ def deformable_sampling(
     if _may_gather(value, locations, weights):
         own = (x.to(dtype) for x in (locations, weights))
         return gather_deformably(value.to(dtype), shapes, *own).to(value.dtype)
-    # Points before queries: a point's samples of all queries then lie together.
-    grids = (2 * locations - 1).permute(0, 2, 3, 4, 1, 5).flatten(0, 1).to(dtype)
-    factors = weights.permute(0, 2, 3, 4, 1).flatten(0, 1).to(dtype)  # [B · heads, levels, P, N]
+    grids = (2 * locations - 1).permute(0, 2, 3, 1, 4, 5).flatten(0, 1).to(dtype)
+    factors = weights.permute(0, 2, 3, 1, 4).flatten(0, 1).to(dtype)  # [B · heads, levels, N, P]
     total = None
     start = 0
     for level, (rows, columns) in enumerate(shapes):
         maps = value[:, start : start + rows * columns].permute(0, 2, 3, 1).to(dtype)
         maps = maps.reshape(batch * heads, -1, rows, columns)
         start += rows * columns
-        samples = F.grid_sample(maps, grids[:, level], align_corners=False)  # [B · heads, D, P, N]
-        for sample, factor in zip(samples.unbind(2), factors[:, level].unbind(1), strict=True):
-            part = factor[:, None]
-            total = sample * part if total is None else total.addcmul_(sample, part)
+        samples = F.grid_sample(maps, grids[:, level], align_corners=False)  # [B · heads, D, N, P]
+        part = (samples * factors[:, level, None]).sum(-1)
+        total = part if total is None else total + part
     assert total is not None
     return total.unflatten(0, (batch, heads)).permute(0, 3, 1, 2).flatten(2).to(value.dtype)
 
