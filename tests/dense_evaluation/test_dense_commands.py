@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dense_evaluation.answers import CLASSES, GivenAnswers, write_set
 from PIL import Image
 
 from dense_data.written_sets import DETECTION, SEGMENTATION, WITH_MASKS, coco_document
 from dense_evaluation.conftest import Command
-from dense_evaluation.told import CLASSES, Told, write_set
 from transnext_models.dense_data.find import open_validation
 from transnext_models.dense_data.reading import read_rgb
 from transnext_models.dense_evaluation import run
@@ -34,7 +34,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def use(monkeypatch: pytest.MonkeyPatch, subject: Told) -> Told:
+def use(monkeypatch: pytest.MonkeyPatch, subject: GivenAnswers) -> GivenAnswers:
     monkeypatch.setattr(run, "load_subject", lambda *_: subject)
     return subject
 
@@ -50,7 +50,7 @@ def test_perfect_answers_give_one(
     transnext: Command, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for task, metrics in (("detect", ["box AP", "mask AP"]), ("segment", ["mIoU"])):
-        use(monkeypatch, Told(data, task))
+        use(monkeypatch, GivenAnswers(data, task))
         code, out, err = transnext(
             *("evaluate", task, "--data", data, "--workers", 0, "--json", "--device", "cpu"),
             *("--output", tmp_path / f"{task}.csv"),
@@ -72,7 +72,7 @@ def test_any_format_of_objects(
     kind: str, transnext: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     DETECTION[kind](tmp_path / "set")
-    use(monkeypatch, Told(tmp_path / "set", "detect"))
+    use(monkeypatch, GivenAnswers(tmp_path / "set", "detect"))
     code, out, err = transnext(
         *("evaluate", "detect", "--data", tmp_path / "set", "--workers", 0, "--json"),
         *("--output", tmp_path / "x.csv"),
@@ -174,7 +174,7 @@ def test_mean_iou_by_hand(transnext: Command, tmp_path: Path) -> None:
 def test_rows_are_the_scores_of_the_answers(
     transnext: Command, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    subject = use(monkeypatch, Told(data, "detect", moved=2))
+    subject = use(monkeypatch, GivenAnswers(data, "detect", moved=2))
     saved = tmp_path / "found" / "objects.json"
     arguments = ("evaluate", "detect", "--data", data, "--workers", 0, "--device", "cpu", "--json")
     output = ("--output", tmp_path / "x.csv")
@@ -224,7 +224,7 @@ def test_rows_are_the_scores_of_the_answers(
 def test_label_maps_are_saved_as_the_set_counts(
     transnext: Command, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    subject = use(monkeypatch, Told(data, "segment", moved=3))
+    subject = use(monkeypatch, GivenAnswers(data, "segment", moved=3))
     saved, output = tmp_path / "maps", ("--output", tmp_path / "x.csv", "--json")
     asked = ("evaluate", "segment", "--data", data)
     code, out, err = transnext(*asked, *output, "--workers", 0, "--save-predictions", saved)
@@ -248,7 +248,7 @@ def test_label_maps_are_saved_as_the_set_counts(
 def test_a_table_for_people(
     transnext: Command, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    use(monkeypatch, Told(data, "detect"))
+    use(monkeypatch, GivenAnswers(data, "detect"))
     code, out, err = transnext(
         *("evaluate", "detect", "--data", data, "--workers", 0, "--limit", 4),
         *("--output", tmp_path / "x.csv"),
@@ -264,7 +264,7 @@ def test_a_limit_counts_only_those_images(
     transnext: Command, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also of saved predictions, which may be of more."""
-    subject = use(monkeypatch, Told(data, "detect", moved=2))
+    subject = use(monkeypatch, GivenAnswers(data, "detect", moved=2))
     saved = tmp_path / "all.json"
     asked = ("evaluate", "detect", "--data", data, "--json")
     run_all = (*asked, "--workers", 0, "--output", tmp_path / "whole.csv")
@@ -304,7 +304,7 @@ def test_images_in_the_archive_of_a_download(
         with tarfile.open(archive, "w") as tar:
             for file in files:
                 tar.add(file, f"{top}{file.name}")
-    told = use(monkeypatch, Told(data, "detect"))
+    told = use(monkeypatch, GivenAnswers(data, "detect"))
     asked = ("evaluate", "detect", "--json", "--device", "cpu")
     explicit = ("--images", archive, "--annotations", root / "annotations/instances_val2017.json")
     for number, place in enumerate((("--data", root, "--workers", 2), (*explicit, "--workers", 0))):

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from dense_data.written_sets import DETECTION, HEIGHT, SEGMENTATION, WIDTH, save_palette
+from dense_evaluation.answers import GivenAnswers
 from dense_evaluation.conftest import Command
-from dense_evaluation.told import Told
 from transnext_models.dense_evaluation import run
 
 pytest.importorskip("pycocotools")
@@ -63,7 +63,7 @@ def test_broken_annotations_are_named(
     root = tmp_path / "set"
     DETECTION["coco"](root)
     change, message = BROKEN[name]
-    told = Told(root, "detect")
+    told = GivenAnswers(root, "detect")
     monkeypatch.setattr(run, "load_subject", lambda *_: told)
     rewrite(root, change)
     code, out, err = detect(transnext, root)
@@ -94,7 +94,7 @@ def test_what_is_treated_is_said_and_nothing_is_lost(
 
     rewrite(root, change)
     Image.new("RGB", (WIDTH, HEIGHT)).save(root / "val2017" / "empty.png")
-    told = Told(root, "detect")
+    told = GivenAnswers(root, "detect")
     monkeypatch.setattr(run, "load_subject", lambda *_: told)
     code, out, err = detect(transnext, root)
     assert code == 0, err
@@ -111,7 +111,7 @@ def test_images_that_are_missing(
 ) -> None:
     root = tmp_path / "set"
     DETECTION["coco"](root)
-    told = Told(root, "detect")
+    told = GivenAnswers(root, "detect")
     monkeypatch.setattr(run, "load_subject", lambda *_: told)
     (root / "val2017" / "e.png").unlink()
     code, out, _ = detect(transnext, root)
@@ -129,7 +129,7 @@ def test_unreadable_images_are_all_named(
 ) -> None:
     root = tmp_path / "set"
     DETECTION["coco"](root)
-    told = Told(root, "detect")
+    told = GivenAnswers(root, "detect")
     monkeypatch.setattr(run, "load_subject", lambda *_: told)
     for name in ("d", "e"):
         (root / "val2017" / f"{name}.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
@@ -148,7 +148,7 @@ def test_a_photograph_turned_by_exif(
     """The annotated size says whether the boxes are for the image as stored or upright."""
     root = tmp_path / "set"
     DETECTION["coco"](root)
-    told = Told(root, "detect")
+    told = GivenAnswers(root, "detect")
     shapes = []
     answer = told.answer
 
@@ -173,7 +173,7 @@ def test_a_model_of_other_classes(
 ) -> None:
     root = tmp_path / "set"
     DETECTION["coco"](root)
-    told = Told(root, "detect")
+    told = GivenAnswers(root, "detect")
     told.num_classes = 80
     monkeypatch.setattr(run, "load_subject", lambda *_: told)
     code, out, _ = detect(transnext, root)
@@ -187,7 +187,7 @@ def test_an_output_that_is_not_finite(
 ) -> None:
     root = tmp_path / "set"
     DETECTION["coco"](root)
-    told = Told(root, "detect")
+    told = GivenAnswers(root, "detect")
 
     def broken(image: Any) -> None:
         raise FloatingPointError("the model's output for it is not finite")
@@ -250,7 +250,7 @@ def test_label_maps_that_are_broken(
 ) -> None:
     root = tmp_path / "set"
     SEGMENTATION["palette_maps"](root)
-    told = Told(root, "segment")
+    told = GivenAnswers(root, "segment")
     told.num_classes = 3
     monkeypatch.setattr(run, "load_subject", lambda *_: told)
     good = (root / "masks" / "val" / "d.png").read_bytes()

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dense_evaluation.told import Told, write_set
+from dense_evaluation.answers import GivenAnswers, write_set
 from transnext_models.dense_data.find import open_validation
 from transnext_models.dense_evaluation.engine import ImageAnswer, Round
 from transnext_models.dense_evaluation.journal import Journal
@@ -23,7 +23,7 @@ from transnext_models.dense_evaluation.run import DenseOptions, evaluate_dense
 
 pytest.importorskip("pycocotools")
 
-PROGRAM = Path(__file__).with_name("told.py")
+PROGRAM = Path(__file__).with_name("answers.py")
 COUNT = 37  # of images: two processes do not have equally many
 LONGEST = 120
 OF_TIME = ("seconds", "images_per_second")
@@ -109,7 +109,7 @@ def test_killed_then_ended_by_two_processes(task: str, data: Path, tmp_path: Pat
     whole.mkdir()
     given = asked(whole, data, task)
     paths = {name: Path(given[name]) for name in ("output", "data", "save_predictions")}
-    told = Told(data, task, moved=2)
+    told = GivenAnswers(data, task, moved=2)
     evaluate_dense(DenseOptions(**{**given, **paths}, workers=0), load=lambda *_: told)
     assert rows(tmp_path / "rows.csv") == rows(whole / "rows.csv")
     assert {row["images"] for row in rows(tmp_path / "rows.csv")} == {COUNT}
@@ -119,7 +119,7 @@ def test_killed_then_ended_by_two_processes(task: str, data: Path, tmp_path: Pat
 
 def test_a_journal_is_read_back_exactly(data: Path, tmp_path: Path) -> None:
     for task in ("detect", "segment"):
-        told = Told(data, task, moved=2)
+        told = GivenAnswers(data, task, moved=2)
         annotated, _ = open_validation(data, task)
         images = loaded_images(annotated.images, range(COUNT), told.scales, told.num_classes, 0)
         answers = [ImageAnswer(image.position, 0.5, told.answer(image)) for image in images]

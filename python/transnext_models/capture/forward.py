@@ -126,7 +126,7 @@ def capture(
     as it is.
 
     Weights may be edited in place between calls; where they are moved, cast or replaced, layers are
-    replaced, or frozen weights (`TransNeXt.freeze`) change, recordings are made anew. Hooks run
+    replaced, or frozen weights (`TransNeXt.freeze`) change, graphs are recorded again. Hooks run
     while recording alone. Calls from several threads follow each other, and belong to one CUDA
     stream.
 

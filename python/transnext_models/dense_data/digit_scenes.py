@@ -48,7 +48,7 @@ PHOTOGRAPHS = {
 _FEWEST, _MOST = 1, 6  # digits of a scene
 _SIDES = (28, 128)  # of the squares that they are in, whose middle five sevenths they fill
 _ROTATION = 15  # degrees, either way
-_STRETCH = 1.2  # of width over height, either way
+_ASPECT = 1.2  # of width over height, either way
 _STROKE = 128  # a pixel of at least this opacity is the digit's
 _MOST_SHARED = 0.1  # with another digit's box, of the smaller of both
 _TRIES = 8
@@ -106,10 +106,10 @@ def draw_scene(
 
 
 def _glyph(digit: NDArray[np.uint8], generator: np.random.Generator) -> Bitmap:
-    """Return the opacity of a digit's ink, uint8 [h, w]: turned, stretched, with clear edges."""
+    """Return the opacity of a digit's ink, uint8 [h, w]: turned, widened, with clear edges."""
     side = math.exp(generator.uniform(*np.log(_SIDES)))
-    stretch = math.exp(generator.uniform(-1, 1) * math.log(_STRETCH) / 2)
-    size = min(SIZE[0], int(side / stretch)), int(side * stretch)
+    widening = math.exp(generator.uniform(-1, 1) * math.log(_ASPECT) / 2)
+    size = min(SIZE[0], int(side / widening)), int(side * widening)
     turned = Image.fromarray(digit).resize((size[1], size[0]), Image.Resampling.BICUBIC)
     turned = turned.rotate(generator.uniform(-_ROTATION, _ROTATION), Image.Resampling.BICUBIC)
     # Scanned at 28 pixels, the edge of the ink would be as wide as the enlargement.

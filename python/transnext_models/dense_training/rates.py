@@ -32,8 +32,8 @@ def rate_factor(recipe: DenseRecipe, step: int, steps: int, epochs: int) -> floa
 def _scheduled(recipe: DenseRecipe, step: int, steps: int, epochs: int) -> float:
     if recipe.schedule == "step":
         epoch = step * epochs // steps
-        stretch = epochs / (recipe.epochs or epochs)
-        passed = sum(epoch >= round(milestone * stretch) for milestone in recipe.milestones)
+        factor = epochs / (recipe.epochs or epochs)
+        passed = sum(epoch >= round(milestone * factor) for milestone in recipe.milestones)
         return recipe.gamma**passed
     done = min(step / max(steps - recipe.zero_at_last, 1), 1.0)
     if recipe.schedule == "poly":

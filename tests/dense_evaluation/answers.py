@@ -1,7 +1,7 @@
-"""Models that are told the annotations, and answer by them: right, or wrong in a known way.
+"""Models that are given the annotations, and answer by them: right, or wrong in a known way.
 
 As a program it evaluates one, to be started several times or killed:
-python tests/dense_evaluation/told.py OPTIONS, a JSON object of `DenseOptions`' fields, and
+python tests/dense_evaluation/answers.py OPTIONS, a JSON object of `DenseOptions`' fields, and
 `seconds`, which each image takes besides.
 """
 
@@ -31,7 +31,7 @@ from transnext_models.dense_evaluation.subjects import Answer, Described, Subjec
 HEIGHT, WIDTH, CLASSES = 40, 60, 3
 
 
-class Told(Subject):
+class GivenAnswers(Subject):
     """Answers by the annotations, moved by up to so many pixels, always the same for an image."""
 
     def __init__(self, data: Path, task: str, moved: int = 0, seconds: float = 0.0) -> None:
@@ -113,7 +113,7 @@ def main() -> None:
     paths = ("output", "data", "save_predictions")
     given |= {name: Path(given[name]) for name in paths if name in given}
     options = DenseOptions(**given, device="cpu", workers=0)
-    subject = Told(options.data, options.task, moved=2, seconds=seconds)
+    subject = GivenAnswers(options.data, options.task, moved=2, seconds=seconds)
     outcome = evaluate_dense(options, Telling(), lambda *_: subject)
     assert not outcome.failures, outcome.failures
 
