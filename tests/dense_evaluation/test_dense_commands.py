@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dense_evaluation.answers import CLASSES, GivenAnswers, write_set
 from PIL import Image
 
 from dense_data.written_sets import DETECTION, SEGMENTATION, WITH_MASKS, coco_document
+from dense_evaluation.answers import CLASSES, GivenAnswers, write_set
 from dense_evaluation.conftest import Command
 from transnext_models.dense_data.find import open_validation
 from transnext_models.dense_data.reading import read_rgb

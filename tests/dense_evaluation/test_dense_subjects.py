@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from dense_evaluation.answers import CLASSES, write_set
 from PIL import Image
 from safetensors.torch import save_file
 
+from dense_evaluation.answers import CLASSES, write_set
 from dense_evaluation.conftest import Command
 from small_model import small_model
 from transnext_models import create_model
