@@ -164,6 +164,7 @@ def compare_two(ours: DINO, theirs: Any, name: str) -> bool:
     return fine
 
 
+@torch.no_grad()
 def compare_losses(ours: DINO, theirs: Any, name: str) -> bool:
     """Compare all losses of one image, with objects and without, with the same random draws."""
     maps = [x.detach() for x in ours.backbone(photo())]
