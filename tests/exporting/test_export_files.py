@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from segmentation_models import small_segmentor
 from small_model import small_model
+from transnext_models.classification.classifier import Classifier
 from transnext_models.cli.application import app
-from transnext_models.exporting import DYNAMIC, ExportError, Request, read_metadata
+from transnext_models.exporting import DYNAMIC, ExportError, Request, export_model, read_metadata
 from transnext_models.exporting import run as exporting
-from transnext_models.exporting.quantise import quantise
+from transnext_models.exporting.quantise import layers_of_pixels, quantise
 from transnext_models.exporting.runners import onnx_runtime
 from transnext_models.exporting.subject import Subject
+from transnext_models.training.digits import held_out_digits, load_split
 
 
 @pytest.fixture(autouse=True)
@@ -113,9 +118,11 @@ def test_onnx_files_run_where_onnx_runs_and_round_to_int8(tmp_path: Path) -> Non
     assert read_metadata(done.path)["labels"] == ["a", "b"]
     images = torch.randn(8, 3, 64, 96)
     expected = model(images)
-    (actual,) = onnx_runtime(quantise(done.path.read_bytes()))(images)
-    difference = (actual - expected).abs().max() / expected.abs().max()
-    assert 0 < difference < 0.05
+    for calibration in ([image[None] for image in images], []):
+        rounded = quantise(done.path.read_bytes(), calibration)
+        (actual,) = onnx_runtime(rounded)(images)
+        difference = (actual - expected).abs().max() / expected.abs().max()
+        assert 0 < difference < 0.05
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -129,3 +136,35 @@ def test_free_sizes_are_checked_at_five_of_them(tmp_path: Path, suffix: str) -> 
     assert {(1, 65, 97), (3, 65, 97), (1, 300, 100)} <= sizes
     assert done.difference <= 1e-5
     assert read_metadata(done.path)["size"] == DYNAMIC
+
+
+def digit_logits(run: Any, images: np.ndarray[Any, Any], prepare: Any) -> torch.Tensor:
+    batches = torch.stack([prepare(Image.fromarray(image)) for image in images]).split(50)
+    return torch.cat([run(batch)[0] for batch in batches])
+
+
+@pytest.mark.slow
+def test_int8_keeps_the_accuracy_on_held_out_digits(tmp_path: Path) -> None:
+    """What the guide states: 1,000 digits, calibrated with 100 of those of training."""
+    onnx = pytest.importorskip("onnx")
+    done = export_model("transnext_pico", tmp_path / "pico.onnx")
+    assert done.difference <= 1e-5
+    content = done.path.read_bytes()
+    prepare = Classifier.load("transnext_pico", device="cpu").preprocess
+    training = load_split()[0]
+    calibration = [prepare(Image.fromarray(image))[None] for image in training.images[::40]]
+    digits = held_out_digits()
+    right = {}
+    for name, file in (
+        ("float32", content),
+        ("int8", quantise(content, calibration)),
+        ("int8 weights", quantise(content, [])),
+    ):
+        logits = digit_logits(onnx_runtime(file), digits.images, prepare)
+        right[name] = int((logits.argmax(1).numpy() == digits.labels).sum())
+        print(f"{name}: {right[name] / 10:.1f} % of 1,000 digits, {len(file) / 1e6:.2f} MB")
+    assert right["float32"] >= 950
+    assert right["int8"] >= right["float32"] - 10
+    assert right["int8 weights"] >= right["float32"] - 10
+    layers = layers_of_pixels(onnx.load_from_string(content))
+    assert len(layers) > 20

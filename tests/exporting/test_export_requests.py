@@ -43,6 +43,7 @@ def test_the_suffix_says_the_format(tmp_path: Path, name: str, suffix: str) -> N
         ("dtype", "model.onnx", {"dtype": "float16", "quantize": "int8"}),
         ("quantize", "model.onnx", {"quantize": "int4"}),
         ("quantize", "model.pt2", {"quantize": "int8"}),
+        ("calibration", "model.onnx", {"calibration": Path()}),
         ("size", "model.pt", {"size": DYNAMIC}),
     ],
 )

@@ -63,7 +63,16 @@ Precision = Annotated[
 ]
 Rounded = Annotated[
     Quantize | None,
-    typer.Option("--quantize", help="Linear layers in 8 bits (onnx).", show_default=False),
+    typer.Option("--quantize", help="Round weights to 8 bits (onnx).", show_default=False),
+]
+Calibration = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="With --quantize: images to find the ranges of activations with, which are then "
+        "rounded too.",
+        show_default=False,
+    ),
 ]
 Output = Annotated[
     Path | None,
@@ -96,6 +105,7 @@ def export(
     size: Size = None,
     dtype: Precision = DType.float32,
     quantize: Rounded = None,
+    calibration: Calibration = None,
     weights: Weights = None,
     weights_key: WeightsKey = None,
     labels: Labels = None,
@@ -133,6 +143,7 @@ def export(
                 size=None if size is None else parse_size(size),
                 dtype=dtype.value,
                 quantize=quantize.value if quantize else None,
+                calibration=calibration,
                 overwrite=force,
             )
     if json:

@@ -60,7 +60,9 @@ class Request:
     dtype : str
         Of weights and features: float32, float16 or bfloat16. Images and outputs are float32.
     quantize : "int8" | None
-        Weights of linear layers in 8 bits, and their activations by the range of the moment.
+        Weights, and with `calibration` activations too, in 8 bits.
+    calibration : Path | None
+        A folder of images to find the activations' ranges with.
     overwrite : bool
         Replace `output` where it exists.
 
@@ -75,6 +77,7 @@ class Request:
     size: Size = None
     dtype: str = "float32"
     quantize: str | None = None
+    calibration: Path | None = None
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -82,6 +85,8 @@ class Request:
         one_of("format", self.format, tuple(FORMATS))
         one_of("dtype", self.dtype, tuple(DTYPES))
         one_of("quantize", self.quantize, _QUANTISED)
+        if self.calibration is not None and self.quantize is None:
+            raise ValueError("calibration: got a folder, which needs quantize='int8'")
         if self.quantize is not None and self.format != "onnx":
             raise ValueError(
                 f"quantize: got {self.quantize!r} with format {self.format!r}, needs format 'onnx' "

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from transnext_ops.distribution import install_hint
 
+from ..classification.preprocess import Preprocess
 from ..training.durable import remove_unfinished, written_durably
 from . import graphs
 from .metadata import describe
-from .quantise import quantise
+from .quantise import calibration_images, quantise
 from .request import DTYPES, Request
 from .runners import OPEN_VINO, Runner, median_seconds, runners_of
 from .subject import Labels, Subject, as_tuple, load_subject
@@ -130,7 +131,7 @@ def export_model(
     progress : callable
         Told what is done.
     **request
-        ``format``, ``size``, ``dtype``, ``quantize`` and ``overwrite`` of
+        ``format``, ``size``, ``dtype``, ``quantize``, ``calibration`` and ``overwrite`` of
         :class:`Request`.
 
     Returns
@@ -162,15 +163,16 @@ def export_subject(
     assert wanted.format is not None
     _check_packages(wanted.format)
     size = wanted.size if isinstance(wanted.size, tuple) else subject.size
+    calibration = _calibration(wanted, subject, size)
     about = describe(subject, wanted)
     progress("tracing, which takes minutes for free sizes" if wanted.is_dynamic else "tracing")
     content = _content(subject, wanted, size, about)
     if wanted.quantize is not None:
         progress("quantising")
-        content = graphs.with_metadata(quantise(content), about)
+        content = graphs.with_metadata(quantise(content, calibration), about)
     progress("checking")
     runners = list(runners_of(content, wanted.format))
-    checks = _checks(subject, runners, wanted, size)
+    checks = _checks(subject, runners, wanted, size, calibration)
     progress("timing")
     stuck = {check.runner for check in checks if math.isinf(check.difference)}
     speeds = _speeds(subject, [pair for pair in runners if pair[0] not in stuck], size)
@@ -200,20 +202,35 @@ def _content(
     return graphs.with_metadata(content, about)
 
 
+def _calibration(wanted: Request, subject: Subject, size: tuple[int, int]) -> list[Tensor]:
+    if wanted.calibration is None:
+        return []
+    if "crop_pct" not in subject.preprocess or size[0] != size[1]:
+        raise ValueError(
+            "calibration: got a folder, which needs a classifier and square images: their "
+            "preprocessing is known"
+        )
+    about = {name: value for name, value in subject.preprocess.items() if name != "input_size"}
+    return calibration_images(wanted.calibration, Preprocess(size[0], **about))
+
+
 @torch.inference_mode()
 def _checks(
     subject: Subject,
     runners: Sequence[tuple[str, Runner]],
     wanted: Request,
     size: tuple[int, int],
+    calibration: Sequence[Tensor],
 ) -> list[Check]:
-    """Run the file beside the model, on noise."""
+    """Run the file beside the model, on what it was calibrated with, or else on noise."""
     precision = wanted.quantize or wanted.dtype
     generator = torch.Generator().manual_seed(0)
     checks = []
     sizes = _SIZES if wanted.is_dynamic else (size,)
     for (height, width), batch in ((s, b) for s in sizes for b in _BATCHES):
         images = torch.randn(batch, 3, height, width, generator=generator)
+        if calibration and not wanted.is_dynamic:
+            images = torch.cat(list(calibration[:batch]))
         expected = as_tuple(subject.model(images))
         shape = (len(images), height, width)
         for runner, run in runners:
