@@ -1,0 +1,77 @@
+"""A short run learns: digits as one class, from the shipped weights with new heads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dense_training.short_dense_runs import MODELS, TASKS, options
+from requirements import needs
+from training.short_runs import metrics
+from transnext_models.dense_data.digit_scenes import write_scenes
+from transnext_models.training.run import train
+
+pytestmark = [
+    *needs("torchvision", "lightning", "timm", "pycocotools", "mlxtend", "scikit-image"),
+    pytest.mark.slow,
+]
+
+STEPS = {"detect": 60, "segment": 160}
+RATE = {"detect": 2e-3, "segment": 1e-3}
+# After one step at a rate of almost nothing at most, and after STEPS at least. A new head of two
+# classes on features that know digits is right on many pixels by chance.
+SCORES = {
+    "detect": {"val_box_ap": (0.05, 0.4), "val_mask_ap": (0.05, 0.2)},
+    "segment": {"val_miou": (0.65, 0.72)},
+}
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scenes whose digits are of one class, as COCO's JSON and as label maps."""
+    folder = tmp_path_factory.mktemp("scenes")
+    write_scenes(folder, train=48, val=12)
+    for file in (folder / "annotations").glob("*.json"):
+        document = json.loads(file.read_text())
+        document["categories"] = [{"id": 1, "name": "digit"}]
+        for entry in document["annotations"]:
+            entry["category_id"] = 1
+        file.write_text(json.dumps(document))
+    for file in (folder / "masks").rglob("*.png"):
+        Image.fromarray((np.asarray(Image.open(file)) > 0).astype(np.uint8)).save(file)
+    (folder / "classes.txt").write_text("photograph\ndigit\n")
+    return folder
+
+
+@pytest.mark.parametrize("kind", list(TASKS))
+def test_a_short_run_learns(kind: str, tmp_path: Path, scenes: Path) -> None:
+    def scores(name: str, **changes: Any) -> dict[str, float]:
+        run = options(
+            tmp_path / name,
+            scenes,
+            kind,
+            recipe="digit_scenes",
+            weights=MODELS[kind],
+            size=None,
+            batch_size=4,
+            epochs=None,
+            limit_val_batches=None,
+            ema_decay=0,
+            seed=0,
+            **changes,
+        )
+        train(run, task=TASKS[kind])
+        row = metrics(run.output)[-1]
+        return {measure: float(row[measure]) for measure in SCORES[kind]}
+
+    before = scores("before", iterations=1, lr=1e-9)
+    after = scores("after", iterations=STEPS[kind], lr=RATE[kind])
+    print(before, after)
+    for measure, (most, least) in SCORES[kind].items():
+        assert before[measure] < most
+        assert after[measure] > least
