@@ -13,6 +13,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from transnext_ops.distribution import install_hint
+
 from .checkpoints import read_weights
 from .checkpoints.hub import resolve_weights
 from .checkpoints.pretrained import load_fitted
@@ -23,7 +25,7 @@ try:
     from mmengine.registry import MODELS
 except ImportError as error:
     raise ImportError(
-        'transnext_models.openmmlab needs MMEngine; pip install "transnext-vision[openmmlab]"'
+        f"transnext_models.openmmlab needs MMEngine: {install_hint('openmmlab')}"
     ) from error
 
 __all__ = ["TransNeXtBackbone"]

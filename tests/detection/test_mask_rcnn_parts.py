@@ -271,6 +271,6 @@ def test_arguments_that_make_no_sense(model: MaskRCNN) -> None:
         model.loss(picture()[None], [])
     bare = Annotated(SIZE, annotated().boxes, annotated().labels)
     with pytest.raises(ValueError, match="masks: got an image without"):
-        model.loss(picture()[None], [bare])
+        model.loss(picture()[None].expand(2, -1, -1, -1), [annotated(), bare])
     with pytest.raises(ValueError, match="needs features_only=True with four maps"):
         MaskRCNN(small_model())

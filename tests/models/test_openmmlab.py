@@ -111,5 +111,5 @@ def test_without_mmengine_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "mmengine", None)
     monkeypatch.delitem(sys.modules, "mmengine.registry", raising=False)
     monkeypatch.delitem(sys.modules, "transnext_models.openmmlab", raising=False)
-    with pytest.raises(ImportError, match=r'pip install "transnext-vision\[openmmlab\]"'):
+    with pytest.raises(ImportError, match=r"pip install 'transnext-vision\[openmmlab\]'"):
         importlib.import_module("transnext_models.openmmlab")

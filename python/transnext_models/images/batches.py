@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -13,7 +13,7 @@ from .errors import ImageError
 from .memory import DECODING, MemoryBudget
 from .picture import Picture
 from .read import Working, open_picture
-from .sources import check_source, is_one, name_of
+from .sources import check_source, is_one, name_of, stream_of
 
 _DECODING_THREADS = 4
 
@@ -92,6 +92,8 @@ class DecodedBatches(Generic[T]):
         self._batch_size, self._budget = batch_size, budget
         self._failure: Exception | None = None
         self._stop = threading.Event()
+        # Of each stream, set once the image that came last has been read: the next waits for it.
+        self._read: dict[Hashable, threading.Event] = {}
 
     def __iter__(self) -> Generator[Batch[T], None, None]:
         threads = min(_DECODING_THREADS, os.cpu_count() or 1)
@@ -111,17 +113,36 @@ class DecodedBatches(Generic[T]):
     def _submit(self, pool: ThreadPoolExecutor) -> list[tuple[Path, Future[T | ImageError]]]:
         """Have the images of the next batch decoded, as many as there are before a failure."""
         submitted: list[tuple[Path, Future[T | ImageError]]] = []
+        self._read = {key: read for key, read in self._read.items() if not read.is_set()}
         try:
             while self._failure is None and len(submitted) < self._batch_size:
                 index, image = next(self._images)
                 check_source("images", image)
                 name = name_of(image, index)
-                submitted.append((name, pool.submit(self._decode, image, name)))
+                submitted.append((name, pool.submit(self._decode_in_order(image, name))))
         except StopIteration:
             pass
         except Exception as error:
             self._failure = error
         return submitted
+
+    def _decode_in_order(self, image: Any, name: Path) -> Callable[[], T | ImageError]:
+        """Return what decodes an image, after those before it that come through its stream."""
+        key = stream_of(image)
+        if key is None:
+            return lambda: self._decode(image, name)
+        before, read = self._read.get(key), threading.Event()
+        self._read[key] = read
+
+        def decode() -> T | ImageError:
+            try:
+                if before is not None:  # which a thread has begun: they are begun in order
+                    before.wait()
+                return self._decode(image, name)
+            finally:
+                read.set()
+
+        return decode
 
     def _decode(self, image: Any, name: Path) -> T | ImageError:
         try:

@@ -6,6 +6,7 @@ import io
 import os
 import stat
 import threading
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -52,6 +53,13 @@ def name_of(source: Any, index: int) -> Path:
         return Path(name)
     kind = next((name for types, name in _NAMED_KINDS if isinstance(source, types)), "stream")
     return Path(f"<{kind} {index}>")
+
+
+def stream_of(source: Any) -> Hashable | None:
+    """Return what several images that come through one stream have in common; None for others."""
+    if isinstance(source, (str, os.PathLike)):
+        return streams.descriptor_of(os.fsdecode(source))
+    return id(source) if callable(getattr(source, "read", None)) else None
 
 
 def open_source(source: Any, stop: threading.Event) -> BinaryIO:
