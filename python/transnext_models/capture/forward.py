@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
-from ..layers.derived import keeping_derived
-from .recorders import CudaGraphs, Recorder, Work, has_graphs
+from .recorders import CudaGraphs, Recorder, has_graphs
+from .replayed import LastUsed, Replayed
 from .state import ModelState
 
 __all__ = ["CapturedModel", "capture"]
 
-_WARM_UP = 2  # calls before one is recorded: allocations and choices of algorithms settle
+_WARM_UP = 2
 
 
 class CapturedModel(nn.Module):
@@ -31,12 +30,9 @@ class CapturedModel(nn.Module):
 
     def __init__(self, model: nn.Module, graphs: int, recorder: Recorder | None) -> None:
         super().__init__()
-        if isinstance(graphs, bool) or not isinstance(graphs, int) or graphs < 1:
-            raise ValueError(f"graphs: got {graphs!r}, needs an int of at least 1")
         self.model = model
-        self._most = graphs
         self._recorder = recorder
-        self._forwards: dict[Hashable, _Forward] = {}
+        self._forwards: LastUsed[_Forward] = LastUsed(graphs)
         self._state = ModelState(model)  # of which the recordings are
         self._lock = threading.Lock()
 
@@ -48,7 +44,7 @@ class CapturedModel(nn.Module):
             recorder = self._recorder_for(inputs)
             if recorder is None:
                 return self.model(*inputs)
-            return self._recorded(inputs).run(self.model, inputs, recorder)
+            return self._recorded(inputs).run(inputs, recorder)
 
     def _recorder_for(self, inputs: tuple[Tensor, ...]) -> Recorder | None:
         if self._recorder is None and inputs and has_graphs(inputs[0].device):
@@ -59,46 +55,29 @@ class CapturedModel(nn.Module):
     def _recorded(self, inputs: tuple[Tensor, ...]) -> _Forward:
         """Return what runs inputs of this shape, as long as the weights are those recorded."""
         if self._state.has_changed():
-            self._forwards.clear()
+            self._forwards.values.clear()
             self._state = ModelState(self.model)
         key = (_autocast(inputs[0].device), *(_layout(each) for each in inputs))
-        forward = self._forwards.pop(key, None)
-        if forward is None:
-            if len(self._forwards) == self._most:
-                del self._forwards[next(iter(self._forwards))]
-            forward = _Forward(tuple(torch.empty_like(each) for each in inputs))
-        self._forwards[key] = forward  # used last
-        return forward
+        return self._forwards.get(key, lambda: _Forward(self.model, inputs))
 
 
-@dataclass
 class _Forward:
-    """The forward pass for inputs of one shape: eager, recorded, then replayed."""
+    """The forward pass for inputs of one shape."""
 
-    inputs: tuple[Tensor, ...]
-    calls: int = 0
-    replay: Work | None = None
-    outputs: Any = None
-    kept: list[Any] | None = None  # derived from the weights, and read by the graph
+    def __init__(self, model: nn.Module, like: tuple[Tensor, ...]) -> None:
+        self._model = model
+        self._inputs = tuple(torch.empty_like(each) for each in like)
+        self._outputs: Any = None
+        self._work = Replayed(self._run, _WARM_UP)
 
-    def run(self, model: nn.Module, inputs: tuple[Tensor, ...], recorder: Recorder) -> Any:
-        for buffer, given in zip(self.inputs, inputs, strict=True):
+    def run(self, inputs: tuple[Tensor, ...], recorder: Recorder) -> Any:
+        for buffer, given in zip(self._inputs, inputs, strict=True):
             buffer.copy_(given, non_blocking=True)
+        self._work(recorder)
+        return _pytree.tree_map_only(Tensor, Tensor.clone, self._outputs)
 
-        def work() -> None:
-            self.outputs = model(*self.inputs)
-
-        if self.calls < _WARM_UP:
-            self.calls += 1
-            recorder.run(work)
-            outputs, self.outputs = self.outputs, None
-            return outputs
-        if self.replay is None:
-            with keeping_derived() as kept:
-                self.replay = recorder.record(work)
-            self.kept = kept
-        self.replay()
-        return _pytree.tree_map_only(Tensor, Tensor.clone, self.outputs)
+    def _run(self) -> None:
+        self._outputs = self._model(*self._inputs)
 
 
 def _layout(x: Tensor) -> Hashable:

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from .recorders import Recorder, Work
+from .replayed import LastUsed, Replayed
 
 __all__ = ["CapturedStep"]
 
 _Key: TypeAlias = "tuple[tuple[torch.dtype, torch.Size], ...]"
 
 _ALIGNMENT = 64  # the starts of gradients are multiples of so many elements, for vector loads
-_WARM_UP = 3  # steps before one is recorded: allocations and choices of algorithms settle
+_WARM_UP = 3
 
 
 class CapturedStep:
@@ -67,12 +68,11 @@ class CapturedStep:
         self._parameters = parameters
         self._recorder = recorder
         self._between = between
-        self._most_shapes = shapes
-        self._shapes: dict[_Key, _BatchWork] = {}
+        self._shapes: LastUsed[_BatchWork] = LastUsed(shapes)
         self._loss = torch.empty(())
         self._gradients: list[Tensor] = []
         self._optimise_in_place = optimise
-        self._optimise = _Half(self._run_optimiser)
+        self._optimise = Replayed(self._run_optimiser, _WARM_UP)
 
     def forward_backward(self, batch: tuple[Tensor, ...]) -> Tensor:
         """Add a batch's gradients; `batch` may lie on the host, pinned.
@@ -98,18 +98,16 @@ class CapturedStep:
 
     def _of_shape(self, batch: tuple[Tensor, ...]) -> _BatchWork:
         key = tuple((part.dtype, part.shape) for part in batch)
-        found = self._shapes.pop(key, None)
-        if found is None:
-            if self._shapes and self._most_shapes == 1:
-                (other,) = self._shapes
-                raise RuntimeError(_other_shape(key, other))
-            if len(self._shapes) == self._most_shapes:
-                del self._shapes[next(iter(self._shapes))]
-            device = self._parameters[0].device
-            buffers = tuple(torch.empty_like(part, device=device) for part in batch)
-            found = _BatchWork(buffers, _Half(lambda: self._run_batch(buffers)))
-        self._shapes[key] = found  # used last
-        return found
+        known = self._shapes
+        if known.most == 1 and known.values and key not in known.values:
+            (other,) = known.values
+            raise RuntimeError(_other_shape(key, other))  # type: ignore[arg-type]
+        return known.get(key, lambda: self._made_for(batch))
+
+    def _made_for(self, batch: tuple[Tensor, ...]) -> _BatchWork:
+        device = self._parameters[0].device
+        buffers = tuple(torch.empty_like(part, device=device) for part in batch)
+        return _BatchWork(buffers, Replayed(lambda: self._run_batch(buffers), _WARM_UP))
 
     def _run_batch(self, batch: tuple[Tensor, ...]) -> None:
         self._loss.copy_(self._compute(batch).detach())
@@ -125,7 +123,7 @@ class _BatchWork:
     """Where batches of a shape lie, and what is done with one."""
 
     batch: tuple[Tensor, ...]
-    work: _Half
+    work: Replayed
 
 
 def _other_shape(got: _Key, needs: _Key) -> str:
@@ -148,21 +146,3 @@ def _zero_gradients(parameters: list[Tensor]) -> list[Tensor]:
             parameter.grad = buffer[start : start + parameter.numel()].view_as(parameter)
         buffers.append(buffer)
     return buffers
-
-
-class _Half:
-    """Work that is done eagerly a few times, then recorded, then replayed."""
-
-    def __init__(self, work: Work) -> None:
-        self._work = work
-        self._eager = _WARM_UP
-        self._replay: Work | None = None
-
-    def __call__(self, recorder: Recorder) -> None:
-        if self._eager:
-            self._eager -= 1
-            recorder.run(self._work)
-            return
-        if self._replay is None:
-            self._replay = recorder.record(self._work)
-        self._replay()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .rates import DeviceRates
 from .recorders import CudaGraphs, Recorder, has_graphs
+from .replayed import check_graphs
 from .step import CapturedStep
 
 __all__ = ["CapturedTraining", "capture_training"]
@@ -30,8 +31,7 @@ class CapturedTraining:
         graphs: int = 4,
         recorder: Recorder | None = None,
     ) -> None:
-        if isinstance(graphs, bool) or not isinstance(graphs, int) or graphs < 1:
-            raise ValueError(f"graphs: got {graphs!r}, needs an int of at least 1")
+        check_graphs(graphs)
         self._loss = loss
         self._optimizer = optimizer
         self._scaler = scaler
