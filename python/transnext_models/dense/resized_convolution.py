@@ -60,7 +60,8 @@ def _add_convolution(total: Tensor, x: Tensor, weight: Tensor) -> None:
         wide.baddbmm_(parts[:, tap], across[tap].expand(batch, -1, -1))
     down = _moved_resizing(rows, height, wide).transpose(0, 1).flatten(1)  # [H, 3 · h]
     wide = wide.view(batch * outputs, 3 * rows, width)
-    total.view(-1, height, width).baddbmm_(down.expand(len(wide), -1, -1), wide)
+    # Not len(wide), which a trace of TorchScript would keep as a number.
+    total.view(-1, height, width).baddbmm_(down.expand(batch * outputs, -1, -1), wide)
 
 
 def _moved_resizing(old: int, new: int, like: Tensor) -> Tensor:
