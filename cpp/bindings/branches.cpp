@@ -51,6 +51,8 @@ void attention_residual(py::handle x, py::handle norm_weight, py::handle norm_bi
   p.features = call.dtype(features, "features");
   if ((p.features == DType::kFloat64) != (p.projections.dtype == DType::kFloat64))
     call.fail("features " + features + " does not go with the packed weights");
+  if (p.projections.dtype == kSplitFloat && p.features != DType::kFloat32)
+    call.fail("features is " + features + ", needs float32 beside split weights");
   p.x = call.floating<3>(x, "x", {kAnyBatch, p.attention.grid.size(), width});
   p.out = call.floating<3>(out, "out", {p.x.shape[0], p.x.shape[1], width});
   if (p.x.dtype != p.out.dtype) call.fail("x and out differ in type");

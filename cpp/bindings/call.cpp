@@ -178,8 +178,11 @@ void Call::check_dtype(const char* name, DType got, Kind kind) {
     has_dtype_ = true;
     dtype_ = got == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
   }
-  if (kind == Kind::kFloating) {
-    if (got == DType::kInt32) fail(std::string(name) + " is int32, needs a floating-point type");
+  if (kind == Kind::kFloating || kind == Kind::kPacked) {
+    if (got == DType::kInt32 && kind == Kind::kFloating)
+      fail(std::string(name) + " is int32, needs a floating-point type");
+    if (got != DType::kFloat32 && kind == Kind::kFloating && has_split_)
+      fail(std::string(name) + " is " + name_of(got) + ", needs float32 beside split weights");
     if (has_dtype_ && (got == DType::kFloat64) != (dtype_ == DType::kFloat64)) {
       fail(std::string(name) + " is " + name_of(got) + ", which does not go with " +
            name_of(dtype_));
@@ -193,7 +196,7 @@ void Call::check_dtype(const char* name, DType got, Kind kind) {
 }
 
 PackedWeight Call::packed(py::handle argument, const char* name, index_t columns, index_t depth) {
-  const auto view = this->view<1>(argument, name, {kAny}, Kind::kFloating);
+  const auto view = this->view<1>(argument, name, {kAny}, Kind::kPacked);
   if (view.dtype == DType::kFloat16) fail(std::string(name) + " is float16, needs another type");
   if (columns > kLargestSize || depth > kLargestSize)
     fail(std::string(name) + " would be [" + std::to_string(columns) + ", " +
@@ -207,7 +210,8 @@ PackedWeight Call::packed(py::handle argument, const char* name, index_t columns
   }
   if (!has_dtype_) {
     has_dtype_ = true;
-    dtype_ = view.dtype;
+    has_split_ = view.dtype == kSplitFloat;
+    dtype_ = has_split_ ? DType::kFloat32 : view.dtype;
   }
   return {view.data, view.dtype, columns, depth};
 }

@@ -93,7 +93,8 @@ class Call {
                        std::initializer_list<index_t> shape) {
     return view<kRank>(argument, name, shape, Kind::kFloating);
   }
-  // A packed weight of [columns, depth]; the first one determines C(T).
+  // A packed weight of [columns, depth]; the first one determines C(T). With float32 that is split
+  // into bfloat16 all tensors of any floating-point type must be float32.
   PackedWeight packed(py::handle argument, const char* name, index_t columns, index_t depth);
   // A LayerNorm's parameters; absent if the weight is None.
   LayerNormParams norm(py::handle weight, py::handle bias, index_t depth, double epsilon);
@@ -136,7 +137,7 @@ class Call {
   }
 
  private:
-  enum class Kind { kActivation, kParameter, kFloating, kInt32 };
+  enum class Kind { kActivation, kParameter, kFloating, kPacked, kInt32 };
 
   template <int kRank>
   View<kRank> view(py::handle argument, const char* name, std::initializer_list<index_t> shape,
@@ -156,6 +157,7 @@ class Call {
   std::vector<std::unique_ptr<int[]>> maps_;  // the copies that kernels read
   bool has_device_ = false;
   bool has_dtype_ = false;
+  bool has_split_ = false;  // a packed weight of split float32
   dlpack::Device device_{dlpack::kCpu, 0};
   DType dtype_ = DType::kFloat32;
 };

@@ -28,7 +28,8 @@ void define_linear(py::module_& m) {
     if (columns < 1 || depth < 1 || columns > kLargestSize || depth > kLargestSize)
       call.fail("the weight is [" + std::to_string(columns) + ", " + std::to_string(depth) +
                 "], needs positive sizes that fit into memory");
-    return packed_weight_size(call.dtype(dtype, "dtype"), columns, depth);
+    const DType type = dtype == "int32" ? kSplitFloat : call.dtype(dtype, "dtype");
+    return packed_weight_size(type, columns, depth);
   });
   m.def("pack_weight", &pack_weight, py::arg("weight"), py::arg("packed"), py::arg("sizes"),
         py::arg("threads") = 1);

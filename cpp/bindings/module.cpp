@@ -29,6 +29,8 @@ PYBIND11_MODULE(_cpp, m) {
         "Names of the instruction sets this build has and this process can run.");
   m.def("passed_over_cpu_levels", &transnext::cpu::passed_over_levels,
         "Instruction sets that this processor has and kernels do not run with, and why.");
+  m.def("splits_float32", &transnext::cpu::splits_float32,
+        "Whether kernels can multiply float32 split into bfloat16 here, and now.");
   m.def("set_cpu_level", &transnext::cpu::set_level, py::arg("name").none(true),
         "Change the instruction set for later calls; None for the default.");
   transnext::bindings::define_aggregated_attention(m);

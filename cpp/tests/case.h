@@ -44,9 +44,12 @@ class Case {
   View<kRank> parameter_result(const index_t (&shape)[kRank]) {
     return remember(make(compute(), shape, Layout::kContiguous, false));
   }
-  // A random weight, packed for GEMMs of its type.
+  // A random weight, packed for GEMMs of its type; float32 for the tile unit, where there is one.
   PackedWeight packed(index_t columns, index_t depth, int threads) {
-    const DType product = dtype_ == DType::kFloat16 ? DType::kFloat32 : dtype_;
+    DType product = dtype_ == DType::kFloat16 ? DType::kFloat32 : dtype_;
+#if defined(TRANSNEXT_TILES)
+    if (dtype_ == DType::kFloat32) product = kSplitFloat;
+#endif
     PackWeightParams p;
     p.weight = parameter({columns, depth});
     p.packed =

@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from small_model import images, small_model
 from strategies import Numbers
-from transnext_ops import fused_blocks
+from transnext_ops import explain_backend, fused_blocks
 
 _cpp = pytest.importorskip("transnext_ops._cpp")
 LEVELS = [name for name in _cpp.available_cpu_levels() if name.startswith("amx")]
@@ -89,6 +90,57 @@ def test_emulated_tiles_give_what_real_ones_do() -> None:
     finally:
         _cpp.set_cpu_level(None)
     torch.testing.assert_close(*results, rtol=0.008, atol=1e-3)  # norms are summed otherwise
+
+
+def test_split_weights_are_for_tiles_and_float32(level) -> None:
+    """Everything else says so, in Python and in the compiled library."""
+    weight = torch.randn(40, 24)
+    split = fused_blocks.pack_weight(weight, torch.float32, precision="high")
+    assert split.data.dtype == torch.int32
+    norm = fused_blocks.NormWeights(torch.ones(24), torch.zeros(24), 1e-6)
+    weights = fused_blocks.ConvGluResidualWeights(
+        norm, split, split, None, torch.randn(40, 1, 3, 3), None,
+        fused_blocks.pack_weight(weight.T, torch.float32, precision="high"), None,
+    )  # fmt: skip
+    x = torch.randn(1, 6, 24)
+    with pytest.raises(ValueError, match=r"x, features: got torch.bfloat16"):
+        fused_blocks.conv_glu_residual(x.bfloat16(), weights, grid=(2, 3))
+    out = x.bfloat16()
+    arguments = (
+        norm.weight, norm.bias, split.data, split.data, None, weights.conv_weight, None,
+        weights.fc2.data, None, out, (2, 3), 24, 40, 1e-6, 1,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="x is bfloat16, needs float32 beside split weights"):
+        _cpp.conv_glu_residual(x.bfloat16(), *arguments)
+    _cpp.set_cpu_level("baseline")
+    for call in (
+        lambda: fused_blocks.conv_glu_residual(x, weights, grid=(2, 3)),
+        lambda: fused_blocks.pack_weight(weight, torch.float32, precision="high"),
+    ):
+        with pytest.raises(RuntimeError, match=r"need a CPU level with a tile unit.*is baseline"):
+            call()
+
+
+def test_a_model_is_less_precise_where_pytorch_allows_it(level) -> None:
+    """``torch.set_float32_matmul_precision("high")``: close logits, and the first bits after it."""
+    model, x = small_model().float(), images().float()
+
+    def run(precision: str) -> Tensor:
+        torch.set_float32_matmul_precision(precision)
+        with torch.no_grad():
+            return model(x)
+
+    exact = run("highest")
+    close = run("high")
+    assert not torch.equal(close, exact)
+    assert (close - exact).abs().max() < 1e-4 * exact.abs().max()
+    assert "three products of bfloat16" in explain_backend()
+    assert torch.equal(run("medium"), close)
+    assert torch.equal(run("highest"), exact)
+    assert "three products" not in explain_backend()
+    torch.set_float32_matmul_precision("high")
+    _cpp.set_cpu_level("baseline")
+    assert fused_blocks.product_precision(torch.float32) == "highest"
 
 
 def test_callers_on_several_threads_get_the_same_bits(level) -> None:

@@ -8,12 +8,20 @@
 
 TRANSNEXT_BEGIN_LEVEL
 
-// Stride of the GEMM's rows in scratch: an odd number of cache lines, so that the rows of a tile do
-// not compete for cache sets.
+// Stride of rows in scratch for a product with elements E: an odd number of cache lines, so that the
+// rows of a tile do not compete for cache sets.
 template <class E>
 inline index_t product_stride(index_t depth) {
-  constexpr index_t kLine = 64 / static_cast<index_t>(sizeof(E));
-  return (round_up(depth, kLine) / kLine | 1) * kLine;
+  constexpr index_t kLine = 64 / static_cast<index_t>(sizeof(LeftOf<E>));
+  return (round_up(round_up(depth, Product<E>::kDepth), kLine) / kLine | 1) * kLine;
+}
+
+// Zeros behind the last of `depth` elements of a row, which is filled afterwards: in whole blocks,
+// since the elements of a split row are not in order.
+template <class E>
+inline void clear_row_end(index_t depth, LeftOf<E>* row) {
+  constexpr index_t kBlock = Product<E>::kDepth;
+  for (index_t k = depth / kBlock * kBlock; k < round_up(depth, kBlock); ++k) row[k] = LeftOf<E>{};
 }
 
 // LayerNorm's parameters as contiguous rows.
@@ -65,14 +73,19 @@ inline void normalise_layer(const Norm<C>& norm, index_t depth, C* row) {
     row[i] = (row[i] - mean) * scale * norm.weight[i] + norm.bias[i];
 }
 
-// Calls function(T{}) for the storage type of a tensor whose arithmetic is in C: float64 only with
-// double.
-template <class C, class Function>
+// Calls function(T{}) for the storage type of a tensor that goes with products of elements E: float64
+// only with double, and only float32 with split floats.
+template <class E, class Function>
 inline void with_storage_of(DType dtype, Function&& function) {
-  with_storage(dtype, [&](auto storage) {
-    using S = decltype(storage);
-    if constexpr (std::is_same_v<typename S::Compute, C>) function(typename S::Type{});
-  });
+  if constexpr (std::is_same_v<E, SplitFloat>) {
+    function(float{});
+  } else {
+    with_storage(dtype, [&](auto storage) {
+      using S = decltype(storage);
+      if constexpr (std::is_same_v<typename S::Compute, typename Product<E>::Sum>)
+        function(typename S::Type{});
+    });
+  }
 }
 
 // to[i * stride ..] = `depth` elements of row first + i of x, normalised, with zeros up to a
@@ -83,13 +96,12 @@ inline void load_product_rows(const View<2>& x, index_t first, index_t count, co
                               C* row, LeftOf<E>* to, index_t stride) {
   using Left = LeftOf<E>;
   const index_t depth = x.shape[1];
-  const index_t padded = round_up(depth, Product<E>::kDepth);
-  with_storage_of<C>(x.dtype, [&](auto element) {
+  with_storage_of<E>(x.dtype, [&](auto element) {
     using T = decltype(element);
     for (index_t i = 0; i < count; ++i) {
       const T* from = static_cast<const T*>(x.data) + (first + i) * x.stride[0];
       Left* target = to + i * stride;
-      for (index_t k = depth; k < padded; ++k) target[k] = Left{};
+      clear_row_end<E>(depth, target);
       if constexpr (std::is_same_v<T, Left>) {
         if (norm.weight == nullptr && x.stride[1] == 1) {
           __builtin_memcpy(target, from, static_cast<unsigned long>(depth) * sizeof(Left));
@@ -132,6 +144,9 @@ inline void with_product(DType dtype, Function&& function) {
     if (dtype == DType::kFloat64) return function(double{}, double{});
   }
   if (dtype == DType::kBFloat16) return function(BFloat16{}, float{});
+#if defined(TRANSNEXT_TILES)
+  if (dtype == kSplitFloat) return function(SplitFloat{}, float{});
+#endif
   if constexpr (kHasFloat32) function(float{}, float{});
 }
 

@@ -20,9 +20,24 @@ constexpr index_t kBlockBytes = 192 * 1024;  // of a block of rows: part of an L
 constexpr index_t kBlockRows = 96;
 constexpr index_t kTasksPerThread = 3;  // keeps uneven cores busy until the end
 
+// Puts an element of a weight where the panel has it.
+template <class E, class C>
+inline void pack_element(C value, index_t k, index_t column, E* panel) {
+  constexpr index_t kStep = Product<E>::kStep;
+  convert_from(value, panel + (k / kStep * kPanelColumns + column) * kStep + k % kStep);
+}
+#if defined(TRANSNEXT_TILES)
+inline void pack_element(float value, index_t k, index_t column, SplitFloat* panel) {
+  const index_t block = k / kTileDepth * kTileDepth;
+  auto* high = reinterpret_cast<BFloat16*>(panel + block * kPanelColumns) +
+               ((k - block) / 2 * kPanelColumns + column) * 2 + k % 2;
+  *high = float_to_bfloat16(value);
+  high[kTileDepth * kPanelColumns] = float_to_bfloat16(value - bfloat16_to_float(*high));
+}
+#endif
+
 template <class E, class C>
 void pack(const PackWeightParams& p, int threads) {
-  constexpr index_t kStep = Product<E>::kStep;
   const index_t columns = p.weight.shape[0];
   const index_t depth = p.weight.shape[1];
   const Panels<E> panels = Panels<E>::of(p.packed.data, p.packed.dtype, columns, depth);
@@ -33,20 +48,13 @@ void pack(const PackWeightParams& p, int threads) {
     if (used < kPanelColumns || panels.size > depth * kPanelColumns)
       __builtin_memset(static_cast<void*>(packed), 0,
                        static_cast<unsigned long>(panels.size) * sizeof(E));
-    with_storage_of<C>(p.weight.dtype, [&](auto element) {
+    with_storage_of<E>(p.weight.dtype, [&](auto element) {
       using T = decltype(element);
       const T* weight = static_cast<const T*>(p.weight.data) + first * p.weight.stride[0];
       for (index_t k = 0; k < depth; ++k) {
-        E* to = packed + k / kStep * kPanelColumns * kStep + k % kStep;
         const T* from = weight + k * p.weight.stride[1];
-        for (index_t column = 0; column < used; ++column) {
-          const C value = convert_to<C>(from[column * p.weight.stride[0]]);
-          if constexpr (std::is_same_v<E, C>) {
-            to[column] = value;
-          } else {
-            convert_from(value, to + column * kStep);
-          }
-        }
+        for (index_t column = 0; column < used; ++column)
+          pack_element(convert_to<C>(from[column * p.weight.stride[0]]), k, column, packed);
       }
     });
   });
@@ -80,7 +88,7 @@ void multiply(const LinearParams& p, int threads) {
   const index_t depth = p.weight.depth;
   const Panels<E> panels = panels_of<E>(p.weight);
   using Left = LeftOf<E>;
-  const index_t stride = product_stride<Left>(depth);
+  const index_t stride = product_stride<E>(depth);
   const Blocks blocks =
       Blocks::make(rows, stride * static_cast<index_t>(sizeof(Left)), panels.count(), threads);
   Scratch<C> norm_room(p.norm.weight.present() ? 2 * depth : 0);
@@ -88,7 +96,7 @@ void multiply(const LinearParams& p, int threads) {
   Scratch<C> bias_room(whole_panels(columns));
   const C* bias = padded_bias<C>(p.bias, 0, columns, bias_room);
 
-  with_storage_of<C>(p.out.dtype, [&](auto element) {
+  with_storage_of<E>(p.out.dtype, [&](auto element) {
     using T = decltype(element);
     parallel_for(blocks.row_blocks * blocks.panel_parts, threads, [&](index_t task) {
       const index_t first = task / blocks.panel_parts * blocks.rows;

@@ -140,5 +140,11 @@ void multiply_panel(const LeftRows<BFloat16>& a, index_t rows, const Panels<BFlo
   multiply(a, rows, panels, panel, sums);
 #endif
 }
+#if defined(TRANSNEXT_TILES)
+void multiply_panel(const LeftRows<SplitFloat>& a, index_t rows, const Panels<SplitFloat>& panels,
+                    index_t panel, float* sums) {
+  multiply_in_tiles(a, rows, panels, panel, sums);
+}
+#endif
 
 TRANSNEXT_END_LEVEL

@@ -10,11 +10,13 @@
 // bfloat16 is packed in pairs of k, [panel][k / 2][column][2], padded with zeros to whole multiples
 // of 16 pairs: one instruction multiplies and adds a pair (AVX-512 BF16), or 16 pairs of 16 rows
 // and 16 columns (AMX). Elsewhere the weight's elements are widened in the inner loop, and rows stay in
-// float32. The sums are float32 in any case. The inner loops are in packed_gemm.cpp and
-// tile_gemm.h.
+// float32. The sums are float32 in any case. Float32 that is split into bfloat16 is packed as two
+// panels of bfloat16, tile by tile in turns: [panel][k / 32][part][k % 32 / 2][column][2]. The inner
+// loops are in packed_gemm.cpp and tile_gemm.h.
 #pragma once
 
 #include "cpu/simd/convert.h"
+#include "cpu/simd/split_float.h"
 #include "cpu/simd/tiles.h"
 #include "transnext/linear.h"
 
@@ -66,6 +68,18 @@ struct Product<BFloat16> {
 #endif
 };
 
+#if defined(TRANSNEXT_TILES)
+template <>
+struct Product<SplitFloat> {
+  using Left = SplitFloat;
+  using Sum = float;
+  static constexpr int kStep = 1;
+  static constexpr index_t kDepth = kTileDepth;
+  static constexpr index_t kSpareRows = kTileSide - 1;
+  using Unit = TileUnit;
+};
+#endif
+
 template <class E>
 using LeftOf = typename Product<E>::Left;
 
@@ -113,6 +127,10 @@ void multiply_panel(const LeftRows<double>& a, index_t rows, const Panels<double
                     index_t panel, double* sums);
 void multiply_panel(const LeftRows<BFloat16>& a, index_t rows, const Panels<BFloat16>& panels,
                     index_t panel, float* sums);
+#if defined(TRANSNEXT_TILES)
+void multiply_panel(const LeftRows<SplitFloat>& a, index_t rows, const Panels<SplitFloat>& panels,
+                    index_t panel, float* sums);
+#endif
 
 // Multiplies `rows` rows by the columns of one panel. Calls finish(row, column, sum) for every
 // vector of the result, with `column` counted from the panel's first. Vectors entirely beyond the

@@ -55,7 +55,7 @@ void embed(const PatchEmbedParams& p, int threads) {
   const index_t tokens = p.grid.size();
   const Panels<E> panels = panels_of<E>(p.weight);
   using Left = LeftOf<E>;
-  const index_t stride = product_stride<Left>(depth);
+  const index_t stride = product_stride<E>(depth);
   const index_t result_stride = product_stride<C>(round_up(columns, kLanes<C>));
   const index_t total = p.out.shape[0] * tokens;
   const index_t fitting = kPatchBytes / (stride * static_cast<index_t>(sizeof(Left)));
@@ -74,14 +74,14 @@ void embed(const PatchEmbedParams& p, int threads) {
     Scratch<Left> patches((block + Product<E>::kSpareRows) * stride);
     Scratch<C> row(depth);
     Scratch<C> result(block * result_stride);
-    with_storage_of<C>(p.x.dtype, [&](auto element) {
+    with_storage_of<E>(p.x.dtype, [&](auto element) {
       using T = decltype(element);
       for (index_t i = 0; i < count; ++i) {
         const index_t batch = (first + i) / tokens;
         const index_t token = (first + i) % tokens;
         const T* image = static_cast<const T*>(p.x.data) + batch * p.x.stride[0];
         Left* patch = &patches[i * stride];
-        for (index_t k = depth; k < round_up(depth, Product<E>::kDepth); ++k) patch[k] = Left{};
+        clear_row_end<E>(depth, patch);
         if constexpr (std::is_same_v<Left, C>) {
           gather_patch<C>(p, image, token / p.grid.width, token % p.grid.width, patch);
         } else {
@@ -98,7 +98,7 @@ void embed(const PatchEmbedParams& p, int threads) {
                          sum + load<Vector<C>>(bias + origin + column));
                  });
     }
-    with_storage_of<C>(p.out.dtype, [&](auto element) {
+    with_storage_of<E>(p.out.dtype, [&](auto element) {
       using T = decltype(element);
       for (index_t i = 0; i < count; ++i) {
         if (norm.weight != nullptr) normalise_layer(norm, columns, &result[i * result_stride]);

@@ -11,12 +11,44 @@
 
 TRANSNEXT_BEGIN_LEVEL
 
+// Adds the products of 32 k to the tiles of sums, 0 .. 2 and below them 3 .. 5.
 template <int kColumns, bool kTwo>
-inline void multiply_tile_rows(const LeftRows<BFloat16>& a, const BFloat16* b, index_t depth,
-                               float* sums) {
+inline void add_tile_products(const BFloat16* left, index_t stride, const BFloat16* b) {
   constexpr index_t kRight = 2 * kPanelColumns;
   constexpr int kLeftTile = 6;
   constexpr int kRightTile = 7;
+  const BFloat16* below = left + kTileSide * stride;
+  load_tile<kLeftTile>(left, stride);
+  load_tile<kRightTile>(b, kRight);
+  multiply_tiles<0, kLeftTile, kRightTile>();
+  if constexpr (kTwo) {
+    load_tile<kLeftTile>(below, stride);
+    multiply_tiles<3, kLeftTile, kRightTile>();
+  }
+  if constexpr (kColumns > 1) {
+    load_tile<kRightTile>(b + 2 * kTileSide, kRight);
+    if constexpr (kTwo) {
+      multiply_tiles<4, kLeftTile, kRightTile>();
+      load_tile<kLeftTile>(left, stride);
+    }
+    multiply_tiles<1, kLeftTile, kRightTile>();
+  }
+  if constexpr (kColumns > 2) {
+    load_tile<kRightTile>(b + 4 * kTileSide, kRight);
+    multiply_tiles<2, kLeftTile, kRightTile>();
+    if constexpr (kTwo) {
+      load_tile<kLeftTile>(below, stride);
+      multiply_tiles<5, kLeftTile, kRightTile>();
+    }
+  }
+}
+
+// Bfloat16 has one part, split floats two: three of the four products of parts count.
+template <int kColumns, bool kTwo, class E>
+inline void multiply_tile_rows(const LeftRows<E>& a, const E* b, index_t depth, float* sums) {
+  constexpr int kParts = sizeof(E) / sizeof(BFloat16);
+  constexpr index_t kLeftPart = kTileDepth;
+  constexpr index_t kRightPart = kTileDepth * kPanelColumns;
   zero_tile<0>();
   if constexpr (kColumns > 1) zero_tile<1>();
   if constexpr (kColumns > 2) zero_tile<2>();
@@ -25,35 +57,17 @@ inline void multiply_tile_rows(const LeftRows<BFloat16>& a, const BFloat16* b, i
     if constexpr (kColumns > 1) zero_tile<4>();
     if constexpr (kColumns > 2) zero_tile<5>();
   }
-  const BFloat16* left = a.data;
-  const BFloat16* below = a.data + kTileSide * a.stride;
+  const auto* left = reinterpret_cast<const BFloat16*>(a.data);
+  const auto* right = reinterpret_cast<const BFloat16*>(b);
+  const index_t stride = a.stride * kParts;
   for (index_t k = 0; k < depth; k += kTileDepth) {
-    load_tile<kLeftTile>(left, a.stride);
-    load_tile<kRightTile>(b, kRight);
-    multiply_tiles<0, kLeftTile, kRightTile>();
-    if constexpr (kTwo) {
-      load_tile<kLeftTile>(below, a.stride);
-      multiply_tiles<3, kLeftTile, kRightTile>();
+    add_tile_products<kColumns, kTwo>(left, stride, right);
+    if constexpr (kParts > 1) {
+      add_tile_products<kColumns, kTwo>(left + kLeftPart, stride, right);
+      add_tile_products<kColumns, kTwo>(left, stride, right + kRightPart);
     }
-    if constexpr (kColumns > 1) {
-      load_tile<kRightTile>(b + 2 * kTileSide, kRight);
-      if constexpr (kTwo) {
-        multiply_tiles<4, kLeftTile, kRightTile>();
-        load_tile<kLeftTile>(left, a.stride);
-      }
-      multiply_tiles<1, kLeftTile, kRightTile>();
-    }
-    if constexpr (kColumns > 2) {
-      load_tile<kRightTile>(b + 4 * kTileSide, kRight);
-      multiply_tiles<2, kLeftTile, kRightTile>();
-      if constexpr (kTwo) {
-        load_tile<kLeftTile>(below, a.stride);
-        multiply_tiles<5, kLeftTile, kRightTile>();
-      }
-    }
-    left += kTileDepth;
-    below += kTileDepth;
-    b += kTileDepth * kPanelColumns;
+    left += kParts * kLeftPart;
+    right += kParts * kRightPart;
   }
   store_tile<0>(sums, kPanelColumns);
   if constexpr (kColumns > 1) store_tile<1>(sums + kTileSide, kPanelColumns);
@@ -66,19 +80,20 @@ inline void multiply_tile_rows(const LeftRows<BFloat16>& a, const BFloat16* b, i
   }
 }
 
-template <int kColumns>
-inline void multiply_tile_columns(const LeftRows<BFloat16>& a, index_t rows, const BFloat16* b,
-                                  index_t depth, float* sums) {
+template <int kColumns, class E>
+inline void multiply_tile_columns(const LeftRows<E>& a, index_t rows, const E* b, index_t depth,
+                                  float* sums) {
   if (rows > kTileSide) return multiply_tile_rows<kColumns, true>(a, b, depth, sums);
   multiply_tile_rows<kColumns, false>(a, b, depth, sums);
 }
 
 // sums = a strip of rows by a panel, as multiply_panel describes.
-inline void multiply_in_tiles(const LeftRows<BFloat16>& a, index_t rows,
-                              const Panels<BFloat16>& panels, index_t panel, float* sums) {
+template <class E>
+inline void multiply_in_tiles(const LeftRows<E>& a, index_t rows, const Panels<E>& panels,
+                              index_t panel, float* sums) {
   static_assert(kStripRows == 2 * kTileSide && kPanelColumns == 3 * kTileSide);
   const index_t columns = panels.used(panel);
-  const BFloat16* b = panels.at(panel, 0);
+  const E* b = panels.at(panel, 0);
   if (columns > 2 * kTileSide) return multiply_tile_columns<3>(a, rows, b, panels.depth, sums);
   if (columns > kTileSide) return multiply_tile_columns<2>(a, rows, b, panels.depth, sums);
   multiply_tile_columns<1>(a, rows, b, panels.depth, sums);

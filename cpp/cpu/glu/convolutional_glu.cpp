@@ -68,9 +68,9 @@ class GluTask {
         hidden_(p.fc2_weight.depth),
         step_rows_((kStepTokens - 1) / tiles.width + 1),
         columns_(tiles.width + 2),
-        left_stride_(product_stride<Left>(depth_)),
+        left_stride_(product_stride<E>(depth_)),
         ring_stride_(product_stride<C>(round_up(hidden_, kLanes<C>))),
-        hidden_stride_(product_stride<Left>(round_up(hidden_, kLanes<C>))),
+        hidden_stride_(product_stride<E>(round_up(hidden_, kLanes<C>))),
         left_((step_rows_ * columns_ + Product<E>::kSpareRows) * left_stride_),
         row_(depth_),
         values_((step_rows_ + 2) * columns_ * ring_stride_),
@@ -79,10 +79,8 @@ class GluTask {
         targets_(step_rows_ * columns_),
         tokens_((step_rows_ + 1) * tiles.width) {
     // A GEMM may read more features than there are, and multiplies them by zero weights.
-    for (index_t i = 0; i < hidden_rows_.size(); i += hidden_stride_) {
-      for (index_t k = hidden_; k < round_up(hidden_, Product<E>::kDepth); ++k)
-        hidden_rows_[i + k] = Left{};
-    }
+    for (index_t i = 0; i < hidden_rows_.size(); i += hidden_stride_)
+      clear_row_end<E>(hidden_, &hidden_rows_[i]);
   }
 
   void run(index_t batch, index_t row_begin, index_t row_end, index_t column_begin,
@@ -177,7 +175,7 @@ class GluTask {
       gate_row<C>(values, taps_, TokenRow<const C>{gates_of(row), ring_stride_, 1},
                   TokenRow<Left>{hidden, hidden_stride_, 1}, first, first + width);
     }
-    with_storage_of<C>(p_.x.dtype, [&](auto element) {
+    with_storage_of<E>(p_.x.dtype, [&](auto element) {
       this->second_product_into(image(p_.x), image(p_.out), (end - begin) * width, element);
     });
   }

@@ -233,6 +233,11 @@ template <class Params>
 void run(void (*Kernels::*kernel)(const Params&, int), const Params& params, int threads) {
   const unsigned type = type_bit(type_of(params));
   const Level* best = &level();
+  if (type_of(params) == kSplitFloat && (best->types & type) == 0) {
+    throw std::runtime_error("weights packed for float32 split into bfloat16 (precision 'high') "
+                             "need a CPU level with a tile unit, in force is " +
+                             std::string(best->name));
+  }
   while ((best->types & type) == 0 || best->kernels.*kernel == nullptr) --best;
   (best->kernels.*kernel)(params, threads);
 }
@@ -253,6 +258,10 @@ std::vector<std::string> available_levels() {
     if (level.runs_here()) names.emplace_back(level.name);
   }
   return names;
+}
+
+bool splits_float32() {
+  return (level().types & type_bit(kSplitFloat)) != 0;
 }
 
 std::vector<std::string> passed_over_levels() {

@@ -18,6 +18,9 @@ void set_level(const char* name);
 // The levels in this build that this process can run.
 std::vector<std::string> available_levels();
 
+// Whether the level in force multiplies float32 that is split into bfloat16 (simd/split_float.h).
+bool splits_float32();
+
 // "level: why it is not the default" for what the processor has and does not get: the tile unit
 // that the system refuses, instructions that are slow here.
 std::vector<std::string> passed_over_levels();

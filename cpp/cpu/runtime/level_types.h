@@ -4,7 +4,7 @@
 // for those around a packed GEMM, that of the weight.
 #pragma once
 
-#include "transnext/tensor.h"
+#include "transnext/linear.h"
 
 namespace transnext::cpu {
 
@@ -25,8 +25,9 @@ constexpr unsigned avx2 = kAll;
 constexpr unsigned avx512 = kSingle;
 // Their instructions are on bfloat16 alone.
 constexpr unsigned avx512_bf16 = kBFloat16;
-constexpr unsigned amx_bf16 = kBFloat16;
-constexpr unsigned amx_emulated = kBFloat16;
+// And float32 split into it.
+constexpr unsigned amx_bf16 = kBFloat16 | type_bit(kSplitFloat);
+constexpr unsigned amx_emulated = amx_bf16;
 
 }  // namespace level_types
 }  // namespace transnext::cpu

@@ -1,7 +1,7 @@
 // Vectors of a token's channels, and constants as arguments of generic lambdas.
 #pragma once
 
-#include "cpu/simd/convert.h"
+#include "cpu/simd/split_float.h"
 
 TRANSNEXT_BEGIN_LEVEL
 
@@ -24,8 +24,13 @@ inline Vector<C> load_channels(const T* token, index_t stride, index_t channel, 
 template <class C, bool kDirect, class T>
 inline void store_channels(T* token, index_t stride, index_t channel, index_t channels,
                            Vector<C> vector) {
-  if constexpr (kDirect) return store_vector<C>(token + channel, vector);
-  store_lanes<C>(token, stride, channel, channels, vector);
+  if constexpr (std::is_same_v<T, SplitFloat>) {
+    store_split(token, channel, vector);
+  } else if constexpr (kDirect) {
+    store_vector<C>(token + channel, vector);
+  } else {
+    store_lanes<C>(token, stride, channel, channels, vector);
+  }
 }
 
 TRANSNEXT_END_LEVEL

@@ -1,8 +1,10 @@
 // The functions of tiles.h as plain C++, for tests on machines without a tile unit: the same bits.
 // Tiles used while the thread has no TileUnit end the program, where the processor would stop it,
-// and compilers' sanitizers see what is read and written.
+// and compilers' sanitizers see what is read and written. What is long is not inlined: that took
+// most of this level's compilation.
 #pragma once
 
+#include "cpu/simd/simd.h"
 #include "cpu/simd/tiles.h"
 
 TRANSNEXT_BEGIN_LEVEL
@@ -36,7 +38,7 @@ class TileUnit {
 };
 
 template <int kTile>
-inline void load_tile(const BFloat16* rows, index_t stride) {
+TRANSNEXT_PHASE void load_tile(const BFloat16* rows, index_t stride) {
   for (index_t row = 0; row < kTileSide; ++row)
     __builtin_memcpy(EmulatedTiles::configured().elements[kTile][row], rows + row * stride,
                      kTileBytes);
@@ -55,7 +57,7 @@ inline void zero_tile() {
 
 // The unit sums the even and the odd k of a product apart.
 template <int kSum, int kLeft, int kRight>
-inline void multiply_tiles() {
+TRANSNEXT_PHASE void multiply_tiles() {
   EmulatedTiles& tiles = EmulatedTiles::configured();
   const auto element = [&](int tile, index_t row, index_t column) {
     return EmulatedTiles::without_subnormal(bfloat16_to_float(tiles.elements[tile][row][column]));

@@ -1,13 +1,17 @@
 // linear: out = LayerNorm(x) W^T + bias + residual, with the norm, the bias and the residual
 // optional; and the packing of W, for it and for the fused blocks.
 //
-// The GEMM runs in float32, float64 or bfloat16 (with float32 sums). A weight is packed for that
-// type P, whatever the storage types.
+// The GEMM runs in float32, float64, bfloat16 (with float32 sums), or in float32 split into bfloat16.
+// A weight is packed for that type P, whatever the storage types.
 #pragma once
 
 #include "transnext/tensor.h"
 
 namespace transnext {
+
+// The type P of products of float32 that are split into three of bfloat16 (cpu/simd/split_float.h):
+// 32 bits are two parts. Only levels with a tile unit have them, for tensors of float32.
+constexpr DType kSplitFloat = DType::kInt32;
 
 // A weight [columns, depth] packed by pack_weight: opaque, the same for every CPU level.
 struct PackedWeight {
@@ -26,9 +30,10 @@ struct PackWeightParams {
 // vector width and of 24, the published models' head dim.
 constexpr index_t kPanelColumns = 48;
 
-// The depth of a packed weight's panels: for bfloat16 whole tiles of the tile unit (simd/tiles.h).
+// The depth of a packed weight's panels: for bfloat16, and float32 split into it, whole tiles of the
+// tile unit (simd/tiles.h).
 TRANSNEXT_INLINE index_t packed_depth(DType dtype, index_t depth) {
-  return dtype == DType::kBFloat16 ? (depth + 31) / 32 * 32 : depth;
+  return dtype == DType::kBFloat16 || dtype == kSplitFloat ? (depth + 31) / 32 * 32 : depth;
 }
 
 // Elements of a packed weight: whole panels.

@@ -8,6 +8,7 @@ watches operators is met by the ordinary path, which calls every layer.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -91,8 +92,9 @@ def fused_block(block: BlockLike, x: Tensor, grids: StageGrids) -> BlockWeights 
     if not _are_alike(weights, x):
         return None
     pool_eps = None if isinstance(attn, GlobalAttention) else attn.norm.eps
-    key = (features, block.norm1.eps, block.norm2.eps, pool_eps)
-    return block.derived.get(weights, key, lambda: _pack_block(block, features))
+    precision = fused_blocks.product_precision(features)
+    key = (features, precision, block.norm1.eps, block.norm2.eps, pool_eps)
+    return block.derived.get(weights, key, lambda: _pack_block(block, features, precision))
 
 
 def fused_patch_embed(
@@ -118,10 +120,11 @@ def fused_patch_embed(
         return None
     # Which axis is contiguous: an image's columns or a map's channels.
     channels_last = x.stride(1) <= x.stride(3)
+    precision = fused_blocks.product_precision(features)
     packed = embed.derived.get(
         weights,
-        (features, channels_last, embed.norm.eps),
-        lambda: _pack_patch_embed(embed, features, channels_last),
+        (features, precision, channels_last, embed.norm.eps),
+        lambda: _pack_patch_embed(embed, features, precision, channels_last),
     )
     return packed, features
 
@@ -225,25 +228,32 @@ def _norm(norm: nn.LayerNorm, features: torch.dtype) -> fused_blocks.NormWeights
 
 
 def _pack_patch_embed(
-    embed: PatchEmbedLike, features: torch.dtype, channels_last: bool
+    embed: PatchEmbedLike,
+    features: torch.dtype,
+    precision: fused_blocks.Precision,
+    channels_last: bool,
 ) -> fused_blocks.PatchEmbedWeights:
     conv = embed.proj
     return fused_blocks.PatchEmbedWeights(
-        fused_blocks.pack_convolution(conv.weight, features, channels_last=channels_last),
+        fused_blocks.pack_convolution(
+            conv.weight, features, channels_last=channels_last, precision=precision
+        ),
         channels_last,
         _optional(conv.bias, features),
         _norm(embed.norm, features),
     )
 
 
-def _pack_block(block: BlockLike, features: torch.dtype) -> BlockWeights | None:
+def _pack_block(
+    block: BlockLike, features: torch.dtype, precision: fused_blocks.Precision
+) -> BlockWeights | None:
     """Pack a block's weights; None if their shapes do not fit each other."""
     if not _fits(block):
         return None
     attn, mlp = block.attn, block.mlp
     return BlockWeights(
-        _pack_attention(block.norm1, attn, features),
-        _pack_glu(block.norm2, mlp, features),
+        _pack_attention(block.norm1, attn, features, precision),
+        _pack_glu(block.norm2, mlp, features, precision),
         features,
     )
 
@@ -276,7 +286,9 @@ def _pack_attention(
     norm: nn.LayerNorm,
     attn: AggregatedAttention | PixelFocusedAttention | GlobalAttention,
     features: torch.dtype,
+    precision: fused_blocks.Precision,
 ) -> fused_blocks.AttentionResidualWeights:
+    pack = functools.partial(fused_blocks.pack_weight, dtype=features, precision=precision)
     layers: list[nn.Linear | nn.Conv2d]
     layers = [attn.qkv] if isinstance(attn, GlobalAttention) else [attn.q, attn.kv, attn.sr]
     weights = [layer.weight.flatten(1) for layer in layers]
@@ -287,17 +299,17 @@ def _pack_attention(
     pool_norm, pool_projections = None, None
     if not isinstance(attn, GlobalAttention):
         pool_norm = _norm(attn.norm, features)
-        pool_projections = fused_blocks.pack_weight(weights[1], features)
+        pool_projections = pack(weights[1])
     learnable = {
         name: _parameter(value, features) for name, value in attn.learnable_parameters().items()
     }
     return fused_blocks.AttentionResidualWeights(
         _norm(norm, features),
-        fused_blocks.pack_weight(torch.cat(weights), features),
+        pack(torch.cat(weights)),
         _parameter(torch.cat(biases), features),
         pool_norm,
         pool_projections,
-        fused_blocks.pack_weight(attn.proj.weight, features),
+        pack(attn.proj.weight),
         _optional(attn.proj.bias, features),
         scale=_parameter(attn.scale(), features),
         **learnable,
@@ -305,17 +317,21 @@ def _pack_attention(
 
 
 def _pack_glu(
-    norm: nn.LayerNorm, mlp: ConvolutionalGLU, features: torch.dtype
+    norm: nn.LayerNorm,
+    mlp: ConvolutionalGLU,
+    features: torch.dtype,
+    precision: fused_blocks.Precision,
 ) -> fused_blocks.ConvGluResidualWeights:
+    pack = functools.partial(fused_blocks.pack_weight, dtype=features, precision=precision)
     conv = mlp.dwconv.dwconv
     values, gates = mlp.fc1.weight.chunk(2)
     return fused_blocks.ConvGluResidualWeights(
         _norm(norm, features),
-        fused_blocks.pack_weight(values, features),
-        fused_blocks.pack_weight(gates, features),
+        pack(values),
+        pack(gates),
         _optional(mlp.fc1.bias, features),
         _parameter(conv.weight, features),
         _optional(conv.bias, features),
-        fused_blocks.pack_weight(mlp.fc2.weight, features),
+        pack(mlp.fc2.weight),
         _optional(mlp.fc2.bias, features),
     )

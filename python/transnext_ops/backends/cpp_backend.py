@@ -21,7 +21,7 @@ from torch import Tensor
 from transnext_ops import schema
 from transnext_ops.backends import compiled_library
 from transnext_ops.backends.dlpack import check_memory, exchanged, readable
-from transnext_ops.backends.matmul_precision import tf32_allowed
+from transnext_ops.backends.matmul_precision import bfloat16_parts_allowed, tf32_allowed
 from transnext_ops.backends.registry import ACTIVATION_DTYPES, OPERATORS, Call
 from transnext_ops.schema import Operator, make_function
 
@@ -56,7 +56,16 @@ def warn_if_not_loadable() -> None:
 def cpu_level() -> str:
     """Say which instruction set the CPU kernels run with, and which are passed over, and why."""
     passed_over = getattr(_cpp, "passed_over_cpu_levels", list)  # older libraries do not tell
-    return "; not ".join((_cpp.cpu_level(), *passed_over()))
+    level = _cpp.cpu_level()
+    if splits_float32():
+        level += " (fused blocks multiply float32 as three products of bfloat16)"
+    return "; not ".join((level, *passed_over()))
+
+
+def splits_float32() -> bool:
+    """Whether float32 products of the fused blocks may be, and can be, three of bfloat16."""
+    can = getattr(_cpp, "splits_float32", None)  # older libraries cannot
+    return can is not None and bfloat16_parts_allowed() and can()
 
 
 def unsupported(call: Call) -> str | None:
@@ -295,7 +304,10 @@ def fingerprint(tensors: Sequence[Tensor]) -> int:
 
 
 def pack_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the weight ``[columns, depth]`` packed for products of `dtype`."""
+    """Return the weight ``[columns, depth]`` packed for products of `dtype`.
+
+    ``torch.int32`` stands for float32 that is split into two bfloat16.
+    """
     columns, depth = weight.shape
     name = str(dtype).removeprefix("torch.")
     packed = weight.new_empty(_cpp.packed_weight_size(name, columns, depth), dtype=dtype)

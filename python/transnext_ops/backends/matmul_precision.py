@@ -1,4 +1,4 @@
-"""PyTorch's setting that says how precise float32 matrix products on CUDA must be."""
+"""PyTorch's settings that say how precise float32 matrix products must be."""
 
 from __future__ import annotations
 
@@ -21,6 +21,18 @@ def tf32_allowed() -> bool:
     if hasattr(matmul, "fp32_precision"):
         return matmul.fp32_precision == "tf32"
     return bool(matmul.allow_tf32)
+
+
+def bfloat16_parts_allowed() -> bool:
+    """Return whether float32 matrix products on a CPU may be less precise than float32.
+
+    That is what ``torch.set_float32_matmul_precision("high")`` and ``"medium"`` allow, and
+    ``torch.backends.mkldnn.matmul.fp32_precision``, which PyTorch before 2.9 does not have.
+    """
+    matmul: Any = getattr(torch.backends.mkldnn, "matmul", None)
+    if hasattr(matmul, "fp32_precision"):
+        return matmul.fp32_precision in ("tf32", "bf16")
+    return torch.get_float32_matmul_precision() != "highest"
 
 
 @contextmanager

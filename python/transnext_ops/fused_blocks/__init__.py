@@ -25,8 +25,10 @@ from transnext_ops.fused_blocks.weights import (
     NormWeights,
     PackedWeight,
     PatchEmbedWeights,
+    Precision,
     pack_convolution,
     pack_weight,
+    product_precision,
 )
 
 __all__ = [
@@ -35,10 +37,12 @@ __all__ = [
     "NormWeights",
     "PackedWeight",
     "PatchEmbedWeights",
+    "Precision",
     "attention_residual",
     "conv_glu_residual",
     "pack_convolution",
     "pack_weight",
     "patch_embed",
+    "product_precision",
     "unsupported",
 ]

@@ -10,6 +10,7 @@ from transnext_ops.dispatch import eager
 from transnext_ops.dispatch.custom_operators import PATHS
 from transnext_ops.fused_blocks.weights import (
     GEMM_DTYPES,
+    SPLIT_FLOAT32,
     AttentionResidualWeights,
     ConvGluResidualWeights,
     PackedWeight,
@@ -229,7 +230,13 @@ def _check_branch_input(
 def _check_product(x: Tensor, features: torch.dtype, weight: PackedWeight) -> None:
     if x.device.type != "cpu":
         raise ValueError(f"x: got device {x.device}, needs the CPU")
-    if GEMM_DTYPES.get(features) != weight.data.dtype:
+    if weight.data.dtype == SPLIT_FLOAT32:
+        if x.dtype != torch.float32 or features != torch.float32:
+            raise ValueError(
+                f"x, features: got {x.dtype}, {features}, need torch.float32, the type of weights "
+                "that were packed with precision 'high'"
+            )
+    elif GEMM_DTYPES.get(features) != weight.data.dtype:
         raise ValueError(
             f"features: got {features}, needs the type that the weights were packed for, whose "
             f"GEMMs are in {weight.data.dtype}"

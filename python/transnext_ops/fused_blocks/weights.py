@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ GEMM_DTYPES = {
     torch.bfloat16: torch.bfloat16,
     torch.float16: torch.float32,
 }
+SPLIT_FLOAT32 = torch.int32  # of packed weights: 32 bits hold a float32 as two bfloat16
+
+Precision = Literal["highest", "high"]
 
 
 class PackedWeight(NamedTuple):
@@ -131,7 +134,22 @@ class PatchEmbedWeights(NamedTuple):
     norm: NormWeights
 
 
-def pack_weight(weight: Tensor, dtype: torch.dtype) -> PackedWeight:
+def product_precision(dtype: torch.dtype) -> Precision:
+    """Say how precise products of features of `dtype` need to be: see :func:`pack_weight`.
+
+    "high" for float32 where ``torch.set_float32_matmul_precision`` allows it and the processor has
+    a tile unit for it, else "highest".
+    """
+    if dtype != torch.float32:
+        return "highest"
+    from transnext_ops.backends import cpp_backend
+
+    return "high" if cpp_backend.splits_float32() else "highest"
+
+
+def pack_weight(
+    weight: Tensor, dtype: torch.dtype, *, precision: Precision = "highest"
+) -> PackedWeight:
     """Lay out the weight of a Linear layer for the compiled products.
 
     Parameters
@@ -141,11 +159,16 @@ def pack_weight(weight: Tensor, dtype: torch.dtype) -> PackedWeight:
     dtype : torch.dtype
         Type of the features it will be multiplied with: bfloat16 and float64 keep their type,
         float16 and float32 are multiplied in float32.
+    precision : "highest" or "high"
+        "high" multiplies float32 as three products of bfloat16, with an error of at most 2⁻¹⁴ of
+        each product. Only CPU levels with a tile unit have that; tokens are then float32 too.
 
     Raises
     ------
     TypeError, ValueError
-        `weight` or `dtype` is not supported; the message names it.
+        `weight`, `dtype` or `precision` is not supported; the message names it.
+    RuntimeError
+        `precision` is "high", and the CPU level in force has no tile unit.
     """
     if not isinstance(weight, Tensor):
         raise TypeError(f"weight: got {type(weight).__name__}, needs a torch.Tensor")
@@ -156,22 +179,31 @@ def pack_weight(weight: Tensor, dtype: torch.dtype) -> PackedWeight:
         )
     if dtype not in GEMM_DTYPES:
         raise TypeError(f"dtype: got {dtype}, needs one of {', '.join(map(str, GEMM_DTYPES))}")
+    if precision not in ("highest", "high") or (precision == "high" and dtype != torch.float32):
+        raise ValueError(
+            f"precision: got {precision!r} with {dtype}, needs 'highest', or 'high' with "
+            "torch.float32"
+        )
     from transnext_ops.backends import cpp_backend
 
     product = GEMM_DTYPES[dtype]
-    if (product == torch.float64) != (weight.dtype == torch.float64):
+    if precision == "high" or (product == torch.float64) != (weight.dtype == torch.float64):
         weight = weight.to(product)
+    if precision == "high":
+        product = SPLIT_FLOAT32
     return PackedWeight(cpp_backend.pack_weight(weight.detach(), product), *weight.shape)
 
 
-def pack_convolution(weight: Tensor, dtype: torch.dtype, *, channels_last: bool) -> PackedWeight:
+def pack_convolution(
+    weight: Tensor, dtype: torch.dtype, *, channels_last: bool, precision: Precision = "highest"
+) -> PackedWeight:
     """Lay out the weight of a convolution for :func:`patch_embed`.
 
     Parameters
     ----------
     weight : Tensor [columns, C, kernel, kernel]
         On the CPU.
-    dtype : torch.dtype
+    dtype, precision : torch.dtype, "highest" or "high"
         As for :func:`pack_weight`.
     channels_last : bool
         Whether the channels of the maps lie next to each other in memory, or their columns.
@@ -182,4 +214,4 @@ def pack_convolution(weight: Tensor, dtype: torch.dtype, *, channels_last: bool)
         )
     if channels_last:
         weight = weight.permute(0, 2, 3, 1)
-    return pack_weight(weight.flatten(1), dtype)
+    return pack_weight(weight.flatten(1), dtype, precision=precision)
