@@ -234,9 +234,10 @@ void run(void (*Kernels::*kernel)(const Params&, int), const Params& params, int
   const unsigned type = type_bit(type_of(params));
   const Level* best = &level();
   if (type_of(params) == kSplitFloat && (best->types & type) == 0) {
-    throw std::runtime_error("weights packed for float32 split into bfloat16 (precision 'high') "
-                             "need a CPU level with a tile unit, in force is " +
-                             std::string(best->name));
+    throw std::runtime_error(
+        "weights packed for float32 split into bfloat16 (precision 'high') "
+        "need a CPU level with a tile unit, in force is " +
+        std::string(best->name));
   }
   while ((best->types & type) == 0 || best->kernels.*kernel == nullptr) --best;
   (best->kernels.*kernel)(params, threads);
