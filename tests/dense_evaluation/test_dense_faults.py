@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +22,59 @@ pytest.importorskip("pycocotools")
 Change = Callable[[dict[str, Any]], None]
 
 
-def rewrite(root: Path, change: Change) -> None:
-    file = root / "annotations" / "instances_val2017.json"
-    document = json.loads(file.read_text())
-    change(document)
-    file.write_text(json.dumps(document))
+@dataclass
+class Evaluated:
+    """A small set, the model that is given its answers, and the command that evaluates it."""
+
+    transnext: Command
+    task: str
+    root: Path
+    told: GivenAnswers
+
+    def __call__(self, *options: object) -> tuple[int, Any, str]:
+        """Return the exit code, the document of ``--json``, and standard error."""
+        code, out, err = self.transnext(
+            *("evaluate", self.task, "--data", self.root, "--workers", 0, "--json", *options),
+            *("--output", self.table),
+        )
+        return code, json.loads(out), err
+
+    @property
+    def table(self) -> Path:
+        return self.root.parent / "x.csv"
+
+    def rewrite(self, change: Change) -> None:
+        file = self.root / "annotations" / "instances_val2017.json"
+        document = json.loads(file.read_text())
+        change(document)
+        file.write_text(json.dumps(document))
 
 
-def detect(transnext: Command, root: Path, *options: object) -> tuple[int, str, str]:
-    return transnext(
-        *("evaluate", "detect", "--data", root, "--workers", 0, "--json", *options),
-        *("--output", root.parent / "x.csv"),
-    )
+Build = Callable[[str, Callable[[Path], None]], Evaluated]
+
+
+@pytest.fixture
+def evaluated(transnext: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
+    def build(task: str, write: Callable[[Path], None]) -> Evaluated:
+        write(tmp_path / "set")
+        told = GivenAnswers(tmp_path / "set", task)
+        done = Evaluated(transnext, task, tmp_path / "set", told)
+        monkeypatch.setattr(run, "load_subject", lambda *_: done.told)
+        return done
+
+    return build
+
+
+@pytest.fixture
+def detect(evaluated: Build) -> Evaluated:
+    return evaluated("detect", DETECTION["coco"])
+
+
+@pytest.fixture
+def segment(evaluated: Build) -> Evaluated:
+    done = evaluated("segment", SEGMENTATION["palette_maps"])
+    done.told.num_classes = 3
+    return done
 
 
 def entry(**values: object) -> Change:
@@ -57,30 +99,20 @@ BROKEN: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_annotations_are_named(
-    name: str, transnext: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = tmp_path / "set"
-    DETECTION["coco"](root)
+def test_broken_annotations_are_named(name: str, detect: Evaluated) -> None:
     change, message = BROKEN[name]
-    told = GivenAnswers(root, "detect")
-    monkeypatch.setattr(run, "load_subject", lambda *_: told)
-    rewrite(root, change)
-    code, out, err = detect(transnext, root)
+    detect.rewrite(change)
+    code, out, err = detect()
     assert code == 1
-    assert message in json.loads(out)["error"]
+    assert message in out["error"]
     assert message in " ".join(err.split())
     file = "d.png" if name == "image of another size" else "instances_val2017.json"
     assert file in err
-    assert not (tmp_path / "x.csv").exists()
+    assert not detect.table.exists()
 
 
-def test_what_is_treated_is_said_and_nothing_is_lost(
-    transnext: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_treated_is_said_and_nothing_is_lost(detect: Evaluated) -> None:
     """Boxes that reach or lie outside still count as objects; so does an image without any."""
-    root = tmp_path / "set"
-    DETECTION["coco"](root)
 
     def change(document: dict[str, Any]) -> None:
         beyond, outside = dict(document["annotations"][0]), dict(document["annotations"][1])
@@ -92,13 +124,12 @@ def test_what_is_treated_is_said_and_nothing_is_lost(
             {"id": 103, "file_name": "empty.png", "height": HEIGHT, "width": WIDTH}
         )
 
-    rewrite(root, change)
-    Image.new("RGB", (WIDTH, HEIGHT)).save(root / "val2017" / "empty.png")
-    told = GivenAnswers(root, "detect")
-    monkeypatch.setattr(run, "load_subject", lambda *_: told)
-    code, out, err = detect(transnext, root)
+    detect.rewrite(change)
+    Image.new("RGB", (WIDTH, HEIGHT)).save(detect.root / "val2017" / "empty.png")
+    detect.told = GivenAnswers(detect.root, "detect")
+    code, out, err = detect()
     assert code == 0, err
-    (row,) = json.loads(out)["rows"]  # a box without a mask: no average precision of masks
+    (row,) = out["rows"]  # a box without a mask: no average precision of masks
     assert (row["metric"], row["value"], row["images"]) == ("box AP", 100.0, 3)
     remarks = " ".join(err.split())
     assert "1 boxes reach beyond their image" in remarks
@@ -106,97 +137,65 @@ def test_what_is_treated_is_said_and_nothing_is_lost(
     assert "1 objects are of images that the file does not list: left out" in remarks
 
 
-def test_images_that_are_missing(
-    transnext: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = tmp_path / "set"
-    DETECTION["coco"](root)
-    told = GivenAnswers(root, "detect")
-    monkeypatch.setattr(run, "load_subject", lambda *_: told)
-    (root / "val2017" / "e.png").unlink()
-    code, out, _ = detect(transnext, root)
+def test_images_that_are_missing(detect: Evaluated) -> None:
+    (detect.root / "val2017" / "e.png").unlink()
+    code, out, _ = detect()
     assert code == 1
-    assert "1 of 2 images are missing" in json.loads(out)["error"]
-    assert "e.png" in json.loads(out)["error"]
-    code, out, err = detect(transnext, root, "--allow-incomplete")
+    assert "1 of 2 images are missing" in out["error"]
+    assert "e.png" in out["error"]
+    code, out, err = detect("--allow-incomplete")
     assert code == 0
-    assert {row["note"] for row in json.loads(out)["rows"]} == {"incomplete: 1 of 2 images"}
+    assert {row["note"] for row in out["rows"]} == {"incomplete: 1 of 2 images"}
     assert "e.png" in err
 
 
-def test_unreadable_images_are_all_named(
-    transnext: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = tmp_path / "set"
-    DETECTION["coco"](root)
-    told = GivenAnswers(root, "detect")
-    monkeypatch.setattr(run, "load_subject", lambda *_: told)
+def test_unreadable_images_are_all_named(detect: Evaluated) -> None:
     for name in ("d", "e"):
-        (root / "val2017" / f"{name}.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
-    code, out, err = detect(transnext, root)
+        (detect.root / "val2017" / f"{name}.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    code, document, err = detect()
     assert code == 1
-    document = json.loads(out)
     assert document["rows"] == []
     for name in ("d.png", "e.png"):
         assert name in document["error"]
         assert name in err
 
 
-def test_a_photograph_turned_by_exif(
-    transnext: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_photograph_turned_by_exif(detect: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
     """The annotated size says whether the boxes are for the image as stored or upright."""
-    root = tmp_path / "set"
-    DETECTION["coco"](root)
-    told = GivenAnswers(root, "detect")
     shapes = []
-    answer = told.answer
+    answer = detect.told.answer
 
     def seen(image: Any) -> Any:
         shapes.append(image.size)
         return answer(image)
 
-    monkeypatch.setattr(told, "answer", seen)
-    monkeypatch.setattr(run, "load_subject", lambda *_: told)
+    monkeypatch.setattr(detect.told, "answer", seen)
     for name, size in (("d", (WIDTH, HEIGHT)), ("e", (HEIGHT, WIDTH))):
         exif = Image.Exif()
         exif[0x0112] = 6
-        Image.new("RGB", size).save(root / "val2017" / f"{name}.png", exif=exif)
-    code, out, err = detect(transnext, root)
+        Image.new("RGB", size).save(detect.root / "val2017" / f"{name}.png", exif=exif)
+    code, out, err = detect()
     assert code == 0, err
-    assert {row["value"] for row in json.loads(out)["rows"]} == {100.0}
+    assert {row["value"] for row in out["rows"]} == {100.0}
     assert shapes == [(HEIGHT, WIDTH)] * 2
 
 
-def test_a_model_of_other_classes(
-    transnext: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = tmp_path / "set"
-    DETECTION["coco"](root)
-    told = GivenAnswers(root, "detect")
-    told.num_classes = 80
-    monkeypatch.setattr(run, "load_subject", lambda *_: told)
-    code, out, _ = detect(transnext, root)
+def test_a_model_of_other_classes(detect: Evaluated) -> None:
+    detect.told.num_classes = 80
+    code, out, _ = detect()
     assert code == 1
-    assert "model: told has 80 classes" in json.loads(out)["error"]
-    assert "instances_val2017.json has 2" in json.loads(out)["error"]
+    assert "model: told has 80 classes" in out["error"]
+    assert "instances_val2017.json has 2" in out["error"]
 
 
-def test_an_output_that_is_not_finite(
-    transnext: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = tmp_path / "set"
-    DETECTION["coco"](root)
-    told = GivenAnswers(root, "detect")
-
+def test_an_output_that_is_not_finite(detect: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(image: Any) -> None:
         raise FloatingPointError("the model's output for it is not finite")
 
-    monkeypatch.setattr(told, "answer", broken)
-    monkeypatch.setattr(run, "load_subject", lambda *_: told)
-    code, out, _ = detect(transnext, root)
+    monkeypatch.setattr(detect.told, "answer", broken)
+    code, out, _ = detect()
     assert code == 1
-    assert "image 101: the model's output for it is not finite" in json.loads(out)["error"]
+    assert "image 101: the model's output for it is not finite" in out["error"]
 
 
 SAVED: dict[str, tuple[Any, str]] = {
@@ -227,69 +226,52 @@ SAVED: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("name", SAVED)
-def test_broken_predictions_are_named(name: str, transnext: Command, tmp_path: Path) -> None:
-    root = tmp_path / "set"
-    DETECTION["coco"](root)
+def test_broken_predictions_are_named(name: str, detect: Evaluated, tmp_path: Path) -> None:
     results, message = SAVED[name]
     (tmp_path / "found.json").write_text(json.dumps(results))
-    code, out, err = detect(transnext, root, "--predictions", tmp_path / "found.json")
+    code, out, err = detect("--predictions", tmp_path / "found.json")
     assert code == 1
-    assert message in json.loads(out)["error"]
+    assert message in out["error"]
     assert "found.json" in err
 
 
-def segment(transnext: Command, root: Path, *options: object) -> tuple[int, str, str]:
-    return transnext(
-        *("evaluate", "segment", "--data", root, "--workers", 0, "--json", *options),
-        *("--output", root.parent / "x.csv"),
-    )
-
-
-def test_label_maps_that_are_broken(
-    transnext: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = tmp_path / "set"
-    SEGMENTATION["palette_maps"](root)
-    told = GivenAnswers(root, "segment")
-    told.num_classes = 3
-    monkeypatch.setattr(run, "load_subject", lambda *_: told)
-    good = (root / "masks" / "val" / "d.png").read_bytes()
+def test_label_maps_that_are_broken(segment: Evaluated) -> None:
+    good = (segment.root / "masks" / "val" / "d.png").read_bytes()
     unknown = np.zeros((HEIGHT, WIDTH), np.uint8)
     unknown[4, 7] = 9
     for values, message in (
         (np.zeros((5, 5), np.uint8), "d.png: is 40×60, its annotations are for 5×5"),
         (unknown, "d.png: pixel at row 4, column 7: got class 9, the last is 2"),
     ):
-        save_palette(values, root / "masks" / "val" / "d.png")
-        code, out, _ = segment(transnext, root)
+        save_palette(values, segment.root / "masks" / "val" / "d.png")
+        code, out, _ = segment()
         assert code == 1
-        assert message in json.loads(out)["error"]
-    (root / "masks" / "val" / "d.png").write_bytes(good)
-    code, out, err = segment(transnext, root)
+        assert message in out["error"]
+    (segment.root / "masks" / "val" / "d.png").write_bytes(good)
+    code, out, err = segment()
     assert code == 0, err
-    assert json.loads(out)["rows"][0]["value"] == 100.0
-    (root / "masks" / "val" / "e.png").unlink()
-    code, out, _ = segment(transnext, root)
+    assert out["rows"][0]["value"] == 100.0
+    (segment.root / "masks" / "val" / "e.png").unlink()
+    code, out, _ = segment()
     assert code == 1
-    assert "has no mask for 1 names: e" in json.loads(out)["error"]
+    assert "has no mask for 1 names: e" in out["error"]
 
 
-def test_saved_label_maps_that_are_broken(transnext: Command, tmp_path: Path) -> None:
-    root, saved = tmp_path / "set", tmp_path / "saved"
-    SEGMENTATION["palette_maps"](root)
+def test_saved_label_maps_that_are_broken(segment: Evaluated, tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
     saved.mkdir()
     for name in ("d", "e"):
         save_palette(np.zeros((HEIGHT, WIDTH), np.uint8), saved / f"{name}.png")
     save_palette(np.zeros((3, 3), np.uint8), saved / "e.png")
-    code, out, _ = segment(transnext, root, "--predictions", saved)
+    code, out, _ = segment("--predictions", saved)
     assert code == 1
-    assert f"{saved / 'e.png'}: prediction: got (3, 3)" in json.loads(out)["error"]
+    assert f"{saved / 'e.png'}: prediction: got (3, 3)" in out["error"]
     save_palette(np.full((HEIGHT, WIDTH), 255, np.uint8), saved / "e.png")
-    code, out, _ = segment(transnext, root, "--predictions", saved)
-    assert (code, f"{saved / 'e.png'}" in json.loads(out)["error"]) == (1, True)
+    code, out, _ = segment("--predictions", saved)
+    assert (code, f"{saved / 'e.png'}" in out["error"]) == (1, True)
     (saved / "e.png").unlink()
-    code, out, _ = segment(transnext, root, "--predictions", saved)
-    assert (code, f"{saved / 'e.png'}" in json.loads(out)["error"]) == (1, True)
+    code, out, _ = segment("--predictions", saved)
+    assert (code, f"{saved / 'e.png'}" in out["error"]) == (1, True)
 
 
 OPTIONS = [
@@ -315,11 +297,13 @@ def test_options_that_do_not_go(
     assert message.replace("-", "_") in text
 
 
-def test_data_that_is_not_there(transnext: Command, tmp_path: Path) -> None:
-    code, out, _ = detect(transnext, tmp_path / "none")
+def test_data_that_is_not_there(detect: Evaluated, tmp_path: Path) -> None:
+    detect.root = tmp_path / "none"
+    code, out, _ = detect()
     assert code == 1
-    assert "none, needs a folder" in json.loads(out)["error"]
-    (tmp_path / "empty").mkdir()
-    code, out, _ = detect(transnext, tmp_path / "empty")
+    assert "none, needs a folder" in out["error"]
+    detect.root = tmp_path / "empty"
+    detect.root.mkdir()
+    code, out, _ = detect()
     assert code == 1
-    assert "empty holds none of COCO JSON" in json.loads(out)["error"]
+    assert "empty holds none of COCO JSON" in out["error"]

@@ -33,6 +33,7 @@ from .image_files import (
     time_text,
 )
 from .model_options import Backend, BatchSize, Device, Labels, Weights
+from .optional import optional
 from .weights import WeightsKey, weights_remarks
 
 if TYPE_CHECKING:
@@ -44,20 +45,15 @@ _BAR_PARTS = " ▏▎▍▌▋▊▉█"
 
 Model = Annotated[
     str | None,
-    typer.Option(
-        help="Name of a model, see [bold]transnext models[/], or a shared one: hf-hub:owner/repo, "
-        "local-dir:PATH.  "
-        "[dim]\\[default: that of the weights, or transnext_pico][/]",
-        show_default=False,
+    optional(
+        "Name of a model, see [bold]transnext models[/], or a shared one: hf-hub:owner/repo, "
+        "local-dir:PATH.",
+        default="that of the weights, or transnext_pico",
     ),
 ]
 Size = Annotated[
     int | None,
-    typer.Option(
-        min=32,
-        help="Side of the square the image is brought to.  [dim]\\[default: the model's][/]",
-        show_default=False,
-    ),
+    optional("Side of the square the image is brought to.", default="the model's", min=32),
 ]
 TopK = Annotated[int, typer.Option(min=1, help="Classes to show.")]
 Samples = Annotated[

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from .console import Debug, command, note, print_rows
+from .optional import optional
 from .weights import WeightsKey, weights_remarks
 
 _SHOWN = 200  # characters of a text in the file
@@ -31,9 +32,7 @@ Source = Annotated[
 Target = Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors file to write.")]
 Store = Annotated[
     DType | None,
-    typer.Option(
-        "--dtype", help="Type to store in.  [dim]\\[default: as it is][/]", show_default=False
-    ),
+    optional("Type to store in.", "--dtype", default="as it is"),
 ]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace OUT if it exists.")]
 

@@ -23,6 +23,7 @@ from .image_files import (
     time_text,
     title_of,
 )
+from .optional import optional
 from .weights import weights_remarks
 
 if TYPE_CHECKING:
@@ -38,11 +39,10 @@ _MOST_ROWS = 8  # shown of a result
 
 DenseWeights = Annotated[
     str | None,
-    typer.Option(
+    optional(
+        "Weights: a file (.pth, .safetensors) or owner/repo:file on the Hub.",
         "--weights",
-        help="Weights: a file (.pth, .safetensors) or owner/repo:file on the Hub.  "
-        "[dim]\\[default: the model's own][/]",
-        show_default=False,
+        default="the model's own",
     ),
 ]
 

@@ -12,6 +12,7 @@ from .console import Debug, command, messages
 from .dense_run import DenseTask, DenseWeights, Samples, run_on_files
 from .image_files import ImageMemory, Images, Json
 from .model_options import BatchSize, Device, Labels
+from .optional import optional
 from .weights import WeightsKey
 
 if TYPE_CHECKING:
@@ -20,10 +21,9 @@ if TYPE_CHECKING:
 
 Model = Annotated[
     str | None,
-    typer.Option(
-        help="Name of a detector, such as dino_5scale_base or maskrcnn_transnext_tiny.  "
-        "[dim]\\[default: that of the weights, or maskrcnn_transnext_pico: digits][/]",
-        show_default=False,
+    optional(
+        "Name of a detector, such as dino_5scale_base or maskrcnn_transnext_tiny.",
+        default="that of the weights, or maskrcnn_transnext_pico: digits",
     ),
 ]
 Threshold = Annotated[
@@ -32,22 +32,20 @@ Threshold = Annotated[
 Most = Annotated[int, typer.Option("--max", min=1, help="The most objects of an image.")]
 Out = Annotated[
     Path | None,
-    typer.Option(
-        file_okay=False,
-        help="Folder for pictures: NAME.png, boxes, masks, names and scores over the image. Of a "
+    optional(
+        "Folder for pictures: NAME.png, boxes, masks, names and scores over the image. Of a "
         "video NAME.mp4.",
-        show_default=False,
+        file_okay=False,
     ),
 ]
 CocoJson = Annotated[
     Path | None,
-    typer.Option(
-        "--coco-json",
-        dir_okay=False,
-        metavar="FILE",
-        help="Write the objects of all images as COCO's results, with masks as run lengths; "
+    optional(
+        "Write the objects of all images as COCO's results, with masks as run lengths; "
         "--threshold 0 for all of them.",
-        show_default=False,
+        "--coco-json",
+        metavar="FILE",
+        dir_okay=False,
     ),
 ]
 

@@ -24,6 +24,7 @@ from .evaluating import (
     watched,
 )
 from .model_options import Backend, BatchSize, Device, Weights
+from .optional import optional
 from .subcommands import with_subcommands
 from .weights import WeightsKey
 
@@ -41,7 +42,7 @@ _SUBCOMMANDS: dict[str, Callable[..., None]] = {
 
 
 def _path(text: str) -> Any:
-    return typer.Option(metavar="PATH", help=text, show_default=False)
+    return optional(text, metavar="PATH")
 
 
 Imagenet = Annotated[
@@ -67,15 +68,14 @@ ModelArgument = Annotated[
         show_default=False,
     ),
 ]
-Model = Annotated[str | None, typer.Option(help="The same as MODEL.", show_default=False)]
+Model = Annotated[str | None, optional("The same as MODEL.")]
 Sizes = Annotated[
     str | None,
-    typer.Option(
+    optional(
+        "Sides of the square images, such as 224,256,320.",
         "--size",
         metavar="N,…",
-        help="Sides of the square images, such as 224,256,320.  "
-        "[dim]\\[default: that of training][/]",
-        show_default=False,
+        default="that of training",
     ),
 ]
 Modes = Annotated[
@@ -102,15 +102,14 @@ Corruptions = Annotated[
 ]
 Predictions = Annotated[
     Path | None,
-    typer.Option(metavar="FILE.npz", help="Save the answer to every image.", show_default=False),
+    optional("Save the answer to every image.", metavar="FILE.npz"),
 ]
 Figure = Annotated[
     str | None,
-    typer.Option(
-        metavar="NAME",
-        help="sizes: draw the accuracy over image sizes from the rows of --output, also of earlier "
+    optional(
+        "sizes: draw the accuracy over image sizes from the rows of --output, also of earlier "
         "runs, as a PNG beside it.",
-        show_default=False,
+        metavar="NAME",
     ),
 ]
 

@@ -12,6 +12,7 @@ from .console import Debug, as_json, command, keep_result, needs_extra, print_ro
 from .evaluating import Incomplete, Output, Workers, checked, end, names_in, watched
 from .image_files import Json
 from .model_options import Backend, Device, Weights
+from .optional import optional
 from .weights import WeightsKey
 
 if TYPE_CHECKING:
@@ -31,68 +32,53 @@ ModelArgument = Annotated[
 ]
 DetectData = Annotated[
     Path | None,
-    typer.Option(
-        metavar="DIR",
-        help="COCO as downloaded (annotations/, and val2017/ or val2017.zip), or images with "
+    optional(
+        "COCO as downloaded (annotations/, and val2017/ or val2017.zip), or images with "
         "annotations in COCO's format, YOLO's, Pascal VOC's, or instance maps: the validation "
         "split counts.",
-        show_default=False,
+        metavar="DIR",
     ),
 ]
 SegmentData = Annotated[
     Path | None,
-    typer.Option(
-        metavar="DIR",
-        help="ADE20K as downloaded (images/ and annotations/), or images with label maps, also "
+    optional(
+        "ADE20K as downloaded (images/ and annotations/), or images with label maps, also "
         "Pascal VOC's: the validation split counts.",
-        show_default=False,
+        metavar="DIR",
     ),
 ]
 Images = Annotated[
     Path | None,
-    typer.Option(
+    optional(
+        "Instead of --data: the images of --annotations, a folder, or a zip or tar of them.",
         metavar="PATH",
-        help="Instead of --data: the images of --annotations, a folder, or a zip or tar of them.",
-        show_default=False,
     ),
 ]
 Annotations = Annotated[
     Path | None,
-    typer.Option(
-        metavar="FILE.json", help="Annotations of --images, in COCO's format.", show_default=False
-    ),
+    optional("Annotations of --images, in COCO's format.", metavar="FILE.json"),
 ]
 SavedObjects = Annotated[
     Path | None,
-    typer.Option(
+    optional(
+        "Score what is in this file of COCO's results, instead of running a model.",
         metavar="FILE.json",
-        help="Score what is in this file of COCO's results, instead of running a model.",
-        show_default=False,
     ),
 ]
 SavedMaps = Annotated[
     Path | None,
-    typer.Option(
-        metavar="DIR",
-        help="Score the label maps in this folder, instead of running a model.",
-        show_default=False,
-    ),
+    optional("Score the label maps in this folder, instead of running a model.", metavar="DIR"),
 ]
 SaveObjects = Annotated[
     Path | None,
-    typer.Option(
-        metavar="FILE.json",
-        help="Save what is found, in the format of COCO's results.",
-        show_default=False,
-    ),
+    optional("Save what is found, in the format of COCO's results.", metavar="FILE.json"),
 ]
 SaveMaps = Annotated[
     Path | None,
-    typer.Option(
-        metavar="DIR",
-        help="Save the label map of every image, a PNG of its name, classes counted as in the "
+    optional(
+        "Save the label map of every image, a PNG of its name, classes counted as in the "
         "set's own; a folder for each of several modes.",
-        show_default=False,
+        metavar="DIR",
     ),
 ]
 Modes = Annotated[
@@ -107,12 +93,7 @@ Modes = Annotated[
 ]
 Limit = Annotated[
     int | None,
-    typer.Option(
-        min=1,
-        help="Only the first N images; the results are marked.",
-        show_default=False,
-        metavar="N",
-    ),
+    optional("Only the first N images; the results are marked.", metavar="N", min=1),
 ]
 Precision = Annotated[
     str, typer.Option(help="float32, float16 or bfloat16, the latter two by autocast.")

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from ..checkpoints.errors import escaped
 from .console import messages, note, usage_error
+from .optional import optional
 from .weights import weights_remarks
 
 if TYPE_CHECKING:
@@ -34,19 +35,14 @@ Incomplete = Annotated[
 ]
 Precision = Annotated[
     str | None,
-    typer.Option(
-        help="float32, float16 or bfloat16, the latter two by autocast.  "
-        "[dim]\\[default: float16 on CUDA, as published, else float32][/]",
-        show_default=False,
+    optional(
+        "float32, float16 or bfloat16, the latter two by autocast.",
+        default="float16 on CUDA, as published, else float32",
     ),
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(
-        min=0,
-        help="Processes that load images, for each process.  [dim]\\[default: one per core][/]",
-        show_default=False,
-    ),
+    optional("Processes that load images, for each process.", default="one per core", min=0),
 ]
 
 

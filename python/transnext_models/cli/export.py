@@ -12,6 +12,7 @@ from .console import Debug, as_json, command, messages, note, print_rows, usage_
 from .convert import DType
 from .image_files import Json, time_text
 from .model_options import Labels, Weights
+from .optional import optional
 from .weights import WeightsKey, weights_remarks
 
 if TYPE_CHECKING:
@@ -43,19 +44,14 @@ Model = Annotated[
 ]
 FileFormat = Annotated[
     Format | None,
-    typer.Option(
-        "--format",
-        help="Format of the file.  [dim]\\[default: by the output's suffix, or onnx][/]",
-        show_default=False,
-    ),
+    optional("Format of the file.", "--format", default="by the output's suffix, or onnx"),
 ]
 Size = Annotated[
     str | None,
-    typer.Option(
+    optional(
+        "Size of images; dynamic leaves height and width free.",
         metavar="N|HxW|dynamic",
-        help="Size of images; dynamic leaves height and width free.  "
-        "[dim]\\[default: the model's][/]",
-        show_default=False,
+        default="the model's",
     ),
 ]
 Precision = Annotated[
@@ -63,25 +59,20 @@ Precision = Annotated[
 ]
 Rounded = Annotated[
     Quantize | None,
-    typer.Option("--quantize", help="Round weights to 8 bits (onnx).", show_default=False),
+    optional("Round weights to 8 bits (onnx).", "--quantize"),
 ]
 Calibration = Annotated[
     Path | None,
-    typer.Option(
-        metavar="DIR",
-        help="With --quantize: images to find the ranges of activations with, which are then "
+    optional(
+        "With --quantize: images to find the ranges of activations with, which are then "
         "rounded too.",
-        show_default=False,
+        metavar="DIR",
     ),
 ]
 Output = Annotated[
     Path | None,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="FILE",
-        help="The file to write.  [dim]\\[default: MODEL.onnx, .pt2 or .pt][/]",
-        show_default=False,
+    optional(
+        "The file to write.", "--output", "-o", metavar="FILE", default="MODEL.onnx, .pt2 or .pt"
     ),
 ]
 Mode = Annotated[

@@ -10,6 +10,7 @@ import typer
 from .classify import Model, Size
 from .console import Debug, command, messages, note, output, usage_error
 from .model_options import Backend, Device, Weights
+from .optional import optional
 from .weights import WeightsKey, weights_remarks
 
 if TYPE_CHECKING:
@@ -29,17 +30,14 @@ Images = Annotated[
 ]
 Html = Annotated[
     Path | None,
-    typer.Option(
-        "--html", metavar="FILE", help="Write one page that needs no server.", show_default=False
-    ),
+    optional("Write one page that needs no server.", "--html", metavar="FILE"),
 ]
 Erf = Annotated[
     Path | None,
-    typer.Option(
+    optional(
+        "Draw the effective receptive field over a folder's first images (figure 8).",
         "--erf",
         metavar="FOLDER",
-        help="Draw the effective receptive field over a folder's first images (figure 8).",
-        show_default=False,
     ),
 ]
 Foveal = Annotated[
@@ -47,21 +45,15 @@ Foveal = Annotated[
 ]
 Query = Annotated[
     str | None,
-    typer.Option(
+    optional(
+        "Draw the attention of one pixel; with --foveal, the pixel that it is of.",
         "--query",
         metavar="Y,X",
-        help="Draw the attention of one pixel; with --foveal, the pixel that it is of.",
-        show_default=False,
     ),
 ]
 Stage = Annotated[
     int | None,
-    typer.Option(
-        min=1,
-        max=4,
-        help="Of the figures.  [dim]\\[default: 3; all stages with --erf][/]",
-        show_default=False,
-    ),
+    optional("Of the figures.", default="3; all stages with --erf", min=1, max=4),
 ]
 Block = Annotated[int, typer.Option(help="Of the stage, from 0; -1 is its last.")]
 Count = Annotated[int, typer.Option("--images", min=1, help="Images of --erf's folder.")]
@@ -74,31 +66,28 @@ Mode = Annotated[
 ]
 Compare = Annotated[
     list[str] | None,
-    typer.Option(
+    optional(
+        "A second model beside the first; with --erf any number, also timm/NAME.",
         "--compare",
         metavar="MODEL",
-        help="A second model beside the first; with --erf any number, also timm/NAME.",
-        show_default=False,
     ),
 ]
 CompareSize = Annotated[
     int | None,
-    typer.Option(
+    optional(
+        "Image size of the second column of the page: of --compare's model, or of the same.",
         "--compare-size",
         metavar="SIZE",
         min=32,
-        help="Image size of the second column of the page: of --compare's model, or of the same.",
-        show_default=False,
     ),
 ]
 Output = Annotated[
     Path | None,
-    typer.Option(
+    optional(
+        "A figure's file, .png or .svg; its numbers go beside it as .json and .csv.",
         "--output",
         metavar="FILE",
-        help="A figure's file, .png or .svg; its numbers go beside it as .json and .csv.  "
-        "[dim]\\[default: erf.png, foveal.png, query.png][/]",
-        show_default=False,
+        default="erf.png, foveal.png, query.png",
     ),
 ]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0 is any free one.")]

@@ -13,6 +13,7 @@ from .console import Debug, command, messages
 from .dense_run import DenseTask, DenseWeights, Samples, run_on_files
 from .image_files import ImageMemory, Images, Json
 from .model_options import Device, Labels
+from .optional import optional
 from .weights import WeightsKey
 
 if TYPE_CHECKING:
@@ -24,27 +25,23 @@ _VIDEO_ROWS = 2  # of the legend, in every frame
 
 Model = Annotated[
     str | None,
-    typer.Option(
-        help="Name of a segmentor, UPerNet or Mask2Former.  "
-        "[dim]\\[default: that of the weights, or upernet_transnext_pico: digits][/]",
-        show_default=False,
+    optional(
+        "Name of a segmentor, UPerNet or Mask2Former.",
+        default="that of the weights, or upernet_transnext_pico: digits",
     ),
 ]
 Mode = Annotated[
     str | None,
-    typer.Option(
-        help="whole, slide or multi_scale (six scales, each mirrored as well).  "
-        "[dim]\\[default: as published][/]",
-        show_default=False,
+    optional(
+        "whole, slide or multi_scale (six scales, each mirrored as well).", default="as published"
     ),
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(
-        file_okay=False,
-        help="Folder for pictures: NAME.png, the classes' colours over the image, and "
+    optional(
+        "Folder for pictures: NAME.png, the classes' colours over the image, and "
         "NAME_labels.png, the class of each pixel. Of a video NAME.mp4.",
-        show_default=False,
+        file_okay=False,
     ),
 ]
 

@@ -7,18 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
-import typer
-
 from .console import note
+from .optional import optional
 
 WeightsKey = Annotated[
     str | None,
-    typer.Option(
+    optional(
+        "Which state dict, where the weights file has several: model_ema, ema.module, ...",
         "--weights-key",
         metavar="KEY",
-        help="Which state dict, where the weights file has several: model_ema, ema.module, ...  "
-        "[dim]\\[default: averaged weights before raw ones][/]",
-        show_default=False,
+        default="averaged weights before raw ones",
     ),
 ]
 
