@@ -16,15 +16,15 @@ from safetensors.torch import save_file
 
 from dense_evaluation.answers import CLASSES, write_set
 from dense_evaluation.conftest import Command
-from small_model import small_model
+from detection_models import small_dino
+from segmentation_models import small_segmentor
 from transnext_models import create_model
 from transnext_models.dense.classes import category_ids, class_names
 from transnext_models.dense_data.find import open_validation
 from transnext_models.dense_evaluation import subjects
 from transnext_models.dense_evaluation.mean_iou import count_pixels, mean_iou
 from transnext_models.detecting import Detector
-from transnext_models.detection import DINO
-from transnext_models.segmentation import WHOLE_PADDED, Mask2Former
+from transnext_models.segmentation import WHOLE_PADDED
 from transnext_models.segmenting import Segmentor
 
 pytest.importorskip("pycocotools")
@@ -192,14 +192,12 @@ def test_dino_and_mask2former(
     """Neither has a small published size: their classes on a small backbone."""
     torch.manual_seed(0)
     file = weights / "upernet.safetensors"  # only its hash counts here
-    maps = small_model(features_only=True, img_size=64, out_indices=(1, 2, 3)).float()
     detector = Detector(
-        DINO(maps, num_classes=CLASSES, num_queries=20), scale=(96, 64),
+        small_dino(CLASSES), scale=(96, 64),
         name="dino_4scale_transnext_tiny.in1k_coco", weights=file,
     )  # fmt: skip
-    head = Mask2Former(small_model(features_only=True, img_size=64).float(), CLASSES, num_queries=7)
     segmentor = Segmentor(
-        head, replace(WHOLE_PADDED, scale=(96, 64)),
+        small_segmentor("mask2former", CLASSES).float(), replace(WHOLE_PADDED, scale=(96, 64)),
         name="mask2former_transnext_tiny.in1k_ade20k", weights=file,
     )  # fmt: skip
     monkeypatch.setattr(subjects.Detector, "load", lambda *_, **__: detector)

@@ -8,12 +8,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from small_model import small_model
+from detection_models import small_dino, small_mask_rcnn
 from transnext_models import create_model
 from transnext_models.checkpoints import CheckpointError
 from transnext_models.dense.batches import fitted, pad_images
 from transnext_models.detecting import Detected, Detector
-from transnext_models.detection import DINO, MaskRCNN
 from transnext_models.images import ImageError
 from transnext_models.segmenting import Segmentor
 
@@ -25,24 +24,9 @@ def _one_thread(one_thread: None) -> None:
     """Compute on one thread."""
 
 
-def mask_rcnn() -> MaskRCNN:
-    torch.manual_seed(0)
-    backbone = small_model(features_only=True, img_size=64).float()
-    model = MaskRCNN(backbone, 3, channels=16, hidden=32, proposals=50)
-    with torch.no_grad():  # so that there is something to find
-        model.roi_head.bbox_head.fc_cls.weight.mul_(30)
-    return model
-
-
-def dino() -> DINO:
-    torch.manual_seed(0)
-    backbone = small_model(features_only=True, img_size=64, out_indices=(1, 2, 3)).float()
-    return DINO(backbone, num_classes=3, num_queries=20)
-
-
 @pytest.fixture(scope="module", params=["maskrcnn", "dino"])
 def detector(request) -> Detector:
-    return Detector(mask_rcnn() if request.param == "maskrcnn" else dino(), scale=SCALE)
+    return Detector(small_mask_rcnn() if request.param == "maskrcnn" else small_dino(), scale=SCALE)
 
 
 def photograph(height: int, width: int) -> np.ndarray:
@@ -128,7 +112,7 @@ def test_nothing_found(detector: Detector) -> None:
 
 
 def test_outputs_that_are_not_finite_are_errors() -> None:
-    for model in (mask_rcnn(), dino()):
+    for model in (small_mask_rcnn(), small_dino()):
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.fill_(float("nan"))

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torchvision.ops import box_convert, generalized_box_iou
 
-from transnext_models import create_model
+from detection_models import small_dino
+from small_model import small_model
 from transnext_models.detection import DINO, Annotated
 from transnext_models.detection.dino.decoder import logit
 from transnext_models.detection.dino.denoising import DenoisingQueries, unit_boxes
@@ -246,9 +247,7 @@ def test_denoising_losses_know_their_objects() -> None:
 
 @pytest.fixture(scope="module")
 def model() -> DINO:
-    torch.manual_seed(0)
-    backbone = create_model("transnext_pico", features_only=True, out_indices=(1, 2, 3))
-    return DINO(backbone, num_classes=5, num_queries=30).eval()
+    return small_dino(num_classes=5, num_queries=30)
 
 
 def test_detections_lie_in_their_images(model: DINO) -> None:
@@ -297,6 +296,6 @@ def test_mistakes_are_named(model: DINO) -> None:
     with pytest.raises(ValueError, match="targets: got 1, needs one for each of 2 images"):
         model.loss(x, TARGETS[:1])
     with pytest.raises(ValueError, match="needs features_only=True with three or four maps"):
-        DINO(create_model("transnext_pico"))
+        DINO(small_model())
     with pytest.raises(ValueError, match=r"boxes: got \(1, 4\), needs \(2, 4\)"):
         Annotated((8, 8), torch.zeros(1, 4), torch.zeros(2, dtype=torch.int64))

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from detection_models import small_mask_rcnn
 from small_model import small_model
 from transnext_models.dense.batches import MEAN, STD, normalise, pad_images
 from transnext_models.detection import Annotated, Detections, MaskRCNN
@@ -22,11 +23,7 @@ SIZE = (96, 128)
 
 @pytest.fixture(scope="module")
 def model() -> MaskRCNN:
-    torch.manual_seed(0)
-    detector = MaskRCNN(small_model(features_only=True, img_size=64).float(), num_classes=3)
-    with torch.no_grad():  # so that there is something to find
-        detector.roi_head.bbox_head.fc_cls.weight.mul_(30)
-    return detector.eval()
+    return small_mask_rcnn()
 
 
 def picture(size: tuple[int, int] = SIZE, seed: int = 1) -> torch.Tensor:

@@ -13,11 +13,18 @@ from torch import nn
 
 import transnext_models
 from dense_golden import published_shapes
+from detection_models import DINO_HEADS, MASK_RCNN_HEADS
+from segmentation_models import MASK2FORMER_HEADS, UPERNET_HEADS
 from small_model import ARCHITECTURE
 from transnext_models import TransNeXt, create_model, list_models
 from transnext_models.checkpoints import CheckpointError
 from transnext_models.dense.loading import load_dense, read_dense
-from transnext_models.dense.published import DENSE_MODELS, METHODS, find_dense_model
+from transnext_models.dense.published import (
+    DENSE_MODELS,
+    KNOWN_DENSE_MODELS,
+    METHODS,
+    find_dense_model,
+)
 from transnext_models.variants import VARIANTS, architecture_arguments
 
 # Millions, counted; those of the paper's tables to their digits.
@@ -58,12 +65,12 @@ FILES = {
         "mask2former_transnext_base_512x512_160k_ade20k_in1k.pth",
     ),
 }
-EXAMPLES = [
-    "maskrcnn_transnext_tiny",
-    "dino_4scale_transnext_tiny",
-    "upernet_transnext_tiny",
-    "mask2former_transnext_tiny",
-]
+SMALL_HEADS = {
+    "maskrcnn_transnext_tiny": MASK_RCNN_HEADS,
+    "dino_4scale_transnext_tiny": DINO_HEADS,
+    "upernet_transnext_tiny": UPERNET_HEADS,
+    "mask2former_transnext_tiny": MASK2FORMER_HEADS,
+}
 
 
 def without_memory(name: str, **options: Any) -> nn.Module:
@@ -140,10 +147,12 @@ class _Optimizer:
 
 @pytest.fixture
 def small_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make Tiny's backbone smaller; heads stay as they are."""
+    """Make what is on Tiny smaller: backbone and heads."""
     tiny = VARIANTS["transnext_tiny"]
     sizes = {key: value for key, value in ARCHITECTURE.items() if hasattr(tiny, key)}
     monkeypatch.setitem(VARIANTS, "transnext_tiny", replace(tiny, **sizes))
+    for name, heads in SMALL_HEADS.items():
+        monkeypatch.setitem(KNOWN_DENSE_MODELS, name, replace(DENSE_MODELS[name], heads=heads))
 
 
 @pytest.mark.usefixtures("small_tiny")
@@ -180,32 +189,32 @@ def test_files_of_both_runners(name: str, layout: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_tiny")
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", SMALL_HEADS)
 def test_other_classes(name: str, tmp_path: Path) -> None:
     """All but what depends on the number of classes is kept."""
     state = create_model(name, num_classes=5).state_dict()
     torch.save({"state_dict": state}, tmp_path / "weights.pth")
 
-    model = create_model(name, weights=tmp_path / "weights.pth", num_classes=3)
+    loaded = create_model(name, weights=tmp_path / "weights.pth", num_classes=3).state_dict()
 
     of_classes = METHODS[name.partition("_transnext")[0]].class_parameters
-    other = {key for key, x in model.state_dict().items() if x.shape != state[key].shape}
+    other = {key for key, x in loaded.items() if x.shape != state[key].shape}
     assert other == {key for key in state if key.startswith(of_classes)}
     for key in state.keys() - other:
-        assert torch.equal(model.state_dict()[key], state[key]), key
+        assert torch.equal(loaded[key], state[key]), key
 
 
 @pytest.mark.usefixtures("small_tiny")
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", SMALL_HEADS)
 def test_backbone_from_a_classifier(name: str, tmp_path: Path) -> None:
     variant = find_dense_model(name).backbone
-    classifier = TransNeXt(**architecture_arguments(variant))
-    torch.save({"model": classifier.state_dict()}, tmp_path / "classifier.pth")
+    state = TransNeXt(**architecture_arguments(variant)).state_dict()
+    torch.save({"model": state}, tmp_path / "classifier.pth")
 
     model = create_model(name, backbone_weights=tmp_path / "classifier.pth")
 
     for key, value in model.backbone.state_dict().items():
-        assert torch.equal(value, classifier.state_dict()[key]), key
+        assert torch.equal(value, state[key]), key
     with pytest.raises(CheckpointError, match="give it as backbone_weights"):
         create_model(name, weights=tmp_path / "classifier.pth")
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from segmentation_models import small_segmentor
+from segmentation_models import CHANNELS, small_segmentor
 from transnext_models.dense.transformer_layers import Attention
 from transnext_models.segmentation import total_loss
 from transnext_models.segmentation.mask_decoder import QueryPrediction, attention_mask
@@ -79,8 +79,8 @@ def test_layers_read_the_levels_in_turn_through_the_last_masks() -> None:
     sides = [(2, 3), (4, 6), (8, 12)]  # strides 32, 16, 8
     for i, (_, position, memory, key_position, mask) in enumerate(seen):
         rows, columns = sides[i % 3]
-        assert memory.shape == key_position.shape == (1, rows * columns, 256)
-        assert position.shape == (1, 7, 256)
+        assert memory.shape == key_position.shape == (1, rows * columns, CHANNELS)
+        assert position.shape == (1, 7, CHANNELS)
         expected = attention_mask(predictions[i].masks, (rows, columns))
         assert torch.equal(mask, expected.repeat_interleave(8, 0))
     # The level's embedding is in the memory, so in keys and values.

@@ -1,20 +1,16 @@
-"""Segmentation models for tests: of published sizes, and small ones."""
+"""Small segmentation models for tests."""
 
 from __future__ import annotations
 
 import torch
 
 from small_model import small_model
-from transnext_models import create_model
 from transnext_models.segmentation import Mask2Former, SegmentationModel, UPerNet
 
 METHODS = {"upernet": UPerNet, "mask2former": Mask2Former}
-
-
-def published_model(method: str, size: str) -> SegmentationModel:
-    """Return a model of published size, with random weights."""
-    backbone = create_model(f"transnext_{size}", features_only=True, img_size=512)
-    return METHODS[method](backbone)
+CHANNELS = 32  # GroupNorm's groups
+UPERNET_HEADS = {"channels": CHANNELS, "auxiliary_channels": CHANNELS}
+MASK2FORMER_HEADS = {"channels": CHANNELS}
 
 
 def small_segmentor(method: str, num_classes: int = 5, seed: int = 0) -> SegmentationModel:
@@ -22,11 +18,11 @@ def small_segmentor(method: str, num_classes: int = 5, seed: int = 0) -> Segment
     torch.manual_seed(seed)
     backbone = small_model(features_only=True, img_size=64)
     if method == "upernet":
-        model: SegmentationModel = UPerNet(backbone, num_classes)
+        model: SegmentationModel = UPerNet(backbone, num_classes, **UPERNET_HEADS)
         with torch.no_grad():
             model.decode_head.conv_seg.weight.mul_(100)
     else:
-        model = Mask2Former(backbone, num_classes, num_queries=7)
+        model = Mask2Former(backbone, num_classes, num_queries=7, **MASK2FORMER_HEADS)
         with torch.no_grad():
             model.decode_head.cls_embed.weight.mul_(4)
     return model.double().eval()

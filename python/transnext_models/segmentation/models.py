@@ -177,13 +177,20 @@ class Mask2Former(SegmentationModel):
         With ``features_only=True`` and all four maps.
     num_classes, num_queries : int
         Classes, and queries that each find one segment.
+    channels : int
+        Width of queries and memories, a multiple of 32.
     """
 
     def __init__(
-        self, backbone: TransNeXt, num_classes: int = 150, *, num_queries: int = 100
+        self,
+        backbone: TransNeXt,
+        num_classes: int = 150,
+        *,
+        num_queries: int = 100,
+        channels: int = 256,
     ) -> None:
         super().__init__(backbone, num_classes)
-        self.decode_head = Mask2FormerHead(self.widths, num_classes, num_queries)
+        self.decode_head = Mask2FormerHead(self.widths, num_classes, num_queries, channels)
 
     def forward_queries(self, images: Tensor) -> QueryPrediction:
         """Return what each query answers after the last layer."""

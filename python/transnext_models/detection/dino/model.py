@@ -25,7 +25,6 @@ from .neck import ChannelMapper
 
 __all__ = ["DINO", "Answers"]
 
-_WIDTH = 256
 _DEPTH = 6
 _FIRST_PROBABILITY = 0.01  # of every class before training
 _MOST = 300  # detections of an image
@@ -55,13 +54,13 @@ class Answers(NamedTuple):
 class _BoxHead(nn.Module):
     """Classifier and box regressor of every layer; the last ones are those of the proposals."""
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, width: int) -> None:
         super().__init__()
-        self.cls_branches = nn.ModuleList(nn.Linear(_WIDTH, num_classes) for _ in range(_DEPTH + 1))
+        self.cls_branches = nn.ModuleList(nn.Linear(width, num_classes) for _ in range(_DEPTH + 1))
         self.reg_branches = nn.ModuleList(
             nn.Sequential(
-                nn.Linear(_WIDTH, _WIDTH), nn.ReLU(), nn.Linear(_WIDTH, _WIDTH), nn.ReLU(),
-                nn.Linear(_WIDTH, 4),
+                nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(),
+                nn.Linear(width, 4),
             )
             for _ in range(_DEPTH + 1)
         )  # fmt: skip
@@ -86,22 +85,32 @@ class DINO(OnBackbone):
         With ``features_only=True``: three maps (strides 8, 16, 32) for 4 levels, or all four for 5.
     num_classes, num_queries : int
         Classes, and queries of an image.
+    channels, hidden : int
+        Width of queries and cells, a multiple of 32, and inside the FFNs.
     """
 
-    def __init__(self, backbone: TransNeXt, num_classes: int = 80, num_queries: int = 900) -> None:
+    def __init__(
+        self,
+        backbone: TransNeXt,
+        num_classes: int = 80,
+        num_queries: int = 900,
+        *,
+        channels: int = 256,
+        hidden: int = 2048,
+    ) -> None:
         super().__init__(backbone, num_classes, maps=(3, 4))
         levels = len(self.widths) + 1
-        self.neck = ChannelMapper(self.widths, _WIDTH)
+        self.neck = ChannelMapper(self.widths, channels)
         self.encoder = DeformableEncoder(
-            _DEPTH, embed_dim=_WIDTH, hidden_dim=2048, num_levels=levels
+            _DEPTH, embed_dim=channels, hidden_dim=hidden, num_levels=levels
         )
-        self.decoder = Decoder(_DEPTH, embed_dim=_WIDTH, num_levels=levels)
-        self.bbox_head = _BoxHead(num_classes)
-        self.query_embedding = nn.Embedding(num_queries, _WIDTH)
-        self.level_embed = nn.Parameter(torch.empty(levels, _WIDTH))
-        self.memory_trans_fc = nn.Linear(_WIDTH, _WIDTH)
-        self.memory_trans_norm = nn.LayerNorm(_WIDTH)
-        self.dn_query_generator = DenoisingQueries(num_classes, _WIDTH)
+        self.decoder = Decoder(_DEPTH, embed_dim=channels, hidden_dim=hidden, num_levels=levels)
+        self.bbox_head = _BoxHead(num_classes, channels)
+        self.query_embedding = nn.Embedding(num_queries, channels)
+        self.level_embed = nn.Parameter(torch.empty(levels, channels))
+        self.memory_trans_fc = nn.Linear(channels, channels)
+        self.memory_trans_norm = nn.LayerNorm(channels)
+        self.dn_query_generator = DenoisingQueries(num_classes, channels)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
