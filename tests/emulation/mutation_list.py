@@ -170,7 +170,7 @@ MUTATIONS = [
         "attention",
         {
             "mask: keys above the windows of a patch's second row": "{in_image && y < kWindow, in_image« && y > 0→»}",
-            "index: the columns of a patch's keys": "choose(4, (x & 4) != 0, pairs[2], pairs[«4→3»], columns);",
+            "index: the columns of a patch's keys": "columns.choose(4, x, products[2], products[«4→3»]);",
             "index: the tokens of a patch's second row": "const int before = (lane + «31→32») % 32;",
         },
     ),
@@ -224,8 +224,24 @@ MUTATIONS = [
         "attention/backward/window_gemm.cuh",
         "attention",
         {
-            "mask: cells beyond the image's sides in the window's products": "const bool seen = here« && inside(key_y, left - 1 + x() + j)→»;",
+            "mask: cells beyond the image's sides in the window's products": "const bool seen = here« && there[j]→»;",
             "index: the window row of a patch's second row of queries": "«(lane() + 31) % 32→lane()»",
+            "halo: queries outside the image see a key": "const bool seen = «there && →»(h == 0 ?",
+            "index: keys of the halo that become unit vectors": "make_units(rows(at.key), floats(at.key_inverse), «halo_keys()→owned()».cells());",
+        },
+    ),
+    *_breaks(
+        "attention/backward/parameter_gemm.cuh",
+        "attention",
+        {
+            "last tile: queries beyond the last owned one": "query[e] = «own < count→true» ? tile_.owned_query(own) : -1;",
+        },
+    ),
+    *_breaks(
+        "attention/window_columns.cuh",
+        "attention",
+        {
+            "index: the columns of a window in a patch's right half": "of[e / 2][first + e % 2] = «(x & 4) != 0→false» ? there[e] : here[e];",
         },
     ),
     *_breaks(

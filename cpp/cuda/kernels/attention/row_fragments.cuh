@@ -19,6 +19,26 @@ struct LeftRows {
       bottom[i] = two_elements(bottom_row + 8 * i + lane_column(lane));
     }
   }
+
+  // `own` is the row of the 16 that the lane loads, lane % 16.
+  __device__ LeftRows(const T* own, int lane) {
+    own += static_cast<unsigned>(lane) / 16 * 8;
+#pragma unroll
+    for (int i = 0; i + 1 < kDim / 8; i += 2) {
+      unsigned four[4];
+      ldmatrix_x4(four, own + 8 * i);
+      top[i] = four[0];
+      bottom[i] = four[1];
+      top[i + 1] = four[2];
+      bottom[i + 1] = four[3];
+    }
+    if constexpr (kDim % 16 == 8) {
+      unsigned two[2];
+      ldmatrix_x2(two, own + kDim - 8);
+      top[kDim / 8 - 1] = two[0];
+      bottom[kDim / 8 - 1] = two[1];
+    }
+  }
 };
 
 template <class T>
@@ -41,8 +61,10 @@ class RightRowsLoader {
   __device__ explicit RightRowsLoader(int lane) {
 #pragma unroll
     for (int g = 0; g < kGroups; ++g) {
-      const int matrix = (4 * g + lane / 8) % (2 * kChunks);
-      offset_[g] = (matrix / kChunks * 8 + lane % 8) * row_stride<T>(kDim) + matrix % kChunks * 8;
+      const auto own = static_cast<unsigned>(lane);
+      const unsigned matrix = (4 * g + own / 8) % (2 * kChunks);
+      offset_[g] = static_cast<int>((matrix / kChunks * 8 + own % 8) * row_stride<T>(kDim) +
+                                    matrix % kChunks * 8);
     }
   }
 

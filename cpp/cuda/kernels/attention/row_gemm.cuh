@@ -20,11 +20,12 @@ TRANSNEXT_INLINE constexpr int row_stride(int channels) {
   return row_bytes(channels, sizeof(T)) / static_cast<int>(sizeof(T));
 }
 
+// Unsigned: a compiler that does not know the sign of a lane needs three more instructions.
 __device__ inline int lane_row(int lane) {
-  return lane / 4;
+  return static_cast<int>(static_cast<unsigned>(lane) / 4);
 }
 __device__ inline int lane_column(int lane) {
-  return lane % 4 * 2;
+  return static_cast<int>(static_cast<unsigned>(lane) % 4 * 2);
 }
 
 __device__ inline unsigned two_elements(const void* at) {
@@ -84,6 +85,26 @@ __device__ inline void multiply_rows(const T* top, const T* bottom, const T* b, 
   }
 }
 
+// sum += weights rows, with a left operand of weights [16 x 16] of 16 bits. `own` is the row of the
+// 16 that the lane loads, lane % 16.
+template <class T, int kChunks>
+__device__ inline void multiply_operand(const unsigned (&weights)[4], const T* own, int lane,
+                                        float (&sum)[kChunks][4]) {
+  own += static_cast<unsigned>(lane) / 16 * 8;  // lanes from 16 on load the next eight channels
+#pragma unroll
+  for (int i = 0; i + 1 < kChunks; i += 2) {
+    unsigned right[4];
+    ldmatrix_x4_trans(right, own + 8 * i);
+    mma_m16n8k16(sum[i], weights, {right[0], right[1]}, T{});
+    mma_m16n8k16(sum[i + 1], weights, {right[2], right[3]}, T{});
+  }
+  if constexpr (kChunks % 2 == 1) {
+    unsigned right[2];
+    ldmatrix_x2_trans(right, own + 8 * (kChunks - 1));
+    mma_m16n8k16(sum[kChunks - 1], weights, right, T{});
+  }
+}
+
 // sum += weights b: weights [16 x 16] as fragments of the first 8 and of the other columns, b has 16
 // rows.
 template <int kDim, class T>
@@ -93,13 +114,7 @@ __device__ inline void multiply_weights(const float (&weights)[4], const float (
   if constexpr (OnTensorCores<T>::value) {
     const unsigned a[4] = {pack<T>(weights[0], weights[1]), pack<T>(weights[2], weights[3]),
                            pack<T>(others[0], others[1]), pack<T>(others[2], others[3])};
-    const T* row = b + lane % 16 * stride;
-#pragma unroll
-    for (int t = 0; t < kDim / 8; ++t) {
-      unsigned column[2];
-      ldmatrix_x2_trans(column, row + t * 8);
-      mma_m16n8k16(sum[t], a, column, T{});
-    }
+    multiply_operand(a, b + static_cast<unsigned>(lane) % 16 * stride, lane, sum);
   } else {
     b += lane_column(lane);
 #pragma unroll

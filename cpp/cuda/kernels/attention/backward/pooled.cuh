@@ -115,8 +115,8 @@ class BackwardPooled {
   static constexpr int kKept = kTensorCores && kDim <= 32 ? kDim : 0;
 
   static __device__ int thread() { return static_cast<int>(threadIdx.x); }
-  static __device__ int lane() { return thread() % 32; }
-  static __device__ int warp() { return thread() / 32; }
+  static __device__ int lane() { return static_cast<int>(threadIdx.x % 32); }
+  static __device__ int warp() { return static_cast<int>(threadIdx.x / 32); }
   __device__ int pooled() const { return static_cast<int>(in_.k_pool.shape[1]); }
   __device__ int width() const { return static_cast<int>(in_.grid.width); }
   __device__ int pool_width() const { return static_cast<int>(in_.pool_grid.width); }

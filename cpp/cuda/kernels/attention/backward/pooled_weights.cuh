@@ -100,7 +100,7 @@ class TokenPooledWeights : public TokenTile<T, kDim> {
   };
   __device__ Operands operands(int first, int second) const {
     const AttentionTokenShared& at = plan_.shared;
-    const int lane = thread() % 32;
+    const int lane = this->lane();
     return {LeftRows<T, kKept>(row(at.query, first), row(at.query, second), lane),
             LeftRows<T, kKept>(row(at.d_out, first), row(at.d_out, second), lane)};
   }

@@ -8,7 +8,7 @@ namespace transnext {
 
 constexpr int kAttentionTokenThreads = 256;  // of a block that owns a tile of tokens
 constexpr int kAttentionMostTokens = 128;    // that it owns
-constexpr int kAttentionStateBytes = 64;     // that describe it in shared memory
+constexpr int kAttentionStateBytes = 80;     // that describe it in shared memory
 constexpr int kAttentionPartialSumBytes =
     kAttentionTokenThreads * 32;              // of the parameters' gradients
 constexpr int kAttentionPooledThreads = 128;  // of one that owns a tile of pooled keys

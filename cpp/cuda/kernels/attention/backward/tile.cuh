@@ -14,7 +14,7 @@ namespace transnext::device {
 
 template <class T, int kDim>
 class TokenTile {
- protected:
+ public:
   using Launch = AggregatedAttentionBackwardLaunch;
 
   // What the block works on, in shared memory: it is read where it is needed, so it occupies no
@@ -24,6 +24,9 @@ class TokenTile {
     unsigned batch, head;
     float scale;
     bool bias_by_offset;  // a bias lies at the sum of its query's and its key's offset
+    // What makes numbers of T of gradients and of window weights (TokenWindowGemm).
+    float largest_d_out;  // length of an output gradient
+    float weight_unit;    // a power of two
   };
 
   __device__ TokenTile(const Launch& launch, unsigned block)
@@ -40,6 +43,7 @@ class TokenTile {
       state.head = block % heads();
       state.batch = block / heads() / tiles;
       state.scale = static_cast<const float*>(in_.scale.data)[state.head * in_.scale.stride[0]];
+      state.largest_d_out = 0.0f;
       const int tile = static_cast<int>(block / heads() % tiles);
       const int top = tile / plan_.tiles_x * plan_.tile_height;
       const int left = tile % plan_.tiles_x * plan_.tile_width;
@@ -83,6 +87,8 @@ class TokenTile {
   __device__ int cells() const { return window() * window(); }
   __device__ int pooled() const { return static_cast<int>(in_.k_pool.shape[1]); }
   static __device__ int thread() { return static_cast<int>(threadIdx.x); }
+  static __device__ int lane() { return static_cast<int>(threadIdx.x % 32); }
+  static __device__ int warp() { return static_cast<int>(threadIdx.x / 32); }
   static __device__ int smaller(int a, int b) { return a < b ? a : b; }
   __device__ float* floats(int offset) const { return reinterpret_cast<float*>(memory_ + offset); }
   __device__ int* ints(int offset) const { return reinterpret_cast<int*>(memory_ + offset); }

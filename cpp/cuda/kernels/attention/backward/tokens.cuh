@@ -22,6 +22,7 @@
 // (queries of the halo / owned - 1).
 #pragma once
 
+#include "cuda/kernels/attention/backward/parameter_gemm.cuh"
 #include "cuda/kernels/attention/backward/window_gemm.cuh"
 
 namespace transnext {
@@ -43,7 +44,10 @@ class BackwardTokens : TokenWindowGemm<T, kDim> {
     this->find_norms();
     __syncthreads();
     if (window_gemm()) {
-      if constexpr (kWindowGemm) this->patch_weights();
+      if constexpr (kWindowGemm) {
+        this->find_units();
+        this->patch_weights();
+      }
     } else {
       this->local_weights();
       __syncthreads();
@@ -52,6 +56,9 @@ class BackwardTokens : TokenWindowGemm<T, kDim> {
     this->pooled_keys();
     __syncthreads();
     this->local_logit_gradients();
+    if constexpr (kWindowGemm) {
+      if (window_gemm()) this->make_units();
+    }
     __syncthreads();
     if (window_gemm()) {
       if constexpr (kWindowGemm) {
@@ -80,14 +87,18 @@ class BackwardTokens : TokenWindowGemm<T, kDim> {
   __device__ void parameter_sums() {
     if (plan_.parameters == 0) return;
     float* sums = workspace_ + plan_.parameter_sums + index_t{blockIdx.x} * plan_.parameters;
+    if (window_gemm()) {
+      if constexpr (kWindowGemm) ParameterGemm<T, kDim>(*this).store(sums);
+      return;
+    }
     scalar_sums(sums);
     if (p_.d_tokens.present()) token_sums(sums + 1 + channels() + 2 * cells());
   }
 
   __device__ void scalar_sums(float* sums) {
     const AttentionTokenShared& at = plan_.shared;
-    const int lane = thread() % 32;
-    const int warp = thread() / 32;
+    const int lane = this->lane();
+    const int warp = this->warp();
     const int count = this->owned().cells();
     const int size = 1 + channels() + 2 * cells();
     float* partial_sums = floats(at.pool_key);  // [kWarps][32]
@@ -117,7 +128,7 @@ class BackwardTokens : TokenWindowGemm<T, kDim> {
   // A lane computes eight channels of one cell's tokens.
   __device__ void token_sums(float* sums) {
     const AttentionTokenShared& at = plan_.shared;
-    const int lane = thread() % 32;
+    const int lane = this->lane();
     const int count = this->owned().cells();
     const int items = cells() * kChunks;
     float* partial_sums = floats(at.pool_key);  // [kWarps][32][8]
@@ -128,7 +139,7 @@ class BackwardTokens : TokenWindowGemm<T, kDim> {
       const int chunk = item - j * kChunks;
       float sum[8] = {};
 #pragma unroll 1
-      for (int own = first + lane < items ? thread() / 32 : count; own < count; own += kWarps) {
+      for (int own = first + lane < items ? this->warp() : count; own < count; own += kWarps) {
         const int i = owned_query(own);
         const float d_weight = floats(at.d_weight)[i * cells() + j] * floats(at.query_inverse)[i];
         float q[8];

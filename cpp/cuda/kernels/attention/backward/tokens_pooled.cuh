@@ -100,7 +100,7 @@ class TokenPooled : public TokenPooledWeights<T, kDim> {
   __device__ void pooled_keys_at_once() {
     const AttentionTokenShared& at = plan_.shared;
 #pragma unroll 1
-    for (int tile = thread() / 32 * 16; tile < queries().cells(); tile += kWarps * 16) {
+    for (int tile = this->warp() * 16; tile < queries().cells(); tile += kWarps * 16) {
       const int lane =
           thread_index() % 32;  // read again: values derived from it would occupy registers
       const int index[2] = {ordered(tile, 0, lane), ordered(tile, 1, lane)};
@@ -209,10 +209,10 @@ class TokenPooled : public TokenPooledWeights<T, kDim> {
   // With more pooled keys than fit into shared memory, a first pass accumulates delta,
   __device__ void add_deltas(int first) {
     const AttentionTokenShared& at = plan_.shared;
-    const int lane = thread() % 32;
+    const int lane = this->lane();
     const int keys = smaller(kAttentionPoolTile, pooled() - first);
 #pragma unroll 1
-    for (int tile = thread() / 32 * 16; tile < queries().cells(); tile += kWarps * 16) {
+    for (int tile = this->warp() * 16; tile < queries().cells(); tile += kWarps * 16) {
       const Query query[2] = {query_at(ordered(tile, 0, lane)), query_at(ordered(tile, 1, lane))};
       const Operands operands = this->operands(query[0].index, query[1].index);
       float sum[2] = {}, total[2] = {};
@@ -244,8 +244,8 @@ class TokenPooled : public TokenPooledWeights<T, kDim> {
   // and a second one the gradients, from recomputed weights: one warp per 16 owned queries.
   __device__ void add_gradients() {
     static_assert(kAttentionMostTokens <= kWarps * 16, "a warp for 16 owned tokens");
-    const int lane = thread() % 32;
-    const int tile = thread() / 32 * 16;
+    const int lane = this->lane();
+    const int tile = this->warp() * 16;
     const int begin = tile < owned().cells() ? tile : 0;
     const Query query[2] = {query_at(ordered(begin, 0, lane)), query_at(ordered(begin, 1, lane))};
     const Operands operands = this->operands(query[0].index, query[1].index);

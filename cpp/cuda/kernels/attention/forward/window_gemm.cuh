@@ -3,15 +3,13 @@
 //
 //   w_j = a_j + qn . tokens_j + token_bias_j
 //
-// The 16 queries of an MMA are a patch of 2 x 8 of the image, whose windows hold 4 x 10 keys: five
-// MMAs of 8 keys, where MMA n has columns 2 n and 2 n + 1 of these keys, row by row. A lane's
-// queries are in column x = lane / 4 of the patch, and its keys in row y = lane % 4 of the 4 x 10
-// keys. Of their ten columns, x, x + 1 and x + 2 lie in its window: window row y for the patch's
-// first row of queries (half 0), y - 1 for the second.
+// The 16 queries of an MMA are a patch (cuda/kernels/attention/window_columns.cuh): a lane's keys are
+// in window row y for the patch's first row of queries (half 0), y - 1 for the second.
 #pragma once
 
 #include "cuda/kernels/attention/forward/local_window.cuh"
 #include "cuda/kernels/attention/forward/pooled_gemm.cuh"
+#include "cuda/kernels/attention/window_columns.cuh"
 
 namespace transnext::device {
 
@@ -23,10 +21,10 @@ constexpr bool kIsNarrow<Half> = true;
 
 template <class Tile, class T, int kDim>
 struct WindowGemm {
-  static constexpr int kWindow = 3;
+  static constexpr int kWindow = WindowColumns::kWindow;
   static constexpr int kWidth = Tile::kColumns + kWindow - 1;
   static constexpr int kHalo = kWidth * (Tile::kRows + kWindow - 1);
-  static constexpr int kKeyTiles = 5;
+  static constexpr int kKeyTiles = WindowColumns::kReachTiles;
   using Rows = SharedRows<T, kDim>;
   static constexpr int kVectorsOfRow = Rows::kRowBytes / kVector16Bytes;
   using Queries = GemmQueries<Tile, T, kDim>;
@@ -229,62 +227,36 @@ struct WindowGemm {
     }
   }
 
-  // Multiplies by the patch's keys; each lane selects the three columns from x on, by the bits of
-  // x.
+  // Multiplies by the patch's keys; each lane selects the three columns from x on.
   __device__ void multiply_keys(const Operand& operand, const Vector16<T>* keys, int x,
                                 float (&chosen)[2][kWindow]) const {
-    // Columns that are 4 apart: those of MMA n and of MMA n + 2.
-    float pairs[kKeyTiles][4] = {};
-    float columns[2][kWindow + 3];
+    float products[kKeyTiles][4] = {};
+    WindowColumns columns;
 #pragma unroll
-    for (int n = 0; n < kKeyTiles; n += 2) operand.multiply(pairs[n], keys + n * 2 * kVectorsOfRow);
-    choose(0, (x & 4) != 0, pairs[0], pairs[2], columns);
-    choose(4, (x & 4) != 0, pairs[2], pairs[4], columns);
+    for (int n = 0; n < kKeyTiles; n += 2)
+      operand.multiply(products[n], keys + n * 2 * kVectorsOfRow);
+    columns.choose(0, x, products[0], products[2]);
+    columns.choose(4, x, products[2], products[4]);
     __syncwarp();  // all MMAs together would need more registers than are free
 #pragma unroll
-    for (int n = 1; n < kKeyTiles; n += 2) operand.multiply(pairs[n], keys + n * 2 * kVectorsOfRow);
-    choose(2, (x & 4) != 0, pairs[1], pairs[3], columns);
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float (&c)[kWindow + 3] = columns[half];
-      const bool two = (x & 2) != 0;
-      const float four[kWindow + 1] = {two ? c[2] : c[0], two ? c[3] : c[1], two ? c[4] : c[2],
-                                       two ? c[5] : c[3]};
-#pragma unroll
-      for (int j = 0; j < kWindow; ++j) chosen[half][j] = (x & 1) != 0 ? four[j + 1] : four[j];
-    }
+    for (int n = 1; n < kKeyTiles; n += 2)
+      operand.multiply(products[n], keys + n * 2 * kVectorsOfRow);
+    columns.choose(2, x, products[1], products[3]);
+    columns.finish(x, chosen);
   }
 
-  // Selects the columns from `first` on of one MMA or of a later one.
-  __device__ static void choose(int first, bool later, const float (&here)[4],
-                                const float (&there)[4], float (&columns)[2][kWindow + 3]) {
-#pragma unroll
-    for (int e = 0; e < 4; ++e) columns[e / 2][first + e % 2] = later ? there[e] : here[e];
-  }
-
-  // out += weights values, with zero weights for key columns other than x to x + 2.
+  // out += weights values
   __device__ void multiply_weights(const float (&weights)[2][kWindow], int t,
                                    float (&out)[kDim / 8][4]) const {
     const int thread = thread_index();
-    const int x = thread % 32 / 4;
-    const bool odd = (x & 1) != 0;
-    unsigned pairs[2][2];  // the window's columns as operands of two neighbouring MMAs
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float (&w)[kWindow] = weights[half];
-      pairs[half][0] = pack<T>(odd ? 0.0f : w[0], odd ? w[0] : w[1]);
-      pairs[half][1] = pack<T>(odd ? w[1] : w[2], odd ? w[2] : 0.0f);
-    }
-    const auto pair = [&](int n, int half) {
-      const int i = n - x / 2;
-      return i == 0 ? pairs[half][0] : i == 1 ? pairs[half][1] : 0u;
-    };
+    const WindowWeights<T> operands(weights, thread % 32 / 4);
     // Values of two MMAs: lanes 8 to 15 and 24 to 31 load the second one's keys.
     const Vector16<T>* from =
         values_of(values, cell_of(t, thread % 2 + thread / 8 % 2 * 2), thread);
 #pragma unroll
     for (int n = 0; n < kKeyTiles; n += 2) {
-      const unsigned a[4] = {pair(n, 0), pair(n, 1), pair(n + 1, 0), pair(n + 1, 1)};
+      const unsigned a[4] = {operands.of(n, 0), operands.of(n, 1), operands.of(n + 1, 0),
+                             operands.of(n + 1, 1)};
       if (n + 1 == kKeyTiles) from -= thread / 8 % 2 * 2 * kVectorsOfRow;  // there is no second MMA
       multiply_values(out, a, from + 2 * n * kVectorsOfRow);
     }
