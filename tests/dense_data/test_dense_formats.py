@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,8 @@ from dense_data.written_sets import (
 )
 from transnext_models.dense_data.batches import collate
 from transnext_models.dense_data.datasets import TestSamples, TrainingSamples, images_to_train_on
-from transnext_models.dense_data.find import open_annotations
+from transnext_models.dense_data.errors import AnnotationError
+from transnext_models.dense_data.find import open_annotations, open_validation
 from transnext_models.dense_data.geometry import Flip
 from transnext_models.dense_data.orientation import OrientedOrder
 from transnext_models.dense_data.pipelines import METHODS
@@ -93,6 +95,39 @@ def test_every_format_of_label_maps_gives_the_same_labels(name: str, tmp_path: P
             if is_ade20k:  # 0 is no class, and k is class k - 1
                 expected = np.where(expected == 0, 255, expected - 1)
             np.testing.assert_array_equal(sample.label_map, expected)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+@pytest.mark.parametrize("name", ["label_maps", "palette_maps", "ade20k"])
+def test_label_maps_may_stay_in_their_archive(name: str, kind: str, tmp_path: Path) -> None:
+    SEGMENTATION[name](tmp_path / "ADEChallengeData2016")
+    (tmp_path / "ADEChallengeData2016" / ".DS_Store").touch()
+    base, top = str(tmp_path / "packed" / "ADEChallengeData2016"), "ADEChallengeData2016"
+    archive = Path(shutil.make_archive(base, kind, tmp_path, top))
+    unpacked = open_annotations(tmp_path / "ADEChallengeData2016", "segment")
+    place = archive.parent if (name, kind) == ("ade20k", "zip") else archive
+    packed = open_annotations(place, "segment")
+    assert packed.kind == unpacked.kind
+    assert packed.train.class_names == unpacked.train.class_names
+    for split in ("train", "val"):
+        pairs = zip(getattr(packed, split).images, getattr(unpacked, split).images, strict=True)
+        for one, other in pairs:
+            classes = packed.train.num_classes
+            mine = read_sample(one, for_training=True, num_classes=classes)
+            theirs = read_sample(other, for_training=True, num_classes=classes)
+            np.testing.assert_array_equal(mine.image, theirs.image)
+            np.testing.assert_array_equal(mine.label_map, theirs.label_map)
+    if name == "ade20k":
+        validation, described = open_validation(place, "segment")
+        assert (len(validation), described) == (2, "ADE20K")
+
+
+def test_a_damaged_archive_of_label_maps_is_named(tmp_path: Path) -> None:
+    archive = tmp_path / "ADEChallengeData2016.zip"
+    archive.write_bytes(b"PK\x03\x04 and no more")
+    for place in (archive, tmp_path):
+        with pytest.raises(AnnotationError, match=r"ADEChallengeData2016\.zip.*as an archive"):
+            open_annotations(place, "segment")
 
 
 def test_samples_of_a_run_depend_on_their_place_only(tmp_path: Path) -> None:

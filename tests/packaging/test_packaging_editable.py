@@ -52,7 +52,7 @@ def editable(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = [
         f"--config-settings=build-dir={folder.parent / 'build'}",
         "--config-settings=cmake.define.TRANSNEXT_CUDA=OFF",
-        "--config-settings=cmake.define.CMAKE_CXX_FLAGS_RELEASE=-O1",
+        "--config-settings=cmake.define.CMAKE_CXX_FLAGS_RELEASE=-O0",
     ]
     done = subprocess.run(
         [

@@ -6,11 +6,12 @@ Its code blocks run in tests/docs/test_pages.py.
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+from typer.testing import CliRunner
+
 from transnext_models import VARIANTS
+from transnext_models.cli.application import app
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -57,15 +58,5 @@ def test_the_demonstrators_size_is_stated_truly() -> None:
 def test_its_commands_exist() -> None:
     assert COMMANDS
     for command in sorted(set(COMMANDS)):
-        result = subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                "from transnext_models.cli import main; main()",
-                command,
-                "--help",
-            ],
-            capture_output=True,
-            text=True,
-        )
-        assert result.returncode == 0, result.stderr
+        result = CliRunner().invoke(app, [command, "--help"])
+        assert result.exit_code == 0, result.output

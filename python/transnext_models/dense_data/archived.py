@@ -1,7 +1,7 @@
-"""Images in the archives that sets are downloaded in, as if those were folders.
+"""Files in the archives that sets are downloaded in, as if those were folders.
 
 ``…/val2017.zip/000000000139.jpg`` is an image in ``val2017.zip``, or in the one folder that is all
-that the archive holds. Of zips and uncompressed tars single images can be read.
+that the archive holds. Of zips and uncompressed tars single files can be read.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from ..images import ImageError
-from ..training.sources.archives import archive_members, images_of
+from ..images import ImageError, is_hidden
+from ..training.sources.archives import archive_members
 from ..training.sources.tar_members import ArchiveError
 from .errors import AnnotationError
 
-__all__ = ["is_archive", "names_in", "open_image"]
+__all__ = ["is_archive", "is_folder", "names_in", "open_file"]
 
 _SUFFIXES = (".zip", ".tar")
-_MOST_BYTES = 1 << 28  # of one image in an archive
+_MOST_BYTES = 1 << 28  # of one file in an archive
 _OPEN = 8  # archives that a process knows at a time
 
 Read = Callable[[], bytes]
@@ -31,6 +31,11 @@ Read = Callable[[], bytes]
 def is_archive(path: Path) -> bool:
     """Whether a path is a file whose name says that it is a zip or a tar."""
     return path.suffix.lower() in _SUFFIXES and path.is_file()
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a path is a folder, also one in an archive that has files in it."""
+    return path.is_dir() or bool(names_in(str(path)))
 
 
 def names_in(folder: str) -> frozenset[str]:
@@ -51,8 +56,8 @@ def names_in(folder: str) -> frozenset[str]:
         return frozenset()
 
 
-def open_image(path: str) -> BinaryIO:
-    """Open an image file, also one in an archive.
+def open_file(path: str) -> BinaryIO:
+    """Open a file, also one in an archive.
 
     Raises
     ------
@@ -67,7 +72,7 @@ def open_image(path: str) -> BinaryIO:
             raise ImageError(path, error.strerror or str(error)) from error
     read = _members(archive, *_state(archive)).get(inside)
     if read is None:
-        raise ImageError(path, "no such image in the archive")
+        raise ImageError(path, "no such file in the archive")
     try:
         return io.BytesIO(read())
     except Exception as error:  # zipfile meets damaged members with almost anything
@@ -93,12 +98,13 @@ def _state(archive: str) -> tuple[int, int]:
 
 @functools.lru_cache(_OPEN)
 def _members(archive: str, process: int, changed: int) -> Mapping[str, Read]:
-    """Return how each image of an archive is read."""
+    """Return how each file of an archive is read."""
     try:
         is_zip = archive.lower().endswith(".zip")
-        found = dict(_of_zip(archive) if is_zip else _of_tar(archive))
+        files = _of_zip(archive) if is_zip else _of_tar(archive)
     except (zipfile.BadZipFile, OSError, ArchiveError) as error:
         raise AnnotationError(archive, "", f"cannot be read as an archive ({error})") from error
+    found = {name: read for name, read in files if not any(map(is_hidden, name.split("/")))}
     tops = {name.partition("/")[0] if "/" in name else "" for name in found}
     if len(tops) == 1 and tops != {""}:
         return {name.partition("/")[2]: read for name, read in found.items()}
@@ -132,5 +138,7 @@ def _of_tar(archive: str) -> Iterable[tuple[str, Read]]:
 
         return read
 
-    members = images_of(archive_members(Path(archive)))
-    return [(member.name, reader(member.offset, member.size)) for member in members]
+    return [
+        (member.name, reader(member.offset, member.size))
+        for member in archive_members(Path(archive))
+    ]

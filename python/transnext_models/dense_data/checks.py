@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..dense.run_lengths import Size
-from .archived import names_in
+from ..images import ImageError
+from .archived import names_in, open_file
 from .errors import AnnotationError
 from .records import AnnotatedImage
 from .report import Report
@@ -22,13 +23,13 @@ _SHOWN = 5
 def read_text(file: Path, most_bytes: int) -> str:
     """Return the text of a file, UTF-8, of at most so many bytes; AnnotationError otherwise."""
     try:
-        if file.stat().st_size > most_bytes:
-            raise AnnotationError(
-                file, "", f"has {file.stat().st_size:,} bytes, more than {most_bytes:,}"
-            )
-        return file.read_text("utf-8-sig")
-    except OSError as error:
-        raise AnnotationError(file, "", f"cannot be read ({error.strerror})") from error
+        with open_file(str(file)) as opened:
+            content = opened.read(most_bytes + 1)
+        if len(content) > most_bytes:
+            raise AnnotationError(file, "", f"has more than {most_bytes:,} bytes")
+        return content.decode("utf-8-sig")
+    except ImageError as error:
+        raise AnnotationError(file, "", f"cannot be read ({error.reason})") from error
     except UnicodeDecodeError as error:
         raise AnnotationError(file, f"byte {error.start}", "is no UTF-8 text") from error
 

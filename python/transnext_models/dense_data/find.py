@@ -13,7 +13,9 @@ instance maps                       images/<split>/ and instances/<split>/, or <
                                     <split>/instances/; label maps in classes/ beside instances/
 label maps (segmentation)           the same with masks/ or annotations/; Pascal VOC's
                                     SegmentationClass/ and ImageSets/Segmentation/<split>.txt;
-                                    ADE20K's images/ and annotations/ (`training`, `validation`)
+                                    ADE20K's images/ and annotations/ (`training`, `validation`);
+                                    all of it also in a zip or tar, which is then --data, or
+                                    ADEChallengeData2016.zip in the folder
 
 Splits are called train or training; val, valid or validation.
 """
@@ -27,7 +29,7 @@ from typing import Literal, NamedTuple, TypeVar
 
 from ..dense.classes import class_names
 from ..training.sampling import shuffled_order
-from .archived import is_archive
+from .archived import is_archive, is_folder
 from .coco import read_coco
 from .errors import AnnotationError
 from .images_by_name import images_by_stem
@@ -43,6 +45,7 @@ Task = Literal["detect", "segment"]
 
 _NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
 _MASKS = ("masks", "annotations", "labels")
+_ADE20K_DOWNLOAD = "ADEChallengeData2016.zip"
 _FOUND = "COCO JSON, YOLO txt with data.yaml, Pascal VOC XML, mask images"
 
 
@@ -108,7 +111,7 @@ def open_annotations(
     AnnotationError
         What it holds is broken, or a split or its classes do not fit the other's.
     """
-    root = _folder(data)
+    root = _folder(data, task)
     finders = (_yolo, _coco, _voc, _instances) if task == "detect" else (_label_maps,)
     for find in finders:
         splits = find(root, _How(allow_missing, "val" if val_share is None else "train"))
@@ -137,10 +140,10 @@ def open_validation(
     ValueError, AnnotationError
         As `open_annotations`.
     """
-    root = _folder(data)
+    root = _folder(data, task)
     if task == "segment":
         folders = root / "images" / "validation", root / "annotations" / "validation"
-        if all(folder.is_dir() for folder in folders):
+        if all(map(is_folder, folders)):
             names = mask_class_names(root) or class_names(ADE20K_CLASSES)
             return read_label_maps(*folders, names, zero_is_other=True), "ADE20K"
     elif not _yolo_files(root):
@@ -153,10 +156,18 @@ def open_validation(
     return splits.val, splits.kind
 
 
-def _folder(data: str | Path) -> Path:
+def _folder(data: str | Path, task: Task) -> Path:
+    """Return where the set is; an archive of label maps is a folder too."""
     root = Path(data)
+    if task == "segment":
+        download = root / _ADE20K_DOWNLOAD
+        if is_archive(download) and not (root / "images").is_dir():
+            return download
+        if is_archive(root):
+            return root
     if not root.is_dir():
-        raise ValueError(f"--data: got {data}, needs a folder")
+        needed = "a folder, a zip or a tar" if task == "segment" else "a folder"
+        raise ValueError(f"--data: got {data}, needs {needed}")
     return root
 
 
@@ -278,7 +289,7 @@ def _label_maps(root: Path, how: _How) -> DenseSplits | None:
     found = _both(root, lambda _, name: _pair(root, name, _MASKS), how)
     if found is None:
         return None
-    is_ade20k = (root / "annotations" / "training").is_dir()
+    is_ade20k = is_folder(root / "annotations" / "training")
     if is_ade20k and names is None:
         names = tuple(f"class {number}" for number in range(ADE20K_CLASSES))
     train, val = (
@@ -304,7 +315,7 @@ def _pair(root: Path, name: str, kinds: tuple[str, ...]) -> tuple[Path, Path] | 
             (root / "images" / name, root / kind / name),
             (root / name / "images", root / name / kind),
         ):
-            if images.is_dir() and masks.is_dir() and images_by_stem(masks):
+            if is_folder(images) and is_folder(masks) and images_by_stem(masks):
                 return images, masks
     return None
 

@@ -1,4 +1,4 @@
-"""Images of a folder by their names without suffix, as label files call them."""
+"""Images of a folder, or of one in an archive, by their names without suffix."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..images import is_hidden
 from ..images.formats import is_image_name
+from .archived import names_in
 from .errors import AnnotationError
 
 __all__ = ["images_by_stem", "paired"]
@@ -22,12 +23,11 @@ def images_by_stem(folder: Path) -> dict[str, Path]:
     AnnotationError
         It cannot be read, or two images differ in their suffix only.
     """
-    try:
-        files = sorted(folder.iterdir())
-    except OSError as error:
-        raise AnnotationError(folder, "", f"cannot be read ({error.strerror})") from error
+    names = names_in(str(folder))
+    if not names and not folder.is_dir():
+        raise AnnotationError(folder, "", "cannot be read as a folder")
     found: dict[str, Path] = {}
-    for file in files:
+    for file in sorted(folder / name for name in names):
         if is_hidden(file.name) or not is_image_name(file) or file.is_dir():
             continue
         if file.stem in found:

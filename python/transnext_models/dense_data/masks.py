@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..dense.run_lengths import RunLengths
+from .archived import names_in
 from .checks import read_text
 from .errors import AnnotationError
 from .images_by_name import paired
@@ -33,9 +34,9 @@ _ADE20K_NAMES = "objectInfo150.txt"
 def mask_class_names(folder: Path) -> tuple[str, ...] | None:
     """Return the names in classes.txt (one a line) or ADE20K's objectInfo150.txt; None without."""
     for name in _NAME_FILES:
-        file = folder / name
-        if file.is_file():
-            lines = [line for line in read_text(file, _MOST_BYTES).splitlines() if line.strip()]
+        if name in names_in(str(folder)):
+            text = read_text(folder / name, _MOST_BYTES)
+            lines = [line for line in text.splitlines() if line.strip()]
             if name == _ADE20K_NAMES:
                 return tuple(line.split("\t")[-1].split(",")[0].strip() for line in lines[1:])
             return tuple(line.strip() for line in lines)

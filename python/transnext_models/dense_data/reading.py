@@ -20,7 +20,7 @@ from ..images import ImageError, read_image
 from ..images.formats import readable_formats
 from ..images.quiet import quiet
 from ..training.sources.image_set import decode
-from .archived import open_image
+from .archived import open_file
 from .errors import AnnotationError
 from .label_files import read_labels, size_of
 from .records import AnnotatedImage, Objects
@@ -78,13 +78,13 @@ def read_rgb(path: str, size: Size | None) -> NDArray[np.uint8]:
         It cannot be read, or is of another size than `size` either way.
     """
     try:
-        with open_image(path) as file:
+        with open_file(path) as file:
             pixels = np.array(read_image(file))  # a copy: Pillow's memory cannot be written
     except ImageError as error:  # what is open has no name
         raise ImageError(path, error.reason) from error
     if size is None or pixels.shape[:2] == size:
         return pixels
-    stored = np.array(decode(open_image(path)))
+    stored = np.array(decode(open_file(path)))
     if stored.shape[:2] != size:
         raise ImageError(
             path, f"is {_text(pixels.shape)}, its annotations are for {_text(size)} (height×width)"
@@ -101,7 +101,11 @@ def upright_size(path: str | Path) -> Size:
         It cannot be read.
     """
     try:
-        with quiet(), Image.open(path, formats=readable_formats()) as image:
+        with (
+            open_file(str(path)) as file,
+            quiet(),
+            Image.open(file, formats=readable_formats()) as image,
+        ):
             width, height = image.size
             with contextlib.suppress(Exception):  # damaged EXIF data says nothing
                 if image.getexif().get(_ORIENTATION) in _SIDEWAYS:
