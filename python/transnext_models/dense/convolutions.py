@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from .resized_convolution import convolve_resized
+from .winograd import Convolution3x3
 
 __all__ = ["ConvNorm"]
 
@@ -41,7 +42,10 @@ class ConvNorm(nn.Module):
         relu: bool = True,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=bias)
+        if (kernel, stride) == (3, 1):
+            self.conv: nn.Conv2d = Convolution3x3(in_channels, out_channels, bias=bias)
+        else:
+            self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=bias)
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
         if self.conv.bias is not None:
             nn.init.zeros_(self.conv.bias)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .deformable_gathering import gather_deformably
+from .eager import is_plain_inference
 
 __all__ = ["DeformableAttention", "cell_centres", "cells", "deformable_sampling"]
 
@@ -149,7 +150,7 @@ def deformable_sampling(
     if sum(rows * columns for rows, columns in shapes) != cells:
         raise ValueError(f"value: got {cells} cells, needs those of the maps {tuple(shapes)}")
     dtype = torch.promote_types(value.dtype, torch.float32)
-    if _may_gather(value, locations, weights):
+    if is_plain_inference(value, locations, weights):
         own = (x.to(dtype) for x in (locations, weights))
         return gather_deformably(value.to(dtype), shapes, *own).to(value.dtype)
     grids = (2 * locations - 1).permute(0, 2, 3, 1, 4, 5).flatten(0, 1).to(dtype)
@@ -165,13 +166,6 @@ def deformable_sampling(
         total = part if total is None else total + part
     assert total is not None
     return total.unflatten(0, (batch, heads)).permute(0, 3, 1, 2).flatten(2).to(value.dtype)
-
-
-def _may_gather(*tensors: Tensor) -> bool:
-    """Whether nobody needs a gradient of these, nor a graph of what is computed, on a CPU."""
-    needs_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return tensors[0].device.type == "cpu" and not needs_gradient and not traced
 
 
 def cell_centres(shapes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:

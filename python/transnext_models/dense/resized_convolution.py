@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .winograd import convolve_3x3
+
 __all__ = ["convolve_resized"]
 
 
@@ -38,7 +40,7 @@ def convolve_resized(maps: Sequence[Tensor], weight: Tensor, bias: Tensor | None
         ``[B, O, H_0, W_0]``.
     """
     own, *others = weight.split([x.shape[1] for x in maps], 1)
-    total = F.conv2d(maps[0], own, bias, padding=1).contiguous()
+    total = convolve_3x3(maps[0], own, bias).contiguous()
     for x, part in zip(maps[1:], others, strict=True):
         _add_convolution(total, x, part)
     return total

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..dense.winograd import Convolution3x3
+
 __all__ = ["Convolution", "FeaturePyramid"]
 
 
@@ -28,7 +30,10 @@ class Convolution(nn.Module):
         self, in_channels: int, out_channels: int, kernel: int, *, relu: bool = False
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2)
+        if kernel == 3:
+            self.conv: nn.Conv2d = Convolution3x3(in_channels, out_channels)
+        else:
+            self.conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2)
         if relu:
             nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
         else:

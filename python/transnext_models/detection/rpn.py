@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
+from ..dense.winograd import Convolution3x3
 from .anchors import ANCHOR_SCALE, RATIOS, STRIDES, anchors_of_level, valid_anchors
 from .assignment import Assigner, Sampler
 from .box_deltas import clip_boxes, decode_boxes, encode_boxes
@@ -73,7 +74,7 @@ class ProposalHead(nn.Module):
     ) -> None:
         super().__init__()
         self.anchor_scale = anchor_scale
-        self.rpn_conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.rpn_conv = Convolution3x3(channels, channels)
         self.rpn_cls = nn.Conv2d(channels, len(RATIOS), 1)
         self.rpn_reg = nn.Conv2d(channels, 4 * len(RATIOS), 1)
         for conv in (self.rpn_conv, self.rpn_cls, self.rpn_reg):
