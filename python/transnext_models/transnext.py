@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 import transnext_ops as ops
 from transnext_ops.backends.registry import check_backend_name
+from transnext_ops.grid_constants import shared_in_trace
 
 from .layers import (
     ConvolutionalGLU,
@@ -251,16 +252,17 @@ class TransNeXt(Shareable):
         """Return the normalised maps ``[B, C, H, W]`` of the first ``stages`` stages."""
         check_images(x, self.in_chans)
         maps = []
-        for stage, (embed, blocks, norm) in enumerate(self.stages()[:stages]):
-            x, grid = embed(x)
-            grids = self.stage_grids(stage, grid)
-            for block in blocks:
-                if self.grad_checkpointing and torch.is_grad_enabled():
-                    x = checkpoint(block, x, grids, use_reentrant=False)
-                else:
-                    x = block(x, grids)
-            x = tokens_to_map(norm(x), grid)
-            maps.append(x)
+        with shared_in_trace():
+            for stage, (embed, blocks, norm) in enumerate(self.stages()[:stages]):
+                x, grid = embed(x)
+                grids = self.stage_grids(stage, grid)
+                for block in blocks:
+                    if self.grad_checkpointing and torch.is_grad_enabled():
+                        x = checkpoint(block, x, grids, use_reentrant=False)
+                    else:
+                        x = block(x, grids)
+                x = tokens_to_map(norm(x), grid)
+                maps.append(x)
         return maps
 
     def forward_features(self, x: Tensor) -> Tensor:

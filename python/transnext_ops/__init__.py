@@ -23,6 +23,7 @@ from transnext_ops.backends.registry import (
     set_backend,
     use_backend,
 )
+from transnext_ops.dispatch.decompositions import decompositions
 from transnext_ops.distribution import NAME
 from transnext_ops.operators.aggregated_attention import (
     aggregated_attention,
@@ -50,6 +51,7 @@ __all__ = [
     "bias_coordinates",
     "bias_from_values",
     "conv_glu",
+    "decompositions",
     "explain_backend",
     "gelu_pool",
     "get_backend",

@@ -2,14 +2,17 @@
 
 Everything here is a small constant of a few integers. Eagerly it is built once per (sizes, dtype,
 device) and shared; while ``torch.compile`` or ``torch.export`` traces, it is built by traceable
-tensor code, so that no cached tensor leaks into a graph.
+tensor code, so that no cached tensor leaks into a graph. Within :func:`shared_in_trace` it is then
+built once in that graph.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar, cast
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +21,36 @@ from transnext_ops.tracing import traced, transformed
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_in_trace: ContextVar[dict[Hashable, Any] | None] = ContextVar("_in_trace", default=None)
+
+
+def shared_in_trace() -> AbstractContextManager[None]:
+    """Share constants between the calls in a ``with`` block, if it is recorded as one graph.
+
+    Every constant of sizes that are open is some dozen operators, each of which a tracer follows by
+    formulas: building them for each block is what tracing a deep model takes longest for.
+    ``torch.compile`` finds equal operators by itself, and reads no context variables.
+    """
+    if torch.compiler.is_dynamo_compiling() or not traced():
+        return nullcontext()
+    return _sharing()
+
+
+@contextmanager
+def _sharing() -> Iterator[None]:
+    token = _in_trace.set({})
+    try:
+        yield
+    finally:
+        _in_trace.reset(token)
+
+
+def _key(value: Any) -> Hashable:
+    """Return what tells an argument from others; a size that is open has no hash of its own."""
+    if isinstance(value, tuple):
+        return tuple(map(_key, value))
+    return value.node.expr if isinstance(value, torch.SymInt) else cast(Hashable, value)
 
 
 def shared_constant(build: Callable[P, T]) -> Callable[P, T]:
@@ -36,7 +69,13 @@ def shared_constant(build: Callable[P, T]) -> Callable[P, T]:
     @functools.wraps(build)
     def lookup(*args: P.args, **kwargs: P.kwargs) -> T:
         if traced() or transformed():
-            return build(*args, **kwargs)
+            shared = None if torch.compiler.is_dynamo_compiling() else _in_trace.get()
+            if shared is None or transformed():
+                return build(*args, **kwargs)
+            key = (build, _key(args), _key(tuple(kwargs.items())))
+            if key not in shared:
+                shared[key] = build(*args, **kwargs)
+            return cast(T, shared[key])
         return cast(Callable[P, T], cached)(*args, **kwargs)
 
     return lookup

@@ -12,7 +12,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from seeing.test_seeing_record import build, picture
-from transnext_models.seeing import ReceptiveField, effective_receptive_field
+from transnext_models.seeing import (
+    ReceptiveField,
+    effective_receptive_field,
+    effective_receptive_fields,
+)
 
 
 class Convolutions(nn.Module):
@@ -89,6 +93,16 @@ def test_the_mean_is_over_images_and_broken_ones_are_skipped() -> None:
     )
     torch.testing.assert_close(field.map, (single[0] + single[1]) / 2)
     assert (field.images, field.skipped, done) == (2, 1, [1, 2, 3])
+
+
+def test_several_stages_are_what_each_is_alone() -> None:
+    model, image = build(), picture((64, 96))
+    stages = (4, 1, 4, 2)
+    together = effective_receptive_fields(model, iter([image, image]), stages)
+    for stage, field in zip(stages, together, strict=True):
+        alone = effective_receptive_field(model, [image, image], stage)
+        torch.testing.assert_close(field.map, alone.map)
+        assert (field.grid, field.pixel, field.images) == (alone.grid, alone.pixel, 2)
 
 
 def test_parameters_get_no_gradient_and_frozen_models_work() -> None:

@@ -22,7 +22,7 @@ from ..seeing import (
     draw_erf,
     draw_foveal,
     draw_query,
-    effective_receptive_field,
+    effective_receptive_fields,
     record_attention,
 )
 from ..seeing.canvas import FORMATS, as_file
@@ -134,10 +134,10 @@ def receptive_fields(
         preprocess: Any = loaded.normal(size or loaded.own_size)
         if isinstance(preprocess, Preprocess):
             preprocess = dataclasses.replace(preprocess, crop_mode="squash", crop_pct=1.0)
-        for one in (stage,) if stage else _STAGES:
-            images = _readable(found.paths[:count])
-            fields.append(effective_receptive_field(module, images, one, preprocess=preprocess))
-            titles.append(f"{loaded.name}\nstage {one}")
+        stages = (stage,) if stage else _STAGES
+        images = _readable(found.paths[:count])
+        fields += effective_receptive_fields(module, images, stages, preprocess=preprocess)
+        titles += [f"{loaded.name}\nstage {one}" for one in stages]
     numbers: dict[str, Any] = {
         "images": [str(path) for path in found.paths[:count]],
         "fields": [

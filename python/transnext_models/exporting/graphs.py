@@ -55,7 +55,11 @@ def _program(model: Exportable, request: Request, size: tuple[int, int]) -> Any:
             2: dim("height", min=DYNAMIC_MIN, max=DYNAMIC_MAX),
             3: dim("width", min=DYNAMIC_MIN, max=DYNAMIC_MAX),
         }
-    with quiet(), torch.no_grad():
+    from torch._dynamo import config  # imports all of sympy
+
+    # With open sizes, what it keeps of a result takes longer to make than the result.
+    without_cache = config.patch(fake_tensor_cache_enabled=False)
+    with quiet(), torch.no_grad(), without_cache:
         return torch.export.export(
             model, (_example(request, size),), dynamic_shapes=(open_axes,), strict=False
         )

@@ -165,7 +165,9 @@ def export_subject(
     size = wanted.size if isinstance(wanted.size, tuple) else subject.size
     calibration = _calibration(wanted, subject, size)
     about = describe(subject, wanted)
-    progress("tracing, which takes minutes for free sizes" if wanted.is_dynamic else "tracing")
+    progress(
+        "tracing, which takes a minute or more for free sizes" if wanted.is_dynamic else "tracing"
+    )
     content = _content(subject, wanted, size, about)
     if wanted.quantize is not None:
         progress("quantising")

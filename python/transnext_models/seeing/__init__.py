@@ -11,7 +11,12 @@ from .figures import (
     figure_sizes,
 )
 from .query import QueryAttention
-from .receptive_field import AreaRatio, ReceptiveField, effective_receptive_field
+from .receptive_field import (
+    AreaRatio,
+    ReceptiveField,
+    effective_receptive_field,
+    effective_receptive_fields,
+)
 from .record import AttentionRecord, preprocess_of, record_attention
 from .vision import foveal_picture
 
@@ -27,6 +32,7 @@ __all__ = [
     "draw_foveal",
     "draw_query",
     "effective_receptive_field",
+    "effective_receptive_fields",
     "figure_erf",
     "figure_foveal",
     "figure_query",

@@ -7,7 +7,7 @@ shows them, for any model that gives its feature maps.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,7 +18,13 @@ from torch import Tensor, nn
 from ..classification.preprocess import Preprocess
 from .record import as_batch, preprocess_of
 
-__all__ = ["THRESHOLDS", "AreaRatio", "ReceptiveField", "effective_receptive_field"]
+__all__ = [
+    "THRESHOLDS",
+    "AreaRatio",
+    "ReceptiveField",
+    "effective_receptive_field",
+    "effective_receptive_fields",
+]
 
 THRESHOLDS = (0.2, 0.3, 0.5, 0.99)
 _FAINTEST = 1e-4  # of the maximum: where `relative` ends
@@ -201,74 +207,124 @@ def effective_receptive_field(
         The model has no maps or is in training mode, there is no such stage or position, an image
         has another size than the first, or there is none that can be used.
     """
+    (field,) = effective_receptive_fields(
+        model, images, (stage,), position, progress, preprocess=preprocess
+    )
+    return field
+
+
+def effective_receptive_fields(
+    model: nn.Module,
+    images: Iterable[Tensor | Image.Image],
+    stages: Sequence[int] = (1, 2, 3, 4),
+    position: tuple[int, int] | None = None,
+    progress: Callable[[int], None] | None = None,
+    *,
+    preprocess: Preprocess | None = None,
+) -> list[ReceptiveField]:
+    """Return the receptive fields of several stages, of one forward pass for each image.
+
+    Arguments, results and errors are those of :func:`effective_receptive_field`, for each of
+    `stages` in their order. `images` is gone through once.
+    """
     if not hasattr(model, "forward_intermediates"):
         raise TypeError(f"model: got {type(model).__name__}, needs one with forward_intermediates")
     if model.training:
         raise ValueError("model: got one in training mode, needs model.eval()")
-    first = next(model.parameters())
+    for stage in stages:
+        _check_stage(model, stage)
+    like = next(model.parameters())
     preprocess = preprocess or preprocess_of(model)
-    total: Tensor | None = None
-    used = skipped = 0
-    grid = place = (0, 0)
+    sums = [_Sum() for _ in stages]
+    size: torch.Size | None = None
     for done, image in enumerate(images, start=1):
-        x = as_batch(image, preprocess).to(first.device, first.dtype)
-        if total is not None and x.shape[2:] != total.shape:
-            raise ValueError(
-                f"images: got {tuple(x.shape[2:])}, needs {tuple(total.shape)} as the first"
-            )
-        gradient, grid, place = _gradient(model, x, stage, position)
-        if total is None:
-            total = torch.zeros(x.shape[2:], dtype=torch.float64)
-        if gradient is None:
-            skipped += 1
-        else:
-            total += gradient.cpu()
-            used += 1
+        x = as_batch(image, preprocess).to(like.device, like.dtype)
+        if size is not None and x.shape[2:] != size:
+            raise ValueError(f"images: got {tuple(x.shape[2:])}, needs {tuple(size)} as the first")
+        size = x.shape[2:]
+        _add_gradients(model, x, stages, position, sums)
         if progress is not None:
             progress(done)
-    if total is None or not used:
-        raise ValueError(f"images: got {skipped} that can be used for nothing, needs one or more")
-    stride = _stride_of(model, stage, max(total.shape) / max(grid))
-    pixel = _pixel_of(model, place, stride)
-    return ReceptiveField(total / used, used, skipped, place, pixel, grid)
+    fields = []
+    for stage, total in zip(stages, sums, strict=True):
+        if not isinstance(total.map, Tensor):
+            raise ValueError(
+                f"images: got {total.skipped} that can be used for nothing, needs one or more"
+            )
+        stride = _stride_of(model, stage, max(total.map.shape) / max(total.grid))
+        pixel = _pixel_of(model, total.position, stride)
+        mean = total.map / total.used
+        fields.append(
+            ReceptiveField(mean, total.used, total.skipped, total.position, pixel, total.grid)
+        )
+    return fields
 
 
-def _gradient(
-    model: Any, x: Tensor, stage: int, position: tuple[int, int] | None
-) -> tuple[Tensor | None, tuple[int, int], tuple[int, int]]:
-    """Return E of one image, None where it is not finite; the map's grid, and the position."""
+@dataclass
+class _Sum:
+    """E of a stage, summed over the images so far."""
+
+    map: Tensor | int = 0
+    used: int = 0
+    skipped: int = 0
+    grid: tuple[int, int] = (0, 0)
+    position: tuple[int, int] = (0, 0)
+
+
+def _add_gradients(
+    model: Any,
+    x: Tensor,
+    stages: Sequence[int],
+    position: tuple[int, int] | None,
+    sums: Sequence[_Sum],
+) -> None:
+    """Add one image's E to those of the stages, unless it is not finite."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        features = _map_of(model, x, stage)
-        height, width = features.shape[2:]
-        row, column = (height // 2, width // 2) if position is None else position
-        if not (0 <= row < height and 0 <= column < width):
-            raise ValueError(
-                f"position: got {position}, needs a row and a column of {height} x {width}"
-            )
-        z = features[0, :, row, column].relu().sum()
-        (gradient,) = torch.autograd.grad(z, x)
-    gradient = gradient[0].double().relu().sum(0)
-    finite = bool(z.isfinite()) and bool(gradient.isfinite().all())
-    return gradient if finite else None, (height, width), (row, column)
+        maps = _maps_of(model, x, stages)
+        for left, (stage, total) in enumerate(zip(stages, sums, strict=True), 1 - len(stages)):
+            features = maps[stage]
+            height, width = total.grid = features.shape[2], features.shape[3]
+            total.position = (height // 2, width // 2) if position is None else position
+            row, column = total.position
+            if not (0 <= row < height and 0 <= column < width):
+                raise ValueError(
+                    f"position: got {position}, needs a row and a column of {height} x {width}"
+                )
+            z = features[0, :, row, column].relu().sum()
+            # The graph goes with the last of the stages.
+            (gradient,) = torch.autograd.grad(z, x, retain_graph=left < 0)
+            gradient = gradient[0].double().relu().sum(0)
+            if z.isfinite() and gradient.isfinite().all():
+                total.map = total.map + gradient.cpu()
+                total.used += 1
+            else:
+                total.skipped += 1
 
 
-def _map_of(model: Any, x: Tensor, stage: int) -> Tensor:
+def _check_stage(model: Any, stage: int) -> None:
     stages = len(model.feature_info) if hasattr(model, "feature_info") else 4
     if isinstance(stage, bool) or not isinstance(stage, int) or not 1 <= stage <= stages:
         raise ValueError(f"stage: got {stage!r}, needs 1 to {stages}")
+
+
+def _maps_of(model: Any, x: Tensor, stages: Sequence[int]) -> dict[int, Tensor]:
+    """Return the maps ``[1, C, H, W]`` of stages, each once and in the network's order."""
+    taken = sorted(set(stages))
     maps = model.forward_intermediates(
         x,
-        indices=[stage - 1],
+        indices=[stage - 1 for stage in taken],
         norm=True,
         stop_early=True,
         output_fmt="NCHW",
         intermediates_only=True,
     )
-    features: Tensor = maps[-1]
-    if features.dim() != 4:
-        raise ValueError(f"model: got features {tuple(features.shape)}, needs maps [1, C, H, W]")
-    return features
+    for features in maps:
+        if features.dim() != 4:
+            raise ValueError(
+                f"model: got features {tuple(features.shape)}, needs maps [1, C, H, W]"
+            )
+    return dict(zip(taken, maps, strict=True))
 
 
 def _stride_of(model: Any, stage: int, ratio: float) -> int:

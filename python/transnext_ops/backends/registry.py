@@ -235,29 +235,14 @@ _is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lamb
 def _exported(requested: str) -> str:
     """Return the backend for a graph that leaves this process.
 
-    TorchScript and ONNX know PyTorch's operators alone. A program of ``torch.export`` may hold
-    others, those of a backend that is named, but is then of use only where the package is.
-
-    Raises
-    ------
-    BackendError
-        A backend other than "torch" is named.
+    TorchScript and ONNX know PyTorch's operators alone, so whatever is asked for here is not for
+    them. A program of ``torch.export`` may hold others, those of a backend that is named, and then
+    runs where the package is.
     """
     onnx = sys.modules.get("torch.onnx")
-    if onnx is not None and onnx.is_in_onnx_export():
-        what = "ONNX has"
-    elif torch.jit.is_tracing():
-        what = "torch.jit.trace records"
-    elif requested == "auto" and _is_exporting():
+    if torch.jit.is_tracing() or (onnx is not None and onnx.is_in_onnx_export()):
         return "torch"
-    else:
-        return requested
-    if requested in ("auto", "torch"):
-        return "torch"
-    raise BackendError(
-        f"backend {requested!r} cannot be exported: {what} PyTorch's own operators only; use "
-        "backend='torch' (model.set_backend('torch'), transnext_ops.use_backend('torch'))"
-    )
+    return "torch" if requested == "auto" and _is_exporting() else requested
 
 
 # Availability does not change while a process runs, so each kind of call is decided once.

@@ -3,7 +3,7 @@
 These are the operators as PyTorch users would write them, without one N×P index and without unfold:
 window cells are views of a padded map, pooling is two small GEMMs. They compute in the
 parameters' dtype (float32 at least) and return the activations' dtype. Being differentiable, they
-need no backward functions and keep no log-sum-exp.
+need no backward functions.
 """
 
 from __future__ import annotations
@@ -38,16 +38,33 @@ def _normalize(x: Tensor) -> Tensor:
 
 
 def _window_slices(x: Tensor, grid: tuple[int, int], window_size: int) -> list[Tensor]:
-    """Return, for each window cell j, the [B, N, h, d] values of x at n + offset_j, 0 outside."""
+    """Return, for each window cell j, the [B, H, W, h, d] views of x at n + offset_j, 0 outside."""
     height, width = grid
     before = window_size // 2
     after = window_size - 1 - before
     image = F.pad(x.unflatten(1, (height, width)), (0, 0, 0, 0, before, after, before, after))
-    return [
-        image[:, dy : dy + height, dx : dx + width].flatten(1, 2)
-        for dy in range(window_size)
-        for dx in range(window_size)
-    ]
+    rows = [image[:, dy : dy + height] for dy in range(window_size)]
+    return [row[:, :, dx : dx + width] for row in rows for dx in range(window_size)]
+
+
+def _window_products(q: Tensor, k: Tensor, grid: tuple[int, int], window_size: int) -> Tensor:
+    """Return the products of queries with the keys of their windows: [B, N, h, d] to [B, N, h, L].
+
+    Keys outside the image count as 0.
+    """
+    queries = q.unflatten(1, grid)
+    cells = [(queries * cell).sum(-1) for cell in _window_slices(k, grid, window_size)]
+    return torch.stack(cells, dim=-1).flatten(1, 2)
+
+
+def _window_sum(weights: Tensor, v: Tensor, grid: tuple[int, int], window_size: int) -> Tensor:
+    """Return the sum of values by the weights of their windows, [B, N, h, L] and [B, N, h, d]."""
+    columns = weights.unflatten(1, grid)[..., None].unbind(-2)
+    cells = _window_slices(v, grid, window_size)
+    out = columns[0] * cells[0]
+    for column, cell in zip(columns[1:], cells[1:], strict=True):
+        out = out + column * cell
+    return out.flatten(1, 2)
 
 
 def dense_position_bias(
@@ -71,6 +88,17 @@ def dense_position_bias(
 
 def aggregated_attention(*arguments: Any) -> Tensor:
     """Return aggregated attention ``[B, N, h, d]``."""
+    return _attend(*arguments)[0]
+
+
+def aggregated_attention_and_sums(*arguments: Any) -> tuple[Tensor, Tensor]:
+    """Return aggregated attention and the logarithm of each softmax's sum, ``[B, N, h]``."""
+    out, logits = _attend(*arguments)
+    return out, logits.logsumexp(-1).transpose(1, 2)
+
+
+def _attend(*arguments: Any) -> tuple[Tensor, Tensor]:
+    """Return aggregated attention, and its logits ``[B, h, N, L + P]``."""
     call = _AttentionArguments(*arguments)
     q, k, v, scale, pool_bias = call.q, call.k, call.v, call.scale, call.pool_bias
     grid, pool_grid, window_size = call.grid, call.pool_grid, call.window_size
@@ -90,18 +118,17 @@ def aggregated_attention(*arguments: Any) -> Tensor:
 
     local_length = window_size * window_size
     if k is None or v is None or local_length == 0:
-        weights = pooled.softmax(-1)
-        return _products(weights, call.v_pool.to(compute).transpose(1, 2)).transpose(1, 2).to(dtype)
+        out = _products(pooled.softmax(-1), call.v_pool.to(compute).transpose(1, 2))
+        return out.transpose(1, 2).to(dtype), pooled
 
-    kn = _normalize(k.to(compute))
-    cells = [(scaled * cell).sum(-1) for cell in _window_slices(kn, grid, window_size)]
-    local = torch.stack(cells, dim=-1)  # [B, N, h, L]
+    local = _window_products(scaled, _normalize(k.to(compute)), grid, window_size)  # [B, N, h, L]
     if call.local_bias is not None:
         local = local + call.local_bias
     outside = ~window_mask(grid, window_size, q.device)  # [N, L]
     local = local.masked_fill(outside[:, None], float("-inf")).transpose(1, 2)
 
-    weights = torch.cat((local, pooled), dim=-1).softmax(-1)
+    logits = torch.cat((local, pooled), dim=-1)
+    weights = logits.softmax(-1)
     window_weights, pool_weights = weights.split((local_length, pool_length), dim=-1)
     window_weights = window_weights.transpose(1, 2)  # [B, N, h, L]
     if call.tokens is not None:
@@ -109,9 +136,8 @@ def aggregated_attention(*arguments: Any) -> Tensor:
     if call.token_bias is not None:
         window_weights = window_weights + call.token_bias
     out = _products(pool_weights, call.v_pool.to(compute).transpose(1, 2)).transpose(1, 2)
-    for j, cell in enumerate(_window_slices(v.to(compute), grid, window_size)):
-        out = out + window_weights[..., j, None] * cell
-    return out.to(dtype)
+    out = out + _window_sum(window_weights, v.to(compute), grid, window_size)
+    return out.to(dtype), logits
 
 
 def window_qk(
@@ -120,8 +146,7 @@ def window_qk(
     """Return the window logits ``[B, h, N, L]``, -inf outside the image."""
     compute = compute_dtype(q.dtype)
     q_tokens, k_tokens = q.to(compute).transpose(1, 2), k.to(compute).transpose(1, 2)
-    cells = [(q_tokens * cell).sum(-1) for cell in _window_slices(k_tokens, grid, window_size)]
-    attn = torch.stack(cells, dim=-1)  # [B, N, h, L]
+    attn = _window_products(q_tokens, k_tokens, grid, window_size)  # [B, N, h, L]
     if bias is not None:
         attn = attn + bias
     outside = ~window_mask(grid, window_size, q.device)
@@ -133,9 +158,9 @@ def window_av(attn: Tensor, v: Tensor, grid: tuple[int, int], window_size: int) 
     compute = compute_dtype(v.dtype)
     outside = ~window_mask(grid, window_size, v.device)
     weights = attn.to(compute).masked_fill(outside, 0.0)  # whatever stands there, its value is 0
-    cells = _window_slices(v.to(compute).transpose(1, 2), grid, window_size)
-    products = [weights[..., j, None] * cell.transpose(1, 2) for j, cell in enumerate(cells)]
-    return torch.stack(products).sum(0).to(v.dtype)
+    v_tokens = v.to(compute).transpose(1, 2)
+    out = _window_sum(weights.transpose(1, 2), v_tokens, grid, window_size)
+    return out.transpose(1, 2).to(v.dtype)
 
 
 def position_bias_table(

@@ -1,0 +1,60 @@
+"""The custom operators in PyTorch's own, for graphs that go where this package is not.
+
+A program of ``torch.export`` for whose model a kernel backend was named holds the nodes
+``torch.ops.transnext.*``. ``torch.onnx.export`` of such a program takes them apart by itself, since
+their decompositions are in PyTorch's table; ``ExportedProgram.run_decompositions`` does with
+:func:`decompositions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._decomp import register_decomposition
+
+from transnext_ops.backends import torch_backend
+from transnext_ops.schema import OPERATORS
+
+__all__ = ["decompositions"]
+
+
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """Return how ``ExportedProgram.run_decompositions`` takes this package's operators apart.
+
+    Returns
+    -------
+    dict
+        PyTorch's default table, and a function of PyTorch's operators for each forward operator of
+        ``torch.ops.transnext``. Gradients, which no decomposition is asked for, come from them.
+
+    Examples
+    --------
+    >>> portable = program.run_decompositions(transnext_ops.decompositions())  # doctest: +SKIP
+    """
+    from torch.export import default_decompositions  # imports all of sympy
+
+    return {**default_decompositions(), **_DECOMPOSITIONS}
+
+
+def _decomposition(name: str) -> Callable[..., Any]:
+    saves_outputs = OPERATORS[name].saves_outputs
+    composite = getattr(torch_backend, f"{name}_and_sums" if saves_outputs else name)
+
+    def decomposition(*arguments: Any) -> Any:
+        outputs = composite(*arguments[:-1])  # the last is the name of a backend
+        # What follows in a graph was traced for contiguous results, which operators give.
+        if isinstance(outputs, Tensor):
+            return outputs.contiguous()
+        return tuple(output.contiguous() for output in outputs)
+
+    return decomposition
+
+
+_DECOMPOSITIONS = {
+    getattr(torch.ops.transnext, name).default: _decomposition(name) for name in OPERATORS
+}
+for _operator, _function in _DECOMPOSITIONS.items():
+    register_decomposition(_operator)(_function)
