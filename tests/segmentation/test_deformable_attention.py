@@ -11,12 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transnext_models.dense import deformable_gathering
+from transnext_models.dense import deformable_gathering, transformer_layers
 from transnext_models.dense.deformable_attention import (
     DeformableAttention,
     cell_centres,
     deformable_sampling,
 )
+from transnext_models.dense.transformer_layers import FeedForward
 
 SHAPES = ((5, 7), (3, 2), (1, 4))
 CELLS = sum(rows * columns for rows, columns in SHAPES)
@@ -201,6 +202,20 @@ def test_gathering_in_blocks_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(deformable_gathering, "_BLOCK", 50)
     blocks = deformable_sampling(value, ((5, 7), (2, 3)), places, weights)
     torch.testing.assert_close(blocks, whole)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("numbers", [2, 4], ids=["points", "boxes"])
+def test_layers_in_blocks_give_the_same(monkeypatch: pytest.MonkeyPatch, numbers: int) -> None:
+    """Queries of deformable attention, and rows of an FFN."""
+    torch.manual_seed(4)
+    layer, feed = random_layer(), FeedForward(12, 20).double()
+    query, value = torch.randn(2, 7, 12).double(), torch.randn(2, CELLS, 12).double()
+    reference = torch.rand(2, 7, 3, numbers).double()
+    expected = layer(query, value, reference, SHAPES), feed(query)
+    monkeypatch.setattr(deformable_gathering, "_BLOCK", 80)  # two queries of two images
+    monkeypatch.setattr(transformer_layers, "_ROWS", 5)
+    torch.testing.assert_close((layer(query, value, reference, SHAPES), feed(query)), expected)
 
 
 def test_places_that_are_no_numbers_count_nothing() -> None:

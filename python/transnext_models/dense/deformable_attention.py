@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .deformable_gathering import gather_deformably
+from .deformable_gathering import DeformableGathering
 from .eager import is_plain_inference
 
 __all__ = ["DeformableAttention", "cell_centres", "cells", "deformable_sampling"]
@@ -99,13 +99,37 @@ class DeformableAttention(nn.Module):
         Tensor
             ``[B, N, C]``.
         """
-        batch, queries, _ = query.shape
-        heads, levels, points = self.num_heads, self.num_levels, self.num_points
-        if len(shapes) != levels:
-            raise ValueError(f"shapes: got {len(shapes)} levels, needs {levels}")
+        if len(shapes) != self.num_levels:
+            raise ValueError(f"shapes: got {len(shapes)} levels, needs {self.num_levels}")
+        if reference.shape[-1] not in (2, 4):
+            raise ValueError(f"reference: got {reference.shape[-1]} numbers for each, needs 2 or 4")
         value = self.value_proj(value)
         if padding is not None:
             value = value.masked_fill(padding[..., None], 0.0)
+        value = value.unflatten(-1, (self.num_heads, -1))
+        if is_plain_inference(query, value, reference, *self.parameters()):
+            gather = _gathering(value, shapes)
+            # Some queries at a time, whose places stay in a cache.
+            step = gather.step(len(query) * self.attention_weights.out_features)
+            read = torch.cat(
+                [
+                    gather(*self._places(some, near, shapes))
+                    for some, near in zip(
+                        query.split(step, 1), reference.split(step, 1), strict=True
+                    )
+                ],
+                1,
+            ).to(value.dtype)
+        else:
+            read = deformable_sampling(value, shapes, *self._places(query, reference, shapes))
+        return self.output_proj(read)
+
+    def _places(
+        self, query: Tensor, reference: Tensor, shapes: Sequence[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
+        """Return locations ``[B, N, heads, levels, points, 2]`` and weights of queries."""
+        batch, queries, _ = query.shape
+        heads, levels, points = self.num_heads, self.num_levels, self.num_points
         offsets = self.sampling_offsets(query).view(batch, queries, heads, levels, points, 2)
         weights = self.attention_weights(query).view(batch, queries, heads, levels * points)
         weights = weights.softmax(-1).view(batch, queries, heads, levels, points)
@@ -115,14 +139,11 @@ class DeformableAttention(nn.Module):
         centre = reference[:, :, None, :, None, :2]
         if reference.shape[-1] == 2:
             sides = offsets.new_tensor([(columns, rows) for rows, columns in shapes])
-            locations = centre + offsets / sides[:, None, :]
-        elif reference.shape[-1] == 4:
-            half = reference[:, :, None, :, None, 2:] * 0.5
-            locations = centre + offsets / points * half
-        else:
-            raise ValueError(f"reference: got {reference.shape[-1]} numbers for each, needs 2 or 4")
-        value = value.unflatten(-1, (heads, -1))
-        return self.output_proj(deformable_sampling(value, shapes, locations, weights))
+            # Of full size, so that loops over the last axes are long ones.
+            sides = sides[:, None].expand(heads, levels, points, 2).contiguous()
+            return centre + offsets / sides, weights
+        half = reference[:, :, None, :, None, 2:] * 0.5
+        return centre + offsets / points * half, weights
 
 
 def deformable_sampling(
@@ -146,13 +167,11 @@ def deformable_sampling(
     Tensor
         ``[B, N, heads · D]``, of the value's dtype; float32 arithmetic at least.
     """
-    batch, cells, heads, _ = value.shape
-    if sum(rows * columns for rows, columns in shapes) != cells:
-        raise ValueError(f"value: got {cells} cells, needs those of the maps {tuple(shapes)}")
-    dtype = torch.promote_types(value.dtype, torch.float32)
     if is_plain_inference(value, locations, weights):
-        own = (x.to(dtype) for x in (locations, weights))
-        return gather_deformably(value.to(dtype), shapes, *own).to(value.dtype)
+        return _gathering(value, shapes)(locations, weights).to(value.dtype)
+    _check_cells(value, shapes)
+    batch, _, heads, _ = value.shape
+    dtype = torch.promote_types(value.dtype, torch.float32)
     grids = (2 * locations - 1).permute(0, 2, 3, 1, 4, 5).flatten(0, 1).to(dtype)
     factors = weights.permute(0, 2, 3, 1, 4).flatten(0, 1).to(dtype)  # [B · heads, levels, N, P]
     total = None
@@ -166,6 +185,17 @@ def deformable_sampling(
         total = part if total is None else total + part
     assert total is not None
     return total.unflatten(0, (batch, heads)).permute(0, 3, 1, 2).flatten(2).to(value.dtype)
+
+
+def _gathering(value: Tensor, shapes: Sequence[tuple[int, int]]) -> DeformableGathering:
+    _check_cells(value, shapes)
+    return DeformableGathering(value.to(torch.promote_types(value.dtype, torch.float32)), shapes)
+
+
+def _check_cells(value: Tensor, shapes: Sequence[tuple[int, int]]) -> None:
+    cells = value.shape[1]
+    if sum(rows * columns for rows, columns in shapes) != cells:
+        raise ValueError(f"value: got {cells} cells, needs those of the maps {tuple(shapes)}")
 
 
 def cell_centres(shapes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:

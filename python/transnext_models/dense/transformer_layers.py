@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from .deformable_attention import DeformableAttention
+from .eager import is_plain_inference
 
 __all__ = ["Attention", "DeformableEncoder", "DeformableEncoderLayer", "FeedForward"]
+
+_ROWS = 2048
 
 
 class FeedForward(nn.Module):
@@ -25,7 +29,14 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., C]`` to ``[..., C]``."""
+        if is_plain_inference(x, *self.parameters()) and x.numel() > _ROWS * x.shape[-1]:
+            return self._by_rows(x)
         return x + self.layers(x)
+
+    def _by_rows(self, x: Tensor) -> Tensor:
+        """Return the same, some rows at a time: what is between the Linears stays in a cache."""
+        rows = x.reshape(-1, x.shape[-1])
+        return torch.cat([part + self.layers(part) for part in rows.split(_ROWS)]).view(x.shape)
 
 
 class Attention(nn.Module):
