@@ -1,11 +1,11 @@
 # The CPU kernels are compiled once per instruction set ("level"), each time in its own namespace and for the types that
-# cpu/runtime/level_types.h lists, and the one to run is chosen at run time. Sets transnext_cpu_levels, the levels that this compiler builds, slowest first. A new level
-# needs flags and a check here and an entry in cpu/runtime/dispatch.cpp.
+# cpu/runtime/level_types.h lists, and the one to run is chosen at run time. Sets transnext_cpu_levels, the levels that
+# this compiler builds, slowest first. A new level needs flags and a check here and an entry in cpu/runtime/dispatch.cpp.
 include(CheckCXXSourceCompiles)
 
-# What a level compiles: kernels around the packed GEMM, the only ones of amx_bf16; those that gain from instructions on
-# bfloat16, the only ones of avx512_bf16; all others; and what is composed of others, which the portable level compiles
-# for every level (cpu/runtime/kernels.h).
+# What a level compiles: kernels around the packed GEMM, the only ones of amx_bf16 and neon_bf16; those that gain from
+# instructions on bfloat16, the only ones of avx512_bf16; all others; and what is composed of others, which the portable
+# level compiles for every level (cpu/runtime/kernels.h).
 set(transnext_gemm_sources
   cpp/cpu/gemm/linear.cpp
   cpp/cpu/gemm/packed_gemm.cpp
@@ -37,6 +37,16 @@ check_cxx_source_compiles("#if !defined(__aarch64__) || !defined(__ARM_NEON)
                            int main() { return 0; }" transnext_has_neon)
 if(transnext_has_neon)
   set(transnext_cpu_levels neon)
+  # Products of bfloat16 (FEAT_BF16): Neoverse V1, N2 and later, Apple's M2 and later.
+  set(transnext_neon_bf16_flags -march=armv8.2-a+bf16)
+  set(CMAKE_REQUIRED_FLAGS ${transnext_neon_bf16_flags})
+  check_cxx_source_compiles("#include <arm_neon.h>
+                             float32x4_t add(float32x4_t sum, bfloat16x8_t a) { return vbfmmlaq_f32(sum, a, a); }
+                             int main() { return 0; }" transnext_can_build_neon_bf16)
+  unset(CMAKE_REQUIRED_FLAGS)
+  if(transnext_can_build_neon_bf16)
+    list(APPEND transnext_cpu_levels neon_bf16)
+  endif()
 else()
   set(transnext_cpu_levels baseline)
 endif()
@@ -103,7 +113,7 @@ set(transnext_amx_emulated_definitions TRANSNEXT_TILES=1 TRANSNEXT_EMULATED_TILE
 
 function(transnext_add_cpu_level level)
   set(sources ${transnext_level_sources})
-  if(level MATCHES "^amx")
+  if(level MATCHES "^(amx|neon_bf16)")
     set(sources ${transnext_gemm_sources})
   elseif(level STREQUAL "avx512_bf16")
     set(sources ${transnext_bfloat16_sources} cpp/cpu/runtime/dot_rate.cpp)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Cross-compiles the native tests of the CPU kernels for 64-bit ARM and runs them under qemu's emulation of its user
-# mode, with the level `neon`, which every such processor has. Needs CMake, Ninja and what Debian and Ubuntu call
+# mode: the level `neon_bf16`, or with all cases also `neon`, which every such processor has. Needs CMake, Ninja and what Debian and Ubuntu call
 # g++-aarch64-linux-gnu and qemu-user (or qemu-user-static).
 #
 #   cpp/tests/run_aarch64.sh [all|few]    every case of run_kernels, or a few of them (default)
@@ -17,10 +17,12 @@ qemu="$(found qemu-aarch64 qemu-aarch64-static "Debian's qemu-user")"
 
 cmake -S cpp/tests -B "$directory" -G Ninja -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
       -DCMAKE_CXX_COMPILER="$compiler" -DCMAKE_EXE_LINKER_FLAGS=-static > /dev/null
-cmake --build "$directory" --target math_accuracy_neon run_kernels_neon
+levels=(neon_bf16)
+[[ $cases == few ]] || levels+=(neon)
+cmake --build "$directory" --target math_accuracy_neon "${levels[@]/#/run_kernels_}"
 run() {
-  echo "== aarch64, neon: $*"
+  echo "== aarch64: $*"
   "$qemu" "$directory/$1" "${@:2}"
 }
 run math_accuracy_neon 997
-run run_kernels_neon "$cases"
+for level in "${levels[@]}"; do run "run_kernels_$level" "$cases"; done

@@ -1,7 +1,8 @@
 // Runs every CPU kernel of one instruction set, forward and backward, on the edges of its inputs:
 // all storage types, 1x1 and 1xN grids, windows larger than the grid, pools that do not divide it,
 // strided inputs, odd thread counts, several calling threads at once, a forked child. Meant for the
-// sanitizers; also fails if a result is not finite, or differs in a single bit between two runs.
+// sanitizers; also fails if a result is not finite, or differs in a single bit between two runs, or a
+// Linear is not close to sums in double precision.
 #include <cstdio>
 #include <cstring>
 #include <string>
@@ -14,6 +15,7 @@
 #include "cpu/runtime/processor.h"
 #include "cpu/simd/tiles.h"
 #include "tests/case.h"
+#include "tests/products.h"
 
 using namespace transnext;
 using tests::Case;
@@ -320,6 +322,7 @@ bool may_run() {
 // All cases, or (`few`) every type once, in alternating layouts.
 int main(int count, char** arguments) {
   if (!may_run()) return 1;
+  tests::check_products(check);
   const bool few = count > 1 && std::strcmp(arguments[1], "few") == 0;
   constexpr Layout kLayouts[] = {Layout::kContiguous, Layout::kSliced, Layout::kTransposed};
   if (few) {

@@ -116,7 +116,7 @@ CROSS = ("aarch64-linux-gnu-g++", ("qemu-aarch64", "qemu-aarch64-static"))
 @pytest.mark.slow
 def test_the_kernels_run_on_64_bit_arm(tmp_path: Path) -> None:
     report = run(SOURCES / "run_aarch64.sh", TRANSNEXT_AARCH64_BUILD=str(tmp_path))
-    assert "== aarch64, neon: run_kernels_neon few" in report
+    assert "== aarch64: run_kernels_neon_bf16 few" in report
     assert report.count("all kernels ran") == 1
     assert report.count("infinities and NaN: right") == 2
     assert "EXCEEDED" not in report

@@ -107,19 +107,25 @@ void multiply(const LinearParams& p, int threads) {
       Scratch<Left> left((blocks.rows + Product<E>::kSpareRows) * stride);
       Scratch<C> row(depth);
       load_product_rows<E, C>(p.x, first, count, norm, row.data(), left.data(), stride);
+      // By value below: stores of 16-bit elements may change anything that a pointer leads to.
+      T* const out = static_cast<T*>(p.out.data) + first * p.out.stride[0];
+      const T* residual = static_cast<const T*>(p.residual.data);
+      if (residual != nullptr) residual += first * p.residual.stride[0];
+      const index_t out_row = p.out.stride[0];
+      const index_t out_column = p.out.stride[1];
+      const index_t residual_row = p.residual.stride[0];
+      const index_t residual_column = p.residual.stride[1];
       for (index_t panel = begin; panel < end; ++panel) {
         const index_t origin = panel * kPanelColumns;
         product<E>({left.data(), stride}, count, panels, panel,
-                   [&](index_t i, index_t column, Vector<C> sum) {
+                   [=](index_t i, index_t column, Vector<C> sum) {
                      const index_t at = origin + column;
-                     T* out = static_cast<T*>(p.out.data) + (first + i) * p.out.stride[0];
                      sum += load<Vector<C>>(bias + at);
-                     if (p.residual.present()) {
-                       const T* residual = static_cast<const T*>(p.residual.data) +
-                                           (first + i) * p.residual.stride[0];
-                       sum += load_lanes<C>(residual, p.residual.stride[1], at, columns);
+                     if (residual != nullptr) {
+                       const T* row = residual + i * residual_row;
+                       sum += load_lanes<C>(row, residual_column, at, columns);
                      }
-                     store_lanes<C>(out, p.out.stride[1], at, columns, sum);
+                     store_lanes<C>(out + i * out_row, out_column, at, columns, sum);
                    });
       }
     });

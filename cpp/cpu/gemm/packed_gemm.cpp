@@ -11,6 +11,7 @@
 // their sums out of memory before and after the loop over k.
 #include "cpu/gemm/packed_gemm.h"
 
+#include "cpu/gemm/matrix_gemm.h"
 #include "cpu/gemm/tile_gemm.h"
 #include "cpu/runtime/storage.h"
 
@@ -136,6 +137,8 @@ void multiply_panel(const LeftRows<BFloat16>& a, index_t rows, const Panels<BFlo
                     index_t panel, float* sums) {
 #if defined(TRANSNEXT_TILES)
   multiply_in_tiles(a, rows, panels, panel, sums);
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+  multiply_in_matrices(a, rows, panels, panel, sums);
 #else
   multiply(a, rows, panels, panel, sums);
 #endif

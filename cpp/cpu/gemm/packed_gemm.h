@@ -8,11 +8,11 @@
 // into its registers.
 //
 // bfloat16 is packed in pairs of k, [panel][k / 2][column][2], padded with zeros to whole multiples
-// of 16 pairs: one instruction multiplies and adds a pair (AVX-512 BF16), or 16 pairs of 16 rows
-// and 16 columns (AMX). Elsewhere the weight's elements are widened in the inner loop, and rows stay in
+// of 16 pairs: one instruction multiplies and adds a pair (AVX-512 BF16), 2 pairs of 2 rows and 2
+// columns (Arm), or 16 pairs of 16 rows and 16 columns (AMX). Elsewhere the weight's elements are widened in the inner loop, and rows stay in
 // float32. The sums are float32 in any case. Float32 that is split into bfloat16 is packed as two
 // panels of bfloat16, tile by tile in turns: [panel][k / 32][part][k % 32 / 2][column][2]. The inner
-// loops are in packed_gemm.cpp and tile_gemm.h.
+// loops are in packed_gemm.cpp, tile_gemm.h and matrix_gemm.h.
 #pragma once
 
 #include "cpu/simd/convert.h"
@@ -50,7 +50,8 @@ struct Product {
 };
 template <>
 struct Product<BFloat16> {
-#if defined(TRANSNEXT_TILES) || defined(__AVX512BF16__)
+#if defined(TRANSNEXT_TILES) || defined(__AVX512BF16__) || \
+    defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
   using Left = BFloat16;
 #else
   using Left = float;
@@ -61,6 +62,10 @@ struct Product<BFloat16> {
   static constexpr index_t kDepth = kTileDepth;
   static constexpr index_t kSpareRows = kTileSide - 1;
   using Unit = TileUnit;
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+  static constexpr index_t kDepth = 4;
+  static constexpr index_t kSpareRows = 1;
+  using Unit = Product<float>::Unit;
 #else
   static constexpr index_t kDepth = kStep;
   static constexpr index_t kSpareRows = 0;

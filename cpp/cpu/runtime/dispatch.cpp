@@ -37,6 +37,9 @@ TRANSNEXT_DECLARE_LEVEL(baseline, TRANSNEXT_FOR_EACH_CPU_KERNEL)
 #if defined(TRANSNEXT_HAS_NEON)
 TRANSNEXT_DECLARE_LEVEL(neon, TRANSNEXT_FOR_EACH_CPU_KERNEL)
 #endif
+#if defined(TRANSNEXT_HAS_NEON_BF16)
+TRANSNEXT_DECLARE_LEVEL(neon_bf16, TRANSNEXT_FOR_EACH_GEMM_KERNEL)
+#endif
 #if defined(TRANSNEXT_HAS_AVX2)
 TRANSNEXT_DECLARE_LEVEL(avx2, TRANSNEXT_FOR_EACH_LEVEL_KERNEL)
 #endif
@@ -110,6 +113,9 @@ const Level kLevels[] = {
 #endif
 #if defined(TRANSNEXT_HAS_NEON)
     {"neon", neon::kKernels, level_types::neon, always, none},
+#endif
+#if defined(TRANSNEXT_HAS_NEON_BF16)
+    {"neon_bf16", neon_bf16::kKernels, level_types::neon_bf16, has_neon_bf16, none},
 #endif
 #if defined(TRANSNEXT_HAS_AVX2)
     {"avx2", avx2::kKernels, level_types::avx2, has_avx2, none},

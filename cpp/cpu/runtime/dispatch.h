@@ -6,7 +6,7 @@
 
 namespace transnext::cpu {
 
-// "baseline", "avx2", "avx512", "avx512_bf16", "amx_bf16" or "neon": the fastest level here, or the
+// "baseline", "avx2", "avx512", "avx512_bf16", "amx_bf16", "neon" or "neon_bf16": the fastest level here, or the
 // value of the environment variable TRANSNEXT_CPU_LEVEL when the first kernel runs. Throws
 // std::runtime_error if that level is not available.
 const char* level_name();

@@ -25,6 +25,7 @@ constexpr unsigned avx2 = kAll;
 constexpr unsigned avx512 = kSingle;
 // Their instructions are on bfloat16 alone.
 constexpr unsigned avx512_bf16 = kBFloat16;
+constexpr unsigned neon_bf16 = kBFloat16;
 // And float32 split into it.
 constexpr unsigned amx_bf16 = kBFloat16 | type_bit(kSplitFloat);
 constexpr unsigned amx_emulated = amx_bf16;

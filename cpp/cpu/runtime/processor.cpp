@@ -9,10 +9,20 @@
 #if defined(__linux__)
 #include <unistd.h>
 
+#include <sys/auxv.h>
 #include <sys/syscall.h>
 #endif
 
 namespace transnext::cpu {
+
+bool has_neon_bf16() {
+#if defined(__aarch64__) && defined(__linux__)
+  constexpr unsigned long kBFloat16 = 1ul << 14;  // HWCAP2_BF16
+  return (getauxval(AT_HWCAP2) & kBFloat16) != 0;
+#else
+  return false;
+#endif
+}
 
 #if defined(__x86_64__)
 namespace {

@@ -1,9 +1,12 @@
-// What this processor and this process can run, of x86's instruction sets.
+// What this processor and this process can run, beside what every processor of its family has.
 #pragma once
 
 #include <string>
 
 namespace transnext::cpu {
+
+// 64-bit Arm's products of bfloat16, as far as Linux tells.
+bool has_neon_bf16();
 
 bool has_avx2();
 bool has_avx512();
