@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cmath>
+#include <string>
+#include <type_traits>
 #include <vector>
 
 #include "tests/case.h"
@@ -85,7 +87,7 @@ void check_products(Check&& check) {
                                   std::to_string(d) + "] by " + std::to_string(c) +
                                   " columns: error " + std::to_string(error));
     };
-    within(error_of_products<double>(DType::kFloat64, DType::kFloat64, rows, columns, depth), 1e-15,
+    within(error_of_products<double>(DType::kFloat64, DType::kFloat64, rows, columns, depth), 4e-15,
            "float64");
     within(error_of_products<float>(DType::kFloat32, DType::kFloat32, rows, columns, depth), 1e-6,
            "float32");
