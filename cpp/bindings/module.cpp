@@ -33,6 +33,7 @@ PYBIND11_MODULE(_cpp, m) {
         "Whether kernels can multiply float32 split into bfloat16 here, and now.");
   m.def("set_cpu_level", &transnext::cpu::set_level, py::arg("name").none(true),
         "Change the instruction set for later calls; None for the default.");
+  transnext::bindings::define_add_layer_norm(m);
   transnext::bindings::define_aggregated_attention(m);
   transnext::bindings::define_fused_blocks(m);
   transnext::bindings::define_conv_glu(m);

@@ -9,6 +9,7 @@ void define_gelu_pool(pybind11::module_& m);
 void define_conv_glu(pybind11::module_& m);
 void define_window(pybind11::module_& m);
 void define_position_bias_table(pybind11::module_& m);
+void define_add_layer_norm(pybind11::module_& m);
 void define_aggregated_attention(pybind11::module_& m);
 void define_launches(pybind11::module_& m);
 void define_linear(pybind11::module_& m);

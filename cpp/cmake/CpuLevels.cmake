@@ -21,6 +21,7 @@ set(transnext_level_sources
   cpp/cpu/attention/aggregated_attention_backward.cpp
   cpp/cpu/attention/window.cpp
   cpp/cpu/bias/position_bias_table.cpp
+  cpp/cpu/norm/add_layer_norm.cpp
   cpp/cpu/runtime/fingerprint.cpp)
 set(transnext_cpu_sources ${transnext_level_sources} cpp/cpu/attention/attention_branch.cpp)
 

@@ -54,6 +54,7 @@ transnext_add_grouped_kernels(aggregated_attention)
 transnext_add_grouped_kernels(aggregated_attention_backward)
 transnext_generate_code("${CMAKE_CUDA_ARCHITECTURES}" "${same_ptx}" options)
 transnext_add_cuda_object(transnext_cuda "${options}" 0
+  cpp/cuda/compiled/add_layer_norm.cu
   cpp/cuda/compiled/conv_glu.cu
   cpp/cuda/compiled/gelu_pool.cu
   cpp/cuda/compiled/position_bias_table.cu

@@ -68,6 +68,33 @@ void run_tokens(Case& c, const Sizes& s, int threads) {
   level::gelu_pool_backward(d_pool, threads);
 }
 
+void run_norm(Case& c, const Sizes& s, int threads) {
+  const index_t channels = 40;
+  const index_t shape[] = {s.batch, s.grid.size(), channels};
+  AddLayerNormParams p;
+  p.branch = c.activation(shape);
+  p.x = c.parameter(shape);
+  p.weight = c.parameter({channels});
+  p.bias = c.parameter({channels});
+  p.branch_scale = c.parameter({s.batch});
+  p.normed = c.result(shape);
+  p.total = c.parameter_result(shape);
+  p.epsilon = 1e-6;
+  level::add_layer_norm(p, threads);
+  AddLayerNormBackwardParams d;
+  d.d_normed = c.activation(shape);
+  d.d_total = c.parameter(shape);
+  d.total = p.x;
+  d.weight = p.weight;
+  d.branch_scale = p.branch_scale;
+  d.d_branch = c.result(shape);
+  d.d_x = c.parameter_result(shape);
+  d.d_weight = c.parameter_result({channels});
+  d.d_bias = c.parameter_result({channels});
+  d.epsilon = 1e-6;
+  level::add_layer_norm_backward(d, threads);
+}
+
 void run_windows(Case& c, const Sizes& s, int threads) {
   const index_t tokens = s.grid.size();
   const index_t cells = s.window * s.window;
@@ -278,6 +305,7 @@ std::vector<char> run_all(DType dtype, Layout layout, int threads, bool* finite)
   for (const Sizes& sizes : kSizes) {
     Case c(dtype, layout);
     run_tokens(c, sizes, threads);
+    run_norm(c, sizes, threads);
     run_windows(c, sizes, threads);
     run_table(c, sizes, threads);
     run_attention(c, sizes, static_cast<Bias>(++number % 5), threads);

@@ -25,6 +25,7 @@ from transnext_ops.backends.registry import (
 )
 from transnext_ops.dispatch.decompositions import decompositions
 from transnext_ops.distribution import NAME
+from transnext_ops.operators.add_layer_norm import add_layer_norm
 from transnext_ops.operators.aggregated_attention import (
     aggregated_attention,
     pixel_focused_attention,
@@ -46,6 +47,7 @@ cpp_backend.warn_if_not_loadable()
 __all__ = [
     "BackendError",
     "PositionBias",
+    "add_layer_norm",
     "aggregated_attention",
     "available_backends",
     "bias_coordinates",

@@ -220,6 +220,32 @@ def gelu_pool_backward(
     threads: int,
     /,
 ) -> None: ...
+def add_layer_norm(
+    branch: _Tensor,
+    x: _Tensor,
+    weight: _Tensor,
+    bias: _Tensor,
+    branch_scale: _Tensor | None,
+    normed: _Tensor,
+    total: _Tensor,
+    epsilon: float,
+    threads: int,
+    /,
+) -> None: ...
+def add_layer_norm_backward(
+    d_normed: _Tensor,
+    d_total: _Tensor | None,
+    total: _Tensor,
+    weight: _Tensor,
+    branch_scale: _Tensor | None,
+    d_branch: _Tensor | None,
+    d_x: _Tensor | None,
+    d_weight: _Tensor | None,
+    d_bias: _Tensor | None,
+    epsilon: float,
+    threads: int,
+    /,
+) -> None: ...
 def attention_residual(
     x: _Tensor,
     norm_weight: _Tensor,

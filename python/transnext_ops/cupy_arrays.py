@@ -39,8 +39,12 @@ def accepts_cupy(function: _Function) -> _Function:
             *(as_torch(value) for value in arguments),
             **{name: as_torch(value) for name, value in keywords.items()},
         )
-        if found and isinstance(result, torch.Tensor):
-            return cupy.from_dlpack(result.detach())
-        return result
+
+        def as_cupy(value: Any) -> Any:
+            return cupy.from_dlpack(value.detach()) if isinstance(value, torch.Tensor) else value
+
+        if not found:
+            return result
+        return tuple(map(as_cupy, result)) if isinstance(result, tuple) else as_cupy(result)
 
     return cast(_Function, call)

@@ -114,11 +114,19 @@ class Size:
 
 @dataclass(frozen=True)
 class Output:
-    """A tensor that an operator returns, contiguous, with the dtype and device of input `like`."""
+    """A tensor that an operator returns, contiguous, with the dtype and device of input `like`.
+
+    Attributes
+    ----------
+    name, shape, like : str
+    saved : bool
+        Whether the backward reads it.
+    """
 
     name: str
     shape: str
     like: str
+    saved: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,9 +139,10 @@ class Operator:
     tensors : tuple of TensorArgument
     sizes : tuple of Size
     outputs : tuple of Output
-        The first is the result; it alone is differentiable.
-    saves_outputs : bool
-        Whether the backward reads the outputs.
+        The results first.
+    results : int
+        How many outputs are differentiable. The backward reads the gradient of the first one, and
+        those of the others or None.
     has_backward : bool
         False for operators of inference alone.
     options, backward_options : tuple of str
@@ -144,7 +153,7 @@ class Operator:
     tensors: tuple[TensorArgument, ...]
     sizes: tuple[Size, ...]
     outputs: tuple[Output, ...]
-    saves_outputs: bool = False
+    results: int = 1
     has_backward: bool = True
     options: tuple[str, ...] = ()
     backward_options: tuple[str, ...] = ()
@@ -209,18 +218,21 @@ class Operator:
         return len(self.differentiable) > 1
 
     @functools.cached_property
-    def gradient_name(self) -> str:
-        """The name of the result's gradient."""
-        return f"d_{self.outputs[0].name}"
+    def saved_outputs(self) -> tuple[int, ...]:
+        """The positions of the outputs that the backward reads."""
+        return tuple(i for i, output in enumerate(self.outputs) if output.saved)
 
     @functools.cached_property
     def backward_inputs(self) -> tuple[TensorArgument, ...]:
-        """The tensors that the backward reads: a gradient, saved outputs, inputs."""
-        result = self.outputs[0]
-        saved = self.outputs if self.saves_outputs else ()
+        """The tensors that the backward reads: gradients, saved outputs, inputs."""
+        gradients = (
+            self._like_output(output, f"d_{output.name}", optional=i > 0)
+            for i, output in enumerate(self.outputs[: self.results])
+        )
+        saved = (self.outputs[i] for i in self.saved_outputs)
         return (
-            TensorArgument(self.gradient_name, result.shape, self.by_name[result.like].role),
-            *(TensorArgument(o.name, o.shape, self.by_name[o.like].role) for o in saved),
+            *gradients,
+            *(self._like_output(output, output.name) for output in saved),
             *(self.tensors[i] for i in self.in_backward),
         )
 
@@ -269,7 +281,8 @@ class Operator:
     def compiled_backward_signature(self) -> list[tuple[str, str]]:
         """Names and kinds of what the compiled backward takes."""
         gradients = [Output(f"d_{self.tensors[i].name}", "", "") for i in self.differentiable]
-        optional = self._optional | ({g.name for g in gradients} if self.masked else set())
+        optional = {t.name for t in self.backward_inputs if t.optional}
+        optional |= {g.name for g in gradients} if self.masked else set()
         return self._compiled(
             [*self.backward_inputs, *gradients], [*self.backward_options], optional=optional
         )
@@ -298,19 +311,31 @@ class Operator:
     def _names(self, tensors: Sequence[TensorArgument]) -> list[str]:
         return [tensor.name for tensor in tensors] + [size.name for size in self.torch_sizes]
 
-    def _axis(self, name: str) -> str:
-        """Return the expression of the arguments' names that gives the length of an axis."""
+    def _axis(self, name: str, gradients: tuple[TensorArgument, ...] = ()) -> str:
+        """Return the expression of the arguments' names that gives the length of an axis.
+
+        The backward also has `gradients`.
+        """
         if name.isdigit():
             return name
-        for tensor in self.tensors:
+        for tensor in (*self.tensors, *gradients):
             if name in tensor.axes and not tensor.optional and tensor.in_backward:
                 return f"{tensor.name}.shape[{tensor.axes.index(name)}]"
         if name in _FROM_SIZES:
             return _FROM_SIZES[name]
         raise ValueError(f"{self.name}: got the axis {name!r}, needs one that a tensor has")
 
-    def _new(self, like: str, axes: Sequence[str], dtype: str = "") -> str:
-        shape = ", ".join(self._axis(axis) for axis in axes)
+    def _like_output(self, output: Output, name: str, optional: bool = False) -> TensorArgument:
+        return TensorArgument(name, output.shape, self.by_name[output.like].role, optional=optional)
+
+    def _new(
+        self,
+        like: str,
+        axes: Sequence[str],
+        dtype: str = "",
+        gradients: tuple[TensorArgument, ...] = (),
+    ) -> str:
+        shape = ", ".join(self._axis(axis, gradients) for axis in axes)
         return f"{like}.new_empty(({shape},){dtype})"
 
     def _allocation(self, output: Output) -> str:
@@ -320,10 +345,10 @@ class Operator:
 
     def _gradient(self, tensor: TensorArgument, i: int) -> str:
         if not tensor.in_backward:
-            like = self.tensors[self.in_backward[0]].name
+            like = self.backward_inputs[0].name
             of_role = tensor.role is Role.PARAMETER
             dtype = f", dtype=compute_dtype({like}.dtype)" if of_role else ""
-            allocation = self._new(like, tensor.axes, dtype)
+            allocation = self._new(like, tensor.axes, dtype, self.backward_inputs[:1])
         else:
             allocation = f"empty_like({tensor.name})"
         if not self.masked:

@@ -68,8 +68,10 @@ AGGREGATED_ATTENTION = Operator(
         *_PARAMETERS_OF_ATTENTION,
     ),
     (_GRID, _POOL_GRID, _WINDOW),
-    (Output("out", "B N h d", like="q"), Output("log_sum_exp", "B N h", like="scale")),
-    saves_outputs=True,
+    (
+        Output("out", "B N h d", like="q", saved=True),
+        Output("log_sum_exp", "B N h", like="scale", saved=True),
+    ),
     options=("allow_tf32",),
     backward_options=("deterministic",),
 )
@@ -121,6 +123,20 @@ GELU_POOL = Operator(
     _activations("x", "B N C"),
     (_GRID, _POOL_GRID),
     (Output("out", "B P C", like="x"),),
+)
+
+ADD_LAYER_NORM = Operator(
+    "add_layer_norm",
+    (
+        *_activations("branch", "B N C", in_backward=False),
+        *_parameters("x", "B N C", in_backward=False),  # the residual stream is in their type
+        *_parameters("weight", "C"),
+        *_parameters("bias", "C", in_backward=False),
+        *_parameters("branch_scale", "B", optional=True, differentiable=False),
+    ),
+    (Size("epsilon", "float"),),
+    (Output("normed", "B N C", like="branch"), Output("total", "B N C", like="x", saved=True)),
+    results=2,
 )
 
 ATTENTION_RESIDUAL = Operator(
@@ -202,6 +218,7 @@ OPERATORS = {
         POSITION_BIAS_TABLE,
         CONV_GLU,
         GELU_POOL,
+        ADD_LAYER_NORM,
     )
 }
 FUSED_BLOCKS = {

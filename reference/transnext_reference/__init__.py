@@ -29,6 +29,7 @@ from transnext_reference.position_bias import (
     position_bias,
     position_bias_backward,
 )
+from transnext_reference.residual_norm import add_layer_norm, add_layer_norm_backward
 from transnext_reference.special_attention import (
     global_attention,
     global_attention_backward,
@@ -43,6 +44,8 @@ from transnext_reference.window import (
 )
 
 __all__ = [
+    "add_layer_norm",
+    "add_layer_norm_backward",
     "aggregated_attention",
     "aggregated_attention_backward",
     "axis_coordinates",

@@ -27,6 +27,8 @@ OUTPUTS = {
     "position_bias_table_backward": 4,
     "conv_glu": 1,
     "conv_glu_backward": 3,
+    "add_layer_norm": 2,
+    "add_layer_norm_backward": 4,
     "gelu_pool": 1,
     "gelu_pool_backward": 1,
 }
@@ -104,6 +106,7 @@ def memory_of(tensor: Tensor, name: str, output: bool) -> Memory:
 
 # Kernels that step on by the size of the grid, so that fewer blocks than planned are right too.
 STEPPING = (
+    "add_layer_norm_forward",
     "gelu_pool_",
     "conv_glu_forward",
     "window_",

@@ -39,7 +39,10 @@ def as_arrays(value: Any) -> Any:
     return Array(value) if isinstance(value, Tensor) else value
 
 
-@pytest.mark.parametrize("op", [op for op in operator_calls() if op != "position_bias"])
+TENSORS_OF_THEIR_OWN = ("position_bias", "add_layer_norm")  # see below
+
+
+@pytest.mark.parametrize("op", [op for op in operator_calls() if op not in TENSORS_OF_THEIR_OWN])
 def test_arrays_give_an_array_of_the_same_numbers(op: str) -> None:
     function, tensors, keywords = operator_calls()[op]
     expected = function(*tensors, **keywords)
@@ -71,6 +74,14 @@ def test_tensors_stay_tensors() -> None:
     out = ops.gelu_pool(x, grid=(2, 2), pool_grid=(1, 1))
     assert isinstance(out, Tensor)
     assert out.requires_grad
+
+
+def test_several_results_are_several_arrays() -> None:
+    _, tensors, _ = operator_calls()["add_layer_norm"]
+    arrays = ops.add_layer_norm(*map(Array, tensors))
+    for array, tensor in zip(arrays, ops.add_layer_norm(*tensors), strict=True):
+        assert isinstance(array, Array)
+        torch.testing.assert_close(array.tensor, tensor, rtol=0, atol=0)
 
 
 def test_position_bias_is_of_tensors() -> None:

@@ -8,6 +8,7 @@ from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import transnext_ops as ops
+from operator_calls import normed_and_total, operator_calls
 from transnext_ops.dispatch import eager
 
 GRID, POOL_GRID = (4, 5), (2, 2)
@@ -64,6 +65,7 @@ CALLS = {
     "aggregated_attention": (attend, attention_inputs),
     "conv_glu": (gate, gate_inputs),
     "gelu_pool": (pool, lambda: gate_inputs()[:1]),
+    "add_layer_norm": (normed_and_total, lambda: list(operator_calls()["add_layer_norm"][1])),
     "window": (window, window_inputs),
     "position_bias": (table, table_inputs),
 }

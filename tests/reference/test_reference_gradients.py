@@ -261,6 +261,33 @@ def test_gelu_pool(case: Case, seed: int) -> None:
     )
 
 
+@given(case=cases(), has_total=st.booleans(), seed=seeds)
+def test_add_layer_norm(case: Case, has_total: bool, seed: int) -> None:
+    """The norm alone, or the norm and the sum, of samples that are scaled."""
+    generator = np.random.default_rng(seed)
+    shape = (case.batch, case.tokens, case.dim)
+    scales = generator.standard_normal(case.batch)
+
+    def forward(x, branch, weight, bias):
+        both = reference.add_layer_norm(x, branch, weight, bias, scales, epsilon=0.1)
+        return np.concatenate(both, -1) if has_total else both[1]
+
+    def backward(d_out, x, branch, weight, bias):
+        total, _ = reference.add_layer_norm(x, branch, weight, bias, scales, epsilon=0.1)
+        return reference.add_layer_norm_backward(
+            d_out[..., : case.dim] if has_total else None, d_out[..., -case.dim :], total, weight,
+            scales, epsilon=0.1,
+        )  # fmt: skip
+
+    inputs = {
+        "x": generator.standard_normal(shape),
+        "branch": generator.standard_normal(shape),
+        "weight": generator.standard_normal(case.dim),
+        "bias": generator.standard_normal(case.dim),
+    }
+    check_gradients(forward, backward, inputs, seed=seed)
+
+
 def mlp_inputs(generator: np.random.Generator, hidden: int, heads: int) -> dict[str, np.ndarray]:
     return {
         "fc1_weight": generator.standard_normal((hidden, 2)),

@@ -49,6 +49,7 @@ def test_public_names() -> None:
     for name in reference.__all__:
         assert getattr(reference, name).__doc__
     operators = {
+        "add_layer_norm",
         "aggregated_attention",
         "conv_glu",
         "expand_position_bias",

@@ -38,6 +38,7 @@ def custom_op_calls(backend: str) -> dict[str, tuple[Any, ...]]:
     calls = operator_calls()
     qk, av = calls["window_qk"][1], calls["window_av"][1]
     glu, pool, mlp = calls["conv_glu"][1], calls["gelu_pool"][1], calls["position_bias"][1]
+    norm = calls["add_layer_norm"][1]  # x, branch, weight, bias
     coords = (torch.linspace(-1, 1, 5), torch.linspace(-1, 1, 7))
     attention_backward = (
         torch.randn_like(out), out, log_sum_exp, *attention, *sizes_tuple,
@@ -56,6 +57,11 @@ def custom_op_calls(backend: str) -> dict[str, tuple[Any, ...]]:
                                          [True, True, False, True], backend),
         "conv_glu": (*glu, GRID, backend),
         "conv_glu_backward": (torch.randn(2, LENGTH, HIDDEN), *glu, GRID, [True] * 3, backend),
+        "add_layer_norm": (norm[1], norm[0], *norm[2:], torch.rand(2), 1e-6, backend),
+        "add_layer_norm_backward": (
+            torch.randn_like(norm[1]), None, *norm[:1], norm[2], None, 1e-6,
+            [True, True, False, True], backend,
+        ),
         "gelu_pool": (*pool, GRID, POOL, backend),
         "gelu_pool_backward": (torch.randn(2, POOL_LENGTH, 6), *pool, GRID, POOL, backend),
     }  # fmt: skip

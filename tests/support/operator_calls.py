@@ -23,6 +23,11 @@ def attention_call(dtype: torch.dtype = torch.float32, bias: str = "extrapolated
     return tensors, {"grid": GRID, "pool_grid": POOL, "window_size": WINDOW}
 
 
+def normed_and_total(*tensors: Tensor, **keywords: Any) -> Tensor:
+    """Return both results of add_layer_norm in one tensor, the norm first."""
+    return torch.cat(ops.add_layer_norm(*tensors, **keywords)[::-1], -1)
+
+
 def operator_calls(dtype: torch.dtype = torch.float32) -> dict[str, tuple[Any, tuple, dict]]:
     """Return, per public operator: the function, its positional tensors, its other keywords."""
     numbers = Numbers(5)
@@ -57,6 +62,11 @@ def operator_calls(dtype: torch.dtype = torch.float32) -> dict[str, tuple[Any, t
             {"grid": GRID},
         ),
         "gelu_pool": (ops.gelu_pool, (act(2, LENGTH, 6),), {"grid": GRID, "pool_grid": POOL}),
+        "add_layer_norm": (
+            normed_and_total,
+            (parameter(2, LENGTH, 6), act(2, LENGTH, 6), parameter(6), parameter(6)),
+            {},
+        ),
         "position_bias": (
             # Dense, since a graph of open sizes may have a larger table with other maps.
             lambda *parameters, **keywords: ops.position_bias(*parameters, **keywords).dense(),

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from agreement import (
+    check_add_layer_norm,
     check_attention,
     check_conv_glu,
     check_gelu_pool,
@@ -46,6 +47,8 @@ _TOKENS = (
     tokens(batch=1, grid=(8, 12), channels=40, layout="contiguous"),
     tokens(batch=0, grid=(3, 3), channels=8, layout="contiguous"),
 )
+# Samples of several scales; more channels than a warp takes at once, more tokens than a block.
+_SCALED = tokens(batch=2, heads=2, grid=(3, 5), channels=200, layout="packed")
 # An even window, one larger than the grid, the published one on a packed layout.
 _WINDOWS = (
     tokens(batch=2, heads=2, grid=(7, 5), channels=24, layout="packed"),
@@ -136,4 +139,5 @@ CASES: dict[str, dict[str, Check]] = {
     },
     "conv_glu": {str(case): on(check_conv_glu, case) for case in _TOKENS},
     "gelu_pool": {str(case): on(check_gelu_pool, case) for case in _TOKENS},
+    "add_layer_norm": {str(case): on(check_add_layer_norm, case) for case in (*_TOKENS, _SCALED)},
 }

@@ -9,7 +9,13 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from agreement import check_conv_glu, check_gelu_pool, check_window_av, check_window_qk
+from agreement import (
+    check_add_layer_norm,
+    check_conv_glu,
+    check_gelu_pool,
+    check_window_av,
+    check_window_qk,
+)
 from strategies import TokenCase, dtypes, token_cases
 
 
@@ -32,6 +38,7 @@ token_operators = pytest.mark.parametrize(
         TokenOperator("window_av", check_window_av),
         TokenOperator("conv_glu", check_conv_glu, st.sampled_from((24, 1, 5, 8, 33, 72))),
         TokenOperator("gelu_pool", check_gelu_pool),
+        TokenOperator("add_layer_norm", check_add_layer_norm),
     ],
     ids=lambda operator: operator.name,
 )

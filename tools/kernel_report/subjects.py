@@ -78,6 +78,7 @@ def subjects(size: str) -> Iterator[Subject]:
     yield from _position_bias(first)
     yield from _conv_glu(first)
     yield from _gelu_pool(first)
+    yield from _add_layer_norm(first)
 
 
 def _normal(*shape: int, spread: float = 1.0) -> Tensor:
@@ -239,3 +240,24 @@ def _gelu_pool(s: _Stage) -> Iterator[Subject]:
     elements = s.length * s.width
     yield Subject("gelu_pool", s.size, forward, 20.0 * elements, outputs)
     yield Subject("gelu_pool_backward", s.size, backward, 29.0 * elements, outputs)
+
+
+def _add_layer_norm(s: _Stage) -> Iterator[Subject]:
+    outputs = s.length * s.width
+    parameters = _normal(s.width), _normal(s.width)
+
+    def tokens(dtype: torch.dtype) -> Tensor:
+        return _normal(1, s.length, s.width).to(dtype)
+
+    def forward(dtype: torch.dtype) -> object:
+        x = tokens(torch.float32)
+        return cpp_backend.add_layer_norm(tokens(dtype), x, *parameters, None, 1e-6)
+
+    def backward(dtype: torch.dtype) -> object:
+        x = tokens(torch.float32)
+        return cpp_backend.add_layer_norm_backward(
+            tokens(dtype), x, x, parameters[0], None, 1e-6, [True] * 4
+        )
+
+    yield Subject("add_layer_norm", s.size, forward, 10.0 * outputs, outputs)
+    yield Subject("add_layer_norm_backward", s.size, backward, 20.0 * outputs, outputs)

@@ -44,9 +44,9 @@ inline Norm<C> contiguous_norm(const LayerNormParams& norm, index_t depth, Room&
 }
 
 // Normalises one row of `depth` elements in place: (x - mean) / sqrt(variance + epsilon) * weight
-// + bias.
+// + bias. Returns 1 / sqrt(variance + epsilon).
 template <class C>
-inline void normalise_layer(const Norm<C>& norm, index_t depth, C* row) {
+inline C normalise_layer(const Norm<C>& norm, index_t depth, C* row) {
   constexpr index_t n = kLanes<C>;
   const index_t whole = depth / n * n;
   Vector<C> sums{};
@@ -71,6 +71,7 @@ inline void normalise_layer(const Norm<C>& norm, index_t depth, C* row) {
   }
   for (index_t i = whole; i < depth; ++i)
     row[i] = (row[i] - mean) * scale * norm.weight[i] + norm.bias[i];
+  return scale;
 }
 
 // Calls function(T{}) for the storage type of a tensor that goes with products of elements E: float64

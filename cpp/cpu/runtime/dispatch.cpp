@@ -185,6 +185,12 @@ DType type_of(const AggregatedAttentionParams& p) {
 DType type_of(const AggregatedAttentionBackwardParams& p) {
   return p.in.q.dtype;
 }
+DType type_of(const AddLayerNormParams& p) {
+  return p.branch.dtype;
+}
+DType type_of(const AddLayerNormBackwardParams& p) {
+  return p.d_normed.dtype;
+}
 DType type_of(const AttentionBranchParams& p) {
   return p.features;
 }

@@ -2,6 +2,7 @@
 // pointers and the public entry points (dispatch.cpp).
 #pragma once
 
+#include "transnext/add_layer_norm.h"
 #include "transnext/aggregated_attention.h"
 #include "transnext/attention_branch.h"
 #include "transnext/conv_glu.h"
@@ -30,6 +31,8 @@
 // those of every other level;
 #define TRANSNEXT_FOR_EACH_LEVEL_KERNEL(X)                            \
   TRANSNEXT_FOR_EACH_BFLOAT16_KERNEL(X)                               \
+  X(add_layer_norm, AddLayerNormParams)                               \
+  X(add_layer_norm_backward, AddLayerNormBackwardParams)              \
   X(aggregated_attention, AggregatedAttentionParams)                  \
   X(aggregated_attention_backward, AggregatedAttentionBackwardParams) \
   X(fingerprint, FingerprintParams)                                   \

@@ -46,6 +46,7 @@ struct KernelPart {
   }
 #endif
 
+KernelTable add_layer_norm_kernels();
 KernelTable aggregated_attention_kernels();
 KernelTable aggregated_attention_backward_kernels();
 KernelTable conv_glu_kernels();

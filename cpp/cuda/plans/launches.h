@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cuda/plans/launch_plan.h"
+#include "transnext/add_layer_norm.h"
 #include "transnext/aggregated_attention.h"
 #include "transnext/conv_glu.h"
 #include "transnext/gelu_pool.h"
@@ -84,6 +85,8 @@ AttentionPlan aggregated_attention_plan(DType dtype, index_t batch, index_t head
                                         Grid grid, index_t window_size, bool has_bias,
                                         bool allow_tf32, int architecture);
 
+Launches launches(const AddLayerNormParams& params, int architecture);
+Launches launches(const AddLayerNormBackwardParams& params, int architecture);
 Launches launches(const AggregatedAttentionParams& params, int architecture);
 Launches launches(const AggregatedAttentionBackwardParams& params, int architecture);
 Launches launches(const GeluPoolParams& params, int architecture);

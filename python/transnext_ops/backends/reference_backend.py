@@ -209,3 +209,25 @@ def gelu_pool_backward(d_out, x, grid, pool_grid):
         *_arrays(d_out, x), grid=tuple(grid), pool_grid=tuple(pool_grid)
     )
     return _tensor(gradients["x"], x)
+
+
+@_quietly
+def add_layer_norm(branch, x, weight, bias, branch_scale, epsilon):
+    """Return LayerNorm(x + branch) and x + branch, both ``[B, N, C]``."""
+    import transnext_reference as reference
+
+    given = _arrays(x, branch, weight, bias, branch_scale)
+    total, normed = reference.add_layer_norm(*given, epsilon=epsilon)
+    return _tensor(normed, branch), _tensor(total, x)
+
+
+@_quietly
+def add_layer_norm_backward(d_normed, d_total, total, weight, branch_scale, epsilon, needs):
+    """Return the gradients of :func:`add_layer_norm` for branch, x, weight and bias."""
+    import transnext_reference as reference
+
+    gradients = reference.add_layer_norm_backward(
+        *_arrays(d_total, d_normed, total, weight, branch_scale), epsilon=epsilon
+    )
+    inputs = {"branch": d_normed, "x": total, "weight": weight, "bias": weight}
+    return _chosen(gradients, inputs, needs)

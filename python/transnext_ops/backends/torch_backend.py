@@ -206,3 +206,19 @@ def gelu_pool(x: Tensor, grid: tuple[int, int], pool_grid: tuple[int, int]) -> T
     lines = reshaped(lines, batch * pool_height, width, channels)
     pooled = _average(lines, width, pool_width)  # [B·Hp, Wp, C]
     return reshaped(pooled, batch, pool_height * pool_width, channels).to(x.dtype)
+
+
+def add_layer_norm(
+    branch: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    branch_scale: Tensor | None,
+    epsilon: float,
+) -> tuple[Tensor, Tensor]:
+    """Return LayerNorm(x + branch) in branch's dtype, and x + branch in x's."""
+    added = branch.to(x.dtype)
+    if branch_scale is not None:
+        added = added * branch_scale[:, None, None]
+    total = x + added
+    return F.layer_norm(total, weight.shape, weight, bias, epsilon).to(branch.dtype), total

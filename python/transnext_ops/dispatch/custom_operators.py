@@ -115,7 +115,7 @@ def _autograd_formula(
     """Return ``setup_context`` and ``backward`` as ``register_autograd`` takes them."""
     count = len(operator.tensors)
     in_backward, differentiable = operator.in_backward, operator.differentiable
-    saves_outputs, masked = operator.saves_outputs, operator.masked
+    saved_outputs, masked, results = operator.saved_outputs, operator.masked, operator.results
     several, reads_all = len(operator.outputs) > 1, len(in_backward) == count
     absent = (None,) * (count + len(operator.torch_sizes) + 1)
     # Of the gradients and a None behind them, what belongs to each argument.
@@ -124,23 +124,30 @@ def _autograd_formula(
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         if several:
-            ctx.mark_non_differentiable(*output[1:])
+            ctx.mark_non_differentiable(*output[results:])
             ctx.set_materialize_grads(False)
         ctx.sizes, ctx.backend = inputs[count:-1], inputs[-1]
         saved = inputs[:count] if reads_all else [inputs[i] for i in in_backward]
-        if saves_outputs:
-            saved = (*(output if several else (output,)), *saved)
+        if saved_outputs:
+            outputs = output if several else (output,)
+            saved = (*(outputs[i] for i in saved_outputs), *saved)
+        if results > 1:
+            ctx.result = output[0].dtype, output[0].device, output[0].shape
         ctx.save_for_backward(*saved)
 
-    def backward(ctx: Any, d_out: Any, *_: Any) -> tuple[Any, ...]:
-        if d_out is None:
+    def backward(ctx: Any, *gradients_of: Any) -> tuple[Any, ...]:
+        d_out = gradients_of[:results]
+        if all(gradient is None for gradient in d_out):
             return absent
+        if d_out[0] is None:  # another result alone was used
+            dtype, device, shape = ctx.result
+            d_out = (torch.zeros(shape, dtype=dtype, device=device), *d_out[1:])
         if not masked:
-            gradient = eager.call(paths, d_out, *ctx.saved_tensors, *ctx.sizes, ctx.backend)
+            gradient = eager.call(paths, *d_out, *ctx.saved_tensors, *ctx.sizes, ctx.backend)
             return in_order((gradient, None))
         needed = ctx.needs_input_grad
         needs = [needed[i] for i in differentiable]
-        gradients = eager.call(paths, d_out, *ctx.saved_tensors, *ctx.sizes, needs, ctx.backend)
+        gradients = eager.call(paths, *d_out, *ctx.saved_tensors, *ctx.sizes, needs, ctx.backend)
         return in_order((*eager.spread(gradients, needs), None))
 
     return setup_context, backward

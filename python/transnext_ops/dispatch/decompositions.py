@@ -40,8 +40,9 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
 
 
 def _decomposition(name: str) -> Callable[..., Any]:
-    saves_outputs = OPERATORS[name].saves_outputs
-    composite = getattr(torch_backend, f"{name}_and_sums" if saves_outputs else name)
+    operator = OPERATORS[name]
+    has_sums = len(operator.outputs) > operator.results  # for the backward alone
+    composite = getattr(torch_backend, f"{name}_and_sums" if has_sums else name)
 
     def decomposition(*arguments: Any) -> Any:
         outputs = composite(*arguments[:-1])  # the last is the name of a backend

@@ -21,7 +21,7 @@ def run(
     head_dim: int | None = None,
     window_size: int | None = None,
 ) -> Tensor:
-    """Run an operator on checked arguments and return its output.
+    """Run an operator on checked arguments and return its first output.
 
     Parameters
     ----------
@@ -34,9 +34,22 @@ def run(
     backend : str or None
         The call's own choice; None takes the one in force.
     """
+    result = run_all(op, first, arguments, backend, head_dim=head_dim, window_size=window_size)
+    return result[0] if isinstance(result, (tuple, list)) else result
+
+
+def run_all(
+    op: str,
+    first: Tensor,
+    arguments: Sequence[Any],
+    backend: str | None,
+    *,
+    head_dim: int | None = None,
+    window_size: int | None = None,
+) -> Any:
+    """Run an operator as :func:`run` does, and return all that its backend returns."""
     requested = registry.get_backend() if backend is None else registry.check_backend_name(backend)
     name = registry.choose(requested, op, first.device, first.dtype, head_dim, window_size)
     if name == "torch":
         return getattr(torch_backend, op)(*arguments)
-    result = eager.call(PATHS[op], *arguments, name)
-    return result[0] if isinstance(result, (tuple, list)) else result
+    return eager.call(PATHS[op], *arguments, name)

@@ -16,6 +16,9 @@ const Kernel kKernels[] = {{"gelu_pool_forward<float>", "first"},
                            {"gelu_pool_forward<Half>", "second"},
                            {"gelu_pool_backward<float>", "third"}};
 
+KernelTable add_layer_norm_kernels() {
+  return {nullptr, 0};
+}
 KernelTable aggregated_attention_kernels() {
   return {nullptr, 0};
 }

@@ -27,11 +27,18 @@ class BiasAxis(NamedTuple):
         int32 [length, pool_length, taps], positions in `coords` for query i and pooled cell a.
     weights : Tensor or None
         float64 [length, pool_length, taps]; None where taps is 1 and the weight 1.
+    float32_coords : Tensor
+        The coordinates rounded.
     """
 
     coords: Tensor
     positions: Tensor
     weights: Tensor | None
+    float32_coords: Tensor
+
+    def coords_in(self, dtype: torch.dtype) -> Tensor:
+        """Return the coordinates in a type; those in float32 are kept, like the others."""
+        return self.float32_coords if dtype == torch.float32 else self.coords.to(dtype)
 
 
 def _extrapolated_axis(
@@ -55,7 +62,7 @@ def _extrapolated_axis(
     coords = relative.sign() * torch.log2(relative.abs() + 1.0) / math.log2(8.0)
     query = 2 * torch.arange(length, device=device)
     positions = (query[:, None] - centres + largest) // step
-    return BiasAxis(coords, positions[:, :, None].to(torch.int32), None)
+    return BiasAxis(coords, positions[:, :, None].to(torch.int32), None, coords.to(torch.float32))
 
 
 def _bilinear_taps(source: int, target: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -92,4 +99,6 @@ def bias_axis(
     key_index, key_weight = _bilinear_taps(train_pool_length, pool_length, device)
     positions = trained.positions[query_index[:, None, :, None], key_index[None, :, None, :], 0]
     weights = query_weight[:, None, :, None] * key_weight[None, :, None, :]
-    return BiasAxis(trained.coords, positions.flatten(2), weights.flatten(2))
+    return BiasAxis(
+        trained.coords, positions.flatten(2), weights.flatten(2), trained.float32_coords
+    )

@@ -88,9 +88,8 @@ def position_bias(
         grid, pool_grid, pretrain_grid, train_grid, train_pool_grid, fc1_weight.device
     )
     dtype = fc1_weight.dtype
-    arguments = (
-        rows.coords.to(dtype), cols.coords.to(dtype), fc1_weight, fc1_bias, fc2_weight, fc2_bias,
-    )  # fmt: skip
+    coords = rows.coords_in(dtype), cols.coords_in(dtype)
+    arguments = (*coords, fc1_weight, fc1_bias, fc2_weight, fc2_bias)
     return _from_table(run("position_bias_table", fc1_weight, arguments, backend), rows, cols)
 
 
