@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import transnext_ops as ops
 from transnext_models import create_model
-from transnext_models.layers import calls, derived, plain
+from transnext_models.layers import calls, derived, fused, plain
 from transnext_ops.operators.position_bias import bias
 
 __all__ = ["OperatorCount", "count_forward", "count_training_step"]
@@ -143,6 +143,7 @@ def _counting(dtype: torch.dtype) -> Iterator[OperatorCount]:
         for where, name, value in (
             (calls, "_observed", lambda: False),
             (plain, "_holds_plain_parameters", lambda layer: True),
+            (fused, "plain_parameter", lambda module, name: True),
             (derived.Derived, "_state", lambda cache, weights: "as then" if cache.frozen else None),
             (bias, "bias_axis", uncounted_axis),
             *((F, name, _in_float32(getattr(F, name))) for name in _IN_FLOAT32),

@@ -14,7 +14,6 @@ from typing import Any, Literal
 import torch
 import torch.fx
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 import transnext_ops as ops
 from transnext_ops.backends.registry import check_backend_name
@@ -41,6 +40,7 @@ from .layers.derived import freeze
 from .layers.features import FeatureInfo, take_indices
 from .layers.grids import stage_grids, tokens_to_map
 from .layers.parameters import NO_WEIGHT_DECAY, depth_patterns
+from .layers.residual_stream import run_blocks
 from .layers.stage import PARTS, Stage, build_stage
 from .sharing import Shareable
 
@@ -256,11 +256,7 @@ class TransNeXt(Shareable):
             for stage, (embed, blocks, norm) in enumerate(self.stages()[:stages]):
                 x, grid = embed(x)
                 grids = self.stage_grids(stage, grid)
-                for block in blocks:
-                    if self.grad_checkpointing and torch.is_grad_enabled():
-                        x = checkpoint(block, x, grids, use_reentrant=False)
-                    else:
-                        x = block(x, grids)
+                x = run_blocks(blocks, x, grids, checkpointed=self.grad_checkpointing)
                 x = tokens_to_map(norm(x), grid)
                 maps.append(x)
         return maps

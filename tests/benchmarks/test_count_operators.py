@@ -35,19 +35,19 @@ def test_a_pause_counts_nothing() -> None:
 
 
 @pytest.mark.slow
-def test_a_forward_runs_few_operators() -> None:
-    """A float16 forward of Tiny, 224x224, batch 64."""
-    count = count_forward()
-    assert count.operators == 785
-    assert count.gigabytes == pytest.approx(15.6, abs=0.05)
+def test_a_frozen_forward_runs_few_operators() -> None:
+    """A float16 forward of Tiny, 224x224, batch 64: 785 operators and 15.6 GB layer by layer."""
+    count = count_forward(prepare=lambda model: model.freeze())
+    assert count.operators <= 288
+    assert count.gigabytes <= 11.6
 
 
 @pytest.mark.slow
 def test_a_training_step_runs_few_operators() -> None:
-    """A float16 training step of Tiny, 224x224, batch 64."""
+    """A float16 training step of Tiny, 224x224, batch 64: 2154 operators, 49.9 GB by layers."""
     count = count_training_step()
-    assert count.operators == 2154
-    assert count.gigabytes == pytest.approx(49.9, abs=0.05)
+    assert count.operators <= 984
+    assert count.gigabytes <= 37.7
 
 
 def test_the_count_is_of_what_runs_unwatched() -> None:

@@ -140,7 +140,7 @@ class _Attention(DerivesFromWeights):
             for layer in layers
         )
 
-    def _heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+    def heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
         """Split ``[B, N, parts * C]`` into ``parts`` strided views ``[B, N, heads, head_dim]``."""
         return x.unflatten(-1, (parts, self.num_heads, self.head_dim)).unbind(2)
 
@@ -201,9 +201,9 @@ class PixelFocusedAttention(_Attention):
     def forward(self, x: Tensor, grids: StageGrids) -> Tensor:
         """``x [B, N, C]``, tokens of ``grids.grid``, to ``[B, N, C]``."""
         q = linear_layer(self.q, x).unflatten(-1, (self.num_heads, self.head_dim))
-        k, v = self._heads(linear_layer(self.kv, x), 2)
-        k_pool, v_pool = self._heads(linear_layer(self.kv, self.pool(x, grids)), 2)
-        return self._project(self._attend(q, k, v, k_pool, v_pool, grids))
+        k, v = self.heads(linear_layer(self.kv, x), 2)
+        k_pool, v_pool = self.heads(linear_layer(self.kv, self.pool(x, grids)), 2)
+        return self._project(self.attend(q, k, v, k_pool, v_pool, grids))
 
     def pool(self, x: Tensor, grids: StageGrids) -> Tensor:
         """Pooled tokens ``[B, P, C]``; the 1x1 convolution is a Linear on tokens."""
@@ -215,9 +215,10 @@ class PixelFocusedAttention(_Attention):
             grid, x = map_grid(y), map_to_tokens(y)
         return self.norm(gelu_pool(x, grid=grid, pool_grid=grids.pool_grid, backend=self.backend))
 
-    def _attend(
+    def attend(
         self, q: Tensor, k: Tensor, v: Tensor, k_pool: Tensor, v_pool: Tensor, grids: StageGrids
     ) -> Tensor:
+        """From projections ``[B, N, heads, head_dim]``, those pooled too, to that shape."""
         arguments: dict[str, Any] = {
             "grid": grids.grid,
             "pool_grid": grids.pool_grid,
@@ -312,10 +313,14 @@ class GlobalAttention(_Attention):
 
     def forward(self, x: Tensor, grids: StageGrids) -> Tensor:
         """``x [B, N, C]``, tokens of ``grids.grid``, to ``[B, N, C]``."""
-        q, k, v = self._heads(linear_layer(self.qkv, x), 3)
+        q, k, v = self.heads(linear_layer(self.qkv, x), 3)
+        return self._project(self.attend(q, k, v, grids))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, grids: StageGrids) -> Tensor:
+        """From queries, keys and values ``[B, N, heads, head_dim]`` to that shape."""
         scale, bias = self.scale(), self.position_bias(grids)
         if self.training and self.attn_drop > 0:
-            x = attention_with_dropout(
+            return attention_with_dropout(
                 q,
                 None,
                 None,
@@ -330,7 +335,6 @@ class GlobalAttention(_Attention):
                 query_embedding=self.query_embedding.squeeze(1),
                 training_keys=self.training_keys,
             )
-            return self._project(x)
         arguments: dict[str, Any] = {
             "grid": grids.grid,
             "scale": scale,
@@ -340,8 +344,8 @@ class GlobalAttention(_Attention):
         }
         if self.training_keys is not None:
             arguments["training_keys"] = self.training_keys
-            return self._project(global_attention_at_length(q, k, v, **arguments))
-        return self._project(global_attention(q, k, v, **arguments))
+            return global_attention_at_length(q, k, v, **arguments)
+        return global_attention(q, k, v, **arguments)
 
     def learnable_parameters(self) -> dict[str, Tensor]:
         """Return the operator's learnable arguments but for the scale and the position bias."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.fx
@@ -39,6 +39,18 @@ class DropPath(nn.Module):
         if self.rate == 0.0 or not self.training:
             return x
         return x * _mask(x, self.rate).div_(1.0 - self.rate)
+
+    def scales(self, x: Tensor, branches: int) -> Sequence[Tensor | None]:
+        """Draw the factor of each sample of ``x [B, ...]`` for so many branches at once.
+
+        Returns
+        -------
+        Tensor [branches, B], or as many None where all factors are 1.
+        """
+        if self.rate == 0.0 or not self.training:
+            return [None] * branches
+        factors = x.new_empty((branches, x.shape[0])).bernoulli_(1.0 - self.rate)
+        return factors.div_(1.0 - self.rate).unbind()
 
     def residual(self, x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
         """Return ``x + self(branch(x))`` for a `branch` that treats samples independently.

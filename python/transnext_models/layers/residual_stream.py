@@ -1,0 +1,140 @@
+"""Blocks of a stage on a GPU in mixed precision, in fewer operators and bytes than by layers.
+
+Three quarters of a model's time on a GPU are PyTorch's operators around ours, most of them bound by
+memory: casts of tokens and weights, residual sums, norms. Here the blocks of a stage run together:
+
+- tokens stay in float32 between blocks, and a branch is added to them, and the sum normalised and
+  cast for the next branch, by one operator (:func:`transnext_ops.add_layer_norm`), also across the
+  end of a block;
+- weights are cast together (:mod:`.cast_weights`), once for a frozen model;
+- queries, keys, values and the input of pooling are one product.
+
+That holds for blocks as they were built; whatever is attached to a layer, or watches, is met by
+:class:`Block`, which calls every layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from transnext_ops import add_layer_norm, conv_glu, gelu_pool
+
+from .attention import GlobalAttention
+from .block import Block
+from .calls import may_stand_in, recorded, runs_on_cpu
+from .cast_weights import CastWeights, cast_weights
+from .fused import is_plain_block
+from .grids import StageGrids
+from .plain import plain, remember_forward
+
+__all__ = ["run_blocks"]
+
+remember_forward(Block)
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def run_blocks(
+    blocks: Sequence[Block], x: Tensor, grids: StageGrids, *, checkpointed: bool = False
+) -> Tensor:
+    """Return what `blocks`, one after the other, make of tokens ``x [B, N, C]`` of their stage.
+
+    `checkpointed` blocks keep nothing for their backward pass but their input.
+    """
+    if checkpointed and torch.is_grad_enabled():
+        for block in blocks:
+            x = checkpoint(block, x, grids, use_reentrant=False)
+        return x
+    dtype = _branch_type(x)
+    if dtype is None or len(blocks) == 0 or not all(_is_plain(block) for block in blocks):
+        for block in blocks:
+            x = block(x, grids)
+        return x
+    with torch.autocast(x.device.type, enabled=False):  # everything is in its type
+        return _Stream(x, grids, dtype).through(blocks)
+
+
+def _branch_type(x: Tensor) -> torch.dtype | None:
+    """Return the 16-bit type of the branches; None where there is none, or calls are seen."""
+    if not may_stand_in(x) or recorded() or runs_on_cpu(x) or x.dim() != 3 or x.numel() == 0:
+        return None
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    return dtype if dtype in _HALF and x.dtype != torch.float64 else None
+
+
+def _is_plain(block: Block) -> bool:
+    """Whether a block is as it was built, and keeps its attention weights to itself."""
+    if not (plain(block, Block) and is_plain_block(block)):
+        return False
+    return not (block.attn.training and block.attn.attn_drop > 0)  # which autocast computes
+
+
+class _Stream:
+    """Tokens on their way through blocks, and their norm for the next branch."""
+
+    def __init__(self, x: Tensor, grids: StageGrids, dtype: torch.dtype) -> None:
+        self._x = x.float()
+        self._grids = grids
+        self._dtype = dtype
+        self._type = x.dtype
+        self._normed = x
+
+    def through(self, blocks: Sequence[Block]) -> Tensor:
+        """Return the tokens behind the blocks, in their type."""
+        weights = cast_weights(blocks, self._dtype)
+        norm = blocks[0].norm1
+        x = F.layer_norm(
+            self._x, norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps
+        )
+        self._normed = x.to(self._dtype)
+        following = [*(block.norm1 for block in blocks[1:]), None]
+        for block, cast, next_norm in zip(blocks, weights, following, strict=True):
+            scales = block.drop_path.scales(self._x, 2)
+            self._add(self._attention(block, cast), scales[0], block.norm2, block)
+            self._add(self._mixer(block, cast), scales[1], next_norm, block)
+        return self._x.to(self._type)
+
+    def _add(
+        self, branch: Tensor, scale: Tensor | None, norm: nn.LayerNorm | None, block: Block
+    ) -> None:
+        """Add a branch, and normalise for the next one, if there is one."""
+        if norm is not None:
+            self._x, self._normed = add_layer_norm(
+                self._x, branch, norm.weight, norm.bias, epsilon=norm.eps, branch_scale=scale,
+                backend=block.mlp.backend,
+            )  # fmt: skip
+        elif scale is None:
+            self._x = self._x + branch
+        else:
+            self._x = torch.addcmul(self._x, branch, scale[:, None, None])
+
+    def _attention(self, block: Block, cast: CastWeights) -> Tensor:
+        attn, grids = block.attn, self._grids
+        parts = F.linear(self._normed, cast.projections, cast.projections_bias)
+        if isinstance(attn, GlobalAttention):
+            q, k, v = attn.heads(parts, 3)
+            out = attn.attend(q, k, v, grids)
+        else:
+            q, k, v, to_pool = attn.heads(parts, 4)
+            pooled = gelu_pool(
+                to_pool.flatten(2), grid=grids.grid, pool_grid=grids.pool_grid, backend=attn.backend
+            )
+            assert cast.pool_norm is not None
+            assert cast.pool_projections is not None
+            pooled = F.layer_norm(pooled, pooled.shape[2:], *cast.pool_norm, attn.norm.eps)
+            pooled = F.linear(pooled, cast.pool_projections, cast.pool_projections_bias)
+            k_pool, v_pool = attn.heads(pooled, 2)
+            out = attn.attend(q, k, v, k_pool, v_pool, grids)
+        return attn.proj_drop(F.linear(out.flatten(2), *cast.out))
+
+    def _mixer(self, block: Block, cast: CastWeights) -> Tensor:
+        mlp, conv = block.mlp, block.mlp.dwconv.dwconv
+        x = F.linear(self._normed, *cast.fc1)
+        x = conv_glu(x, conv.weight, conv.bias, grid=self._grids.grid, backend=mlp.backend)
+        return mlp.drop(F.linear(mlp.drop(x), *cast.fc2))
