@@ -263,6 +263,27 @@ def test_detections_lie_in_their_images(model: DINO) -> None:
         assert detections.labels.max() < 5
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast(model: DINO, dtype: torch.dtype) -> None:
+    """Images of two sizes; scores as a whole, since ranks near a tie may swap."""
+    x, sizes = torch.randn(2, 3, 64, 96), [(64, 96), (48, 80)]
+    with torch.no_grad():
+        exact = model(x, sizes)
+        with torch.autocast("cpu", dtype):
+            rounded = model(x, sizes)
+    for found, wanted in zip(rounded, exact, strict=True):
+        assert found.boxes.dtype == found.scores.dtype == torch.float32
+        assert found.boxes.isfinite().all()
+        assert (found.scores - wanted.scores).abs().max() < 16 * torch.finfo(dtype).eps
+    with torch.autocast("cpu", dtype):
+        losses = model.loss(x, TARGETS)
+    for name, value in losses.items():
+        assert value.dtype == torch.float32, name
+        assert value.isfinite(), name
+    torch.stack(list(losses.values())).sum().backward()
+    model.zero_grad()
+
+
 @pytest.mark.parametrize("image", [0, 1])
 def test_images_do_not_see_each_other(model: DINO, image: int) -> None:
     x, sizes = torch.randn(2, 3, 64, 96), [(64, 96), (48, 80)]

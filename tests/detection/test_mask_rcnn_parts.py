@@ -16,7 +16,7 @@ from transnext_models.detection.anchors import anchors_of_level, valid_anchors
 from transnext_models.detection.assignment import BACKGROUND, NEITHER, Assigner, Sampler
 from transnext_models.detection.box_deltas import clip_boxes, decode_boxes, encode_boxes
 from transnext_models.detection.mask_head import crop_masks, paste_masks
-from transnext_models.detection.region_features import region_levels
+from transnext_models.detection.region_features import align_regions, region_levels
 
 SIZE = (96, 128)
 
@@ -113,6 +113,22 @@ def test_levels_of_regions() -> None:
     zero = torch.zeros_like(sides)
     levels = region_levels(torch.stack((zero, zero, sides, sides), 1))
     assert levels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_regions_by_several_threads_are_the_same() -> None:
+    torch.manual_seed(0)
+    maps = [torch.randn(2, 3, 64 // stride, 64 // stride) for stride in (4, 8, 16, 32)]
+    corners = torch.rand(2, 150, 2, 2).sort(2).values * 64
+    boxes = list(corners.flatten(2))
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        one = align_regions(maps, boxes, 7)
+        torch.set_num_threads(3)
+        assert torch.equal(align_regions(maps, boxes, 7), one)
+    traced = align_regions([x.requires_grad_() for x in maps], boxes, 7)
+    assert torch.equal(traced, one)
+    traced.sum().backward()
+    assert maps[0].grad is not None
 
 
 def test_pasted_and_cropped_masks() -> None:

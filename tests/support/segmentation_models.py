@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from small_model import small_model
@@ -13,10 +15,12 @@ UPERNET_HEADS = {"channels": CHANNELS, "auxiliary_channels": CHANNELS}
 MASK2FORMER_HEADS = {"channels": CHANNELS}
 
 
-def small_segmentor(method: str, num_classes: int = 5, seed: int = 0) -> SegmentationModel:
+def small_segmentor(
+    method: str, num_classes: int = 5, seed: int = 0, **backbone_options: Any
+) -> SegmentationModel:
     """Return a model on a small backbone with scores spread, in evaluation and float64."""
     torch.manual_seed(seed)
-    backbone = small_model(features_only=True, img_size=64)
+    backbone = small_model(features_only=True, img_size=64, **backbone_options)
     if method == "upernet":
         model: SegmentationModel = UPerNet(backbone, num_classes, **UPERNET_HEADS)
         with torch.no_grad():

@@ -7,17 +7,21 @@ Source: He et al., "Mask R-CNN", ICCV 2017, arXiv 1703.06870, section 3 (RoIAlig
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from ..dense.eager import is_plain_inference
 from .anchors import STRIDES
 
 __all__ = ["align_regions", "region_levels"]
 
 _FINEST = 56  # pixels: smaller boxes than twice this are read on the finest level
 _LEVELS = 4
+_LEAST_REGIONS = 64  # that are worth several threads
 
 
 def region_levels(boxes: Tensor) -> Tensor:
@@ -52,9 +56,18 @@ def align_regions(maps: Sequence[Tensor], boxes: Sequence[Tensor], side: int) ->
         chosen = (levels == level).nonzero()[:, 0]
         if len(chosen):
             precise = torch.promote_types(x.dtype, torch.float32)
-            region = regions[chosen].to(precise)
-            aligned = roi_align(
-                x.to(precise), region, side, 1 / stride, sampling_ratio=0, aligned=True
-            )
-            result = result.index_copy(0, chosen, aligned.to(x.dtype))
+            aligned = _align(x.to(precise), regions[chosen].to(precise), side, 1 / stride)
+            result.index_copy_(0, chosen, aligned.to(x.dtype))
     return result
+
+
+def _align(x: Tensor, regions: Tensor, side: int, scale: float) -> Tensor:
+    """Return ``roi_align`` of one map, which on a CPU uses one thread, by all of them."""
+    align = partial(
+        roi_align, output_size=side, spatial_scale=scale, sampling_ratio=0, aligned=True
+    )
+    threads = torch.get_num_threads()
+    if threads == 1 or len(regions) < _LEAST_REGIONS or not is_plain_inference(x, regions):
+        return align(x, regions)
+    with ThreadPoolExecutor(threads) as pool:
+        return torch.cat(list(pool.map(partial(align, x), regions.chunk(threads))))
