@@ -99,15 +99,33 @@ def test_another_number_of_classes_from_a_run_s_weights(
         )
         file.write_text(text)
     weights = whole["detect"] / "last.safetensors"
-    run = options(tmp_path / "run", data, "detect", weights=str(weights), epochs=1)
+    run = options(tmp_path / "run", data, "detect", weights=str(weights), epochs=1, size=None)
     settings = TASKS["detect"].settings(run, 1)
+    assert settings.scale == (85, 64)  # the run's, not the model's
     model = TASKS["detect"].model(run, settings, TASKS["detect"].data(run, settings), None)
     before, after = read_dense(weights).state_dict, model.state_dict()
-    assert model.num_classes == 3
+    assert (model.num_classes, model.backbone.img_size) == (3, 85)
     fresh = settings.model.method.class_parameters
     for name, value in before.items():
         if not name.startswith(fresh):
             assert torch.equal(value, after[name]), name
+
+
+def test_the_sides_of_images_are_those_asked_for_or_of_the_weights(
+    tmp_path: Path, sets: dict[str, Path], whole: dict[str, Path]
+) -> None:
+    """A run that goes on keeps its own, also where the weights that it began with are gone."""
+
+    def scale(configuration: dict[str, Any] | None = None, **changes: Any) -> tuple[int, int]:
+        run = options(tmp_path / "run", sets["segment"], "segment", **{"size": None, **changes})
+        return TASKS["segment"].settings(run, 1, configuration).scale
+
+    weights = str(whole["segment"] / "model.safetensors")
+    assert scale() == scale(weights=MODELS["segment"]) == (192, 144)
+    assert scale(weights=weights) == (85, 64)
+    assert scale(weights=weights, size=96) == (128, 96)
+    configuration = json.loads((whole["segment"] / "config.json").read_text())
+    assert scale(configuration, weights="gone.safetensors") == (85, 64)
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path, sets: dict[str, Path]) -> None:

@@ -59,7 +59,8 @@ class DenseOptions(CommonOptions):
     ] = None
     size: Annotated[
         int | None,
-        "Short side that images are resized to, if not the model's; all other sides go with it.",
+        "Short side that images are resized to, if not what --weights of another run say, or else "
+        "the model's; all other sides go with it.",
     ] = None
     published_slip: Annotated[
         bool | None,

@@ -10,6 +10,7 @@ from typing import Any
 from ..dense.published import DenseModel, find_dense_model
 from ..dense_data.pipelines import Method, method_at
 from ..training.recipe_files import known_fields
+from .first_weights import scale_of
 from .options import DenseOptions
 from .recipes import DenseRecipe, get_recipe
 
@@ -29,7 +30,7 @@ class DenseSettings:
     model : DenseModel
         Which.
     scale : tuple[int, int]
-        Long and short side of images.
+        Long and short side of images; weights of another run bring theirs.
     method : Method
         What their data go through.
     img_size : int
@@ -85,19 +86,16 @@ class DenseSettings:
 
         Raises
         ------
-        ValueError
-            The recipe or the model is not known.
+        ValueError, RuntimeError
+            The recipe or the model is not known; the weights cannot be used.
         """
         model = find_dense_model(options.model or default_model)
         recipe = _chosen(options, model, configuration)
-        long, short = model.scale
-        scale = (
-            model.scale if options.size is None else (long * options.size // short, options.size)
-        )
+        before = {} if configuration is None else configuration.get("resolved", {})
+        scale = _scale(options, model, before)
         img_size = model.img_size
         if options.size is not None and options.weights is None:
-            img_size = max(32, model.img_size * options.size // short)
-        before = {} if configuration is None else configuration.get("resolved", {})
+            img_size = max(32, model.img_size * options.size // model.scale[1])
         if before.get("scale") == list(scale):
             img_size = before["img_size"]
         batch_size = options.batch_size or recipe.batch_size
@@ -124,6 +122,16 @@ class DenseSettings:
             validate_every=every,
             peak_lr=options.lr or recipe.lr * factor,
         )
+
+
+def _scale(options: DenseOptions, model: DenseModel, before: Mapping[str, Any]) -> tuple[int, int]:
+    """Return what images are resized into: as asked, as before, as the weights say, or usual."""
+    long, short = model.scale
+    if options.size is not None:
+        return long * options.size // short, options.size
+    if before.get("model") == model.name and "scale" in before:
+        return before["scale"][0], before["scale"][1]
+    return (None if options.weights is None else scale_of(options.weights)) or model.scale
 
 
 def _chosen(

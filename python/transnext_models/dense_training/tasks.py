@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -13,9 +12,8 @@ import torch
 from lightning.fabric import Fabric
 from torch import nn
 
-from ..dense.published import find_dense_model, is_dense
 from ..dense_data.find import open_annotations
-from ..dense_registry import NO_MASKS, own_weights
+from ..dense_registry import NO_MASKS
 from ..registry import create_model
 from ..segmentation import SLIDE, WHOLE_PADDED
 from ..training.export import named_classes
@@ -23,6 +21,7 @@ from ..training.freezing import freeze_named
 from ..training.history import columns_with
 from ..training.task import Finished, Task
 from .data import DenseData
+from .first_weights import source_of
 from .module import DenseModule
 from .options import DenseOptions, check_dense_options
 from .report import dense_report
@@ -110,7 +109,7 @@ class _Dense(Task[DenseOptions, DenseSettings]):
         if size is not None:
             arguments["pretrain_size"] = size
         if pretrain_size is None:
-            arguments["weights"] = _source(options.weights)
+            arguments["weights"] = None if options.weights is None else source_of(options.weights)
             arguments["backbone_weights"] = options.backbone_weights
         if arguments.get("weights") is None:  # those bring theirs
             arguments["img_size"] = settings.img_size
@@ -192,7 +191,7 @@ class _Dense(Task[DenseOptions, DenseSettings]):
     ) -> str:
         """Return curves, and the scores of the best weights' classes."""
         best = create_model(
-            settings.model_name, weights=run.weights, img_size=settings.img_size,
+            settings.model_name, weights=run.weights, img_size=model.backbone.img_size,
             pretrain_size=model.backbone.pretrain_size, backend=options.backend,
         )  # fmt: skip
         fabric.to_device(best.eval())
@@ -239,13 +238,6 @@ class _Segmentation(_Dense):
         inference = SLIDE if settings.recipe.method == "upernet" else WHOLE_PADDED
         assert data.num_classes is not None
         return LabelledPixels(model, fabric, inference, data.num_classes)
-
-
-def _source(weights: str | None) -> str | os.PathLike[str] | None:
-    """Return what weights are loaded from: a file, or a model's own where its name is given."""
-    if weights is None or os.path.exists(weights) or not is_dense(weights):
-        return weights
-    return own_weights(find_dense_model(weights))
 
 
 DETECTION = _Detection()
