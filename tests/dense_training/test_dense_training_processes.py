@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from dense_training import shared_gradients
 from dense_training.short_dense_runs import TASKS, options
 from requirements import needs
 from training.short_runs import metrics, started
@@ -29,6 +32,27 @@ def test_processes_share_the_batches_of_one(sets: dict[str, Path], kind: str) ->
         halves = [each.order(epoch).view(-1, 4) for each in both]
         assert torch.equal(halves[0], halves[1])
         assert torch.equal(halves[0].sort(dim=1).values.sort(dim=0).values, whole.sort(0).values)
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_gradient_of_one(tmp_path: Path) -> None:
+    """On the same two images, with unequal numbers of objects."""
+    file, store = tmp_path / "gradients.pt", tmp_path / "store"
+    program = [sys.executable, shared_gradients.__file__]
+    paths = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with (
+        started("0", store, file, program=program, env=paths) as first,
+        started("1", store, file, program=program, env=paths) as second,
+    ):
+        errors = [process.communicate(timeout=300)[1] for process in (first, second)]
+    assert (first.returncode, second.returncode) == (0, 0), errors
+    for method, found in torch.load(file).items():
+        expected = shared_gradients.gradient(method)
+        assert found.keys() == expected.keys()
+        largest = max(float(value.abs().max()) for value in expected.values())
+        assert largest > 0
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4 * largest, msg=name)
 
 
 @pytest.mark.slow
