@@ -21,8 +21,8 @@ pytestmark = [
     pytest.mark.slow,
 ]
 
-STEPS = {"detect": 60, "segment": 160}
-RATE = {"detect": 2e-3, "segment": 1e-3}
+STEPS = {"detect": 40, "segment": 80}
+RATE = {"detect": 2e-3, "segment": 2e-3}
 # After one step at a rate of almost nothing at most, and after STEPS at least. A new head of two
 # classes on features that know digits is right on many pixels by chance.
 SCORES = {
@@ -35,7 +35,7 @@ SCORES = {
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Scenes whose digits are of one class, as COCO's JSON and as label maps."""
     folder = tmp_path_factory.mktemp("scenes")
-    write_scenes(folder, train=48, val=12)
+    write_scenes(folder, train=32, val=8)
     for file in (folder / "annotations").glob("*.json"):
         document = json.loads(file.read_text())
         document["categories"] = [{"id": 1, "name": "digit"}]
@@ -57,6 +57,7 @@ def test_a_short_run_learns(kind: str, tmp_path: Path, scenes: Path) -> None:
             kind,
             recipe="digit_scenes",
             weights=MODELS[kind],
+            freeze="2",
             size=None,
             batch_size=4,
             epochs=None,
