@@ -113,9 +113,13 @@ def length_scale(
     A window of 0 gives global attention's log N. Source: TransNeXt paper, section 3.1.3,
     length-scaled cosine attention.
     """
-    rows = _axis_inside(grid[0], window_size, device).sum(1)
-    cols = _axis_inside(grid[1], window_size, device).sum(1)
-    counts = (rows[:, None] * cols).flatten() + pool_length
+    if window_size == 0:  # no sum over an empty axis: with open sizes OpenVINO counts one too many
+        cells = torch.zeros(grid[0] * grid[1], dtype=torch.int64, device=device)
+    else:
+        rows = _axis_inside(grid[0], window_size, device).sum(1)
+        cols = _axis_inside(grid[1], window_size, device).sum(1)
+        cells = (rows[:, None] * cols).flatten()
+    counts = cells + pool_length
     # float64 first: the result is then the correctly rounded constant whatever the device.
     return counts.to(torch.float64).log().to(dtype)
 

@@ -68,9 +68,12 @@ def test_the_command_writes_a_checked_file_that_says_what_it_is(tmp_path: Path) 
     assert "--force" in again.stderr
 
 
-@pytest.mark.parametrize("wrong", [1.0, float("nan"), None])
+@pytest.mark.parametrize(
+    ("runner", "wrong"),
+    [("a stand-in", 1.0), ("a stand-in", float("nan")), ("a stand-in", None), ("openvino", 1.0)],
+)
 def test_a_file_that_computes_something_else_is_not_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: float | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: str, wrong: float | None
 ) -> None:
     path = tmp_path / "model.pt"
     path.write_bytes(b"of yesterday")
@@ -82,11 +85,23 @@ def test_a_file_that_computes_something_else_is_not_written(
         return (subject.model(images) + wrong,)
 
     monkeypatch.setattr(exporting, "_content", lambda *_: b"of today")
-    monkeypatch.setattr(exporting, "runners_of", lambda *_: [("a stand-in", run)])
-    with pytest.raises(ExportError, match=r"^a stand-in (is|cannot run)"):
+    monkeypatch.setattr(exporting, "runners_of", lambda *_: [(runner, run)])
+    with pytest.raises(ExportError, match=rf"^{runner} (is|cannot run)"):
         exporting.export_subject(subject, Request(path, overwrite=True))
     assert path.read_bytes() == b"of yesterday"
     assert sorted(file.name for file in tmp_path.iterdir()) == ["model.pt", "weights.bin"]
+
+
+def test_what_openvino_cannot_run_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        raise RuntimeError("no such operator")
+
+    subject = small_subject(tmp_path, small_network(), ["logits"])
+    monkeypatch.setattr(exporting, "_content", lambda *_: b"of today")
+    monkeypatch.setattr(exporting, "runners_of", lambda *_: [("openvino", run)])
+    done = exporting.export_subject(subject, Request(tmp_path / "model.pt"))
+    assert {check.difference for check in done.checks} == {float("inf")}
+    assert [speed.runner for speed in done.speeds] == ["PyTorch"]
 
 
 @pytest.mark.parametrize("dtype", ["float16", pytest.param("bfloat16", marks=pytest.mark.slow)])

@@ -11,6 +11,7 @@ from torch import Tensor
 import transnext_ops as ops
 from custom_op_calls import custom_op_calls
 from operator_calls import operator_calls
+from transnext_ops.grid_constants import length_scale
 from transnext_ops.schema import OPERATORS
 
 KERNELS = [name for name in ops.available_backends() if name not in ("torch", "cupy")]
@@ -74,3 +75,26 @@ def test_a_trace_holds_pytorchs_operators_whatever_is_named(name: str) -> None:
     traced = torch.jit.trace(call, call.tensors)
     assert "transnext::" not in str(traced.inlined_graph)
     torch.testing.assert_close(traced(*call.tensors), call(*call.tensors))
+
+
+class _LengthScale(torch.nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        grid = x.shape[2], x.shape[3]
+        return length_scale(grid, 0, grid[0] * grid[1], torch.float32, x.device)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_openvino_counts_the_keys_of_global_attention(tmp_path: Path) -> None:
+    """It took sums over the empty axis of a window of 0 for 1 where sizes are open."""
+    openvino = pytest.importorskip("openvino")
+    pytest.importorskip("onnxscript")
+    sizes = {2: torch.export.Dim("height", min=2, max=64), 3: torch.export.Dim("width", min=2)}
+    x, path = torch.zeros(1, 3, 4, 6), tmp_path / "length.onnx"
+    torch.onnx.export(
+        _LengthScale(), (x,), path, dynamo=True, verbose=False, dynamic_shapes=(sizes,)
+    )
+    compiled = openvino.Core().compile_model(path, "CPU")
+    for height, width in ((2, 2), (5, 9)):
+        (actual,) = compiled([torch.zeros(1, 3, height, width).numpy()]).values()
+        expected = torch.full((height * width,), float(height * width)).log()
+        torch.testing.assert_close(torch.from_numpy(actual), expected)

@@ -21,7 +21,7 @@ __all__ = ["OPEN_VINO", "Runner", "median_seconds", "runners_of"]
 Runner = Callable[[Tensor], tuple[Tensor, ...]]
 
 OPEN_VINO = "openvino"
-"""Whose results are shown and not judged: its differences may be larger than those of PyTorch."""
+"""Which may be unable to run a file: that is shown, and no reason to refuse it."""
 
 _LONGEST = 3.0  # seconds of timing
 _MOST_RUNS = 15
