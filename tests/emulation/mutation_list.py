@@ -120,7 +120,7 @@ MUTATIONS = [
         "add_layer_norm",
         {
             "index: tokens of another image": "image(quotient(number, tokens)), token(number« - image * tokens→»)",
-            "last tile: channels beyond the last count": "values.values[i] = «i < count ? values.values[i] - mean : 0.0f→values.values[i] - mean»;",
+            "last tile: channels beyond the last count": "values.values[i] = i «<→<=» count ? values.values[i] - mean : 0.0f;",
             "index: warps share a row": "float* row = device::dynamic_shared<float>()« + threadIdx.y * add_layer_norm_row(channels)→»;",
             "barrier: before the warps' sums meet": "if (!has_sums) return;«\n  __syncthreads();→»",
             "index: the bias' sums are the weight's": "const index_t which = «i < channels ? 0 : 1→0 * i»;",
