@@ -20,7 +20,7 @@ __all__ = ["Convolution3x3", "convolve_3x3", "winograd_3x3"]
 
 _OUT, _IN, _NUMBERS = 4, 6, 36
 _BLOCK = 256  # tiles at a time: their 36 numbers for all channels stay in a cache
-_LEAST_CELLS, _LEAST_CHANNELS = 4096, 128  # from which on it is faster
+_LEAST_CELLS, _LEAST_CHANNELS = 4096, 128  # less has little to gain
 
 # The points are 0, 1, -1, 2, -2 and infinity.
 _INPUT = (
