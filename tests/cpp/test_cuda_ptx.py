@@ -77,11 +77,14 @@ class _Nvcc:
         )
 
     @functools.cache  # noqa: B019  lives as long as the tests
-    def _module(self, file: str) -> tuple[Any, dict[str, str]]:
-        """Return a file's emulated module and its entries by the kernels' names."""
+    def _module(self, file: str, group: int | None) -> tuple[Any, dict[str, str]]:
+        """Return the emulated module of a file or of one group of its kernels, as the library
+        compiles them, and its entries by the kernels' names."""
         architecture = f"sm_{self._architecture}"
         cpp = ROOT / "cpp"
         flags = ["-std=c++17", "-Werror", "all-warnings", f"-I{cpp / 'include'}", f"-I{cpp}"]
+        if group is not None:
+            flags.append(f"-DTRANSNEXT_KERNELS={group}")
         source = cpp / "cuda" / "compiled" / f"{file}.cu"
         os.environ["NVCC"] = self._nvcc
         ptx = kept(
@@ -93,9 +96,22 @@ class _Nvcc:
 
     def run(self, op: str, launches: Any, tensors: Sequence[Tensor | None]) -> None:
         for name, grid, block, shared_bytes, params in launches.kernels:
-            module, entries = self._module(self._file(launches.source, name))
+            file = self._file(launches.source, name)
+            module, entries = self._module(file, group_of(file, name))
             plan = (grid, block, shared_bytes)
             self.execution.launch(module, name, entries[spelled(name)], plan, params, tensors)
+
+
+@functools.cache
+def group_of(file: str, kernel: str) -> int | None:
+    """Return the group of a kernel in the list of a .cu file, None for a list without groups."""
+    group = None
+    for line in (ROOT / "cpp" / "cuda" / "instances" / f"{file}.inc").read_text().splitlines():
+        if found := re.search(r"TRANSNEXT_KERNELS & (\d+)", line):
+            group = int(found[1])
+        if f"({kernel})" in line:
+            return group
+    raise ValueError(f"{kernel} is not in {file}.inc")
 
 
 # While the emulator is still there: the interpreter may take it apart before its modules.

@@ -2,7 +2,7 @@
 
 One object per source file of the emulation and one per operator (cuda/instances/<operator>.inc),
 each named by a hash of everything it is made from, in build/emulation: what has not changed is not
-compiled again, and processes that build at once do not disturb each other.
+compiled again, and processes that build at once wait for each other instead of compiling it twice.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import hashlib
 import os
 import re
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from tools.made_once import made_once
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = (
@@ -65,14 +66,11 @@ class Emulation:
         ]
         jobs += [(runtime / "operator.cpp", self._defines(name)) for name in self.operators]
         jobs += [(path, []) for path in self.extra_sources]
-        self.folder.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             objects = list(pool.map(lambda job: self._compile(*job), jobs))
         key = hashlib.sha256("\n".join(path.name for path in objects).encode()).hexdigest()
         library = self.folder / f"emulation-{key[:16]}.so"
-        if not library.exists():
-            self._run(["-shared", *map(str, objects)], library)
-        return library
+        return made_once(library, lambda part: self._run(["-shared", *map(str, objects)], part))
 
     def _defines(self, operator: str) -> list[str]:
         kernels = self.cpp / "cuda" / "kernels"
@@ -90,20 +88,15 @@ class Emulation:
         for path in sorted(self._all_included(roots)):
             digest.update(path.read_bytes())
         target = self.folder / f"{name}-{digest.hexdigest()[:16]}.o"
-        if not target.exists():
-            folders = [f"-I{folder}" for folder in self.includes]
-            self._run([*self.flags, *defines, *folders, "-c", str(source)], target)
-        return target
+        folders = [f"-I{folder}" for folder in self.includes]
+        options = [*self.flags, *defines, *folders, "-c", str(source)]
+        return made_once(target, lambda part: self._run(options, part))
 
     def _run(self, arguments: list[str], target: Path) -> None:
-        handle, name = tempfile.mkstemp(dir=self.folder, suffix=".part")
-        os.close(handle)
-        command = [self.compiler, *arguments, "-o", name]
+        command = [self.compiler, *arguments, "-o", str(target)]
         result = subprocess.run(command, capture_output=True, text=True)
         if result.returncode != 0:
-            os.unlink(name)
             raise RuntimeError(f"{' '.join(command)}\n{result.stderr}")
-        os.replace(name, target)
 
     def _all_included(self, roots: list[Path]) -> set[Path]:
         """Return the files and all that they include by name from this project."""

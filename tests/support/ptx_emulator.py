@@ -6,7 +6,6 @@ Needs a C++ compiler, for the PTX emulator (tools/ptxemu).
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tools.kernel_report import emulator as ptxemu
+from tools.made_once import made_once
 from transnext_ops.backends import kernel_sources
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,12 +34,7 @@ def kept(name: str, make: Callable[[], str]) -> str:
     """Return compiled text, made once per version of the kernels' source and kept in ``build``."""
     key = hashlib.sha256(f"{kernel_sources.digest()} {name}".encode()).hexdigest()[:24]
     path = ROOT / "build" / "ptx" / f"{key}.txt"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}")
-        temporary.write_text(make())
-        temporary.replace(path)
-    return path.read_text()
+    return made_once(path, lambda part: part.write_text(make())).read_text()
 
 
 def memory_of(tensor: Tensor) -> np.ndarray:

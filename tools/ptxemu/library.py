@@ -11,6 +11,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from tools.made_once import made_once
+
 _CORE = Path(__file__).resolve().parent / "core"
 _CHECKOUT = _CORE.parents[2]
 # No contraction and no fast-math: results must be rounded exactly as the PTX says.
@@ -62,15 +64,14 @@ def _build() -> Path:
         key.update(_processor().encode())
     # In the checkout's build folder, which git ignores.
     target = _CHECKOUT / "build" / "ptxemu" / f"libptxemu-{key.hexdigest()[:16]}.so"
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        made = target.with_suffix(f".{os.getpid()}")
+
+    def compile_to(made: Path) -> None:
         command = [compiler, *_FLAGS, *native, "-o", str(made), str(_CORE / "ptxemu.cpp")]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise RuntimeError(f"the PTX emulator does not compile: {done.stderr[-3000:]}")
-        made.replace(target)
-    return target
+
+    return made_once(target, compile_to)
 
 
 def _processor() -> str:

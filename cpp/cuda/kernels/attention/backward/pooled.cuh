@@ -301,13 +301,16 @@ class BackwardPooled {
     float* table = static_cast<float*>(p_.d_pool_bias.data) +
                    state().head * p_.d_pool_bias.shape[1] * p_.d_pool_bias.shape[2];
     if (state().steps) {
+      // A query beyond the last adds zero, to the entry of one that exists.
 #pragma unroll
-      for (int t = 0; t < 2; ++t) {
+      for (int h = 0; h < 2; ++h) {
+        float* of_key = table + table_offsets_[h];
+        if (key(h) >= pooled()) continue;
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const int i = t * 8 + lane_column(lane()) + e % 2;
-          if (sub + i < count && key(e / 2) < pooled())
-            atomicAdd(table + table_offsets_[e / 2] + positions()[at + i].y, gradients[t][e]);
+        for (int t = 0; t < 2; ++t) {
+          const int4* position = positions() + at + t * 8 + lane_column(lane());
+#pragma unroll
+          for (int e = 0; e < 2; ++e) atomicAdd(of_key + position[e].y, gradients[t][2 * h + e]);
         }
       }
       return;
