@@ -15,8 +15,8 @@
 // A block owns a rectangle of tokens of one (image, head), as queries and as keys. Queries within a
 // window's reach of the rectangle see its keys, so the block computes their a_j, D_j and delta too,
 // and no gradient has two writers. Rows lie in shared memory in their storage type. Norms, scales
-// and biases enter the logits in float, so tensor cores multiply exact operands. Only d_l_m /
-// |d_out|, of the values' magnitude, is rounded to 16 bits.
+// and biases enter the logits in float, so tensor cores multiply exact operands. What is rounded to 16
+// bits is d_l_m / |d_out|, of the values' magnitude, and what window_gemm.cuh names.
 //
 // Per token and head: bytes (6 d + read halos) sizeof(T) + 8; flops about 2 d (7 L + 3 P), and 2 d 2 P
 // (queries of the halo / owned - 1).
