@@ -100,20 +100,23 @@ class TokenPooled : public TokenPooledWeights<T, kDim> {
   __device__ void pooled_keys_at_once() {
     const AttentionTokenShared& at = plan_.shared;
 #pragma unroll 1
-    for (int tile = this->warp() * 16; tile < queries().cells(); tile += kWarps * 16) {
+    for (int tile = thread_index() / 32 * 16; tile < queries().cells(); tile += kWarps * 16) {
       const int lane =
           thread_index() % 32;  // read again: values derived from it would occupy registers
       const int index[2] = {ordered(tile, 0, lane), ordered(tile, 1, lane)};
+      // The query whose row this lane loads for tensor cores.
+      const int own =
+          kKept > 0 ? ints(at.order)[smaller(tile + lane % 16, queries().cells() - 1)] : 0;
       float probability[kTiles][4] = {}, d_weight[kTiles][4] = {};
       // With float, the biases of 16 queries fit into registers only before D_m is computed.
-      if constexpr (kSumsAlong) multiply_all(at.d_out, index, at.pool_value, lane, d_weight);
+      if constexpr (kSumsAlong) multiply_all(at.d_out, index, own, at.pool_value, lane, d_weight);
       // Compilers would interleave the two GEMMs there and exceed the registers.
       if constexpr (multiprocessor_threads() == 1536) __syncwarp();
-      multiply_all(at.query, index, at.pool_key, lane, probability);
+      multiply_all(at.query, index, own, at.pool_key, lane, probability);
       float delta[2] = {}, total[2] = {}, along[2] = {}, cosines[2] = {};
       find_weights(index, lane, d_weight, probability, delta, total, along, cosines);
       if constexpr (!kSumsAlong) {
-        multiply_all(at.d_out, index, at.pool_value, lane, d_weight);
+        multiply_all(at.d_out, index, own, at.pool_value, lane, d_weight);
 #pragma unroll
         for (int t = 0; t < kTiles; ++t) {
 #pragma unroll
@@ -149,13 +152,12 @@ class TokenPooled : public TokenPooledWeights<T, kDim> {
     }
   }
 
-  // Multiplies the rows of 16 queries by those of all pooled keys.
-  __device__ void multiply_all(int left, const int (&index)[2], int right, int lane,
+  // Multiplies the rows of 16 queries by those of all pooled keys. `own` is the query whose row the
+  // lane loads, for tensor cores.
+  __device__ void multiply_all(int left, const int (&index)[2], int own, int right, int lane,
                                float (&product)[kTiles][4]) const {
-    const T* top = row(left, index[0]);
-    const T* bottom = row(left, index[1]);
     if constexpr (kKept > 0) {
-      const LeftRows<T, kKept> operand(top, bottom, thread_index() % 32);
+      const LeftRows<T, kKept> operand(row(left, own), thread_index() % 32);
       const RightRowsLoader<T, kKept> loader(lane);
 #pragma unroll
       for (int t = 0; t < kTiles; t += 2) {
@@ -165,7 +167,7 @@ class TokenPooled : public TokenPooledWeights<T, kDim> {
           multiply_rows(operand, two.of[i], product[t + i]);
       }
     } else {
-      multiply_rows<kDim>(top, bottom, rows(right), lane, product);
+      multiply_rows<kDim>(row(left, index[0]), row(left, index[1]), rows(right), lane, product);
     }
   }
 
