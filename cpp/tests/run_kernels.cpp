@@ -12,9 +12,8 @@
 
 #include <sys/wait.h>
 
-#include "cpu/runtime/processor.h"
-#include "cpu/simd/tiles.h"
 #include "tests/case.h"
+#include "tests/level.h"
 #include "tests/products.h"
 
 using namespace transnext;
@@ -328,28 +327,11 @@ void check(bool right, const std::string& what) {
 
 constexpr DType kTypes[] = {DType::kFloat32, DType::kBFloat16, DType::kFloat16, DType::kFloat64};
 
-// Of what several threads and a forked child run.
-#if defined(TRANSNEXT_TILES)
-constexpr DType kShared = DType::kBFloat16;
-#else
-constexpr DType kShared = DType::kFloat32;
-#endif
-
-bool may_run() {
-#if defined(TRANSNEXT_TILES) && !defined(TRANSNEXT_EMULATED_TILES)
-  const std::string reason = cpu::has_tiles() ? cpu::tile_refusal() : "no tile unit here";
-  if (!reason.empty()) std::printf("%s\n", reason.c_str());
-  return reason.empty();
-#else
-  return true;
-#endif
-}
-
 }  // namespace
 
 // All cases, or (`few`) every type once, in alternating layouts.
 int main(int count, char** arguments) {
-  if (!may_run()) return 1;
+  if (!tests::may_run()) return 1;
   tests::check_products(check);
   const bool few = count > 1 && std::strcmp(arguments[1], "few") == 0;
   constexpr Layout kLayouts[] = {Layout::kContiguous, Layout::kSliced, Layout::kTransposed};
@@ -374,7 +356,7 @@ int main(int count, char** arguments) {
     }
   }
   bool finite = false;
-  const std::vector<char> expected = run_all(kShared, Layout::kContiguous, 3, &finite);
+  const std::vector<char> expected = run_all(tests::kShared, Layout::kContiguous, 3, &finite);
 
   // Several callers at once; each thread has its own tensors.
   std::vector<std::thread> callers;
@@ -382,7 +364,7 @@ int main(int count, char** arguments) {
   for (std::size_t i = 0; i < same.size(); ++i) {
     callers.emplace_back([&, i] {
       bool own_finite = false;
-      same[i] = run_all(kShared, Layout::kContiguous, 3, &own_finite) == expected ? 1 : 0;
+      same[i] = run_all(tests::kShared, Layout::kContiguous, 3, &own_finite) == expected ? 1 : 0;
     });
   }
   for (std::thread& caller : callers) caller.join();
@@ -394,7 +376,7 @@ int main(int count, char** arguments) {
   const pid_t child = fork();
   if (child == 0) {
     bool own_finite = false;
-    _exit(run_all(kShared, Layout::kContiguous, 3, &own_finite) == expected ? 0 : 1);
+    _exit(run_all(tests::kShared, Layout::kContiguous, 3, &own_finite) == expected ? 0 : 1);
   }
   int status = 0;
   check(child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status) &&

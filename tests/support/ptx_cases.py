@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from agreement import (
-    check_add_layer_norm,
     check_attention,
     check_conv_glu,
     check_gelu_pool,
@@ -23,6 +22,7 @@ from agreement import (
     check_window_qk,
     edge,
 )
+from norm_agreement import check_add_layer_norm
 from strategies import PositionBiasCase, TokenCase
 from tf32_agreement import check_attention_on_tf32
 

@@ -10,12 +10,12 @@ import torch
 from hypothesis import strategies as st
 
 from agreement import (
-    check_add_layer_norm,
     check_conv_glu,
     check_gelu_pool,
     check_window_av,
     check_window_qk,
 )
+from norm_agreement import check_add_layer_norm
 from strategies import TokenCase, dtypes, token_cases
 
 
