@@ -329,5 +329,5 @@ def test_archives_that_are_damaged(transnext: Command, data: Path, tmp_path: Pat
     code, out, _ = transnext(*asked)
     assert code == 1
     assert "18 of 19 images are missing" in json.loads(out)["error"]
-    with pytest.raises(ImageError, match=r"val2017\.zip/002\.png: no such image in the archive"):
+    with pytest.raises(ImageError, match=r"val2017\.zip/002\.png: no such file in the archive"):
         read_rgb(str(root / "val2017.zip" / "002.png"), None)
