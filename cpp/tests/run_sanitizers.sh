@@ -2,9 +2,8 @@
 # Builds the CPU kernels and a driver that runs all of them (run_kernels.cpp), without Python and torch, under
 # AddressSanitizer with UndefinedBehaviorSanitizer, then under ThreadSanitizer, and runs them.
 #
-#   cpp/tests/run_sanitizers.sh                 AddressSanitizer with the widest vectors that this processor has, and on a
-#                                               small set of cases for AVX2, with tiles emulated, and the portable level;
-#                                               ThreadSanitizer for the portable level
+#   cpp/tests/run_sanitizers.sh                 the widest vectors that this processor has, then a small set of cases
+#                                               under AddressSanitizer for AVX2, with tiles emulated, and the portable level
 #   cpp/tests/run_sanitizers.sh level ...       everything for these
 #
 # Builds go to build/sanitize-* (or under $TRANSNEXT_SANITIZE_BUILD) and are kept for the next run.
@@ -34,16 +33,14 @@ run_levels() {
 }
 
 levels=("$@")
-threaded=("$@")
 narrower=()
 if [[ $# -eq 0 ]]; then
   levels=("$(widest_level)")
-  threaded=(baseline) # Which thread works where is the same code at all levels; this one compiles fastest.
   # (No sanitizer sees what the real tile unit reads and writes.)
   [[ ${levels[0]} == baseline ]] || narrower+=(amx_emulated baseline)
 fi
 run_levels address address,undefined all "" "${levels[@]}"
-run_levels thread thread all "" "${threaded[@]}"
+run_levels thread thread all "" "${levels[@]}"
 # With checks as calls (GCC only) compilation is twice as fast; the few cases run in seconds.
 outlined=--param=asan-instrumentation-with-call-threshold=0
 "${CXX:-c++}" $outlined -fsyntax-only -x c++ /dev/null 2> /dev/null || outlined=
