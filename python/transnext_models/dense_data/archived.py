@@ -10,16 +10,21 @@ import functools
 import io
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from PIL import Image
+
 from ..images import ImageError, is_hidden
+from ..images.formats import readable_formats
+from ..images.quiet import quiet
 from ..training.sources.archives import archive_members
 from ..training.sources.tar_members import ArchiveError
 from .errors import AnnotationError
 
-__all__ = ["is_archive", "is_folder", "names_in", "open_file"]
+__all__ = ["is_archive", "is_folder", "names_in", "open_file", "opened_image"]
 
 _SUFFIXES = (".zip", ".tar")
 _MOST_BYTES = 1 << 28  # of one file in an archive
@@ -77,6 +82,17 @@ def open_file(path: str) -> BinaryIO:
         return io.BytesIO(read())
     except Exception as error:  # zipfile meets damaged members with almost anything
         raise ImageError(path, f"cannot be read from the archive ({error})") from error
+
+
+@contextmanager
+def opened_image(path: str | Path) -> Iterator[Image.Image]:
+    """Open an image file, also one in an archive, and read its header; errors are Pillow's too."""
+    with (
+        open_file(str(path)) as file,
+        quiet(),
+        Image.open(file, formats=readable_formats()) as image,
+    ):
+        yield image
 
 
 def _parted(path: str) -> tuple[str | None, str]:

@@ -12,9 +12,7 @@ from PIL import Image
 
 from ..dense.run_lengths import Size
 from ..images import memory
-from ..images.formats import readable_formats
-from ..images.quiet import quiet
-from .archived import open_file
+from .archived import opened_image
 from .errors import AnnotationError
 from .records import IGNORED, LabelFile
 
@@ -84,11 +82,7 @@ def read_labels(file: LabelFile, num_classes: int) -> NDArray[np.uint8]:
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Image.Image]:
     try:
-        with (
-            open_file(str(path)) as file,
-            quiet(),
-            Image.open(file, formats=readable_formats()) as image,
-        ):
+        with opened_image(path) as image:
             memory.check_size(image.size)
             yield image
     except AnnotationError:

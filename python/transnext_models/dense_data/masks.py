@@ -33,8 +33,9 @@ _ADE20K_NAMES = "objectInfo150.txt"
 
 def mask_class_names(folder: Path) -> tuple[str, ...] | None:
     """Return the names in classes.txt (one a line) or ADE20K's objectInfo150.txt; None without."""
+    there = names_in(str(folder))
     for name in _NAME_FILES:
-        if name in names_in(str(folder)):
+        if name in there:
             text = read_text(folder / name, _MOST_BYTES)
             lines = [line for line in text.splitlines() if line.strip()]
             if name == _ADE20K_NAMES:

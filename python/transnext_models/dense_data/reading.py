@@ -13,14 +13,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ..dense.run_lengths import Size
 from ..images import ImageError, read_image
-from ..images.formats import readable_formats
-from ..images.quiet import quiet
 from ..training.sources.image_set import decode
-from .archived import open_file
+from .archived import open_file, opened_image
 from .errors import AnnotationError
 from .label_files import read_labels, size_of
 from .records import AnnotatedImage, Objects
@@ -101,11 +98,7 @@ def upright_size(path: str | Path) -> Size:
         It cannot be read.
     """
     try:
-        with (
-            open_file(str(path)) as file,
-            quiet(),
-            Image.open(file, formats=readable_formats()) as image,
-        ):
+        with opened_image(path) as image:
             width, height = image.size
             with contextlib.suppress(Exception):  # damaged EXIF data says nothing
                 if image.getexif().get(_ORIENTATION) in _SIDEWAYS:

@@ -15,9 +15,7 @@ __all__ = ["scale_of", "source_of"]
 
 def source_of(weights: str) -> str | os.PathLike[str]:
     """Return what weights are loaded from: a file, or a model's own where its name is given."""
-    if os.path.exists(weights) or not is_dense(weights):
-        return weights
-    return own_weights(find_dense_model(weights))
+    return own_weights(find_dense_model(weights)) if _names_a_model(weights) else weights
 
 
 def scale_of(weights: str) -> tuple[int, int] | None:
@@ -28,6 +26,10 @@ def scale_of(weights: str) -> tuple[int, int] | None:
     CheckpointError
         If they cannot be used.
     """
-    if not os.path.exists(weights) and is_dense(weights):
+    if _names_a_model(weights):
         return None  # those of a model by name are for its own sides
     return image_scale(read_dense(resolve_weights(weights)))
+
+
+def _names_a_model(weights: str) -> bool:
+    return not os.path.exists(weights) and is_dense(weights)
