@@ -59,6 +59,7 @@ def test_a_program_of_a_kernel_backend_becomes_onnx(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     call = Call("aggregated_attention")
     program = torch.export.export(call, call.tensors, strict=False)
+    program = program.run_decompositions(ops.decompositions())
     path = tmp_path / "attention.onnx"
     torch.onnx.export(program, f=path, dynamo=True, verbose=False)
     session = onnxruntime.InferenceSession(path)

@@ -1,9 +1,9 @@
 """The custom operators in PyTorch's own, for graphs that go where this package is not.
 
 A program of ``torch.export`` for whose model a kernel backend was named holds the nodes
-``torch.ops.transnext.*``. ``torch.onnx.export`` of such a program takes them apart by itself, since
-their decompositions are in PyTorch's table; ``ExportedProgram.run_decompositions`` does with
-:func:`decompositions`.
+``torch.ops.transnext.*``. ``ExportedProgram.run_decompositions`` takes them apart with
+:func:`decompositions`. They are not in PyTorch's own table: Inductor takes an operator that is
+there for one that it should have taken apart, and refuses its kernel where ``CI`` is set.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._decomp import register_decomposition
 
 from transnext_ops.backends import torch_backend
 from transnext_ops.schema import OPERATORS
@@ -57,5 +56,3 @@ def _decomposition(name: str) -> Callable[..., Any]:
 _DECOMPOSITIONS = {
     getattr(torch.ops.transnext, name).default: _decomposition(name) for name in OPERATORS
 }
-for _operator, _function in _DECOMPOSITIONS.items():
-    register_decomposition(_operator)(_function)
