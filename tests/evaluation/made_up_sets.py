@@ -100,10 +100,14 @@ def paint_classes(
             number += 1
 
 
-def rows_of(place: Path, **options: Any) -> list[Row]:
+def rows_of(place: Path, workers: int = 0, **options: Any) -> list[Row]:
     """Evaluate the painted classifier on sets that are not whole; return its rows."""
     asked = EvaluationOptions(
-        output=place / "results.csv", device="cpu", workers=0, allow_incomplete=True, **options
+        output=place / "results.csv",
+        device="cpu",
+        workers=workers,
+        allow_incomplete=True,
+        **options,
     )
     outcome = evaluate(asked, model=painted_model())
     assert not outcome.failures

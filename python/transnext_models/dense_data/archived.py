@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import io
 import os
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,14 +19,14 @@ from PIL import Image
 from ..images import ImageError, is_hidden
 from ..images.formats import readable_formats
 from ..images.quiet import quiet
-from ..training.sources.archives import archive_members
+from ..training.sources.archives import LARGEST_IMAGE, archive_members
 from ..training.sources.tar_members import ArchiveError
+from ..training.sources.zip_archive import ZipArchive
 from .errors import AnnotationError
 
 __all__ = ["is_archive", "is_folder", "names_in", "open_file", "opened_image"]
 
 _SUFFIXES = (".zip", ".tar")
-_MOST_BYTES = 1 << 28  # of one file in an archive
 _OPEN = 8  # archives that a process knows at a time
 
 Read = Callable[[], bytes]
@@ -118,7 +117,7 @@ def _members(archive: str, process: int, changed: int) -> Mapping[str, Read]:
     try:
         is_zip = archive.lower().endswith(".zip")
         files = _of_zip(archive) if is_zip else _of_tar(archive)
-    except (zipfile.BadZipFile, OSError, ArchiveError) as error:
+    except (OSError, ArchiveError) as error:
         raise AnnotationError(archive, "", f"cannot be read as an archive ({error})") from error
     found = {name: read for name, read in files if not any(map(is_hidden, name.split("/")))}
     tops = {name.partition("/")[0] if "/" in name else "" for name in found}
@@ -128,26 +127,17 @@ def _members(archive: str, process: int, changed: int) -> Mapping[str, Read]:
 
 
 def _of_zip(archive: str) -> Iterable[tuple[str, Read]]:
-    opened = zipfile.ZipFile(archive)
-
-    def reader(info: zipfile.ZipInfo) -> Read:
-        def read() -> bytes:
-            with opened.open(info) as member:
-                content = member.read(_MOST_BYTES + 1)
-            if len(content) > _MOST_BYTES:
-                raise ValueError(f"more than {_MOST_BYTES:,} bytes")
-            return content
-
-        return read
-
-    return [(info.filename, reader(info)) for info in opened.infolist() if not info.is_dir()]
+    opened = ZipArchive(Path(archive))
+    return [
+        (member.name, functools.partial(opened.read, member.name)) for member in opened.members()
+    ]
 
 
 def _of_tar(archive: str) -> Iterable[tuple[str, Read]]:
     def reader(offset: int, size: int) -> Read:
         def read() -> bytes:
-            if size > _MOST_BYTES:
-                raise ValueError(f"more than {_MOST_BYTES:,} bytes")
+            if size > LARGEST_IMAGE:
+                raise ValueError(f"more than {LARGEST_IMAGE:,} bytes")
             with open(archive, "rb") as file:
                 file.seek(offset)
                 return file.read(size)

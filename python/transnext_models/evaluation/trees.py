@@ -1,16 +1,17 @@
 """Folders of images, on disk or in archives, seen in one way.
 
 Archives are read by the readers of training (`training.sources`), which refuse what does not belong
-in a data set and keep an index of what lies where.
+in a data set and keep an index of what lies where, and the tar in one that is compressed.
 """
 
 from __future__ import annotations
 
 import bisect
+import io
 import itertools
 import os
 import posixpath
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -19,13 +20,14 @@ import numpy as np
 from ..images.formats import is_image_name
 from ..training.sources.archive_index import Entry, indexed
 from ..training.sources.archives import ArchivedImages, archive_members, images_of
+from ..training.sources.decompressed import decompressed
 from ..training.sources.folders import visible_entries
 from ..training.sources.tar_members import ArchiveError, Member
+from ..training.sources.zip_archive import ZipArchive, is_zip
 
-__all__ = ["ArchiveTree", "FolderTree", "Tree", "joined", "open_parts", "open_tree"]
+__all__ = ["ArchiveTree", "FolderTree", "Tree", "ZipTree", "joined", "open_parts", "open_tree"]
 
-_TAR = ".tar"
-_COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".tgz", ".zip", ".7z")
+_TARS = (".tar", ".tar.gz", ".tgz")  # of one in several forms the first
 
 
 class Tree(Protocol):
@@ -57,15 +59,15 @@ def open_tree(
     option : str
         The argument that names it.
     path : str | os.PathLike[str]
-        A folder, or an uncompressed tar.
+        A folder, a zip, or a tar, which may be gzip'ed: it is decompressed once.
     is_part : callable, optional
-        Whether an archive of this name, without ``.tar``, in the folder is to be seen as the folder
-        of that name. Folders of such names that are there go before.
+        Whether a tar of this name, without ``.tar`` and what follows, in the folder is to be seen
+        as the folder of that name. Folders of such names that are there go before.
 
     Raises
     ------
     ValueError
-        If there is none, or it is compressed, which gives no access to a single image, or damaged.
+        If there is none, or it is damaged or compressed in another way.
     """
     place = Path(path)
     if not place.exists():
@@ -75,8 +77,8 @@ def open_tree(
         if is_part is None or any(map(is_part, tree.folders())):
             return tree
         return open_parts(option, place, is_part) or tree
-    if not place.is_file() or place.suffix.lower() in _COMPRESSED:
-        raise _Unusable(option, place, "unpack it" if place.is_file() else "it is neither")
+    if not place.is_file():
+        raise _Unusable(option, place, "it is none of them")
     return _opened(option, place, {"": place})
 
 
@@ -88,6 +90,8 @@ def open_parts(option: str, folder: Path, is_part: Callable[[str], bool]) -> Tre
 
 def _opened(option: str, place: Path, archives: Mapping[str, Path]) -> Tree:
     try:
+        if place.is_file() and is_zip(place):
+            return ZipTree(place)
         return ArchiveTree(place, archives)
     except ArchiveError as error:
         raise _Unusable(option, *error.args) from error
@@ -95,7 +99,7 @@ def _opened(option: str, place: Path, archives: Mapping[str, Path]) -> Tree:
 
 class _Unusable(ValueError):
     def __init__(self, option: str, place: Path | str, fault: str) -> None:
-        super().__init__(f"{option}: got {place}, needs a folder or an uncompressed tar: {fault}")
+        super().__init__(f"{option}: got {place}, needs a folder, a tar or a zip: {fault}")
 
 
 def joined(at: str, name: str) -> str:
@@ -136,11 +140,13 @@ class ArchiveTree:
         What errors name: the archive, or the folder of several.
     archives : mapping of str to Path
         By the folder whose content each is, "" for the root. What lies in an archive in a folder
-        of this name again, as in those of single classes, lies in the first.
+        of this name again, as in those of single classes, lies in the first. Those that are
+        compressed are decompressed once.
     """
 
     def __init__(self, place: Path, archives: Mapping[str, Path]) -> None:
         self.name = str(place)
+        archives = {name: decompressed(file) for name, file in archives.items()}
         files = list(archives.values())
         index = indexed(f"folders {list(archives)}", files, lambda: _entries(archives))
         self._archives = ArchivedImages(files, index)
@@ -148,13 +154,7 @@ class ArchiveTree:
         labels = np.arange(len(index.classes) + 1)
         bounds = np.searchsorted(index.labels, labels).tolist()
         self._spans = dict(zip(index.classes, itertools.pairwise(bounds), strict=True))
-        self._folders: dict[str, set[str]] = {"": set()}
-        for path in (*archives, *index.classes):
-            while path:
-                above, name = posixpath.split(path)
-                self._folders.setdefault(path, set())
-                self._folders.setdefault(above, set()).add(name)
-                path = above
+        self._folders = _folders_of((*archives, *index.classes))
 
     def folders(self, at: str = "") -> list[str]:
         """Return the names of the folders in one, sorted."""
@@ -174,6 +174,43 @@ class ArchiveTree:
         return self._archives.open(index)
 
 
+class ZipTree:
+    """A zip, its images read where they lie."""
+
+    def __init__(self, place: Path) -> None:
+        self.name = str(place)
+        self._archive = ZipArchive(place)
+        self._images: dict[str, list[str]] = {}
+        for path in sorted(member.name for member in images_of(self._archive.members())):
+            folder, name = posixpath.split(path)
+            self._images.setdefault(folder, []).append(name)
+        self._folders = _folders_of(self._images)
+
+    def folders(self, at: str = "") -> list[str]:
+        """Return the names of the folders in one, sorted."""
+        return sorted(self._folders[at])
+
+    def images(self, at: str = "") -> list[str]:
+        """Return the names of the images in a folder, sorted."""
+        return self._images.get(at, [])
+
+    def open(self, path: str) -> BinaryIO:
+        """Open an image for reading: its bytes, which are small."""
+        return io.BytesIO(self._archive.read(path))
+
+
+def _folders_of(paths: Iterable[str]) -> dict[str, set[str]]:
+    """Return the names of the folders in each folder, of those at some paths and above them."""
+    folders: dict[str, set[str]] = {"": set()}
+    for path in paths:
+        while path:
+            above, name = posixpath.split(path)
+            folders.setdefault(path, set())
+            folders.setdefault(above, set()).add(name)
+            path = above
+    return folders
+
+
 def _entries(archives: Mapping[str, Path]) -> Iterator[Entry]:
     for number, (mount, file) in enumerate(archives.items()):
         last: dict[str, Member] = {}  # a later member of the name replaces one, as in unpacking
@@ -186,9 +223,10 @@ def _entries(archives: Mapping[str, Path]) -> Iterator[Entry]:
 
 
 def _archives_in(folder: Path) -> dict[str, Path]:
-    """Return the archives in a folder by their names without ``.tar``."""
-    return {
-        Path(entry.name).stem: Path(entry.path)
-        for entry in sorted(visible_entries(folder), key=lambda entry: entry.name)
-        if Path(entry.name).suffix.lower() == _TAR and entry.is_file()
-    }
+    """Return the tars in a folder by their names without ``.tar`` and what follows."""
+    found: dict[str, Path] = {}
+    for suffix in _TARS:
+        for entry in sorted(visible_entries(folder), key=lambda entry: entry.name):
+            if entry.name.lower().endswith(suffix) and entry.is_file():
+                found.setdefault(entry.name[: -len(suffix)], Path(entry.path))
+    return found

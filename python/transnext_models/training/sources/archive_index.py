@@ -18,7 +18,7 @@ import zipfile
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ from ...images.formats import readable_suffixes
 from .classes import image_key, in_order
 from .packed_names import PackedNames
 
-__all__ = ["ArchiveIndex", "Entry", "indexed"]
+__all__ = ["ArchiveIndex", "Entry", "cache_folder", "digest_of", "indexed"]
 
 _VERSION = 1  # of the arrays below and of their order
 _NOTICED = 1 << 30  # bytes of archives from which on making an index is announced
@@ -92,14 +92,12 @@ def indexed(
     entries : Callable[[], Iterable[Entry]]
         Reads the archives.
     """
-    stamps = [(str(path.resolve()), *_stamp(path)) for path in files]
-    key = json.dumps([_VERSION, kind, sorted(readable_suffixes()), stamps])
-    folder = _folder()
-    digest = hashlib.sha256(key.encode()).hexdigest()
+    folder = cache_folder()
+    digest = digest_of([_VERSION, kind, sorted(readable_suffixes())], files)
     kept = None if folder is None else folder / f"{digest[:32]}.npz"
     index = None if kept is None else _kept(kept)
     if index is None:
-        if sum(size for _, size, _ in stamps) >= _NOTICED:
+        if sum(path.stat().st_size for path in files) >= _NOTICED:
             print(f"reading what {files[0]} holds, once", file=sys.stderr, flush=True)
         index = _made(entries())
         if kept is not None:
@@ -107,15 +105,18 @@ def indexed(
     return index
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
+def digest_of(kind: Any, files: Sequence[Path]) -> str:
+    """Return a digest of what is made of some files, and of their paths, sizes and times."""
+    found = ((path, path.stat()) for path in files)
+    stamps = [(str(path.resolve()), state.st_size, state.st_mtime_ns) for path, state in found]
+    return hashlib.sha256(json.dumps([kind, stamps]).encode()).hexdigest()
 
 
-def _folder() -> Path | None:
+def cache_folder() -> Path | None:
+    """Return where what archives hold is kept between runs; None for a user without a home."""
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "transnext"
-    except RuntimeError:  # a user without a home
+    except RuntimeError:
         return None
 
 

@@ -16,9 +16,16 @@ from .archive_index import ArchiveIndex, Entry, indexed
 from .image_set import ImageSet, UnreadableImage
 from .tar_members import ArchiveError, Member, Region, members
 
-__all__ = ["ArchivedImages", "archive_members", "class_archives", "images_of", "opened"]
+__all__ = [
+    "LARGEST_IMAGE",
+    "ArchivedImages",
+    "archive_members",
+    "class_archives",
+    "images_of",
+    "opened",
+]
 
-_LARGEST_IMAGE = 1 << 28  # bytes; ImageNet's largest file has 15 MB
+LARGEST_IMAGE = 1 << 28  # bytes; ImageNet's largest file has 15 MB
 _OPEN_ARCHIVES = 64
 
 
@@ -46,7 +53,7 @@ class ArchivedImages(ImageSet):
     def open(self, index: int) -> BinaryIO:
         """Return the bytes of an image."""
         size = int(self._index.sizes[index])
-        if size > _LARGEST_IMAGE:
+        if size > LARGEST_IMAGE:
             raise UnreadableImage(self.name(index), f"has {size >> 20:,} MiB")
         path = self._paths[self._index.archives[index]]
         content = self._files.read(path, int(self._index.offsets[index]), size)

@@ -13,7 +13,16 @@ import tarfile
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
-__all__ = ["ArchiveError", "Bytes", "Member", "Readable", "Region", "Stream", "members"]
+__all__ = [
+    "ArchiveError",
+    "Bytes",
+    "Member",
+    "Readable",
+    "Region",
+    "Stream",
+    "members",
+    "safe_name",
+]
 
 _BLOCK = 512
 _LARGEST_HEADER = 1 << 20  # of a long name or of extended attributes
@@ -154,7 +163,7 @@ def members(source: Bytes, archive: str) -> Iterator[Member]:
                 path = attributes.get("path", path)
                 size = _number(attributes["size"], archive) if "size" in attributes else size
             continue
-        name = _safe(info.name if path is None else path, archive)
+        name = safe_name(info.name if path is None else path, archive)
         length = info.size if size is None else size
         path, size = None, None
         if info.type == tarfile.DIRTYPE:
@@ -220,7 +229,14 @@ def _number(text: str, archive: str) -> int:
     return int(text)
 
 
-def _safe(name: str, archive: str) -> str:
+def safe_name(name: str, archive: str) -> str:
+    """Return a member's name without empty parts.
+
+    Raises
+    ------
+    ArchiveError
+        It leads out of the archive.
+    """
     parts = name.split("/")
     if name.startswith(("/", "\\")) or ".." in parts or "\0" in name:
         raise ArchiveError(archive, f"its member {name!r} has a name that leads out of it")
