@@ -92,7 +92,7 @@ def draw(path: Path) -> None:
     grid(panels[2], POOLED, COARSE, 0.6, 0.6)
     mark_window(panels[2], fill=False)
     figure.tight_layout()
-    figure.savefig(path, metadata={"Software": None})
+    figure.savefig(path, bbox_inches="tight", pad_inches=0.05, metadata={"Software": None})
     pyplot.close(figure)
 
 

@@ -353,7 +353,7 @@ def test_no_request_leaves(browser: Browser, server: ViewerServer) -> None:
 
 
 def test_the_file_needs_no_server(browser: Browser, tmp_path: Path) -> None:
-    session = demonstrator()
+    session = demonstrator(images=1)
     page = tmp_path / "page.html"
     page.write_text(static_page(session).html, encoding="utf-8")
     browser.open(page.as_uri() + "#image=0&stage=2&block=0")

@@ -16,10 +16,10 @@ def digits(count: int = 3) -> dict[str, Any]:
     return dict(list(sample_images().items())[:count])
 
 
-def demonstrator(*, models: int = 1, size: int | None = None) -> Session:
+def demonstrator(*, models: int = 1, size: int | None = None, images: int = 3) -> Session:
     """Return a session of the demonstrator, and of itself at a larger size."""
     subjects = [Subject(Classifier.load(size=size)), Subject(Classifier.load(size=96))]
-    return Session(subjects[:models], digits())
+    return Session(subjects[:models], digits(images))
 
 
 def unpacked(body: bytes) -> tuple[dict[str, Any], np.ndarray]:

@@ -37,7 +37,7 @@ _PANEL = 2.3  # inches
 _HEADS = 4
 # Of each field E by itself.
 _SCALES = {
-    "log": "log(E + 1), divided by its maximum",
+    "log": "log10(E + 1), divided by its maximum",
     "linear": "E, divided by its maximum",
     "relative": "log(E / max + 1e-4), from 0 to 1",
 }
