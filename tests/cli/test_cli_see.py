@@ -81,7 +81,7 @@ def test_a_figure_as_vectors(transnext, tmp_path, photo):
 
 def test_receptive_fields_of_a_folder(transnext, tmp_path, photo):
     target = tmp_path / "erf.png"
-    code, _, _ = transnext("see", "--erf", str(tmp_path), "--stage", "3", "--output", str(target))
+    code, _, err = transnext("see", "--erf", str(tmp_path), "--stage", "3", "--output", str(target))
     numbers = json.loads(target.with_suffix(".json").read_text())
     assert code == 0
     assert numbers["images"] == [str(photo)]
@@ -89,6 +89,7 @@ def test_receptive_fields_of_a_folder(transnext, tmp_path, photo):
         (row,) = csv.DictReader(file)
     (field,) = numbers["fields"]
     assert float(row["sum"]) == field["sum"]
+    assert f"stage 3: E sums to {field['sum']:.3g}, its maximum is {field['max']:.3g}\n" in err
     assert float(row["area_50_published"]) == field["area_ratios"][2]["published"]
     assert [field["images"] for field in numbers["fields"]] == [1]
 

@@ -155,6 +155,8 @@ def receptive_fields(
             for title, field in zip(titles, fields, strict=True)
         ],
     }
+    for entry in numbers["fields"]:
+        note(f"{entry['name']}: E sums to {entry['sum']:.3g}, its maximum is {entry['max']:.3g}")
     target = output or Path("erf.png")
     return _save(draw_erf(fields, titles), numbers, _field_rows(numbers["fields"]), target)
 
