@@ -17,6 +17,7 @@ from transnext_models.seeing import (
     effective_receptive_field,
     effective_receptive_fields,
 )
+from transnext_models.seeing.receptive_field import fields_of_positions
 
 
 class Convolutions(nn.Module):
@@ -103,6 +104,17 @@ def test_several_stages_are_what_each_is_alone() -> None:
         alone = effective_receptive_field(model, [image, image], stage)
         torch.testing.assert_close(field.map, alone.map)
         assert (field.grid, field.pixel, field.images) == (alone.grid, alone.pixel, 2)
+
+
+def test_several_positions_are_what_each_is_alone() -> None:
+    model, image = build(), picture((64, 96))
+    positions = [(0, 0), (3, 5), (1, 2)]
+    for position, field in zip(
+        positions, fields_of_positions(model, image, 3, positions), strict=True
+    ):
+        alone = effective_receptive_field(model, [image], 3, position)
+        torch.testing.assert_close(field.map, alone.map)
+        assert (field.position, field.pixel) == (position, alone.pixel)
 
 
 def test_parameters_get_no_gradient_and_frozen_models_work() -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "ReceptiveField",
     "effective_receptive_field",
     "effective_receptive_fields",
+    "fields_of_positions",
 ]
 
 THRESHOLDS = (0.2, 0.3, 0.5, 0.99)
@@ -227,26 +228,50 @@ def effective_receptive_fields(
     Arguments, results and errors are those of :func:`effective_receptive_field`, for each of
     `stages` in their order. `images` is gone through once.
     """
+    return _fields(
+        model, images, [(stage, position) for stage in stages], progress, preprocess=preprocess
+    )
+
+
+def fields_of_positions(
+    model: nn.Module, image: Tensor, stage: int, positions: Sequence[tuple[int, int]]
+) -> list[ReceptiveField]:
+    """Return the receptive fields of several positions on one image, of one forward pass.
+
+    Arguments, results and errors are those of :func:`effective_receptive_field`.
+    """
+    return _fields(model, [image], [(stage, position) for position in positions])
+
+
+def _fields(
+    model: nn.Module,
+    images: Iterable[Tensor | Image.Image],
+    places: Sequence[tuple[int, tuple[int, int] | None]],
+    progress: Callable[[int], None] | None = None,
+    *,
+    preprocess: Preprocess | None = None,
+) -> list[ReceptiveField]:
+    """Return the receptive fields of places: of a stage, and of a position in its map."""
     if not hasattr(model, "forward_intermediates"):
         raise TypeError(f"model: got {type(model).__name__}, needs one with forward_intermediates")
     if model.training:
         raise ValueError("model: got one in training mode, needs model.eval()")
-    for stage in stages:
+    for stage, _ in places:
         _check_stage(model, stage)
     like = next(model.parameters())
     preprocess = preprocess or preprocess_of(model)
-    sums = [_Sum() for _ in stages]
+    sums = [_Sum() for _ in places]
     size: torch.Size | None = None
     for done, image in enumerate(images, start=1):
         x = as_batch(image, preprocess).to(like.device, like.dtype)
         if size is not None and x.shape[2:] != size:
             raise ValueError(f"images: got {tuple(x.shape[2:])}, needs {tuple(size)} as the first")
         size = x.shape[2:]
-        _add_gradients(model, x, stages, position, sums)
+        _add_gradients(model, x, places, sums)
         if progress is not None:
             progress(done)
     fields = []
-    for stage, total in zip(stages, sums, strict=True):
+    for (stage, _), total in zip(places, sums, strict=True):
         if not isinstance(total.map, Tensor):
             raise ValueError(
                 f"images: got {total.skipped} that can be used for nothing, needs one or more"
@@ -262,7 +287,7 @@ def effective_receptive_fields(
 
 @dataclass
 class _Sum:
-    """E of a stage, summed over the images so far."""
+    """E of a place, summed over the images so far."""
 
     map: Tensor | int = 0
     used: int = 0
@@ -274,15 +299,15 @@ class _Sum:
 def _add_gradients(
     model: Any,
     x: Tensor,
-    stages: Sequence[int],
-    position: tuple[int, int] | None,
+    places: Sequence[tuple[int, tuple[int, int] | None]],
     sums: Sequence[_Sum],
 ) -> None:
-    """Add one image's E to those of the stages, unless it is not finite."""
+    """Add one image's E to those of the places, unless it is not finite."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        maps = _maps_of(model, x, stages)
-        for left, (stage, total) in enumerate(zip(stages, sums, strict=True), 1 - len(stages)):
+        maps = _maps_of(model, x, [stage for stage, _ in places])
+        numbered = enumerate(zip(places, sums, strict=True), 1 - len(places))
+        for left, ((stage, position), total) in numbered:
             features = maps[stage]
             height, width = total.grid = features.shape[2], features.shape[3]
             total.position = (height // 2, width // 2) if position is None else position
@@ -292,7 +317,7 @@ def _add_gradients(
                     f"position: got {position}, needs a row and a column of {height} x {width}"
                 )
             z = features[0, :, row, column].relu().sum()
-            # The graph goes with the last of the stages.
+            # The graph goes with the last of the places.
             (gradient,) = torch.autograd.grad(z, x, retain_graph=left < 0)
             gradient = gradient[0].double().relu().sum(0)
             if z.isfinite() and gradient.isfinite().all():

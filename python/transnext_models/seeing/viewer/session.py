@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...classification.classifier import Classifier
 from ...classification.preprocess import Preprocess
-from ..receptive_field import ReceptiveField, effective_receptive_field
+from ..receptive_field import ReceptiveField, effective_receptive_field, fields_of_positions
 from ..record import AttentionRecord, record_attention
 
 __all__ = ["Session", "Subject", "data_url", "sample_images"]
@@ -128,6 +128,15 @@ class Session:
         with self._lock:
             position = record.position(stage, pixel)
             return effective_receptive_field(classifier.model, [record.image], stage, position)
+
+    def receptive_fields(self, image: str, model: int, stage: int) -> list[ReceptiveField]:
+        """Return those of all tokens of a stage, row by row."""
+        record = self.record(image, model)
+        classifier = self._subject(model).classifier
+        rows, columns = record.recorded(stage).info.grid
+        positions = [(row, column) for row in range(rows) for column in range(columns)]
+        with self._lock:
+            return fields_of_positions(classifier.model, record.image, stage, positions)
 
     # -- what the page is told ------------------------------------------------------------------
 

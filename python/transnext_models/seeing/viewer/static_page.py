@@ -192,17 +192,10 @@ def _fields(
 ) -> dict[str, Any]:
     """Return where the receptive fields are, of the stages of few tokens."""
     fields = {}
-    strides = {
-        info.stage: (info.grid, record.recorded(info.stage).stride) for info in record.blocks
-    }
-    for stage, ((height, width), stride) in strides.items():
+    for stage, (height, width) in {info.stage: info.grid for info in record.blocks}.items():
         if height * width > _MOST_MAPS:
             continue
-        found = [
-            session.receptive_field(image, model, stage, (row * stride, column * stride))
-            for row in range(height)
-            for column in range(width)
-        ]
+        found = session.receptive_fields(image, model, stage)
         factor = max(1, min(record.image_size) // _COARSE_FIELD)
         maps = torch.stack([_coarse(relative(field.map), factor) for field in found])
         code, scale = rooted(maps.flatten(1))
