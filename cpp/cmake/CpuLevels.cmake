@@ -5,25 +5,25 @@ include(CheckCXXSourceCompiles)
 
 # What a level compiles: kernels around the packed GEMM, the only ones of amx_bf16 and neon_bf16; those that gain from
 # instructions on bfloat16, the only ones of avx512_bf16; all others; and what is composed of others, which the portable
-# level compiles for every level (cpu/runtime/kernels.h).
+# level compiles for every level (cpu/runtime/kernels.h). Paths in cpp.
 set(transnext_gemm_sources
-  cpp/cpu/gemm/linear.cpp
-  cpp/cpu/gemm/packed_gemm.cpp
-  cpp/cpu/gemm/patch_embed.cpp
-  cpp/cpu/glu/convolutional_glu.cpp)
+  cpu/gemm/linear.cpp
+  cpu/gemm/packed_gemm.cpp
+  cpu/gemm/patch_embed.cpp
+  cpu/glu/convolutional_glu.cpp)
 set(transnext_bfloat16_sources
   ${transnext_gemm_sources}
-  cpp/cpu/glu/conv_glu.cpp
-  cpp/cpu/pool/gelu_pool.cpp)
+  cpu/glu/conv_glu.cpp
+  cpu/pool/gelu_pool.cpp)
 set(transnext_level_sources
   ${transnext_bfloat16_sources}
-  cpp/cpu/attention/aggregated_attention.cpp
-  cpp/cpu/attention/aggregated_attention_backward.cpp
-  cpp/cpu/attention/window.cpp
-  cpp/cpu/bias/position_bias_table.cpp
-  cpp/cpu/norm/add_layer_norm.cpp
-  cpp/cpu/runtime/fingerprint.cpp)
-set(transnext_cpu_sources ${transnext_level_sources} cpp/cpu/attention/attention_branch.cpp)
+  cpu/attention/aggregated_attention.cpp
+  cpu/attention/aggregated_attention_backward.cpp
+  cpu/attention/window.cpp
+  cpu/bias/position_bias_table.cpp
+  cpu/norm/add_layer_norm.cpp
+  cpu/runtime/fingerprint.cpp)
+set(transnext_cpu_sources ${transnext_level_sources} cpu/attention/attention_branch.cpp)
 
 # transnext_check_cpu_flags(<result> <flags> <statements>): can the compiler build for this instruction set?
 function(transnext_check_cpu_flags result flags statements)
@@ -117,7 +117,7 @@ function(transnext_add_cpu_level level)
   if(level MATCHES "^(amx|neon_bf16)")
     set(sources ${transnext_gemm_sources})
   elseif(level STREQUAL "avx512_bf16")
-    set(sources ${transnext_bfloat16_sources} cpp/cpu/runtime/dot_rate.cpp)
+    set(sources ${transnext_bfloat16_sources} cpu/runtime/dot_rate.cpp)
   elseif(level MATCHES "^(baseline|neon)$")
     set(sources ${transnext_cpu_sources})
   endif()
@@ -129,5 +129,5 @@ function(transnext_add_cpu_level level)
   target_compile_options(transnext_cpu_${level} PRIVATE ${ARGN} -fno-math-errno -fno-trapping-math)
   target_link_libraries(_cpp PRIVATE transnext_cpu_${level})
   string(TOUPPER ${level} upper_level)
-  target_compile_definitions(_cpp PRIVATE TRANSNEXT_HAS_${upper_level}=1)
+  target_compile_definitions(transnext_host PRIVATE TRANSNEXT_HAS_${upper_level}=1)
 endfunction()

@@ -45,7 +45,7 @@ function(transnext_add_grouped_kernels name)
       endif()
     endforeach()
     if(options)
-      transnext_add_cuda_object(transnext_cuda_${name}_${groups} "${options}" ${groups} cpp/cuda/compiled/${name}.cu)
+      transnext_add_cuda_object(transnext_cuda_${name}_${groups} "${options}" ${groups} cuda/compiled/${name}.cu)
     endif()
   endforeach()
 endfunction()
@@ -54,13 +54,13 @@ transnext_add_grouped_kernels(aggregated_attention)
 transnext_add_grouped_kernels(aggregated_attention_backward)
 transnext_generate_code("${CMAKE_CUDA_ARCHITECTURES}" "${same_ptx}" options)
 transnext_add_cuda_object(transnext_cuda "${options}" 0
-  cpp/cuda/compiled/add_layer_norm.cu
-  cpp/cuda/compiled/conv_glu.cu
-  cpp/cuda/compiled/gelu_pool.cu
-  cpp/cuda/compiled/position_bias_table.cu
-  cpp/cuda/compiled/window.cu)
+  cuda/compiled/add_layer_norm.cu
+  cuda/compiled/conv_glu.cu
+  cuda/compiled/gelu_pool.cu
+  cuda/compiled/position_bias_table.cu
+  cuda/compiled/window.cu)
 # The launches: host code, which also links the CUDA runtime.
-target_sources(_cpp PRIVATE cpp/cuda/compiled/run.cu)
+target_sources(_cpp PRIVATE cuda/compiled/run.cu)
 list(GET CMAKE_CUDA_ARCHITECTURES 0 architecture)
 list(JOIN CMAKE_CUDA_ARCHITECTURES " " architectures)
 set_target_properties(_cpp PROPERTIES CUDA_ARCHITECTURES ${architecture} CUDA_RUNTIME_LIBRARY Static CUDA_STANDARD 17
