@@ -67,6 +67,7 @@ def test_exp_and_gelu_keep_their_stated_error_bounds(
 
 
 @needs_tools
+@pytest.mark.long
 @pytest.mark.slow
 def test_all_kernels_are_clean_under_the_sanitizers(tmp_path: Path) -> None:
     report = run(SOURCES / "run_sanitizers.sh", TRANSNEXT_SANITIZE_BUILD=str(tmp_path))
@@ -88,6 +89,7 @@ def has_shared_sanitizer() -> bool:
 
 @needs_tools
 @pytest.mark.skipif(not has_shared_sanitizer(), reason="needs GCC's libasan.so")
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_whole_module_is_clean_under_the_sanitizers(tmp_path: Path) -> None:
     """Hostile arguments and tensors in other guises, each in its right place on the way in."""
@@ -113,6 +115,7 @@ CROSS = ("aarch64-linux-gnu-g++", ("qemu-aarch64", "qemu-aarch64-static"))
     not (shutil.which(CROSS[0]) and any(map(shutil.which, CROSS[1]))),
     reason="needs g++-aarch64-linux-gnu and qemu-user",
 )
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_kernels_run_on_64_bit_arm(tmp_path: Path) -> None:
     report = run(SOURCES / "run_aarch64.sh", TRANSNEXT_AARCH64_BUILD=str(tmp_path))

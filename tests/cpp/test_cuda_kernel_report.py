@@ -55,6 +55,7 @@ def test_kernels_compile_and_keep_to_their_limits(name, compiler, architecture) 
     assert not problems, "\n".join(problems)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", [80, 120])
 def test_16_bit_attention_uses_tensor_cores(architecture) -> None:

@@ -90,6 +90,7 @@ def test_a_run_learns_clips_and_resumes(tmp_path: Path, sets: dict[str, Path], m
     assert_same_end(whole.output, run.output)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_killed_run_ends_in_the_same_bits(tmp_path: Path, sets: dict[str, Path]) -> None:
     """kill -9 after a step, then one command."""

@@ -263,6 +263,7 @@ def test_autocast(model: MaskRCNN, dtype: torch.dtype) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.long
 @pytest.mark.slow
 def test_compiled() -> None:
     """With the graph breaks of a number of boxes that nobody knows before."""

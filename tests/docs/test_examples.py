@@ -70,6 +70,7 @@ def test_finetune_folder(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "model.safetensors").exists()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_export_onnx(tmp_path: Path) -> None:
     assert "batch 5:" in output("export_onnx.py", tmp_path / "pico.onnx")

@@ -158,6 +158,7 @@ def digit_logits(run: Any, images: np.ndarray[Any, Any], prepare: Any) -> torch.
     return torch.cat([run(batch)[0] for batch in batches])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_int8_keeps_the_accuracy_on_held_out_digits(tmp_path: Path) -> None:
     """What the guide states: 1,000 digits, calibrated with 100 of those of training."""

@@ -42,6 +42,7 @@ def test_mutations_are_the_same_for_the_same_number():
 
 
 @needs_proc
+@pytest.mark.long
 @pytest.mark.slow
 def test_mutations():
     """In processes of their own: none ends one, waits, or takes more memory than it may."""

@@ -84,6 +84,7 @@ def test_one_graph_serves_all_sizes(options):
     assert counter.frame_count <= 2
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_exports_with_free_sizes_through_the_compiler():
     model = small_model(depths=(1, 1, 1, 1), backend="torch")
@@ -120,7 +121,7 @@ def assert_onnx_is_right(path, model, x):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("dynamo", [True, False])
+@pytest.mark.parametrize("dynamo", [pytest.param(True, marks=pytest.mark.long), False])
 def test_exports_to_onnx_as_it_comes(tmp_path, dynamo):
     # A backend that is named need not be taken back: one without C++ names it as well.
     model = small_model(depths=(1, 1, 1, 1), backend=available_backends()[-1]).float()
@@ -129,6 +130,7 @@ def test_exports_to_onnx_as_it_comes(tmp_path, dynamo):
     assert_onnx_is_right(path, model, x)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("options", MODES)

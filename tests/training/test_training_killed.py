@@ -9,6 +9,7 @@ import pytest
 from training.killed_runs import Stress, cases
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_killed_runs_end_as_others(tmp_path: Path) -> None:
     stress = Stress(tmp_path)

@@ -93,8 +93,8 @@ def test_killed_in_the_middle_of_an_epoch(tmp_path: Path, images: Path, whole: P
     ("first", "then"),
     [
         ("--shard-optimizer", "--shard-optimizer"),
-        ("--shard-optimizer", "--no-shard-optimizer"),
-        ("--no-shard-optimizer", "--shard-optimizer"),
+        pytest.param("--shard-optimizer", "--no-shard-optimizer", marks=pytest.mark.long),
+        pytest.param("--no-shard-optimizer", "--shard-optimizer", marks=pytest.mark.long),
     ],
 )
 def test_a_sharded_optimizer_takes_the_same_steps(
