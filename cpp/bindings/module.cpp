@@ -37,6 +37,7 @@ PYBIND11_MODULE(_cpp, m) {
   transnext::bindings::define_aggregated_attention(m);
   transnext::bindings::define_fused_blocks(m);
   transnext::bindings::define_conv_glu(m);
+  transnext::bindings::define_deformable_attention(m);
   transnext::bindings::define_fingerprint(m);
   transnext::bindings::define_gelu_pool(m);
   transnext::bindings::define_launches(m);

@@ -7,6 +7,7 @@ namespace transnext::bindings {
 
 void define_gelu_pool(pybind11::module_& m);
 void define_conv_glu(pybind11::module_& m);
+void define_deformable_attention(pybind11::module_& m);
 void define_window(pybind11::module_& m);
 void define_position_bias_table(pybind11::module_& m);
 void define_add_layer_norm(pybind11::module_& m);

@@ -19,6 +19,7 @@ set(transnext_level_sources
   ${transnext_bfloat16_sources}
   cpu/attention/aggregated_attention.cpp
   cpu/attention/aggregated_attention_backward.cpp
+  cpu/attention/deformable_attention.cpp
   cpu/attention/window.cpp
   cpu/bias/position_bias_table.cpp
   cpu/norm/add_layer_norm.cpp

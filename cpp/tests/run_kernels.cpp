@@ -284,6 +284,20 @@ void run_layers(Case& c, const Sizes& s, int threads) {
   level::patch_embed(embed, threads);
 }
 
+void run_deformable(Case& c, const Sizes& s, int threads) {
+  const index_t samples = 6;  // three on each of two levels, which have the sizes of the grids
+  DeformableAttentionParams p;
+  p.value = c.activation({s.batch, s.grid.size() + s.pool.size(), s.heads, s.channels});
+  p.offsets = c.activation({s.batch, s.grid.size(), s.heads, samples, 2});
+  p.logits = c.activation({s.batch, s.grid.size(), s.heads, samples});
+  p.reference = c.parameter({s.batch, s.grid.size(), 2, s.window % 2 == 0 ? 2 : 4});
+  p.shapes = c.indices({2, 2}, 1);
+  const index_t sides[] = {s.grid.height, s.grid.width, s.pool.height, s.pool.width};
+  for (int i = 0; i < 4; ++i) static_cast<int*>(p.shapes.data)[i] = static_cast<int>(sides[i]);
+  p.out = c.result({s.batch, s.grid.size(), s.heads, s.channels});
+  level::deformable_attention(p, threads);
+}
+
 const Sizes kSizes[] = {
     {2, {5, 7}, {2, 3}, 2, 24, 3},    // a pool that does not divide the grid
     {1, {1, 1}, {1, 1}, 1, 8, 3},     //
@@ -309,6 +323,7 @@ std::vector<char> run_all(DType dtype, Layout layout, int threads, bool* finite)
     run_table(c, sizes, threads);
     run_attention(c, sizes, static_cast<Bias>(++number % 5), threads);
     run_layers(c, sizes, threads);
+    run_deformable(c, sizes, threads);
     bool these_finite = true;
     const std::vector<char> results = c.results(&these_finite);
     all.insert(all.end(), results.begin(), results.end());

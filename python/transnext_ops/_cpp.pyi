@@ -297,6 +297,16 @@ def conv_glu_residual(
     threads: int,
     /,
 ) -> None: ...
+def deformable_attention(
+    value: _Tensor,
+    offsets: _Tensor,
+    logits: _Tensor,
+    reference: _Tensor,
+    shapes: _Tensor,
+    out: _Tensor,
+    threads: int,
+    /,
+) -> None: ...
 def patch_embed(
     x: _Tensor,
     weight: _Tensor,

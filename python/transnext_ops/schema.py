@@ -209,6 +209,20 @@ PATCH_EMBED = Operator(
     has_backward=False,
 )
 
+DEFORMABLE_ATTENTION = Operator(
+    "deformable_attention",
+    (
+        *_tokens("value", "B S h d"),
+        *_tokens("offsets", "B N h samples 2"),
+        *_tokens("logits", "B N h samples"),
+        *_parameters("reference", "B N levels *", differentiable=False),
+        TensorArgument("shapes", "levels 2", Role.INDEX_MAP, differentiable=False),
+    ),
+    (),
+    (Output("out", "B N h d", like="value"),),
+    has_backward=False,
+)
+
 OPERATORS = {
     operator.name: operator
     for operator in (
@@ -222,5 +236,6 @@ OPERATORS = {
     )
 }
 FUSED_BLOCKS = {
-    operator.name: operator for operator in (ATTENTION_RESIDUAL, CONV_GLU_RESIDUAL, PATCH_EMBED)
+    operator.name: operator
+    for operator in (ATTENTION_RESIDUAL, CONV_GLU_RESIDUAL, DEFORMABLE_ATTENTION, PATCH_EMBED)
 }

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
+from transnext_models.dense import winograd
 from transnext_models.dense.convolutions import ConvNorm
 from transnext_models.dense.resized_convolution import convolve_resized
 
@@ -73,3 +74,57 @@ def test_block_finishes_it_with_norm_and_relu() -> None:
     resized = F.interpolate(maps[1], size, mode="bilinear", align_corners=False)
     expected = block(torch.cat((maps[0], resized), 1))
     torch.testing.assert_close(block.of_resized(maps), expected, rtol=1e-5, atol=1e-5)
+
+
+class TestBatchNormIsPartOfTheConvolution:
+    """In inference, of weights as they are at the call."""
+
+    @staticmethod
+    def block(kernel: int, *, bias: bool = False) -> ConvNorm:
+        torch.manual_seed(0)
+        block = ConvNorm(3, 4, kernel, bias=bias).double().train()
+        for parameter in block.parameters():
+            nn.init.normal_(parameter)
+        for _ in range(3):  # statistics other than the first ones
+            block(3 * torch.randn(2, 3, 8, 6, dtype=torch.float64) + 1)
+        return block.eval()
+
+    @pytest.mark.parametrize("kernel", [1, 3])
+    @pytest.mark.parametrize("bias", [True, False])
+    @pytest.mark.parametrize("least", [1, 10**6], ids=["winograd", "direct"])
+    def test_gives_the_same(
+        self, monkeypatch: pytest.MonkeyPatch, kernel: int, bias: bool, least: int
+    ) -> None:
+        monkeypatch.setattr(winograd, "_LEAST_CHANNELS", 1)
+        monkeypatch.setattr(winograd, "_LEAST_CELLS", least)
+        block = self.block(kernel, bias=bias).float()
+        maps = [x.float() for x in made([(8, 6), (4, 3)])[0]]
+        x = torch.randn(2, 3, 8, 6)
+        calls = [lambda: block(x)]
+        if kernel == 3:
+            calls.append(lambda: block.of_resized(maps))
+        for call in calls:
+            expected = call().detach()
+            with torch.no_grad():
+                torch.testing.assert_close(call(), expected, rtol=1e-4, atol=1e-4)
+                assert len(block.derived) > 0
+                for change in (block.conv.weight, block.bn.running_mean, block.bn.bias):
+                    change.data.mul_(1.5)
+                    plainly = block.bn(block.conv(x)).relu()
+                    torch.testing.assert_close(block(x), plainly, rtol=1e-4, atol=1e-4)
+
+    @torch.no_grad()
+    def test_not_where_it_would_be_seen(self) -> None:
+        block, x = self.block(3), torch.randn(2, 3, 8, 6, dtype=torch.float64)
+        seen: list[Tensor] = []
+        hook = block.bn.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+        block(x)
+        torch.testing.assert_close(seen[0], block.conv(x))
+        hook.remove()
+        block(x)
+        assert len(seen) == 1
+        block.train()(x)
+        assert len(block.derived) == 0
+        before = block.bn.running_mean.clone()
+        block(x)
+        assert not torch.equal(before, block.bn.running_mean)

@@ -100,6 +100,12 @@ def branch_op_calls() -> dict[str, tuple[Any, ...]]:
             parameter(HIDDEN, 1, 3, 3), parameter(HIDDEN), packed(width, HIDDEN), parameter(width),
             GRID, 1e-6, "cpp",
         ),
+        "deformable_attention": (
+            numbers.activation(2, 19, HEADS, 8, dtype=torch.float32),
+            numbers.activation(2, 5, HEADS, 4, 2, dtype=torch.float32),
+            numbers.activation(2, 5, HEADS, 4, dtype=torch.float32),
+            torch.rand(2, 5, 2, 2), torch.tensor([[3, 5], [2, 2]], dtype=torch.int32), "cpp",
+        ),
         "patch_embed": (
             numbers.activation(2, 3, 9, 7, dtype=torch.float32), convolution.data,
             parameter(width), *norm(width), GRID, width, 3, 2, False, 1e-6, "cpp",

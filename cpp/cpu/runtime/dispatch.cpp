@@ -203,6 +203,9 @@ DType type_of(const ConvGluBackwardParams& p) {
 DType type_of(const ConvolutionalGluParams& p) {
   return p.fc2_weight.dtype;
 }
+DType type_of(const DeformableAttentionParams& p) {
+  return p.value.dtype;
+}
 DType type_of(const FingerprintParams&) {
   return DType::kFloat32;  // bytes
 }

@@ -7,6 +7,7 @@
 #include "transnext/attention_branch.h"
 #include "transnext/conv_glu.h"
 #include "transnext/convolutional_glu.h"
+#include "transnext/deformable_attention.h"
 #include "transnext/fingerprint.h"
 #include "transnext/gelu_pool.h"
 #include "transnext/linear.h"
@@ -35,6 +36,7 @@
   X(add_layer_norm_backward, AddLayerNormBackwardParams)              \
   X(aggregated_attention, AggregatedAttentionParams)                  \
   X(aggregated_attention_backward, AggregatedAttentionBackwardParams) \
+  X(deformable_attention, DeformableAttentionParams)                  \
   X(fingerprint, FingerprintParams)                                   \
   X(position_bias_table, PositionBiasTableParams)                     \
   X(position_bias_table_backward, PositionBiasTableBackwardParams)    \

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from ..layers.derived import freeze
 from ..transnext import TransNeXt
 from ..variants import architecture_arguments
 from .published import DenseModel
@@ -83,5 +84,5 @@ class OnBackbone(nn.Module):
     def freeze(self) -> Self:
         """Change to evaluation and declare that the weights stay; see :meth:`TransNeXt.freeze`."""
         self.eval()
-        self.backbone.freeze()
+        freeze(self)
         return self

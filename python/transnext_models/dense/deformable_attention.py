@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention, in plain PyTorch.
+"""Multi-scale deformable attention: in plain PyTorch, and by one operator in inference on a CPU.
 
 Source: Zhu et al., "Deformable DETR: Deformable Transformers for End-to-End Object Detection", ICLR
 2021, arXiv 2010.04159, section 4.1. DINO and Mask2Former share it.
@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .deformable_gathering import DeformableGathering
+from transnext_ops import fused_blocks
+
+from ..layers.plain import remember_forward
 from .eager import is_plain_inference
 
 __all__ = ["DeformableAttention", "cell_centres", "cells", "deformable_sampling"]
@@ -103,47 +105,60 @@ class DeformableAttention(nn.Module):
             raise ValueError(f"shapes: got {len(shapes)} levels, needs {self.num_levels}")
         if reference.shape[-1] not in (2, 4):
             raise ValueError(f"reference: got {reference.shape[-1]} numbers for each, needs 2 or 4")
+        return self.read(query, self.project(value, padding), reference, shapes)
+
+    def project(self, value: Tensor, padding: Tensor | None = None) -> Tensor:
+        """Return what :meth:`read` reads of cells ``[B, S, C]``, ``[B, S, heads, D]``.
+
+        Those of `padding`, bool ``[B, S]``, become zero.
+        """
         value = self.value_proj(value)
         if padding is not None:
             value = value.masked_fill(padding[..., None], 0.0)
-        value = value.unflatten(-1, (self.num_heads, -1))
-        if is_plain_inference(query, value, reference, *self.parameters()):
-            gather = _gathering(value, shapes)
-            # Some queries at a time, whose places stay in a cache.
-            step = gather.step(len(query) * self.attention_weights.out_features)
-            read = torch.cat(
-                [
-                    gather(*self._places(some, near, shapes))
-                    for some, near in zip(
-                        query.split(step, 1), reference.split(step, 1), strict=True
-                    )
-                ],
-                1,
-            ).to(value.dtype)
+        return value.unflatten(-1, (self.num_heads, -1))
+
+    def read(
+        self,
+        query: Tensor,
+        value: Tensor,
+        reference: Tensor,
+        shapes: Sequence[tuple[int, int]],
+    ) -> Tensor:
+        """Return what :meth:`forward` does, of any of its queries; `value` is projected."""
+        offsets = self.sampling_offsets(query).unflatten(-1, (self.num_heads, -1, 2))
+        logits = self.attention_weights(query).unflatten(-1, (self.num_heads, -1))
+        if self.is_fused(value, offsets, logits, reference):
+            read = fused_blocks.deformable_attention(value, offsets, logits, reference, shapes)
         else:
-            read = deformable_sampling(value, shapes, *self._places(query, reference, shapes))
+            places = self._places(offsets, reference, shapes)
+            weights = logits.softmax(-1).unflatten(-1, (self.num_levels, self.num_points))
+            read = deformable_sampling(value, shapes, places, weights)
         return self.output_proj(read)
 
+    @staticmethod
+    def is_fused(*tensors: Tensor) -> bool:
+        """Whether :meth:`read` of these is one operator, whose results need no gradient."""
+        return is_plain_inference(*tensors) and not fused_blocks.unsupported(
+            tensors[0], op="deformable_attention"
+        )
+
     def _places(
-        self, query: Tensor, reference: Tensor, shapes: Sequence[tuple[int, int]]
-    ) -> tuple[Tensor, Tensor]:
-        """Return locations ``[B, N, heads, levels, points, 2]`` and weights of queries."""
-        batch, queries, _ = query.shape
-        heads, levels, points = self.num_heads, self.num_levels, self.num_points
-        offsets = self.sampling_offsets(query).view(batch, queries, heads, levels, points, 2)
-        weights = self.attention_weights(query).view(batch, queries, heads, levels * points)
-        weights = weights.softmax(-1).view(batch, queries, heads, levels, points)
+        self, offsets: Tensor, reference: Tensor, shapes: Sequence[tuple[int, int]]
+    ) -> Tensor:
+        """Return locations ``[B, N, heads, levels, points, 2]`` of ``[B, N, heads, L * P, 2]``."""
+        offsets = offsets.unflatten(3, (self.num_levels, self.num_points))
         # Half precision has too few digits for a place on a map.
         precise = torch.promote_types(offsets.dtype, torch.float32)
         offsets, reference = offsets.to(precise), reference.to(precise)
         centre = reference[:, :, None, :, None, :2]
         if reference.shape[-1] == 2:
             sides = offsets.new_tensor([(columns, rows) for rows, columns in shapes])
-            # Of full size, so that loops over the last axes are long ones.
-            sides = sides[:, None].expand(heads, levels, points, 2).contiguous()
-            return centre + offsets / sides, weights
+            return centre + offsets / sides[:, None]
         half = reference[:, :, None, :, None, 2:] * 0.5
-        return centre + offsets / points * half, weights
+        return centre + offsets / self.num_points * half
+
+
+remember_forward(DeformableAttention)
 
 
 def deformable_sampling(
@@ -167,10 +182,9 @@ def deformable_sampling(
     Tensor
         ``[B, N, heads · D]``, of the value's dtype; float32 arithmetic at least.
     """
-    if is_plain_inference(value, locations, weights):
-        return _gathering(value, shapes)(locations, weights).to(value.dtype)
-    _check_cells(value, shapes)
-    batch, _, heads, _ = value.shape
+    batch, cells, heads, _ = value.shape
+    if sum(rows * columns for rows, columns in shapes) != cells:
+        raise ValueError(f"value: got {cells} cells, needs those of the maps {tuple(shapes)}")
     dtype = torch.promote_types(value.dtype, torch.float32)
     grids = (2 * locations - 1).permute(0, 2, 3, 1, 4, 5).flatten(0, 1).to(dtype)
     factors = weights.permute(0, 2, 3, 1, 4).flatten(0, 1).to(dtype)  # [B · heads, levels, N, P]
@@ -185,17 +199,6 @@ def deformable_sampling(
         total = part if total is None else total + part
     assert total is not None
     return total.unflatten(0, (batch, heads)).permute(0, 3, 1, 2).flatten(2).to(value.dtype)
-
-
-def _gathering(value: Tensor, shapes: Sequence[tuple[int, int]]) -> DeformableGathering:
-    _check_cells(value, shapes)
-    return DeformableGathering(value.to(torch.promote_types(value.dtype, torch.float32)), shapes)
-
-
-def _check_cells(value: Tensor, shapes: Sequence[tuple[int, int]]) -> None:
-    cells = value.shape[1]
-    if sum(rows * columns for rows, columns in shapes) != cells:
-        raise ValueError(f"value: got {cells} cells, needs those of the maps {tuple(shapes)}")
 
 
 def cell_centres(shapes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:

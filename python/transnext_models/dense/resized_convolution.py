@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .winograd import convolve_3x3
 
-__all__ = ["convolve_resized"]
+__all__ = ["add_resized", "convolve_resized", "taps_of"]
 
 
 def convolve_resized(maps: Sequence[Tensor], weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -41,12 +41,25 @@ def convolve_resized(maps: Sequence[Tensor], weight: Tensor, bias: Tensor | None
     """
     own, *others = weight.split([x.shape[1] for x in maps], 1)
     total = convolve_3x3(maps[0], own, bias).contiguous()
-    for x, part in zip(maps[1:], others, strict=True):
-        _add_convolution(total, x, part)
+    return add_resized(total, maps[1:], [taps_of(part) for part in others])
+
+
+def taps_of(weight: Tensor) -> Tensor:
+    """Return a kernel ``[O, C, 3, 3]`` as a matrix: columns' taps, O and rows' taps, by C."""
+    return weight.permute(3, 0, 2, 1).reshape(9 * weight.shape[0], -1)
+
+
+def add_resized(total: Tensor, maps: Sequence[Tensor], taps: Sequence[Tensor]) -> Tensor:
+    """Add to ``total [B, O, H, W]`` convolutions of maps resized to its size, in place.
+
+    ``taps`` are those of their kernels (:func:`taps_of`).
+    """
+    for x, matrix in zip(maps, taps, strict=True):
+        _add_convolution(total, x, matrix)
     return total
 
 
-def _add_convolution(total: Tensor, x: Tensor, weight: Tensor) -> None:
+def _add_convolution(total: Tensor, x: Tensor, taps: Tensor) -> None:
     """Add to ``total [B, O, H, W]`` the convolution of one map resized to its size.
 
     A tap that looks at the next row sees the resized map moved by one row, zero where it ends: a
@@ -54,7 +67,6 @@ def _add_convolution(total: Tensor, x: Tensor, weight: Tensor) -> None:
     """
     batch, outputs, height, width = total.shape
     rows, columns = x.shape[2:]
-    taps = weight.permute(3, 0, 2, 1).reshape(9 * outputs, -1)  # columns' taps, O, rows' taps
     parts = (taps @ x.flatten(2)).view(batch, 3, outputs * 3 * rows, columns)
     across = _moved_resizing(columns, width, parts).mT  # [3, w, W]
     wide = parts[:, 0] @ across[0]

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..layers.plain import plain
 from .deformable_attention import DeformableAttention
-from .eager import is_plain_inference
 
 __all__ = ["Attention", "DeformableEncoder", "DeformableEncoderLayer", "FeedForward"]
 
@@ -29,14 +29,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., C]`` to ``[..., C]``."""
-        if is_plain_inference(x, *self.parameters()) and x.numel() > _ROWS * x.shape[-1]:
-            return self._by_rows(x)
         return x + self.layers(x)
-
-    def _by_rows(self, x: Tensor) -> Tensor:
-        """Return the same, some rows at a time: what is between the Linears stays in a cache."""
-        rows = x.reshape(-1, x.shape[-1])
-        return torch.cat([part + self.layers(part) for part in rows.split(_ROWS)]).view(x.shape)
 
 
 class Attention(nn.Module):
@@ -92,8 +85,34 @@ class DeformableEncoderLayer(nn.Module):
         padding: Tensor | None = None,
     ) -> Tensor:
         """``x`` ``[B, S, C]`` to the same; see :class:`DeformableAttention` for the rest."""
-        x = x + self.self_attn(x + position, x, reference, shapes, padding)
-        return self.norms[1](self.ffn(self.norms[0](x)))
+        if plain(self.self_attn, DeformableAttention) and self.self_attn.is_fused(
+            x, position, *self.parameters()
+        ):
+            return self._by_rows(x, position, reference, shapes, padding)
+        return self._finish(x, self.self_attn(x + position, x, reference, shapes, padding))
+
+    def _by_rows(
+        self,
+        x: Tensor,
+        position: Tensor,
+        reference: Tensor,
+        shapes: Sequence[tuple[int, int]],
+        padding: Tensor | None,
+    ) -> Tensor:
+        """Return the same, some queries at a time: all that follows the values stays in a cache."""
+        value = self.self_attn.project(x, padding)
+        step = max(1, _ROWS // len(x))
+        parts = zip(*(of_all.split(step, 1) for of_all in (x, position, reference)), strict=True)
+        return torch.cat(
+            [
+                self._finish(some, self.self_attn.read(some + where, value, near, shapes))
+                for some, where, near in parts
+            ],
+            1,
+        )
+
+    def _finish(self, x: Tensor, read: Tensor) -> Tensor:
+        return self.norms[1](self.ffn(self.norms[0](x + read)))
 
 
 class DeformableEncoder(nn.Module):

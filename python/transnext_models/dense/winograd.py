@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .eager import is_plain_inference
 
-__all__ = ["Convolution3x3", "convolve_3x3", "winograd_3x3"]
+__all__ = ["Convolution3x3", "convolve_3x3", "pays_off", "winograd_3x3", "winograd_kernel"]
 
 _OUT, _IN, _NUMBERS = 4, 6, 36
 _BLOCK = 256  # tiles at a time: their 36 numbers for all channels stay in a cache
@@ -72,37 +72,50 @@ def convolve_3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     Tensor
         ``[B, O, H, W]``.
     """
-    if (
+    if pays_off(x, weight):
+        return winograd_3x3(x, winograd_kernel(weight), bias)
+    return F.conv2d(x, weight, bias, padding=1)
+
+
+def pays_off(x: Tensor, weight: Tensor) -> bool:
+    """Whether Winograd's algorithm may and should convolve ``x`` with a kernel like ``weight``."""
+    return (
         is_plain_inference(x, weight)
         and not torch.is_autocast_enabled("cpu")
         and x.dtype == weight.dtype == torch.float32
         and len(x) * x.shape[2] * x.shape[3] >= _LEAST_CELLS
         and min(weight.shape[:2]) >= _LEAST_CHANNELS
-    ):
-        return winograd_3x3(x, weight, bias)
-    return F.conv2d(x, weight, bias, padding=1)
+    )
 
 
 @torch.no_grad()
-def winograd_3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def winograd_kernel(weight: Tensor) -> Tensor:
+    """Return the 36 numbers of each kernel of ``[O, C, 3, 3]``, as ``[36, O, C]``."""
+    numbers = _both_axes(_KERNEL, weight) @ weight.permute(2, 3, 0, 1).reshape(9, -1)
+    return numbers.view(_NUMBERS, *weight.shape[:2])
+
+
+@torch.no_grad()
+def winograd_3x3(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return what :func:`convolve_3x3` does, by Winograd's algorithm.
 
-    In float32 errors are about 1e-5 of the largest value.
+    ``kernel`` is that of :func:`winograd_kernel`. In float32 errors are about 1e-5 of the largest
+    value.
     """
     batch, channels, height, width = x.shape
-    outputs = len(weight)
+    outputs = kernel.shape[1]
     down, across = -(-height // _OUT), -(-width // _OUT)
-    into, of_kernel, out_of = (_both_axes(m, x) for m in (_INPUT, _KERNEL, _OUTPUT))
-    kernel = of_kernel @ weight.permute(2, 3, 0, 1).reshape(9, -1)
-    kernel = kernel.view(_NUMBERS, outputs, channels)
-    padded = F.pad(x, (1, _OUT * across - width + 1, 1, _OUT * down - height + 1))
+    into, out_of = (_both_axes(m, x) for m in (_INPUT, _OUTPUT))
     result = x.new_empty(batch, outputs, _OUT * down, _OUT * across)
     rows = min(down, max(1, _BLOCK // across))
     images = min(batch, max(1, _BLOCK // (down * across)))
     room = _Room(x)
     for first in range(0, batch, images):
         for top in range(0, down, rows):
-            part = padded[first : first + images, :, _OUT * top : _OUT * (top + rows) + 2]
+            count = min(rows, down - top)
+            some = x[first : first + images]
+            part = room("part", len(some), channels, _OUT * count + 2, _OUT * across + 2)
+            _copy_padded(some, _OUT * top - 1, part)
             tiles = part.unfold(2, _IN, _OUT).unfold(3, _IN, _OUT).permute(4, 5, 1, 0, 2, 3)
             sides = tiles.shape[3:]
             inputs = room("inputs", _IN, _IN, channels, *sides).copy_(tiles)
@@ -118,6 +131,17 @@ def winograd_3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
             target = target.unflatten(3, (across, _OUT)).unflatten(2, (-1, _OUT))
             target.copy_(found.view(_OUT, _OUT, outputs, *sides).permute(3, 2, 4, 0, 5, 1))
     return result[:, :, :height, :width].contiguous()
+
+
+def _copy_padded(x: Tensor, top: int, part: Tensor) -> None:
+    """Copy rows of maps from row ``top`` on, and a column before them, with zeros around them."""
+    height, width = x.shape[2:]
+    first, last = max(0, top), min(height, top + part.shape[2])
+    part[:, :, : first - top] = 0
+    part[:, :, last - top :] = 0
+    part[..., :1] = 0
+    part[..., width + 1 :] = 0
+    part[:, :, first - top : last - top, 1 : width + 1] = x[:, :, first:last]
 
 
 class _Room:

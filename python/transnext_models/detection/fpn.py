@@ -45,7 +45,7 @@ class Convolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, in_channels, H, W]`` to ``[B, out_channels, H, W]``."""
         x = self.conv(x)
-        return x.relu() if self.relu else x
+        return x.relu_() if self.relu else x
 
 
 class FeaturePyramid(nn.Module):
@@ -72,6 +72,6 @@ class FeaturePyramid(nn.Module):
         levels = [conv(x) for conv, x in zip(self.lateral_convs, maps, strict=True)]
         for i in range(len(levels) - 1, 0, -1):
             size = levels[i - 1].shape[-2:]
-            levels[i - 1] = levels[i - 1] + F.interpolate(levels[i], size, mode="nearest")
+            levels[i - 1] = F.interpolate(levels[i], size, mode="nearest").add_(levels[i - 1])
         levels = [conv(x) for conv, x in zip(self.fpn_convs, levels, strict=True)]
         return [*levels, levels[-1][..., ::2, ::2]]

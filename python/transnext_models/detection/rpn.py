@@ -90,7 +90,7 @@ class ProposalHead(nn.Module):
         """
         logits, moves = [], []
         for x in maps:
-            x = self.rpn_conv(x).relu()
+            x = self.rpn_conv(x).relu_()
             logits.append(self.rpn_cls(x))
             moves.append(self.rpn_reg(x))
         return logits, moves

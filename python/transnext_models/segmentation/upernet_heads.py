@@ -59,7 +59,7 @@ class UPerNetHead(nn.Module):
         levels = [conv(x) for conv, x in zip(self.lateral_convs, maps, strict=False)]
         levels.append(self.pool_pyramid(maps[-1]))
         for i in range(len(levels) - 1, 0, -1):
-            levels[i - 1] = levels[i - 1] + _resize_like(levels[i], levels[i - 1])
+            levels[i - 1] = _resize_like(levels[i], levels[i - 1]).add_(levels[i - 1])
         smooth = [conv(x) for conv, x in zip(self.fpn_convs, levels, strict=False)]
         smooth.append(levels[-1])
         return self.conv_seg(self.dropout(self.fpn_bottleneck.of_resized(smooth)))

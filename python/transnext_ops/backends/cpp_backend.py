@@ -297,6 +297,7 @@ add_layer_norm = _forward(schema.ADD_LAYER_NORM)
 add_layer_norm_backward = _backward(schema.ADD_LAYER_NORM)
 attention_residual = _forward(schema.ATTENTION_RESIDUAL)
 conv_glu_residual = _forward(schema.CONV_GLU_RESIDUAL)
+deformable_attention = _forward(schema.DEFORMABLE_ATTENTION)
 patch_embed = _forward(schema.PATCH_EMBED)
 
 
