@@ -154,14 +154,14 @@ MUTATIONS = [
         {
             "index: the order of the keys of a tensor-core product": "static int key_of(int index) { return index / 2 + index % 2 * 4«→ - index / 7»; }",
             "last tile: a pooled key beyond the last": "if (8 * n + 4 * (e % 2) «>=→>» own)",
-            "softmax: a sum that does not follow its maximum": ("«    sum *= change;\n→»"),
+            "softmax: a sum that does not follow its offset": "      «sum[half] *= exp2_fast(fminf(change, 0.0f));→»\n",
         },
     ),
     *_breaks(
         "attention/forward/gemm_output.cuh",
         "tf32",
         {
-            "softmax: a maximum that no later logit raises": "kMostExcess = «8.0f→8e9f»",
+            "softmax: an offset that no later logit lowers": "kMostExponent = «1.0f→1e9f»",
         },
     ),
     *_breaks(
@@ -180,9 +180,34 @@ MUTATIONS = [
         "attention/forward/window_gemm.cuh",
         "attention",
         {
-            "mask: keys above the windows of a patch's second row": "{in_image && y < kWindow, in_image« && y > 0→»}",
+            "mask: keys above the windows of a patch's second row": "{row_inside && y < kWindow, row_inside« && y > 0→»}",
             "index: the columns of a patch's keys": "columns.choose(4, x, products[2], products[«4→3»]);",
-            "index: the tokens of a patch's second row": "const int before = (lane + «31→32») % 32;",
+            "index: the tokens of a patch's second row": "static int row_before(int y) { return (y + «3→4») % 4; }",
+            "dtype rounding: weights that overflow a Half": "!(bias < kLargeWeight)«→ && false»;",
+        },
+    ),
+    *_breaks(
+        "attention/forward/pooled_gemm.cuh",
+        "attention",
+        {
+            "last tile: the last keys of a chunk, if they are few": "if (step.left > 0) «add_keys<1>(t, step);→{}»",
+            "index: the norms of a patch's second row": "query_terms[query_of(thread, t, 1)].norm = inverse_norm(squares.«y→x»);",
+        },
+    ),
+    *_breaks(
+        "attention/forward/row_operand.cuh",
+        "attention",
+        {
+            "index: the row whose length a product's diagonal holds": "float2{both[0][0], both[1][«2→3»]}",
+        },
+    ),
+    *_breaks(
+        "attention/forward/rows.cuh",
+        "attention",
+        {
+            "halo: rows outside the image are read": "const bool valid = here« && corner.row_inside(corner.top + row)→»;",
+            "last tile: columns of queries beyond the image": "    if («!corner.column_inside(corner.left + column)→false») return;",
+            "index: from row to row of a tile": "source[i] += static_cast<index_t>(from[i].row_stride) * corner.width * «Walk::kStep→1»;",
         },
     ),
     *_breaks(

@@ -1,5 +1,6 @@
 #include "transnext/aggregated_attention.h"
 
+#include <cstdint>
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
@@ -27,6 +28,18 @@ void check_strides(const char* name, const View<4>& view) {
                                   " has a stride of " + std::to_string(view.stride[axis]) +
                                   " elements; the CUDA kernels take less than 2^31");
   }
+}
+
+// Whether the rows of all heads are whole vectors of 16 aligned bytes.
+bool rows_are_vectors(const View<4>& view) {
+  if (!view.present()) return true;
+  const auto whole = [&](index_t elements) {
+    return elements * element_bytes(view.dtype) % kVector16Bytes == 0;
+  };
+  bool result = reinterpret_cast<std::uintptr_t>(view.data) % kVector16Bytes == 0;
+  for (const int axis : {0, 1, 2})
+    result = result && (view.shape[axis] == 1 || whole(view.stride[axis]));
+  return result && whole(view.shape[3]) && view.stride[3] == 1;
 }
 
 // Whether the offset of a head's bias is the sum of a query's and a key's, as far as the host can
@@ -91,7 +104,11 @@ Launches launches(const AggregatedAttentionParams& p, int architecture) {
   const char* name = "aggregated_attention_forward";
   result.add(plan.tensor_float ? kernel_name(name, "TensorFloat32", rest)
                                : kernel_name(name, in.q.dtype, rest),
-             plan.launch, AttentionForwardLaunch{p, may_be_in_place(in.pool_bias)});
+             plan.launch,
+             AttentionForwardLaunch{p, may_be_in_place(in.pool_bias),
+                                    rows_are_vectors(in.q) && rows_are_vectors(in.k) &&
+                                        rows_are_vectors(in.v) && rows_are_vectors(in.k_pool) &&
+                                        rows_are_vectors(in.v_pool) && rows_are_vectors(p.out)});
   return result;
 }
 

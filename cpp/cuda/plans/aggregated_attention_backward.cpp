@@ -22,10 +22,6 @@ constexpr const char* kOp = "aggregated_attention_backward";
 constexpr index_t kPooledBlocks = 2048;
 constexpr index_t kLeastSliceQueries = 256;
 
-int element_bytes(DType dtype) {
-  return dtype == DType::kFloat32 ? 4 : 2;
-}
-
 // "name<T, d>"
 std::string kernel(const char* part, const Params& p) {
   return kernel_name((std::string(kOp) + part).c_str(), p.in.q.dtype,

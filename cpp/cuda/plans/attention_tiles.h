@@ -10,6 +10,11 @@
 
 namespace transnext {
 
+// Of an activation.
+inline int element_bytes(DType dtype) {
+  return dtype == DType::kFloat32 ? 4 : 2;
+}
+
 // The kernels' head dim for `channels`, padded with zeros.
 inline int padded_channels(index_t channels) {
   for (const int padded : {24, 32, 64, 128}) {

@@ -22,6 +22,8 @@ struct TileSize {
 
 // A warp has 4 rows and 8 columns of queries, an MMA two of those rows: the windows of its queries
 // then hold few more keys than there are queries, and warps outside the image do no work.
+constexpr int kWarpRows = 4;
+constexpr int kWarpColumns = 8;
 template <int kHeight, int kWidth, int kChunk, int kOwn>
 struct QueryTile {
   static constexpr TileSize kSize = {kHeight, kWidth, kChunk, kOwn};
@@ -85,13 +87,13 @@ TRANSNEXT_INLINE constexpr int bias_stride(TileSize tile, bool tensor_cores) {
 struct alignas(16) RowTerms {
   float factor;   // scale times length scale
   int bias;       // the query's offset into the biases
-  float maximum;  // of the logits so far
+  float maximum;  // of the logits so far; on tensor cores an offset as below
   float sum;      // of the weights
 };
 // and for 16-bit types, where q is multiplied in its storage type and the state starts in
 // registers.
 struct SoftmaxTerms {
-  float maximum;  // as an exponent of two
+  float offset;  // a weight is 2^(logit log2(e) + offset)
   float sum;
 };
 struct alignas(16) GemmTerms {
@@ -108,9 +110,13 @@ static_assert(sizeof(RowTerms) == sizeof(GemmTerms));
 struct alignas(16) KeyTerms {
   float norm;       // 1 / |k|
   float embedding;  // query embedding . k
-  int bias;         // its offset into the biases
-  int unused;
+  index_t bias;     // its offset into the biases, bytes
+
+  TRANSNEXT_INLINE float bias_of(const float* query) const {
+    return *reinterpret_cast<const float*>(reinterpret_cast<const char*>(query) + bias);
+  }
 };
+static_assert(sizeof(KeyTerms) == 16);
 
 // Element type of a kernel, and whether it uses tensor cores.
 struct ForwardKind {
@@ -121,10 +127,11 @@ struct ForwardKind {
 // Offsets in bytes, most of them known at compile time. The pooled keys, the exchange and the
 // window are used one after the other and share memory.
 struct ForwardLayout {
-  int query_terms = 0;  // [queries] RowTerms or GemmTerms
-  int embedding = 0;    // [kDim] floats
-  int state = 0;        // a TileState
-  int queries = 0;      // [queries] rows of T: q, finally the output
+  int query_terms = 0;     // [queries] RowTerms or GemmTerms
+  int embedding = 0;       // [kDim] floats
+  int embedding_rows = 0;  // 16-bit types: EmbeddingRows
+  int state = 0;           // a TileState
+  int queries = 0;         // [queries] rows of T: q, finally the output
 
   int pooled = 0;     // [2][2][chunk] rows of T: keys, values
   int key_terms = 0;  // [chunk] KeyTerms
@@ -134,7 +141,7 @@ struct ForwardLayout {
 
   int window_keys = 0;     // [halo] rows of T
   int window_values = 0;   // [halo] rows of T
-  int window_norms = 0;    // [halo] floats, or pairs with embedding . key
+  int window_norms = 0;    // [halo] floats, or pairs with embedding . key, rounded up to 16
   int tokens = 0;          // [L][kDim] floats, or [2][kTokenRows] rows of T
   int window_weights = 0;  // [L][queries] floats
   int window_terms = 0;    // [L] pairs of floats: local bias, token bias minus embedding . token
@@ -149,6 +156,7 @@ struct ForwardLayout {
     int end = 0;
     query_terms = reserve(end, queries_of_tile * static_cast<int>(sizeof(RowTerms)));
     embedding = reserve(end, channels * 4);
+    embedding_rows = reserve(end, narrow ? channels * 4 + 4 : 0);
     state = reserve(end, 64);
     // Once the queries are in registers, their memory is free until the output needs it:
     // immediately for float, after the pooled keys for 16-bit types with a 3 x 3 window.
@@ -176,7 +184,7 @@ struct ForwardLayout {
       window_keys = reserve(end, halo * row);
       window_values =
           narrow ? reserve(end, halo * row) : window_keys;  // float: first keys, then values
-      window_norms = reserve(end, halo * (narrow ? 8 : 4));
+      window_norms = reserve(end, narrow ? (halo + 15) / 16 * 16 * 8 : halo * 4);
       tokens = reserve(end, narrow ? 2 * kTokenRows * row : cells * channels * 4);
       window_weights = reserve(end, narrow ? 0 : cells * queries_of_tile * 4);
       window_terms = reserve(end, narrow ? 2 * 4 * 16 : cells * 8);

@@ -1,6 +1,7 @@
 // Rectangles of tokens in the image, and the number of keys that a query sees.
 #pragma once
 
+#include "cuda/kernels/common/math.cuh"
 #include "cuda/kernels/common/small_divisor.cuh"
 #include "transnext/tensor.h"
 
@@ -44,7 +45,7 @@ __device__ inline int cells_inside(int x, int window, int size) {
 __device__ inline float length_scale(int y, int x, int window, Grid grid, int pooled) {
   const int local = cells_inside(y, window, static_cast<int>(grid.height)) *
                     cells_inside(x, window, static_cast<int>(grid.width));
-  return logf(static_cast<float>((window > 0 ? local : 0) + pooled));
+  return log2_fast(static_cast<float>((window > 0 ? local : 0) + pooled)) * kLn2;
 }
 
 }  // namespace transnext::device

@@ -83,21 +83,17 @@ class ForwardTile {
       state->top = static_cast<int>(tile / columns % rows) * Tile::kRows;
       state->left = static_cast<int>(tile % columns) * Tile::kColumns;
       state->bias = TileBias<Tile, T>::kind_of(in_.pool_bias, launch_.bias_in_place);
-      state->token_scale = 1.0f;
+      state->vectors = launch_.vectors;
     }
     __syncthreads();
-    load_queries(HeadRows<Element>(in_.q, state->batch, state->head), position_, rows_);
+    load_queries(HeadRows<Element>(in_.q, *state), position_, rows_);
     commit_copies();
-    for (int c = thread_index(); c < kDim; c += Tile::kQueries)
-      embedding()[c] = WindowParameters(in_, state->head).embedding_of(c);
+    if (thread_index() < 32) load_embedding(WindowParameters(in_, state->head));
     bias().check_maps(launch_.bias_in_place);
     if constexpr (kWindow > 0 && sizeof(Element) == 2) {
       // The last warp has the least work here.
-      if (in_.tokens.present() && thread_index() >= Tile::kQueries - 32) {
-        const float scale =
-            WindowGemm<Tile, T, kDim>::find_scale(WindowParameters(in_, state->head));
-        if (thread_index() % 32 == 0) state->token_scale = scale;
-      }
+      if (thread_index() >= Tile::kQueries - 32)
+        WindowGemm<Tile, T, kDim>::measure_tokens(WindowParameters(in_, state->head), state);
     }
     wait_copies<0>();
     __syncthreads();
@@ -130,7 +126,7 @@ class ForwardTile {
       rows_.read(mine(), query);
       normalise_query(embedding(), query);
       const float factor = this->factor();
-      terms[mine()] = {factor, bias().query_offset(mine()), kLeastMaximum, 0.0f};
+      terms[mine()] = {factor, bias().query_offset(mine()), 0.0f, 0.0f};
       queries.load(rows_, query, factor);
     }
     __syncthreads();  // the pooled keys overwrite the queries
@@ -142,7 +138,7 @@ class ForwardTile {
       }
     }
     __syncthreads();
-    terms[mine()].maximum *= kLn2;
+    terms[mine()].maximum *= -kLn2;
     queries.store_output(part<float>(at_.exchange));
     __syncwarp();
     float out[kDim];
@@ -151,7 +147,7 @@ class ForwardTile {
     float query[kDim];
     if constexpr (kWindow != kNoWindow) {
       // Loaded once more: they would need too many registers beside the GEMMs.
-      load_queries(HeadRows<Element>(in_.q, batch(), head()), position_, rows_);
+      load_queries(HeadRows<Element>(in_.q, *position_.state), position_, rows_);
       commit_copies();
       wait_copies<0>();
       __syncthreads();
@@ -175,7 +171,7 @@ class ForwardTile {
     rows_.read(mine(), query);
     normalise_query(embedding(), query);
     const GemmTerms own = terms()[mine()];
-    finish_any_window(query, own.factor, own.softmax.maximum * kLn2, own.softmax.sum, out);
+    finish_any_window(query, own.factor, -own.softmax.offset * kLn2, own.softmax.sum, out);
   }
 
   // 16-bit types without a window: the pooled keys on tensor cores.
@@ -192,7 +188,7 @@ class ForwardTile {
     constexpr int kTiles = GemmQueries<Tile, T, kDim>::kTiles;
     GemmQueries<Tile, T, kDim> queries;
     accumulate_pooled_gemms(queries);
-    QueryOperand<T, kDim> operands[kTiles];
+    RowOperand<T, kDim> operands[kTiles];
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) operands[t].load(rows_, queries.first_of(mine(), t));
     __syncthreads();
@@ -203,13 +199,14 @@ class ForwardTile {
         {memory_ + at_.tokens},
         part<float4>(at_.window_terms),
         part<float4>(at_.window_terms) + 4,
-        embedding(),
+        *part<EmbeddingRows<T, kDim>>(at_.embedding_rows),
     };
-    window.load(in_, batch(), head(), position_);
+    window.load(in_, position_);
     __syncthreads();
+    const TileCorner corner = warp_corner(position_);
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
-      if (position_.inside(queries.first_of(mine(), t)))
+      if (corner.inside(corner.top + t * (16 / kWarpColumns), corner.left))
         window.accumulate(in_, position_, t, operands[t], terms(), queries);
     }
     __syncthreads();
@@ -232,22 +229,42 @@ class ForwardTile {
   }
   __device__ PooledStream<Tile, T, kDim> stream(const TileBias<Tile, T>& bias) const {
     return PooledStream<Tile, T, kDim>(in_, position_.state, bias, memory_ + at_.pooled,
-                                       part<KeyTerms>(at_.key_terms), embedding());
+                                       part<KeyTerms>(at_.key_terms),
+                                       part<EmbeddingRows<Element, kDim>>(at_.embedding_rows));
   }
 
-  // scale s(n) of this thread's query.
+  // Loads the query embedding, by one warp.
+  __device__ void load_embedding(const WindowParameters& parameters) const {
+    float most = 0.0f;
+#pragma unroll 1
+    for (int c = thread_index(); c < kDim; c += 32) {
+      embedding()[c] = parameters.embedding_of(c);
+      most = fmaxf(most, fabsf(embedding()[c]));
+    }
+    if constexpr (sizeof(Element) == 2) {
+      EmbeddingRows<T, kDim>& rows = *part<EmbeddingRows<T, kDim>>(at_.embedding_rows);
+      const float scale = power_of_largest(most);
+      if (thread_index() == 0) rows.scale = scale;
+      const float down = 1.0f / scale;
+#pragma unroll 1
+      for (int c = thread_index(); c < kDim; c += 32) rows.set(c, embedding()[c] * down);
+    }
+  }
+
+  // scale s(n) of this thread's query; any number outside the image.
   __device__ float factor() const {
-    if (!position_.inside(mine())) return 0.0f;
+    const int query = mine();
     return static_cast<const float*>(in_.scale.data)[head() * in_.scale.stride[0]] *
-           length_scale(position_.row(mine()), position_.column(mine()),
+           length_scale(position_.row(query), position_.column(query),
                         static_cast<int>(in_.window_size), in_.grid,
                         static_cast<int>(in_.pool_grid.size()));
   }
 
   __device__ void accumulate_pooled_gemms(GemmQueries<Tile, T, kDim>& queries) const {
     const auto bias = this->bias();
-    terms()[mine()] = GemmTerms{
-        rows_.inverse_norm(mine()), factor(), {bias.values() + bias.query_offset(mine())}};
+    queries.store_norms(rows_, terms());
+    terms()[mine()].factor = factor();
+    terms()[mine()].biases = bias.values() + bias.query_offset(mine());
     auto stream = this->stream(bias);
     while (stream.advance()) {
       if (position_.warp_inside(mine())) queries.add_chunk(stream, rows_, terms());
@@ -259,8 +276,7 @@ class ForwardTile {
   __device__ void store_output(const GemmQueries<Tile, T, kDim>& queries) const {
     queries.store_output(rows_);
     const SoftmaxTerms softmax = terms()[mine()].softmax;
-    store_log_sum_exp(mine(), (softmax.maximum + log2_fast(softmax.sum)) * kLn2);
-    store();
+    store((log2_fast(softmax.sum) - softmax.offset) * kLn2);
   }
 
   // Loads the GEMMs' results of this thread's query.
@@ -287,9 +303,9 @@ class ForwardTile {
           {memory_ + at_.window_keys},     part<float>(at_.window_norms),  part<float>(at_.tokens),
           part<float>(at_.window_weights), part<float2>(at_.window_terms), embedding(),
       };
-      window.load(in_, batch(), head(), position_);
+      window.load(in_, position_);
       __syncthreads();
-      window.accumulate(in_, batch(), head(), position_, query, row, out);
+      window.accumulate(in_, position_, query, row, out);
       __syncthreads();
       finish_row(row.maximum, row.sum, out);
     } else {
@@ -300,7 +316,7 @@ class ForwardTile {
   __device__ void finish_any_window(const float (&query)[kDim], float factor, float maximum,
                                     float sum, float (&out)[kDim]) const {
     if (position_.inside(mine())) {
-      accumulate_any_window<Element>(in_, batch(), head(), position_.row(mine()),
+      accumulate_any_window<Element>(in_, *position_.state, position_.row(mine()),
                                      position_.column(mine()), WindowParameters(in_, head()), query,
                                      factor, maximum, sum, out);
     }
@@ -316,22 +332,22 @@ class ForwardTile {
 
   __device__ void finish_row(float maximum, float sum, const float (&out)[kDim]) const {
     rows_.write(mine(), out);
-    store_log_sum_exp(mine(), maximum + logf(sum));
-    store();
+    store(maximum + logf(sum));
   }
 
-  __device__ void store_log_sum_exp(int query, float value) const {
-    if (!position_.inside(query)) return;
-    const View<3>& target = launch_.p.log_sum_exp;
-    static_cast<float*>(
-        target.data)[batch() * target.stride[0] + position_.token(query) * target.stride[1] +
-                     head() * target.stride[2]] = value;
-  }
-
-  // Stores the output rows of this warp's queries from shared memory.
-  __device__ void store() const {
+  // Stores this thread's log_sum_exp, and the output rows of its warp's queries from shared memory.
+  __device__ void store(float log_sum_exp) const {
     __syncwarp();
-    store_queries(HeadRows<Element>(launch_.p.out, batch(), head()), position_, rows_);
+    const int lane = thread_index() % 32;
+    const TileCorner corner = warp_corner(position_);
+    const int row = corner.top + lane / kWarpColumns;
+    const int column = corner.left + lane % kWarpColumns;
+    const View<3>& target = launch_.p.log_sum_exp;
+    if (corner.inside(row, column))
+      static_cast<float*>(
+          target.data)[batch() * target.stride[0] + corner.token(row, column) * target.stride[1] +
+                       head() * target.stride[2]] = log_sum_exp;
+    store_queries(HeadRows<Element>(launch_.p.out, *position_.state), corner, rows_);
   }
 
   const AttentionForwardLaunch& launch_;

@@ -60,9 +60,10 @@ class TileBias {
 #pragma unroll 1
     for (int key = thread_index(); key < padded; key += Tile::kQueries) {
       const int last = key < count ? key : count - 1;
-      terms[key].bias = kind == BiasKind::kNone  ? 0
-                        : kind == BiasKind::kOwn ? last
-                                                 : key_offset(first + last);
+      const int offset = kind == BiasKind::kNone  ? 0
+                         : kind == BiasKind::kOwn ? last
+                                                  : key_offset(first + last);
+      terms[key].bias = static_cast<index_t>(offset) * 4;
     }
     if (kind == BiasKind::kNone && thread_index() == 0) values_[0] = 0.0f;
     if (kind == BiasKind::kOwn) compute(first, count);

@@ -13,21 +13,23 @@ namespace transnext::device {
 
 // The outputs. A lane holds rows lane / 4 and lane / 4 + 8 of each MMA, its two `halves`, and
 // columns lane % 4 * 2 and the next.
-template <int kDim>
+template <int kDim, bool kHasSums = false>
 class GemmOutput {
  public:
   static constexpr int kTiles = 2;       // of 16 queries, for each warp
   static constexpr int kOut = kDim / 8;  // MMAs for the channels of the output
 
-  float out[kTiles][kOut][4];
+  static constexpr int kBlocks = kOut + (kHasSums ? 1 : 0);  // the last may be the weights' sums
+
+  float out[kTiles][kBlocks][4];
 
   __device__ GemmOutput() {
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
 #pragma unroll
-      for (int c = 0; c < kOut; ++c) {
+      for (auto& four : out[t]) {
 #pragma unroll
-        for (int e = 0; e < 4; ++e) out[t][c][e] = 0.0f;
+        for (float& value : four) value = 0.0f;
       }
     }
   }
@@ -40,9 +42,8 @@ class GemmOutput {
   // The key in column or depth `index` of an MMA.
   __device__ static int key_of(int index) { return index / 2 + index % 2 * 4; }
 
-  // The maximum of `maximum` and `highest` over the four lanes that hold a row.
-  __device__ static float raise(float maximum, float highest) {
-    highest = fmaxf(maximum, highest);
+  // The maximum over the four lanes that hold a row.
+  __device__ static float over_row(float highest) {
     highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 1));
     return fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 2));
   }
@@ -54,9 +55,9 @@ class GemmOutput {
 
   __device__ void multiply(int t, int half, float factor) {
 #pragma unroll
-    for (int c = 0; c < kOut; ++c) {
-      out[t][c][2 * half] *= factor;
-      out[t][c][2 * half + 1] *= factor;
+    for (auto& four : out[t]) {
+      four[2 * half] *= factor;
+      four[2 * half + 1] *= factor;
     }
   }
 
@@ -78,22 +79,24 @@ class GemmOutput {
   }
 
  protected:
-  // Logits may exceed the maximum that is subtracted by this exponent of two before the maximum is
-  // updated: weights of that size do no harm, and few MMAs then raise the maximum.
-  static constexpr float kMostExcess = 8.0f;
+  // A weight is 2^(logit log2(e) + offset). An offset makes the largest weight so far 2^-kHeadroom, so
+  // few keys later make one of more than kMostExponent, which lowers the offset; weights of that size
+  // do no harm before.
+  static constexpr float kHeadroom = 3.0f;
+  static constexpr float kMostExponent = 1.0f;
 
-  // Turns q . k of 8 kKeyTiles keys into logits by `logit(half, key terms, q . k)`. `key_terms`
-  // begin at this lane's first key; `left` keys remain. Returns each half's maximum.
+  // Turns q . k of 8 kKeyTiles keys into exponents of weights by `logit(half, key terms, q . k)`.
+  // `key_terms` begin at this lane's first key; `left` keys remain.
   template <class Logit, int kKeyTiles>
-  __device__ static float2 make_logits(int left, const KeyTerms* key_terms, const Logit& logit,
-                                       float (&logits)[kKeyTiles][4]) {
+  __device__ static void make_exponents(int left, const KeyTerms* key_terms, const Logit& logit,
+                                        const float (&offset)[2], float (&products)[kKeyTiles][4]) {
 #pragma unroll
     for (int n = 0; n < kKeyTiles; ++n) {
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
         const KeyTerms terms = key_terms[8 * n + 4 * e];
-        logits[n][e] = logit(0, terms, logits[n][e]);
-        logits[n][2 + e] = logit(1, terms, logits[n][2 + e]);
+        products[n][e] = logit(0, terms, products[n][e]) * kLog2E + offset[0];
+        products[n][2 + e] = logit(1, terms, products[n][2 + e]) * kLog2E + offset[1];
       }
     }
     if (left < 8 * kKeyTiles) {
@@ -102,50 +105,56 @@ class GemmOutput {
       for (int n = 0; n < kKeyTiles; ++n) {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          if (8 * n + 4 * (e % 2) >= own) logits[n][e] = kNoLogit;
+          if (8 * n + 4 * (e % 2) >= own) products[n][e] = kNoLogit;
         }
       }
     }
-    float2 highest = {fmaxf(logits[0][0], logits[0][1]), fmaxf(logits[0][2], logits[0][3])};
-#pragma unroll
-    for (int n = 1; n < kKeyTiles; ++n) {
-      highest.x = fmaxf(highest.x, fmaxf(logits[n][0], logits[n][1]));
-      highest.y = fmaxf(highest.y, fmaxf(logits[n][2], logits[n][3]));
-    }
-    return highest;
   }
 
-  // Where `highest`, of this lane's logits, exceeds the maxima, raises them and rescales the sums
-  // so far.
-  __device__ void follow(int t, float2 highest, float (&maximum)[2], float (&sum)[2]) {
-    if (!__any_sync(0xffffffffu, highest.x * kLog2E - maximum[0] > kMostExcess ||
-                                     highest.y * kLog2E - maximum[1] > kMostExcess))
-      return;
-    raise_maximum(t, 0, highest.x, maximum[0], sum[0]);
-    raise_maximum(t, 1, highest.y, maximum[1], sum[1]);
+  // What exponents may be. Rows without weights, of which these are (some of) their sums, have no
+  // offset yet.
+  __device__ static float limit_of(float sum, float other) {
+    return fminf(sum, other) > 0.0f ? kMostExponent : kNoLogit;
   }
 
-  // Turns logits into softmax weights and adds them, over this lane's keys, to each half's sum.
+  // Where exponents exceed `limit`, lowers the offsets so that the largest weight of a row is
+  // 2^-kHeadroom, and rescales the output and this lane's sums.
   template <int kKeyTiles>
-  __device__ static void weigh(const float (&maximum)[2], float (&sum)[2],
-                               float (&logits)[kKeyTiles][4]) {
+  __device__ void follow(int t, float& limit, float (&offset)[2], float (&sum)[2],
+                         float (&exponents)[kKeyTiles][4]) {
+    float highest[2] = {kNoLogit, kNoLogit};
 #pragma unroll
     for (int n = 0; n < kKeyTiles; ++n) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        logits[n][e] = exp2_fast(logits[n][e] * kLog2E - maximum[e / 2]);
-        sum[e / 2] += logits[n][e];
+      for (int e = 0; e < 4; ++e) highest[e / 2] = fmaxf(highest[e / 2], exponents[n][e]);
+    }
+    if (!__any_sync(0xffffffffu, fmaxf(highest[0], highest[1]) > limit)) return;
+    limit = kMostExponent;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float all = kHasSums ? out[t][kOut][2 * half] : over_lanes(sum[half]);
+      const float change = lower(t, half, all, highest[half], offset[half]);
+      if (all == 0.0f && change == 0.0f) limit = kNoLogit;
+      sum[half] *= exp2_fast(fminf(change, 0.0f));
+#pragma unroll
+      for (int n = 0; n < kKeyTiles; ++n) {
+        exponents[n][2 * half] += change;
+        exponents[n][2 * half + 1] += change;
       }
     }
   }
 
- private:
-  __device__ void raise_maximum(int t, int half, float highest, float& maximum, float& sum) {
-    const float most = raise(maximum, highest * kLog2E);
-    const float change = exp2_fast(maximum - most);
-    maximum = most;
-    sum *= change;
-    multiply(t, half, change);
+  // Lowers a half's offset so that the largest weight, of which this lane has 2^highest, is
+  // 2^-kHeadroom; it rises only before the first weights, whose `sum` is zero. Rescales the output so
+  // far, and returns the change: 0 for a row that has no logits yet.
+  __device__ float lower(int t, int half, float sum, float highest, float& offset) {
+    highest = over_row(highest);
+    float change = -kHeadroom - highest;
+    if (sum > 0.0f) change = fminf(change, 0.0f);
+    if (highest == kNoLogit) change = 0.0f;
+    offset += change;
+    multiply(t, half, exp2_fast(fminf(change, 0.0f)));
+    return change;
   }
 };
 

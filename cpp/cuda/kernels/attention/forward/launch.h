@@ -9,6 +9,7 @@ namespace transnext {
 struct AttentionForwardLaunch {
   AggregatedAttentionParams p;
   bool bias_in_place;  // the pooled bias may be read from its tensor: see PoolBias
+  bool vectors;        // rows of all [B, N, h, d] tensors are whole vectors of 16 aligned bytes
 };
 
 }  // namespace transnext

@@ -86,9 +86,10 @@ struct SharedWindow {
   const float* embedding;  // [kDim]
 
   // Loads keys and parameters into shared memory. The block must synchronise before and after.
-  __device__ void load(const AggregatedAttentionInputs& in, int batch, int head,
+  __device__ void load(const AggregatedAttentionInputs& in,
                        const TilePosition<Tile>& position) const {
-    load_halo(in.k, batch, head, position);
+    const int head = position.state->head;
+    load_halo(in.k, position);
     commit_copies();
 #pragma unroll 1
     for (int i = thread_index(); i < kDim * kCells; i += Tile::kQueries) {
@@ -112,7 +113,7 @@ struct SharedWindow {
 
   // Finishes the softmax of this thread's query: out becomes the result, and the row's maximum and
   // sum then cover all logits. All threads of the block call this together.
-  __device__ void accumulate(const AggregatedAttentionInputs& in, int batch, int head,
+  __device__ void accumulate(const AggregatedAttentionInputs& in,
                              const TilePosition<Tile>& position, const float (&query)[kDim],
                              RowTerms& row, float (&out)[kDim]) const {
     float highest = row.maximum;
@@ -139,14 +140,15 @@ struct SharedWindow {
     const float inverse = 1.0f / sum;
     row.factor *= inverse;
     const bool has_tokens = in.tokens.present() || in.token_bias.present();
+    // Also outside the image, where values are zero.
 #pragma unroll 1
     for (int j = 0; j < kCells; ++j) {
       float own = weight(j) * inverse;
-      if (has_tokens && in_image(position, j)) own += terms[j].y + dot_token(j, query);
+      if (has_tokens) own = add_token(j, query, own + terms[j].y);
       weight(j) = own;
     }
     __syncthreads();
-    load_halo(in.v, batch, head, position);
+    load_halo(in.v, position);
     commit_copies();
     wait_copies<0>();
     __syncthreads();
@@ -157,13 +159,9 @@ struct SharedWindow {
   }
 
  private:
-  __device__ void load_halo(const View<4>& view, int batch, int head,
-                            const TilePosition<Tile>& position) const {
-    const HeadRows<float> from(view, batch, head);
-    for_halo<Tile, kWindow, Rows::kRowVectors16>(
-        position, [&](int cell, int vector, int token, bool valid) {
-          from.load(rows.vector(cell, vector), token, vector, valid);
-        });
+  __device__ void load_halo(const View<4>& view, const TilePosition<Tile>& position) const {
+    device::load_halo<Tile, kWindow, float, kDim, 1>({HeadRows<float>(view, *position.state)},
+                                                     position, {rows});
   }
 
   // Of this thread's query: the halo index of cell j of its window, whether the cell is in the
@@ -179,10 +177,9 @@ struct SharedWindow {
   }
   __device__ float& weight(int j) const { return weights[j * Tile::kQueries + thread_index()]; }
 
-  // query . tokens_j
-  __device__ float dot_token(int j, const float (&query)[kDim]) const {
+  // sum + query . tokens_j
+  __device__ float add_token(int j, const float (&query)[kDim], float sum) const {
     const auto* four = reinterpret_cast<const float4*>(tokens + j * kDim);
-    float sum = 0.0f;
 #pragma unroll
     for (int c = 0; c < kDim; c += 4) {
       const float4 token = four[c / 4];
@@ -195,14 +192,14 @@ struct SharedWindow {
 
 // A window of any size, or none, read from global memory cell by cell.
 template <class T, int kDim>
-__device__ inline void accumulate_any_window(const AggregatedAttentionInputs& in, index_t batch,
-                                             index_t head, int row, int column,
+__device__ inline void accumulate_any_window(const AggregatedAttentionInputs& in,
+                                             const TileState& state, int row, int column,
                                              const WindowParameters& parameters,
                                              const float (&query)[kDim], float factor,
                                              float& maximum, float& sum, float (&out)[kDim]) {
   const int window = static_cast<int>(in.window_size);
-  const HeadRows<T> keys(in.k, batch, head);
-  const HeadRows<T> values(in.v, batch, head);
+  const HeadRows<T> keys(in.k, state);
+  const HeadRows<T> values(in.v, state);
   const int channels = parameters.channels;
   const int height = static_cast<int>(in.grid.height);
   const int width = static_cast<int>(in.grid.width);

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "cuda/kernels/attention/forward/bias.cuh"
+#include "cuda/kernels/attention/forward/row_operand.cuh"
 #include "cuda/kernels/attention/forward/rows.cuh"
 #include "cuda/kernels/common/math.cuh"
 #include "cuda/kernels/common/tensor_core.cuh"
@@ -28,9 +29,6 @@ __device__ inline float rescale(float old_maximum, float new_maximum) {
 __device__ inline float softmax_base(float maximum) {
   return maximum == kNoLogit ? 0.0f : maximum;
 }
-
-// The maximum of no logits, as an exponent of two: finite, so that differences to it are numbers.
-constexpr float kLeastMaximum = -1e30f;
 
 // Rounds a row to TF32 in place, and returns the sum of its squares before that.
 template <class Rows>
@@ -65,11 +63,14 @@ class PooledStream {
   using Rows = SharedRows<Element, kDim,
                           OnTensorCores<T>::value && exchanges_vectors(kDim, sizeof(Element))>;
 
+  // Of 16-bit types; in the others the embedding is in the queries.
+  using Embedding = EmbeddingRows<Element, kDim>;
+
   KeyTerms* terms;  // [chunk]
 
   __device__ PooledStream(const AggregatedAttentionInputs& in, const TileState* state,
                           const TileBias<Tile, T>& bias, unsigned char* rows, KeyTerms* key_terms,
-                          const float* embedding)
+                          const Embedding* embedding)
       : terms(key_terms), in_(in), state_(state), bias_(bias), rows_(rows), embedding_(embedding) {
     first_ = -chunk_keys();
     start_copies(0, 0);
@@ -94,16 +95,23 @@ class PooledStream {
       for (int row = thread_index(); row < 2 * padded(count()); row += Tile::kQueries) {
         if (row < padded(count())) {
           const float norm = inverse_norm(round_row(keys(), row));
-          terms[row] = {norm, 0.0f, terms[row].bias, 0};  // load_chunk's thread is the same
+          terms[row].norm = norm;
+          terms[row].embedding = 0.0f;  // it is in the queries
         } else {
           round_row(values(), row - padded(count()));
         }
       }
+    } else if constexpr (OnTensorCores<T>::value) {
+      for_row_terms<Tile::kQueries, T, kDim>(keys(), padded(count()), *embedding_,
+                                             [&](int key, float norm, float dot) {
+                                               terms[key].norm = norm;
+                                               terms[key].embedding = dot;
+                                             });
     } else {
 #pragma unroll 1
       for (int key = thread_index(); key < padded(count()); key += Tile::kQueries) {
-        const float2 pair = keys().inverse_norm_and_dot(key, embedding_);
-        terms[key] = {pair.x, pair.y, terms[key].bias, 0};  // load_chunk's thread is the same
+        terms[key].norm = keys().inverse_norm(key);
+        terms[key].embedding = 0.0f;  // it is in the queries
       }
     }
     __syncthreads();
@@ -130,23 +138,23 @@ class PooledStream {
   __device__ int chunk_keys() const { return bias_.chunk_keys(); }
   __device__ int all() const { return static_cast<int>(in_.k_pool.shape[1]); }
   // Tensor cores multiply 16 rows together; rows beyond the chunk's end are zero.
-  __device__ static int padded(int keys) { return (keys + 15) / 16 * 16; }
+  __device__ static int padded(int keys) { return (keys + 15) & ~15; }
 
   __device__ void start_copies(int first, int buffer) {
     const int end = first + chunk_keys() < all() ? first + chunk_keys() : all();
     const int rows = padded(end - first);
     // The tensors' pointers are rebuilt for each chunk: keeping them would need many registers.
-    load_chunk<Tile>(HeadRows<Element>(in_.k_pool, state_->batch, state_->head),
-                     HeadRows<Element>(in_.v_pool, state_->batch, state_->head), first, rows, end,
-                     Rows{rows_ + buffer * kBytes}, ValueRows{rows_ + (2 + buffer) * kBytes});
+    load_chunk<Tile>(HeadRows<Element>(in_.k_pool, *state_), HeadRows<Element>(in_.v_pool, *state_),
+                     first, rows, end, Rows{rows_ + buffer * kBytes},
+                     ValueRows{rows_ + (2 + buffer) * kBytes});
     commit_copies();
   }
 
   const AggregatedAttentionInputs& in_;
   const TileState* state_;
   const TileBias<Tile, T>& bias_;
-  unsigned char* rows_;     // keys and values, two chunks each
-  const float* embedding_;  // [kDim]
+  unsigned char* rows_;  // keys and values, two chunks each
+  const Embedding* embedding_;
   int first_;
 };
 
@@ -173,8 +181,8 @@ __device__ inline void accumulate_pooled(PooledStream<Tile, float, kDim>& stream
         const int key = group + i;
         float logit = kNoLogit;
         if (key < end) {
-          const KeyTerms terms = stream.terms[key % Tile::kChunkKeys];
-          logit = rows.dot(key, query) * (row.factor * terms.norm) + biases[terms.bias];
+          const KeyTerms& terms = stream.terms[key % Tile::kChunkKeys];
+          logit = rows.dot(key, query) * (row.factor * terms.norm) + terms.bias_of(biases);
         }
         logits[i] = logit;
         highest = fmaxf(highest, logit);

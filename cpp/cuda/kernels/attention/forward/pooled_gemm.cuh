@@ -7,63 +7,10 @@
 
 #include "cuda/kernels/attention/forward/gemm_output.cuh"
 #include "cuda/kernels/attention/forward/pooled.cuh"
+#include "cuda/kernels/attention/forward/row_operand.cuh"
 #include "cuda/kernels/common/tensor_core.cuh"
 
 namespace transnext::device {
-
-// 16 rows of queries as the left operand of MMAs.
-template <class T, int kDim>
-struct QueryOperand {
-  static constexpr int kRowVectors16 = kDim / 8;  // of 8 channels
-
-  unsigned parts[kRowVectors16][2];
-
-  // Loads rows from `first` on.
-  __device__ void load(const SharedRows<T, kDim>& rows, int first) {
-    const int lane = thread_index() % 32;
-    const Vector16<T>* from = rows.vector(first + lane % 16, lane / 16);
-#pragma unroll
-    for (int p = 0; p + 1 < kRowVectors16; p += 2) {
-      unsigned four[4];
-      ldmatrix_x4(four, from + p);
-      parts[p][0] = four[0];
-      parts[p][1] = four[1];
-      parts[p + 1][0] = four[2];
-      parts[p + 1][1] = four[3];
-    }
-    if constexpr (kRowVectors16 % 2 != 0)
-      ldmatrix_x2(parts[kRowVectors16 - 1], from + kRowVectors16 - 1);
-  }
-
-  // The address of a lane's part of 8 keys, where `row` is its key: lanes i, i + 8, i + 16 and i +
-  // 24 load key i.
-  template <class Rows>
-  __device__ static const Vector16<T>* keys_of(const Rows& keys, int row, int thread) {
-    const int group = thread % 32 / 8;
-    return keys.vector(row, group < kRowVectors16 ? group : kRowVectors16 - 1);
-  }
-
-  // d += queries keys^T
-  __device__ void multiply(float (&d)[4], const Vector16<T>* keys) const {
-#pragma unroll
-    for (int p = 0; p < kRowVectors16; p += 4) {
-      unsigned b[4];
-      ldmatrix_x4(b, keys + p);
-#pragma unroll
-      for (int q = 0; q < 4 && p + q < kRowVectors16; q += 2) {
-        if (p + q + 1 < kRowVectors16) {
-          const unsigned a[4] = {parts[p + q][0], parts[p + q][1], parts[p + q + 1][0],
-                                 parts[p + q + 1][1]};
-          const unsigned column[2] = {b[q], b[q + 1]};
-          mma_m16n8k16(d, a, column, T{});
-        } else {
-          const unsigned column[1] = {b[q]};
-          mma_m16n8k8(d, parts[p + q], column, T{});
-        }
-      }
-    }
-  }
-};
 
 // The address of a lane's part of 16 values, where `row` is its key: lanes i and i + 16 load key i.
 template <class T, int kDim>
@@ -72,31 +19,45 @@ __device__ inline const Vector16<T>* values_of(const SharedRows<T, kDim>& values
   return values.vector(row, thread % 32 / 16);
 }
 
-// out += weights values
-template <class T, int kRowVectors16>
-__device__ inline void multiply_values(float (&out)[kRowVectors16][4], const unsigned (&weights)[4],
+// out += weights values, of 16 keys or of the first 8 of them.
+template <class T, int kRowVectors16, int kBlocks, int kRegisters>
+__device__ inline void multiply_values(float (&out)[kBlocks][4],
+                                       const unsigned (&weights)[kRegisters],
                                        const Vector16<T>* values) {
+  const auto multiply = [&](int c, unsigned first, unsigned second) {
+    if constexpr (kRegisters == 4)
+      mma_m16n8k16(out[c], weights, {first, second}, T{});
+    else
+      mma_m16n8k8(out[c], weights, {first}, T{});
+  };
 #pragma unroll
   for (int c = 0; c + 1 < kRowVectors16; c += 2) {
     unsigned b[4];
     ldmatrix_x4_trans(b, values + c);
-    mma_m16n8k16(out[c], weights, {b[0], b[1]}, T{});
-    mma_m16n8k16(out[c + 1], weights, {b[2], b[3]}, T{});
+    multiply(c, b[0], b[1]);
+    multiply(c + 1, b[2], b[3]);
   }
   if constexpr (kRowVectors16 % 2 != 0) {
     unsigned b[2];
     ldmatrix_x2_trans(b, values + kRowVectors16 - 1);
-    mma_m16n8k16(out[kRowVectors16 - 1], weights, b, T{});
+    multiply(kRowVectors16 - 1, b[0], b[1]);
   }
 }
+
+// Whether the sums of the weights are products with ones, of the weights as they are rounded. For
+// BFloat16 that would be off by 2^-9.
+template <class T>
+constexpr bool kSumsByProducts = false;
+template <>
+constexpr bool kSumsByProducts<Half> = true;
 
 // The state of a warp's queries. A lane holds rows lane / 4 and lane / 4 + 8 of each MMA, its two
 // `halves`, and columns lane % 4 * 2 and the next.
 template <class Tile, class T, int kDim>
-class GemmQueries : public GemmOutput<kDim> {
+class GemmQueries : public GemmOutput<kDim, kSumsByProducts<T>> {
  public:
   static constexpr int kVectorsOfRow = SharedRows<T, kDim>::kRowBytes / kVector16Bytes;
-  using Output = GemmOutput<kDim>;
+  using Output = GemmOutput<kDim, kSumsByProducts<T>>;
   using Output::first_of;
   using Output::key_of;
   using Output::kOut;
@@ -107,57 +68,47 @@ class GemmQueries : public GemmOutput<kDim> {
   using Output::store_output;
   using Rows = SharedRows<T, kDim>;
 
-  __device__ GemmQueries() {
+  // Stores the norms of the warp's queries.
+  __device__ static void store_norms(const Rows& rows, GemmTerms* query_terms) {
+    const int thread = thread_index();
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        maximum_[t][half] = kLeastMaximum;
-        sum_[t][half] = 0.0f;
-      }
+      RowOperand<T, kDim> queries;
+      queries.load(rows, first_of(thread, t));
+      const float2 squares = queries.squares(thread % 32);
+      if (!RowOperand<T, kDim>::holds_squares(thread % 32)) continue;
+      query_terms[query_of(thread, t, 0)].norm = inverse_norm(squares.x);
+      query_terms[query_of(thread, t, 1)].norm = inverse_norm(squares.y);
     }
   }
 
   // Accumulates a chunk of pooled keys, 16 at a time: more would need more registers than are free.
   __device__ void add_chunk(const PooledStream<Tile, T, kDim>& stream, const Rows& rows,
                             const GemmTerms* query_terms) {
-    const int count = stream.count();
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
       const int thread = thread_index();
       const int row = key_of(thread % 8);
-      const Vector16<T>* keys = QueryOperand<T, kDim>::keys_of(stream.keys(), row, thread);
-      const Vector16<T>* values = values_of(stream.values(), row + thread / 8 % 2 * 8, thread);
-      const GemmTerms first = query_terms[query_of(thread, t, 0)];
-      const GemmTerms second = query_terms[query_of(thread, t, 1)];
-      const KeyTerms* key_terms = stream.terms + thread % 4;
-      QueryOperand<T, kDim> queries;
-      queries.load(rows, first_of(thread, t));
+      Step step;
+      step.left = stream.count();
+      if constexpr (kSumsByProducts<T>)
+        step.limit = Output::limit_of(out[t][kOut][0], out[t][kOut][2]);
+      else
+        step.limit = Output::limit_of(sum_[t][0], sum_[t][1]);
+      step.keys = RowOperand<T, kDim>::keys_of(stream.keys(), row, thread);
+      step.values = values_of(stream.values(), row + thread / 8 % 2 * 8, thread);
+      step.terms = stream.terms + thread % 4;
+      step.first = query_terms[query_of(thread, t, 0)];
+      step.second = query_terms[query_of(thread, t, 1)];
+      step.queries.load(rows, first_of(thread, t));
 #pragma unroll 1
-      for (int left = count; left > 0; left -= 16) {
-        float logits[2][4];
-#pragma unroll
-        for (int n = 0; n < 2; ++n) {
-#pragma unroll
-          for (int e = 0; e < 4; ++e) logits[n][e] = 0.0f;
-          queries.multiply(logits[n], keys + n * 8 * kVectorsOfRow);
-        }
-        const auto logit = [&](int half, const KeyTerms& key, float product) {
-          const GemmTerms& query = half == 0 ? first : second;
-          return (product * query.norm + key.embedding) * (key.norm * query.factor) +
-                 query.biases[key.bias];
-        };
-        const float2 highest = Output::make_logits(left, key_terms, logit, logits);
-        Output::follow(t, highest, maximum_[t], sum_[t]);
-        Output::weigh(maximum_[t], sum_[t], logits);
-        const unsigned weights[4] = {
-            pack<T>(logits[0][0], logits[0][1]), pack<T>(logits[0][2], logits[0][3]),
-            pack<T>(logits[1][0], logits[1][1]), pack<T>(logits[1][2], logits[1][3])};
-        multiply_values(out[t], weights, values);
-        keys += 16 * kVectorsOfRow;
-        values += 16 * kVectorsOfRow;
-        key_terms += 16;
+      for (; step.left > 8; step.left -= 16) {
+        add_keys<2>(t, step);
+        step.keys += 16 * kVectorsOfRow;
+        step.values += 16 * kVectorsOfRow;
+        step.terms += 16;
       }
+      if (step.left > 0) add_keys<1>(t, step);
     }
   }
 
@@ -169,45 +120,56 @@ class GemmQueries : public GemmOutput<kDim> {
     for (int t = 0; t < kTiles; ++t) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const float all = over_lanes(sum_[t][half]);
+        float all;
+        if constexpr (kSumsByProducts<T>)
+          all = out[t][kOut][2 * half];
+        else
+          all = over_lanes(sum_[t][half]);
         if (thread % 4 != 0) continue;
-        query_terms[query_of(thread, t, half)].softmax = {maximum_[t][half], all};
+        query_terms[query_of(thread, t, half)].softmax = {offset_[t][half], all};
       }
     }
     __syncwarp();
   }
 
-  // Adds the last logits to the softmax of tile t's queries, kLast of each half: the logits become
-  // weights, and out and the state are updated.
+  // Adds the last keys to the softmax of tile t's queries, kLast of each half: their exponents become
+  // weights, and out and the states, which are stored, are updated.
   template <int kLast>
-  __device__ void finish(int t, float (&logits)[2][kLast], GemmTerms* query_terms) {
-    const int thread = thread_index();
-    float maximum[2];
-    float sum[2];  // of this lane's keys
-    float highest[2] = {kNoLogit, kNoLogit};
+  __device__ void finish(int t, float (&exponents)[2][kLast], SoftmaxTerms (&states)[2],
+                         GemmTerms* query_terms) {
+    float highest[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const SoftmaxTerms state = query_terms[query_of(thread, t, half)].softmax;
-      maximum[half] = state.maximum;
-      sum[half] = thread % 4 == 0 ? state.sum : 0.0f;
+      highest[half] = exponents[half][0];
 #pragma unroll
-      for (const float logit : logits[half]) highest[half] = fmaxf(highest[half], logit);
+      for (int j = 1; j < kLast; ++j) highest[half] = fmaxf(highest[half], exponents[half][j]);
     }
-    Output::follow(t, {highest[0], highest[1]}, maximum, sum);
-    __syncwarp();  // the lanes have read the state
+    const float limit = Output::limit_of(states[0].sum, states[1].sum);
+    if (__any_sync(0xffffffffu, fmaxf(highest[0], highest[1]) > limit)) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float change =
+            Output::lower(t, half, states[half].sum, highest[half], states[half].offset);
+        states[half].sum *= exp2_fast(fminf(change, 0.0f));
+#pragma unroll
+        for (float& exponent : exponents[half]) exponent += change;
+      }
+    }
+    __syncwarp();  // the lanes have read the states
+    const int thread = thread_index();
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
 #pragma unroll
-      for (float& logit : logits[half]) {
-        logit = exp2_fast(logit * kLog2E - maximum[half]);
-        sum[half] += logit;
-      }
-      const float all = over_lanes(sum[half]);
-      const float inverse = reciprocal_fast(all);
+      for (float& exponent : exponents[half]) exponent = exp2_fast(exponent);
+      float sum = exponents[half][0];
+#pragma unroll
+      for (int j = 1; j < kLast; ++j) sum += exponents[half][j];
+      states[half].sum += over_lanes(sum);
+      const float inverse = reciprocal_fast(states[half].sum);
       Output::multiply(t, half, inverse);
 #pragma unroll
-      for (float& weight : logits[half]) weight *= inverse;
-      if (thread % 4 == 0) query_terms[query_of(thread, t, half)].softmax = {maximum[half], all};
+      for (float& weight : exponents[half]) weight *= inverse;
+      if (thread % 4 == 0) query_terms[query_of(thread, t, half)].softmax = states[half];
     }
   }
 
@@ -240,8 +202,55 @@ class GemmQueries : public GemmOutput<kDim> {
   }
 
  private:
-  float maximum_[kTiles][2];  // as powers of two
-  float sum_[kTiles][2];      // of this lane's keys
+  // What a tile of queries and the keys of a chunk that are left for it need.
+  struct Step {
+    int left;
+    float limit;  // of exponents
+    const Vector16<T>* keys;
+    const Vector16<T>* values;
+    const KeyTerms* terms;
+    GemmTerms first, second;
+    RowOperand<T, kDim> queries;
+  };
+
+  // Accumulates 8 kKeyTiles keys.
+  template <int kKeyTiles>
+  __device__ void add_keys(int t, Step& step) {
+    float exponents[kKeyTiles][4];
+#pragma unroll
+    for (int n = 0; n < kKeyTiles; ++n) {
+#pragma unroll
+      for (float& product : exponents[n]) product = 0.0f;
+      step.queries.multiply(exponents[n], step.keys + n * 8 * kVectorsOfRow);
+    }
+    const auto logit = [&](int half, const KeyTerms& key, float product) {
+      const GemmTerms& query = half == 0 ? step.first : step.second;
+      return (product * query.norm + key.embedding) * (key.norm * query.factor) +
+             key.bias_of(query.biases);
+    };
+    Output::make_exponents(step.left, step.terms, logit, offset_[t], exponents);
+    Output::follow(t, step.limit, offset_[t], sum_[t], exponents);
+    unsigned weights[2 * kKeyTiles];
+#pragma unroll
+    for (int i = 0; i < 2 * kKeyTiles; ++i) {
+      const float* two = exponents[i / 2] + i % 2 * 2;
+      const float first = exp2_fast(two[0]);
+      const float second = exp2_fast(two[1]);
+      if constexpr (!kSumsByProducts<T>) sum_[t][i % 2] += first + second;
+      weights[i] = pack<T>(first, second);
+    }
+    multiply_values<T, kOut>(out[t], weights, step.values);
+    if constexpr (kSumsByProducts<T>) {
+      constexpr unsigned kOnes = 0x3c003c00u;  // of Half
+      if constexpr (kKeyTiles == 2)
+        mma_m16n8k16(out[t][kOut], weights, {kOnes, kOnes}, T{});
+      else
+        mma_m16n8k8(out[t][kOut], weights, {kOnes}, T{});
+    }
+  }
+
+  float offset_[kTiles][2] = {};
+  float sum_[kTiles][2] = {};  // of this lane's keys, where they are no products
 };
 
 }  // namespace transnext::device

@@ -52,29 +52,34 @@ class Tf32GemmQueries : public GemmOutput<kDim> {
     for (int t = 0; t < kTiles; ++t) {
       const int thread = thread_index();
       const float* biases[2];
-      float maximum[2];
+      float offset[2];
       float sum[2];  // of this lane's keys
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const RowTerms terms = row_terms[query_of(thread, t, half)];
         biases[half] = bias.values() + terms.bias;
-        maximum[half] = terms.maximum;
+        offset[half] = terms.maximum;
         sum[half] = thread % 4 == 0 ? terms.sum : 0.0f;
       }
+      float limit = Output::limit_of(sum[0], sum[1]);
       const Vector16<float>* keys = stream.keys().vector(key_of(thread % 8), thread % 32 / 8);
       const float* values = stream.values().vector(thread % 4, 0)->values + thread % 32 / 4;
 #pragma unroll 1
-      for (int first = 0; first < count; first += 8) {
-        float logits[1][4] = {{0.0f, 0.0f, 0.0f, 0.0f}};
-        multiply_keys(t, keys + first * kVectorsOfRow, logits[0]);
-        const auto logit = [&](int half, const KeyTerms& key, float product) {
-          return product * key.norm + biases[half][key.bias];
+      for (int key = 0; key < count; key += 8) {
+        float weights[1][4] = {{0.0f, 0.0f, 0.0f, 0.0f}};
+        multiply_keys(t, keys + key * kVectorsOfRow, weights[0]);
+        const auto logit = [&](int half, const KeyTerms& terms, float product) {
+          return product * terms.norm + terms.bias_of(biases[half]);
         };
-        const float2 highest = Output::make_logits(
-            count - first, stream.terms + first + thread_index() % 4, logit, logits);
-        Output::follow(t, highest, maximum, sum);
-        Output::weigh(maximum, sum, logits);
-        multiply_values(t, logits[0], values + first * kRowFloats);
+        Output::make_exponents(count - key, stream.terms + key + thread_index() % 4, logit, offset,
+                               weights);
+        Output::follow(t, limit, offset, sum, weights);
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          weights[0][e] = exp2_fast(weights[0][e]);
+          sum[e / 2] += weights[0][e];
+        }
+        multiply_values(t, weights[0], values + key * kRowFloats);
       }
       __syncwarp();  // the lanes have read the terms
 #pragma unroll
@@ -83,7 +88,7 @@ class Tf32GemmQueries : public GemmOutput<kDim> {
         const int writer = thread_index();
         if (writer % 4 != 0) continue;
         RowTerms& terms = row_terms[query_of(writer, t, half)];
-        terms.maximum = maximum[half];
+        terms.maximum = offset[half];
         terms.sum = all;
       }
     }

@@ -19,6 +19,25 @@ struct alignas(kVector16Bytes) Vector16 {
   T values[kElements];
 };
 
+enum class BiasKind : int {
+  kNone,
+  kOwn,      // each query's, computed into shared memory
+  kInPlace,  // read from the tensor
+};
+
+// What a block works on, in shared memory: it is read where it is needed, so it occupies no
+// registers during the GEMMs.
+struct TileState {
+  int batch;
+  int head;
+  int top;
+  int left;
+  BiasKind bias;      // where a chunk's biases are (bias.cuh)
+  bool vectors;       // HeadRows are whole aligned vectors
+  bool large_tokens;  // weights with a window's tokens may overflow a Half (window_gemm.cuh)
+  float token_scale;  // power of two that scales these
+};
+
 // The rows of one (image, head) of a [B, N, h, d] tensor. Rows are less than 2^31 elements apart, as
 // the launch plan checks.
 template <class T>
@@ -29,14 +48,13 @@ struct HeadRows {
   int channels = 0;
   bool vectors = false;  // rows are whole aligned vectors
 
-  __device__ HeadRows(const View<4>& view, index_t batch, index_t head)
-      : data(static_cast<T*>(view.data) + batch * view.stride[0] + head * view.stride[2]),
+  __device__ HeadRows(const View<4>& view, const TileState& state)
+      : data(static_cast<T*>(view.data) + state.batch * view.stride[0] +
+             state.head * view.stride[2]),
         row_stride(static_cast<int>(view.stride[1])),
         channel_stride(static_cast<int>(view.stride[3])),
         channels(static_cast<int>(view.shape[3])),
-        vectors(reinterpret_cast<unsigned long long>(data) % kVector16Bytes == 0 &&
-                row_stride % Vector16<T>::kElements == 0 &&
-                channels % Vector16<T>::kElements == 0 && channel_stride == 1) {}
+        vectors(state.vectors) {}
 
   __device__ T* row(int index) const { return data + static_cast<index_t>(index) * row_stride; }
 
@@ -55,13 +73,9 @@ struct HeadRows {
     }
   }
 
-  __device__ void store(const Vector16<T>& from, int index, int vector) const {
+  // Stores the elements of a vector of the row that begins at `to`, one by one.
+  __device__ void store(T* to, const Vector16<T>& from, int vector) const {
     const int first = vector * Vector16<T>::kElements;
-    T* to = row(index);
-    if (vectors) {
-      if (first < channels) *reinterpret_cast<Vector16<T>*>(to + first) = from;
-      return;
-    }
 #pragma unroll 1
     for (int i = 0; i < Vector16<T>::kElements; ++i) {
       if (first + i < channels)
@@ -140,24 +154,6 @@ struct SharedRows {
     return sum;
   }
 
-  // 1 / max(|row|, 1e-12) and from . row, in one rolled loop over the row.
-  __device__ float2 inverse_norm_and_dot(int row, const float* from) const {
-    const Row vectors(*this, row);
-    float square = 0.0f;
-    float sum = 0.0f;
-#pragma unroll 1
-    for (int i = 0; i < kRowVectors16; ++i) {
-      const Vector16<T> vector = vectors[i];
-#pragma unroll
-      for (int e = 0; e < Vector16<T>::kElements; ++e) {
-        const float value = to_float(vector.values[e]);
-        square += value * value;
-        sum += from[i * Vector16<T>::kElements + e] * value;
-      }
-    }
-    return {device::inverse_norm(square), sum};
-  }
-
   // to += factor * row
   __device__ void add(int row, float factor, float (&to)[kDim]) const {
     for_elements(row, [&](int c, T value) { to[c] += factor * to_float(value); });
@@ -174,30 +170,18 @@ struct SharedRows {
   }
 };
 
-enum class BiasKind : int {
-  kNone,
-  kOwn,      // each query's, computed into shared memory
-  kInPlace,  // read from the tensor
-};
-
-// What a block works on, in shared memory: it is read where it is needed, so it occupies no
-// registers during the GEMMs.
-struct TileState {
-  int batch;
-  int head;
-  int top;
-  int left;
-  BiasKind bias;      // where a chunk's biases are (bias.cuh)
-  float token_scale;  // power of two that scales a window's tokens (window_gemm.cuh)
-};
-
 // Where a tile is, in registers.
 struct TileCorner {
   int top, left, height, width;  // height and width of the image
 
+  __device__ bool row_inside(int row) const {
+    return static_cast<unsigned>(row) < static_cast<unsigned>(height);
+  }
+  __device__ bool column_inside(int column) const {
+    return static_cast<unsigned>(column) < static_cast<unsigned>(width);
+  }
   __device__ bool inside(int row, int column) const {
-    return static_cast<unsigned>(row) < static_cast<unsigned>(height) &&
-           static_cast<unsigned>(column) < static_cast<unsigned>(width);
+    return row_inside(row) && column_inside(column);
   }
   __device__ int token(int row, int column) const { return row * width + column; }
 };
@@ -227,40 +211,133 @@ struct TilePosition {
   __device__ int token(int query) const { return row(query) * width() + column(query); }
 };
 
-// Starts to copy the rows of all queries of a tile.
+// How kThreads threads share the vectors of a rectangle of tokens: neighbouring threads take
+// neighbouring vectors of one row, and each walks down its column, so that from token to token only
+// the row changes.
+template <int kThreads, int kRows, int kColumns, int kVectors>
+struct RectangleWalk {
+  static constexpr unsigned kAcross = kColumns * kVectors;
+  static constexpr unsigned kStep = kAcross < kThreads ? kThreads / kAcross : 1;  // rows
+
+  // Calls `walk(row, column, vector)` with the thread's first row.
+  template <class Walk>
+  __device__ static void for_columns(unsigned thread, const Walk& walk) {
+    constexpr unsigned kItems = kStep * kAcross;
+    const auto begin = [&](unsigned i) {
+      const unsigned row = kStep == 1 ? 0 : i / kAcross;
+      const unsigned column = (i - row * kAcross) / kVectors;
+      walk(static_cast<int>(row), static_cast<int>(column),
+           static_cast<int>(i - row * kAcross - column * kVectors));
+    };
+    if constexpr (kItems <= kThreads) {
+      if (thread < kItems) begin(thread);
+    } else {
+#pragma unroll 1
+      for (unsigned i = thread; i < kItems; i += kThreads) begin(i);
+    }
+  }
+
+  // Calls `visit(row)` for a thread's rows from `first` on.
+  template <class Visit>
+  __device__ static void for_rows(int first, const Visit& visit) {
+#pragma unroll
+    for (unsigned down = 0; down < kRows; down += kStep) {
+      const int row = first + static_cast<int>(down);
+      if (down + kStep <= kRows || row < kRows) visit(row);
+    }
+  }
+};
+
+// Starts to copy the kRows x kColumns tokens from the corner on of one or two tensors with the same
+// channels into the rows of each one's `to` from `first` on; zeros outside the image.
+template <int kThreads, int kRows, int kColumns, class T, int kDim, int kTensors>
+__device__ inline void load_rectangle(unsigned thread, const HeadRows<T> (&from)[kTensors],
+                                      const TileCorner& corner,
+                                      const SharedRows<T, kDim> (&to)[kTensors], int first = 0) {
+  using Walk = RectangleWalk<kThreads, kRows, kColumns, SharedRows<T, kDim>::kRowVectors16>;
+  Walk::for_columns(thread, [&](int top, int column, int vector) {
+    const bool here = corner.column_inside(corner.left + column) &&
+                      vector * Vector16<T>::kElements < from[0].channels;
+    const T* source[kTensors];
+#pragma unroll
+    for (int i = 0; i < kTensors; ++i) {
+      source[i] = from[i].row(corner.token(corner.top + top, corner.left + column)) +
+                  vector * Vector16<T>::kElements;
+    }
+    if (!from[0].vectors) {
+#pragma unroll 1
+      for (int row = top; row < kRows; row += Walk::kStep) {
+#pragma unroll
+        for (int i = 0; i < kTensors; ++i)
+          from[i].load(to[i].vector(first + row * kColumns + column, vector),
+                       corner.token(corner.top + row, corner.left + column), vector,
+                       here && corner.row_inside(corner.top + row));
+      }
+      return;
+    }
+    Walk::for_rows(top, [&](int row) {
+      const bool valid = here && corner.row_inside(corner.top + row);
+#pragma unroll
+      for (int i = 0; i < kTensors; ++i) {
+        copy_async_16(to[i].vector(first + row * kColumns + column, vector), source[i], valid);
+        source[i] += static_cast<index_t>(from[i].row_stride) * corner.width * Walk::kStep;
+      }
+    });
+  });
+}
+
+// The part of a tile that a warp's own queries are, in the image.
+template <class Tile>
+__device__ inline TileCorner warp_corner(const TilePosition<Tile>& position) {
+  TileCorner corner = position.corner();
+  const int first = thread_index() / 32 * 32;
+  corner.top += Tile::row(first);
+  corner.left += Tile::column(first);
+  return corner;
+}
+
+// Starts to copy the rows of all queries of a tile, each warp its own.
 template <class Tile, class T, int kDim>
 __device__ inline void load_queries(const HeadRows<T>& from, const TilePosition<Tile>& position,
                                     const SharedRows<T, kDim>& to) {
-  constexpr int kRowVectors16 = SharedRows<T, kDim>::kRowVectors16;
-  const TileCorner corner = position.corner();
-#pragma unroll 1
-  for (unsigned i = thread_index(); i < static_cast<unsigned>(Tile::kQueries * kRowVectors16);
-       i += Tile::kQueries) {
-    const int query = static_cast<int>(i / kRowVectors16);
-    const int vector = static_cast<int>(i % kRowVectors16);
-    const int row = corner.top + Tile::row(query);
-    const int column = corner.left + Tile::column(query);
-    from.load(to.vector(query, vector), corner.token(row, column), vector,
-              corner.inside(row, column));
-  }
+  load_rectangle<32, kWarpRows, kWarpColumns, T, kDim, 1>(
+      thread_index() % 32, {from}, warp_corner(position), {to}, thread_index() / 32 * 32);
 }
 
-// Stores a warp's own queries, which need no barrier.
-template <class Tile, class T, int kDim>
-__device__ inline void store_queries(const HeadRows<T>& to, const TilePosition<Tile>& position,
+// Stores the rows of a warp's own queries.
+template <class T, int kDim>
+__device__ inline void store_queries(const HeadRows<T>& to, const TileCorner& corner,
                                      const SharedRows<T, kDim>& from) {
-  constexpr int kRowVectors16 = SharedRows<T, kDim>::kRowVectors16;
-  const TileCorner corner = position.corner();
-  const int first = thread_index() / 32 * 32;
-#pragma unroll 1
-  for (unsigned i = thread_index() % 32; i < 32 * kRowVectors16; i += 32) {
-    const int query = first + static_cast<int>(i / kRowVectors16);
-    const int vector = static_cast<int>(i % kRowVectors16);
-    const int row = corner.top + Tile::row(query);
-    const int column = corner.left + Tile::column(query);
-    if (corner.inside(row, column))
-      to.store(*from.vector(query, vector), corner.token(row, column), vector);
-  }
+  using Walk = RectangleWalk<32, kWarpRows, kWarpColumns, SharedRows<T, kDim>::kRowVectors16>;
+  const int thread = thread_index();
+  Walk::for_columns(thread % 32, [&](int top, int column, int vector) {
+    if (!corner.column_inside(corner.left + column)) return;
+    const int query = thread / 32 * 32 + column;
+    T* target = to.row(corner.token(corner.top + top, corner.left + column));
+    const index_t step = static_cast<index_t>(to.row_stride) * corner.width * Walk::kStep;
+    if (to.vectors && vector * Vector16<T>::kElements >= to.channels) return;
+    Walk::for_rows(top, [&](int row) {
+      if (!corner.row_inside(corner.top + row)) return;
+      const Vector16<T>& values = *from.vector(query + row * kWarpColumns, vector);
+      if (to.vectors)
+        reinterpret_cast<Vector16<T>*>(target)[vector] = values;
+      else
+        to.store(target, values, vector);
+      target += step;
+    });
+  });
+}
+
+// Starts to copy a tile of one or two tensors with the halo of its windows.
+template <class Tile, int kWindow, class T, int kDim, int kTensors>
+__device__ inline void load_halo(const HeadRows<T> (&from)[kTensors],
+                                 const TilePosition<Tile>& position,
+                                 const SharedRows<T, kDim> (&to)[kTensors]) {
+  TileCorner corner = position.corner();
+  corner.top -= kWindow / 2;
+  corner.left -= kWindow / 2;
+  load_rectangle<Tile::kQueries, Tile::kRows + kWindow - 1, Tile::kColumns + kWindow - 1>(
+      thread_index(), from, corner, to);
 }
 
 // Starts to copy `rows` pooled keys and values from `first` on; zeros from `end` on.
@@ -276,23 +353,6 @@ __device__ inline void load_chunk(const HeadRows<T>& keys, const HeadRows<T>& va
     const int vector = static_cast<int>(i % kRowVectors16);
     keys.load(to_keys.vector(key, vector), first + key, vector, first + key < end);
     values.load(to_values.vector(key, vector), first + key, vector, first + key < end);
-  }
-}
-
-// Calls `load(cell, vector, token, valid)` for this thread's vectors of a tile with its halo; cells
-// inside the image are valid.
-template <class Tile, int kWindow, int kRowVectors16, class Load>
-__device__ inline void for_halo(const TilePosition<Tile>& position, const Load& load) {
-  constexpr unsigned kWidth = Tile::kColumns + kWindow - 1;
-  constexpr unsigned kCells = kWidth * (Tile::kRows + kWindow - 1);
-  const TileCorner corner = position.corner();
-#pragma unroll 1
-  for (unsigned i = thread_index(); i < kCells * kRowVectors16; i += Tile::kQueries) {
-    const unsigned cell = i / kRowVectors16;
-    const int row = corner.top - kWindow / 2 + static_cast<int>(cell / kWidth);
-    const int column = corner.left - kWindow / 2 + static_cast<int>(cell % kWidth);
-    load(static_cast<int>(cell), static_cast<int>(i % kRowVectors16), corner.token(row, column),
-         corner.inside(row, column));
   }
 }
 
