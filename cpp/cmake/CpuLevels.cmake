@@ -3,14 +3,16 @@
 # this compiler builds, slowest first. A new level needs flags and a check here and an entry in cpu/runtime/dispatch.cpp.
 include(CheckCXXSourceCompiles)
 
-# What a level compiles: kernels around the packed GEMM, the only ones of amx_bf16 and neon_bf16; those that gain from
-# instructions on bfloat16, the only ones of avx512_bf16; all others; and what is composed of others, which the portable
-# level compiles for every level (cpu/runtime/kernels.h). Paths in cpp.
+# What a level compiles: kernels around the packed GEMM, the only ones of neon_bf16; those that gain from a tile unit,
+# the only ones of amx_bf16; those that gain from instructions on bfloat16, the only ones of avx512_bf16; all others;
+# and what is composed of others, which the portable level compiles for every level (cpu/runtime/kernels.h). Paths in
+# cpp.
 set(transnext_gemm_sources
   cpu/gemm/linear.cpp
   cpu/gemm/packed_gemm.cpp
   cpu/gemm/patch_embed.cpp
   cpu/glu/convolutional_glu.cpp)
+set(transnext_tile_sources ${transnext_gemm_sources} cpu/attention/aggregated_attention.cpp)
 set(transnext_bfloat16_sources
   ${transnext_gemm_sources}
   cpu/glu/conv_glu.cpp
@@ -115,7 +117,9 @@ set(transnext_amx_emulated_definitions TRANSNEXT_TILES=1 TRANSNEXT_EMULATED_TILE
 
 function(transnext_add_cpu_level level)
   set(sources ${transnext_level_sources})
-  if(level MATCHES "^(amx|neon_bf16)")
+  if(level MATCHES "^amx")
+    set(sources ${transnext_tile_sources})
+  elseif(level STREQUAL "neon_bf16")
     set(sources ${transnext_gemm_sources})
   elseif(level STREQUAL "avx512_bf16")
     set(sources ${transnext_bfloat16_sources} cpu/runtime/dot_rate.cpp)

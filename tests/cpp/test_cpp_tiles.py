@@ -1,6 +1,7 @@
 """The levels with a tile unit, AMX's own and the emulated one: bits, threads, forks, signals.
 
-That their results are right is among what ``tests/ops/test_ops_fused_blocks.py`` finds out.
+That the results of the fused blocks are right is among what ``tests/ops/test_ops_fused_blocks.py``
+finds out.
 """
 
 from __future__ import annotations
@@ -8,14 +9,19 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 from torch import Tensor
 
+from agreement import check_attention, edge
 from small_model import images, small_model
-from strategies import Numbers
+from strategies import AttentionCase, Numbers, attention_cases
 from transnext_ops import explain_backend, fused_blocks
+from transnext_ops.backends import cpp_backend
 
 _cpp = pytest.importorskip("transnext_ops._cpp")
 LEVELS = [name for name in _cpp.available_cpu_levels() if name.startswith("amx")]
@@ -76,6 +82,54 @@ def test_a_weight_may_be_packed_by_another_level(level, columns, kernel, channel
     expected = embed(x, again, columns, kernel)
     if columns > 1:  # one column is normalised to nothing but rounding
         torch.testing.assert_close(result, expected, atol=0.04, rtol=0.02)
+
+
+def attention(grid: tuple[int, int], **changes: Any) -> AttentionCase:
+    """Global attention in bfloat16: as many keys as tokens."""
+    return edge(
+        grid=grid, pool_grid=grid, window_size=0, dtype=torch.bfloat16, heads=1, **changes
+    )  # fmt: skip
+
+
+# Keys around the sides of tiles, 16 and 32, and around the 64 that are held at a time; queries
+# around a tile's 16 and a block's 32; channels around 32.
+@given(
+    case=attention_cases(window=st.sampled_from((3, 0, 4)), dtype=st.just(torch.bfloat16)),
+)
+@example(case=attention((4, 6)))
+@example(case=attention((5, 5)))
+@example(case=attention((4, 8), head_dim=32))
+@example(case=attention((3, 11), head_dim=33, bias="dense"))
+@example(case=attention((7, 7), magnitude="extreme logits"))
+@example(case=attention((8, 8), head_dim=9))
+@example(case=attention((5, 13), head_dim=128, layout="sliced"))
+@example(case=attention((9, 15), magnitude="extreme logits", bias="interpolated"))
+@example(case=attention((7, 7), magnitude="zero vectors", layout="strided"))
+def test_attention_agrees_with_the_reference(case: AttentionCase) -> None:
+    try:
+        for name in LEVELS:
+            _cpp.set_cpu_level(name)
+            check_attention(case, "cpp")
+    finally:
+        _cpp.set_cpu_level(None)
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0, 1e4])
+def test_logits_of_attention_are_exact_to_more_than_bfloat16(level, scale: float) -> None:
+    """Queries are multiplied in two parts of bfloat16, large ones in float32; keys are exact."""
+    numbers = Numbers(3)
+    q, k, v = (numbers.activation(1, 60, 2, 24, dtype=torch.bfloat16) for _ in range(3))
+    grid, per_head = (6, 10), torch.full((2,), scale)
+
+    def log_sum_exp() -> Tensor:
+        return cpp_backend.aggregated_attention(
+            q, None, None, k, v, per_head, None, None, None, None, None, None, None, None,
+            grid, grid, 0,
+        )[1]  # fmt: skip
+
+    sums = log_sum_exp()
+    _cpp.set_cpu_level("baseline")
+    torch.testing.assert_close(sums, log_sum_exp(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.skipif(len(LEVELS) < 2, reason="needs AMX and a build with TRANSNEXT_EMULATED_TILES")

@@ -18,6 +18,8 @@
 #include "transnext/aggregated_attention.h"
 
 #include "cpu/attention/attention.h"
+#include "cpu/attention/pooled_products.h"
+#include "cpu/attention/pooled_tiles.h"
 #include "cpu/attention/token_prefetch.h"
 #include "cpu/runtime/kernels.h"
 #include "cpu/runtime/thread_pool.h"
@@ -30,11 +32,11 @@ namespace {
 // The state of a block of queries between its phases.
 template <class C>
 struct QueryBlock {
-  explicit QueryBlock(const AttentionSizes<C>& sizes)
+  QueryBlock(const AttentionSizes<C>& sizes, index_t out_rows)
       : raw_query(kBlock<C> * sizes.channels),
         inverse_norms(kBlock<C>),
         query(kBlock<C> * sizes.channels),
-        out(kBlock<C> * sizes.channels),
+        out(kBlock<C> * out_rows),
         logits(sizes.window.cells() * kBlock<C>),
         cells(sizes.window.cells()) {}
 
@@ -46,12 +48,13 @@ struct QueryBlock {
   Scratch<C> raw_query;      // [d][block] q
   Scratch<C> inverse_norms;  // [block] of the queries
   Scratch<C> query;          // [d][block] qh
-  Scratch<C> out;            // [d][block]
+  Scratch<C> out;            // [d][block], and rows that the pooled products need
   Scratch<C> logits;         // [L][block] local logits, then weights
   Scratch<Cell<C>> cells;    // [L]
 };
 
-template <class C>
+// Pooled: what computes with the pooled keys and values, PooledProducts or PooledTiles.
+template <class C, class Pooled>
 class ForwardTask {
  public:
   ForwardTask(const AggregatedAttentionParams& p, const AttentionSizes<C>& sizes,
@@ -67,8 +70,7 @@ class ForwardTask {
         stride_(local_ > 0 ? round_up(panel_length + 2 * halo_, kBlock<C>) + kBlock<C> : 0),
         keys_(stride_ * sizes.channels),
         values_(stride_ * sizes.channels),
-        block_(sizes),
-        tile_(kKeyTile * kBlock<C>),
+        block_(sizes, Pooled::out_rows(sizes.channels)),
         positional_(local_ * kBlock<C>),
         inverse_sum_(kBlock<C>),
         embedding_(sizes.channels),
@@ -87,7 +89,7 @@ class ForwardTask {
       load_panel<C>(token_major(in_.v, batch_, head_), sizes_.tokens,
                     {values_.data(), stride_, first}, 0, length);
     }
-    pooled_.load(in_, batch_, head_);
+    pooled_.load_head(in_, batch_, head_);
     load_embedding(in_, head_, embedding_);
     prefetch_.start(next, sizes_.tokens);
     prefetch_.add(in_.q, 0);
@@ -108,15 +110,21 @@ class ForwardTask {
   static constexpr int n = kLanes<C>;
   static constexpr index_t kWidth = kBlock<C>;
 
+  // Keeps the caches and the unit busy that the next steps need.
+  void between_steps() {
+    prefetch_.advance();
+    Pooled::Unit::keep_awake();
+  }
+
   void run(QueryBlock<C>& block) {
     load_queries(block);
-    prefetch_.advance();
+    between_steps();
     local_logits(block);
-    prefetch_.advance();
+    between_steps();
     pooled_part(block);
-    prefetch_.advance();
+    between_steps();
     local_part(block);
-    prefetch_.advance();
+    between_steps();
     store_results(block);
   }
 
@@ -187,42 +195,24 @@ class ForwardTask {
   }
 
   TRANSNEXT_PHASE void pooled_part(QueryBlock<C>& block) {
-    // The GEMMs skip lanes that no query needs; these keep stale values.
-    const index_t lanes = lanes_in_use<C>(block.count);
+    pooled_.start(block.query.data(), block.count);
     bias_.start(head_, block.first, block.count);
     for (index_t key = 0; key < sizes_.pooled; key += kKeyTile) {
       const index_t tile = smaller(kKeyTile, sizes_.pooled - key);
-      if (bias_.present()) bias_.fill(tile_.data(), key, tile);
-      prefetch_.advance();
-      multiply<C, 1>(tile, sizes_.channels, lanes, {pooled_.keys(key), 1, kKeyTile},
-                     {block.query.data(), kWidth}, {tile_.data(), kWidth},
-                     LaneRows<const C>{bias_.present() ? tile_.data() : nullptr, kWidth});
-      prefetch_.advance();
+      if (bias_.present()) bias_.fill(pooled_.bias(), key, tile);
+      between_steps();
       Vector<C> largest[2] = {block.maximum[0], block.maximum[1]};
-      for (index_t m = 0; m < tile; ++m) {
-        for (int v = 0; v < 2; ++v)
-          largest[v] = maximum(load<Vector<C>>(&tile_[m * kWidth + v * n]), largest[v]);
-      }
+      pooled_.find_logits(key, tile, bias_.present(), largest);
+      between_steps();
       // Rescales the sums so far to a new maximum.
       if (key > 0 && any_lane<C>(lanes_of<C>((largest[0] > block.maximum[0]) |
                                              (largest[1] > block.maximum[1]))))
         rescale(block, largest);
       for (int v = 0; v < 2; ++v) block.maximum[v] = largest[v];
-      weigh_and_sum(tile_.data(), tile, block);
-      prefetch_.advance();
-      multiply<C, kKeyTile>(sizes_.channels, tile, lanes, {pooled_.values(key), kKeyTile, 1},
-                            {tile_.data(), kWidth}, {block.out.data(), kWidth},
-                            LaneRows<const C>{key > 0 ? block.out.data() : nullptr, kWidth});
+      pooled_.weigh_logits(tile, block.maximum, block.sum);
+      between_steps();
+      pooled_.add_values(key, tile, key > 0, block.out.data());
     }
-  }
-
-  // Turns logits of keys into weights and adds these to the block's sum.
-  static void weigh_and_sum(C* logits, index_t keys, QueryBlock<C>& block) {
-    const Vector<C> base[2] = {block.maximum[0], block.maximum[1]};
-    Vector<C> partial[2] = {block.sum[0], block.sum[1]};  // in registers
-    weigh(logits, keys, base, [&](index_t, int v, Vector<C> weight) { partial[v] += weight; });
-    block.sum[0] = partial[0];
-    block.sum[1] = partial[1];
   }
 
   void rescale(QueryBlock<C>& block, const Vector<C> (&largest)[2]) {
@@ -241,10 +231,10 @@ class ForwardTask {
   TRANSNEXT_PHASE void local_part(QueryBlock<C>& block) {
     C* logits = block.logits.data();
     if (block.active == local_) {
-      weigh_and_sum(logits, local_, block);
+      weigh_and_sum(logits, local_, block.maximum, block.sum);
     } else {
       for (index_t i = 0; i < block.active; ++i)
-        weigh_and_sum(logits + block.cells[i].index * kWidth, 1, block);
+        weigh_and_sum(logits + block.cells[i].index * kWidth, 1, block.maximum, block.sum);
     }
     for (int v = 0; v < 2; ++v) store(&inverse_sum_[v * n], C(1) / block.sum[v]);
     if (in_.tokens.present() && block.active > 0) {
@@ -266,7 +256,7 @@ class ForwardTask {
         store(logits + at, weight);
       }
     }
-    prefetch_.advance();
+    between_steps();
     gather<false>(sizes_.channels, block.cells.data(), block.active, block.count, logits, kWidth,
                   in_panel(values_, block), stride_, inverse_sum_.data(), block.out.data(), kWidth);
   }
@@ -274,7 +264,7 @@ class ForwardTask {
   const AggregatedAttentionParams& p_;
   const AggregatedAttentionInputs& in_;
   const AttentionSizes<C>& sizes_;
-  PooledTokens<C> pooled_;
+  Pooled pooled_;
   const LengthScale<C>& length_scale_;
   index_t local_;      // L
   index_t halo_;       // tokens of the panels before and after the item's own
@@ -282,7 +272,6 @@ class ForwardTask {
   Scratch<C> keys_;    // [d][stride]
   Scratch<C> values_;  // [d][stride]
   QueryBlock<C> block_;
-  Scratch<C> tile_;               // [tile][block] pooled logits, then weights
   Scratch<C> positional_;         // [L][block] q . tokens_j, q not normalised
   Scratch<C> inverse_sum_;        // [block] 1 / sum of the softmax
   Scratch<C> embedding_;          // [d]
@@ -294,9 +283,8 @@ class ForwardTask {
   index_t panel_first_ = 0;  // token
 };
 
-template <class C>
-void forward(const AggregatedAttentionParams& p, int threads) {
-  const AttentionSizes<C> sizes(p.in);
+template <class C, class Pooled>
+void forward(const AggregatedAttentionParams& p, const AttentionSizes<C>& sizes, int threads) {
   const LengthScale<C> length_scale(sizes);
   const BiasTable<C> bias_table(p.in, threads);
   // Bytes per token: the panels of one head, and q, k, v and out of all heads.
@@ -313,10 +301,22 @@ void forward(const AggregatedAttentionParams& p, int threads) {
         stream_tokens(*tensor, items.at(0), sizes.tokens, sizes.window.halo());
     }
     const HeadWorkItem following = cut.likely_next(task, threads);
-    ForwardTask<C> runner(p, sizes, length_scale, bias_table, length);
+    const typename Pooled::Unit unit;
+    ForwardTask<C, Pooled> runner(p, sizes, length_scale, bias_table, length);
     for (index_t i = 0; i < items.size(); ++i)
       runner.run(items.at(i), items.at_or(i + 1, following));
   });
+}
+
+template <class C>
+void forward(const AggregatedAttentionParams& p, int threads) {
+  const AttentionSizes<C> sizes(p.in);
+#if defined(TRANSNEXT_TILES)
+  if constexpr (std::is_same_v<C, float>) {
+    if (PooledTiles::suits(p.in, sizes)) return forward<C, PooledTiles>(p, sizes, threads);
+  }
+#endif
+  forward<C, PooledProducts<C>>(p, sizes, threads);
 }
 
 }  // namespace

@@ -52,22 +52,19 @@ struct AttentionSizes {
   Window window;
 };
 
-// Turns the logits of a block, [keys][block], into weights exp(logit - base), where base is at
-// least the logit. Calls use(offset into the logits, 0 or 1 for the block's vectors, weight) for
-// every vector.
+// Calls use(offset into the logits, weights) with the weights exp(logit - base) of two keys or of
+// one, two vectors each, for the logits of a block, [keys][block]. base is at least the logit.
 template <class C, class Use>
-inline void weigh(C* logits, index_t keys, const Vector<C> (&base)[2], Use&& use) {
+inline void for_each_weight(const C* logits, index_t keys, const Vector<C> (&base)[2], Use&& use) {
   constexpr int n = kLanes<C>;
+  const Vector<C> from[2] = {base[0], base[1]};  // in registers
   index_t at = 0;
   const auto some = [&](auto& weights) {
     constexpr int kCount = sizeof(weights) / sizeof(Vector<C>);
     for (int i = 0; i < kCount; ++i)
-      weights[i] = load<Vector<C>>(logits + at + i * n) - base[i % 2];
+      weights[i] = load<Vector<C>>(logits + at + i * n) - from[i % 2];
     exp_bounded<C>(weights);
-    for (int i = 0; i < kCount; ++i) {
-      store(logits + at + i * n, weights[i]);
-      use(at + i * n, i % 2, weights[i]);
-    }
+    use(at, weights);
     at += kCount * n;
   };
   Vector<C> two_keys[4];
@@ -76,9 +73,32 @@ inline void weigh(C* logits, index_t keys, const Vector<C> (&base)[2], Use&& use
   if (keys > 0) some(one_key);
 }
 
+// Turns logits into weights. Calls use(offset, 0 or 1 for the block's vectors, weight) for every
+// vector.
+template <class C, class Use>
+inline void weigh(C* logits, index_t keys, const Vector<C> (&base)[2], Use&& use) {
+  for_each_weight(logits, keys, base, [&](index_t at, const auto& weights) {
+    constexpr int kCount = sizeof(weights) / sizeof(Vector<C>);
+    for (int i = 0; i < kCount; ++i) {
+      store(logits + at + i * kLanes<C>, weights[i]);
+      use(at + i * kLanes<C>, i % 2, weights[i]);
+    }
+  });
+}
+
 template <class C>
 inline void weigh(C* logits, index_t keys, const Vector<C> (&base)[2]) {
   weigh(logits, keys, base, [](index_t, int, Vector<C>) {});
+}
+
+// The same, and adds the weights to `sum`.
+template <class C>
+inline void weigh_and_sum(C* logits, index_t keys, const Vector<C> (&base)[2],
+                          Vector<C> (&sum)[2]) {
+  Vector<C> partial[2] = {sum[0], sum[1]};  // in registers
+  weigh(logits, keys, base, [&](index_t, int v, Vector<C> weight) { partial[v] += weight; });
+  sum[0] = partial[0];
+  sum[1] = partial[1];
 }
 
 // The pooled keys (normalised) and values of one image and head in the compute type, as panels of

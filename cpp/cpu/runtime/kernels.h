@@ -16,12 +16,16 @@
 #include "transnext/window.h"
 
 // X(function, Params) for each kernel `void function(const Params& params, int threads)`: those
-// around the packed GEMM, the only ones that the levels with a tile unit have;
+// around the packed GEMM, the only ones that the level neon_bf16 has;
 #define TRANSNEXT_FOR_EACH_GEMM_KERNEL(X)      \
   X(convolutional_glu, ConvolutionalGluParams) \
   X(linear, LinearParams)                      \
   X(pack_weight, PackWeightParams)             \
   X(patch_embed, PatchEmbedParams)
+// those that gain from a tile unit, the only ones that levels with one have;
+#define TRANSNEXT_FOR_EACH_TILE_KERNEL(X) \
+  TRANSNEXT_FOR_EACH_GEMM_KERNEL(X)       \
+  X(aggregated_attention, AggregatedAttentionParams)
 // those that gain from instructions on bfloat16, the only ones that the level avx512_bf16 has;
 #define TRANSNEXT_FOR_EACH_BFLOAT16_KERNEL(X) \
   TRANSNEXT_FOR_EACH_GEMM_KERNEL(X)           \

@@ -96,6 +96,22 @@ inline HalfBits to_bfloat16(Vector<float> x) {
 #endif
 }
 
+// Pairs of bfloat16 in the lanes, `even` in their lower halves.
+inline Bits to_bfloat16_pairs(Vector<float> even, Vector<float> odd) {
+#if defined(__AVX512BF16__)
+  // Both at once are the even ones, then the odd ones.
+  const auto in_turns = reinterpret_cast<__m512i>(
+      reinterpret_cast<Bits>(lane_numbers<float>()) * 0x10001u + 0x100000u);
+  return reinterpret_cast<Bits>(_mm512_maskz_permutexvar_epi16(
+      ~0u, in_turns,
+      reinterpret_cast<__m512i>(
+          _mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(odd), reinterpret_cast<__m512>(even)))));
+#else
+  return __builtin_convertvector(to_bfloat16(even), Bits) |
+         __builtin_convertvector(to_bfloat16(odd), Bits) << 16;
+#endif
+}
+
 #if defined(__AVX512F__)
 // The masked forms, because GCC 12 warns of the undefined operand inside the unmasked ones.
 constexpr __mmask16 kAllLanes = 0xffff;

@@ -35,6 +35,10 @@ class TileUnit {
   TileUnit(const TileUnit&) = delete;
   TileUnit& operator=(const TileUnit&) = delete;
   ~TileUnit() { --EmulatedTiles::any().units; }
+
+  static void keep_awake() {
+    for (auto& row : EmulatedTiles::configured().sums[0]) __builtin_memset(row, 0xff, kTileBytes);
+  }
 };
 
 template <int kTile>
@@ -42,6 +46,12 @@ TRANSNEXT_PHASE void load_tile(const BFloat16* rows, index_t stride) {
   for (index_t row = 0; row < kTileSide; ++row)
     __builtin_memcpy(EmulatedTiles::configured().elements[kTile][row], rows + row * stride,
                      kTileBytes);
+}
+
+template <int kTile>
+inline void load_tile(const float* rows, index_t stride) {
+  for (index_t row = 0; row < kTileSide; ++row)
+    __builtin_memcpy(EmulatedTiles::configured().sums[kTile][row], rows + row * stride, kTileBytes);
 }
 
 template <int kTile>

@@ -54,12 +54,21 @@ class TileUnit {
   TileUnit(const TileUnit&) = delete;
   TileUnit& operator=(const TileUnit&) = delete;
   ~TileUnit() { asm volatile("tilerelease" ::: "memory"); }
+
+  // After 700 cycles or so without a product the unit sleeps, and the next product then waits for
+  // 600 (docs/notes/2026-11-30-amx-sleep.md). Other work between products calls this every few
+  // hundred cycles. Tile 0 holds nothing afterwards.
+  static void keep_awake() { asm volatile("tdpbf16ps %tmm7, %tmm6, %tmm0"); }
 };
 
 // Strides are in elements.
 template <int kTile>
 inline void load_tile(const BFloat16* rows, index_t stride) {
   asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(rows), "r"(stride * 2), "i"(kTile) : "memory");
+}
+template <int kTile>
+inline void load_tile(const float* rows, index_t stride) {
+  asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(rows), "r"(stride * 4), "i"(kTile) : "memory");
 }
 template <int kTile>
 inline void store_tile(float* rows, index_t stride) {

@@ -1,0 +1,194 @@
+// Attention to the pooled keys and values as PooledProducts has it, with both products on the tile
+// unit, for keys and values in bfloat16.
+//
+//   logits  [tile][block] = keys [tile, d] * qh [d, block]      two parts of qh, keys as they are
+//   out     [d][block]   += vp^T [d, tile] * weights [tile, block]
+//
+// Keys are not normalised before the product but their logits after it, and of qh two bfloat16 are
+// 16 of a float32's 24 bits: a logit moves by 2^-17 of |qh| at most. Weights are rounded to bfloat16,
+// 2^-9 each, which their sum averages out; the softmax's denominator is of weights before that.
+#pragma once
+
+#include "cpu/attention/attention.h"
+#include "cpu/gemm/tile_square.h"
+
+#if defined(TRANSNEXT_TILES)
+
+TRANSNEXT_BEGIN_LEVEL
+
+class PooledTiles {
+ public:
+  using Unit = TileUnit;
+  // Whether it has the better of PooledProducts: in a block of whole tiles, for keys that are not
+  // mostly padding (measured), and queries whose parts move logits less than weights are rounded.
+  static bool suits(const AggregatedAttentionInputs& in, const AttentionSizes<float>& sizes) {
+    constexpr index_t kFewestKeys = 24;
+    constexpr float kLargestQuery = 512;
+    if (kWidth % kTileSide != 0 || in.q.dtype != DType::kBFloat16 || sizes.pooled < kFewestKeys)
+      return false;
+    const auto keys = static_cast<double>(sizes.window.cells() + sizes.pooled);
+    const auto length_scale = static_cast<float>(__builtin_log(keys));
+    Scratch<float> embedding(sizes.channels);
+    for (index_t head = 0; head < sizes.heads; ++head) {
+      load_embedding(in, head, embedding);
+      float square = 0;
+      for (index_t c = 0; c < sizes.channels; ++c) square += embedding[c] * embedding[c];
+      const float query =
+          element<const float>(in.scale, head) * length_scale * (1 + __builtin_sqrtf(square));
+      if (!(__builtin_fabsf(query) <= kLargestQuery)) return false;
+    }
+    return true;
+  }
+  static index_t out_rows(index_t channels) { return round_up(channels, kSquareSide); }
+
+  explicit PooledTiles(const AttentionSizes<float>& sizes)
+      : channels_(sizes.channels),
+        pooled_(sizes.pooled),
+        depth_(round_up(channels_, kTileDepth)),
+        keys_(round_up(pooled_, kSquareSide) * depth_),
+        values_(sizes.key_tiles() * out_rows(channels_) * kKeyTile),
+        inverse_norms_(round_up(pooled_, kWidth)),
+        panel_(channels_ * kWidth),
+        row_(channels_),
+        query_(depth_ * kQueryParts * kWidth),
+        bias_(kKeyTile * kWidth),
+        logits_(kKeyTile * kWidth),
+        weights_(kKeyTile * kWidth) {
+    // Beyond the last key and the last channel.
+    keys_.zero();
+    values_.zero();
+    query_.zero();
+  }
+
+  void load_head(const AggregatedAttentionInputs& in, index_t batch, index_t head) {
+    if (batch == batch_ && head == head_) return;
+    batch_ = batch;
+    head_ = head;
+    const TokenView keys = token_major(in.k_pool, batch, head);
+    const TokenView values = token_major(in.v_pool, batch, head);
+    const auto* key = static_cast<const BFloat16*>(keys.data);
+    for (index_t m = 0; m < pooled_; ++m, key += keys.token_stride) {
+      load_row(key, keys.channel_stride, channels_, row_.data());
+      store_row(row_.data(), 1, channels_, &keys_[m * depth_]);
+    }
+    for (index_t first = 0; first < pooled_; first += kWidth) {
+      const index_t count = smaller(kWidth, pooled_ - first);
+      load_block(keys, first, 0, count, panel_.data(), kWidth);
+      find_inverse_norms(channels_, panel_.data(), kWidth, &inverse_norms_[first]);
+      load_block(values, first, 0, count, panel_.data(), kWidth);
+      BFloat16* to = &values_[first / kKeyTile * kKeyTile * out_rows(channels_) + first % kKeyTile];
+      for (index_t c = 0; c < channels_; ++c)
+        store_row(&panel_[c * kWidth], 1, kWidth, to + c * kKeyTile);
+    }
+  }
+
+  TRANSNEXT_PHASE void start(const float* query, index_t count) {
+    one_column_ = count <= kTileSide;
+    for (index_t c = 0; c < channels_; c += 2) {
+      for (int v = 0; v < 2; ++v) {
+        const float* from = query + c * kWidth + v * n;
+        auto even = load<Vector<float>>(from);
+        auto odd = c + 1 < channels_ ? load<Vector<float>>(from + kWidth) : Vector<float>{};
+        BFloat16* to = &query_[c * kWidth + 2 * v * n];
+        for (int part = 0; part < kQueryParts; ++part, to += depth_ * kWidth) {
+          const Bits pairs = to_bfloat16_pairs(even, odd);
+          store(to, pairs);
+          even -= reinterpret_cast<Vector<float>>(pairs << 16);
+          odd -= reinterpret_cast<Vector<float>>(pairs & 0xffff0000u);
+        }
+      }
+    }
+  }
+
+  float* bias() { return bias_.data(); }
+
+  TRANSNEXT_PHASE void find_logits(index_t key, index_t tile, bool biased,
+                                   Vector<float> (&largest)[2]) {
+    const SquarePairs query{query_.data(), 2 * kWidth};
+    for (index_t m = 0; m < tile; m += kSquareSide) {
+      multiply<kQueryParts, false>({&keys_[(key + m) * depth_], depth_}, query, depth_,
+                                   &logits_[m * kWidth]);
+    }
+    Vector<float> most[2] = {largest[0], largest[1]};  // in registers
+    for (index_t m = 0; m < tile; ++m) {
+      const float inverse_norm = inverse_norms_[key + m];
+      for (int v = 0; v < 2; ++v) {
+        const index_t at = m * kWidth + v * n;
+        Vector<float> logit = load<Vector<float>>(&logits_[at]) * inverse_norm;
+        if (biased) logit += load<Vector<float>>(&bias_[at]);
+        store(&logits_[at], logit);
+        most[v] = maximum(logit, most[v]);
+      }
+    }
+    largest[0] = most[0];
+    largest[1] = most[1];
+  }
+
+  TRANSNEXT_PHASE void weigh_logits(index_t tile, const Vector<float> (&base)[2],
+                                    Vector<float> (&sum)[2]) {
+    Vector<float> partial[2] = {sum[0], sum[1]};  // in registers
+    for_each_weight(logits_.data(), tile, base, [&](index_t at, const auto& weights) {
+      constexpr bool kPair = sizeof(weights) > 2 * sizeof(Vector<float>);
+      for (int v = 0; v < 2; ++v) {
+        Vector<float> second{};
+        if constexpr (kPair) second = weights[2 + v];
+        partial[v] += weights[v] + second;
+        store(&weights_[at + 2 * v * n], to_bfloat16_pairs(weights[v], second));
+      }
+      if (at == kKeyTile / 2 * kWidth) Unit::keep_awake();
+    });
+    sum[0] = partial[0];
+    sum[1] = partial[1];
+    const index_t end = round_up(tile, 2) * kWidth;
+    __builtin_memset(
+        static_cast<void*>(&weights_[end]), 0,
+        static_cast<unsigned long>(round_up(tile, kTileDepth) * kWidth - end) * sizeof(BFloat16));
+  }
+
+  TRANSNEXT_PHASE void add_values(index_t key, index_t tile, bool add, float* out) {
+    const index_t rows = out_rows(channels_);
+    const index_t depth = round_up(tile, kTileDepth);
+    const SquarePairs weights{weights_.data(), 2 * kWidth};
+    for (index_t c = 0; c < rows; c += kSquareSide) {
+      const SquareRows values{&values_[key * rows + c * kKeyTile], kKeyTile};
+      if (add) {
+        multiply<1, true>(values, weights, depth, out + c * kWidth);
+      } else {
+        multiply<1, false>(values, weights, depth, out + c * kWidth);
+      }
+    }
+  }
+
+ private:
+  static constexpr int n = kLanes<float>;
+  static constexpr index_t kWidth = kBlock<float>;
+  static constexpr int kQueryParts = 2;
+
+  template <int kParts, bool kAdd>
+  void multiply(const SquareRows& left, const SquarePairs& right, index_t depth, float* sums) {
+    if constexpr (kWidth > kTileSide) {
+      if (!one_column_) return multiply_square<2, kParts, kAdd>(left, right, depth, sums, kWidth);
+    }
+    multiply_square<1, kParts, kAdd>(left, right, depth, sums, kWidth);
+  }
+
+  index_t channels_;
+  index_t pooled_;                // P
+  index_t depth_;                 // d, in whole tiles
+  Scratch<BFloat16> keys_;        // [P][depth], not normalised
+  Scratch<BFloat16> values_;      // [tile][rows of out][kKeyTile]
+  Scratch<float> inverse_norms_;  // [P]
+  Scratch<float> panel_;          // [d][block]
+  Scratch<float> row_;            // [d]
+  Scratch<BFloat16> query_;       // [part][depth / 2][block][2]
+  Scratch<float> bias_;           // [tile][block]
+  Scratch<float> logits_;         // [tile][block]
+  Scratch<BFloat16> weights_;     // [tile / 2][block][2]
+  bool one_column_ = false;       // of tiles has all queries
+  index_t batch_ = -1;            // of the tokens loaded
+  index_t head_ = -1;
+};
+
+TRANSNEXT_END_LEVEL
+
+#endif
