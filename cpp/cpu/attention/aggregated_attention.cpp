@@ -110,21 +110,15 @@ class ForwardTask {
   static constexpr int n = kLanes<C>;
   static constexpr index_t kWidth = kBlock<C>;
 
-  // Keeps the caches and the unit busy that the next steps need.
-  void between_steps() {
-    prefetch_.advance();
-    Pooled::Unit::keep_awake();
-  }
-
   void run(QueryBlock<C>& block) {
     load_queries(block);
-    between_steps();
+    prefetch_.advance();
     local_logits(block);
-    between_steps();
+    prefetch_.advance();
     pooled_part(block);
-    between_steps();
+    prefetch_.advance();
     local_part(block);
-    between_steps();
+    prefetch_.advance();
     store_results(block);
   }
 
@@ -200,17 +194,17 @@ class ForwardTask {
     for (index_t key = 0; key < sizes_.pooled; key += kKeyTile) {
       const index_t tile = smaller(kKeyTile, sizes_.pooled - key);
       if (bias_.present()) bias_.fill(pooled_.bias(), key, tile);
-      between_steps();
+      prefetch_.advance();
       Vector<C> largest[2] = {block.maximum[0], block.maximum[1]};
       pooled_.find_logits(key, tile, bias_.present(), largest);
-      between_steps();
+      prefetch_.advance();
       // Rescales the sums so far to a new maximum.
       if (key > 0 && any_lane<C>(lanes_of<C>((largest[0] > block.maximum[0]) |
                                              (largest[1] > block.maximum[1]))))
         rescale(block, largest);
       for (int v = 0; v < 2; ++v) block.maximum[v] = largest[v];
       pooled_.weigh_logits(tile, block.maximum, block.sum);
-      between_steps();
+      prefetch_.advance();
       pooled_.add_values(key, tile, key > 0, block.out.data());
     }
   }
@@ -256,7 +250,7 @@ class ForwardTask {
         store(logits + at, weight);
       }
     }
-    between_steps();
+    prefetch_.advance();
     gather<false>(sizes_.channels, block.cells.data(), block.active, block.count, logits, kWidth,
                   in_panel(values_, block), stride_, inverse_sum_.data(), block.out.data(), kWidth);
   }

@@ -12,7 +12,6 @@ class PooledProducts {
   // Lives while a thread computes with this.
   struct Unit {
     Unit() {}
-    static void keep_awake() {}
   };
   // Rows that out needs, [rows][block].
   static index_t out_rows(index_t channels) { return channels; }

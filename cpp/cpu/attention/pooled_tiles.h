@@ -19,10 +19,11 @@ TRANSNEXT_BEGIN_LEVEL
 class PooledTiles {
  public:
   using Unit = TileUnit;
-  // Whether it has the better of PooledProducts: in a block of whole tiles, for keys that are not
-  // mostly padding (measured), and queries whose parts move logits less than weights are rounded.
+  // Whether it has the better of PooledProducts: in a block of whole tiles, with keys enough that the
+  // products outweigh waking the unit for each block (measured: docs/notes/2026-11-30-amx-attention.md),
+  // and queries whose parts move logits less than weights are rounded.
   static bool suits(const AggregatedAttentionInputs& in, const AttentionSizes<float>& sizes) {
-    constexpr index_t kFewestKeys = 24;
+    constexpr index_t kFewestKeys = 96;
     constexpr float kLargestQuery = 512;
     if (kWidth % kTileSide != 0 || in.q.dtype != DType::kBFloat16 || sizes.pooled < kFewestKeys)
       return false;

@@ -46,7 +46,6 @@ struct Product {
   static constexpr index_t kSpareRows = 0;
   struct Unit {
     Unit() {}
-    static void keep_awake() {}
   };
 };
 template <>
@@ -138,8 +137,6 @@ void multiply_panel(const LeftRows<SplitFloat>& a, index_t rows, const Panels<Sp
                     index_t panel, float* sums);
 #endif
 
-constexpr index_t kRowsAwake = 8;  // that are finished before a tile unit is called again
-
 // Multiplies `rows` rows by the columns of one panel. Calls finish(row, column, sum) for every
 // vector of the result, with `column` counted from the panel's first. Vectors entirely beyond the
 // last column of the weight are left out.
@@ -155,7 +152,6 @@ inline void product(const LeftRows<E>& a, index_t rows, const Panels<E>& panels,
     for (index_t i = 0; i < count; ++i) {
       for (index_t column = 0; column < columns; column += kLanes<C>)
         finish(first + i, column, load<Vector<C>>(sums + i * kPanelColumns + column));
-      if (i % kRowsAwake == kRowsAwake - 1) Product<E>::Unit::keep_awake();
     }
   }
 }

@@ -56,8 +56,8 @@ class TileUnit {
   ~TileUnit() { asm volatile("tilerelease" ::: "memory"); }
 
   // After 700 cycles or so without a product the unit sleeps, and the next product then waits for
-  // 600 (docs/notes/2026-11-30-amx-sleep.md). Other work between products calls this every few
-  // hundred cycles. Tile 0 holds nothing afterwards.
+  // 600 (docs/notes/2026-11-30-amx-attention.md). Short work between products may call this in its
+  // middle; while the unit is awake vectors are slower. Tile 0 holds nothing afterwards.
   static void keep_awake() { asm volatile("tdpbf16ps %tmm7, %tmm6, %tmm0"); }
 };
 
