@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from transnext_models.dense import winograd
+from transnext_models.dense import convolutions, winograd
 from transnext_models.dense.convolutions import ConvNorm
 from transnext_models.dense.resized_convolution import convolve_resized
 
@@ -97,6 +97,7 @@ class TestBatchNormIsPartOfTheConvolution:
     ) -> None:
         monkeypatch.setattr(winograd, "_LEAST_CHANNELS", 1)
         monkeypatch.setattr(winograd, "_LEAST_CELLS", least)
+        monkeypatch.setattr(convolutions, "_CHANNELS", 3)  # of four
         block = self.block(kernel, bias=bias).float()
         maps = [x.float() for x in made([(8, 6), (4, 3)])[0]]
         x = torch.randn(2, 3, 8, 6)
@@ -105,6 +106,7 @@ class TestBatchNormIsPartOfTheConvolution:
             calls.append(lambda: block.of_resized(maps))
         for call in calls:
             expected = call().detach()
+            assert expected.shape == (2, 4, 8, 6)
             with torch.no_grad():
                 torch.testing.assert_close(call(), expected, rtol=1e-4, atol=1e-4)
                 assert len(block.derived) > 0

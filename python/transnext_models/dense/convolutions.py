@@ -24,6 +24,7 @@ from .winograd import Convolution3x3, pays_off, winograd_3x3, winograd_kernel
 __all__ = ["ConvNorm"]
 
 _GROUPS = 32
+_CHANNELS = 128  # of a result at a time: what its taps give is memory that the next ones use again
 
 T = TypeVar("T")
 
@@ -91,7 +92,11 @@ class ConvNorm(DerivesFromWeights):
         convolve, taps = self._derived(
             (by_winograd, *widths), lambda: self._folded_of_resized(widths, by_winograd)
         )
-        return self.activate(add_resized(convolve(maps[0]).contiguous(), maps[1:], taps))
+        total = convolve(maps[0]).contiguous()
+        for some, matrices in zip(total.split(_CHANNELS, 1), taps, strict=True):
+            for i in range(len(total)):
+                add_resized(some[i : i + 1], [x[i : i + 1] for x in maps[1:]], matrices)
+        return self.activate(total)
 
     def _finish(self, x: Tensor) -> Tensor:
         return self.activate(getattr(self, self.norm_name)(x))
@@ -136,11 +141,15 @@ class ConvNorm(DerivesFromWeights):
 
     def _folded_of_resized(
         self, widths: Sequence[int], by_winograd: bool
-    ) -> tuple[Callable[[Tensor], Tensor], list[Tensor]]:
+    ) -> tuple[Callable[[Tensor], Tensor], list[list[Tensor]]]:
         weight, bias = self._weights()
-        own, *others = weight.split(widths, 1)
-        convolve = self._convolution(own.contiguous(), bias, by_winograd)
-        return convolve, [taps_of(part) for part in others]
+        first, *others = widths
+        convolve = self._convolution(weight[:, :first].contiguous(), bias, by_winograd)
+        taps = [
+            [taps_of(part) for part in some.split(others, 1)]
+            for some in weight[:, first:].split(_CHANNELS)
+        ]
+        return convolve, taps
 
     def _convolution(
         self, weight: Tensor, bias: Tensor, by_winograd: bool
