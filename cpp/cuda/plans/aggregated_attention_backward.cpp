@@ -71,7 +71,7 @@ AttentionTokenShared token_shared(const Params& p, int tile_height, int tile_wid
   at.bytes = std::max({at.bytes, at.value + keys * row, at.value + kAttentionPartialSumBytes});
   for (int* offset : {&at.order, &at.bias_offset}) reserve_floats(*offset, queries);
   for (int* offset :
-       {&at.query_inverse, &at.d_out_norm, &at.length_scale, &at.log_sum_exp, &at.delta, &at.total})
+       {&at.query_inverse, &at.d_out_norm, &at.length_scale, &at.offset, &at.delta, &at.total})
     reserve_floats(*offset, queries);
   for (int* offset : {&at.key_inverse, &at.key_embedding}) reserve_floats(*offset, keys);
   for (int* offset : {&at.pool_inverse, &at.pool_embedding, &at.pool_row, &at.pool_column})

@@ -70,7 +70,7 @@ class TokenWindow : public TokenPooled<T, kDim> {
           const float value = scaling * (logit[r] * inverse * floats(at.key_inverse)[key[r]] +
                                          floats(at.key_embedding)[key[r]]) +
                               floats(at.local_bias)[cell[r]];
-          probability = exp2_fast(value * kLog2E - floats(at.log_sum_exp)[i]);
+          probability = exp2_fast(value * kLog2E + floats(at.offset)[i]);
           weight = probability + positional[r] * inverse + floats(at.token_bias)[cell[r]];
         } else {
           d_weight[r] = 0.0f;
@@ -114,7 +114,7 @@ class TokenWindow : public TokenPooled<T, kDim> {
       const int i = owned_query(own);
       const float scaling = scale() * floats(at.length_scale)[i];
       terms[token(owned.row(own), owned.column(own))] =
-          float4{scaling * floats(at.query_inverse)[i], scaling, floats(at.log_sum_exp)[i],
+          float4{scaling * floats(at.query_inverse)[i], scaling, floats(at.offset)[i],
                  floats(at.delta)[i]};
     }
   }

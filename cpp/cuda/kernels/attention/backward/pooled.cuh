@@ -215,7 +215,7 @@ class BackwardPooled {
       if (there)
         copy_async_16(terms() + begin + i, from + n, true);
       else  // rows that do not exist have no weights
-        terms()[begin + i] = float4{0.0f, 0.0f, 3e38f, 0.0f};
+        terms()[begin + i] = float4{0.0f, 0.0f, -3e38f, 0.0f};
       positions()[begin + i] =
           int4{state().bias_by_offset ? bias().query_offset(y, x, n) : 0, y * columns() + x, y, x};
     }
@@ -229,14 +229,15 @@ class BackwardPooled {
     const T* queries = query_rows() + at * kStride;
     const T* d_outs = d_out_rows() + at * kStride;
     const int own = warp() * 16;
+    const float4* of_lane = terms() + at + lane_column(lane());  // of its first query
     // Loaded before the GEMMs, which hide the latency.
     float biases[2][4];
     if (state().bias_by_offset) {
+      const int4* position = positions() + at + lane_column(lane());
 #pragma unroll
       for (int t = 0; t < 2; ++t) {
 #pragma unroll
-        for (int e = 0; e < 4; ++e)
-          biases[t][e] = biases_[e / 2][positions()[at + t * 8 + lane_column(lane()) + e % 2].x];
+        for (int e = 0; e < 4; ++e) biases[t][e] = biases_[e / 2][position[t * 8 + e % 2].x];
       }
     }
     float weight[2][4] = {}, d_logit[2][4] = {};
@@ -253,14 +254,13 @@ class BackwardPooled {
     if (!state().bias_by_offset) find_biases(first, count, at, sub, biases);
 #pragma unroll
     for (int t = 0; t < 2; ++t) {
-      const int query = at + t * 8 + lane_column(lane());
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         const int h = e / 2;
-        const float4 of_query = terms()[query + e % 2];
+        const float4 of_query = of_lane[t * 8 + e % 2];
         const float logit =
             weight[t][e] * inverse_[h] * of_query.x + (of_query.y * embedded_[h] + biases[t][e]);
-        weight[t][e] = exp2_fast(logit * kLog2E - of_query.z);
+        weight[t][e] = exp2_fast(logit * kLog2E + of_query.z);
         const float gradient = weight[t][e] * (d_logit[t][e] - of_query.w);
         along_[h] += gradient * of_query.y;
         d_logit[t][e] = gradient * of_query.x;
@@ -302,15 +302,17 @@ class BackwardPooled {
                    state().head * p_.d_pool_bias.shape[1] * p_.d_pool_bias.shape[2];
     if (state().steps) {
       // A query beyond the last adds zero, to the entry of one that exists.
+      const int4* position = positions() + at + lane_column(lane());
+      const int of_query[4] = {position[0].y, position[1].y, position[8].y, position[9].y};
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         float* of_key = table + table_offsets_[h];
         if (key(h) >= pooled()) continue;
 #pragma unroll
         for (int t = 0; t < 2; ++t) {
-          const int4* position = positions() + at + t * 8 + lane_column(lane());
 #pragma unroll
-          for (int e = 0; e < 2; ++e) atomicAdd(of_key + position[e].y, gradients[t][2 * h + e]);
+          for (int e = 0; e < 2; ++e)
+            atomicAdd(of_key + of_query[2 * t + e], gradients[t][2 * h + e]);
         }
       }
       return;

@@ -159,7 +159,7 @@ class TokenPooledWeights : public TokenTile<T, kDim> {
       cosine[e] = probability[e] * q.inverse * (e % 2 == 0 ? inverse.x : inverse.y) +
                   (e % 2 == 0 ? embedding.x : embedding.y);
       const float value =
-          exp2_fast((q.scaling * cosine[e] + bias[e]) * kLog2E - floats(at.log_sum_exp)[q.index]);
+          exp2_fast((q.scaling * cosine[e] + bias[e]) * kLog2E + floats(at.offset)[q.index]);
       probability[e] = first + key + e % 2 < pooled() ? value : 0.0f;
     }
   }

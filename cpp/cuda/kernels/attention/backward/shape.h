@@ -38,8 +38,8 @@ struct AttentionTokenShared {
   // the warps' partial sums of the parameter gradients overwrite the pooled keys.
   int query, d_out, key, value, pool_key, pool_value, pool_unit;
   int order, bias_offset;  // ints per query: the owned ones first; offset of its biases
-  // floats per query; log_sum_exp to base 2
-  int query_inverse, d_out_norm, length_scale, log_sum_exp, delta, total;
+  // floats per query; a weight is 2^(logit log2(e) + offset)
+  int query_inverse, d_out_norm, length_scale, offset, delta, total;
   // floats per key, per pooled key
   int key_inverse, key_embedding, pool_inverse, pool_embedding;
   // floats per query and window cell: a_j (later d_l_j), D_j, w_j
@@ -60,7 +60,7 @@ struct AttentionBackwardPlan {
   int slices, slice;  // of the queries on the pooled side; queries per slice
   int parameters;     // floats of a block's sums for the parameters' gradients
   // Offsets into the workspace, in floats.
-  // [B, h, N, 4]: log(keys) scale / |q|, log(keys) scale, log_sum_exp / ln 2, delta.
+  // [B, h, N, 4]: log(keys) scale / |q|, log(keys) scale, -log_sum_exp / ln 2, delta.
   index_t query_terms;
   index_t parameter_sums;  // [B tiles, h, parameters]
   index_t pooled_sums;     // [slices, B, h, P, 2, d]

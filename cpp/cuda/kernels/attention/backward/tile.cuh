@@ -130,7 +130,7 @@ class TokenTile {
       const Rectangle::Cell cell = queries.cell(i);
       const int y = cell.row;
       const int x = cell.column;
-      floats(at.log_sum_exp)[i] = log_sum_exp[token(y, x) * p_.log_sum_exp.stride[1]] * kLog2E;
+      floats(at.offset)[i] = log_sum_exp[token(y, x) * p_.log_sum_exp.stride[1]] * -kLog2E;
       floats(at.length_scale)[i] = length_scale(y, x, window(), in_.grid, pooled());
       if (known) ints(at.bias_offset)[i] = bias().query_offset(y, x, token(y, x));
     }

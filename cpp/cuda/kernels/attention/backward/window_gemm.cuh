@@ -295,7 +295,7 @@ class TokenWindowGemm : public TokenWindow<T, kDim>, protected WindowPatch {
       const bool here = present && (h == 0 ? y() < kWindow : y() > 0);
       const float inverse = floats(at.query_inverse)[i];
       const float scaling = scale() * floats(at.length_scale)[i];
-      const float log_sum_exp = floats(at.log_sum_exp)[i];
+      const float offset = floats(at.offset)[i];
       const int cell = here ? (y() - h) * kWindow : 0;
       float sum = 0.0f, total = 0.0f;
 #pragma unroll
@@ -303,7 +303,7 @@ class TokenWindowGemm : public TokenWindow<T, kDim>, protected WindowPatch {
         const bool seen = here && there[j];
         const float value = scaling * (logit[h][j] * inverse * key_inverse[j] + key_embedding[j]) +
                             floats(at.local_bias)[cell + j];
-        const float probability = seen ? exp2_fast(value * kLog2E - log_sum_exp) : 0.0f;
+        const float probability = seen ? exp2_fast(value * kLog2E + offset) : 0.0f;
         const float gradient = seen ? d_weight[h][j] : 0.0f;
         sum += probability * gradient;
         total += probability;
