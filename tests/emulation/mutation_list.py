@@ -183,7 +183,13 @@ MUTATIONS = [
             "mask: keys above the windows of a patch's second row": "{row_inside && y < kWindow, row_inside« && y > 0→»}",
             "index: the columns of a patch's keys": "columns.choose(4, x, products[2], products[«4→3»]);",
             "index: the tokens of a patch's second row": "static int row_before(int y) { return (y + «3→4») % 4; }",
-            "dtype rounding: weights that overflow a Half": "!(bias < kLargeWeight)«→ && false»;",
+        },
+    ),
+    *_breaks(
+        "attention/forward/window_gemm.cuh",
+        "tokens_beyond",
+        {
+            "dtype rounding: weights that overflow a Half": "«!(2.0f * kDim * scale < kLargeWeight) || →»!(bias < kLargeWeight);",
         },
     ),
     *_breaks(
