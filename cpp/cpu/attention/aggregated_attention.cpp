@@ -18,8 +18,8 @@
 #include "transnext/aggregated_attention.h"
 
 #include "cpu/attention/attention.h"
-#include "cpu/attention/pooled_products.h"
 #include "cpu/attention/pooled_tiles.h"
+#include "cpu/attention/pooled_vectors.h"
 #include "cpu/attention/token_prefetch.h"
 #include "cpu/runtime/kernels.h"
 #include "cpu/runtime/thread_pool.h"
@@ -48,12 +48,12 @@ struct QueryBlock {
   Scratch<C> raw_query;      // [d][block] q
   Scratch<C> inverse_norms;  // [block] of the queries
   Scratch<C> query;          // [d][block] qh
-  Scratch<C> out;            // [d][block], and rows that the pooled products need
+  Scratch<C> out;            // [d][block], and rows that pooled keys need
   Scratch<C> logits;         // [L][block] local logits, then weights
   Scratch<Cell<C>> cells;    // [L]
 };
 
-// Pooled: what computes with the pooled keys and values, PooledProducts or PooledTiles.
+// Pooled: what computes with the pooled keys and values, PooledVectors or PooledTiles.
 template <class C, class Pooled>
 class ForwardTask {
  public:
@@ -310,7 +310,7 @@ void forward(const AggregatedAttentionParams& p, int threads) {
     if (PooledTiles::suits(p.in, sizes)) return forward<C, PooledTiles>(p, sizes, threads);
   }
 #endif
-  forward<C, PooledProducts<C>>(p, sizes, threads);
+  forward<C, PooledVectors<C>>(p, sizes, threads);
 }
 
 }  // namespace

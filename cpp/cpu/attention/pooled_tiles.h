@@ -1,4 +1,4 @@
-// Attention to the pooled keys and values as PooledProducts has it, with both products on the tile
+// Attention to the pooled keys and values as PooledVectors has it, with both products on the tile
 // unit, for keys and values in bfloat16.
 //
 //   logits  [tile][block] = keys [tile, d] * qh [d, block]      two parts of qh, keys as they are
@@ -19,7 +19,7 @@ TRANSNEXT_BEGIN_LEVEL
 class PooledTiles {
  public:
   using Unit = TileUnit;
-  // Whether it has the better of PooledProducts: in a block of whole tiles, with keys enough that the
+  // Whether it has the better of PooledVectors: in a block of whole tiles, with keys enough that the
   // products outweigh waking the unit for each block (measured: docs/notes/2026-11-30-amx-attention.md),
   // and queries whose parts move logits less than weights are rounded.
   static bool suits(const AggregatedAttentionInputs& in, const AttentionSizes<float>& sizes) {

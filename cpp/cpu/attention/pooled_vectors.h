@@ -7,7 +7,7 @@
 TRANSNEXT_BEGIN_LEVEL
 
 template <class C>
-class PooledProducts {
+class PooledVectors {
  public:
   // Lives while a thread computes with this.
   struct Unit {
@@ -16,7 +16,7 @@ class PooledProducts {
   // Rows that out needs, [rows][block].
   static index_t out_rows(index_t channels) { return channels; }
 
-  explicit PooledProducts(const AttentionSizes<C>& sizes)
+  explicit PooledVectors(const AttentionSizes<C>& sizes)
       : channels_(sizes.channels), tokens_(sizes), logits_(kKeyTile * kBlock<C>) {}
 
   void load_head(const AggregatedAttentionInputs& in, index_t batch, index_t head) {
