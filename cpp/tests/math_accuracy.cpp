@@ -60,8 +60,7 @@ class Measurement {
         exp_slope_(exp_slope),
         exp_{"exp", exp_bound},
         value_{"gelu value", value_bound},
-        slope_{"gelu slope", slope_bound},
-        stored_{"gelu in bfloat16", 7e-5} {}
+        slope_{"gelu slope", slope_bound} {}
 
   void add(C x) {
     input_[count_++] = x;
@@ -73,14 +72,12 @@ class Measurement {
     exp_.report();
     value_.report();
     slope_.report();
-    if constexpr (kSingle) stored_.report();
   }
 
  private:
   using W = typename Wide<C>::Type;
   using Vector = level::Vector<C>;
   static constexpr int kCount = kVectors * level::kLanes<C>;
-  static constexpr bool kSingle = sizeof(C) == sizeof(float);
 
   void flush() {
     Vector x[kVectors];
@@ -91,11 +88,6 @@ class Measurement {
     std::memcpy(alone, input_, sizeof(x));
     level::gelu<C>(alone);
     level::gelu<C>(x, value, slope);
-    Vector stored[kVectors] = {};
-    if constexpr (kSingle) {
-      std::memcpy(stored, input_, sizeof(x));
-      level::gelu_stored_as<transnext::BFloat16, C>(stored);
-    }
     for (int i = 0; i < kCount; ++i) {
       const C input = input_[i];
       const int v = i / level::kLanes<C>;
@@ -106,8 +98,6 @@ class Measurement {
       const double scale = std::fmax(1.0, std::fabs(static_cast<double>(input)));
       const W error = std::fabs(value[v][lane] - wide * normal);
       value_.add(input, static_cast<double>(error) / scale / value_.bound);
-      if constexpr (kSingle)
-        stored_.add(input, std::fabs(stored[v][lane] - wide * normal) / scale / stored_.bound);
       if (std::memcmp(&alone[v], &value[v], sizeof(Vector)) != 0) value_.add(input, NAN);
       slope_.add(input, static_cast<double>(std::fabs(slope[v][lane] - (normal + wide * density))) /
                             slope_.bound);
@@ -134,7 +124,6 @@ class Measurement {
   Worst<C> exp_;
   Worst<C> value_;
   Worst<C> slope_;
-  Worst<C> stored_;
   C input_[kCount] = {};
   int count_ = 0;
 };

@@ -11,7 +11,7 @@ inline void gate_tile(const RowWindow<A>& a, const Taps<C>& taps, const TokenRow
                       const TokenRow<O>& out, index_t column, index_t channel) {
   Vector<C> u[kCount];
   convolve<C, kCount, kDirect>(a, column, channel, taps, channel, u);
-  gelu_stored_as<O, C>(u);
+  gelu<C>(u);
   for (int i = 0; i < kCount; ++i) {
     const index_t at = column + i;
     const auto factor = load_channels<C, kDirect>(gate.data + at * gate.column_stride,

@@ -57,7 +57,7 @@ void pool_row(const GeluPoolParams& p, index_t batch, index_t pool_row) {
           Vector<C> value[kCount];
           for (int v = 0; v < kCount; ++v)
             value[v] = load_channels<C, kDirect>(x, p.x.stride[2], c + v * kLanes<C>, channels);
-          gelu_stored_as<T, C>(value);
+          gelu<C>(value);
           for (int v = 0; v < kCount; ++v) sum[v] += value[v];
         }
       }

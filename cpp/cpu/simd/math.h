@@ -2,7 +2,6 @@
 #pragma once
 
 #include "cpu/simd/simd.h"
-#include "transnext/half.h"
 
 TRANSNEXT_BEGIN_LEVEL
 
@@ -100,37 +99,21 @@ inline void polynomial(const C (&coefficient)[kTerms], Vector<C> (&x)[kCount]) {
 }
 
 // Phi(x). Phi - 1/2 is an odd function, x times a polynomial in x^2: no exponential, no division.
-// The polynomial is in x^2 - kLargest^2 / 2, the middle of the range it is fitted on (minimax): there
-// its terms are small and nothing cancels. Beyond the range the result is exactly 0 or 1.
-struct NormalFit {  // 2e-8
-  static constexpr int kTerms = 15;
-  static constexpr float kLargest = 5.3f;
-  static constexpr float kHalf[kTerms] = {
-      0.133392558f,     -0.004736098f,    0.00024973962f,   -1.42893578e-05f, 8.24419772e-07f,
-      -4.62825831e-08f, 2.46498266e-09f,  -1.22452382e-10f, 5.84282839e-12f,  -2.73557381e-13f,
-      1.0374313e-14f,   -2.68486204e-16f, 1.29935946e-17f,  -9.10654303e-19f, 2.33819047e-20f};
-};
-struct ShortNormalFit {  // 6.7e-5 / max(|x|, 0.3): x Phi(x) to 6.8e-5
-  static constexpr int kTerms = 8;
-  static constexpr float kLargest = 4.2f;
-  static constexpr float kHalf[kTerms] = {0.167853671f,     -0.00924718074f, 0.000719547193f,
-                                          -5.54611466e-05f, 3.91165615e-06f, -3.02172518e-07f,
-                                          2.39473358e-08f,  -9.61365492e-10f};
-};
-
-template <class Fit, int kCount>
-inline void fitted_normal(const Vector<float> (&x)[kCount], Vector<float> (&normal)[kCount]) {
-  constexpr float kSquare = Fit::kLargest * Fit::kLargest;
-  for (int v = 0; v < kCount; ++v)
-    normal[v] = minimum(broadcast(kSquare), x[v] * x[v]) - kSquare / 2;
-  polynomial<float>(Fit::kHalf, normal);
-  for (int v = 0; v < kCount; ++v)
-    normal[v] = 0.5f + maximum(broadcast(-0.5f), minimum(broadcast(0.5f), x[v] * normal[v]));
-}
-
+// The polynomial is in x^2 - kCentre, the middle of the range it is fitted on (minimax, 2e-8):
+// there its terms are small and nothing cancels. Beyond the range the result is exactly 0 or 1.
 template <int kCount>
 inline void normal_distribution(const Vector<float> (&x)[kCount], Vector<float> (&normal)[kCount]) {
-  fitted_normal<NormalFit>(x, normal);
+  constexpr float kHalf[15] = {0.133392558f,    -0.004736098f,    0.00024973962f,  -1.42893578e-05f,
+                               8.24419772e-07f, -4.62825831e-08f, 2.46498266e-09f, -1.22452382e-10f,
+                               5.84282839e-12f, -2.73557381e-13f, 1.0374313e-14f,  -2.68486204e-16f,
+                               1.29935946e-17f, -9.10654303e-19f, 2.33819047e-20f};
+  constexpr float kLargest = 5.3f;
+  constexpr float kCentre = kLargest * kLargest / 2;
+  for (int v = 0; v < kCount; ++v)
+    normal[v] = minimum(broadcast(kLargest * kLargest), x[v] * x[v]) - kCentre;
+  polynomial<float>(kHalf, normal);
+  for (int v = 0; v < kCount; ++v)
+    normal[v] = 0.5f + maximum(broadcast(-0.5f), minimum(broadcast(0.5f), x[v] * normal[v]));
 }
 
 // phi(x) = 2^(-x^2 / (2 ln 2)) / sqrt(2 pi). 2^n comes from the integer n in the low bits of the
@@ -204,19 +187,6 @@ inline void gelu(Vector<C> (&x)[kCount]) {
   Vector<C> normal[kCount];
   normal_distribution(x, normal);
   for (int v = 0; v < kCount; ++v) x[v] = x[v] * normal[v];
-}
-
-// x[v] = GELU(x[v]) for results that are stored as T. For bfloat16, which keeps 8 bits, the absolute
-// error is below 7e-5.
-template <class T, class C, int kCount>
-inline void gelu_stored_as(Vector<C> (&x)[kCount]) {
-  if constexpr (std::is_same_v<T, BFloat16>) {
-    Vector<C> normal[kCount];
-    fitted_normal<ShortNormalFit>(x, normal);
-    for (int v = 0; v < kCount; ++v) x[v] = x[v] * normal[v];
-  } else {
-    gelu<C>(x);
-  }
 }
 
 // The value and the derivative, whose absolute error is below 3e-7 (float), 1e-15 (double); the
