@@ -291,7 +291,11 @@ def test_interrupted_while_it_waits(tmp_path, image):
     os.mkfifo(tmp_path / "pipe")
     # The other end stays open, so that the command waits for as long as it takes.
     other = os.open(tmp_path / "pipe", os.O_RDWR)
-    process = start("classify", image, tmp_path / "pipe", "--batch-size", 1, "--json")
+    process = start(
+        "classify", image, tmp_path / "pipe", "--batch-size", 1, "--json",
+        # A shell lets what it starts in the background ignore this, and all that is started there.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     threading.Timer(15, lambda: process.send_signal(signal.SIGINT)).start()
     out, err = process.communicate(timeout=90)
     os.close(other)
