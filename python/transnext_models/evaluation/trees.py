@@ -225,8 +225,9 @@ def _entries(archives: Mapping[str, Path]) -> Iterator[Entry]:
 def _archives_in(folder: Path) -> dict[str, Path]:
     """Return the tars in a folder by their names without ``.tar`` and what follows."""
     found: dict[str, Path] = {}
+    entries = sorted(visible_entries(folder), key=lambda entry: entry.name)
     for suffix in _TARS:
-        for entry in sorted(visible_entries(folder), key=lambda entry: entry.name):
+        for entry in entries:
             if entry.name.lower().endswith(suffix) and entry.is_file():
                 found.setdefault(entry.name[: -len(suffix)], Path(entry.path))
     return found
