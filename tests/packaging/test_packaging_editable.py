@@ -27,6 +27,7 @@ TESTS = (
 )
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.slow,
     pytest.mark.skipif(not (ROOT / "CMakeLists.txt").exists(), reason="needs the sources"),
     *needs("pip", "scikit-build-core", "pybind11"),

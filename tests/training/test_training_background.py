@@ -254,6 +254,7 @@ app()
 """
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_killed_while_one_is_written_and_steps_go_on(tmp_path: Path, images: Path) -> None:
     """The checkpoint before is whole, and the run goes on from there."""

@@ -108,10 +108,10 @@ def test_a_sharded_optimizer_takes_the_same_steps(
 
 
 def test_every_validation_image_counts_once(tmp_path: Path, whole: Path, images: Path) -> None:
-    """131 images on 1, 2 and 3 processes."""
+    """131 images on one process and on three."""
     weights = str(whole / "last.safetensors")
     rows = []
-    for devices in (1, 2, 3):
+    for devices in (1, 3):
         run = tmp_path / str(devices)
         # A rate at which float32 weights do not move: the same weights are validated.
         _finish(

@@ -118,6 +118,7 @@ def _launched(machine: str, end: str, node: int, arguments: list[str]) -> subpro
     )  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_machines_of_which_one_is_lost(
     tmp_path: Path, images: Path, whole: Path, two_machines: list[str]

@@ -33,8 +33,15 @@ def _wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", ["0", "2"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("number", "workers"),
+    [
+        (signal.SIGTERM, "2"),
+        (signal.SIGINT, "0"),
+        pytest.param(signal.SIGTERM, "0", marks=pytest.mark.long),
+        pytest.param(signal.SIGINT, "2", marks=pytest.mark.long),
+    ],
+)
 def test_a_signal_to_the_whole_job(
     tmp_path: Path, images: Path, number: signal.Signals, workers: str
 ) -> None:

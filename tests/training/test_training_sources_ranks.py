@@ -136,6 +136,7 @@ def _train(folder: Path, run: Path, workers: int, *more: str) -> Path:
     return run
 
 
+@pytest.mark.long
 def test_two_processes_train_to_the_same_weights_for_any_workers(
     folder: Path, tmp_path: Path
 ) -> None:
