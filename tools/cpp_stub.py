@@ -17,6 +17,7 @@ _TYPES = {
     "tensor": "_Tensor",
     "optional tensor": "_Tensor | None",
     "grid": "Sequence[int]",
+    "ints": "Sequence[int]",
     "dtype": "str",
 }
 

@@ -111,6 +111,15 @@ bool read_tensor(py::handle argument, BorrowedTensor* result) {
   return true;
 }
 
+// A whole number of a sequence.
+index_t size_at(py::handle sequence, Py_ssize_t i) {
+  const auto size = py::reinterpret_steal<py::object>(PySequence_GetItem(sequence.ptr(), i));
+  if (!size) throw py::error_already_set();
+  const index_t result = PyLong_AsLongLong(size.ptr());
+  if (result == -1 && PyErr_Occurred() != nullptr) throw py::error_already_set();
+  return result;
+}
+
 // Stands for the data of empty tensors, which may be null: null data means an absent view.
 char no_elements;
 
@@ -137,18 +146,24 @@ Grid Call::grid(GridArgument grid, const char* name) const {
         std::string(op_) + ": " + name + " needs two whole numbers, got " +
         (count < 0 ? Py_TYPE(grid.ptr())->tp_name : std::to_string(count) + " values"));
   }
-  index_t sizes[2];
-  for (int i = 0; i < 2; ++i) {
-    const auto size = py::reinterpret_steal<py::object>(PySequence_GetItem(grid.ptr(), i));
-    if (!size) throw py::error_already_set();
-    sizes[i] = PyLong_AsLongLong(size.ptr());
-    if (sizes[i] == -1 && PyErr_Occurred() != nullptr) throw py::error_already_set();
-  }
+  const index_t sizes[2] = {size_at(grid, 0), size_at(grid, 1)};
   if (sizes[0] < 1 || sizes[1] < 1 || sizes[0] > kLargestSize || sizes[1] > kLargestSize) {
     fail(std::string(name) + " is (" + std::to_string(sizes[0]) + ", " + std::to_string(sizes[1]) +
          "), needs two positive sizes");
   }
   return {sizes[0], sizes[1]};
+}
+
+std::vector<index_t> Call::sizes(py::handle sizes, const char* name) const {
+  const Py_ssize_t count = PySequence_Check(sizes.ptr()) != 0 ? PySequence_Size(sizes.ptr()) : -1;
+  if (count < 0) {
+    PyErr_Clear();
+    throw py::type_error(std::string(op_) + ": " + name + " needs whole numbers, got " +
+                         Py_TYPE(sizes.ptr())->tp_name);
+  }
+  std::vector<index_t> result;
+  for (Py_ssize_t i = 0; i < count; ++i) result.push_back(size_at(sizes, i));
+  return result;
 }
 
 index_t Call::product(std::initializer_list<index_t> sizes) const {

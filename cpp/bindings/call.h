@@ -111,6 +111,8 @@ class Call {
   }
 
   Grid grid(GridArgument grid, const char* name) const;
+  // Whole numbers, as many as there are.
+  std::vector<index_t> sizes(py::handle sizes, const char* name) const;
   // The product of sizes; fails if it overflows.
   index_t product(std::initializer_list<index_t> sizes) const;
   // The floating-point type with this name in torch.

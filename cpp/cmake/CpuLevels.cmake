@@ -22,6 +22,7 @@ set(transnext_level_sources
   cpu/attention/aggregated_attention.cpp
   cpu/attention/aggregated_attention_backward.cpp
   cpu/attention/deformable_attention.cpp
+  cpu/attention/deformable_attention_backward.cpp
   cpu/attention/window.cpp
   cpu/bias/position_bias_table.cpp
   cpu/norm/add_layer_norm.cpp

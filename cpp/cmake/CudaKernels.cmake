@@ -56,6 +56,7 @@ transnext_generate_code("${CMAKE_CUDA_ARCHITECTURES}" "${same_ptx}" options)
 transnext_add_cuda_object(transnext_cuda "${options}" 0
   cuda/compiled/add_layer_norm.cu
   cuda/compiled/conv_glu.cu
+  cuda/compiled/deformable_attention.cu
   cuda/compiled/gelu_pool.cu
   cuda/compiled/position_bias_table.cu
   cuda/compiled/window.cu)

@@ -103,6 +103,9 @@ inline float __fmaf_rn(float x, float y, float z) {
 inline int __float2int_rn(float x) {
   return static_cast<int>(nearbyintf(x));
 }
+inline long long __double2ll_rn(double x) {
+  return llrint(x);
+}
 template <class To, class From>
 inline To transnext_bits_as(From from) {
   static_assert(sizeof(To) == sizeof(From));

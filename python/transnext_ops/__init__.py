@@ -31,6 +31,7 @@ from transnext_ops.operators.aggregated_attention import (
     pixel_focused_attention,
 )
 from transnext_ops.operators.conv_glu import conv_glu
+from transnext_ops.operators.deformable_attention import deformable_attention
 from transnext_ops.operators.gelu_pool import gelu_pool
 from transnext_ops.operators.global_attention import global_attention
 from transnext_ops.operators.position_bias import bias_coordinates, bias_from_values, position_bias
@@ -54,6 +55,7 @@ __all__ = [
     "bias_from_values",
     "conv_glu",
     "decompositions",
+    "deformable_attention",
     "explain_backend",
     "gelu_pool",
     "get_backend",

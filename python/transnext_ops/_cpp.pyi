@@ -246,6 +246,31 @@ def add_layer_norm_backward(
     threads: int,
     /,
 ) -> None: ...
+def deformable_attention(
+    value: _Tensor,
+    offsets: _Tensor,
+    logits: _Tensor,
+    reference: _Tensor,
+    out: _Tensor,
+    shapes: Sequence[int],
+    threads: int,
+    /,
+) -> None: ...
+def deformable_attention_backward(
+    d_out: _Tensor,
+    value: _Tensor,
+    offsets: _Tensor,
+    logits: _Tensor,
+    reference: _Tensor,
+    d_value: _Tensor | None,
+    d_offsets: _Tensor | None,
+    d_logits: _Tensor | None,
+    d_reference: _Tensor | None,
+    shapes: Sequence[int],
+    deterministic: bool,
+    threads: int,
+    /,
+) -> None: ...
 def attention_residual(
     x: _Tensor,
     norm_weight: _Tensor,
@@ -294,16 +319,6 @@ def conv_glu_residual(
     width: int,
     hidden: int,
     epsilon: float,
-    threads: int,
-    /,
-) -> None: ...
-def deformable_attention(
-    value: _Tensor,
-    offsets: _Tensor,
-    logits: _Tensor,
-    reference: _Tensor,
-    shapes: _Tensor,
-    out: _Tensor,
     threads: int,
     /,
 ) -> None: ...

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_SIZE_TYPES = {"grid": "SymInt[2]", "dtype": "ScalarType"}
+_SIZE_TYPES = {"grid": "SymInt[2]", "ints": "SymInt[]", "dtype": "ScalarType"}
 _FROM_SIZES = {
     "N": "grid[0] * grid[1]",
     "P": "pool_grid[0] * pool_grid[1]",
@@ -97,7 +97,7 @@ class Size:
     Attributes
     ----------
     name : str
-    kind : {"grid", "int", "bool", "float", "dtype"}
+    kind : {"grid", "ints", "int", "bool", "float", "dtype"}
     axis : str or None
         The axis that says its value: then only the compiled function takes it.
     """

@@ -139,6 +139,19 @@ ADD_LAYER_NORM = Operator(
     results=2,
 )
 
+DEFORMABLE_ATTENTION = Operator(
+    "deformable_attention",
+    (
+        *_activations("value", "B S h d"),
+        *_activations("offsets", "B N h samples 2"),
+        *_activations("logits", "B N h samples"),
+        *_parameters("reference", "B N levels *"),
+    ),
+    (Size("shapes", "ints"),),  # rows and columns of one level after the other
+    (Output("out", "B N h d", like="value"),),
+    backward_options=("deterministic",),
+)
+
 ATTENTION_RESIDUAL = Operator(
     "attention_residual",
     (
@@ -209,20 +222,6 @@ PATCH_EMBED = Operator(
     has_backward=False,
 )
 
-DEFORMABLE_ATTENTION = Operator(
-    "deformable_attention",
-    (
-        *_tokens("value", "B S h d"),
-        *_tokens("offsets", "B N h samples 2"),
-        *_tokens("logits", "B N h samples"),
-        *_parameters("reference", "B N levels *", differentiable=False),
-        TensorArgument("shapes", "levels 2", Role.INDEX_MAP, differentiable=False),
-    ),
-    (),
-    (Output("out", "B N h d", like="value"),),
-    has_backward=False,
-)
-
 OPERATORS = {
     operator.name: operator
     for operator in (
@@ -233,9 +232,9 @@ OPERATORS = {
         CONV_GLU,
         GELU_POOL,
         ADD_LAYER_NORM,
+        DEFORMABLE_ATTENTION,
     )
 }
 FUSED_BLOCKS = {
-    operator.name: operator
-    for operator in (ATTENTION_RESIDUAL, CONV_GLU_RESIDUAL, DEFORMABLE_ATTENTION, PATCH_EMBED)
+    operator.name: operator for operator in (ATTENTION_RESIDUAL, CONV_GLU_RESIDUAL, PATCH_EMBED)
 }

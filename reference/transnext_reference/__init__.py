@@ -21,6 +21,10 @@ from transnext_reference.bias_table import (
     tabulated_position_bias,
 )
 from transnext_reference.conv_glu import conv_glu, conv_glu_backward
+from transnext_reference.deformable import (
+    deformable_attention,
+    deformable_attention_backward,
+)
 from transnext_reference.model import forward, forward_features
 from transnext_reference.pooling import gelu_pool, gelu_pool_backward
 from transnext_reference.position_bias import (
@@ -52,6 +56,8 @@ __all__ = [
     "bilinear_matrix",
     "conv_glu",
     "conv_glu_backward",
+    "deformable_attention",
+    "deformable_attention_backward",
     "expand_position_bias",
     "expand_position_bias_backward",
     "forward",

@@ -29,6 +29,8 @@ OUTPUTS = {
     "conv_glu_backward": 3,
     "add_layer_norm": 2,
     "add_layer_norm_backward": 4,
+    "deformable_attention": 1,
+    "deformable_attention_backward": 4,
     "gelu_pool": 1,
     "gelu_pool_backward": 1,
 }
@@ -107,6 +109,7 @@ def memory_of(tensor: Tensor, name: str, output: bool) -> Memory:
 # Kernels that step on by the size of the grid, so that fewer blocks than planned are right too.
 STEPPING = (
     "add_layer_norm_forward",
+    "deformable_attention_",
     "gelu_pool_",
     "conv_glu_forward",
     "window_",

@@ -82,6 +82,46 @@ MUTATIONS = [
         },
     ),
     *_breaks(
+        "deformable/samples.cuh",
+        "deformable",
+        {
+            "mask: the first column left of a map": "has_first = cell >= 0 && «cell < size→cell <= size»;",
+            "mask: places beyond the left border": "has_second = whole < size« && coordinate >= -1.0f→»;",
+            "index: the cell below": "cells[2][slot] = sample.y.has_second && sample.x.has_first ? cell + «sample.width→1» : -1;",
+            "index: samples of a level": "const int level = index «/→%» points;",
+        },
+    ),
+    *_breaks(
+        "deformable/deformable_attention_forward.cuh",
+        "deformable",
+        {
+            "index: the parts of a warp are not added": "for (int distance = warp.lanes; distance < «32→16»; distance *= 2) {",
+            "barrier: samples are read before they are placed": (
+                "device::Sample::place<T>(in, at, first + lane, softmax));«\n      __syncwarp();→»"
+            ),
+        },
+    ),
+    *_breaks(
+        "deformable/deformable_attention_backward.cuh",
+        "deformable",
+        {
+            "last tile: channels beyond the last": "if («c + k < channels→true»)",
+            "index: the softmax's sum is of the last samples alone": "if (!«again→false») total = warp_sum(",
+            "barrier: before the heads' gradients of references meet": (
+                "if (entries == 0) continue;«\n    __syncthreads();→»"
+            ),
+            "index: a chunk's samples of a level": "const int begin = entry / numbers * points« - first→»;",
+        },
+    ),
+    *_breaks(
+        "deformable/value_sums.cuh",
+        "deformable",
+        {
+            "start: sums begin with what was there": "const { data_[offset] = «0.0f→data_[offset]»; }",
+            "unit: larger sums than 64 bits hold": "power_(«60→66» - p.bits_of_queries)",
+        },
+    ),
+    *_breaks(
         "window/window.cuh",
         "window",
         {

@@ -12,6 +12,7 @@ its mask are errors; outputs and workspace hold NaN before the kernels run.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ from emulated import EmulatedKernels, Library
 import agreement
 import transnext_ops as ops
 from agreement import check_attention, check_position_bias, edge
+from deformable_agreement import check_deformable_attention
+from deformable_cases import ORDINARY, deformable_cases, ordinary
 from ptx_cases import CASES, EDGES_OF_ATTENTION
 from strategies import (
     AttentionCase,
@@ -50,6 +53,7 @@ SHARES = {
     "global_attention": 0.1,
     "each token operator": 0.12,
     "position_bias": 0.12,
+    "deformable_attention": 0.06,
 }
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 CAPABILITIES = (75, 80, 90, 120)
@@ -274,6 +278,33 @@ def test_token_operators(
 ) -> None:
     case = data.draw(operator.cases(st.just(dtype)))
     emulate(kernels, case.seed, operator.check, case, "cpp")
+
+
+@storage
+@share("deformable_attention")
+@given(data=st.data())
+def test_deformable_attention(kernels: Library, dtype: torch.dtype, data: st.DataObject) -> None:
+    case = data.draw(deformable_cases(st.just(dtype)))
+    with deterministic_algorithms(case.seed % 2 == 0):
+        emulate(kernels, case.seed, check_deformable_attention, case, "cpp")
+
+
+@storage
+def test_gradients_that_are_no_numbers_are_everywhere_where_sums_are_whole_numbers(
+    kernels: Library, dtype: torch.dtype
+) -> None:
+    tensors = ordinary(dtype=dtype, heads=1, queries=3).tensors()
+    for spoilt in ("d_out", "logits", None):
+        inputs = {name: tensor.clone().requires_grad_() for name, tensor in tensors.items()}
+        if spoilt == "logits":
+            inputs["logits"] = inputs["logits"].detach().fill_(math.nan)
+        with use_runner(EmulatedKernels(kernels)), deterministic_algorithms(True):
+            out = ops.deformable_attention(**inputs, shapes=ORDINARY.shapes, backend="cpp")
+            d_out = torch.ones_like(out)
+            if spoilt == "d_out":
+                d_out[0, 0, 0, 0] = math.inf
+            (d_value,) = torch.autograd.grad(out, [inputs["value"]], d_out)
+        assert d_value.isnan().all() if spoilt else d_value.isfinite().all(), spoilt
 
 
 @storage

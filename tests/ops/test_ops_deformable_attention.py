@@ -1,181 +1,206 @@
-"""The operator of deformable attention against its formula, and what is no number."""
+"""Deformable attention: every backend against the reference, and what is no number."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from deformable_formula import deformable_attention as formula
-from strategies import Numbers, compute_dtype, dtypes, layouts, seeds
-from tolerances import ARITHMETIC_UNIT, assert_agrees
-from transnext_ops import fused_blocks
+import transnext_ops as ops
+from deformable_agreement import check_deformable_attention
+from deformable_cases import ORDINARY, DeformableCase, deformable_cases, ordinary
 
+BACKENDS = [name for name in ops.available_backends() if name != "cupy"]
+backends = pytest.mark.parametrize("backend", BACKENDS)
 _cpp = pytest.importorskip("transnext_ops._cpp")
 LEVELS = _cpp.available_cpu_levels()
+SHAPES = ORDINARY.shapes
 
 
-@dataclass(frozen=True)
-class Case:
-    batch: int
-    queries: int
-    heads: int
-    channels: int
-    points: int
-    numbers: int
-    shapes: tuple[tuple[int, int], ...]
-    dtype: torch.dtype
-    layout: str
-    level: str
-    threads: int
-    seed: int
-
-    def inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return values, offsets (some far outside), logits and references."""
-        numbers = Numbers(self.seed)
-        cells = sum(rows * columns for rows, columns in self.shapes)
-        samples = len(self.shapes) * self.points
-        of_head = (self.batch, self.queries, self.heads, samples)
-        made: dict[str, Any] = {"dtype": self.dtype, "layout": self.layout}
-        reference = numbers.generator.random(
-            (self.batch, self.queries, len(self.shapes), self.numbers)
-        )
-        return (
-            numbers.activation(self.batch, cells, self.heads, self.channels, **made),
-            numbers.activation(*of_head, 2, scale=3.0, **made),
-            numbers.activation(*of_head, scale=2.0, **made),
-            numbers.tensor(reference, compute_dtype(self.dtype)),
-        )
+@backends
+@settings(max_examples=40)
+@given(case=deformable_cases())
+@example(case=ORDINARY)
+@example(case=ordinary(numbers=4, dtype=torch.bfloat16))
+@example(case=ordinary(queries=0))
+def test_agreement(backend: str, case: DeformableCase) -> None:
+    if backend == "reference":
+        case = replace(case, queries=min(case.queries, 2), heads=min(case.heads, 2))
+    check_deformable_attention(case, backend)
 
 
-SIDES = st.tuples(st.integers(1, 9), st.integers(1, 9))
-CASES = st.builds(
-    Case,
-    batch=st.sampled_from((1, 2, 0)),
-    queries=st.sampled_from((1, 5, 40)),
-    heads=st.sampled_from((1, 2, 3, 8)),
-    channels=st.sampled_from((32, 1, 9, 16, 24, 100)),
-    points=st.sampled_from((4, 1, 3)),
-    numbers=st.sampled_from((2, 4)),
-    shapes=st.lists(SIDES, min_size=1, max_size=4).map(tuple),
-    dtype=dtypes,
-    layout=layouts,
-    level=st.sampled_from(LEVELS),
-    threads=st.sampled_from((1, 3)),
-    seed=seeds,
-)
-ORDINARY: dict[str, Any] = {
-    "batch": 2, "queries": 33, "heads": 8, "channels": 32, "points": 4, "numbers": 2,
-    "shapes": ((6, 9), (3, 5), (2, 3), (1, 1)), "dtype": torch.float32, "layout": "contiguous",
-    "level": LEVELS[-1], "threads": 2, "seed": 0,
-}  # fmt: skip
-
-
-@given(CASES)
-@example(Case(**ORDINARY))
-@example(Case(**ORDINARY | {"numbers": 4, "dtype": torch.bfloat16}))
-def test_the_operator_is_the_formula(case: Case) -> None:
-    inputs = case.inputs()
+@given(case=deformable_cases(), level=st.sampled_from(LEVELS), threads=st.sampled_from((1, 3)))
+def test_every_level_of_the_processor(case: DeformableCase, level: str, threads: int) -> None:
     before = torch.get_num_threads()
-    _cpp.set_cpu_level(case.level)
-    torch.set_num_threads(case.threads)
+    _cpp.set_cpu_level(level)
+    torch.set_num_threads(threads)
     try:
-        actual = fused_blocks.deformable_attention(*inputs, case.shapes)
+        check_deformable_attention(case, "cpp")
     finally:
         torch.set_num_threads(before)
         _cpp.set_cpu_level(None)
-    exact = [x.double().numpy() for x in inputs]
-    expected = formula(*exact, case.shapes)
-    # Places are as precise as the arithmetic, of coordinates of up to about 20 cells.
-    place = 64 * ARITHMETIC_UNIT[case.dtype] * float(np.linalg.norm(exact[0]))
-    samples = len(case.shapes) * case.points
-    assert_agrees(
-        "out", actual, expected,
-        dtype=case.dtype, work=4 * samples, condition=place * math.sqrt(case.queries),
-    )  # fmt: skip
+
+
+def gradients(case: DeformableCase, **changes: Tensor) -> dict[str, Tensor]:
+    """Return the gradients of the sum of all outputs, and the outputs, on the compiled backend."""
+    inputs = {
+        name: changes.get(name, tensor).detach().requires_grad_()
+        for name, tensor in case.tensors().items()
+    }
+    out = ops.deformable_attention(**inputs, shapes=case.shapes, backend="cpp")
+    found = torch.autograd.grad(out.sum(), list(inputs.values()))
+    return {"out": out.detach(), **dict(zip(inputs, found, strict=True))}
+
+
+def test_the_number_of_threads_changes_no_bit() -> None:
+    before = torch.get_num_threads()
+    try:
+        one, three = (
+            (torch.set_num_threads(threads), gradients(ORDINARY))[1] for threads in (1, 3)
+        )
+    finally:
+        torch.set_num_threads(before)
+    for name, tensor in one.items():
+        assert torch.equal(tensor, three[name]), name
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_what_is_no_number_stays_where_it_is_looked_at(level: str) -> None:
-    case = Case(**ORDINARY | {"level": level})
-    value, offsets, logits, reference = case.inputs()
-
-    def run(*inputs: Tensor) -> Tensor:
-        out = fused_blocks.deformable_attention(*inputs, case.shapes)
-        return out.unflatten(-1, (case.heads, -1))
-
+    case = ordinary(heads=3)
+    tensors = case.tensors()
+    spoilt = tensors["value"].clone()
+    spoilt[1, 7, 2, 5] = math.nan
+    nowhere = tensors["offsets"].clone()
+    nowhere[0, 3, 1] = torch.tensor([math.nan, math.inf])
+    lost = tensors["logits"].clone()
+    lost[0, 3, 1, 2] = math.nan
     _cpp.set_cpu_level(level)
     try:
-        clean = run(value, offsets, logits, reference)
-        spoilt = value.clone()
-        spoilt[1, 7, 2, 5] = math.nan
-        touched = run(spoilt, offsets, logits, reference).isnan()
-        nowhere = offsets.clone()
-        nowhere[0, 3, 1] = torch.tensor([math.nan, math.inf])
-        without = run(value, nowhere, logits, reference)
-        lost = logits.clone()
-        lost[0, 3, 1, 2] = math.nan
-        unknown = run(value, offsets, lost, reference).isnan()
+        clean = gradients(case)
+        touched = gradients(case, value=spoilt)
+        without = gradients(case, offsets=nowhere)
+        unknown = gradients(case, logits=lost)
     finally:
         _cpp.set_cpu_level(None)
-    assert clean.isfinite().all()
-    assert touched.any()
-    assert touched.sum() == touched[1, :, 2, 5].sum()
-    assert without[0, 3, 1].eq(0).all()
-    without[0, 3, 1] = clean[0, 3, 1]
-    assert torch.equal(without, clean)
-    assert unknown[0, 3, 1].all()
-    assert unknown.sum() == case.channels
+    assert all(tensor.isfinite().all() for tensor in clean.values())
+    at = touched["out"].isnan()
+    assert at.any()
+    assert at.sum() == at[1, :, 2, 5].sum()
+    assert touched["value"].isfinite().all()  # its gradient does not depend on it
+    for name in ("offsets", "logits"):  # of the queries that look at it, and of others that would
+        spread = touched[name].isnan()
+        assert spread.any()
+        assert spread.sum() == spread[1, :, 2].sum()
+    assert without["out"][0, 3, 1].eq(0).all()
+    assert without["offsets"][0, 3, 1].eq(0).all()
+    without["out"][0, 3, 1] = clean["out"][0, 3, 1]
+    assert torch.equal(without["out"], clean["out"])
+    assert unknown["out"].isnan().sum() == case.channels
+    assert unknown["out"][0, 3, 1].isnan().all()
+
+
+def test_places_on_the_edge_of_the_map() -> None:
+    """One cell left of the first column nothing is read, but moving right would."""
+    value = torch.ones(1, 4, 1, 3).requires_grad_()
+    reference = torch.full((1, 3, 1, 2), 0.5)
+    offsets = torch.zeros(1, 3, 1, 1, 2)
+    offsets[0, :, 0, 0, 0] = torch.tensor([-1.5, -1.5625, 1.5])  # x = -1, below it, and the width
+    offsets.requires_grad_()
+    logits = torch.zeros(1, 3, 1, 1)
+    results = {}
+    for backend in BACKENDS:
+        out = ops.deformable_attention(
+            value, offsets, logits, reference, shapes=[(2, 2)], backend=backend
+        )
+        assert out.eq(0).all(), backend
+        results[backend] = torch.autograd.grad(out.sum(), (value, offsets))
+        assert results[backend][0].eq(0).all(), backend
+    for of_value, of_offsets in results.values():
+        assert of_value.shape == value.shape
+        assert of_offsets[0, :, 0, 0, 0].tolist() == [3.0, 0.0, 0.0]
+
+
+def test_the_backward_keeps_the_inputs_alone() -> None:
+    tensors = {name: tensor.requires_grad_() for name, tensor in ORDINARY.tensors().items()}
+    kept: list[int] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor.data_ptr())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        ops.deformable_attention(**tensors, shapes=SHAPES, backend="cpp")
+    assert set(kept) == {tensor.data_ptr() for tensor in tensors.values()}
+
+
+@backends
+def test_only_the_gradients_asked_for_are_computed(backend: str) -> None:
+    tensors = ordinary(numbers=4).tensors()
+    every = {name: tensor.clone().requires_grad_() for name, tensor in tensors.items()}
+    ops.deformable_attention(**every, shapes=SHAPES, backend=backend).sum().backward()
+    for asked in tensors:
+        some = {
+            name: tensor.clone().requires_grad_(name == asked) for name, tensor in tensors.items()
+        }
+        ops.deformable_attention(**some, shapes=SHAPES, backend=backend).sum().backward()
+        assert [name for name, tensor in some.items() if tensor.grad is not None] == [asked]
+        torch.testing.assert_close(some[asked].grad, every[asked].grad)
 
 
 def test_errors_name_the_argument() -> None:
-    case = Case(**ORDINARY)
-    value, offsets, logits, reference = case.inputs()
+    tensors = ORDINARY.tensors()
+    offsets, logits, reference = tensors["offsets"], tensors["logits"], tensors["reference"]
 
     def run(**changes: Any) -> Tensor:
-        named = {
-            "value": value, "offsets": offsets, "logits": logits, "reference": reference,
-            "shapes": case.shapes,
-        }  # fmt: skip
-        return fused_blocks.deformable_attention(**{**named, **changes})
+        return ops.deformable_attention(**{**tensors, "shapes": SHAPES, **changes})
 
     for changes, message in (
-        ({"value": value[:, 1:]}, "value: got 75 cells, needs 76"),
-        ({"value": value.to("meta")}, "value: got device meta, needs the CPU"),
+        ({"value": tensors["value"][:, 1:]}, "value: got 75 cells, needs 76"),
+        ({"value": tensors["value"][..., :0]}, "value: got shape"),
         ({"offsets": offsets[..., :1]}, r"offsets: got shape \[2, 33, 8, 16, 1\]"),
         ({"logits": logits[..., :15], "offsets": offsets[..., :15, :]}, "logits: got 15 samples"),
+        ({"logits": logits[..., 0]}, "logits: got 3 dimensions"),
+        ({"logits": logits[:1]}, r"logits: got shape \[1, 33, 8, 16\]"),
         ({"reference": reference[:, :, 1:]}, r"reference: got shape \[2, 33, 3, 2\]"),
         ({"reference": torch.rand(2, 33, 4, 3)}, r"reference: got shape \[2, 33, 4, 3\]"),
-        ({"shapes": ((0, 9), *case.shapes[1:])}, "shapes: got 0x9"),
+        ({"reference": reference.to("meta")}, "reference: got device meta"),
+        ({"shapes": ((0, 9), *SHAPES[1:])}, "shapes: got 0x9"),
+        ({"shapes": ()}, "shapes: got 0 levels, needs 1 to 64"),
+        ({"shapes": [(1, 1)] * 65}, "shapes: got 65 levels, needs 1 to 64"),
     ):
         with pytest.raises(ValueError, match=message):
             run(**changes)
-    with pytest.raises(TypeError, match=r"offsets: got torch\.float64"):
-        run(offsets=offsets.double())
+    for changes, message in (
+        ({"offsets": offsets.double()}, r"offsets: got torch\.float64"),
+        ({"logits": None}, "logits: got NoneType"),
+        ({"shapes": [(1.5, 2)]}, "shapes: got"),
+        ({"reference": reference.long()}, r"reference: got torch\.int64"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            run(**changes)
 
 
 def test_the_compiled_function_checks_what_it_reads() -> None:
-    case = Case(**ORDINARY)
-    shapes = torch.tensor(case.shapes, dtype=torch.int32)
-    value, offsets, logits, reference = case.inputs()
+    tensors = replace(ORDINARY, batch=1).tensors()
+    sides = [side for shape in SHAPES for side in shape]
     for changed, message in (
-        (shapes[:-1], "16 samples, needs the same number on each of 3 levels"),
-        (shapes[:2], "value has 76 cells, shapes 69"),
-        (shapes * 0, "a level without cells"),
-        (-shapes, "the index -"),
+        (sides[:-2], "16 samples, needs the same number on each of 3 levels"),
+        (sides[:4], "value has 76 cells, shapes 69"),
+        (sides[:-1], "shapes has 7 numbers, needs the rows and columns"),
+        ([], "shapes has 0 numbers"),
+        ([1, 1] * 65, "shapes has 65 levels, needs at most 64"),
+        ([0, *sides[1:]], "shapes has a level of side 0"),
+        ([2**40, *sides[1:]], "shapes has a level of side 1099511627776"),
+        ([2**20, 2**20], "shapes has too many cells"),
     ):
         with pytest.raises(ValueError, match=message):
-            torch.ops.transnext.deformable_attention(
-                value, offsets, logits, reference, changed, "cpp"
-            )
+            torch.ops.transnext.deformable_attention(*tensors.values(), changed, "cpp")
+    tensors["reference"] = torch.rand(1, 33, 4, 3)
     with pytest.raises(ValueError, match="reference has 3 numbers"):
-        torch.ops.transnext.deformable_attention(
-            value, offsets, logits, torch.rand(2, 33, 4, 3), shapes, "cpp"
-        )
+        torch.ops.transnext.deformable_attention(*tensors.values(), sides, "cpp")

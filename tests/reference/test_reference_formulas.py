@@ -5,6 +5,7 @@ from __future__ import annotations
 import decimal
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import transnext_reference as reference
+from deformable_cases import DeformableCase, deformable_cases
 from transnext_reference.numerics import (
     gelu,
     gelu_and_slope,
@@ -210,6 +212,28 @@ def test_gelu_pool(
         values = [looped_gelu(x[b, i * width + j, c]) for i in rows for j in columns]
         expected[b, a * pool_width + e, c] = math.fsum(values) / len(values)
     close(reference.gelu_pool(x, grid=grid, pool_grid=pool_grid), expected)
+
+
+@given(case=deformable_cases())
+def test_deformable_attention(case: DeformableCase) -> None:
+    case = replace(case, batch=1, queries=min(case.queries, 2), channels=1, heads=2)
+    given_arrays = case.arrays()
+    value, offsets, logits, near = given_arrays.values()
+    starts = np.cumsum([0, *(rows * columns for rows, columns in case.shapes)])
+    expected = np.zeros((1, case.queries, 2, 1))
+    for n, h, s in np.ndindex(case.queries, 2, case.samples):
+        level = s // case.points
+        rows, columns = case.shapes[level]
+        weights = softmax(logits[0, n, h])[0]
+        place = []  # (x, y), in cells from the corner of the map
+        for axis, side in enumerate((columns, rows)):
+            unit = near[0, n, level, 2 + axis] * side / 2 / case.points if case.numbers == 4 else 1
+            place.append(near[0, n, level, axis] * side + unit * offsets[0, n, h, s, axis])
+        for y, x in np.ndindex(rows, columns):  # a tent over each cell's centre
+            share = max(0.0, 1 - abs(place[0] - x - 0.5)) * max(0.0, 1 - abs(place[1] - y - 0.5))
+            cell = starts[level] + y * columns + x
+            expected[0, n, h, 0] += weights[s] * share * value[0, cell, h, 0]
+    close(reference.deformable_attention(**given_arrays, shapes=case.shapes), expected)
 
 
 @pytest.mark.parametrize("magnitude", [1e4, -1e4])

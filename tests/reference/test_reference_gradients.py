@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import transnext_reference as reference
+from deformable_cases import DeformableCase, deformable_cases
 from finite_differences import check_gradients, slope
 from transnext_reference.numerics import (
     gelu,
@@ -258,6 +259,18 @@ def test_gelu_pool(case: Case, seed: int) -> None:
         partial(reference.gelu_pool_backward, **sizes),
         {"x": 2 * x},
         seed=seed,
+    )
+
+
+@given(case=deformable_cases(), seed=seeds)
+def test_deformable_attention(case: DeformableCase, seed: int) -> None:
+    case = replace(case, channels=min(case.channels, 3), queries=min(case.queries, 5))
+    check_gradients(
+        partial(reference.deformable_attention, shapes=case.shapes),
+        partial(reference.deformable_attention_backward, shapes=case.shapes),
+        case.arrays(),
+        seed=seed,
+        step=1e-6,  # so that no place reaches a kink
     )
 
 

@@ -52,6 +52,7 @@ def test_public_names() -> None:
         "add_layer_norm",
         "aggregated_attention",
         "conv_glu",
+        "deformable_attention",
         "expand_position_bias",
         "gelu_pool",
         "global_attention",

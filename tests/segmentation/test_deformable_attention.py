@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-import deformable_formula
+import transnext_reference
 from transnext_models.dense import transformer_layers
 from transnext_models.dense.deformable_attention import (
     DeformableAttention,
     cell_centres,
-    deformable_sampling,
 )
 from transnext_models.dense.transformer_layers import DeformableEncoderLayer
 
@@ -31,14 +30,14 @@ def attention_by_hand(
     def by_head(x: np.ndarray, *rest: int) -> np.ndarray:
         return x.reshape(*x.shape[:2], layer.num_heads, -1, *rest)
 
-    out = deformable_formula.deformable_attention(
+    out = transnext_reference.deformable_attention(
         by_head(linear("value_proj", value)),
         by_head(linear("sampling_offsets", query), 2),
         by_head(linear("attention_weights", query)),
         reference,
-        SHAPES,
+        shapes=SHAPES,
     )
-    return linear("output_proj", out)
+    return linear("output_proj", out.reshape(*out.shape[:2], -1))
 
 
 def random_layer() -> DeformableAttention:
@@ -87,14 +86,14 @@ def test_padding_counts_as_zero() -> None:
 
 def test_gradients_are_right() -> None:
     torch.manual_seed(2)
-    value = torch.randn(1, CELLS, 2, 3).double().requires_grad_()
-    locations = torch.rand(1, 2, 2, 3, 2, 2).double().requires_grad_()
-    weights = torch.rand(1, 2, 2, 3, 2).double().requires_grad_()
+    layer = random_layer()
+    query, value = torch.randn(1, 2, 12).double(), torch.randn(1, CELLS, 12).double()
+    inputs = (query, value, torch.rand(1, 2, 3, 4).double())
 
-    def sampling(*tensors: torch.Tensor) -> torch.Tensor:
-        return deformable_sampling(tensors[0], SHAPES, tensors[1], tensors[2])
+    def attend(*tensors: torch.Tensor) -> torch.Tensor:
+        return layer(*tensors, SHAPES)
 
-    assert torch.autograd.gradcheck(sampling, (value, locations, weights))
+    assert torch.autograd.gradcheck(attend, tuple(x.requires_grad_() for x in inputs))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from operator_calls import (
+    DEFORMABLE_SHAPES,
+    DIM,
     GRID,
     HEADS,
     HIDDEN,
@@ -39,6 +41,8 @@ def custom_op_calls(backend: str) -> dict[str, tuple[Any, ...]]:
     qk, av = calls["window_qk"][1], calls["window_av"][1]
     glu, pool, mlp = calls["conv_glu"][1], calls["gelu_pool"][1], calls["position_bias"][1]
     norm = calls["add_layer_norm"][1]  # x, branch, weight, bias
+    deformable = calls["deformable_attention"][1]
+    sides = [side for shape in DEFORMABLE_SHAPES for side in shape]
     coords = (torch.linspace(-1, 1, 5), torch.linspace(-1, 1, 7))
     attention_backward = (
         torch.randn_like(out), out, log_sum_exp, *attention, *sizes_tuple,
@@ -61,6 +65,10 @@ def custom_op_calls(backend: str) -> dict[str, tuple[Any, ...]]:
         "add_layer_norm_backward": (
             torch.randn_like(norm[1]), None, *norm[:1], norm[2], None, 1e-6,
             [True, True, False, True], backend,
+        ),
+        "deformable_attention": (*deformable, sides, backend),
+        "deformable_attention_backward": (
+            torch.randn(2, 5, HEADS, DIM), *deformable, sides, [True, False, True, True], backend,
         ),
         "gelu_pool": (*pool, GRID, POOL, backend),
         "gelu_pool_backward": (torch.randn(2, POOL_LENGTH, 6), *pool, GRID, POOL, backend),
@@ -99,12 +107,6 @@ def branch_op_calls() -> dict[str, tuple[Any, ...]]:
             x, *norm(width), packed(HIDDEN, width), packed(HIDDEN, width), parameter(2 * HIDDEN),
             parameter(HIDDEN, 1, 3, 3), parameter(HIDDEN), packed(width, HIDDEN), parameter(width),
             GRID, 1e-6, "cpp",
-        ),
-        "deformable_attention": (
-            numbers.activation(2, 19, HEADS, 8, dtype=torch.float32),
-            numbers.activation(2, 5, HEADS, 4, 2, dtype=torch.float32),
-            numbers.activation(2, 5, HEADS, 4, dtype=torch.float32),
-            torch.rand(2, 5, 2, 2), torch.tensor([[3, 5], [2, 2]], dtype=torch.int32), "cpp",
         ),
         "patch_embed": (
             numbers.activation(2, 3, 9, 7, dtype=torch.float32), convolution.data,

@@ -12,6 +12,7 @@ from strategies import AttentionCase, Numbers
 
 GRID, POOL, WINDOW, HEADS, DIM, HIDDEN = (5, 4), (2, 2), 3, 2, 8, 6
 LENGTH, POOL_LENGTH = 20, 4
+DEFORMABLE_SHAPES, DEFORMABLE_CELLS = ((3, 5), (2, 2)), 19
 
 
 def attention_call(dtype: torch.dtype = torch.float32, bias: str = "extrapolated"):
@@ -66,6 +67,14 @@ def operator_calls(dtype: torch.dtype = torch.float32) -> dict[str, tuple[Any, t
             normed_and_total,
             (parameter(2, LENGTH, 6), act(2, LENGTH, 6), parameter(6), parameter(6)),
             {},
+        ),
+        "deformable_attention": (
+            ops.deformable_attention,
+            (
+                act(2, DEFORMABLE_CELLS, HEADS, DIM), act(2, 5, HEADS, 4, 2), act(2, 5, HEADS, 4),
+                parameter(2, 5, 2, 4).sigmoid(),
+            ),
+            {"shapes": DEFORMABLE_SHAPES},
         ),
         "position_bias": (
             # Dense, since a graph of open sizes may have a larger table with other maps.

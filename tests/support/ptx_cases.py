@@ -22,6 +22,8 @@ from agreement import (
     check_window_qk,
     edge,
 )
+from deformable_agreement import check_deformable_attention
+from deformable_cases import ordinary
 from norm_agreement import check_add_layer_norm
 from strategies import PositionBiasCase, TokenCase
 from tf32_agreement import check_attention_on_tf32
@@ -55,6 +57,14 @@ _WINDOWS = (
     tokens(batch=1, heads=1, grid=(1, 3), window_size=5, channels=8, layout="contiguous"),
     tokens(batch=1, heads=3, grid=(6, 4), window_size=4, channels=17, layout="sliced"),
     tokens(batch=1, heads=1, grid=(1, 1), channels=64, layout="contiguous", with_bias=False),
+)
+# More samples than lanes, from boxes, and more heads than warps; more channels than a warp takes at
+# once; one of everything; no queries.
+_DEFORMABLE = (
+    ordinary(queries=3, points=11, numbers=4, layout="sliced", heads=9, channels=24),
+    ordinary(queries=2, heads=2, channels=100, shapes=((3, 4), (2, 2)), layout="packed"),
+    ordinary(batch=1, queries=1, heads=1, channels=1, points=1, shapes=((1, 1),)),
+    ordinary(queries=0, heads=1),
 )
 _ATTENTION = (
     edge(),
@@ -139,6 +149,10 @@ CASES: dict[str, dict[str, Check]] = {
     },
     "conv_glu": {str(case): on(check_conv_glu, case) for case in _TOKENS},
     "gelu_pool": {str(case): on(check_gelu_pool, case) for case in _TOKENS},
+    "deformable_attention": {
+        **{str(case): on(check_deformable_attention, case) for case in _DEFORMABLE},
+        "ordered": ordered(on(check_deformable_attention, _DEFORMABLE[0])),
+    },
     "add_layer_norm": {
         str(case): on(check_add_layer_norm, case) for case in (_TOKENS[0], _TOKENS[-1], _SCALED)
     },

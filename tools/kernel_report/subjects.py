@@ -79,6 +79,7 @@ def subjects(size: str) -> Iterator[Subject]:
     yield from _conv_glu(first)
     yield from _gelu_pool(first)
     yield from _add_layer_norm(first)
+    yield from _deformable_attention(size)
 
 
 def _normal(*shape: int, spread: float = 1.0) -> Tensor:
@@ -261,3 +262,41 @@ def _add_layer_norm(s: _Stage) -> Iterator[Subject]:
 
     yield Subject("add_layer_norm", s.size, forward, 10.0 * outputs, outputs)
     yield Subject("add_layer_norm_backward", s.size, backward, 20.0 * outputs, outputs)
+
+
+def _deformable_attention(size: str) -> Iterator[Subject]:
+    """Yield the self-attention of DINO 4scale's encoder: every cell of four levels is a query."""
+    height, width = SIZES[size]
+    shapes = [(-(-height // stride), -(-width // stride)) for stride in (8, 16, 32, 64)]
+    cells = sum(rows * columns for rows, columns in shapes)
+    heads, channels, samples = 8, 32, 16
+    sides = [side for shape in shapes for side in shape]
+    centres = [
+        torch.cartesian_prod(
+            (torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns
+        )
+        for rows, columns in shapes
+    ]
+    reference = torch.cat(centres).flip(-1)[None, :, None].expand(-1, -1, len(shapes), -1)
+
+    def inputs(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        of_head = (1, cells, heads, samples)
+        return (
+            _normal(1, cells, heads, channels).to(dtype),
+            _normal(*of_head, 2, spread=2.0).to(dtype),
+            _normal(*of_head).to(dtype),
+            reference,
+        )
+
+    def forward(dtype: torch.dtype) -> object:
+        return cpp_backend.deformable_attention(*inputs(dtype), sides)
+
+    def backward(dtype: torch.dtype) -> object:
+        d_out = _normal(1, cells, heads, channels).to(dtype)
+        needs = [True, True, True, False]
+        return cpp_backend.deformable_attention_backward(d_out, *inputs(dtype), sides, needs)
+
+    outputs = cells * heads * channels
+    operations = 8.0 * samples * outputs  # four cells of a sample
+    yield Subject("deformable_attention", size, forward, operations, outputs)
+    yield Subject("deformable_attention_backward", size, backward, 2 * operations, outputs)

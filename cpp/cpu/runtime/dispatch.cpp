@@ -204,7 +204,10 @@ DType type_of(const ConvolutionalGluParams& p) {
   return p.fc2_weight.dtype;
 }
 DType type_of(const DeformableAttentionParams& p) {
-  return p.value.dtype;
+  return p.in.value.dtype;
+}
+DType type_of(const DeformableAttentionBackwardParams& p) {
+  return p.in.value.dtype;
 }
 DType type_of(const FingerprintParams&) {
   return DType::kFloat32;  // bytes

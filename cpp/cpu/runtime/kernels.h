@@ -41,6 +41,7 @@
   X(aggregated_attention, AggregatedAttentionParams)                  \
   X(aggregated_attention_backward, AggregatedAttentionBackwardParams) \
   X(deformable_attention, DeformableAttentionParams)                  \
+  X(deformable_attention_backward, DeformableAttentionBackwardParams) \
   X(fingerprint, FingerprintParams)                                   \
   X(position_bias_table, PositionBiasTableParams)                     \
   X(position_bias_table_backward, PositionBiasTableBackwardParams)    \

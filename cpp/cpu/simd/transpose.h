@@ -46,6 +46,22 @@ inline void transpose_square(Vector<C> (&square)[kLanes<C>]) {
   }
 }
 
+// The sum over the lanes of vector i of a square of kLanes, in lane i: each step adds halves of two
+// vectors into one.
+template <class C, int kStep = 1>
+inline Vector<C> sum_rows(Vector<C> (&square)[kLanes<C>]) {
+  if constexpr (kStep < kLanes<C>) {
+    for (int i = 0; i < kLanes<C>; i += 2 * kStep) {
+      exchange<C, kStep>(square[i], square[i + kStep],
+                         std::make_integer_sequence<int, kLanes<C>>{});
+      square[i] += square[i + kStep];
+    }
+    return sum_rows<C, 2 * kStep>(square);
+  } else {
+    return square[0];
+  }
+}
+
 // to[c * to_stride + r] = from[r * from_stride + c] for r < rows, c < columns. Both are multiples
 // of kLanes<C>.
 template <class C>

@@ -50,6 +50,7 @@ KernelTable add_layer_norm_kernels();
 KernelTable aggregated_attention_kernels();
 KernelTable aggregated_attention_backward_kernels();
 KernelTable conv_glu_kernels();
+KernelTable deformable_attention_kernels();
 KernelTable gelu_pool_kernels();
 KernelTable position_bias_table_kernels();
 KernelTable window_kernels();

@@ -110,8 +110,8 @@ template <class Visit>
 void visit_kernels(const Visit& visit) {
   for (const KernelTable& table :
        {add_layer_norm_kernels(), aggregated_attention_kernels(),
-        aggregated_attention_backward_kernels(), conv_glu_kernels(), gelu_pool_kernels(),
-        position_bias_table_kernels(), window_kernels()}) {
+        aggregated_attention_backward_kernels(), conv_glu_kernels(), deformable_attention_kernels(),
+        gelu_pool_kernels(), position_bias_table_kernels(), window_kernels()}) {
     if (visit_table(table, visit)) return;
   }
   for (const KernelPart* part = KernelPart::first; part != nullptr; part = part->next)

@@ -13,6 +13,7 @@
 #include "transnext/add_layer_norm.h"
 #include "transnext/aggregated_attention.h"
 #include "transnext/conv_glu.h"
+#include "transnext/deformable_attention.h"
 #include "transnext/gelu_pool.h"
 #include "transnext/position_bias_table.h"
 #include "transnext/tensor.h"
@@ -93,6 +94,8 @@ Launches launches(const GeluPoolParams& params, int architecture);
 Launches launches(const GeluPoolBackwardParams& params, int architecture);
 Launches launches(const ConvGluParams& params, int architecture);
 Launches launches(const ConvGluBackwardParams& params, int architecture);
+Launches launches(const DeformableAttentionParams& params, int architecture);
+Launches launches(const DeformableAttentionBackwardParams& params, int architecture);
 Launches launches(const PositionBiasTableParams& params, int architecture);
 Launches launches(const PositionBiasTableBackwardParams& params, int architecture);
 Launches launches(const WindowQkParams& params, int architecture);

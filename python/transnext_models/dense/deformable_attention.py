@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention: in plain PyTorch, and by one operator in inference on a CPU.
+"""Multi-scale deformable attention: Linears around ``transnext_ops.deformable_attention``.
 
 Source: Zhu et al., "Deformable DETR: Deformable Transformers for End-to-End Object Detection", ICLR
 2021, arXiv 2010.04159, section 4.1. DINO and Mask2Former share it.
@@ -10,15 +10,13 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from transnext_ops import fused_blocks
+from transnext_ops import deformable_attention
 
 from ..layers.plain import remember_forward
-from .eager import is_plain_inference
 
-__all__ = ["DeformableAttention", "cell_centres", "cells", "deformable_sampling"]
+__all__ = ["DeformableAttention", "cell_centres", "cells"]
 
 
 class DeformableAttention(nn.Module):
@@ -127,78 +125,11 @@ class DeformableAttention(nn.Module):
         """Return what :meth:`forward` does, of any of its queries; `value` is projected."""
         offsets = self.sampling_offsets(query).unflatten(-1, (self.num_heads, -1, 2))
         logits = self.attention_weights(query).unflatten(-1, (self.num_heads, -1))
-        if self.is_fused(value, offsets, logits, reference):
-            read = fused_blocks.deformable_attention(value, offsets, logits, reference, shapes)
-        else:
-            places = self._places(offsets, reference, shapes)
-            weights = logits.softmax(-1).unflatten(-1, (self.num_levels, self.num_points))
-            read = deformable_sampling(value, shapes, places, weights)
-        return self.output_proj(read)
-
-    @staticmethod
-    def is_fused(*tensors: Tensor) -> bool:
-        """Whether :meth:`read` of these is one operator, whose results need no gradient."""
-        return is_plain_inference(*tensors) and not fused_blocks.unsupported(
-            tensors[0], op="deformable_attention"
-        )
-
-    def _places(
-        self, offsets: Tensor, reference: Tensor, shapes: Sequence[tuple[int, int]]
-    ) -> Tensor:
-        """Return locations ``[B, N, heads, levels, points, 2]`` of ``[B, N, heads, L * P, 2]``."""
-        offsets = offsets.unflatten(3, (self.num_levels, self.num_points))
-        # Half precision has too few digits for a place on a map.
-        precise = torch.promote_types(offsets.dtype, torch.float32)
-        offsets, reference = offsets.to(precise), reference.to(precise)
-        centre = reference[:, :, None, :, None, :2]
-        if reference.shape[-1] == 2:
-            sides = offsets.new_tensor([(columns, rows) for rows, columns in shapes])
-            return centre + offsets / sides[:, None]
-        half = reference[:, :, None, :, None, 2:] * 0.5
-        return centre + offsets / self.num_points * half
+        read = deformable_attention(value, offsets, logits, reference, shapes=shapes)
+        return self.output_proj(read.flatten(2))
 
 
 remember_forward(DeformableAttention)
-
-
-def deformable_sampling(
-    value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
-) -> Tensor:
-    """Sum bilinear samples of each head's values by weight.
-
-    Parameters
-    ----------
-    value : Tensor
-        ``[B, S, heads, D]``, the levels' cells one after the other.
-    shapes : sequence of (int, int)
-        Rows and columns of each level; S is the sum of their products.
-    locations : Tensor
-        ``[B, N, heads, levels, points, 2]``: (x, y), 0 and 1 being the map's edges.
-    weights : Tensor
-        ``[B, N, heads, levels, points]``.
-
-    Returns
-    -------
-    Tensor
-        ``[B, N, heads · D]``, of the value's dtype; float32 arithmetic at least.
-    """
-    batch, cells, heads, _ = value.shape
-    if sum(rows * columns for rows, columns in shapes) != cells:
-        raise ValueError(f"value: got {cells} cells, needs those of the maps {tuple(shapes)}")
-    dtype = torch.promote_types(value.dtype, torch.float32)
-    grids = (2 * locations - 1).permute(0, 2, 3, 1, 4, 5).flatten(0, 1).to(dtype)
-    factors = weights.permute(0, 2, 3, 1, 4).flatten(0, 1).to(dtype)  # [B · heads, levels, N, P]
-    total = None
-    start = 0
-    for level, (rows, columns) in enumerate(shapes):
-        maps = value[:, start : start + rows * columns].permute(0, 2, 3, 1).to(dtype)
-        maps = maps.reshape(batch * heads, -1, rows, columns)
-        start += rows * columns
-        samples = F.grid_sample(maps, grids[:, level], align_corners=False)  # [B · heads, D, N, P]
-        part = (samples * factors[:, level, None]).sum(-1)
-        total = part if total is None else total + part
-    assert total is not None
-    return total.unflatten(0, (batch, heads)).permute(0, 3, 1, 2).flatten(2).to(value.dtype)
 
 
 def cell_centres(shapes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:

@@ -11,8 +11,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from transnext_ops import fused_blocks
+
 from ..layers.plain import plain
 from .deformable_attention import DeformableAttention
+from .eager import is_plain_inference
 
 __all__ = ["Attention", "DeformableEncoder", "DeformableEncoderLayer", "FeedForward"]
 
@@ -85,8 +88,10 @@ class DeformableEncoderLayer(nn.Module):
         padding: Tensor | None = None,
     ) -> Tensor:
         """``x`` ``[B, S, C]`` to the same; see :class:`DeformableAttention` for the rest."""
-        if plain(self.self_attn, DeformableAttention) and self.self_attn.is_fused(
-            x, position, *self.parameters()
+        if (
+            plain(self.self_attn, DeformableAttention)
+            and is_plain_inference(x, position, *self.parameters())
+            and not fused_blocks.unsupported(x)
         ):
             return self._by_rows(x, position, reference, shapes, padding)
         return self._finish(x, self.self_attn(x + position, x, reference, shapes, padding))

@@ -295,9 +295,10 @@ gelu_pool = _forward(schema.GELU_POOL)
 gelu_pool_backward = _backward(schema.GELU_POOL)
 add_layer_norm = _forward(schema.ADD_LAYER_NORM)
 add_layer_norm_backward = _backward(schema.ADD_LAYER_NORM)
+deformable_attention = _forward(schema.DEFORMABLE_ATTENTION)
+deformable_attention_backward = _backward(schema.DEFORMABLE_ATTENTION)
 attention_residual = _forward(schema.ATTENTION_RESIDUAL)
 conv_glu_residual = _forward(schema.CONV_GLU_RESIDUAL)
-deformable_attention = _forward(schema.DEFORMABLE_ATTENTION)
 patch_embed = _forward(schema.PATCH_EMBED)
 
 

@@ -231,3 +231,28 @@ def add_layer_norm_backward(d_normed, d_total, total, weight, branch_scale, epsi
     )
     inputs = {"branch": d_normed, "x": total, "weight": weight, "bias": weight}
     return _chosen(gradients, inputs, needs)
+
+
+@_quietly
+def deformable_attention(value, offsets, logits, reference, shapes):
+    """Return each head's values at a query's places, summed by weight, ``[B, N, h, d]``."""
+    import transnext_reference
+
+    given = _arrays(value, offsets, logits, reference)
+    return _tensor(transnext_reference.deformable_attention(*given, shapes=_pairs(shapes)), value)
+
+
+@_quietly
+def deformable_attention_backward(d_out, value, offsets, logits, reference, shapes, needs):
+    """Return the gradients of :func:`deformable_attention` for its four tensors."""
+    import transnext_reference
+
+    gradients = transnext_reference.deformable_attention_backward(
+        *_arrays(d_out, value, offsets, logits, reference), shapes=_pairs(shapes)
+    )
+    inputs = {"value": value, "offsets": offsets, "logits": logits, "reference": reference}
+    return _chosen(gradients, inputs, needs)
+
+
+def _pairs(shapes):
+    return list(zip(shapes[::2], shapes[1::2], strict=True))

@@ -8,6 +8,7 @@ need no backward functions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -222,3 +223,37 @@ def add_layer_norm(
         added = added * branch_scale[:, None, None]
     total = x + added
     return F.layer_norm(total, weight.shape, weight, bias, epsilon).to(branch.dtype), total
+
+
+def deformable_attention(
+    value: Tensor, offsets: Tensor, logits: Tensor, reference: Tensor, shapes: Sequence[int]
+) -> Tensor:
+    """Return each head's values at its samples' places, summed by weight, ``[B, N, h, d]``."""
+    levels = list(zip(shapes[::2], shapes[1::2], strict=True))
+    points = logits.shape[-1] // len(levels)
+    batch, _, heads, channels = value.shape
+    compute = reference.dtype
+    places = _places(offsets.to(compute).unflatten(3, (len(levels), points)), reference, levels)
+    places = (2 * places - 1).permute(0, 2, 3, 1, 4, 5).flatten(0, 1)  # [B · h, levels, N, P, 2]
+    weights = logits.to(compute).softmax(-1).unflatten(-1, (len(levels), points))
+    weights = weights.permute(0, 2, 3, 1, 4).flatten(0, 1)
+    total = None
+    start = 0
+    for level, (rows, columns) in enumerate(levels):
+        maps = value[:, start : start + rows * columns].permute(0, 2, 3, 1).to(compute)
+        maps = maps.reshape(batch * heads, channels, rows, columns)
+        start += rows * columns
+        samples = F.grid_sample(maps, places[:, level], align_corners=False)  # [B · h, d, N, P]
+        part = (samples * weights[:, level, None]).sum(-1)
+        total = part if total is None else total + part
+    assert total is not None
+    return total.unflatten(0, (batch, heads)).permute(0, 3, 1, 2).to(value.dtype)
+
+
+def _places(offsets: Tensor, reference: Tensor, levels: Sequence[tuple[int, int]]) -> Tensor:
+    """Return places ``[B, N, h, levels, P, 2]``, (x, y) in units of each level's sides."""
+    near = reference[:, :, None, :, None]
+    if reference.shape[-1] == 2:
+        sides = offsets.new_tensor([(columns, rows) for rows, columns in levels])
+        return near + offsets / sides[:, None]
+    return near[..., :2] + offsets / offsets.shape[-2] * (near[..., 2:] * 0.5)

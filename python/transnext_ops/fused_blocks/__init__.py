@@ -1,9 +1,8 @@
 """Fused blocks for inference on CPUs: a patch embedding, and each half of a block, in one call.
 
-    patch_embed           LayerNorm(convolution(x)), as tokens
-    attention_residual    x + proj(attention(projections(LayerNorm(x))))
-    conv_glu_residual     x + fc2(GELU(dwconv(a)) * g),   a, g = fc1(LayerNorm(x))
-    deformable_attention  what the attention of DINO and Mask2Former computes between its Linears
+    patch_embed         LayerNorm(convolution(x)), as tokens
+    attention_residual  x + proj(attention(projections(LayerNorm(x))))
+    conv_glu_residual   x + fc2(GELU(dwconv(a)) * g),   a, g = fc1(LayerNorm(x))
 
 They compute what the operators and Linear layers compute one after the other, without writing what
 lies between them to memory: each LayerNorm is fused into the prologue of the GEMM that follows it,
@@ -20,7 +19,6 @@ from transnext_ops.fused_blocks.blocks import (
     patch_embed,
     unsupported,
 )
-from transnext_ops.fused_blocks.deformable import deformable_attention
 from transnext_ops.fused_blocks.weights import (
     AttentionResidualWeights,
     ConvGluResidualWeights,
@@ -42,7 +40,6 @@ __all__ = [
     "Precision",
     "attention_residual",
     "conv_glu_residual",
-    "deformable_attention",
     "pack_convolution",
     "pack_weight",
     "patch_embed",
