@@ -94,8 +94,8 @@ class _Corner:
 
     def add(self, gradient: Array, d_value: Array) -> None:
         """Add gradients ``[B, N, h, points, d]`` of the cells' values to those of all values."""
-        image, _, head, _ = np.indices(self.cell.shape)
-        at = (image[self.inside], self.cell[self.inside], head[self.inside])
+        image, _, head, _ = np.nonzero(self.inside)
+        at = (image, self.cell[self.inside], head)
         np.add.at(d_value, at, gradient[self.inside])
 
 

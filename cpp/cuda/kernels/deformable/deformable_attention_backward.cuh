@@ -79,11 +79,9 @@ class HeadGradients {
   __device__ void visit(int first) const {
     constexpr int kRun = kDeformableRun;
     const View<4>& value = call_.in.value;
-    const bool adds = kAdds && call_.d_value.present();
     const index_t channels = value.shape[3];
     const T* cells = at_.cells<T>(value);
     const T* d_out = at_.row<const T>(call_.d_out);
-    const index_t sums_of_head = at_.image * p_.stride[0] + at_.head * p_.stride[2];
     for (int begin = 0; begin < count(first); begin += warp_.parts) {
       const int i = begin + warp_.part;
       float products[kCorners] = {};
@@ -105,13 +103,8 @@ class HeadGradients {
 #pragma unroll
             for (int k = 0; k < kRun; ++k) products[corner] += gradient[k] * values[k];
           }
-          const float share = chunk_->shares[corner][i];
-          if (!adds || share == 0.0f) continue;
-#pragma unroll
-          for (int k = 0; k < kRun; ++k) {
-            if (c + k < channels)
-              sums_.add(sums_of_head + cell * p_.stride[1] + (c + k) * p_.stride[3],
-                        share * gradient[k]);
+          if constexpr (kAdds) {
+            if (call_.d_value.present()) add(cell, c, chunk_->shares[corner][i], gradient);
           }
         }
       }
@@ -128,6 +121,18 @@ class HeadGradients {
       }
     }
     __syncwarp();
+  }
+
+  // Adds a share of d_out, of channels c and following, to a cell's d_value.
+  __device__ void add(int cell, index_t c, float share,
+                      const float (&gradient)[kDeformableRun]) const {
+    if (share == 0.0f) return;
+    const index_t row = at_.image * p_.stride[0] + cell * p_.stride[1] + at_.head * p_.stride[2];
+#pragma unroll
+    for (int k = 0; k < kDeformableRun; ++k) {
+      if (c + k < call_.in.value.shape[3])
+        sums_.add(row + (c + k) * p_.stride[3], share * gradient[k]);
+    }
   }
 
   // D_c of the lane's sample, zero where there is no cell.
@@ -193,7 +198,7 @@ class HeadGradients {
 
 // Block (32, warps). Grid: queries of all images.
 template <class T, bool kOrdered>
-__global__ void __launch_bounds__(kDeformableThreads)
+__global__ void __launch_bounds__(kDeformableThreads, kDeformableBackwardBlocks)
     deformable_attention_backward(DeformableBackwardLaunch p) {
   __shared__ device::Chunk chunks[kDeformableWarps];
   __shared__ float reference_sums[kDeformableWarps][kMostLevels * 4];

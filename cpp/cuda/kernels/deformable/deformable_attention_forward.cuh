@@ -18,7 +18,7 @@ namespace transnext {
 // Block (32, warps). Grid: tiles of (query of all images, head, channels of a warp), channels
 // fastest.
 template <class T>
-__global__ void __launch_bounds__(kDeformableThreads)
+__global__ void __launch_bounds__(kDeformableThreads, kDeformableBlocks)
     deformable_attention_forward(DeformableAttentionParams p) {
   constexpr int kRun = kDeformableRun;
   __shared__ device::Chunk chunks[kDeformableWarps];

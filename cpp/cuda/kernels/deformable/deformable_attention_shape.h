@@ -6,10 +6,12 @@
 
 namespace transnext {
 
-constexpr int kDeformableRun = 2;             // channels of a thread at a time
-constexpr int kDeformableChunk = 32;          // samples that a warp's lanes place at a time
-constexpr unsigned kDeformableWarps = 8;      // of a block, at most
-constexpr unsigned kDeformableThreads = 256;  // of a block of the kernels over elements
+constexpr int kDeformableRun = 2;         // channels of a thread at a time
+constexpr int kDeformableChunk = 32;      // samples that a warp's lanes place at a time
+constexpr unsigned kDeformableWarps = 8;  // of a block, at most
+constexpr unsigned kDeformableThreads = 32 * kDeformableWarps;
+constexpr unsigned kDeformableBlocks = 3;  // of a multiprocessor, at least, forward: 80 registers
+constexpr unsigned kDeformableBackwardBlocks = 2;  // and backward: 128
 
 struct DeformableBackwardLaunch {
   DeformableAttentionBackwardParams call;
