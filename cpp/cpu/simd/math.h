@@ -1,6 +1,7 @@
 // exp and GELU on vectors of the compute type.
 #pragma once
 
+#include "cpu/simd/normal_segments.h"
 #include "cpu/simd/simd.h"
 
 TRANSNEXT_BEGIN_LEVEL
@@ -103,6 +104,9 @@ inline void polynomial(const C (&coefficient)[kTerms], Vector<C> (&x)[kCount]) {
 // there its terms are small and nothing cancels. Beyond the range the result is exactly 0 or 1.
 template <int kCount>
 inline void normal_distribution(const Vector<float> (&x)[kCount], Vector<float> (&normal)[kCount]) {
+#if defined(__AVX512BF16__)
+  return normal_distribution_in_segments(x, normal);
+#endif
   constexpr float kHalf[15] = {0.133392558f,    -0.004736098f,    0.00024973962f,  -1.42893578e-05f,
                                8.24419772e-07f, -4.62825831e-08f, 2.46498266e-09f, -1.22452382e-10f,
                                5.84282839e-12f, -2.73557381e-13f, 1.0374313e-14f,  -2.68486204e-16f,
