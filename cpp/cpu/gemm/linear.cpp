@@ -117,10 +117,9 @@ void multiply(const LinearParams& p, int threads) {
       const index_t residual_column = p.residual.stride[1];
       for (index_t panel = begin; panel < end; ++panel) {
         const index_t origin = panel * kPanelColumns;
-        product<E>({left.data(), stride}, count, panels, panel,
+        product<E>({left.data(), stride}, count, panels, panel, bias + origin,
                    [=](index_t i, index_t column, Vector<C> sum) {
                      const index_t at = origin + column;
-                     sum += load<Vector<C>>(bias + at);
                      if (residual != nullptr) {
                        const T* row = residual + i * residual_row;
                        sum += load_lanes<C>(row, residual_column, at, columns);

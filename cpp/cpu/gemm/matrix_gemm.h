@@ -18,12 +18,15 @@ constexpr int kMatrixColumns = 8;  // of a tile
 // The rows 2 kPairs by 8 columns, those of a panel from b on.
 template <int kPairs>
 inline void multiply_row_pairs(const LeftRows<BFloat16>& a, const BFloat16* b, index_t depth,
-                               float* sums) {
+                               const float* start, float* sums) {
   float32x4_t sum[kPairs][4];
 #pragma GCC unroll 4
   for (int pair = 0; pair < kPairs; ++pair) {
 #pragma GCC unroll 4
-    for (int v = 0; v < 4; ++v) sum[pair][v] = vdupq_n_f32(0);
+    for (int v = 0; v < 4; ++v) {
+      const float32x2_t columns = vld1_f32(start + 2 * v);
+      sum[pair][v] = vcombine_f32(columns, columns);
+    }
   }
   const auto* left = reinterpret_cast<const unsigned short*>(a.data);
   const auto* right = reinterpret_cast<const unsigned short*>(b);
@@ -61,28 +64,30 @@ inline void multiply_row_pairs(const LeftRows<BFloat16>& a, const BFloat16* b, i
 
 template <int kPairs>
 inline void multiply_row_pairs(const LeftRows<BFloat16>& a, index_t rows, const BFloat16* b,
-                               index_t depth, float* sums) {
+                               index_t depth, const float* start, float* sums) {
   index_t row = 0;
   for (; row + 2 * kPairs <= rows; row += 2 * kPairs)
-    multiply_row_pairs<kPairs>({a.data + row * a.stride, a.stride}, b, depth,
+    multiply_row_pairs<kPairs>({a.data + row * a.stride, a.stride}, b, depth, start,
                                sums + row * kPanelColumns);
   if (row == rows) return;
   const LeftRows<BFloat16> rest{a.data + row * a.stride, a.stride};
   sums += row * kPanelColumns;
   // An odd row's partner is a spare one.
   if constexpr (kPairs > 1) {
-    multiply_row_pairs<kPairs / 2>(rest, rows - row, b, depth, sums);
+    multiply_row_pairs<kPairs / 2>(rest, rows - row, b, depth, start, sums);
   } else {
-    multiply_row_pairs<1>(rest, b, depth, sums);
+    multiply_row_pairs<1>(rest, b, depth, start, sums);
   }
 }
 
 // sums = a strip of rows by a panel, as multiply_panel describes.
 inline void multiply_in_matrices(const LeftRows<BFloat16>& a, index_t rows,
-                                 const Panels<BFloat16>& panels, index_t panel, float* sums) {
+                                 const Panels<BFloat16>& panels, index_t panel, const float* start,
+                                 float* sums) {
   static_assert(kPanelColumns % kMatrixColumns == 0);
   for (index_t column = 0; column < panels.used(panel); column += kMatrixColumns)
-    multiply_row_pairs<4>(a, rows, panels.at(panel, column), panels.depth, sums + column);
+    multiply_row_pairs<4>(a, rows, panels.at(panel, column), panels.depth, start + column,
+                          sums + column);
 }
 
 TRANSNEXT_END_LEVEL

@@ -62,12 +62,17 @@ struct Step<BFloat16> {
 #endif
 
 template <int kRows, int kVectors, class E, class C>
-void multiply_tile(const LeftRows<E>& a, index_t row, const E* b, index_t steps, C* sums) {
+void multiply_tile(const LeftRows<E>& a, index_t row, const E* b, index_t steps, const C* start,
+                   C* sums) {
   constexpr int kStep = Product<E>::kStep;
-  Vector<C> sum[kRows][kVectors] = {};
+  Vector<C> sum[kRows][kVectors];
   const LeftOf<E>* left[kRows];
 #pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) left[r] = a.data + (row + r) * a.stride;
+  for (int r = 0; r < kRows; ++r) {
+    left[r] = a.data + (row + r) * a.stride;
+#pragma GCC unroll 3
+    for (int v = 0; v < kVectors; ++v) sum[r][v] = load<Vector<C>>(start + v * kLanes<C>);
+  }
   for (index_t k = 0; k < steps; ++k) {
 #pragma GCC unroll 2
     for (int product = 0; product < Step<E>::kProducts; ++product) {
@@ -95,58 +100,61 @@ void multiply_tile(const LeftRows<E>& a, index_t row, const E* b, index_t steps,
 // rest.
 template <int kRows, int kVectors, class E, class C>
 void multiply_rows(const LeftRows<E>& a, index_t row, index_t rows, const E* b, index_t steps,
-                   C* sums) {
-  for (; row + kRows <= rows; row += kRows) multiply_tile<kRows, kVectors>(a, row, b, steps, sums);
+                   const C* start, C* sums) {
+  for (; row + kRows <= rows; row += kRows)
+    multiply_tile<kRows, kVectors>(a, row, b, steps, start, sums);
   if constexpr (kRows > 1) {
-    if (row < rows) multiply_rows<kRows / 2, kVectors>(a, row, rows, b, steps, sums);
+    if (row < rows) multiply_rows<kRows / 2, kVectors>(a, row, rows, b, steps, start, sums);
   }
 }
 
 template <int kVectors, class E, class C>
 void multiply_columns(int vectors, const LeftRows<E>& a, index_t rows, const E* b, index_t steps,
-                      C* sums) {
+                      const C* start, C* sums) {
   if constexpr (kVectors > 1) {
-    if (vectors < kVectors) return multiply_columns<kVectors - 1>(vectors, a, rows, b, steps, sums);
+    if (vectors < kVectors)
+      return multiply_columns<kVectors - 1>(vectors, a, rows, b, steps, start, sums);
   }
-  multiply_rows<kTileRows, kVectors>(a, 0, rows, b, steps, sums);
+  multiply_rows<kTileRows, kVectors>(a, 0, rows, b, steps, start, sums);
 }
 
 template <class E, class C>
-void multiply(const LeftRows<E>& a, index_t rows, const Panels<E>& panels, index_t panel, C* sums) {
+void multiply(const LeftRows<E>& a, index_t rows, const Panels<E>& panels, index_t panel,
+              const C* start, C* sums) {
   constexpr index_t kTileColumns = kTileVectors * kLanes<C>;
   const index_t columns = panels.used(panel);
   for (index_t column = 0; column < columns; column += kTileColumns) {
     const index_t left = smaller(kTileColumns, columns - column);
     const int vectors = static_cast<int>((left + kLanes<C> - 1) / kLanes<C>);
     multiply_columns<kTileVectors>(vectors, a, rows, panels.at(panel, column), panels.steps(),
-                                   sums + column);
+                                   start + column, sums + column);
   }
 }
 
 }  // namespace
 
 void multiply_panel(const LeftRows<float>& a, index_t rows, const Panels<float>& panels,
-                    index_t panel, float* sums) {
-  if constexpr (kHasFloat32) multiply(a, rows, panels, panel, sums);
+                    index_t panel, const float* start, float* sums) {
+  if constexpr (kHasFloat32) multiply(a, rows, panels, panel, start, sums);
 }
 void multiply_panel(const LeftRows<double>& a, index_t rows, const Panels<double>& panels,
-                    index_t panel, double* sums) {
-  if constexpr (kHasFloat64) multiply(a, rows, panels, panel, sums);
+                    index_t panel, const double* start, double* sums) {
+  if constexpr (kHasFloat64) multiply(a, rows, panels, panel, start, sums);
 }
 void multiply_panel(const LeftRows<BFloat16>& a, index_t rows, const Panels<BFloat16>& panels,
-                    index_t panel, float* sums) {
+                    index_t panel, const float* start, float* sums) {
 #if defined(TRANSNEXT_TILES)
-  multiply_in_tiles(a, rows, panels, panel, sums);
+  multiply_in_tiles(a, rows, panels, panel, start, sums);
 #elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
-  multiply_in_matrices(a, rows, panels, panel, sums);
+  multiply_in_matrices(a, rows, panels, panel, start, sums);
 #else
-  multiply(a, rows, panels, panel, sums);
+  multiply(a, rows, panels, panel, start, sums);
 #endif
 }
 #if defined(TRANSNEXT_TILES)
 void multiply_panel(const LeftRows<SplitFloat>& a, index_t rows, const Panels<SplitFloat>& panels,
-                    index_t panel, float* sums) {
-  multiply_in_tiles(a, rows, panels, panel, sums);
+                    index_t panel, const float* start, float* sums) {
+  multiply_in_tiles(a, rows, panels, panel, start, sums);
 }
 #endif
 

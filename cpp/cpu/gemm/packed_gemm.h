@@ -124,31 +124,41 @@ struct Panels {
 constexpr index_t kStripRows = 32;
 static_assert(kStripRows % kTileRows == 0);
 
-// sums[row * kPanelColumns + column] = `rows` rows, at most kStripRows, times the columns of one
-// panel, in whole vectors. Compiled once per level (packed_gemm.cpp) for all kernels.
+// sums[row * kPanelColumns + column] = start[column] + `rows` rows, at most kStripRows, times the
+// columns of one panel, in whole vectors; `start` has kPanelColumns elements, and kSpareRows rows of
+// `sums` after the last may be written. Compiled once per level (packed_gemm.cpp) for all kernels.
 void multiply_panel(const LeftRows<float>& a, index_t rows, const Panels<float>& panels,
-                    index_t panel, float* sums);
+                    index_t panel, const float* start, float* sums);
 void multiply_panel(const LeftRows<double>& a, index_t rows, const Panels<double>& panels,
-                    index_t panel, double* sums);
+                    index_t panel, const double* start, double* sums);
 void multiply_panel(const LeftRows<BFloat16>& a, index_t rows, const Panels<BFloat16>& panels,
-                    index_t panel, float* sums);
+                    index_t panel, const float* start, float* sums);
 #if defined(TRANSNEXT_TILES)
 void multiply_panel(const LeftRows<SplitFloat>& a, index_t rows, const Panels<SplitFloat>& panels,
-                    index_t panel, float* sums);
+                    index_t panel, const float* start, float* sums);
 #endif
 
-// Multiplies `rows` rows by the columns of one panel. Calls finish(row, column, sum) for every
-// vector of the result, with `column` counted from the panel's first. Vectors entirely beyond the
-// last column of the weight are left out.
-template <class E, class Finish>
+// The same for any number of rows.
+template <class E, class C>
+inline void multiply_strips(const LeftRows<E>& a, index_t rows, const Panels<E>& panels,
+                            index_t panel, const C* start, C* sums) {
+  for (index_t first = 0; first < rows; first += kStripRows)
+    multiply_panel({a.data + first * a.stride, a.stride}, smaller(kStripRows, rows - first), panels,
+                   panel, start, sums + first * kPanelColumns);
+}
+
+// Multiplies `rows` rows by the columns of one panel and adds `bias`, kPanelColumns elements. Calls
+// finish(row, column, sum) for every vector of the result, with `column` counted from the panel's
+// first. Vectors entirely beyond the last column of the weight are left out.
+template <class E, class C, class Finish>
 inline void product(const LeftRows<E>& a, index_t rows, const Panels<E>& panels, index_t panel,
-                    Finish&& finish) {
-  using C = typename Product<E>::Sum;
+                    const C* bias, Finish&& finish) {
+  static_assert(std::is_same_v<C, typename Product<E>::Sum>);
   alignas(kVectorBytes) C sums[kStripRows * kPanelColumns];
   const index_t columns = panels.used(panel);
   for (index_t first = 0; first < rows; first += kStripRows) {
     const index_t count = smaller(kStripRows, rows - first);
-    multiply_panel({a.data + first * a.stride, a.stride}, count, panels, panel, sums);
+    multiply_panel({a.data + first * a.stride, a.stride}, count, panels, panel, bias, sums);
     for (index_t i = 0; i < count; ++i) {
       for (index_t column = 0; column < columns; column += kLanes<C>)
         finish(first + i, column, load<Vector<C>>(sums + i * kPanelColumns + column));

@@ -92,10 +92,9 @@ void embed(const PatchEmbedParams& p, int threads) {
     });
     for (index_t panel = 0; panel < panels.count(); ++panel) {
       const index_t origin = panel * kPanelColumns;
-      product<E>({patches.data(), stride}, count, panels, panel,
+      product<E>({patches.data(), stride}, count, panels, panel, bias + origin,
                  [&](index_t i, index_t column, Vector<C> sum) {
-                   store(&result[i * result_stride + origin + column],
-                         sum + load<Vector<C>>(bias + origin + column));
+                   store(&result[i * result_stride + origin + column], sum);
                  });
     }
     with_storage_of<E>(p.out.dtype, [&](auto element) {

@@ -45,17 +45,19 @@ inline void add_tile_products(const BFloat16* left, index_t stride, const BFloat
 
 // Bfloat16 has one part, split floats two: three of the four products of parts count.
 template <int kColumns, bool kTwo, class E>
-inline void multiply_tile_rows(const LeftRows<E>& a, const E* b, index_t depth, float* sums) {
+inline void multiply_tile_rows(const LeftRows<E>& a, const E* b, index_t depth, const float* start,
+                               float* sums) {
   constexpr int kParts = sizeof(E) / sizeof(BFloat16);
   constexpr index_t kLeftPart = kTileDepth;
   constexpr index_t kRightPart = kTileDepth * kPanelColumns;
-  zero_tile<0>();
-  if constexpr (kColumns > 1) zero_tile<1>();
-  if constexpr (kColumns > 2) zero_tile<2>();
+  constexpr index_t kSameRow = 0;  // stride of a tile whose rows are all `start`
+  load_tile<0>(start, kSameRow);
+  if constexpr (kColumns > 1) load_tile<1>(start + kTileSide, kSameRow);
+  if constexpr (kColumns > 2) load_tile<2>(start + 2 * kTileSide, kSameRow);
   if constexpr (kTwo) {
-    zero_tile<3>();
-    if constexpr (kColumns > 1) zero_tile<4>();
-    if constexpr (kColumns > 2) zero_tile<5>();
+    load_tile<3>(start, kSameRow);
+    if constexpr (kColumns > 1) load_tile<4>(start + kTileSide, kSameRow);
+    if constexpr (kColumns > 2) load_tile<5>(start + 2 * kTileSide, kSameRow);
   }
   const auto* left = reinterpret_cast<const BFloat16*>(a.data);
   const auto* right = reinterpret_cast<const BFloat16*>(b);
@@ -82,21 +84,22 @@ inline void multiply_tile_rows(const LeftRows<E>& a, const E* b, index_t depth, 
 
 template <int kColumns, class E>
 inline void multiply_tile_columns(const LeftRows<E>& a, index_t rows, const E* b, index_t depth,
-                                  float* sums) {
-  if (rows > kTileSide) return multiply_tile_rows<kColumns, true>(a, b, depth, sums);
-  multiply_tile_rows<kColumns, false>(a, b, depth, sums);
+                                  const float* start, float* sums) {
+  if (rows > kTileSide) return multiply_tile_rows<kColumns, true>(a, b, depth, start, sums);
+  multiply_tile_rows<kColumns, false>(a, b, depth, start, sums);
 }
 
 // sums = a strip of rows by a panel, as multiply_panel describes.
 template <class E>
 inline void multiply_in_tiles(const LeftRows<E>& a, index_t rows, const Panels<E>& panels,
-                              index_t panel, float* sums) {
+                              index_t panel, const float* start, float* sums) {
   static_assert(kStripRows == 2 * kTileSide && kPanelColumns == 3 * kTileSide);
   const index_t columns = panels.used(panel);
   const E* b = panels.at(panel, 0);
-  if (columns > 2 * kTileSide) return multiply_tile_columns<3>(a, rows, b, panels.depth, sums);
-  if (columns > kTileSide) return multiply_tile_columns<2>(a, rows, b, panels.depth, sums);
-  multiply_tile_columns<1>(a, rows, b, panels.depth, sums);
+  if (columns > 2 * kTileSide)
+    return multiply_tile_columns<3>(a, rows, b, panels.depth, start, sums);
+  if (columns > kTileSide) return multiply_tile_columns<2>(a, rows, b, panels.depth, start, sums);
+  multiply_tile_columns<1>(a, rows, b, panels.depth, start, sums);
 }
 
 TRANSNEXT_END_LEVEL

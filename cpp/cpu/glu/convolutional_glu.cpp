@@ -1,9 +1,11 @@
 // convolutional_glu on the CPU. The formula is in transnext/convolutional_glu.h.
 //
-// A task walks down a tile of one image, a few rows at a time: fc1 of the next rows, then
-// convolution, gate and fc2 of the rows that now have a row below them. The hidden features live in
-// a ring of rows that stays in cache, so only x and out use memory bandwidth: at stage 1 of
-// TransNeXt-Tiny 0.6 kB per token instead of 8 kB.
+// A task walks down a tile of one image, a step of some rows at a time, and in a step from one panel
+// of hidden features to the next: fc1 of the step's rows for both halves of the panel, then
+// convolution and gate of the rows that now have a row below them. So the features before the gate
+// come from a nearby cache, and only a panel's last two rows are kept for the next step. When all
+// hidden features of these rows are known, fc2 follows. Only x and out use memory bandwidth: at stage
+// 1 of TransNeXt-Tiny 0.6 kB per token instead of 8 kB.
 //
 // The depthwise convolution reaches one token beyond the tile, where fc1 is computed twice, once
 // for each side. So tiles are as large as an even split over the threads allows; where they would
@@ -23,8 +25,10 @@ TRANSNEXT_BEGIN_LEVEL
 namespace {
 
 constexpr index_t kTileWidth = 80;  // tokens: wider images are split into columns
-constexpr index_t kStepTokens =
-    56;  // of fc1 at a time, which amortise reading the weights from cache
+// Of fc1 at a time, which amortise reading the weights from cache: the tile unit, which multiplies
+// faster, needs more of them.
+template <class E>
+constexpr index_t kStepTokens = Product<E>::kDepth >= 32 ? 224 : 56;
 constexpr index_t kLeastRows = 3;
 
 struct Tiles {
@@ -66,17 +70,20 @@ class GluTask {
         out_bias_(out_bias),
         depth_(p.x.shape[2]),
         hidden_(p.fc2_weight.depth),
-        step_rows_((kStepTokens - 1) / tiles.width + 1),
+        step_rows_(smaller(larger(kKeptRows, (kStepTokens<E> - 1) / tiles.width + 1),
+                           smaller(tiles.height + 2, p.grid.height))),
         columns_(tiles.width + 2),
         left_stride_(product_stride<E>(depth_)),
-        ring_stride_(product_stride<C>(round_up(hidden_, kLanes<C>))),
         hidden_stride_(product_stride<E>(round_up(hidden_, kLanes<C>))),
-        left_((step_rows_ * columns_ + Product<E>::kSpareRows) * left_stride_),
+        kept_size_((kKeptRows * columns_ + Product<E>::kSpareRows) * kPanelColumns),
+        left_(((step_rows_ + 1) * columns_ + Product<E>::kSpareRows) * left_stride_),
         row_(depth_),
-        values_((step_rows_ + 2) * columns_ * ring_stride_),
-        gates_((step_rows_ + 1) * columns_ * ring_stride_),
+        values_((step_rows_ * columns_ + Product<E>::kSpareRows) * kPanelColumns),
+        kept_(step_rows_ < smaller(tiles.height + 2, p.grid.height)
+                  ? 2 * panels_of<E>(p.value_weight).count() * kept_size_
+                  : 0),
+        gates_(((step_rows_ + 1) * columns_ + Product<E>::kSpareRows) * kPanelColumns),
         hidden_rows_(((step_rows_ + 1) * tiles.width + Product<E>::kSpareRows) * hidden_stride_),
-        targets_(step_rows_ * columns_),
         tokens_((step_rows_ + 1) * tiles.width) {
     // A GEMM may read more features than there are, and multiplies them by zero weights.
     for (index_t i = 0; i < hidden_rows_.size(); i += hidden_stride_)
@@ -88,20 +95,25 @@ class GluTask {
     batch_ = batch;
     column_begin_ = column_begin;
     column_end_ = column_end;
-    const Grid grid = p_.grid;
-    const index_t last = smaller(row_end + 1, grid.height);
-    index_t next = larger(row_begin - 1, 0);
-    for (index_t row = row_begin; row < row_end;) {
-      const index_t stop = smaller(next + step_rows_, last);
-      first_product(next, stop, larger(next, row_begin), smaller(stop, row_end));
-      next = stop;
-      const index_t ready = next == grid.height ? row_end : smaller(row_end, next - 1);
+    const index_t first = larger(row_begin - 1, 0);
+    const index_t last = smaller(row_end + 1, p_.grid.height);
+    index_t row = row_begin;
+    for (begin_ = first; begin_ < last; begin_ = end_, kept_half_ = 1 - kept_half_) {
+      end_ = smaller(begin_ + step_rows_, last);
+      keep_from_ = end_ < last ? end_ - kKeptRows : end_;
+      load_rows(begin_ > first);
+      const index_t ready =
+          larger(row, end_ == p_.grid.height ? row_end : smaller(row_end, end_ - 1));
+      hide(row, ready);
       if (ready > row) second_product(row, ready);
-      row = larger(row, ready);
+      row = ready;
     }
   }
 
  private:
+  // Rows of values that the next step's first rows are convolved with.
+  static constexpr index_t kKeptRows = 2;
+
   index_t tile_width() const { return column_end_ - column_begin_; }
   View<2> image(const View<3>& tensor) const {
     View<2> view;
@@ -114,66 +126,81 @@ class GluTask {
     }
     return view;
   }
-  // The columns of the ring: the tile's and one on each side, if the image has it.
+  // The columns of fc1: the tile's and one on each side, if the image has it.
   index_t first_known() const { return larger(column_begin_ - 1, 0); }
   index_t known_columns() const { return smaller(column_end_ + 1, p_.grid.width) - first_known(); }
-  C* value_row(index_t row) { return &values_[row % (step_rows_ + 2) * columns_ * ring_stride_]; }
-  C* gates_of(index_t row) { return &gates_[row % (step_rows_ + 1) * columns_ * ring_stride_]; }
 
-  // fc1 of the rows begin .. end - 1, including the columns next to the tile; gates for some of the
-  // rows.
-  void first_product(index_t begin, index_t end, index_t gate_begin, index_t gate_end) {
-    const index_t first = first_known();
+  // A row of the step, or the one before it.
+  Left* left_row(index_t row) {
+    return &left_[(row - begin_ + 1) * known_columns() * left_stride_];
+  }
+  // Where a panel's values are, of a row of the step or one of the two before it.
+  C* value_row(index_t panel, index_t row) {
+    const auto at = [&](C* rows, index_t first) {
+      return rows + (row - first) * known_columns() * kPanelColumns;
+    };
+    const auto kept = [&](index_t half) { return &kept_[(2 * panel + half) * kept_size_]; };
+    if (row >= keep_from_) return at(kept(kept_half_), keep_from_);
+    if (row >= begin_) return at(values_.data(), begin_);
+    return at(kept(1 - kept_half_), begin_ - kKeptRows);
+  }
+
+  // Normalises the step's rows, after the last one of the step before.
+  void load_rows(bool follows) {
     const index_t count = known_columns();
+    if (follows)
+      __builtin_memcpy(static_cast<void*>(left_row(begin_ - 1)), left_row(begin_ + step_rows_ - 1),
+                       static_cast<unsigned long>(count * left_stride_) * sizeof(Left));
     const View<2> x = image(p_.x);
-    for (index_t row = begin; row < end; ++row) {
-      load_product_rows<E, C>(x, row * p_.grid.width + first, count, norm_, row_.data(),
-                              &left_[(row - begin) * count * left_stride_], left_stride_);
-    }
-    for (index_t row = begin; row < end; ++row) {
-      for (index_t i = 0; i < count; ++i)
-        targets_[(row - begin) * count + i] = value_row(row) + i * ring_stride_;
-    }
-    product_into(p_.value_weight, value_bias_, 0, (end - begin) * count);
-    for (index_t row = gate_begin; row < gate_end; ++row) {
-      for (index_t i = 0; i < count; ++i)
-        targets_[(row - begin) * count + i] = gates_of(row) + i * ring_stride_;
-    }
-    product_into(p_.gate_weight, gate_bias_, (gate_begin - begin) * count,
-                 (gate_end - gate_begin) * count);
+    for (index_t row = begin_; row < end_; ++row)
+      load_product_rows<E, C>(x, row * p_.grid.width + first_known(), count, norm_, row_.data(),
+                              left_row(row), left_stride_);
   }
 
-  void product_into(const PackedWeight& weight, const C* bias, index_t first, index_t count) {
-    const Panels<E> panels = panels_of<E>(weight);
-    C* const* targets = &targets_[first];
-    for (index_t panel = 0; panel < panels.count(); ++panel) {
-      const index_t origin = panel * kPanelColumns;
-      product<E>({&left_[first * left_stride_], left_stride_}, count, panels, panel,
-                 [&](index_t i, index_t column, Vector<C> sum) {
-                   store(targets[i] + origin + column,
-                         sum + load<Vector<C>>(bias + origin + column));
-                 });
+  // The hidden features of the rows begin .. end - 1, and the values of all rows of the step.
+  void hide(index_t begin, index_t end) {
+    const index_t count = known_columns();
+    const Panels<E> values = panels_of<E>(p_.value_weight);
+    const Panels<E> gates = panels_of<E>(p_.gate_weight);
+    const auto multiply_rows = [&](const Panels<E>& panels, index_t panel, const C* bias,
+                                   index_t first, index_t last, C* to) {
+      multiply_strips<E>({left_row(first), left_stride_}, (last - first) * count, panels, panel,
+                         bias + panel * kPanelColumns, to);
+    };
+    for (index_t panel = 0; panel < values.count(); ++panel) {
+      multiply_rows(values, panel, value_bias_, begin_, keep_from_, values_.data());
+      if (keep_from_ < end_)
+        multiply_rows(values, panel, value_bias_, keep_from_, end_, value_row(panel, keep_from_));
+      if (begin == end) continue;
+      multiply_rows(gates, panel, gate_bias_, begin, end, gates_.data());
+      for (index_t row = begin; row < end; ++row)
+        gate(panel, values.used(panel), row, &gates_[(row - begin) * count * kPanelColumns],
+             &hidden_rows_[(row - begin) * tile_width() * hidden_stride_]);
     }
   }
 
-  // Convolution, gate, fc2 and residual of the rows begin .. end - 1, whose neighbours are
-  // computed.
+  // Convolution and gate of one row.
+  void gate(index_t panel, index_t channels, index_t row, const C* gates, Left* hidden) {
+    const RowWindow<C> values{row > 0 ? value_row(panel, row - 1) : nullptr,
+                              value_row(panel, row),
+                              row + 1 < p_.grid.height ? value_row(panel, row + 1) : nullptr,
+                              kPanelColumns,
+                              1,
+                              known_columns(),
+                              channels};
+    const index_t origin = panel * kPanelColumns;
+    const index_t first = column_begin_ - first_known();
+    gate_row<C>(values, taps_.from(origin), TokenRow<const C>{gates, kPanelColumns, 1},
+                TokenRow<Left>{hidden - first * hidden_stride_, hidden_stride_, 1}, first,
+                first + tile_width(), origin);
+  }
+
+  // fc2 and residual of the rows begin .. end - 1.
   void second_product(index_t begin, index_t end) {
     const index_t width = tile_width();
     for (index_t row = begin; row < end; ++row) {
-      const RowWindow<C> values{row > 0 ? value_row(row - 1) : nullptr,
-                                value_row(row),
-                                row + 1 < p_.grid.height ? value_row(row + 1) : nullptr,
-                                ring_stride_,
-                                1,
-                                known_columns(),
-                                hidden_};
-      const index_t first = column_begin_ - first_known();
       for (index_t i = 0; i < width; ++i)
         tokens_[(row - begin) * width + i] = row * p_.grid.width + column_begin_ + i;
-      Left* hidden = &hidden_rows_[((row - begin) * width - first) * hidden_stride_];
-      gate_row<C>(values, taps_, TokenRow<const C>{gates_of(row), ring_stride_, 1},
-                  TokenRow<Left>{hidden, hidden_stride_, 1}, first, first + width);
     }
     with_storage_of<E>(p_.x.dtype, [&](auto element) {
       this->second_product_into(image(p_.x), image(p_.out), (end - begin) * width, element);
@@ -185,13 +212,12 @@ class GluTask {
     const Panels<E> panels = panels_of<E>(p_.fc2_weight);
     for (index_t panel = 0; panel < panels.count(); ++panel) {
       const index_t origin = panel * kPanelColumns;
-      product<E>({hidden_rows_.data(), hidden_stride_}, count, panels, panel,
+      product<E>({hidden_rows_.data(), hidden_stride_}, count, panels, panel, out_bias_ + origin,
                  [&](index_t i, index_t column, Vector<C> sum) {
                    const index_t at = origin + column;
                    const index_t token = tokens_[i];
                    const T* residual = static_cast<const T*>(x.data) + token * x.stride[0];
-                   sum += load<Vector<C>>(out_bias_ + at) +
-                          load_lanes<C>(residual, x.stride[1], at, depth_);
+                   sum += load_lanes<C>(residual, x.stride[1], at, depth_);
                    store_lanes<C>(static_cast<T*>(out.data) + token * out.stride[0], out.stride[1],
                                   at, depth_, sum);
                  });
@@ -207,17 +233,21 @@ class GluTask {
   index_t depth_;   // C
   index_t hidden_;  //
   index_t step_rows_;
-  index_t columns_;        // of a ring row: the tile's and one on each side
+  index_t columns_;        // of fc1: the tile's and one on each side
   index_t left_stride_;    // of a normalised token
-  index_t ring_stride_;    // of a token's hidden features before the gate
-  index_t hidden_stride_;  // and after it
-  Scratch<Left> left_;
-  Scratch<C> row_;
-  Scratch<C> values_;
-  Scratch<C> gates_;
-  Scratch<Left> hidden_rows_;
-  Scratch<C*> targets_;
-  Scratch<index_t> tokens_;  // of hidden_rows_
+  index_t hidden_stride_;  // of a token's hidden features after the gate
+  index_t kept_size_;
+  Scratch<Left> left_;         // [1 + step][columns][left_stride]
+  Scratch<C> row_;             // [C]
+  Scratch<C> values_;          // [step][columns][panel columns]
+  Scratch<C> kept_;            // [panel][this step's, the last one's][2][columns][panel columns]
+  Scratch<C> gates_;           // [1 + step][columns][panel columns]
+  Scratch<Left> hidden_rows_;  // [1 + step][tile width][hidden_stride]
+  Scratch<index_t> tokens_;    // of hidden_rows_
+  index_t begin_ = 0;          // rows of the step
+  index_t end_ = 0;
+  index_t keep_from_ = 0;  // its rows from this one on are kept for the next
+  index_t kept_half_ = 0;
   index_t batch_ = 0;
   index_t column_begin_ = 0;
   index_t column_end_ = 0;

@@ -46,6 +46,8 @@ struct Taps {
     return load<Vector<C>>(data + kTapRows * channel + tap * kLanes<C>);
   }
   Vector<C> bias(index_t channel) const { return weight(channel, kTaps); }
+  // Those from a channel on that begins a vector.
+  Taps from(index_t channel) const { return {data + kTapRows * channel}; }
 };
 
 template <class C>
