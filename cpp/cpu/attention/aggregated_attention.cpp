@@ -126,6 +126,7 @@ class ForwardTask {
     const index_t first = block.first;
     store_block<C>(token_major(p_.out, batch_, head_), first, block.count, block.out.data(),
                    kWidth);
+    if (!p_.log_sum_exp.present()) return;
     C log_sum_exp[kWidth];
     for (int v = 0; v < 2; ++v) store(log_sum_exp + v * n, block.maximum[v] + log(block.sum[v]));
     C* to = &element<C>(p_.log_sum_exp, batch_, first, head_);

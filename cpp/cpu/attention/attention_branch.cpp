@@ -46,8 +46,7 @@ class Branch {
         projected_(group_ * tokens_ * parts() * width_ * bytes_),
         attended_(group_ * tokens_ * width_ * bytes_),
         pooled_features_(group_ * pooled_ * width_ * bytes_),
-        pooled_projected_(group_ * pooled_ * 2 * width_ * bytes_),
-        log_sum_exp_(group_ * tokens_ * p.heads) {}
+        pooled_projected_(group_ * pooled_ * 2 * width_ * bytes_) {}
 
   void run() {
     for (index_t first = 0; first < p_.x.shape[0]; first += group_)
@@ -84,8 +83,6 @@ class Branch {
     }
     const View<3> attended = contiguous<3>(attended_.data(), p_.features, {count, tokens_, width_});
     a.out = heads_of(attended, 0, p_.heads, width_);
-    a.log_sum_exp =
-        contiguous<3>(log_sum_exp_.data(), p_.attention.scale.dtype, {count, tokens_, p_.heads});
     cpu::aggregated_attention(a, threads_);
     multiply(attended, LayerNormParams{}, p_.out_projection, p_.out_bias, x,
              images_of(p_.out, first, count));
@@ -145,7 +142,6 @@ class Branch {
   Scratch<char> attended_;
   Scratch<char> pooled_features_;
   Scratch<char> pooled_projected_;
-  Scratch<double> log_sum_exp_;
 };
 
 }  // namespace

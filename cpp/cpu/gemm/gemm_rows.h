@@ -51,17 +51,19 @@ inline C normalise_layer(const Norm<C>& norm, index_t depth, C* row) {
   const index_t whole = depth / n * n;
   Vector<C> sums{};
   for (index_t i = 0; i < whole; i += n) sums += load<Vector<C>>(row + i);
-  C sum = sum_lanes<C>(sums);
-  for (index_t i = whole; i < depth; ++i) sum += row[i];
-  const C mean = sum / static_cast<C>(depth);
+  if (whole < depth) sums += load_lanes<C>(row, 1, whole, depth);
+  const C mean = sum_lanes<C>(sums) / static_cast<C>(depth);
   Vector<C> squares{};
   for (index_t i = 0; i < whole; i += n) {
     const Vector<C> x = load<Vector<C>>(row + i) - mean;
     squares += x * x;
   }
-  C square = sum_lanes<C>(squares);
-  for (index_t i = whole; i < depth; ++i) square += (row[i] - mean) * (row[i] - mean);
-  const C variance = square / static_cast<C>(depth) + norm.epsilon;
+  if (whole < depth) {
+    const Mask<C> present = lane_numbers<C>() < static_cast<MaskLane<C>>(depth - whole);
+    const Vector<C> x = masked<C>(load_lanes<C>(row, 1, whole, depth) - mean, present);
+    squares += x * x;
+  }
+  const C variance = sum_lanes<C>(squares) / static_cast<C>(depth) + norm.epsilon;
   const C scale =
       C(1) / (sizeof(C) == 8 ? static_cast<C>(__builtin_sqrt(static_cast<double>(variance)))
                              : static_cast<C>(__builtin_sqrtf(static_cast<float>(variance))));
@@ -69,8 +71,11 @@ inline C normalise_layer(const Norm<C>& norm, index_t depth, C* row) {
     const Vector<C> x = (load<Vector<C>>(row + i) - mean) * scale;
     store(row + i, x * load<Vector<C>>(norm.weight + i) + load<Vector<C>>(norm.bias + i));
   }
-  for (index_t i = whole; i < depth; ++i)
-    row[i] = (row[i] - mean) * scale * norm.weight[i] + norm.bias[i];
+  if (whole < depth) {
+    const auto part = [&](const C* values) { return load_lanes<C>(values, 1, whole, depth); };
+    const Vector<C> x = (part(row) - mean) * scale;
+    store_lanes<C>(row, 1, whole, depth, x * part(norm.weight) + part(norm.bias));
+  }
   return scale;
 }
 

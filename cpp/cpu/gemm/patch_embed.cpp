@@ -20,8 +20,8 @@ constexpr index_t kBlockTokens = 96;
 constexpr index_t kTasksPerThread = 3;  // keeps uneven cores busy until the end
 
 // One row per token: the elements of its patch in the weight's order, zeros outside the map.
-template <class C, class T>
-void gather_patch(const PatchEmbedParams& p, const T* image, index_t i, index_t j, C* row) {
+template <class T, class R>
+void gather_patch(const PatchEmbedParams& p, const T* image, index_t i, index_t j, R* row) {
   const index_t kernel = p.kernel;
   const index_t channels = p.x.shape[1];
   const index_t top = i * p.stride - kernel / 2;
@@ -30,15 +30,20 @@ void gather_patch(const PatchEmbedParams& p, const T* image, index_t i, index_t 
   const index_t end = smaller(kernel, p.x.shape[3] - left);
   const bool whole = top >= 0 && top + kernel <= p.x.shape[2] && begin == 0 && end == kernel;
   if (!whole) {
-    __builtin_memset(row, 0, static_cast<unsigned long>(kernel * kernel * channels) * sizeof(C));
+    __builtin_memset(row, 0, static_cast<unsigned long>(kernel * kernel * channels) * sizeof(R));
   }
   for (index_t dy = 0; dy < kernel; ++dy) {
     const index_t y = top + dy;
     if (y < 0 || y >= p.x.shape[2]) continue;
     const T* line = image + y * p.x.stride[2] + (left + begin) * p.x.stride[3];
     if (p.channels_last) {
-      for (index_t dx = begin; dx < end; ++dx, line += p.x.stride[3])
-        load_row(line, p.x.stride[1], channels, row + (dy * kernel + dx) * channels);
+      R* to = row + (dy * kernel + begin) * channels;
+      if (p.x.stride[1] == 1 && p.x.stride[3] == channels) {
+        load_row(line, 1, (end - begin) * channels, to);
+        continue;
+      }
+      for (index_t dx = begin; dx < end; ++dx, line += p.x.stride[3], to += channels)
+        load_row(line, p.x.stride[1], channels, to);
     } else {
       for (index_t c = 0; c < channels; ++c) {
         load_row(line + c * p.x.stride[1], p.x.stride[3], end - begin,
@@ -82,10 +87,10 @@ void embed(const PatchEmbedParams& p, int threads) {
         const T* image = static_cast<const T*>(p.x.data) + batch * p.x.stride[0];
         Left* patch = &patches[i * stride];
         clear_row_end<E>(depth, patch);
-        if constexpr (std::is_same_v<Left, C>) {
-          gather_patch<C>(p, image, token / p.grid.width, token % p.grid.width, patch);
+        if constexpr (std::is_same_v<Left, C> || std::is_same_v<Left, T>) {
+          gather_patch(p, image, token / p.grid.width, token % p.grid.width, patch);
         } else {
-          gather_patch<C>(p, image, token / p.grid.width, token % p.grid.width, row.data());
+          gather_patch(p, image, token / p.grid.width, token % p.grid.width, row.data());
           store_row(row.data(), 1, depth, patch);
         }
       }

@@ -157,26 +157,6 @@ inline void store_vector(T* target, Vector<C> vector) {
   }
 }
 
-// `count` elements, `stride` apart, to and from a contiguous row.
-template <class C, class T>
-inline void load_row(const T* source, index_t stride, index_t count, C* row) {
-  index_t i = 0;
-  if (stride == 1) {
-    for (; i + kLanes<C> <= count; i += kLanes<C>) store(row + i, load_vector<C>(source + i));
-  }
-  for (; i < count; ++i) row[i] = convert_to<C>(source[i * stride]);
-}
-
-template <class C, class T>
-inline void store_row(const C* row, index_t stride, index_t count, T* target) {
-  index_t i = 0;
-  if (stride == 1) {
-    for (; i + kLanes<C> <= count; i += kLanes<C>)
-      store_vector<C>(target + i, load<Vector<C>>(row + i));
-  }
-  for (; i < count; ++i) convert_from(row[i], target + i * stride);
-}
-
 #if defined(__AVX512F__)
 // Loads the first `count` elements of a vector from contiguous storage, zeros for the rest, and
 // stores them.
@@ -211,6 +191,49 @@ inline void store_part(T* target, index_t count, Vector<C> vector) {
   }
 }
 #endif
+
+// `count` elements, `stride` apart, to and from a contiguous row.
+template <class C, class T>
+inline void load_row(const T* source, index_t stride, index_t count, C* row) {
+  index_t i = 0;
+  if (stride == 1) {
+    for (; i + kLanes<C> <= count; i += kLanes<C>) store(row + i, load_vector<C>(source + i));
+#if defined(__AVX512F__)
+    if (i < count) store_part<C>(row + i, count - i, load_part<C>(source + i, count - i));
+    return;
+#endif
+  }
+  for (; i < count; ++i) row[i] = convert_to<C>(source[i * stride]);
+}
+
+// The same without a conversion.
+inline void load_row(const BFloat16* source, index_t stride, index_t count, BFloat16* row) {
+  index_t i = 0;
+  if (stride == 1) {
+    constexpr index_t n = kLanes<float>;
+    for (; i + n <= count; i += n) store(row + i, load<HalfBits>(source + i));
+#if defined(__AVX512F__)
+    const auto mask = static_cast<__mmask16>((1u << (count - i)) - 1u);
+    _mm256_mask_storeu_epi16(row + i, mask, _mm256_maskz_loadu_epi16(mask, source + i));
+    return;
+#endif
+  }
+  for (; i < count; ++i) row[i] = source[i * stride];
+}
+
+template <class C, class T>
+inline void store_row(const C* row, index_t stride, index_t count, T* target) {
+  index_t i = 0;
+  if (stride == 1) {
+    for (; i + kLanes<C> <= count; i += kLanes<C>)
+      store_vector<C>(target + i, load<Vector<C>>(row + i));
+#if defined(__AVX512F__)
+    if (i < count) store_part<C>(target + i, count - i, load_part<C>(row + i, count - i));
+    return;
+#endif
+  }
+  for (; i < count; ++i) convert_from(row[i], target + i * stride);
+}
 
 // Loads or stores one vector at position `first` of a row; elements from `count` on are zero or not
 // written.

@@ -50,7 +50,7 @@ struct AggregatedAttentionInputs {
 struct AggregatedAttentionParams {
   AggregatedAttentionInputs in;
   View<4> out;          // [B, N, h, d] T
-  View<3> log_sum_exp;  // [B, N, h] C(T)
+  View<3> log_sum_exp;  // [B, N, h] C(T), optional: for the backward
   // CUDA: float operands of QK^T and PV over the pooled keys may be rounded to TF32.
   bool allow_tf32 = false;
 };
