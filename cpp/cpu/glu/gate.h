@@ -23,8 +23,8 @@ inline void gate_tile(const RowWindow<A>& a, const Taps<C>& taps, const TokenRow
 
 // Columns [begin, end) of out = GELU(convolution of a) * gate, all channels of `a`, which are those
 // from `out_first` on of out. The storage types of `a`, gate and out may differ; `out` may be `gate`.
-// Per output: 9 multiply-adds and about 20
-// instructions of GELU; if `a` is cached, two values are read from and one is written to memory.
+// Per output: 9 multiply-adds and about 20 instructions of GELU; if `a` is cached, two values are read
+// from and one is written to memory.
 template <class C, class A, class G, class O>
 inline void gate_row(const RowWindow<A>& a, const Taps<C>& taps, const TokenRow<const G>& gate,
                      const TokenRow<O>& out, index_t begin, index_t end, index_t out_first = 0) {
