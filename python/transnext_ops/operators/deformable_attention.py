@@ -69,7 +69,8 @@ def deformable_attention(
     -----
     Many queries add to the gradient of a cell. On a CPU the kernels do so in one order, on a GPU
     atomically: results then differ in the last bits from run to run, unless
-    ``torch.use_deterministic_algorithms(True)`` asks for the slower sums that do not.
+    ``torch.use_deterministic_algorithms(True)`` asks for the slower sums that do not. The backend
+    ``torch`` is made of ``grid_sample``, which PyTorch differentiates backwards and once.
 
     Raises
     ------

@@ -28,6 +28,9 @@ KernelTable aggregated_attention_backward_kernels() {
 KernelTable conv_glu_kernels() {
   return {nullptr, 0};
 }
+KernelTable deformable_attention_kernels() {
+  return {nullptr, 0};
+}
 KernelTable gelu_pool_kernels() {
   return table_of(kKernels);
 }
