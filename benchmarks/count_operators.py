@@ -43,7 +43,10 @@ _NO_WORK = frozenset(
      "new_empty_strided", "set_", "_unsafe_view", "_reshape_alias", "device")
 )  # fmt: skip
 # These write their first argument without reading it.
-_OVERWRITING = frozenset(("copy_", "fill_", "zero_", "bernoulli_", "_foreach_copy_"))
+_OVERWRITING = frozenset(
+    ("copy_", "fill_", "zero_", "bernoulli_", "_foreach_copy_",
+     "aggregated_attention_backward_into", "gelu_pool_backward_into")
+)  # fmt: skip
 
 
 class OperatorCount(TorchDispatchMode):

@@ -77,8 +77,8 @@ def convolution_gradients(
     if depthwise:  # the whole gated unit's, where that is faster than the convolution's in it
         packed, d_out = (like((batch, height * width, n)) for n in (2 * channels, channels))
         ways["transnext_ops.conv_glu"] = functools.partial(
-            torch.ops.transnext.conv_glu_backward, d_out, packed, weight, None, (height, width),
-            (True, True, False), "cpp",
+            torch.ops.transnext.conv_glu_backward, d_out, packed, weight, None, None,
+            (height, width), (True, True, False, False), "cpp",
         )  # fmt: skip
     kind = "depthwise" if depthwise else "convolution"
     flops = 2.0 * batch * math.prod(size) * weight.numel() * (2 if to_image else 1)

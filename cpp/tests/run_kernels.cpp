@@ -38,6 +38,7 @@ void run_tokens(Case& c, const Sizes& s, int threads) {
   glu.x = c.activation({s.batch, tokens, 2 * hidden});
   glu.weight = c.parameter({hidden, 1, 3, 3});
   glu.bias = c.parameter({hidden});
+  glu.x_bias = c.parameter({2 * hidden});
   glu.out = c.result({s.batch, tokens, hidden});
   glu.grid = s.grid;
   level::conv_glu(glu, threads);
@@ -46,9 +47,11 @@ void run_tokens(Case& c, const Sizes& s, int threads) {
   d_glu.x = glu.x;
   d_glu.weight = glu.weight;
   d_glu.bias = glu.bias;
+  d_glu.x_bias = glu.x_bias;
   d_glu.d_x = c.result({s.batch, tokens, 2 * hidden});
   d_glu.d_weight = c.parameter_result({hidden, 1, 3, 3});
   d_glu.d_bias = c.parameter_result({hidden});
+  d_glu.d_x_bias = c.parameter_result({2 * hidden});
   d_glu.grid = s.grid;
   level::conv_glu_backward(d_glu, threads);
 
@@ -76,6 +79,7 @@ void run_norm(Case& c, const Sizes& s, int threads) {
   p.weight = c.parameter({channels});
   p.bias = c.parameter({channels});
   p.branch_scale = c.parameter({s.batch});
+  p.branch_bias = c.parameter({channels});
   p.normed = c.result(shape);
   p.total = c.parameter_result(shape);
   p.epsilon = 1e-6;
@@ -90,6 +94,7 @@ void run_norm(Case& c, const Sizes& s, int threads) {
   d.d_x = c.parameter_result(shape);
   d.d_weight = c.parameter_result({channels});
   d.d_bias = c.parameter_result({channels});
+  d.d_branch_bias = c.parameter_result({channels});
   d.epsilon = 1e-6;
   level::add_layer_norm_backward(d, threads);
 }

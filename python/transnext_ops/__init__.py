@@ -24,6 +24,7 @@ from transnext_ops.backends.registry import (
     use_backend,
 )
 from transnext_ops.dispatch.decompositions import decompositions
+from transnext_ops.dispatch.packed_gradients import unpack
 from transnext_ops.distribution import NAME
 from transnext_ops.operators.add_layer_norm import add_layer_norm
 from transnext_ops.operators.aggregated_attention import (
@@ -63,6 +64,7 @@ __all__ = [
     "pixel_focused_attention",
     "position_bias",
     "set_backend",
+    "unpack",
     "use_backend",
     "window_av",
     "window_qk",

@@ -22,17 +22,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from transnext_ops.made_functions import compute_dtype, make_function
+
 _SIZE_TYPES = {"grid": "SymInt[2]", "ints": "SymInt[]", "dtype": "ScalarType"}
 _FROM_SIZES = {
     "N": "grid[0] * grid[1]",
     "P": "pool_grid[0] * pool_grid[1]",
     "L": "window_size * window_size",
 }
-
-
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the arithmetic type for a storage type: float64 for itself, float32 otherwise."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 class Role(enum.Enum):
@@ -145,6 +142,9 @@ class Operator:
         those of the others or None.
     has_backward : bool
         False for operators of inference alone.
+    writes_into : bool
+        Whether there is a second backward, which writes gradients where it is told. It needs all
+        tensors in the backward.
     options, backward_options : tuple of str
         Settings that the compiled functions take after the sizes, as bools.
     """
@@ -155,6 +155,7 @@ class Operator:
     outputs: tuple[Output, ...]
     results: int = 1
     has_backward: bool = True
+    writes_into: bool = False
     options: tuple[str, ...] = ()
     backward_options: tuple[str, ...] = ()
 
@@ -248,6 +249,17 @@ class Operator:
         mask = (f"bool[{len(self.differentiable)}] needs",) if self.masked else ()
         result = "Tensor[]" if self.masked else "Tensor"
         return f"{self._declared(self.backward_inputs, *mask)} -> {result}"
+
+    @functools.cached_property
+    def backward_into_schema(self) -> str:
+        """The schema of the backward that writes gradients into given tensors.
+
+        `placed` says which gradients these are; `needs` is of the others, which it returns.
+        """
+        count = len(self.differentiable)
+        mask = (f"bool[{count}] needs",) if self.masked else ()
+        places = (f"bool[{count}] placed", "Tensor(a!)[] into")
+        return f"{self._declared(self.backward_inputs, *mask, *places)} -> Tensor[]"
 
     @functools.cached_property
     def gradient_allocations(self) -> list[str]:
@@ -360,38 +372,3 @@ class Operator:
         if size.axis is not None:
             return self._axis(size.axis)
         return f"dtype_name({size.name})" if size.kind == "dtype" else size.name
-
-
-def make_function(
-    name: str, parameters: Sequence[str], body: Sequence[str], **names: Any
-) -> Callable[..., Any]:
-    """Return a function made of source text, as ``collections.namedtuple`` makes its own.
-
-    A call of an operator is so short that loops over its record would show in its time.
-
-    Parameters
-    ----------
-    name : str
-    parameters : sequence of str
-    body : sequence of str
-        Statements, of the parameters, of `names` and of ``empty_like``, ``compute_dtype`` and
-        ``dtype_name``.
-    **names
-        What else the statements name.
-    """
-    source = f"def {name}({', '.join(parameters)}):\n" + "".join(f"    {line}\n" for line in body)
-    namespace = {
-        "compute_dtype": compute_dtype,
-        "dtype_name": lambda dtype: str(dtype).removeprefix("torch."),
-        "empty_like": _empty_like,
-        **names,
-    }
-    exec(source, namespace)
-    function = namespace[name]
-    function.__module__ = names.get("__name__", __name__)
-    return function
-
-
-def _empty_like(tensor: Tensor) -> Tensor:
-    """Allocate a contiguous tensor of the same kind: in half the time of ``new_empty``."""
-    return torch.empty_like(tensor, memory_format=torch.contiguous_format)

@@ -8,15 +8,8 @@ from __future__ import annotations
 import functools
 import re
 
-from transnext_ops.operator_record import (
-    Operator,
-    Output,
-    Role,
-    Size,
-    TensorArgument,
-    compute_dtype,
-    make_function,
-)
+from transnext_ops.made_functions import compute_dtype, make_function
+from transnext_ops.operator_record import Operator, Output, Role, Size, TensorArgument
 
 __all__ = [
     "FUSED_BLOCKS",
@@ -72,6 +65,7 @@ AGGREGATED_ATTENTION = Operator(
         Output("out", "B N h d", like="q", saved=True),
         Output("log_sum_exp", "B N h", like="scale", saved=True),
     ),
+    writes_into=True,
     options=("allow_tf32",),
     backward_options=("deterministic",),
 )
@@ -113,6 +107,7 @@ CONV_GLU = Operator(
         *_activations("x", "B N 2*hidden"),
         *_parameters("weight", "hidden 1 3 3"),
         *_parameters("bias", "hidden", optional=True),
+        *_parameters("x_bias", "2*hidden", optional=True),
     ),
     (_GRID,),
     (Output("out", "B N hidden", like="x"),),
@@ -123,6 +118,7 @@ GELU_POOL = Operator(
     _activations("x", "B N C"),
     (_GRID, _POOL_GRID),
     (Output("out", "B P C", like="x"),),
+    writes_into=True,
 )
 
 ADD_LAYER_NORM = Operator(
@@ -133,6 +129,7 @@ ADD_LAYER_NORM = Operator(
         *_parameters("weight", "C"),
         *_parameters("bias", "C", in_backward=False),
         *_parameters("branch_scale", "B", optional=True, differentiable=False),
+        *_parameters("branch_bias", "C", optional=True, in_backward=False),
     ),
     (Size("epsilon", "float"),),
     (Output("normed", "B N C", like="branch"), Output("total", "B N C", like="x", saved=True)),

@@ -1,6 +1,7 @@
 r"""The gate of the Convolutional GLU (paper, section 3.2), on tokens.
 
-x is [a | g], two halves of `hidden` channels each. Per channel c and grid position (i, j)::
+x + x_bias is [a | g], two halves of `hidden` channels each. Per channel c and grid position
+(i, j)::
 
     z[i, j]   = sum_u sum_v W[c, u, v] a[i + u - 1, j + v - 1] + bias[c]     a = 0 outside the grid
     out[i, j] = GELU(z[i, j]) g[i, j]
@@ -63,21 +64,33 @@ def depthwise_conv3x3_backward(d_result: Array, image: Array, weight: Array) -> 
 
 
 def _prepare(
-    x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None, grid: Grid
+    x: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None,
+    x_bias: ArrayLike | None,
+    grid: Grid,
 ) -> tuple[Array, Array, Array, Array | None]:
     """Check the arguments; return a and g as images ``[B, H, W, hidden]``, weight, bias."""
     weight = float64("weight", weight, None, 1, 3, 3)
     hidden = weight.shape[0]
     x = float64("x", x, BATCH, cell_count("grid", grid), 2 * hidden)
     bias = optional("bias", bias, hidden)
+    x_bias = optional("x_bias", x_bias, 2 * hidden)
+    if x_bias is not None:
+        x = x + x_bias
     image = x.reshape(x.shape[0], *grid, 2 * hidden)
     return image[..., :hidden], image[..., hidden:], weight, bias
 
 
 def conv_glu(
-    x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None, *, grid: Grid
+    x: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    x_bias: ArrayLike | None = None,
+    *,
+    grid: Grid,
 ) -> Array:
-    """GELU(depthwise 3x3 convolution of the first half of x) times the second half.
+    """GELU(depthwise 3x3 convolution of the first half of x + x_bias) times the second half.
 
     Parameters
     ----------
@@ -87,6 +100,8 @@ def conv_glu(
         ``[hidden, 1, 3, 3]``.
     bias
         ``[hidden]``, or None for zero.
+    x_bias
+        ``[2 * hidden]``, or None for zero.
     grid
         ``(H, W)``, N = H W.
 
@@ -100,7 +115,7 @@ def conv_glu(
     ValueError
         If a shape does not fit.
     """
-    a, gate, weight, bias = _prepare(x, weight, bias, grid)
+    a, gate, weight, bias = _prepare(x, weight, bias, x_bias, grid)
     z = depthwise_conv3x3(a, weight)
     if bias is not None:
         z = z + bias
@@ -113,6 +128,7 @@ def conv_glu_backward(
     x: ArrayLike,
     weight: ArrayLike,
     bias: ArrayLike | None = None,
+    x_bias: ArrayLike | None = None,
     *,
     grid: Grid,
 ) -> dict[str, Array]:
@@ -123,20 +139,21 @@ def conv_glu_backward(
         d_g = d_out GELU(z)
         d_z = d_out g GELU'(z),      d_bias[c] = sum over b, i, j of d_z
         d_a, d_W from d_z by `depthwise_conv3x3_backward`,      d_x = [d_a | d_g]
+        d_x_bias = sum over b, n of d_x
 
     Parameters
     ----------
     d_out
         ``[B, N, hidden]``.
-    x, weight, bias, grid
+    x, weight, bias, x_bias, grid
         As in `conv_glu`.
 
     Returns
     -------
     dict
-        Gradients of ``x``, ``weight`` and, if it was given, ``bias``.
+        Gradients of ``x``, ``weight`` and, if they were given, ``bias`` and ``x_bias``.
     """
-    a, gate, weight, bias = _prepare(x, weight, bias, grid)
+    a, gate, weight, bias = _prepare(x, weight, bias, x_bias, grid)
     batch, height, width, hidden = a.shape
     d_image = float64("d_out", d_out, batch, height * width, hidden).reshape(a.shape)
     z = depthwise_conv3x3(a, weight)
@@ -149,4 +166,6 @@ def conv_glu_backward(
     gradients = {"x": d_x.reshape(batch, height * width, 2 * hidden), "weight": d_weight}
     if bias is not None:
         gradients["bias"] = d_z.sum(axis=(0, 1, 2))
+    if x_bias is not None:
+        gradients["x_bias"] = d_x.sum(axis=(0, 1, 2))
     return gradients

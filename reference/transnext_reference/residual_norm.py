@@ -1,6 +1,6 @@
 r"""A residual sum and its LayerNorm, on tokens.
 
-    total  = x + branch_scale branch
+    total  = x + branch_scale (branch + branch_bias)
     normed = xhat weight + bias,    xhat = (total - mean) / sqrt(variance + epsilon)
 
 with mean and variance over the channels of a token. With g = d_normed weight, the gradient that
@@ -23,10 +23,11 @@ def add_layer_norm(
     weight: ArrayLike,
     bias: ArrayLike,
     branch_scale: ArrayLike | None = None,
+    branch_bias: ArrayLike | None = None,
     *,
     epsilon: float,
 ) -> tuple[Array, Array]:
-    """Return x + branch_scale branch, and its LayerNorm.
+    """Return x + branch_scale (branch + branch_bias), and its LayerNorm.
 
     Parameters
     ----------
@@ -36,6 +37,8 @@ def add_layer_norm(
         ``[C]``.
     branch_scale
         ``[B]``, ones if None.
+    branch_bias
+        ``[C]``, zeros if None.
     epsilon
         Added to the variance.
 
@@ -53,6 +56,8 @@ def add_layer_norm(
     branch = float64("branch", branch, *x.shape)
     weight = float64("weight", weight, x.shape[2])
     bias = float64("bias", bias, x.shape[2])
+    if branch_bias is not None:
+        branch = branch + float64("branch_bias", branch_bias, x.shape[2])
     total = x + _scales(branch_scale, len(x)) * branch
     return total, layer_norm(total, weight, bias, epsilon)
 
@@ -80,7 +85,7 @@ def add_layer_norm_backward(
     Returns
     -------
     dict of numpy.ndarray
-        "x", "branch" ``[B, N, C]``, "weight", "bias" ``[C]``.
+        "x", "branch" ``[B, N, C]``, "weight", "bias", "branch_bias" ``[C]``.
     """
     total = float64("total", total, BATCH, None, None)
     d_normed = float64("d_normed", d_normed, *total.shape)
@@ -93,11 +98,13 @@ def add_layer_norm_backward(
     d_x = (g - means[0] - xhat * means[1]) * inverse
     if d_total is not None:
         d_x = d_x + float64("d_total", d_total, *total.shape)
+    d_branch = d_x * _scales(branch_scale, len(total))
     return {
         "x": d_x,
-        "branch": d_x * _scales(branch_scale, len(total)),
+        "branch": d_branch,
         "weight": (d_normed * xhat).sum(axis=(0, 1)),
         "bias": d_normed.sum(axis=(0, 1)),
+        "branch_bias": d_branch.sum(axis=(0, 1)),
     }
 
 

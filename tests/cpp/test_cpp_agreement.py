@@ -224,15 +224,19 @@ def test_conv_glu(setting, edge: tuple, dtype: torch.dtype) -> None:
     numbers = Numbers(10)
     x = numbers.activation(batch, grid[0] * grid[1], 2 * hidden, dtype=dtype, layout=layout)
     weight = numbers.parameter(hidden, 1, 3, 3, dtype=dtype)
-    bias = numbers.parameter(hidden, dtype=dtype)
-    for given in (bias, None):
-        out = compare("conv_glu", (x, weight, given, grid), dtype, 10)
+    biases = (
+        numbers.parameter(hidden, dtype=dtype),
+        numbers.parameter(2 * hidden, dtype=dtype, scale=0.3),
+    )
+    for given in (biases, (None, None)):
+        out = compare("conv_glu", (x, weight, *given, grid), dtype, 10)
     d_out = numbers.activation(*out.shape, dtype=dtype, layout=layout)
-    for given in (bias, None):
-        needs = [True, True, given is not None]
+    for given in (biases, (None, None)):
+        needs = [True, True, *(each is not None for each in given)]
         compare_gradients(
-            "conv_glu_backward", (d_out, x, weight, given, grid), needs, dtype, out[..., 0].numel()
-        )
+            "conv_glu_backward", (d_out, x, weight, *given, grid), needs, dtype,
+            out[..., 0].numel(),
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

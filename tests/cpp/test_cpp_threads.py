@@ -56,6 +56,7 @@ def inputs() -> dict[str, Any]:
         "x": x,
         "weight": weight,
         "bias": weight[:, 0, 0, 0],
+        "x_bias": numbers.parameter(80, dtype=torch.float32),
         "mlp": (torch.linspace(-1, 1, 11), torch.linspace(-1, 1, 21), *mlp),
     }
 
@@ -68,9 +69,9 @@ def everything() -> list[torch.Tensor]:
     gradients = cpp_backend.aggregated_attention_backward(
         out, out, log_sum_exp, *arguments, [True] * 11
     )
-    glu = cpp_backend.conv_glu(x, weight, None, (20, 20))
+    glu = cpp_backend.conv_glu(x, weight, None, given["x_bias"], (20, 20))
     glu_gradients = cpp_backend.conv_glu_backward(
-        glu, x, weight, given["bias"], (20, 20), [True] * 3
+        glu, x, weight, given["bias"], given["x_bias"], (20, 20), [True] * 4
     )
     pooled = cpp_backend.gelu_pool(x, (20, 20), (7, 3))
     d_x = cpp_backend.gelu_pool_backward(pooled, x, (20, 20), (7, 3))
@@ -149,7 +150,7 @@ def test_the_gil_is_released() -> None:
 
     def work() -> None:
         for _ in range(3):
-            cpp_backend.conv_glu(x, weight, None, (128, 128))
+            cpp_backend.conv_glu(x, weight, None, None, (128, 128))
         done.set()
 
     worker = threading.Thread(target=work)

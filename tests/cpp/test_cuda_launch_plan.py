@@ -94,24 +94,29 @@ def test_conv_glu_plans_cover_every_output(sizes: tuple) -> None:
     groups = math.ceil(strips / warps)
     x, out = torch.empty(batch, length, 2 * hidden), torch.empty(batch, length, hidden)
     weight, bias = torch.empty(hidden, 1, 3, 3), torch.empty(hidden)
-    forward = record(_cpp.conv_glu, [x, weight, bias, out], grid)
+    x_bias = torch.empty(2 * hidden)
+    forward = record(_cpp.conv_glu, [x, weight, bias, x_bias, out], grid)
     blocks = groups * math.ceil(hidden / 64)
     assert kernels(forward) == [("conv_glu_forward<float>", blocks, (32, warps), 0)]
     assert forward.workspace == 0
 
-    inputs = [out, x, weight, bias]
-    backward = record(_cpp.conv_glu_backward, [*inputs, x, weight, bias], grid)
+    inputs = [out, x, weight, bias, x_bias]
+    backward = record(_cpp.conv_glu_backward, [*inputs, x, weight, bias, x_bias], grid)
     workers = min(groups, 512)
-    blocks = workers * math.ceil(hidden / 32)
+    assert backward.kernels[0][1] == (math.ceil(hidden / 32), workers, 1)
+    blocks = math.ceil(hidden / 32)
     gradients = ("conv_glu_backward<float>", blocks, (32, warps), 0)
     assert kernels(backward) == [
         gradients,
         ("sum_partials<float>", math.ceil(9 * hidden / 32), (32, 8), 0),
         ("sum_partials<float>", math.ceil(hidden / 32), (32, 8), 0),
+        ("sum_partials<float>", math.ceil(2 * hidden / 32), (32, 8), 0),
     ]
-    assert backward.workspace == workers * 10 * hidden
+    assert backward.workspace == workers * 12 * hidden
     # The parameters' gradients need the workspace, x's does not.
-    backward = record(_cpp.conv_glu_backward, [*inputs, x, None, None], grid)
+    backward = record(_cpp.conv_glu_backward, [*inputs, x, weight, bias, None], grid)
+    assert backward.workspace == workers * 10 * hidden
+    backward = record(_cpp.conv_glu_backward, [*inputs, x, None, None, None], grid)
     assert kernels(backward) == [gradients]
     assert backward.workspace == 0
 
@@ -123,7 +128,7 @@ def test_conv_glu_refuses_strides_that_its_kernels_do_not_count() -> None:
     with pytest.raises(
         ValueError, match="x has a stride of 536870912 elements from token to token"
     ):
-        record(_cpp.conv_glu, [x, weight, None, out], (1, 2))
+        record(_cpp.conv_glu, [x, weight, None, None, out], (1, 2))
 
 
 def test_conv_glu_refuses_more_strips_than_its_kernels_number() -> None:
@@ -132,14 +137,15 @@ def test_conv_glu_refuses_more_strips_than_its_kernels_number() -> None:
     with pytest.raises(
         ValueError, match="fewer than 2147483648 strips of 16x4 tokens, got 2147483648"
     ):
-        record(_cpp.conv_glu, [x, torch.empty(3, 1, 3, 3), None, out], (1, 1))
+        record(_cpp.conv_glu, [x, torch.empty(3, 1, 3, 3), None, None, out], (1, 1))
 
 
 def test_empty_batches_give_zero_gradients_of_parameters() -> None:
     x, weight, bias = torch.empty(0, 4, 6), torch.empty(3, 1, 3, 3), torch.empty(3)
-    tensors = [x[..., :3], x, weight, bias, x, weight, bias]
+    x_bias = torch.empty(6)
+    tensors = [x[..., :3], x, weight, bias, x_bias, x, weight, bias, x_bias]
     backward = record(_cpp.conv_glu_backward, tensors, (2, 2))
-    assert [kernel[0] for kernel in kernels(backward)] == ["sum_partials<float>"] * 2
+    assert [kernel[0] for kernel in kernels(backward)] == ["sum_partials<float>"] * 3
     assert backward.workspace == 0
 
 
@@ -244,8 +250,9 @@ def test_one_token_is_one_block(op: str) -> None:
     if op == "conv_glu":
         x, out = torch.empty(1, 1, 2), torch.empty(1, 1, 1)
         weight, bias = torch.empty(1, 1, 3, 3), torch.empty(1)
-        tensors = [out, x, weight, bias, x, weight, bias]
-        recorded = [record(_cpp.conv_glu, [x, weight, bias, out], (1, 1))]
+        x_bias = torch.empty(2)
+        tensors = [out, x, weight, bias, x_bias, x, weight, bias, x_bias]
+        recorded = [record(_cpp.conv_glu, [x, weight, bias, x_bias, out], (1, 1))]
         recorded += [record(_cpp.conv_glu_backward, tensors, (1, 1))]
     elif op == "window":
         q, k, cells = window_tensors(1, 1, (1, 1), 1, 3)
@@ -274,7 +281,7 @@ def test_kernels_are_those_of_the_storage_type(dtype: torch.dtype) -> None:
     recorded = {
         "window_correlate": record(_cpp.window_qk, [tokens, tokens, None, cells], (7, 7), 3),
         "window_gather": record(_cpp.window_av, [cells, tokens, tokens], (7, 7), 3),
-        "conv_glu_forward": record(_cpp.conv_glu, [x, weight, bias, half], (7, 7)),
+        "conv_glu_forward": record(_cpp.conv_glu, [x, weight, bias, None, half], (7, 7)),
         "gelu_pool_forward": record(_cpp.gelu_pool, [x, x], (7, 7), (7, 7)),
     }
     for name, launches in recorded.items():

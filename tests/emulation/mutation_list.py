@@ -55,8 +55,11 @@ MUTATIONS = [
             "halo: the row below a band": (
                 "\n  for (int row = strip.top - 1; row «<=→<» strip.bottom; ++row) {"
             ),
+            "halo: the padding has a bias": (
+                "row < 0 || row >= height || column < 0« || column >= width→») continue;  // zeros"
+            ),
             "barrier: weights are read before they are there": (
-                "    weights.load(p.weight, first_channel, hidden - first_channel);«\n"
+                "    weights.load(p.weight, p.x_bias, first_channel, hidden - first_channel);«\n"
                 "    __syncthreads();→»"
             ),
         },
@@ -68,6 +71,7 @@ MUTATIONS = [
             "last tile: a weight beyond the last channel is read": (
                 "          channel «<→<=» count\n              ? static_cast<const float*>("
             ),
+            "index: gates have the bias of values": "first_channel + channel« + half * weight.shape[0]→»)",
         },
     ),
     *_breaks(
@@ -78,6 +82,9 @@ MUTATIONS = [
             "barrier: before the strips' sums meet": (
                 "partial[threadIdx.y][9][threadIdx.x] = mine.d_bias;«\n  __syncthreads();→»"
             ),
+            "halo: the padding has a bias": "if (row_inside && column >= 0« && column < width→») a[2][j] += value_bias[0];",
+            "halo: rows above a band count twice in the bias' gradient": "if («row > strip.top && →»left + j < width) {\n          d_values",
+            "halo: columns beyond the image count in the bias' gradient": "if (row > strip.top« && left + j < width→») {\n          d_values",
             "halo: the row below a band counts twice in the weights' gradient": "const bool own = row >= strip.top && row «<→<=» strip.bottom;",
         },
     ),
@@ -163,7 +170,8 @@ MUTATIONS = [
             "last tile: channels beyond the last count": "values.values[i] = i «<→<=» count ? values.values[i] - mean : 0.0f;",
             "index: warps share a row": "float* row = device::dynamic_shared<float>()« + threadIdx.y * add_layer_norm_row(channels)→»;",
             "barrier: before the warps' sums meet": "if (!has_sums) return;«\n  __syncthreads();→»",
-            "index: the bias' sums are the weight's": "const index_t which = «i < channels ? 0 : 1→0 * i»;",
+            "index: the bias' sums are the weight's": "const int which = i < channels ? 0 : (i < 2 * channels ? «1→0» : 2);",
+            "index: the branch's sums are the bias'": "const int which = i < channels ? 0 : (i < 2 * channels ? 1 : «2→1»);",
         },
     ),
     *_breaks(

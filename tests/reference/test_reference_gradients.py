@@ -230,10 +230,11 @@ def test_window_products(case: Case, seed: int) -> None:
     batch=st.integers(0, 2),
     hidden=st.integers(1, 3),
     with_bias=st.booleans(),
+    with_x_bias=st.booleans(),
     seed=seeds,
 )
 def test_conv_glu(
-    grid: tuple[int, int], batch: int, hidden: int, with_bias: bool, seed: int
+    grid: tuple[int, int], batch: int, hidden: int, with_bias: bool, with_x_bias: bool, seed: int
 ) -> None:
     generator = np.random.default_rng(seed)
     inputs = {
@@ -242,6 +243,8 @@ def test_conv_glu(
     }
     if with_bias:
         inputs["bias"] = generator.standard_normal(hidden)
+    if with_x_bias:
+        inputs["x_bias"] = generator.standard_normal(2 * hidden)
     check_gradients(
         partial(reference.conv_glu, grid=grid),
         partial(reference.conv_glu_backward, grid=grid),
@@ -281,12 +284,14 @@ def test_add_layer_norm(case: Case, has_total: bool, seed: int) -> None:
     shape = (case.batch, case.tokens, case.dim)
     scales = generator.standard_normal(case.batch)
 
-    def forward(x, branch, weight, bias):
-        both = reference.add_layer_norm(x, branch, weight, bias, scales, epsilon=0.1)
+    def forward(x, branch, weight, bias, branch_bias):
+        given = (x, branch, weight, bias, scales, branch_bias)
+        both = reference.add_layer_norm(*given, epsilon=0.1)
         return np.concatenate(both, -1) if has_total else both[1]
 
-    def backward(d_out, x, branch, weight, bias):
-        total, _ = reference.add_layer_norm(x, branch, weight, bias, scales, epsilon=0.1)
+    def backward(d_out, x, branch, weight, bias, branch_bias):
+        given = (x, branch, weight, bias, scales, branch_bias)
+        total, _ = reference.add_layer_norm(*given, epsilon=0.1)
         return reference.add_layer_norm_backward(
             d_out[..., : case.dim] if has_total else None, d_out[..., -case.dim :], total, weight,
             scales, epsilon=0.1,
@@ -297,6 +302,7 @@ def test_add_layer_norm(case: Case, has_total: bool, seed: int) -> None:
         "branch": generator.standard_normal(shape),
         "weight": generator.standard_normal(case.dim),
         "bias": generator.standard_normal(case.dim),
+        "branch_bias": generator.standard_normal(case.dim),
     }
     check_gradients(forward, backward, inputs, seed=seed)
 

@@ -303,6 +303,7 @@ def check_window_av(case: TokenCase, backend: str) -> None:
 
 
 def check_conv_glu(case: TokenCase, backend: str) -> None:
+    """With a bias of x in even batches."""
     hidden = case.channels
     shape = (case.batch, case.length, 2 * hidden)
     inputs = {
@@ -311,14 +312,16 @@ def check_conv_glu(case: TokenCase, backend: str) -> None:
     }
     if case.with_bias:
         inputs["bias"] = case.numbers.parameter(hidden, dtype=case.dtype)
+    if case.batch % 2 == 0:
+        inputs["x_bias"] = case.numbers.parameter(2 * hidden, dtype=case.dtype)
     inputs = leaves(inputs)
     out = ops.conv_glu(**inputs, grid=case.grid, backend=backend)
 
-    def forward(x, weight, bias=None):
-        return reference.conv_glu(x, weight, bias, grid=case.grid)
+    def forward(x, weight, bias=None, x_bias=None):
+        return reference.conv_glu(x, weight, bias, x_bias, grid=case.grid)
 
-    def backward(d_out, x, weight, bias=None):
-        return reference.conv_glu_backward(d_out, x, weight, bias, grid=case.grid)
+    def backward(d_out, x, weight, bias=None, x_bias=None):
+        return reference.conv_glu_backward(d_out, x, weight, bias, x_bias, grid=case.grid)
 
     check_operator(case, inputs, out, forward, backward, 10, 10 + case.batch * case.length)
 

@@ -43,6 +43,7 @@ def custom_op_calls(backend: str) -> dict[str, tuple[Any, ...]]:
     norm = calls["add_layer_norm"][1]  # x, branch, weight, bias
     deformable = calls["deformable_attention"][1]
     sides = [side for shape in DEFORMABLE_SHAPES for side in shape]
+    x_bias = torch.rand(2 * HIDDEN)
     coords = (torch.linspace(-1, 1, 5), torch.linspace(-1, 1, 7))
     attention_backward = (
         torch.randn_like(out), out, log_sum_exp, *attention, *sizes_tuple,
@@ -51,6 +52,9 @@ def custom_op_calls(backend: str) -> dict[str, tuple[Any, ...]]:
     return {
         "aggregated_attention": (*attention, *sizes_tuple, backend),
         "aggregated_attention_backward": (*attention_backward, backend),
+        "aggregated_attention_backward_into": (
+            *attention_backward, *written_into(tensors["q"], tensors["v_pool"]), backend,
+        ),
         "window_qk": (*qk, GRID, WINDOW, backend),
         "window_qk_backward": (torch.randn(2, HEADS, LENGTH, 9), *qk[:2], GRID, WINDOW,
                                [True, True, True], backend),
@@ -59,12 +63,16 @@ def custom_op_calls(backend: str) -> dict[str, tuple[Any, ...]]:
         "position_bias_table": (*coords, *mlp, backend),
         "position_bias_table_backward": (torch.randn(HEADS, 5, 7), *coords, *mlp,
                                          [True, True, False, True], backend),
-        "conv_glu": (*glu, GRID, backend),
-        "conv_glu_backward": (torch.randn(2, LENGTH, HIDDEN), *glu, GRID, [True] * 3, backend),
-        "add_layer_norm": (norm[1], norm[0], *norm[2:], torch.rand(2), 1e-6, backend),
+        "conv_glu": (*glu, x_bias, GRID, backend),
+        "conv_glu_backward": (
+            torch.randn(2, LENGTH, HIDDEN), *glu, x_bias, GRID, [True] * 4, backend,
+        ),
+        "add_layer_norm": (
+            norm[1], norm[0], *norm[2:], torch.rand(2), torch.rand(6), 1e-6, backend,
+        ),
         "add_layer_norm_backward": (
             torch.randn_like(norm[1]), None, *norm[:1], norm[2], None, 1e-6,
-            [True, True, False, True], backend,
+            [True, True, False, True, True], backend,
         ),
         "deformable_attention": (*deformable, sides, backend),
         "deformable_attention_backward": (
@@ -72,7 +80,18 @@ def custom_op_calls(backend: str) -> dict[str, tuple[Any, ...]]:
         ),
         "gelu_pool": (*pool, GRID, POOL, backend),
         "gelu_pool_backward": (torch.randn(2, POOL_LENGTH, 6), *pool, GRID, POOL, backend),
+        "gelu_pool_backward_into": (
+            torch.randn(2, POOL_LENGTH, 6), *pool, GRID, POOL, [True],
+            [torch.empty(2, LENGTH, 3, 6)[:, :, 1]], backend,
+        ),
     }  # fmt: skip
+
+
+def written_into(q: Tensor, v_pool: Tensor) -> tuple[list[bool], list[Tensor]]:
+    """Return the places of the gradients of k and v_pool, which the call's mask leaves out."""
+    placed = [i in (1, 3) for i in range(11)]
+    rooms = [torch.empty(*like.shape[:2], 2, *like.shape[2:]) for like in (q, v_pool)]
+    return placed, [room[:, :, 1] for room in rooms]
 
 
 def branch_op_calls() -> dict[str, tuple[Any, ...]]:

@@ -210,16 +210,16 @@ def _position_bias(s: _Stage) -> Iterator[Subject]:
 def _conv_glu(s: _Stage) -> Iterator[Subject]:
     outputs = s.length * s.hidden
 
-    def inputs(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    def inputs(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         x = _normal(1, s.length, 2 * s.hidden).to(dtype)
-        return x, _normal(s.hidden, 1, 3, 3), _normal(s.hidden)
+        return x, _normal(s.hidden, 1, 3, 3), _normal(s.hidden), _normal(2 * s.hidden)
 
     def forward(dtype: torch.dtype) -> object:
         return cpp_backend.conv_glu(*inputs(dtype), s.grid)
 
     def backward(dtype: torch.dtype) -> object:
         d_out = _normal(1, s.length, s.hidden).to(dtype)
-        return cpp_backend.conv_glu_backward(d_out, *inputs(dtype), s.grid, [True] * 3)
+        return cpp_backend.conv_glu_backward(d_out, *inputs(dtype), s.grid, [True] * 4)
 
     yield Subject("conv_glu", s.size, forward, 40.0 * outputs, outputs)
     yield Subject("conv_glu_backward", s.size, backward, 100.0 * outputs, outputs)
@@ -252,12 +252,12 @@ def _add_layer_norm(s: _Stage) -> Iterator[Subject]:
 
     def forward(dtype: torch.dtype) -> object:
         x = tokens(torch.float32)
-        return cpp_backend.add_layer_norm(tokens(dtype), x, *parameters, None, 1e-6)
+        return cpp_backend.add_layer_norm(tokens(dtype), x, *parameters, None, parameters[0], 1e-6)
 
     def backward(dtype: torch.dtype) -> object:
         x = tokens(torch.float32)
         return cpp_backend.add_layer_norm_backward(
-            tokens(dtype), x, x, parameters[0], None, 1e-6, [True] * 4
+            tokens(dtype), x, x, parameters[0], None, 1e-6, [True] * 5
         )
 
     yield Subject("add_layer_norm", s.size, forward, 10.0 * outputs, outputs)

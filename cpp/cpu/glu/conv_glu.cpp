@@ -7,6 +7,7 @@
 //   d_u       = D g GELU'(u)
 //   d_a[n, c] = sum_t weight[c, t] d_u[n - offset_t, c]
 //   d_weight[c, t] = sum_n d_u[n, c] a[n + offset_t, c],   d_bias[c] = sum_n d_u[n, c]
+//   d_x_bias = sum_n d_x
 //
 // Channels lie in the vector lanes. Forward (gate.h): 9 multiply-adds and a GELU of about 20
 // instructions for 3 sizeof(T) bytes moved per output; a task walks down a band of rows, over few
@@ -19,9 +20,13 @@
 // segments so that they do. Regions recompute one row and column of d_u beyond each end, so bands
 // are as high as the number of threads allows. Each band and segment has a partial sum of the
 // weight gradients; these are added in order.
+//
+// x + x_bias, which Linears compute better here, costs a pass of its own, and lies in the type of the
+// arithmetic, X.
 #include "transnext/conv_glu.h"
 
 #include "cpu/glu/gate.h"
+#include "cpu/glu/token_bias.h"
 #include "cpu/runtime/kernels.h"
 #include "cpu/runtime/storage.h"
 #include "cpu/runtime/thread_pool.h"
@@ -70,7 +75,7 @@ RowWindow<T> row_window(const View<3>& tensor, Grid grid, index_t batch, index_t
           channels};
 }
 
-template <class T, class C>
+template <class X, class T, class C>
 void forward(const ConvGluParams& p, int threads) {
   const index_t hidden = p.out.shape[2];
   const index_t batches = p.x.shape[0];
@@ -89,8 +94,8 @@ void forward(const ConvGluParams& p, int threads) {
     const index_t end = smaller(begin + segment, p.grid.width);
     for (index_t row = p.grid.height * band / bands; row < p.grid.height * (band + 1) / bands;
          ++row) {
-      gate_row<C>(row_window<T>(p.x, p.grid, batch, row, hidden), weights.taps(),
-                  token_row<const T>(p.x, p.grid, batch, row, hidden),
+      gate_row<C>(row_window<X>(p.x, p.grid, batch, row, hidden), weights.taps(),
+                  token_row<const X>(p.x, p.grid, batch, row, hidden),
                   token_row<T>(p.out, p.grid, batch, row, 0), begin, end);
     }
   });
@@ -107,11 +112,14 @@ struct Region {
   index_t channels;  // a whole number of vectors
 };
 
-template <class T, class C>
+// A region's partial sums: for each vector of channels those of the weights' and the bias' gradients
+// in the order of Taps, and of the two halves of x_bias'.
+constexpr index_t kSumRows = kTapRows + 2;
+
+template <class X, class T, class C>
 class Band {
  public:
-  // partial: the region's partial sum of the weight gradients, in the order of Taps; nullptr if not
-  // wanted.
+  // partial: the region's partial sums; nullptr if not wanted.
   Band(const ConvGluBackwardParams& params, const DepthwiseWeights<C>& weights,
        const DepthwiseWeights<C>& flipped, const Region& region, C* partial)
       : p_(params),
@@ -121,7 +129,8 @@ class Band {
         own_(region),
         block_(region.channels),
         partial_(partial),
-        halo_(params.d_x.present() ? 1 : 0),
+        sums_x_(params.d_x_bias.present()),
+        halo_(params.d_x.present() || sums_x_ ? 1 : 0),
         first_column_(larger(own_.column_begin - halo_, 0)),
         last_column_(smaller(own_.column_end + halo_, params.grid.width)),
         d_u_(kRing * (last_column_ - first_column_) * block_) {
@@ -166,13 +175,13 @@ class Band {
 
   // d_u of part of a row; if the task owns it, also d_g and its terms of the weight gradients.
   void activation_gradient(index_t row, index_t begin, index_t end, bool owned) {
-    const RowWindow<T> a = row_window<T>(p_.x, p_.grid, own_.batch, row, hidden_);
-    const auto gate = token_row<const T>(p_.x, p_.grid, own_.batch, row, hidden_);
+    const RowWindow<X> a = row_window<X>(p_.x, p_.grid, own_.batch, row, hidden_);
+    const auto gate = token_row<const X>(p_.x, p_.grid, own_.batch, row, hidden_);
     const auto d_out = token_row<const T>(p_.d_out, p_.grid, own_.batch, row, 0);
     const bool need_gate = owned && p_.d_x.present();
     const auto d_gate =
         need_gate ? token_row<T>(p_.d_x, p_.grid, own_.batch, row, hidden_) : TokenRow<T>{};
-    const bool need_weights = owned && partial_ != nullptr;
+    const bool need_sums = owned && partial_ != nullptr;
     C* d_u = d_u_row(row);
     for_each_tile_and_channel(begin, end, [&](auto count, auto flag, index_t column, index_t c) {
       constexpr int kCount = decltype(count)::kValue;
@@ -182,6 +191,7 @@ class Band {
       Vector<C> value[kCount];
       Vector<C> slope[kCount];
       gelu<C>(u, value, slope);
+      Vector<C> d_gates{};
       for (int i = 0; i < kCount; ++i) {
         const index_t at = column + i;
         const auto factor = load_channels<C, kDirect>(gate.data + at * gate.column_stride,
@@ -194,18 +204,26 @@ class Band {
           store_channels<C, kDirect>(d_gate.data + at * d_gate.column_stride, d_gate.channel_stride,
                                      c, hidden_, gradient * value[i]);
         }
+        d_gates += gradient * value[i];
       }
-      if (need_weights) add_weight_gradient<kCount, kDirect>(a, column, c, u);
+      if (!need_sums) return;
+      add_weight_gradient<kCount, kDirect>(a, column, c, u);
+      if (sums_x_) add_to_sum(c, kTapRows + 1, d_gates);
     });
   }
 
+  void add_to_sum(index_t channel, index_t row, Vector<C> added) {
+    C* sum = partial_ + kSumRows * channel + row * kLanes<C>;
+    store(sum, load<Vector<C>>(sum) + added);
+  }
+
   template <int kCount, bool kDirect>
-  void add_weight_gradient(const RowWindow<T>& a, index_t column, index_t c,
+  void add_weight_gradient(const RowWindow<X>& a, index_t column, index_t c,
                            const Vector<C> (&d_u)[kCount]) {
-    C* sums = partial_ + kTapRows * c;
-    auto bias = load<Vector<C>>(sums + kTaps * kLanes<C>);
+    C* sums = partial_ + kSumRows * c;
+    Vector<C> bias{};
     for (int i = 0; i < kCount; ++i) bias += d_u[i];
-    store(sums + kTaps * kLanes<C>, bias);
+    add_to_sum(c, kTaps, bias);
     for_each_row<C, kCount, kDirect>(a, column, c, [&](int dy, const Vector<C>* x) {
       for (int dx = 0; dx < 3; ++dx) {
         C* sum = sums + (3 * dy + dx) * kLanes<C>;
@@ -224,17 +242,21 @@ class Band {
                            1,
                            last_column_ - first_column_,
                            block_};
-    const auto d_a = token_row<T>(p_.d_x, p_.grid, own_.batch, row, 0);
+    const bool writes = p_.d_x.present();
+    const auto d_a = writes ? token_row<T>(p_.d_x, p_.grid, own_.batch, row, 0) : TokenRow<T>{};
     for_each_tile_and_channel(
         own_.column_begin, own_.column_end, [&](auto count, auto flag, index_t column, index_t c) {
           constexpr int kCount = decltype(count)::kValue;
           Vector<C> sum[kCount];
           convolve<C, kCount, true>(d_u, column - first_column_, c - own_.channel_begin,
                                     flipped_.taps(), c, sum);
-          for (int i = 0; i < kCount; ++i) {
+          for (int i = 0; i < kCount && writes; ++i) {
             store_channels<C, decltype(flag)::kValue>(d_a.data + (column + i) * d_a.column_stride,
                                                       d_a.channel_stride, c, hidden_, sum[i]);
           }
+          if (!sums_x_) return;
+          for (int i = 1; i < kCount; ++i) sum[0] += sum[i];
+          add_to_sum(c, kTapRows, sum[0]);
         });
   }
 
@@ -245,6 +267,7 @@ class Band {
   Region own_;
   index_t block_;
   C* partial_;
+  bool sums_x_;
   index_t halo_;  // d_a needs d_u this far beyond the region
   index_t first_column_;
   index_t last_column_;
@@ -252,33 +275,38 @@ class Band {
   bool direct_;
 };
 
-// Writes the sum of the bands' partial sums of the weight gradients.
+// Writes the sums of the bands' partial sums.
 template <class C>
 void add_partials(const ConvGluBackwardParams& p, const Scratch<C>& partials, index_t groups,
                   index_t padded) {
+  const index_t hidden = p.d_out.shape[2];
   Scratch<C> sum(kLanes<C>);
-  for (index_t c = 0; c < p.d_out.shape[2]; c += kLanes<C>) {
-    for (int t = 0; t <= kTaps; ++t) {
+  const View<4>& d = p.d_weight;
+  for (index_t c = 0; c < hidden; c += kLanes<C>) {
+    for (int t = 0; t < kSumRows; ++t) {
       Vector<C> total{};
       for (index_t group = 0; group < groups; ++group)
-        total += load<Vector<C>>(partials.data() + kTapRows * (group * padded + c) + t * kLanes<C>);
+        total += load<Vector<C>>(partials.data() + kSumRows * (group * padded + c) + t * kLanes<C>);
       store(sum.data(), total);
-      for (index_t lane = 0; lane < smaller(kLanes<C>, p.d_out.shape[2] - c); ++lane) {
-        if (t == kTaps) {
-          if (p.d_bias.present())
-            static_cast<C*>(p.d_bias.data)[(c + lane) * p.d_bias.stride[0]] = sum[lane];
-        } else if (p.d_weight.present()) {
-          const View<4>& d = p.d_weight;
-          static_cast<C*>(
-              d.data)[(c + lane) * d.stride[0] + (t / 3) * d.stride[2] + (t % 3) * d.stride[3]] =
-              sum[lane];
+      for (index_t lane = 0; lane < smaller(kLanes<C>, hidden - c); ++lane) {
+        const index_t channel = c + lane;
+        C* to = nullptr;
+        if (t < kTaps && d.present()) {
+          to = static_cast<C*>(d.data) + channel * d.stride[0] + (t / 3) * d.stride[2] +
+               (t % 3) * d.stride[3];
+        } else if (t == kTaps && p.d_bias.present()) {
+          to = static_cast<C*>(p.d_bias.data) + channel * p.d_bias.stride[0];
+        } else if (t > kTaps && p.d_x_bias.present()) {
+          to = static_cast<C*>(p.d_x_bias.data) +
+               (channel + (t - kTapRows) * hidden) * p.d_x_bias.stride[0];
         }
+        if (to != nullptr) *to = sum[lane];
       }
     }
   }
 }
 
-template <class T, class C>
+template <class X, class T, class C>
 void backward(const ConvGluBackwardParams& p, int threads) {
   const index_t batches = p.x.shape[0];
   const DepthwiseWeights<C> weights(p.weight, p.bias);
@@ -305,10 +333,10 @@ void backward(const ConvGluBackwardParams& p, int threads) {
   bands = larger(
       bands, smaller(p.grid.height / kBandRows, wanted / larger(1, batches * segments * blocks)));
 
-  const bool need_weights = p.d_weight.present() || p.d_bias.present();
+  const bool need_sums = p.d_weight.present() || p.d_bias.present() || p.d_x_bias.present();
   const index_t groups = batches * bands * segments;
-  const index_t size = kTapRows * padded;
-  Scratch<C> partials(need_weights ? groups * size : 0);
+  const index_t size = kSumRows * padded;
+  Scratch<C> partials(need_sums ? groups * size : 0);
   partials.zero();
   parallel_for(groups * blocks, threads, [&](index_t task) {
     const index_t group = task / blocks;
@@ -321,24 +349,39 @@ void backward(const ConvGluBackwardParams& p, int threads) {
     region.column_end = smaller(region.column_begin + segment, p.grid.width);
     region.channel_begin = task % blocks * block;
     region.channels = smaller(block, padded - region.channel_begin);
-    Band<T, C>(p, weights, flipped, region, need_weights ? &partials[group * size] : nullptr).run();
+    Band<X, T, C>(p, weights, flipped, region, need_sums ? &partials[group * size] : nullptr).run();
   });
-  if (need_weights) add_partials(p, partials, groups, padded);
+  if (need_sums) add_partials(p, partials, groups, padded);
+}
+
+// Calls run(params, Storage<X>{}) with x_bias added to the parameters' x.
+template <class T, class C, class Params, class Run>
+void with_bias_added(Params params, int threads, const Run& run) {
+  if (!params.x_bias.present()) return run(params, Storage<T>{});
+  const BiasedTokens<T, C> biased(params.x, params.x_bias, threads);
+  params.x = biased.view();
+  run(params, Storage<C>{});
 }
 
 }  // namespace
 
 void conv_glu(const ConvGluParams& params, int threads) {
   with_kernel_storage(params.x.dtype, [&](auto storage) {
-    using S = decltype(storage);
-    forward<typename S::Type, typename S::Compute>(params, threads);
+    using T = typename decltype(storage)::Type;
+    using C = typename decltype(storage)::Compute;
+    with_bias_added<T, C>(params, threads, [&](const ConvGluParams& p, auto x) {
+      forward<typename decltype(x)::Type, T, C>(p, threads);
+    });
   });
 }
 
 void conv_glu_backward(const ConvGluBackwardParams& params, int threads) {
   with_kernel_storage(params.x.dtype, [&](auto storage) {
-    using S = decltype(storage);
-    backward<typename S::Type, typename S::Compute>(params, threads);
+    using T = typename decltype(storage)::Type;
+    using C = typename decltype(storage)::Compute;
+    with_bias_added<T, C>(params, threads, [&](const ConvGluBackwardParams& p, auto x) {
+      backward<typename decltype(x)::Type, T, C>(p, threads);
+    });
   });
 }
 

@@ -10,19 +10,14 @@
 #include "cpu/runtime/kernels.h"
 #include "cpu/runtime/scratch.h"
 #include "cpu/runtime/thread_pool.h"
+#include "cpu/runtime/tokens.h"
 
 TRANSNEXT_BEGIN_LEVEL
 
 namespace {
 
 constexpr index_t kBlocks = 64;  // at most: partial sums of the parameters' gradients
-
-// Token `row` of all images.
-template <class T>
-T* token(const View<3>& view, index_t row) {
-  const index_t tokens = view.shape[1];
-  return static_cast<T*>(view.data) + row / tokens * view.stride[0] + row % tokens * view.stride[1];
-}
+constexpr index_t kSums = 3;     // of d_weight, d_bias, d_branch_bias
 
 template <class C>
 C scale_of(const View<1>& scales, index_t image) {
@@ -43,6 +38,11 @@ template <class T, class C>
 void forward(const AddLayerNormParams& p, int threads) {
   const index_t channels = p.branch.shape[2];
   Scratch<C> norm_room(2 * channels);
+  Scratch<C> branch_bias(channels);
+  branch_bias.zero();
+  if (p.branch_bias.present())
+    load_row(static_cast<const C*>(p.branch_bias.data), p.branch_bias.stride[0], channels,
+             branch_bias.data());
   const Norm<C> norm = contiguous_norm<C>({p.weight, p.bias, p.epsilon}, channels, norm_room);
   for_each_block(
       p.branch.shape[0] * p.branch.shape[1], threads, [&](index_t, index_t first, index_t last) {
@@ -52,7 +52,7 @@ void forward(const AddLayerNormParams& p, int threads) {
           const C scale = scale_of<C>(p.branch_scale, row / p.branch.shape[1]);
           load_row(token<const C>(p.x, row), p.x.stride[2], channels, sum.data());
           load_row(token<const T>(p.branch, row), p.branch.stride[2], channels, added.data());
-          for (index_t i = 0; i < channels; ++i) sum[i] += scale * added[i];
+          for (index_t i = 0; i < channels; ++i) sum[i] += scale * (added[i] + branch_bias[i]);
           store_row(sum.data(), p.total.stride[2], channels, token<C>(p.total, row));
           normalise_layer(norm, channels, sum.data());
           store_row(sum.data(), p.normed.stride[2], channels, token<T>(p.normed, row));
@@ -68,6 +68,7 @@ struct Rows {
   C* gradient;  // of the sum
   C* d_weight;  // partial sums
   C* d_bias;
+  C* d_branch_bias;
 };
 
 template <class T, class C>
@@ -97,10 +98,13 @@ void token_backward(const AddLayerNormBackwardParams& p, const Norm<C>& unit, co
     for (index_t i = 0; i < channels; ++i) rows.gradient[i] += rows.hat[i];
   }
   if (p.d_x.present()) store_row(rows.gradient, p.d_x.stride[2], channels, token<C>(p.d_x, row));
-  if (!p.d_branch.present()) return;
   const C scale = scale_of<C>(p.branch_scale, row / p.total.shape[1]);
-  for (index_t i = 0; i < channels; ++i) rows.gradient[i] *= scale;
-  store_row(rows.gradient, p.d_branch.stride[2], channels, token<T>(p.d_branch, row));
+  for (index_t i = 0; i < channels; ++i) {
+    rows.gradient[i] *= scale;
+    rows.d_branch_bias[i] += rows.gradient[i];
+  }
+  if (p.d_branch.present())
+    store_row(rows.gradient, p.d_branch.stride[2], channels, token<T>(p.d_branch, row));
 }
 
 // out = the sum of `count` rows of partial sums, `stride` apart.
@@ -124,20 +128,21 @@ void backward(const AddLayerNormBackwardParams& p, int threads) {
     parameters[2 * channels + i] = C(0);
   }
   const Norm<C> unit{&parameters[channels], &parameters[2 * channels], static_cast<C>(p.epsilon)};
-  Scratch<C> partials(kBlocks * 2 * channels);
+  Scratch<C> partials(kBlocks * kSums * channels);
   partials.zero();
-  const index_t blocks =
-      for_each_block(p.total.shape[0] * p.total.shape[1], threads,
-                     [&](index_t block, index_t first, index_t last) {
-                       Scratch<C> room(3 * channels);
-                       C* sums = &partials[block * 2 * channels];
-                       const Rows<C> rows{room.data(), room.data() + channels,
-                                          room.data() + 2 * channels, sums, sums + channels};
-                       for (index_t row = first; row < last; ++row)
-                         token_backward<T, C>(p, unit, parameters.data(), row, rows);
-                     });
-  add_partials(partials.data(), blocks, 2 * channels, p.d_weight);
-  add_partials(partials.data() + channels, blocks, 2 * channels, p.d_bias);
+  const index_t blocks = for_each_block(
+      p.total.shape[0] * p.total.shape[1], threads,
+      [&](index_t block, index_t first, index_t last) {
+        Scratch<C> room(3 * channels);
+        C* sums = &partials[block * kSums * channels];
+        const Rows<C> rows{room.data(), room.data() + channels, room.data() + 2 * channels,
+                           sums,        sums + channels,        sums + 2 * channels};
+        for (index_t row = first; row < last; ++row)
+          token_backward<T, C>(p, unit, parameters.data(), row, rows);
+      });
+  const View<1>* parameters_of[kSums] = {&p.d_weight, &p.d_bias, &p.d_branch_bias};
+  for (index_t i = 0; i < kSums; ++i)
+    add_partials(partials.data() + i * channels, blocks, kSums * channels, *parameters_of[i]);
 }
 
 }  // namespace

@@ -54,19 +54,21 @@ Launches launches(const AddLayerNormParams& p, int) {
 Launches launches(const AddLayerNormBackwardParams& p, int) {
   const index_t tokens = tokens_of(p.total);
   const index_t channels = p.total.shape[2];
-  const bool has_sums = p.d_weight.present() || p.d_bias.present();
-  const Warps warps("add_layer_norm_backward", channels, has_sums ? 2 + kAddLayerNormSums : 2,
-                    tokens);
+  const bool has_branch_sums = p.d_branch_bias.present();
+  const bool has_sums = p.d_weight.present() || p.d_bias.present() || has_branch_sums;
+  const int sums = add_layer_norm_sums(has_sums, has_branch_sums);
+  const Warps warps("add_layer_norm_backward", channels, 2 + sums, tokens);
   const index_t blocks = std::min(ceil_divide(tokens, warps.count), kMostBlocksOfSums);
-  const index_t stride = kAddLayerNormSums * channels;
+  const index_t stride = sums * channels;
   Launches result;
   result.source = "cuda/kernels/norm/add_layer_norm.cuh";
-  if (has_sums) result.workspace = blocks * stride;
+  result.workspace = blocks * stride;
   result.add_with_workspace(
       kernel_name("add_layer_norm_backward", p.d_normed.dtype),
       {{blocks_for(blocks), 1, 1}, {kAddLayerNormLanes, warps.count, 1}, warps.shared_bytes}, p);
   add_partial_sums(result, 0, blocks, stride, three_axes(p.d_weight));
   add_partial_sums(result, channels, blocks, stride, three_axes(p.d_bias));
+  add_partial_sums(result, 2 * channels, blocks, stride, three_axes(p.d_branch_bias));
   return result;
 }
 

@@ -61,9 +61,11 @@ LaunchPlan conv_glu_plan(index_t batch, index_t hidden, Grid grid) {
 
 LaunchPlan conv_glu_backward_plan(index_t batch, index_t hidden, Grid grid) {
   const index_t groups = ceil_divide(hidden, kConvGluLanes);
-  return {{one_block_each("conv_glu_backward", workers(batch, grid) * groups), 1, 1},
-          {kConvGluLanes, warps(batch, grid), 1},
-          0};
+  // Both few enough for a grid's axes.
+  return {
+      {one_block_each("conv_glu_backward", groups), static_cast<unsigned>(workers(batch, grid)), 1},
+      {kConvGluLanes, warps(batch, grid), 1},
+      0};
 }
 
 Launches launches(const ConvGluParams& p, int) {
@@ -83,16 +85,18 @@ Launches launches(const ConvGluBackwardParams& p, int) {
   const index_t batch = p.d_out.shape[0];
   const index_t hidden = p.d_out.shape[2];
   const index_t rows = workers(batch, p.grid);
-  const index_t stride = kConvGluTerms * hidden;
+  const index_t stride = conv_glu_terms(p.d_x_bias.present()) * hidden;
   Launches result;
   result.source = "cuda/kernels/glu/conv_glu.cuh";
-  if (p.d_weight.present() || p.d_bias.present()) result.workspace = rows * stride;
+  if (p.d_weight.present() || p.d_bias.present() || p.d_x_bias.present())
+    result.workspace = rows * stride;
   result.add_with_workspace(kernel_name("conv_glu_backward", p.x.dtype),
                             conv_glu_backward_plan(batch, hidden, p.grid), p);
   const View<4>& d = p.d_weight;  // partial sums are [tap, channel], it is [channel, 1, tap]
   add_partial_sums(result, 0, rows, stride,
                    {d.data, d.dtype, {3, 3, hidden}, {d.stride[2], d.stride[3], d.stride[0]}});
   add_partial_sums(result, 9 * hidden, rows, stride, three_axes(p.d_bias));
+  add_partial_sums(result, 10 * hidden, rows, stride, three_axes(p.d_x_bias));
   return result;
 }
 

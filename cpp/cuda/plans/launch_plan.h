@@ -11,7 +11,8 @@ struct LaunchPlan {
   unsigned block[3];
   unsigned shared_bytes;  // dynamic shared memory
 
-  bool empty() const { return grid[0] == 0; }  // nothing to compute: no launch
+  // Whether there is nothing to compute: no launch.
+  bool empty() const { return grid[0] == 0 || grid[1] == 0; }
 };
 
 LaunchPlan gelu_pool_plan(index_t batch, index_t channels, Grid grid, Grid pool_grid);

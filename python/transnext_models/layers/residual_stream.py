@@ -7,7 +7,9 @@ memory: casts of tokens and weights, residual sums, norms. Here the blocks of a 
   cast for the next branch, by one operator (:func:`transnext_ops.add_layer_norm`), also across the
   end of a block;
 - weights are cast together (:mod:`.cast_weights`), once for a frozen model;
-- queries, keys, values and the input of pooling are one product.
+- queries, keys, values and the input of pooling are one product, and their gradients are written
+  into that of the product;
+- biases are added by the operator behind a product, whose backward then sums their gradients.
 
 That holds for blocks as they were built; whatever is attached to a layer, or watches, is met by
 :class:`Block`, which calls every layer.
@@ -22,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from transnext_ops import add_layer_norm, conv_glu, gelu_pool
+from transnext_ops import add_layer_norm, conv_glu, gelu_pool, unpack
 
 from .attention import GlobalAttention
 from .block import Block
@@ -88,53 +90,80 @@ class _Stream:
     def through(self, blocks: Sequence[Block]) -> Tensor:
         """Return the tokens behind the blocks, in their type."""
         weights = cast_weights(blocks, self._dtype)
-        norm = blocks[0].norm1
-        x = F.layer_norm(
-            self._x, norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps
-        )
-        self._normed = x.to(self._dtype)
+        nothing = torch.zeros((), dtype=self._dtype, device=self._x.device).expand_as(self._x)
+        self._add((nothing, None), None, blocks[0].norm1, blocks[0])
         following = [*(block.norm1 for block in blocks[1:]), None]
         for block, cast, next_norm in zip(blocks, weights, following, strict=True):
             scales = block.drop_path.scales(self._x, 2)
             self._add(self._attention(block, cast), scales[0], block.norm2, block)
-            self._add(self._mixer(block, cast), scales[1], next_norm, block)
+            self._add(self._mixer(block, cast, next_norm is None), scales[1], next_norm, block)
         return self._x.to(self._type)
 
     def _add(
-        self, branch: Tensor, scale: Tensor | None, norm: nn.LayerNorm | None, block: Block
+        self,
+        product: tuple[Tensor, Tensor | None],
+        scale: Tensor | None,
+        norm: nn.LayerNorm | None,
+        block: Block,
     ) -> None:
         """Add a branch, and normalise for the next one, if there is one."""
+        branch, bias = product
         if norm is not None:
             self._x, self._normed = add_layer_norm(
                 self._x, branch, norm.weight, norm.bias, epsilon=norm.eps, branch_scale=scale,
-                backend=block.mlp.backend,
+                branch_bias=bias, backend=block.mlp.backend,
             )  # fmt: skip
         elif scale is None:
             self._x = self._x + branch
         else:
             self._x = torch.addcmul(self._x, branch, scale[:, None, None])
 
-    def _attention(self, block: Block, cast: CastWeights) -> Tensor:
+    def _attention(self, block: Block, cast: CastWeights) -> tuple[Tensor, Tensor | None]:
         attn, grids = block.attn, self._grids
         parts = F.linear(self._normed, cast.projections, cast.projections_bias)
+        heads = (attn.num_heads, attn.head_dim)
         if isinstance(attn, GlobalAttention):
-            q, k, v = attn.heads(parts, 3)
+            q, k, v = unpack(parts, [heads] * 3)
             out = attn.attend(q, k, v, grids)
         else:
-            q, k, v, to_pool = attn.heads(parts, 4)
+            q, k, v, to_pool = unpack(parts, [heads, heads, heads, self._x.shape[2:]])
             pooled = gelu_pool(
-                to_pool.flatten(2), grid=grids.grid, pool_grid=grids.pool_grid, backend=attn.backend
+                to_pool, grid=grids.grid, pool_grid=grids.pool_grid, backend=attn.backend
             )
             assert cast.pool_norm is not None
             assert cast.pool_projections is not None
             pooled = F.layer_norm(pooled, pooled.shape[2:], *cast.pool_norm, attn.norm.eps)
             pooled = F.linear(pooled, cast.pool_projections, cast.pool_projections_bias)
-            k_pool, v_pool = attn.heads(pooled, 2)
+            k_pool, v_pool = unpack(pooled, [heads] * 2)
             out = attn.attend(q, k, v, k_pool, v_pool, grids)
-        return attn.proj_drop(F.linear(out.flatten(2), *cast.out))
+        later = not _drops(attn.proj_drop)
+        out, bias = _product(out.flatten(2), cast.out, attn.proj.bias, later=later)
+        return attn.proj_drop(out), bias
 
-    def _mixer(self, block: Block, cast: CastWeights) -> Tensor:
+    def _mixer(
+        self, block: Block, cast: CastWeights, is_last: bool
+    ) -> tuple[Tensor, Tensor | None]:
         mlp, conv = block.mlp, block.mlp.dwconv.dwconv
-        x = F.linear(self._normed, *cast.fc1)
-        x = conv_glu(x, conv.weight, conv.bias, grid=self._grids.grid, backend=mlp.backend)
-        return mlp.drop(F.linear(mlp.drop(x), *cast.fc2))
+        x, bias = _product(self._normed, cast.fc1, mlp.fc1.bias)
+        x = conv_glu(
+            x, conv.weight, conv.bias, grid=self._grids.grid, x_bias=bias, backend=mlp.backend
+        )
+        later = not (is_last or _drops(mlp.drop))
+        out, bias = _product(mlp.drop(x), cast.fc2, mlp.fc2.bias, later=later)
+        return mlp.drop(out), bias
+
+
+def _drops(dropout: nn.Dropout) -> bool:
+    return dropout.training and dropout.p > 0
+
+
+def _product(
+    x: Tensor, cast: tuple[Tensor, Tensor], bias: Tensor, later: bool = True
+) -> tuple[Tensor, Tensor | None]:
+    """Return a Linear of x, and its bias if the operator behind it is to add that.
+
+    That may be `later`, and is where the bias is in the type that operators take it in.
+    """
+    if later and bias.dtype == torch.float32:
+        return F.linear(x, cast[0]), bias
+    return F.linear(x, *cast), None

@@ -248,12 +248,42 @@ def _backward(operator: Operator) -> Callable[..., Any]:
         f"{name} = {expression}"
         for name, expression in zip(gradients, operator.gradient_allocations, strict=True)
     ]
+    result = f"[{', '.join(gradients)}]" if operator.masked else gradients[0]
+    return _backward_function(operator, "", allocations, gradients, result)
+
+
+def _backward_into(operator: Operator) -> Callable[..., Any]:
+    """Return the function that runs a backward and writes gradients into given tensors.
+
+    Of the others it returns those needed, and None in the places of the rest.
+    """
+    gradients = [f"grad_{i}" for i in range(len(operator.differentiable))]
+    allocations = ["given = iter(into)"]
+    allocations += [
+        f"{name} = next(given) if placed[{i}] else {expression}"
+        for i, (name, expression) in enumerate(
+            zip(gradients, operator.gradient_allocations, strict=True)
+        )
+    ]
+    returned = [f"None if placed[{i}] else {name}" for i, name in enumerate(gradients)]
+    return _backward_function(
+        operator, "_into", allocations, gradients, f"[{', '.join(returned)}]", "placed", "into"
+    )
+
+
+def _backward_function(
+    operator: Operator,
+    suffix: str,
+    allocations: Sequence[str],
+    gradients: Sequence[str],
+    result: str,
+    *more_parameters: str,
+) -> Callable[..., Any]:
     tensors = [*(tensor.name for tensor in operator.backward_inputs), *gradients]
     options = [_OPTIONS[option] for option in operator.backward_options]
-    result = f"[{', '.join(gradients)}]" if operator.masked else gradients[0]
     return _compiled_function(
-        f"{operator.name}_backward", operator.BackwardArguments._fields, allocations, tensors,
-        [*operator.compiled_sizes, *options], result,
+        f"{operator.name}_backward", [*operator.BackwardArguments._fields, *more_parameters],
+        allocations, tensors, [*operator.compiled_sizes, *options], result, suffix,
     )  # fmt: skip
 
 
@@ -264,12 +294,16 @@ def _compiled_function(
     tensors: Sequence[str],
     sizes: Sequence[str],
     result: str,
+    suffix: str = "",
 ) -> Callable[..., Any]:
-    """Return the function that allocates, runs the compiled function `name`, and returns."""
+    """Return the function that allocates, runs the compiled function `name`, and returns.
+
+    `suffix` is of its own name.
+    """
     table = ["pool_bias = table_contiguous(pool_bias, row_map)"] if "row_map" in parameters else []
     arguments = ", ".join([f"({', '.join(tensors)},)", *sizes]).format(first=tensors[0])
     return make_function(
-        name,
+        name + suffix,
         parameters,
         [*table, *allocations, f"run(compiled, {arguments})", f"return {result}"],
         __name__=__name__,
@@ -283,6 +317,7 @@ def _compiled_function(
 
 aggregated_attention = _forward(schema.AGGREGATED_ATTENTION)
 aggregated_attention_backward = _backward(schema.AGGREGATED_ATTENTION)
+aggregated_attention_backward_into = _backward_into(schema.AGGREGATED_ATTENTION)
 window_qk = _forward(schema.WINDOW_QK)
 window_qk_backward = _backward(schema.WINDOW_QK)
 window_av = _forward(schema.WINDOW_AV)
@@ -293,6 +328,7 @@ conv_glu = _forward(schema.CONV_GLU)
 conv_glu_backward = _backward(schema.CONV_GLU)
 gelu_pool = _forward(schema.GELU_POOL)
 gelu_pool_backward = _backward(schema.GELU_POOL)
+gelu_pool_backward_into = _backward_into(schema.GELU_POOL)
 add_layer_norm = _forward(schema.ADD_LAYER_NORM)
 add_layer_norm_backward = _backward(schema.ADD_LAYER_NORM)
 deformable_attention = _forward(schema.DEFORMABLE_ATTENTION)

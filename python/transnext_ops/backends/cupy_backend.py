@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 
 from transnext_ops.backends import cpp_backend, kernel_sources
-from transnext_ops.backends.registry import OPERATORS, BackendError, Call
+from transnext_ops.backends.registry import BackendError, Call
 from transnext_ops.distribution import install_hint
+from transnext_ops.schema import OPERATORS
 
 _OLDEST_CUPY = 13
 _SHARED_BYTES_FOR_ALL = 48 * 1024  # a kernel has to request more
@@ -129,6 +130,8 @@ def _on_cupy(name: str) -> Callable[..., Any]:
     return call
 
 
-for _name in OPERATORS:
+for _name, _operator in OPERATORS.items():
     globals()[_name] = _on_cupy(_name)
     globals()[f"{_name}_backward"] = _on_cupy(f"{_name}_backward")
+    if _operator.writes_into:
+        globals()[f"{_name}_backward_into"] = _on_cupy(f"{_name}_backward_into")

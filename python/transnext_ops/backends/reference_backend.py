@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 from transnext_ops.backends.availability import unavailable as unavailable
 from transnext_ops.backends.availability import unsupported as unsupported
 from transnext_ops.backends.dlpack import check_memory
-from transnext_ops.schema import AGGREGATED_ATTENTION, compute_dtype
+from transnext_ops.schema import AGGREGATED_ATTENTION, GELU_POOL, Operator, compute_dtype
 
 
 def _array(tensor: Tensor | None) -> Any:
@@ -168,20 +168,21 @@ def position_bias_table_backward(
 
 
 @_quietly
-def conv_glu(x, weight, bias, grid):
-    """Return GELU(dwconv(a)) ⊙ g for ``x = [a, g]``, ``[B, N, hidden]``."""
+def conv_glu(x, weight, bias, x_bias, grid):
+    """Return GELU(dwconv(a)) ⊙ g for ``x + x_bias = [a, g]``, ``[B, N, hidden]``."""
     import transnext_reference as reference
 
-    return _tensor(reference.conv_glu(*_arrays(x, weight, bias), grid=tuple(grid)), x)
+    return _tensor(reference.conv_glu(*_arrays(x, weight, bias, x_bias), grid=tuple(grid)), x)
 
 
 @_quietly
-def conv_glu_backward(d_out, x, weight, bias, grid, needs):
-    """Return the gradients of :func:`conv_glu` for x, weight and bias."""
+def conv_glu_backward(d_out, x, weight, bias, x_bias, grid, needs):
+    """Return the gradients of :func:`conv_glu` for x, weight, bias and x_bias."""
     import transnext_reference as reference
 
-    gradients = reference.conv_glu_backward(*_arrays(d_out, x, weight, bias), grid=tuple(grid))
-    return _chosen(gradients, {"x": x, "weight": weight, "bias": bias}, needs)
+    inputs = {"x": x, "weight": weight, "bias": bias, "x_bias": x_bias}
+    gradients = reference.conv_glu_backward(*_arrays(d_out, *inputs.values()), grid=tuple(grid))
+    return _chosen(gradients, inputs, needs)
 
 
 def _check_pool_grid(grid, pool_grid):
@@ -212,24 +213,25 @@ def gelu_pool_backward(d_out, x, grid, pool_grid):
 
 
 @_quietly
-def add_layer_norm(branch, x, weight, bias, branch_scale, epsilon):
+def add_layer_norm(branch, x, weight, bias, branch_scale, branch_bias, epsilon):
     """Return LayerNorm(x + branch) and x + branch, both ``[B, N, C]``."""
     import transnext_reference as reference
 
-    given = _arrays(x, branch, weight, bias, branch_scale)
+    given = _arrays(x, branch, weight, bias, branch_scale, branch_bias)
     total, normed = reference.add_layer_norm(*given, epsilon=epsilon)
     return _tensor(normed, branch), _tensor(total, x)
 
 
 @_quietly
 def add_layer_norm_backward(d_normed, d_total, total, weight, branch_scale, epsilon, needs):
-    """Return the gradients of :func:`add_layer_norm` for branch, x, weight and bias."""
+    """Return the gradients of :func:`add_layer_norm`, in the order of its record."""
     import transnext_reference as reference
 
     gradients = reference.add_layer_norm_backward(
         *_arrays(d_total, d_normed, total, weight, branch_scale), epsilon=epsilon
     )
-    inputs = {"branch": d_normed, "x": total, "weight": weight, "bias": weight}
+    inputs = {"branch": d_normed, "x": total}
+    inputs |= dict.fromkeys(("weight", "bias", "branch_bias"), weight)
     return _chosen(gradients, inputs, needs)
 
 
@@ -256,3 +258,26 @@ def deformable_attention_backward(d_out, value, offsets, logits, reference, shap
 
 def _pairs(shapes):
     return list(zip(shapes[::2], shapes[1::2], strict=True))
+
+
+def _into(operator: Operator, backward: Callable[..., Any]) -> Callable[..., list[Tensor | None]]:
+    """Return a backward that copies gradients into given tensors, and returns the others."""
+
+    def backward_into(*arguments: Any) -> list[Tensor | None]:
+        *inputs, placed, into = arguments
+        if operator.masked:
+            inputs[-1] = [needed or there for needed, there in zip(inputs[-1], placed, strict=True)]
+        gradients = backward(*inputs)
+        found = list(gradients) if operator.masked else [gradients]
+        rooms = iter(into)
+        for i, there in enumerate(placed):
+            if there:
+                next(rooms).copy_(found[i])
+                found[i] = None
+        return found
+
+    return backward_into
+
+
+aggregated_attention_backward_into = _into(AGGREGATED_ATTENTION, aggregated_attention_backward)
+gelu_pool_backward_into = _into(GELU_POOL, gelu_pool_backward)

@@ -181,9 +181,18 @@ def position_bias_table(
         return F.linear(hidden, fc2_weight, fc2_bias).permute(2, 0, 1)
 
 
-def conv_glu(x: Tensor, weight: Tensor, bias: Tensor | None, grid: tuple[int, int]) -> Tensor:
-    """Return GELU(dwconv(a)) ⊙ g for ``x = [a, g]``, ``[B, N, hidden]``."""
-    values, gate = x.to(weight.dtype).chunk(2, dim=-1)
+def conv_glu(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    x_bias: Tensor | None,
+    grid: tuple[int, int],
+) -> Tensor:
+    """Return GELU(dwconv(a)) ⊙ g for ``x + x_bias = [a, g]``, ``[B, N, hidden]``."""
+    biased = x.to(weight.dtype)
+    if x_bias is not None:
+        biased = biased + x_bias
+    values, gate = biased.chunk(2, dim=-1)
     image = values.transpose(1, 2).unflatten(2, grid)  # [B, hidden, H, W], channels last in memory
     image = F.conv2d(image, weight, bias, padding=1, groups=weight.shape[0])
     return (F.gelu(image.flatten(2).transpose(1, 2)) * gate).to(x.dtype)
@@ -215,10 +224,13 @@ def add_layer_norm(
     weight: Tensor,
     bias: Tensor,
     branch_scale: Tensor | None,
+    branch_bias: Tensor | None,
     epsilon: float,
 ) -> tuple[Tensor, Tensor]:
     """Return LayerNorm(x + branch) in branch's dtype, and x + branch in x's."""
     added = branch.to(x.dtype)
+    if branch_bias is not None:
+        added = added + branch_bias
     if branch_scale is not None:
         added = added * branch_scale[:, None, None]
     total = x + added

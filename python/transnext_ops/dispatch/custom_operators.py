@@ -3,7 +3,8 @@
 Every operator takes the name of a kernel backend as its last argument and calls that backend's
 module, on any device. What a graph holds is therefore one node per operator, whichever backend
 runs it. The backward is an operator too (``<name>_backward``): it gets a mask of the gradients
-needed and returns only those, in argument order.
+needed and returns only those, in argument order. Some have a second backward,
+``<name>_backward_into``, which writes gradients where :mod:`.packed_gradients` has room for them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 
 from transnext_ops.backends import registry
-from transnext_ops.dispatch import eager
+from transnext_ops.dispatch import eager, packed_gradients
 from transnext_ops.dispatch.autocast import autocast_activations
 from transnext_ops.schema import FUSED_BLOCKS, OPERATORS, Operator
 
@@ -50,7 +51,8 @@ def define(library: torch.library.Library, operator: Operator, kernel: Kernel) -
         backward_paths.is_backward = True
         _register_fake(library, backward, lambda *arguments: _fake_backward(operator, arguments))
         _register_autograd(library, backward, _remember_backend, _refuse_double_backward)
-        formula = _autograd_formula(operator, backward_paths)
+        into_paths = _define_into(library, operator, kernel) if operator.writes_into else None
+        formula = _autograd_formula(operator, backward_paths, into_paths)
         _register_autograd(library, operator.name, *formula)
         paths.function = _eager_function(operator.name, paths, *formula)
     else:
@@ -58,6 +60,22 @@ def define(library: torch.library.Library, operator: Operator, kernel: Kernel) -
     if any(operator.autocast):
         for device_type, key in (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA")):
             library.impl(operator.name, _autocast(operator, paths.packet, device_type), key)
+    return paths
+
+
+def _define_into(library: torch.library.Library, operator: Operator, kernel: Kernel) -> eager.Paths:
+    name = operator.name + "_backward_into"
+    paths = _define_one(library, name, operator.backward_into_schema, kernel)
+    paths.is_backward = True
+
+    def fake(*arguments: Any) -> Any:
+        *inputs, placed, _, _ = arguments
+        if not operator.masked and placed[0]:
+            return []
+        gradients = operator.allocate_gradients(*inputs)
+        return [gradient for gradient in gradients if gradient is not None]
+
+    _register_fake(library, name, fake)
     return paths
 
 
@@ -110,9 +128,12 @@ def _register_autograd(
 
 
 def _autograd_formula(
-    operator: Operator, paths: eager.Paths
+    operator: Operator, paths: eager.Paths, into_paths: eager.Paths | None
 ) -> tuple[Callable[..., None], Callable[..., tuple[Any, ...]]]:
-    """Return ``setup_context`` and ``backward`` as ``register_autograd`` takes them."""
+    """Return ``setup_context`` and ``backward`` as ``register_autograd`` takes them.
+
+    `into_paths` are those of the backward that writes into given tensors, if there is one.
+    """
     count = len(operator.tensors)
     in_backward, differentiable = operator.in_backward, operator.differentiable
     saved_outputs, masked, results = operator.saved_outputs, operator.masked, operator.results
@@ -135,6 +156,24 @@ def _autograd_formula(
             ctx.result = output[0].dtype, output[0].device, output[0].shape
         ctx.save_for_backward(*saved)
 
+    def written_into_rooms(
+        ctx: Any, into_paths: eager.Paths, d_out: tuple[Any, ...], needs: list[bool]
+    ) -> list[Any] | None:
+        """Return the gradients, some of them where their consumers want them; None if none are."""
+        saved = ctx.saved_tensors
+        rooms = packed_gradients.rooms(ctx, saved[len(saved_outputs) :], needs)
+        into = [room for room in rooms if room is not None]
+        if not into:
+            return None
+        placed = [room is not None for room in rooms]
+        rest = [needed and not there for needed, there in zip(needs, placed, strict=True)]
+        mask = (rest,) if masked else ()
+        gradients = eager.call(
+            into_paths, *d_out, *saved, *ctx.sizes, *mask, placed, into, ctx.backend
+        )
+        others = eager.spread(gradients, rest)
+        return [other if room is None else room for room, other in zip(rooms, others, strict=True)]
+
     def backward(ctx: Any, *gradients_of: Any) -> tuple[Any, ...]:
         d_out = gradients_of[:results]
         if all(gradient is None for gradient in d_out):
@@ -142,11 +181,15 @@ def _autograd_formula(
         if d_out[0] is None:  # another result alone was used
             dtype, device, shape = ctx.result
             d_out = (torch.zeros(shape, dtype=dtype, device=device), *d_out[1:])
+        needed = ctx.needs_input_grad
+        needs = [needed[i] for i in differentiable]
+        if into_paths is not None and not torch.is_grad_enabled():
+            written = written_into_rooms(ctx, into_paths, d_out, needs)
+            if written is not None:
+                return in_order((*written, None))
         if not masked:
             gradient = eager.call(paths, *d_out, *ctx.saved_tensors, *ctx.sizes, ctx.backend)
             return in_order((gradient, None))
-        needed = ctx.needs_input_grad
-        needs = [needed[i] for i in differentiable]
         gradients = eager.call(paths, *d_out, *ctx.saved_tensors, *ctx.sizes, needs, ctx.backend)
         return in_order((*eager.spread(gradients, needs), None))
 

@@ -11,7 +11,7 @@ from transnext_ops.dispatch.run import run_all
 from transnext_ops.operators.checks import check_activation, tensor_checks
 
 _check = tensor_checks(
-    schema.ADD_LAYER_NORM, "branch", ("x", "weight", "bias", "branch_scale")
+    schema.ADD_LAYER_NORM, "branch", ("x", "weight", "bias", "branch_scale", "branch_bias")
 )  # fmt: skip
 
 
@@ -24,12 +24,13 @@ def add_layer_norm(
     *,
     epsilon: float = 1e-5,
     branch_scale: Tensor | None = None,
+    branch_bias: Tensor | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Add a residual branch, and normalise the sum for the next branch.
 
     .. math::
-        total &= x + branch\_scale \cdot branch \\
+        total &= x + branch\_scale \cdot (branch + branch\_bias) \\
         normed &= \mathrm{LayerNorm}(total) \cdot weight + bias
 
     Networks normalise tokens right after they have added to them. Apart, the sum, the norm and the
@@ -48,6 +49,9 @@ def add_layer_norm(
         Added to the variance.
     branch_scale : Tensor [B], optional
         A factor for each sample, of stochastic depth say; it gets no gradient.
+    branch_bias : Tensor [C], optional
+        The bias of the Linear that the branch comes from, which then needs none. Its gradient, the
+        sum of the branch's over all tokens, costs no pass of its own over the tokens here.
     backend : str, optional
         Overrides the backend in force for this call.
 
@@ -69,9 +73,9 @@ def add_layer_norm(
     batch, tokens, channels = check_activation("branch", branch, "[B, N, C]").shape
     if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)) or not epsilon >= 0:
         raise ValueError(f"epsilon: got {epsilon!r}, needs a number of at least 0")
-    x, weight, bias, branch_scale = _check(
-        branch, x, weight, bias, branch_scale, B=batch, N=tokens, C=channels
+    x, weight, bias, branch_scale, branch_bias = _check(
+        branch, x, weight, bias, branch_scale, branch_bias, B=batch, N=tokens, C=channels
     )
-    arguments = (branch, x, weight, bias, branch_scale, float(epsilon))
+    arguments = (branch, x, weight, bias, branch_scale, branch_bias, float(epsilon))
     normed, total = run_all("add_layer_norm", branch, arguments, backend)
     return total, normed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from transnext_ops.schema import Operator, Role, compute_dtype, make_function
 
 Grid = tuple[int, int]
 
+_NAME = re.compile(r"[A-Za-z_]\w*")  # in an axis: a number, a name, or a product of them
 LARGEST_WINDOW = 4096  # on a side; beyond, the number of cells is a mistake rather than a wish
 
 
@@ -143,7 +145,7 @@ def tensor_checks(operator: Operator, like_name: str, names: Sequence[str]) -> C
     body = []
     for name in names:
         tensor = operator.by_name[name]
-        axes.update((axis, None) for axis in tensor.axes if not axis.isdigit())
+        axes.update((name, None) for axis in tensor.axes for name in _NAME.findall(axis))
         described = f"{name!r}, {name}, {tensor.layout!r}, ({', '.join(tensor.axes)},)"
         is_parameter = tensor.role is Role.PARAMETER
         check = "check_parameter" if is_parameter else "check_like"

@@ -13,7 +13,7 @@ from transnext_ops.dispatch.run import run
 from transnext_ops.operators.checks import Grid, check_grid, check_tokens, tensor_checks
 from transnext_ops.schema import CONV_GLU
 
-_check = tensor_checks(CONV_GLU, "x", ("weight", "bias"))
+_check = tensor_checks(CONV_GLU, "x", ("weight", "bias", "x_bias"))
 
 
 @accepts_cupy
@@ -23,6 +23,7 @@ def conv_glu(
     bias: Tensor | None = None,
     *,
     grid: Grid,
+    x_bias: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Return GELU(depthwise 3×3 convolution of the first half of x) × the second half.
@@ -36,6 +37,9 @@ def conv_glu(
     bias : Tensor [hidden], optional
     grid : (int, int)
         (H, W) with H·W = N.
+    x_bias : Tensor [2·hidden], optional
+        Added to x first: the bias of the Linear that x comes from, which then needs none. Its
+        gradient, the sum of x's over all tokens, costs no pass of its own over the tokens here.
     backend : str, optional
         Overrides the backend in force for this call.
 
@@ -58,5 +62,5 @@ def conv_glu(
     if channels % 2 or channels == 0:
         raise ValueError(f"x: got {channels} channels, needs an even number, 2*hidden")
     hidden = channels // 2
-    weight, bias = _check(x, weight, bias, hidden=hidden)
-    return run("conv_glu", x, (x, weight, bias, grid), backend)
+    weight, bias, x_bias = _check(x, weight, bias, x_bias, hidden=hidden)
+    return run("conv_glu", x, (x, weight, bias, x_bias, grid), backend)

@@ -4,12 +4,14 @@
 //   d_u       = D g GELU'(u)
 //   d_a[n, c] = sum_t weight[c, t] d_u[n - offset_t, c]
 //   d_weight[c, t] = sum_n d_u[n, c] a[n + offset_t, c],   d_bias[c] = sum_n d_u[n, c]
+//   d_x_bias = sum_n of d_a and of d_g
 //
 // One channel per thread. u is recomputed, over a halo of one column and row, from three rows of a
 // in registers (halo two); d_a is accumulated as u is in the forward. Bytes per element 5 sizeof(T)
-// (a, g, D in, d_a, d_g out); about 1.7 (18 + 40) + 36 flops. Weight gradients stay in registers
-// over all strips of a warp; each block stores one row of partial sums, which partial_sums.cuh adds
-// in order, so results are deterministic.
+// (a, g, D in, d_a, d_g out); about 1.7 (18 + 40) + 36 flops. Parameters' gradients stay in
+// registers over all strips of a warp, those of x_bias, for which there are none left, in shared
+// memory; each block stores one row of partial sums, which partial_sums.cuh adds in order, so
+// results are deterministic.
 #pragma once
 
 #include "cuda/kernels/common/math.cuh"
@@ -21,15 +23,6 @@ namespace transnext {
 
 namespace device {
 
-template <class T>
-struct GradientsAhead {
-  static constexpr bool value = true;
-};
-template <>
-struct GradientsAhead<BFloat16> {  // its conversions need more registers
-  static constexpr bool value = false;
-};
-
 // A thread's channel of the backward pass, over all strips of its warp.
 template <class T>
 class ConvGluChannel {
@@ -37,9 +30,18 @@ class ConvGluChannel {
   float d_weight[9] = {};
   float d_bias = 0.0f;
 
+  // d_x_bias: in shared memory, the thread's sums of the gradients of its value and of its gate;
+  // volatile, since a compiler would keep them in registers.
   __device__ ConvGluChannel(const ConvGluBackwardParams& p, int channel,
-                            const ConvGluWeights<kConvGluLanes>& weights)
-      : p_(p), channel_(channel), bias_(conv_glu_bias(p.bias, channel)) {
+                            const ConvGluWeights<kConvGluLanes>& weights,
+                            volatile float (*d_x_bias)[kConvGluLanes])
+      : p_(p),
+        weights_(weights),
+        d_x_bias_(d_x_bias),
+        channel_(channel),
+        bias_(conv_glu_bias(p.bias, channel)) {
+    d_x_bias[0][threadIdx.x] = 0.0f;
+    d_x_bias[1][threadIdx.x] = 0.0f;
 #pragma unroll
     for (int tap = 0; tap < 9; ++tap) {
       float weight[1];
@@ -100,32 +102,38 @@ class ConvGluChannel {
 
     float a[3][kColumns + 4] = {};  // of columns left - 2 to left + 5, rows above, at, below `row`
     float d_a[3][kColumns] = {};    // sums for these rows
-    const auto next_row_of_a = [&] {
+    const auto next_row_of_a = [&](int row) {
+      float value_bias[1];
+      weights_.read(static_cast<int>(threadIdx.x), kConvGluValueBias, value_bias);
+      const bool row_inside = row >= 0 && row < height;
 #pragma unroll
       for (int j = 0; j < kColumns + 4; ++j) {
+        const int column = left + j - 2;
         a[0][j] = a[1][j];
         a[1][j] = a[2][j];
         a[2][j] = values[j].read();
+        if (row_inside && column >= 0 && column < width) a[2][j] += value_bias[0];
       }
     };
     prefetch_values(strip.top - 2);
-    next_row_of_a();
+    next_row_of_a(strip.top - 2);
     prefetch_values(strip.top - 1);
-    next_row_of_a();
+    next_row_of_a(strip.top - 1);
     prefetch_values(strip.top);
-    if (kAhead) prefetch_gradients(strip.top - 1);
     for (int row = strip.top - 1; row <= strip.bottom; ++row) {
-      if (!kAhead) prefetch_gradients(row);
-      next_row_of_a();
+      prefetch_gradients(row);
+      next_row_of_a(row + 1);
       float d_u[kColumns + 2];  // initially D, of columns left - 1 to left + 4
       float g[kColumns + 2];
+      const float gate_bias = weights_.element(static_cast<int>(threadIdx.x), kConvGluGateBias);
 #pragma unroll
       for (int j = 0; j < kColumns + 2; ++j) {
-        d_u[j] = gradients[j].read();  // zeros outside the image
-        g[j] = gates[j].read();
+        d_u[j] = gradients[j].read();        // zeros outside the image
+        g[j] = gates[j].read() + gate_bias;  // times D, so of no weight outside the image
       }
       const bool own = row >= strip.top && row < strip.bottom;
       T* to_gate = d_gate;
+      float d_gates = 0.0f;
 #pragma unroll
       for (int j = 0; j < kColumns + 2; ++j) {
         float u = bias_;
@@ -133,15 +141,15 @@ class ConvGluChannel {
         for (int tap = 0; tap < 9; ++tap) u += weight_[tap] * a[tap / 3][j + tap % 3];
         const Normal normal(u);
         if (j > 0 && j <= kColumns) {
-          if (own && writes && left + j - 1 < width)
-            from_float(d_u[j] * u * normal.distribution, *to_gate);
+          const float d_g = d_u[j] * u * normal.distribution;  // zero outside the image
+          d_gates += d_g;
+          if (own && writes && left + j - 1 < width) from_float(d_g, *to_gate);
           to_gate += p_.d_x.stride[1];
         }
         d_u[j] *= g[j] * normal.gelu_slope(u);
       }
-      // From here on there are registers for the next rows, and more after the weight gradients.
-      if (kAhead && row < strip.bottom) prefetch_gradients(row + 1);
       if (own) {
+        add_to_sum(1, d_gates);
 #pragma unroll
         for (int j = 0; j < kColumns; ++j) {
           d_bias += d_u[j + 1];
@@ -152,15 +160,20 @@ class ConvGluChannel {
       }
       if (row < strip.bottom) prefetch_values(row + 2);
       T* to_value = d_value;
+      float d_values = 0.0f;
 #pragma unroll
       for (int j = 0; j < kColumns; ++j, to_value += p_.d_x.stride[1]) {
 #pragma unroll
         for (int tap = 0; tap < 9; ++tap) d_a[tap / 3][j] += weight_[tap] * d_u[j + 2 - tap % 3];
-        if (writes && row > strip.top && left + j < width) from_float(d_a[0][j], *to_value);
+        if (row > strip.top && left + j < width) {
+          d_values += d_a[0][j];
+          if (writes) from_float(d_a[0][j], *to_value);
+        }
         d_a[0][j] = d_a[1][j];
         d_a[1][j] = d_a[2][j];
         d_a[2][j] = 0.0f;
       }
+      add_to_sum(0, d_values);
       d_gate += p_.d_x.stride[1] * width;
       d_value += p_.d_x.stride[1] * width;
     }
@@ -168,10 +181,14 @@ class ConvGluChannel {
 
  private:
   static constexpr int kColumns = kConvGluColumns;
-  // Whether registers suffice for g and D of the next row too.
-  static constexpr bool kAhead = GradientsAhead<T>::value;
+
+  __device__ void add_to_sum(int half, float added) const {
+    d_x_bias_[half][threadIdx.x] = d_x_bias_[half][threadIdx.x] + added;
+  }
 
   const ConvGluBackwardParams& p_;
+  const ConvGluWeights<kConvGluLanes>& weights_;
+  volatile float (*d_x_bias_)[kConvGluLanes];
   int channel_;
   float bias_;
   float weight_[9];
@@ -179,42 +196,41 @@ class ConvGluChannel {
 
 }  // namespace device
 
-// Block (32, strips). Grid: (worker, 32 channels), channels fastest; a worker handles every
-// workers-th group of strips and stores workspace[worker, kConvGluTerms, hidden] if a parameter
-// gradient is wanted.
+// Block (32, strips). Grid: (32 channels, worker). A worker handles every workers-th group of strips
+// and stores workspace[worker, terms, hidden] if a parameter gradient is wanted.
 template <class T>
 __global__ void __launch_bounds__(kConvGluLanes* kConvGluStrips,
                                   device::multiprocessor_threads() / kConvGluBackwardDivisor)
     conv_glu_backward(ConvGluBackwardParams p) {
   __shared__ float partial[kConvGluStrips][kConvGluTerms][kConvGluLanes];
   __shared__ device::ConvGluWeights<kConvGluLanes> weights;
-  const index_t hidden = p.d_out.shape[2];
-  const index_t groups = (hidden + kConvGluLanes - 1) / kConvGluLanes;
-  const int channel = static_cast<int>(blockIdx.x % groups * kConvGluLanes + threadIdx.x);
-  const auto worker = static_cast<unsigned>(blockIdx.x / groups);
-  const auto workers = static_cast<unsigned>(gridDim.x / groups);
+  const int hidden = static_cast<int>(p.d_out.shape[2]);
+  const int channel = static_cast<int>(blockIdx.x * kConvGluLanes + threadIdx.x);
   const auto strips = static_cast<unsigned>(device::conv_glu_strips(p.x.shape[0], p.grid));
 
   const int first_channel = channel - static_cast<int>(threadIdx.x);
-  weights.load(p.weight, first_channel, hidden - first_channel);
+  weights.load(p.weight, p.x_bias, first_channel, hidden - first_channel);
   __syncthreads();
-  device::ConvGluChannel<T> mine(p, channel < hidden ? channel : 0, weights);
+  device::ConvGluChannel<T> mine(p, channel < hidden ? channel : 0, weights,
+                                 partial[threadIdx.y] + kConvGluTerms - 2);
   if (channel < hidden) {
-    for (unsigned number = worker * blockDim.y + threadIdx.y; number < strips;
-         number += workers * blockDim.y)
+    for (unsigned number = blockIdx.y * blockDim.y + threadIdx.y; number < strips;
+         number += gridDim.y * blockDim.y)
       mine.add_strip(device::ConvGluStrip(number, p.grid));
   }
 
-  if (!p.d_weight.present() && !p.d_bias.present()) return;
+  if (!p.d_weight.present() && !p.d_bias.present() && !p.d_x_bias.present()) return;
   for (int tap = 0; tap < 9; ++tap) partial[threadIdx.y][tap][threadIdx.x] = mine.d_weight[tap];
   partial[threadIdx.y][9][threadIdx.x] = mine.d_bias;
   __syncthreads();
   if (channel >= hidden) return;
-  float* row = p.workspace + worker * kConvGluTerms * hidden + channel;
-  for (int term = threadIdx.y; term < kConvGluTerms; term += blockDim.y) {
+  const int terms = conv_glu_terms(p.d_x_bias.present());
+  float* row = p.workspace + index_t{blockIdx.y} * terms * hidden + channel;
+  for (int term = static_cast<int>(threadIdx.y); term < terms;
+       term += static_cast<int>(blockDim.y)) {
     float sum = 0.0f;
     for (unsigned strip = 0; strip < blockDim.y; ++strip) sum += partial[strip][term][threadIdx.x];
-    row[term * hidden] = sum;
+    row[index_t{term} * hidden] = sum;
   }
 }
 

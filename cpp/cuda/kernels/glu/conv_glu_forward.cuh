@@ -1,4 +1,5 @@
-// conv_glu forward: with (a, g) the halves of x and t the nine taps of the depthwise convolution
+// conv_glu forward: with (a, g) the halves of x + x_bias and t the nine taps of the depthwise
+// convolution
 //
 //   u[n, c] = bias[c] + sum_t weight[c, t] a[n + offset_t, c],   out = GELU(u) g
 //
@@ -18,20 +19,22 @@ namespace device {
 // The forward of a strip, two channels per thread. kRuns: whether these are single accesses.
 template <bool kRuns, class T, int kChannels>
 __device__ inline void conv_glu_strip_forward(const ConvGluParams& p, const ConvGluStrip& strip,
-                                              index_t first_channel,
+                                              int first_channel,
                                               const ConvGluWeights<kChannels>& weights) {
   constexpr int kRun = kConvGluRun;
   constexpr int kColumns = kConvGluColumns;
   const int lane_channel = static_cast<int>(threadIdx.x) * kRun;
-  const index_t channel = first_channel + lane_channel;
-  const index_t hidden = p.out.shape[2];
-  const index_t count = hidden - channel;
+  const int channel = first_channel + lane_channel;
+  const int hidden = static_cast<int>(p.out.shape[2]);
+  const int count = hidden - channel;
   const int width = static_cast<int>(p.grid.width);
   const int height = static_cast<int>(p.grid.height);
   const int left = strip.left;
 
   float weight[9][kRun];
   float bias[kRun];
+  float gate_bias[kRun];
+  weights.read(lane_channel, kConvGluGateBias, gate_bias);
 #pragma unroll
   for (int tap = 0; tap < 9; ++tap) weights.read(lane_channel, tap, weight[tap]);
 #pragma unroll
@@ -90,7 +93,14 @@ __device__ inline void conv_glu_strip_forward(const ConvGluParams& p, const Conv
     }
     float added[kColumns + 2][kRun];
 #pragma unroll
-    for (int j = 0; j < kColumns + 2; ++j) values[j].read(added[j]);
+    for (int j = 0; j < kColumns + 2; ++j) {
+      values[j].read(added[j]);
+      const int column = left + j - 1;
+      if (row < 0 || row >= height || column < 0 || column >= width) continue;  // zeros
+#pragma unroll
+      for (int i = 0; i < kRun; ++i)
+        added[j][i] += weights.element(lane_channel + i, kConvGluValueBias);
+    }
     RawRun<T, kRun> gates_above[kColumns];
 #pragma unroll
     for (int j = 0; j < kColumns; ++j) gates_above[j] = gates[j];
@@ -112,7 +122,7 @@ __device__ inline void conv_glu_strip_forward(const ConvGluParams& p, const Conv
         float result[kRun];
         gates_above[j].read(result);
 #pragma unroll
-        for (int i = 0; i < kRun; ++i) result[i] *= gelu(sum[0][j][i]);
+        for (int i = 0; i < kRun; ++i) result[i] = (result[i] + gate_bias[i]) * gelu(sum[0][j][i]);
         store_run(to, p.out.stride[2], count, kRuns, result);
       }
 #pragma unroll
@@ -133,19 +143,19 @@ __global__ void __launch_bounds__(kConvGluLanes* kConvGluStrips, kConvGluBlocks)
     conv_glu_forward(ConvGluParams p) {
   constexpr int kChannels = kConvGluLanes * kConvGluRun;
   __shared__ __align__(8) device::ConvGluWeights<kChannels> weights;
-  const index_t hidden = p.out.shape[2];
+  const int hidden = static_cast<int>(p.out.shape[2]);
   const bool runs = hidden % kConvGluRun == 0 && device::has_runs<T, kConvGluRun>(p.x) &&
                     device::has_runs<T, kConvGluRun>(p.out);
-  const index_t groups = (hidden + kChannels - 1) / kChannels;
-  const index_t strips = device::conv_glu_strips(p.x.shape[0], p.grid);
-  const index_t blocks = (strips + blockDim.y - 1) / blockDim.y;
+  const int groups = (hidden + kChannels - 1) / kChannels;
+  const auto strips = static_cast<unsigned>(device::conv_glu_strips(p.x.shape[0], p.grid));
+  const unsigned blocks = (strips + blockDim.y - 1) / blockDim.y;
 
-  for (index_t work = blockIdx.x; work < blocks * groups; work += gridDim.x) {
+  for (index_t work = blockIdx.x; work < index_t{blocks} * groups; work += gridDim.x) {
     const index_t block = work / groups;
-    const index_t first_channel = (work - block * groups) * kChannels;
+    const int first_channel = static_cast<int>(work - block * groups) * kChannels;
     const auto number = static_cast<unsigned>(block * blockDim.y + threadIdx.y);
     __syncthreads();  // all have left the previous weights
-    weights.load(p.weight, first_channel, hidden - first_channel);
+    weights.load(p.weight, p.x_bias, first_channel, hidden - first_channel);
     __syncthreads();
     if (first_channel + static_cast<int>(threadIdx.x) * kConvGluRun >= hidden || number >= strips)
       continue;

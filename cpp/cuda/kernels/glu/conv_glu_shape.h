@@ -12,7 +12,13 @@ constexpr int kConvGluStrips = 4;   // warps of a block, at most
 constexpr int kConvGluBlocks = 5;   // of a multiprocessor, at least, forward: 96 registers
 // Backward: registers suffice for a quarter of a multiprocessor's threads, in blocks of 128.
 constexpr int kConvGluBackwardDivisor = 4 * 128;
-constexpr int kConvGluTerms = 10;  // gradients of nine weights and of the bias
+
+// Partial sums: gradients of nine weights, of the bias and, where it has one, of the two halves of
+// x_bias.
+constexpr int kConvGluTerms = 12;
+TRANSNEXT_INLINE int conv_glu_terms(bool x_bias_gradient) {
+  return x_bias_gradient ? kConvGluTerms : kConvGluTerms - 2;
+}
 
 // Rows of a strip: bands of equal height, at most kConvGluRows. The halo, two rows forward and four
 // backward, is small beside that.

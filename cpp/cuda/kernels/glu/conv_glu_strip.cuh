@@ -3,7 +3,7 @@
 // Lanes run along channels, so accesses are runs of consecutive elements. A warp walks down a strip
 // of four columns, with a halo column on each side, and keeps the rows it needs in registers; the
 // next row is prefetched in its storage type. The neighbouring warp also loads the halo columns, so
-// they come from the L1 cache. Only the weights go through shared memory.
+// they come from the L1 cache. Only the parameters go through shared memory.
 #pragma once
 
 #include "cuda/kernels/common/runs.cuh"
@@ -41,14 +41,32 @@ __device__ inline index_t conv_glu_strips(index_t batch, Grid grid) {
   return batch * conv_glu_bands(grid.height) * conv_glu_strips_across(grid.width);
 }
 
-// Weights of a block's channels by tap, read from global memory in memory order. The rows of taps
-// are padded so that writes have few bank conflicts and reads of channel runs have none.
+__device__ inline float conv_glu_bias(const View<1>& bias, index_t channel) {
+  return bias.present() ? static_cast<const float*>(bias.data)[channel * bias.stride[0]] : 0.0f;
+}
+
+// Weights of a block's channels by tap, read from global memory in memory order, then x_bias of
+// their values and of their gates. The rows are padded so that writes have few bank conflicts and
+// reads of channel runs have none.
+constexpr int kConvGluValueBias = 9;
+constexpr int kConvGluGateBias = 10;
 template <int kChannels>
 struct ConvGluWeights {
   static constexpr int kPitch = kChannels + 4;
-  float taps[9 * kPitch];
+  float taps[11 * kPitch];
 
-  __device__ void load(const View<4>& weight, index_t first_channel, index_t count) {
+  // Of `count` channels, perhaps more than there is room for, from the first one on.
+  __device__ void load(const View<4>& weight, const View<1>& x_bias, index_t first_channel,
+                       index_t count) {
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x); i < 2 * kChannels;
+         i += static_cast<int>(blockDim.x * blockDim.y)) {
+      const int half = i / kChannels;
+      const int channel = i % kChannels;
+      taps[(kConvGluValueBias + half) * kPitch + channel] =
+          channel < count ? conv_glu_bias(x_bias, first_channel + channel + half * weight.shape[0])
+                          : 0.0f;
+    }
 #pragma unroll 1
     for (int i = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x); i < kChannels * 9;
          i += static_cast<int>(blockDim.x * blockDim.y)) {
@@ -62,6 +80,12 @@ struct ConvGluWeights {
               : 0.0f;
     }
   }
+  // Read at each call: volatile, since a compiler would keep it in a register that a kernel may not
+  // have.
+  __device__ float element(int channel, int row) const {
+    const volatile float* of_row = taps + row * kPitch;
+    return of_row[channel];
+  }
   template <int n>
   __device__ void read(int channel, int tap, float (&to)[n]) const {
     const Run<float, n> run =
@@ -70,9 +94,5 @@ struct ConvGluWeights {
     for (int i = 0; i < n; ++i) to[i] = run.values[i];
   }
 };
-
-__device__ inline float conv_glu_bias(const View<1>& bias, index_t channel) {
-  return bias.present() ? static_cast<const float*>(bias.data)[channel * bias.stride[0]] : 0.0f;
-}
 
 }  // namespace transnext::device

@@ -26,9 +26,9 @@ namespace device {
 // Calls visit(channel, count) for the lane's runs of a token: its first channel, and how many of
 // kAddLayerNormRun there are.
 template <class Visit>
-__device__ inline void for_each_run(index_t channels, const Visit& visit) {
-  constexpr index_t kStep = index_t{kAddLayerNormLanes} * kAddLayerNormRun;
-  for (index_t channel = index_t{threadIdx.x} * kAddLayerNormRun; channel < channels;
+__device__ inline void for_each_run(int channels, const Visit& visit) {
+  constexpr int kStep = kAddLayerNormLanes * kAddLayerNormRun;
+  for (int channel = static_cast<int>(threadIdx.x * kAddLayerNormRun); channel < channels;
        channel += kStep)
     visit(channel, channels - channel);
 }
@@ -51,9 +51,10 @@ struct TokenPlace {
   }
 };
 
-// Up to four elements of a parameter, zeros beyond the last channel.
-__device__ inline void read_parameter(const View<1>& view, index_t channel, index_t count,
+// Up to four elements of a parameter, zeros beyond the last channel and for one that is absent.
+__device__ inline void read_parameter(const View<1>& view, int channel, int count,
                                       float (&to)[kAddLayerNormRun]) {
+  if (!view.present()) count = 0;
 #pragma unroll
   for (int i = 0; i < static_cast<int>(kAddLayerNormRun); ++i)
     to[i] = i < count ? static_cast<const float*>(view.data)[(channel + i) * view.stride[0]] : 0.0f;
@@ -61,26 +62,26 @@ __device__ inline void read_parameter(const View<1>& view, index_t channel, inde
 
 // A view's run of channels as floats.
 template <class T>
-__device__ inline void read_run(const View<3>& view, const TokenPlace& place, index_t channel,
-                                index_t count, bool runs, float (&to)[kAddLayerNormRun]) {
+__device__ inline void read_run(const View<3>& view, const TokenPlace& place, int channel,
+                                int count, bool runs, float (&to)[kAddLayerNormRun]) {
   RawRun<T, kAddLayerNormRun> run;
   run.load(place.in<const T>(view) + channel * view.stride[2], view.stride[2], count, runs);
   run.read(to);
 }
 
 template <class T>
-__device__ inline void write_run(const View<3>& view, const TokenPlace& place, index_t channel,
-                                 index_t count, bool runs, const float (&from)[kAddLayerNormRun]) {
+__device__ inline void write_run(const View<3>& view, const TokenPlace& place, int channel,
+                                 int count, bool runs, const float (&from)[kAddLayerNormRun]) {
   store_run(place.in<T>(view) + channel * view.stride[2], view.stride[2], count, runs, from);
 }
 
 // Centres the token that the warp's lanes keep in `row`, and returns 1 / sqrt(variance + epsilon).
 // `sum` is a lane's share of the channels' sum.
-__device__ inline float centre(float* row, index_t channels, float sum, float epsilon) {
+__device__ inline float centre(float* row, int channels, float sum, float epsilon) {
   using Row = Run<float, kAddLayerNormRun>;
   const float mean = warp_sum(sum) / static_cast<float>(channels);
   float square = 0.0f;
-  for_each_run(channels, [&](index_t channel, index_t count) {
+  for_each_run(channels, [&](int channel, int count) {
     Row* run = reinterpret_cast<Row*>(row + channel);
     Row values = *run;
 #pragma unroll
@@ -102,31 +103,34 @@ __global__ void __launch_bounds__(kAddLayerNormLanes* kAddLayerNormWarps)
     add_layer_norm_forward(AddLayerNormParams p) {
   constexpr int kRun = kAddLayerNormRun;
   using Row = device::Run<float, kRun>;
-  const index_t channels = p.total.shape[2];
+  const int channels = static_cast<int>(p.total.shape[2]);  // few, or a row would not fit
   const index_t tokens = p.total.shape[0] * p.total.shape[1];
   float* row = device::dynamic_shared<float>() + threadIdx.y * add_layer_norm_row(channels);
   const bool runs = device::has_runs<float, kRun>(p.x) && device::has_runs<float, kRun>(p.total) &&
-                    device::has_runs<T, kRun>(p.branch) && device::has_runs<T, kRun>(p.normed);
+                    device::has_runs<T, kRun>(p.normed);
+  const bool branch_runs = device::has_runs<T, kRun>(p.branch);  // it may be a constant, expanded
   for (index_t number = index_t{blockIdx.x} * blockDim.y + threadIdx.y; number < tokens;
        number += index_t{gridDim.x} * blockDim.y) {
     const device::TokenPlace place(number, p.total.shape[1]);
     const float scale = place.element(p.branch_scale);
     float sum = 0.0f;
-    device::for_each_run(channels, [&](index_t channel, index_t count) {
+    device::for_each_run(channels, [&](int channel, int count) {
       Row total;
       float added[kRun];
+      float added_bias[kRun];
       device::read_run<float>(p.x, place, channel, count, runs, total.values);
-      device::read_run<T>(p.branch, place, channel, count, runs, added);
+      device::read_run<T>(p.branch, place, channel, count, branch_runs, added);
+      device::read_parameter(p.branch_bias, channel, count, added_bias);
 #pragma unroll
       for (int i = 0; i < kRun; ++i) {
-        total.values[i] += scale * added[i];
+        total.values[i] += scale * (added[i] + added_bias[i]);
         sum += i < count ? total.values[i] : 0.0f;
       }
       device::write_run<float>(p.total, place, channel, count, runs, total.values);
       *reinterpret_cast<Row*>(row + channel) = total;
     });
     const float inverse = device::centre(row, channels, sum, static_cast<float>(p.epsilon));
-    device::for_each_run(channels, [&](index_t channel, index_t count) {
+    device::for_each_run(channels, [&](int channel, int count) {
       Row values = *reinterpret_cast<const Row*>(row + channel);
       float weight[kRun];
       float bias[kRun];
@@ -141,38 +145,39 @@ __global__ void __launch_bounds__(kAddLayerNormLanes* kAddLayerNormWarps)
 }
 
 // Block (kAddLayerNormLanes, warps). Grid: blocks that share the tokens, each of which leaves a row
-// [2, C] of partial sums. Dynamic shared memory: rows of each warp for the token, its gradient and,
+// [sums, C] of partial sums. Dynamic shared memory: rows of each warp for the token, its gradient and,
 // where the parameters have gradients, their sums.
 template <class T>
 __global__ void __launch_bounds__(kAddLayerNormLanes* kAddLayerNormWarps)
     add_layer_norm_backward(AddLayerNormBackwardParams p) {
   constexpr int kRun = kAddLayerNormRun;
   using Row = device::Run<float, kRun>;
-  const index_t channels = p.total.shape[2];
+  const int channels = static_cast<int>(p.total.shape[2]);  // few, or a row would not fit
   const index_t tokens = p.total.shape[0] * p.total.shape[1];
-  const index_t row_floats = add_layer_norm_row(channels);
-  const bool has_sums = p.d_weight.present() || p.d_bias.present();
-  const int rows = has_sums ? 2 + kAddLayerNormSums : 2;
+  const int row_floats = static_cast<int>(add_layer_norm_row(channels));
+  const bool has_branch_sums = p.d_branch_bias.present();
+  const bool has_sums = p.d_weight.present() || p.d_bias.present() || has_branch_sums;
+  const int rows = 2 + add_layer_norm_sums(has_sums, has_branch_sums);
   float* shared = device::dynamic_shared<float>();
   float* row = shared + threadIdx.y * rows * row_floats;
   float* gradients = row + row_floats;
-  float* sums = gradients + row_floats;  // of d_weight, then of d_bias
+  float* sums = gradients + row_floats;  // of d_weight, d_bias and d_branch_bias
   const bool runs = device::has_runs<T, kRun>(p.d_normed) &&
                     device::has_runs<float, kRun>(p.total) &&
                     (!p.d_total.present() || device::has_runs<float, kRun>(p.d_total)) &&
                     (!p.d_branch.present() || device::has_runs<T, kRun>(p.d_branch)) &&
                     (!p.d_x.present() || device::has_runs<float, kRun>(p.d_x));
   if (has_sums) {
-    device::for_each_run(channels, [&](index_t channel, index_t) {
-      *reinterpret_cast<Row*>(sums + channel) = Row{};
-      *reinterpret_cast<Row*>(sums + row_floats + channel) = Row{};
+    device::for_each_run(channels, [&](int channel, int) {
+      for (int which = 0; which < rows - 2; ++which)
+        *reinterpret_cast<Row*>(sums + which * row_floats + channel) = Row{};
     });
   }
   for (index_t number = index_t{blockIdx.x} * blockDim.y + threadIdx.y; number < tokens;
        number += index_t{gridDim.x} * blockDim.y) {
     const device::TokenPlace place(number, p.total.shape[1]);
     float sum = 0.0f;
-    device::for_each_run(channels, [&](index_t channel, index_t count) {
+    device::for_each_run(channels, [&](int channel, int count) {
       Row values;
       device::read_run<float>(p.total, place, channel, count, runs, values.values);
 #pragma unroll
@@ -182,7 +187,7 @@ __global__ void __launch_bounds__(kAddLayerNormLanes* kAddLayerNormWarps)
     const float inverse = device::centre(row, channels, sum, static_cast<float>(p.epsilon));
     float mean = 0.0f;   // of the gradients
     float slope = 0.0f;  // of their products with xhat
-    device::for_each_run(channels, [&](index_t channel, index_t count) {
+    device::for_each_run(channels, [&](int channel, int count) {
       const Row values = *reinterpret_cast<const Row*>(row + channel);
       float weight[kRun];
       float d_normed[kRun];
@@ -212,7 +217,7 @@ __global__ void __launch_bounds__(kAddLayerNormLanes* kAddLayerNormWarps)
     mean = device::warp_sum(mean) / static_cast<float>(channels);
     slope = device::warp_sum(slope) / static_cast<float>(channels);
     const float scale = place.element(p.branch_scale);
-    device::for_each_run(channels, [&](index_t channel, index_t count) {
+    device::for_each_run(channels, [&](int channel, int count) {
       const Row values = *reinterpret_cast<const Row*>(row + channel);
       Row gradient = *reinterpret_cast<const Row*>(gradients + channel);
       float d_total[kRun] = {};
@@ -226,16 +231,23 @@ __global__ void __launch_bounds__(kAddLayerNormLanes* kAddLayerNormWarps)
         device::write_run<float>(p.d_x, place, channel, count, runs, gradient.values);
 #pragma unroll
       for (int i = 0; i < kRun; ++i) gradient.values[i] *= scale;
+      if (p.d_branch_bias.present()) {
+        Row* of_branch = reinterpret_cast<Row*>(sums + 2 * row_floats + channel);
+        Row branch_sums = *of_branch;
+#pragma unroll
+        for (int i = 0; i < kRun; ++i) branch_sums.values[i] += gradient.values[i];
+        *of_branch = branch_sums;
+      }
       if (p.d_branch.present())
         device::write_run<T>(p.d_branch, place, channel, count, runs, gradient.values);
     });
   }
   if (!has_sums) return;
   __syncthreads();
-  float* partial = p.workspace + index_t{blockIdx.x} * kAddLayerNormSums * channels;
+  float* partial = p.workspace + index_t{blockIdx.x} * (rows - 2) * channels;
   const index_t thread = index_t{threadIdx.y} * blockDim.x + threadIdx.x;
-  for (index_t i = thread; i < kAddLayerNormSums * channels; i += blockDim.x * blockDim.y) {
-    const index_t which = i < channels ? 0 : 1;
+  for (index_t i = thread; i < (rows - 2) * channels; i += blockDim.x * blockDim.y) {
+    const int which = i < channels ? 0 : (i < 2 * channels ? 1 : 2);
     const index_t at = (2 + which) * row_floats + i - which * channels;
     float sum = 0.0f;
     for (unsigned warp = 0; warp < blockDim.y; ++warp) sum += shared[warp * rows * row_floats + at];
