@@ -29,7 +29,7 @@ def by_views(packed: Tensor, shapes: list[tuple[int, ...]]) -> tuple[Tensor, ...
 
 
 def leaves(dtype: torch.dtype = torch.float64) -> list[Tensor]:
-    """Return tokens' product, the pooled product's weight, a scale."""
+    """Return the product to cut, the weight of what is pooled, a scale."""
     numbers = Numbers(2)
     packed = numbers.activation(2, LENGTH, 4 * WIDTH, dtype=dtype)
     weight = numbers.activation(WIDTH, 2 * WIDTH, dtype=dtype)
