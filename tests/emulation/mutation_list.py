@@ -112,7 +112,6 @@ MUTATIONS = [
         "deformable/deformable_attention_backward.cuh",
         "deformable",
         {
-            "last tile: channels beyond the last": "if («c + k < call_.in.value.shape[3]→true»)",
             "index: the softmax's sum is of the last samples alone": "if (!«again→false») total = warp_sum(",
             "barrier: before the heads' gradients of references meet": (
                 "if (entries == 0) continue;«\n    __syncthreads();→»"
