@@ -372,3 +372,13 @@ class Operator:
         if size.axis is not None:
             return self._axis(size.axis)
         return f"dtype_name({size.name})" if size.kind == "dtype" else size.name
+
+
+def in_places(into: Sequence[Tensor], placed: Sequence[bool]) -> list[Tensor | None]:
+    """Return the given tensor of each gradient that is `placed`, None for the others."""
+    if len(into) != sum(placed):
+        raise ValueError(
+            f"into: got {len(into)} tensors, needs one for each of {sum(placed)} placed gradients"
+        )
+    given = iter(into)
+    return [next(given) if there else None for there in placed]

@@ -9,7 +9,14 @@ import functools
 import re
 
 from transnext_ops.made_functions import compute_dtype, make_function
-from transnext_ops.operator_record import Operator, Output, Role, Size, TensorArgument
+from transnext_ops.operator_record import (
+    Operator,
+    Output,
+    Role,
+    Size,
+    TensorArgument,
+    in_places,
+)
 
 __all__ = [
     "FUSED_BLOCKS",
@@ -20,6 +27,7 @@ __all__ = [
     "Size",
     "TensorArgument",
     "compute_dtype",
+    "in_places",
     "make_function",
 ]
 

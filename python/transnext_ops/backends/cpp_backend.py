@@ -258,9 +258,9 @@ def _backward_into(operator: Operator) -> Callable[..., Any]:
     Of the others it returns those needed, and None in the places of the rest.
     """
     gradients = [f"grad_{i}" for i in range(len(operator.differentiable))]
-    allocations = ["given = iter(into)"]
+    allocations = ["given = in_places(into, placed)"]
     allocations += [
-        f"{name} = next(given) if placed[{i}] else {expression}"
+        f"{name} = given[{i}] if placed[{i}] else {expression}"
         for i, (name, expression) in enumerate(
             zip(gradients, operator.gradient_allocations, strict=True)
         )
@@ -309,6 +309,7 @@ def _compiled_function(
         __name__=__name__,
         compiled=None if _import_failure is not None else getattr(_cpp, name, None),
         deterministic=torch.are_deterministic_algorithms_enabled,
+        in_places=schema.in_places,
         run=_run,
         table_contiguous=_table_contiguous,
         tf32=_tf32,

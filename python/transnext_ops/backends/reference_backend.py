@@ -12,7 +12,13 @@ from torch import Tensor
 from transnext_ops.backends.availability import unavailable as unavailable
 from transnext_ops.backends.availability import unsupported as unsupported
 from transnext_ops.backends.dlpack import check_memory
-from transnext_ops.schema import AGGREGATED_ATTENTION, GELU_POOL, Operator, compute_dtype
+from transnext_ops.schema import (
+    AGGREGATED_ATTENTION,
+    GELU_POOL,
+    Operator,
+    compute_dtype,
+    in_places,
+)
 
 
 def _array(tensor: Tensor | None) -> Any:
@@ -265,14 +271,14 @@ def _into(operator: Operator, backward: Callable[..., Any]) -> Callable[..., lis
 
     def backward_into(*arguments: Any) -> list[Tensor | None]:
         *inputs, placed, into = arguments
+        rooms = in_places(into, placed)
         if operator.masked:
             inputs[-1] = [needed or there for needed, there in zip(inputs[-1], placed, strict=True)]
         gradients = backward(*inputs)
         found = list(gradients) if operator.masked else [gradients]
-        rooms = iter(into)
-        for i, there in enumerate(placed):
-            if there:
-                next(rooms).copy_(found[i])
+        for i, room in enumerate(rooms):
+            if room is not None:
+                room.copy_(found[i])
                 found[i] = None
         return found
 
