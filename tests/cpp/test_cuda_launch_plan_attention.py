@@ -104,7 +104,8 @@ def test_attention_plans_cover_every_query_and_fit(
         names = [
             name.removeprefix("aggregated_attention_backward") for name, *_ in kernels(backward)
         ]
-        assert names[0] == f"_tokens{kind}>"
+        strips = dtype != torch.float32 and window == 3 and padded <= 32
+        assert names[0] == f"_{'strips' if strips else 'tokens'}{kind}>"
         assert f"_pooled{kind}>" in names
         assert "_parameter_sums<float>" in names
         assert ("_table_sums<float>" in names) == table
@@ -112,7 +113,7 @@ def test_attention_plans_cover_every_query_and_fit(
         assert backward.workspace >= queries
         for _, blocks, threads, shared in kernels(forward) + kernels(backward):
             assert blocks > 0
-            assert math.prod(threads) in (64, 128, 256)
+            assert math.prod(threads) in (64, 128, 192, 256)
             assert shared <= kibibytes * 1024
 
 
@@ -194,6 +195,31 @@ def test_attention_takes_smaller_tiles_where_shared_memory_is_smaller() -> None:
     assert blocks[86] > blocks[80] > blocks[90]
     assert shared[86] < shared[80] < shared[90]
     assert shared[90] > 48 * 1024  # what a kernel has to ask for
+
+
+@pytest.mark.parametrize("batch", [1, 64])
+@pytest.mark.parametrize("grid", [(56, 56), (14, 14), (200, 320), (3, 5)])
+def test_strips_of_the_backward_cover_every_token_and_leave_room_for_two_blocks(
+    batch, grid
+) -> None:
+    for architecture, kibibytes in MOST_SHARED.items():
+        _, backward = attention_launches(architecture, batch=batch, grid=grid, dtype=torch.float16)
+        name, blocks, threads, shared = kernels(backward)[0]
+        assert name == "aggregated_attention_backward_strips<Half, 24>"
+        across = -(-grid[1] // 14)
+        assert blocks % (batch * 3 * across) == 0
+        down = blocks // (batch * 3 * across)
+        assert down == 1 or grid[0] // down >= 4 * threads[0] // 32
+        assert threads[0] in (192, 256)
+        if architecture >= 80:
+            assert 2 * (shared + 1024) <= (kibibytes + 1) * 1024
+
+
+def test_the_backward_takes_tiles_where_no_strip_fits() -> None:
+    _, backward = attention_launches(75, head_dim=32, dtype=torch.float16)
+    assert kernels(backward)[0][0] == "aggregated_attention_backward_tokens<Half, 32>"
+    _, backward = attention_launches(80, head_dim=32, dtype=torch.float16)
+    assert kernels(backward)[0][0] == "aggregated_attention_backward_strips<Half, 32>"
 
 
 def test_attention_gradients_of_a_table_in_order_are_other_kernels() -> None:

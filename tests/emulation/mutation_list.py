@@ -228,8 +228,14 @@ MUTATIONS = [
         "attention",
         {
             "mask: keys above the windows of a patch's second row": "{row_inside && y < kWindow, row_inside« && y > 0→»}",
+        },
+    ),
+    *_breaks(
+        "attention/window_products.cuh",
+        "attention",
+        {
             "index: the columns of a patch's keys": "columns.choose(4, x, products[2], products[«4→3»]);",
-            "index: the tokens of a patch's second row": "static int row_before(int y) { return (y + «3→4») % 4; }",
+            "index: the tokens of a patch's second row": "return (y + «3→4») % 4;",
         },
     ),
     *_breaks(
@@ -248,14 +254,14 @@ MUTATIONS = [
         },
     ),
     *_breaks(
-        "attention/forward/row_operand.cuh",
+        "attention/row_operand.cuh",
         "attention",
         {
             "index: the row whose length a product's diagonal holds": "float2{both[0][0], both[1][«2→3»]}",
         },
     ),
     *_breaks(
-        "attention/forward/rows.cuh",
+        "attention/rows.cuh",
         "attention",
         {
             "halo: rows outside the image are read": "const bool valid = here« && corner.row_inside(corner.top + row)→»;",
@@ -310,20 +316,46 @@ MUTATIONS = [
         },
     ),
     *_breaks(
-        "attention/backward/window_gemm.cuh",
+        "attention/backward/strip.cuh",
         "attention",
         {
-            "mask: cells beyond the image's sides in the window's products": "const bool seen = here« && there[j]→»;",
-            "index: the window row of a patch's second row of queries": "«(lane() + 31) % 32→lane()»",
-            "halo: queries outside the image see a key": "const bool seen = «there && →»(h == 0 ?",
-            "index: keys of the halo that become unit vectors": "make_units(rows(at.key), floats(at.key_inverse), «halo_keys()→owned()».cells());",
+            "index: the embedding's product with a scaled key": "(half == 0 ? dots.x : dots.y) * «up→1.0f»);",
         },
     ),
     *_breaks(
-        "attention/backward/parameter_gemm.cuh",
+        "attention/backward/strip_pooled.cuh",
         "attention",
         {
-            "last tile: queries beyond the last owned one": "query[e] = «own < count→true» ? tile_.owned_query(own) : -1;",
+            "last tile: a pooled key beyond the last of a strip's": "const bool there = 8 * t + 4 * e «<→<=» count - first;",
+        },
+    ),
+    *_breaks(
+        "attention/backward/strip_queries.cuh",
+        "attention",
+        {
+            "mask: cells beyond the image's sides in the window's products": "const bool there = row_inside« && corner.column_inside(column + j)→»;",
+            "halo: queries of the next strip in the tokens' gradients": "«Parts::owns_column(query % kStripColumns) && →»strip.owns_row(strip.top() + patch.row + h)",
+        },
+    ),
+    *_breaks(
+        "attention/backward/strip_keys.cuh",
+        "attention",
+        {
+            "last tile: keys beyond the image's sides": "strip.owns_row(image_row) && «corner.column_inside(image_column) && →»!(right && x < 2);",
+        },
+    ),
+    *_breaks(
+        "attention/backward/strip_sums.cuh",
+        "attention",
+        {
+            "last tile: rows below the image in the local bias' gradient": "if (cell >= 0« && strip_.owns_row(strip_.top() + cell / kCells)→») {",
+        },
+    ),
+    *_breaks(
+        "attention/backward/strips.cuh",
+        "attention",
+        {
+            "index: the rows that two steps share": "const unsigned char* from = to + «strip_.rows() * row_bytes→0»;",
         },
     ),
     *_breaks(

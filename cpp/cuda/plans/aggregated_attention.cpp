@@ -1,6 +1,5 @@
 #include "transnext/aggregated_attention.h"
 
-#include <cstdint>
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
@@ -17,29 +16,6 @@ namespace {
 index_t room(const TileSize& tile, Grid grid) {
   return ceil_divide(grid.height, tile.rows) * tile.rows * ceil_divide(grid.width, tile.columns) *
          tile.columns;
-}
-
-// The kernels index one image and head with int.
-void check_strides(const char* name, const View<4>& view) {
-  constexpr index_t kMost = 0x7fffffff;
-  for (const int axis : {1, 3}) {
-    if (view.present() && (view.stride[axis] > kMost || view.stride[axis] < -kMost))
-      throw std::invalid_argument(std::string("aggregated_attention: ") + name +
-                                  " has a stride of " + std::to_string(view.stride[axis]) +
-                                  " elements; the CUDA kernels take less than 2^31");
-  }
-}
-
-// Whether the rows of all heads are whole vectors of 16 aligned bytes.
-bool rows_are_vectors(const View<4>& view) {
-  if (!view.present()) return true;
-  const auto whole = [&](index_t elements) {
-    return elements * element_bytes(view.dtype) % kVector16Bytes == 0;
-  };
-  bool result = reinterpret_cast<std::uintptr_t>(view.data) % kVector16Bytes == 0;
-  for (const int axis : {0, 1, 2})
-    result = result && (view.shape[axis] == 1 || whole(view.stride[axis]));
-  return result && whole(view.shape[3]) && view.stride[3] == 1;
 }
 
 // Whether the offset of a head's bias is the sum of a query's and a key's, as far as the host can
@@ -89,11 +65,7 @@ AttentionPlan aggregated_attention_plan(DType dtype, index_t batch, index_t head
 
 Launches launches(const AggregatedAttentionParams& p, int architecture) {
   const AggregatedAttentionInputs& in = p.in;
-  check_strides("q", in.q);
-  check_strides("k", in.k);
-  check_strides("v", in.v);
-  check_strides("k_pool", in.k_pool);
-  check_strides("v_pool", in.v_pool);
+  check_strides("aggregated_attention", in);
   const AttentionPlan plan = aggregated_attention_plan(
       in.q.dtype, in.q.shape[0], in.q.shape[2], in.q.shape[3], in.grid, in.window_size,
       in.pool_bias.values.present(), p.allow_tf32, architecture);
@@ -106,9 +78,7 @@ Launches launches(const AggregatedAttentionParams& p, int architecture) {
                                : kernel_name(name, in.q.dtype, rest),
              plan.launch,
              AttentionForwardLaunch{p, may_be_in_place(in.pool_bias),
-                                    rows_are_vectors(in.q) && rows_are_vectors(in.k) &&
-                                        rows_are_vectors(in.v) && rows_are_vectors(in.k_pool) &&
-                                        rows_are_vectors(in.v_pool) && rows_are_vectors(p.out)});
+                                    rows_are_vectors(in) && rows_are_vectors(p.out)});
   return result;
 }
 

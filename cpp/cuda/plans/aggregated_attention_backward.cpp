@@ -128,6 +128,41 @@ void choose_tile(const Params& p, int architecture, AttentionBackwardPlan& plan)
                               std::to_string(p.in.q.shape[3]) + ", what fits into shared memory");
 }
 
+// Chooses strips, with the most rows in a step that fit; as high as the image where that leaves enough
+// blocks. Returns false where tiles are no strips.
+bool choose_strips(const Params& p, int architecture, AttentionBackwardPlan& plan) {
+  constexpr index_t kBlocks = 256;
+  constexpr index_t kLeastSteps = 4;  // the rows that two strips share are few beside these
+  const int dim = padded_channels(p.in.q.shape[3]);
+  if (element_bytes(p.in.q.dtype) != 2 || p.in.window_size != 3 || dim > 32) return false;
+  for (const int limit : {wanted_shared_bytes(architecture), most_shared_bytes(architecture)}) {
+    for (const int rows : {kStripMostRows, kStripFewerRows}) {
+      const StripLayout layout(dim, rows);
+      if (plan.strip_rows > 0 || layout.bytes > limit) continue;
+      plan.strip = layout;
+      plan.strip_rows = rows;
+    }
+  }
+  if (plan.strip_rows == 0) return false;
+  const index_t height = p.in.grid.height;
+  plan.tiles_x = static_cast<int>(ceil_divide(p.in.grid.width, kStripColumns - 2));
+  plan.tile_width = kStripColumns - 2;
+  const index_t blocks = p.in.q.shape[0] * p.in.q.shape[2] * plan.tiles_x;
+  const index_t wanted = ceil_divide(kBlocks, std::max<index_t>(blocks, 1));
+  const index_t bearable = height / (kLeastSteps * plan.strip_rows);
+  const index_t strips = std::max<index_t>(std::min(wanted, bearable), 1);
+  plan.tile_height = static_cast<int>(ceil_divide(height, strips));
+  plan.tiles_y = static_cast<int>(ceil_divide(height, plan.tile_height));
+  check_strides(kOp, p.in);
+  check_strides(kOp, "d_out", p.d_out);
+  check_strides(kOp, "d_q", p.d_q);
+  check_strides(kOp, "d_k", p.d_k);
+  check_strides(kOp, "d_v", p.d_v);
+  plan.vectors = rows_are_vectors(p.in) && rows_are_vectors(p.d_out) && rows_are_vectors(p.d_q) &&
+                 rows_are_vectors(p.d_k) && rows_are_vectors(p.d_v);
+  return true;
+}
+
 unsigned pooled_shared_bytes(const Params& p) {
   const int bytes = element_bytes(p.in.q.dtype);
   const int dim = padded_channels(p.in.q.shape[3]);
@@ -154,7 +189,8 @@ Launches launches(const AggregatedAttentionBackwardParams& p, int architecture) 
 
   Launch launch = {p, {}, nullptr};
   AttentionBackwardPlan& plan = launch.plan;
-  choose_tile(p, architecture, plan);
+  const bool strips = choose_strips(p, architecture, plan);
+  if (!strips) choose_tile(p, architecture, plan);
   const index_t tiles = index_t{plan.tiles_y} * plan.tiles_x;
   const index_t key_tiles = ceil_divide(pooled, kAttentionPoolTile);
   const index_t pairs = batches * heads;
@@ -187,11 +223,11 @@ Launches launches(const AggregatedAttentionBackwardParams& p, int architecture) 
 
   const auto blocks = [](index_t count) { return one_block_each(kOp, count); };
   constexpr unsigned kSumThreads = kAttentionSumLanes * kAttentionSumRows;
-  result.add_with_workspace(kernel("_tokens", p),
-                            {{blocks(pairs * tiles), 1, 1},
-                             {kAttentionTokenThreads, 1, 1},
-                             static_cast<unsigned>(plan.shared.bytes)},
-                            launch);
+  const auto threads =
+      static_cast<unsigned>(strips ? 32 * plan.strip_rows : kAttentionTokenThreads);
+  const auto shared_bytes = static_cast<unsigned>(strips ? plan.strip.bytes : plan.shared.bytes);
+  result.add_with_workspace(kernel(strips ? "_strips" : "_tokens", p),
+                            {{blocks(pairs * tiles), 1, 1}, {threads, 1, 1}, shared_bytes}, launch);
   if (plan.parameters > 0)
     result.add_with_workspace(
         "aggregated_attention_backward_parameter_sums<float>",

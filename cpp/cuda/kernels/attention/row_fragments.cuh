@@ -155,12 +155,6 @@ __device__ inline void multiply_weights(const float (&weights)[2][4],
   }
 }
 
-template <class T>
-__device__ inline float2 floats_of(unsigned pair) {
-  return {to_float(T{static_cast<unsigned short>(pair)}),
-          to_float(T{static_cast<unsigned short>(pair >> 16)})};
-}
-
 // The bits of a TF32: half a unit in its last place is added, and the MMA ignores the rest.
 __device__ inline unsigned tensor_float_bits(float x) {
   return float_to_bits(x) + 0x1000u;

@@ -54,7 +54,7 @@ constexpr int kNoWindow = 0;    // global attention
 constexpr int kAnyWindow = -1;  // read from global memory
 
 // Rows of the tokens of a 3 x 3 window as MMA columns:
-// cuda/kernels/attention/forward/window_gemm.cuh.
+// cuda/kernels/attention/window_products.cuh.
 constexpr int kTokenRows = 16;
 
 // Bytes from one row of `channels` elements to the next: an odd number of vectors.

@@ -7,6 +7,9 @@ constexpr float kLog2E = 1.44269504f;
 constexpr float kLn2 = 0.69314718f;
 constexpr float kInverseSqrtTwoPi = 0.39894228f;
 constexpr float kSmallestNormal = 1.17549435e-38f;
+// -infinity, spelled in the one way that nvcc, NVRTC and a host compiler all have without a header:
+// the logit of a key that is not there.
+constexpr float kNoLogit = __builtin_bit_cast(float, 0xff800000u);
 
 // Defines a function of one float that is one approximate instruction of a GPU, and `on_host` in the
 // emulation.

@@ -73,7 +73,14 @@ __device__ inline void from_float(float x, Half& target) {
 
 namespace device {
 
-// Two 16-bit neighbours in a register, the first one in its low half.
+// Two 16-bit neighbours in a register, the first one in its low half: as floats,
+template <class T>
+__device__ inline float2 floats_of(unsigned pair) {
+  return {to_float(T{static_cast<unsigned short>(pair)}),
+          to_float(T{static_cast<unsigned short>(pair >> 16)})};
+}
+
+// and rounded.
 template <class T>
 __device__ inline unsigned pack(float first, float second) {
   T low;

@@ -4,5 +4,6 @@
 
 #include "cuda/kernels/attention/backward/bias.cuh"
 #include "cuda/kernels/attention/backward/pooled.cuh"
+#include "cuda/kernels/attention/backward/strips.cuh"
 #include "cuda/kernels/attention/backward/sums.cuh"
 #include "cuda/kernels/attention/backward/tokens.cuh"

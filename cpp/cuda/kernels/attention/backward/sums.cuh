@@ -125,12 +125,12 @@ __global__ void aggregated_attention_backward_table_sums(AggregatedAttentionBack
   const index_t columns = p.d_pool_bias.shape[2];
   const index_t entry = index_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (entry >= p.d_pool_bias.shape[0] * table_rows * columns) return;
-  const index_t column = entry % columns;
-  const int table_row = static_cast<int>(entry / columns % table_rows);
-  const int height = static_cast<int>(p.in.grid.height);
-  const int pool_height = static_cast<int>(p.in.pool_grid.height);
   C sum = 0;
   if (!launch.plan.table_atomics) {
+    const index_t column = entry % columns;
+    const int table_row = static_cast<int>(entry / columns % table_rows);
+    const int height = static_cast<int>(p.in.grid.height);
+    const int pool_height = static_cast<int>(p.in.pool_grid.height);
     const float* rows = launch.workspace + launch.plan.row_sums +
                         entry / columns / table_rows * height * pool_height * columns + column;
     for (int i = 0; i < height; ++i) {

@@ -24,9 +24,6 @@ class TokenTile {
     unsigned batch, head;
     float scale;
     bool bias_by_offset;  // a bias lies at the sum of its query's and its key's offset
-    // What makes numbers of T of gradients and of window weights (TokenWindowGemm).
-    float largest_d_out;  // length of an output gradient
-    float weight_unit;    // a power of two
   };
 
   __device__ TokenTile(const Launch& launch, unsigned block)
@@ -43,7 +40,6 @@ class TokenTile {
       state.head = block % heads();
       state.batch = block / heads() / tiles;
       state.scale = static_cast<const float*>(in_.scale.data)[state.head * in_.scale.stride[0]];
-      state.largest_d_out = 0.0f;
       const int tile = static_cast<int>(block / heads() % tiles);
       const int top = tile / plan_.tiles_x * plan_.tile_height;
       const int left = tile % plan_.tiles_x * plan_.tile_width;

@@ -16,26 +16,25 @@
 // window's reach of the rectangle see its keys, so the block computes their a_j, D_j and delta too,
 // and no gradient has two writers. Rows lie in shared memory in their storage type. Norms, scales
 // and biases enter the logits in float, so tensor cores multiply exact operands. What is rounded to 16
-// bits is d_l_m / |d_out|, of the values' magnitude, and what window_gemm.cuh names.
+// bits is d_l_m / |d_out|, of the values' magnitude. 16-bit types with a window of 3 x 3 have strips.cuh.
 //
 // Per token and head: bytes (6 d + read halos) sizeof(T) + 8; flops about 2 d (7 L + 3 P), and 2 d 2 P
 // (queries of the halo / owned - 1).
 #pragma once
 
-#include "cuda/kernels/attention/backward/parameter_gemm.cuh"
-#include "cuda/kernels/attention/backward/window_gemm.cuh"
+#include "cuda/kernels/attention/backward/local_window.cuh"
 
 namespace transnext {
 
 namespace device {
 
 template <class T, int kDim>
-class BackwardTokens : TokenWindowGemm<T, kDim> {
+class BackwardTokens : TokenWindow<T, kDim> {
   using Tile = TokenTile<T, kDim>;
 
  public:
   __device__ BackwardTokens(const AggregatedAttentionBackwardLaunch& launch, unsigned block)
-      : TokenWindowGemm<T, kDim>(launch, block) {}
+      : TokenWindow<T, kDim>(launch, block) {}
 
   // Inlined, or the compiler would put the members and a copy of the parameters into local memory.
   __device__ __forceinline__ void run() {
@@ -43,40 +42,20 @@ class BackwardTokens : TokenWindowGemm<T, kDim> {
     __syncthreads();
     this->find_norms();
     __syncthreads();
-    if (window_gemm()) {
-      if constexpr (kWindowGemm) {
-        this->find_units();
-        this->patch_weights();
-      }
-    } else {
-      this->local_weights();
-      __syncthreads();
-      this->sum_local_delta();
-    }
+    this->local_weights();
+    __syncthreads();
+    this->sum_local_delta();
     this->pooled_keys();
     __syncthreads();
     this->local_logit_gradients();
-    if constexpr (kWindowGemm) {
-      if (window_gemm()) this->make_units();
-    }
     __syncthreads();
-    if (window_gemm()) {
-      if constexpr (kWindowGemm) {
-        this->patch_query_gradients();
-        this->patch_key_gradients();
-      }
-    } else {
-      this->query_gradients();
-      this->key_gradients();
-    }
+    this->query_gradients();
+    this->key_gradients();
     __syncthreads();
     parameter_sums();
   }
 
  private:
-  static constexpr bool kWindowGemm = OnTensorCores<T>::value && kDim <= 32;
-  __device__ bool window_gemm() const { return kWindowGemm && this->window() == 3; }
-
   using Tile::kChunks, Tile::kWarps, Tile::thread, Tile::channels, Tile::cells, Tile::floats,
       Tile::ints, Tile::row, Tile::owned_query, Tile::p_, Tile::in_, Tile::plan_, Tile::workspace_,
       Tile::head, Tile::bias, Tile::owned, Tile::queries;
@@ -87,10 +66,6 @@ class BackwardTokens : TokenWindowGemm<T, kDim> {
   __device__ void parameter_sums() {
     if (plan_.parameters == 0) return;
     float* sums = workspace_ + plan_.parameter_sums + index_t{blockIdx.x} * plan_.parameters;
-    if (window_gemm()) {
-      if constexpr (kWindowGemm) ParameterGemm<T, kDim>(*this).store(sums);
-      return;
-    }
     scalar_sums(sums);
     if (p_.d_tokens.present()) token_sums(sums + 1 + channels() + 2 * cells());
   }

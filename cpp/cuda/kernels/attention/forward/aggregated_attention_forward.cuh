@@ -196,7 +196,7 @@ class ForwardTile {
         {memory_ + at_.window_keys},
         {memory_ + at_.window_values},
         part<float2>(at_.window_norms),
-        {memory_ + at_.tokens},
+        {{memory_ + at_.tokens}},
         part<float4>(at_.window_terms),
         part<float4>(at_.window_terms) + 4,
         *part<EmbeddingRows<T, kDim>>(at_.embedding_rows),
@@ -235,19 +235,12 @@ class ForwardTile {
 
   // Loads the query embedding, by one warp.
   __device__ void load_embedding(const WindowParameters& parameters) const {
-    float most = 0.0f;
-#pragma unroll 1
-    for (int c = thread_index(); c < kDim; c += 32) {
-      embedding()[c] = parameters.embedding_of(c);
-      most = fmaxf(most, fabsf(embedding()[c]));
-    }
+    const auto of = [&](int c) { return parameters.embedding_of(c); };
     if constexpr (sizeof(Element) == 2) {
-      EmbeddingRows<T, kDim>& rows = *part<EmbeddingRows<T, kDim>>(at_.embedding_rows);
-      const float scale = power_of_largest(most);
-      if (thread_index() == 0) rows.scale = scale;
-      const float down = 1.0f / scale;
+      part<EmbeddingRows<T, kDim>>(at_.embedding_rows)->load(of, embedding());
+    } else {
 #pragma unroll 1
-      for (int c = thread_index(); c < kDim; c += 32) rows.set(c, embedding()[c] * down);
+      for (int c = thread_index(); c < kDim; c += 32) embedding()[c] = of(c);
     }
   }
 

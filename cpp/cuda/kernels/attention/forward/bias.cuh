@@ -11,7 +11,7 @@
 // each query and key, for fewer keys at a time.
 #pragma once
 
-#include "cuda/kernels/attention/forward/rows.cuh"
+#include "cuda/kernels/attention/rows.cuh"
 #include "cuda/kernels/bias/pooled_bias.cuh"
 #include "transnext/aggregated_attention.h"
 

@@ -8,15 +8,12 @@
 #pragma once
 
 #include "cuda/kernels/attention/forward/bias.cuh"
-#include "cuda/kernels/attention/forward/row_operand.cuh"
-#include "cuda/kernels/attention/forward/rows.cuh"
+#include "cuda/kernels/attention/row_operand.cuh"
+#include "cuda/kernels/attention/rows.cuh"
 #include "cuda/kernels/common/math.cuh"
 #include "cuda/kernels/common/tensor_core.cuh"
 
 namespace transnext::device {
-
-// -infinity, spelled in the one way that nvcc, NVRTC and a host compiler all have without a header.
-constexpr float kNoLogit = __builtin_bit_cast(float, 0xff800000u);
 
 // The factor that a new maximum applies to sums over an old one; a query without logits has none to
 // change.
@@ -144,9 +141,9 @@ class PooledStream {
     const int end = first + chunk_keys() < all() ? first + chunk_keys() : all();
     const int rows = padded(end - first);
     // The tensors' pointers are rebuilt for each chunk: keeping them would need many registers.
-    load_chunk<Tile>(HeadRows<Element>(in_.k_pool, *state_), HeadRows<Element>(in_.v_pool, *state_),
-                     first, rows, end, Rows{rows_ + buffer * kBytes},
-                     ValueRows{rows_ + (2 + buffer) * kBytes});
+    load_chunk(Tile::kQueries, HeadRows<Element>(in_.k_pool, *state_),
+               HeadRows<Element>(in_.v_pool, *state_), first, rows, end,
+               Rows{rows_ + buffer * kBytes}, ValueRows{rows_ + (2 + buffer) * kBytes});
     commit_copies();
   }
 

@@ -7,42 +7,10 @@
 
 #include "cuda/kernels/attention/forward/gemm_output.cuh"
 #include "cuda/kernels/attention/forward/pooled.cuh"
-#include "cuda/kernels/attention/forward/row_operand.cuh"
+#include "cuda/kernels/attention/row_operand.cuh"
 #include "cuda/kernels/common/tensor_core.cuh"
 
 namespace transnext::device {
-
-// The address of a lane's part of 16 values, where `row` is its key: lanes i and i + 16 load key i.
-template <class T, int kDim>
-__device__ inline const Vector16<T>* values_of(const SharedRows<T, kDim>& values, int row,
-                                               int thread) {
-  return values.vector(row, thread % 32 / 16);
-}
-
-// out += weights values, of 16 keys or of the first 8 of them.
-template <class T, int kRowVectors16, int kBlocks, int kRegisters>
-__device__ inline void multiply_values(float (&out)[kBlocks][4],
-                                       const unsigned (&weights)[kRegisters],
-                                       const Vector16<T>* values) {
-  const auto multiply = [&](int c, unsigned first, unsigned second) {
-    if constexpr (kRegisters == 4)
-      mma_m16n8k16(out[c], weights, {first, second}, T{});
-    else
-      mma_m16n8k8(out[c], weights, {first}, T{});
-  };
-#pragma unroll
-  for (int c = 0; c + 1 < kRowVectors16; c += 2) {
-    unsigned b[4];
-    ldmatrix_x4_trans(b, values + c);
-    multiply(c, b[0], b[1]);
-    multiply(c + 1, b[2], b[3]);
-  }
-  if constexpr (kRowVectors16 % 2 != 0) {
-    unsigned b[2];
-    ldmatrix_x2_trans(b, values + kRowVectors16 - 1);
-    multiply(kRowVectors16 - 1, b[0], b[1]);
-  }
-}
 
 // Whether the sums of the weights are products with ones, of the weights as they are rounded. For
 // BFloat16 that would be off by 2^-9.

@@ -9,7 +9,7 @@
 
 #include "cuda/kernels/attention/forward/local_window.cuh"
 #include "cuda/kernels/attention/forward/pooled_gemm.cuh"
-#include "cuda/kernels/attention/window_columns.cuh"
+#include "cuda/kernels/attention/window_products.cuh"
 
 namespace transnext::device {
 
@@ -24,16 +24,14 @@ struct WindowGemm {
   static constexpr int kWindow = WindowColumns::kWindow;
   static constexpr int kWidth = Tile::kColumns + kWindow - 1;
   static constexpr int kHalo = kWidth * (Tile::kRows + kWindow - 1);
-  static constexpr int kKeyTiles = WindowColumns::kReachTiles;
   using Rows = SharedRows<T, kDim>;
-  static constexpr int kVectorsOfRow = Rows::kRowBytes / kVector16Bytes;
   using Queries = GemmQueries<Tile, T, kDim>;
   using Operand = RowOperand<T, kDim>;
 
-  Rows keys;             // [kHalo]
-  Rows values;           // [kHalo]
-  float2* key_terms;     // [kHalo, rounded up to 16]: 1 / |k|, embedding . k
-  Rows tokens;           // [kTokenRows], then kTokenRows more with their rounding errors
+  Rows keys;          // [kHalo]
+  Rows values;        // [kHalo]
+  float2* key_terms;  // [kHalo, rounded up to 16]: 1 / |k|, embedding . k
+  WindowTokens<T, kDim> tokens;
   float4* biases;        // [4]: local bias of a window row
   float4* token_biases;  // [4]
   const EmbeddingRows<T, kDim>& embedding;
@@ -46,8 +44,13 @@ struct WindowGemm {
     const HeadRows<T> from_values(in.v, *position.state);
     load_halo<Tile, kWindow, T, kDim, 2>({from_keys, from_values}, position, {keys, values});
     commit_copies();
-    if (thread_index() < 4) load_biases(WindowParameters(in, head), thread_index());
-    if (in.tokens.present()) load_tokens(WindowParameters(in, head), position.state->token_scale);
+    if (thread_index() < 4) {
+      const int row = thread_index();
+      biases[row] = WindowParameters(in, head).bias_row(row);
+      token_biases[row] = WindowParameters(in, head).token_bias_row(row);
+    }
+    if (in.tokens.present())
+      tokens.load(WindowParameters(in, head), position.state->token_scale, Tile::kQueries);
     wait_copies<0>();
     __syncthreads();
     for_row_terms<Tile::kQueries, T, kDim>(
@@ -66,8 +69,7 @@ struct WindowGemm {
     const int top = Tile::row(Queries::first_of(thread, t));
     const int left = Tile::column(Queries::first_of(thread, t));
     float logits[2][kWindow];
-    multiply_keys(operand, Operand::keys_of(keys, cell_of(thread, t, thread % 2), thread), x,
-                  logits);
+    reach(keys, thread, t).multiply(operand, thread, logits);
 
     const TileCorner corner = position.corner();
     const bool row_inside = corner.row_inside(corner.top + top + y - 1);
@@ -102,7 +104,7 @@ struct WindowGemm {
 
     const bool large = kIsNarrow<T> && position.state->large_tokens && any_large(logits);
     if (large) fit(t, logits, query_terms, queries);
-    multiply_weights(logits, thread, t, queries.out[t]);
+    reach(values, thread, t).add(logits, thread, queries.out[t]);
     if (large) unfit(t, query_terms, queries);
   }
 
@@ -111,11 +113,7 @@ struct WindowGemm {
   __device__ static void measure_tokens(const WindowParameters& parameters, TileState* state) {
     constexpr int kCells = kWindow * kWindow;
     const int lane = thread_index() % 32;
-    float most = 0.0f;
-#pragma unroll 1
-    for (int i = lane; i < kDim * kCells; i += 32)
-      most = fmaxf(most, fabsf(parameters.token(i % kCells, i / kCells)));
-    const float scale = power_of_largest(most);
+    const float scale = WindowTokens<T, kDim>::find_scale(parameters);
     // A weight is at most 1 + |token| + |token_bias|.
     const float bias = lane < kCells ? fabsf(parameters.token_bias_of(lane)) : 0.0f;
     const bool large = !(2.0f * kDim * scale < kLargeWeight) || !(bias < kLargeWeight);
@@ -126,30 +124,11 @@ struct WindowGemm {
   }
 
  private:
-  // Loads the biases of a window row; row 3 has none.
-  __device__ void load_biases(const WindowParameters& parameters, int row) const {
-    float bias[3] = {0.0f, 0.0f, 0.0f};
-    float token_bias[3] = {0.0f, 0.0f, 0.0f};
-#pragma unroll
-    for (int column = 0; column < kWindow; ++column) {
-      if (row == kWindow) break;
-      bias[column] = parameters.bias_of(row * kWindow + column);
-      token_bias[column] = parameters.token_bias_of(row * kWindow + column);
-    }
-    biases[row] = float4{bias[0], bias[1], bias[2], 0.0f};
-    token_biases[row] = float4{token_bias[0], token_bias[1], token_bias[2], 0.0f};
-  }
-
-  // The halo index of column `column` in this thread's row of tile t's keys: lanes i, i + 8, i + 16
-  // and i + 24 load key i of an MMA.
-  __device__ static int cell_of(int thread, int t, int column) {
+  // The reach of tile t's queries.
+  __device__ static ReachRows<T, kDim, kWidth> reach(const Rows& rows, int thread, int t) {
     const int first = Queries::first_of(thread, t);
-    return (Tile::row(first) + thread % 8 / 2) * kWidth + Tile::column(first) + column;
+    return {rows, Tile::row(first) * kWidth + Tile::column(first)};
   }
-
-  // The window row of a patch's second row of queries, in row y of its keys: none in row 0, where the
-  // biases of row 3 are zero.
-  __device__ static int row_before(int y) { return (y + 3) % 4; }
 
   // Tokens may make weights that overflow a Half. The weights and the output of such a query are
   // divided by a power of two for the MMAs, which replaces the query's factor.
@@ -187,90 +166,23 @@ struct WindowGemm {
   static constexpr unsigned kExponentOfOne = 127u << 23;
   static constexpr unsigned kLargeExponent = 141u << 23;  // of 2^14
 
-  __device__ static float element(const float4& four, int index) {
-    return index == 0 ? four.x : index == 1 ? four.y : four.z;
-  }
-
-  // The tokens are the columns of two MMAs: column 2 y + x, x < 2, of the first holds the token of
-  // window row y and column x, column 2 y of the second that of column 2; the others are zero.
-  // Tokens are scaled by a power of two to below 2 and kept as two numbers of T, exact to 2^-16
-  // (BFloat16) or 2^-22 (Half) of the largest.
-  __device__ void load_tokens(const WindowParameters& parameters, float scale) const {
-    const float up = 1.0f / scale;
-#pragma unroll 1
-    for (int i = thread_index(); i < kTokenRows * kDim; i += Tile::kQueries) {
-      const int column = i / kDim;
-      const int c = i % kDim;
-      const int y = column % 8 / 2;
-      const int x = column / 8 * 2 + column % 2;
-      const float token =
-          y < kWindow && x < kWindow ? parameters.token(y * kWindow + x, c) * up : 0.0f;
-      T high;
-      T low;
-      from_float(token, high);
-      from_float(token - to_float(high), low);
-      const int vector = c / Vector16<T>::kElements;
-      tokens.vector(column, vector)->values[c % Vector16<T>::kElements] = high;
-      tokens.vector(kTokenRows + column, vector)->values[c % Vector16<T>::kElements] = low;
-    }
-  }
-
   // Also outside the image, where values are zero; tokens and biases of window row 3 are zero.
   __device__ void add_token_weights(bool has_tokens, const float (&norms)[2],
                                     const Operand& operand, int lane,
                                     float (&weights)[2][kWindow]) const {
     const int y = lane % 4;
-    const Vector16<T>* columns = Operand::keys_of(tokens, lane % 8, lane);
     const float4 first_biases = token_biases[y];
     const float4 second_biases = token_biases[row_before(y)];
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
       float products[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-      if (has_tokens) {
-        operand.multiply(products, columns + n * 8 * kVectorsOfRow);
-        operand.multiply(products, columns + (kTokenRows + n * 8) * kVectorsOfRow);
-      }
+      if (has_tokens) tokens.multiply(operand, lane, n, products);
 #pragma unroll
       for (int j = 2 * n; j < kWindow && j < 2 * n + 2; ++j) {
-        // The second half's window row is the row's previous lane's.
-        const float second = __shfl_sync(0xffffffffu, products[2 + j % 2], row_before(y), 4);
+        const float second = WindowTokens<T, kDim>::second_half(products, j % 2, y);
         weights[0][j] += norms[0] * products[j % 2] + element(first_biases, j);
         weights[1][j] += norms[1] * second + element(second_biases, j);
       }
-    }
-  }
-
-  // Multiplies by the patch's keys; each lane selects the three columns from x on.
-  __device__ void multiply_keys(const Operand& operand, const Vector16<T>* keys, int x,
-                                float (&chosen)[2][kWindow]) const {
-    float products[kKeyTiles][4] = {};
-    WindowColumns columns;
-#pragma unroll
-    for (int n = 0; n < kKeyTiles; n += 2)
-      operand.multiply(products[n], keys + n * 2 * kVectorsOfRow);
-    columns.choose(0, x, products[0], products[2]);
-    columns.choose(4, x, products[2], products[4]);
-    __syncwarp();  // all MMAs together would need more registers than are free
-#pragma unroll
-    for (int n = 1; n < kKeyTiles; n += 2)
-      operand.multiply(products[n], keys + n * 2 * kVectorsOfRow);
-    columns.choose(2, x, products[1], products[3]);
-    columns.finish(x, chosen);
-  }
-
-  // out += weights values
-  __device__ void multiply_weights(const float (&weights)[2][kWindow], int thread, int t,
-                                   float (&out)[Queries::kBlocks][4]) const {
-    const WindowWeights<T> operands(weights, thread % 32 / 4);
-    // Values of two MMAs: lanes 8 to 15 and 24 to 31 load the second one's keys.
-    const Vector16<T>* from =
-        values_of(values, cell_of(thread, t, thread % 2 + thread / 8 % 2 * 2), thread);
-#pragma unroll
-    for (int n = 0; n < kKeyTiles; n += 2) {
-      const unsigned a[4] = {operands.of(n, 0), operands.of(n, 1), operands.of(n + 1, 0),
-                             operands.of(n + 1, 1)};
-      if (n + 1 == kKeyTiles) from -= thread / 8 % 2 * 2 * kVectorsOfRow;  // there is no second MMA
-      multiply_values<T, kDim / 8>(out, a, from + 2 * n * kVectorsOfRow);
     }
   }
 };

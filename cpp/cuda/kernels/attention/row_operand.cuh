@@ -1,7 +1,7 @@
 // Rows of Half or BFloat16 in shared memory as operands of tensor cores, and their lengths.
 #pragma once
 
-#include "cuda/kernels/attention/forward/rows.cuh"
+#include "cuda/kernels/attention/rows.cuh"
 #include "cuda/kernels/common/math.cuh"
 #include "cuda/kernels/common/tensor_core.cuh"
 
@@ -93,6 +93,44 @@ struct RowOperand {
   }
 };
 
+// The address of a lane's part of 16 values, where `row` is its key: lanes i and i + 16 load key i.
+template <class T, int kDim>
+__device__ inline const Vector16<T>* values_of(const SharedRows<T, kDim>& values, int row,
+                                               int thread) {
+  return values.vector(row, thread % 32 / 16);
+}
+
+// out += weights values, of 16 keys or of the first 8 of them.
+template <class T, int kRowVectors16, int kBlocks, int kRegisters>
+__device__ inline void multiply_values(float (&out)[kBlocks][4],
+                                       const unsigned (&weights)[kRegisters],
+                                       const Vector16<T>* values) {
+  const auto multiply = [&](int c, unsigned first, unsigned second) {
+    if constexpr (kRegisters == 4)
+      mma_m16n8k16(out[c], weights, {first, second}, T{});
+    else
+      mma_m16n8k8(out[c], weights, {first}, T{});
+  };
+#pragma unroll
+  for (int c = 0; c + 1 < kRowVectors16; c += 2) {
+    unsigned b[4];
+    ldmatrix_x4_trans(b, values + c);
+    multiply(c, b[0], b[1]);
+    multiply(c + 1, b[2], b[3]);
+  }
+  if constexpr (kRowVectors16 % 2 != 0) {
+    unsigned b[2];
+    ldmatrix_x2_trans(b, values + kRowVectors16 - 1);
+    multiply(kRowVectors16 - 1, b[0], b[1]);
+  }
+}
+
+// The power of two at which the largest of a warp's numbers lies, or 1 for zero, infinity and NaN.
+__device__ inline float power_of_largest(float largest) {
+  const unsigned exponent = float_to_bits(warp_max(largest)) & 0x7f800000u;
+  return exponent > 0 && exponent < 0x7f000000u ? bits_to_float(exponent) : 1.0f;
+}
+
 // The query embedding in shared memory as the right operand of MMAs: rounded elements, divided by a
 // power of two, and their rounding errors. Exact to 2^-16 (BFloat16) or 2^-22 (Half) of the largest.
 template <class T, int kDim>
@@ -101,10 +139,25 @@ struct EmbeddingRows {
   T errors[kDim];
   float scale;
 
-  // Stores an element.
-  __device__ void set(int channel, float value) {
-    from_float(value, rounded[channel]);
-    from_float(value - to_float(rounded[channel]), errors[channel]);
+  // Stores the embedding of which `of(channel)` is an element, also as floats, by one warp.
+  template <class Of>
+  __device__ void load(const Of& of, float* elements) {
+    const int lane = thread_index() % 32;
+    float most = 0.0f;
+#pragma unroll 1
+    for (int c = lane; c < kDim; c += 32) {
+      elements[c] = of(c);
+      most = fmaxf(most, fabsf(elements[c]));
+    }
+    const float power = power_of_largest(most);
+    if (lane == 0) scale = power;
+    const float down = 1.0f / power;
+#pragma unroll 1
+    for (int c = lane; c < kDim; c += 32) {
+      const float value = elements[c] * down;
+      from_float(value, rounded[c]);
+      from_float(value - to_float(rounded[c]), errors[c]);
+    }
   }
 };
 
@@ -127,12 +180,6 @@ struct EmbeddingOperand {
     return {(products[0] + products[1]) * scale, (products[2] + products[3]) * scale};
   }
 };
-
-// The power of two at which the largest of a warp's numbers lies, or 1 for zero, infinity and NaN.
-__device__ inline float power_of_largest(float largest) {
-  const unsigned exponent = float_to_bits(warp_max(largest)) & 0x7f800000u;
-  return exponent > 0 && exponent < 0x7f000000u ? bits_to_float(exponent) : 1.0f;
-}
 
 // Calls `store(row, 1 / |row|, embedding . row)` for `count` rows and those up to the next multiple of
 // 16, by all warps of a block.

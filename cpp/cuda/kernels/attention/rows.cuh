@@ -73,6 +73,29 @@ struct HeadRows {
     }
   }
 
+  // Stores channels c + 8 i and c + 8 i + 1 of row `index` for all i, of 16-bit elements; c is even.
+  template <int kPairs>
+  __device__ void store_pairs(int index, int c, const float (&values)[kPairs][2]) const {
+    if (vectors) {
+      T* to = row(index) + c;
+#pragma unroll
+      for (int i = 0; i < kPairs; ++i) {
+        if (8 * i < channels)
+          *reinterpret_cast<unsigned*>(to + 8 * i) = pack<T>(values[i][0], values[i][1]);
+      }
+      return;
+    }
+#pragma unroll
+    for (int i = 0; i < kPairs; ++i) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const int channel = c + 8 * i + e;
+        if (channel < channels)
+          from_float(values[i][e], row(index)[static_cast<index_t>(channel) * channel_stride]);
+      }
+    }
+  }
+
   // Stores the elements of a vector of the row that begins at `to`, one by one.
   __device__ void store(T* to, const Vector16<T>& from, int vector) const {
     const int first = vector * Vector16<T>::kElements;
@@ -340,15 +363,15 @@ __device__ inline void load_halo(const HeadRows<T> (&from)[kTensors],
       thread_index(), from, corner, to);
 }
 
-// Starts to copy `rows` pooled keys and values from `first` on; zeros from `end` on.
-template <class Tile, class T, class KeyRows, class ValueRows>
-__device__ inline void load_chunk(const HeadRows<T>& keys, const HeadRows<T>& values, int first,
-                                  int rows, int end, const KeyRows& to_keys,
+// Starts to copy `rows` pooled keys and values from `first` on, by all of a block's `threads`; zeros
+// from `end` on.
+template <class T, class KeyRows, class ValueRows>
+__device__ inline void load_chunk(int threads, const HeadRows<T>& keys, const HeadRows<T>& values,
+                                  int first, int rows, int end, const KeyRows& to_keys,
                                   const ValueRows& to_values) {
   constexpr int kRowVectors16 = KeyRows::kRowVectors16;
 #pragma unroll 1
-  for (unsigned i = thread_index(); i < static_cast<unsigned>(rows * kRowVectors16);
-       i += Tile::kQueries) {
+  for (unsigned i = thread_index(); i < static_cast<unsigned>(rows * kRowVectors16); i += threads) {
     const int key = static_cast<int>(i / kRowVectors16);
     const int vector = static_cast<int>(i % kRowVectors16);
     keys.load(to_keys.vector(key, vector), first + key, vector, first + key < end);

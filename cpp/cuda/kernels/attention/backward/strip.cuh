@@ -1,0 +1,166 @@
+// aggregated_attention backward, 16-bit types with a window of 3 x 3: what a block works on, and its
+// contents in shared memory.
+//
+// A block walks down a strip of an (image, head): kStripColumns columns of queries, of which it owns all
+// but the outer two, a step of as many rows as it has warps at a time. A warp has a patch of 2 x 8
+// queries (cuda/kernels/attention/window_columns.cuh). Behind the step's rows lie those of the two
+// last rows of the step before, of queries and of keys, so that no row is computed twice:
+//
+//   row r of queries is image row top + r - 2, row r of keys is top + r - 1, top the step's first;
+//   column c of queries is image column left + c, column c of keys is left + c - 1.
+//
+// Outside the image rows are zero, and queries have no weights and a length scale of zero.
+#pragma once
+
+#include "cuda/kernels/attention/backward/shape.h"
+#include "cuda/kernels/attention/row_operand.cuh"
+#include "cuda/kernels/attention/rows.cuh"
+#include "cuda/kernels/attention/window_products.cuh"
+
+namespace transnext::device {
+
+// `top` is the step's first row of queries, `left` their first column. What changes from step to step is
+// here too: it is needed seldom, and occupies no registers.
+struct StripState : TileState {
+  int first_top;             // of the first step
+  int parity;                // of the step's number
+  int owned_top, owned_end;  // rows
+  float scale;
+  float no_bias;      // zero
+  float weight_unit;  // a power of two that makes numbers of T of window weights
+  float
+      largest_d_out[2];  // length of an output gradient in this step and the one before, by parity
+};
+
+// The tensors' rows, found once.
+template <class T>
+struct StripTensors {
+  HeadRows<T> queries[2];  // q, d_out
+  HeadRows<T> keys[2];     // k, v
+  HeadRows<T> d_q, d_k, d_v;
+  float4* query_terms;  // of this image and head, for the pooled side
+};
+
+template <class T, int kDim>
+struct Strip {
+  using Rows = SharedRows<T, kDim>;
+  static constexpr int kChunks = kDim / 8;
+  static constexpr int kWindow = WindowColumns::kWindow;
+  static constexpr int kCells = kWindow * kWindow;
+
+  const AggregatedAttentionBackwardParams& p;
+  const AttentionBackwardPlan& plan;
+  float* workspace;
+  unsigned char* memory;
+
+  __device__ explicit Strip(const AggregatedAttentionBackwardLaunch& launch)
+      : p(launch.params),
+        plan(launch.plan),
+        workspace(launch.workspace),
+        memory(dynamic_shared<unsigned char>()) {}
+
+  __device__ const StripLayout& at() const { return plan.strip; }
+  template <class Part>
+  __device__ Part* part(int offset) const {
+    return reinterpret_cast<Part*>(memory + offset);
+  }
+  __device__ StripState& state() const { return *part<StripState>(at().state); }
+  __device__ StripTensors<T>& tensors() const { return *part<StripTensors<T>>(at().tensors); }
+  __device__ Rows queries() const { return {memory + at().queries}; }
+  __device__ Rows d_outs() const { return {memory + at().d_outs}; }
+  __device__ Rows keys() const { return {memory + at().keys}; }
+  __device__ Rows values() const { return {memory + at().values}; }
+  __device__ float* lengths() const { return part<float>(at().lengths); }
+  __device__ float* d_logits() const { return part<float>(at().d_logits); }
+  __device__ T* weights() const { return part<T>(at().weights); }
+  __device__ StripQuery* query_terms() const { return part<StripQuery>(at().query_terms); }
+  __device__ StripKey* key_terms() const { return part<StripKey>(at().key_terms); }
+  __device__ unsigned* slots() const { return part<unsigned>(at().slots); }
+  __device__ float* embedding() const { return part<float>(at().embedding); }
+  __device__ EmbeddingRows<T, kDim>& embedding_rows() const {
+    return *part<EmbeddingRows<T, kDim>>(at().embedding_rows);
+  }
+  __device__ WindowTokens<T, kDim> tokens() const { return {{memory + at().tokens}}; }
+  __device__ const float4* biases() const { return part<float4>(at().window_terms); }
+  __device__ const float4* token_biases() const { return biases() + 4; }
+
+  static __device__ int lane() { return thread_index() % 32; }
+  static __device__ int warp() { return thread_index() / 32; }
+  // Warps, and rows of queries of a step.
+  __device__ int rows() const { return plan.strip_rows; }
+  __device__ int threads() const { return rows() * 32; }
+  __device__ int height() const { return static_cast<int>(p.in.grid.height); }
+  __device__ int width() const { return static_cast<int>(p.in.grid.width); }
+  __device__ int pooled() const { return static_cast<int>(p.in.k_pool.shape[1]); }
+  __device__ int top() const { return state().top; }
+  __device__ bool is_first() const { return state().top == state().first_top; }
+  __device__ TileCorner corner() const { return {top(), state().left, height(), width()}; }
+  __device__ bool owns_row(int row) const {
+    return row >= state().owned_top && row < state().owned_end;
+  }
+  // Of a column of queries.
+  static __device__ bool owns_column(int column) {
+    return column > 0 && column < kStripColumns - 1;
+  }
+  // What makes numbers of T of the gradients of this step and the two rows before.
+  __device__ float unit() const {
+    return fmaxf(state().largest_d_out[0], state().largest_d_out[1]);
+  }
+};
+
+__device__ inline float inverse_or_zero(float x) {
+  return x > 0.0f ? 1.0f / x : 0.0f;
+}
+
+// A warp's patch in a step, and its lane's queries.
+struct StripPatch {
+  int row, column;  // of the first query
+
+  __device__ StripPatch() : row(thread_index() / 64 * 2), column(thread_index() / 32 % 2 * 8) {}
+
+  // In the lane's half of the patch, among the step's queries and among all of them.
+  __device__ int query(int half) const {
+    return (row + half) * kStripColumns + column + thread_index() % 32 / 4;
+  }
+  __device__ int index(int half) const { return query(half) + 2 * kStripColumns; }
+  // The query whose row this lane loads as a left operand.
+  __device__ int loaded() const {
+    return (row + 2 + thread_index() % 16 / 8) * kStripColumns + column + thread_index() % 8;
+  }
+  __device__ bool inside(const TileCorner& corner) const {
+    return corner.top + row < corner.height && corner.left + column < corner.width;
+  }
+};
+
+// Multiplies 16 rows from `first` on by powers of two, so that they are at most 1 long and, unless they
+// are tiny, more than 1/2: what is rounded to T then has the magnitude of numbers of T, and products of
+// the rows are as exact as before. Calls `store(row, 1 / |row| of the stored row, 1 / |row|, embedding .
+// row of the stored row)`.
+template <class T, int kDim, class Store>
+__device__ inline void scale_rows(const SharedRows<T, kDim>& rows, int first,
+                                  const EmbeddingRows<T, kDim>& embedding, const Store& store) {
+  const int lane = thread_index() % 32;
+  RowOperand<T, kDim> operand;
+  operand.load(rows, first);
+  const float2 squares = operand.squares(lane);
+  const float2 dots = EmbeddingOperand<T, kDim>(embedding, lane).dots(operand);
+  const int holder = lane / 4 * 4 + lane / 8;
+  __syncwarp();
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const float inverse =
+        __shfl_sync(0xffffffffu, inverse_norm(half == 0 ? squares.x : squares.y), holder);
+    const unsigned exponent = float_to_bits(inverse) & 0x7f800000u;
+    const float up = exponent > 0 ? bits_to_float(exponent) : 1.0f;
+    const float down = exponent > 0 ? bits_to_float(0x7f000000u - exponent) : 1.0f;
+    const int row = first + lane / 4 + 8 * half;
+#pragma unroll
+    for (int i = 0; i < kDim / 8; ++i) {
+      const float2 two = floats_of<T>(operand.parts[i][half]);
+      reinterpret_cast<unsigned*>(rows.vector(row, i))[lane % 4] = pack<T>(two.x * up, two.y * up);
+    }
+    if (lane % 4 == 0) store(row, inverse * down, inverse, (half == 0 ? dots.x : dots.y) * up);
+  }
+}
+
+}  // namespace transnext::device
