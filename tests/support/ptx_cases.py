@@ -76,6 +76,7 @@ _ATTENTION = (
     edge(window_size=0, grid=(8, 15), pool_grid=(8, 15), batch=1, heads=1),
     edge(grid=(8, 15), batch=1, heads=1),
     edge(head_dim=8, heads=1, batch=1),
+    edge(head_dim=32, heads=1, batch=1, grid=(4, 4), pool_grid=(2, 2)),
     edge(window_size=0, head_dim=32, heads=1, batch=1, grid=(4, 4), pool_grid=(4, 4)),
     edge(window_size=0, head_dim=48, heads=1, batch=1, grid=(4, 4), pool_grid=(4, 4)),
     edge(window_size=0, head_dim=128, heads=1, batch=1, grid=(3, 4), pool_grid=(3, 4)),
