@@ -13,23 +13,17 @@
 #include <sys/wait.h>
 
 #include "tests/case.h"
+#include "tests/deformable.h"
 #include "tests/level.h"
 #include "tests/products.h"
+#include "tests/sizes.h"
 
 using namespace transnext;
 using tests::Case;
 using tests::Layout;
+using tests::Sizes;
 
 namespace {
-
-struct Sizes {
-  index_t batch;
-  Grid grid;
-  Grid pool;
-  index_t heads;
-  index_t channels;
-  index_t window;
-};
 
 void run_tokens(Case& c, const Sizes& s, int threads) {
   const index_t tokens = s.grid.size();
@@ -289,32 +283,6 @@ void run_layers(Case& c, const Sizes& s, int threads) {
   level::patch_embed(embed, threads);
 }
 
-void run_deformable(Case& c, const Sizes& s, int threads) {
-  const index_t samples = 6;  // three on each of two levels, which have the sizes of the grids
-  const index_t queries = s.grid.size();
-  const index_t numbers = s.window % 2 == 0 ? 2 : 4;
-  DeformableAttentionParams p;
-  p.in.value = c.activation({s.batch, queries + s.pool.size(), s.heads, s.channels});
-  p.in.offsets = c.activation({s.batch, queries, s.heads, samples, 2});
-  p.in.logits = c.activation({s.batch, queries, s.heads, samples});
-  p.in.reference = c.parameter({s.batch, queries, 2, numbers});
-  p.in.levels.count = 2;
-  p.in.levels.of[0] = {static_cast<int>(s.grid.height), static_cast<int>(s.grid.width), 0};
-  p.in.levels.of[1] = {static_cast<int>(s.pool.height), static_cast<int>(s.pool.width),
-                       static_cast<int>(queries)};
-  p.out = c.result({s.batch, queries, s.heads, s.channels});
-  level::deformable_attention(p, threads);
-
-  DeformableAttentionBackwardParams backward;
-  backward.in = p.in;
-  backward.d_out = c.activation({s.batch, queries, s.heads, s.channels});
-  backward.d_value = c.result({s.batch, queries + s.pool.size(), s.heads, s.channels});
-  backward.d_offsets = c.result({s.batch, queries, s.heads, samples, 2});
-  backward.d_logits = c.result({s.batch, queries, s.heads, samples});
-  backward.d_reference = c.parameter_result({s.batch, queries, 2, numbers});
-  level::deformable_attention_backward(backward, threads);
-}
-
 const Sizes kSizes[] = {
     {2, {5, 7}, {2, 3}, 2, 24, 3},    // a pool that does not divide the grid
     {1, {1, 1}, {1, 1}, 1, 8, 3},     //
@@ -340,7 +308,7 @@ std::vector<char> run_all(DType dtype, Layout layout, int threads, bool* finite)
     run_table(c, sizes, threads);
     run_attention(c, sizes, static_cast<Bias>(++number % 5), threads);
     run_layers(c, sizes, threads);
-    run_deformable(c, sizes, threads);
+    tests::run_deformable(c, sizes, threads);
     bool these_finite = true;
     const std::vector<char> results = c.results(&these_finite);
     all.insert(all.end(), results.begin(), results.end());

@@ -6,32 +6,10 @@ A place is written as it stands in its file, once, with the change marked in it:
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Mutation:
-    """One broken place."""
-
-    file: str  # below cpp/cuda/kernels
-    old: str  # stands there once
-    new: str
-    breaks: str
-    tests: str  # which tests to run, for pytest's -k
-
-
-def _breaks(file: str, tests: str, marked: dict[str, str]) -> list[Mutation]:
-    """Return the mutations of a file, from what each breaks to its place with the change marked."""
-    change = re.compile("«(?P<old>[^«»→]*)→(?P<new>[^«»→]*)»")
-    return [
-        Mutation(file, change.sub(r"\g<old>", place), change.sub(r"\g<new>", place), breaks, tests)
-        for breaks, place in marked.items()
-    ]
-
+from mutation import breaks
 
 MUTATIONS = [
-    *_breaks(
+    *breaks(
         "pool/gelu_pool.cuh",
         "gelu_pool or tokens",
         {
@@ -45,7 +23,7 @@ MUTATIONS = [
             "index: bins that overlap are left out": "const index_t last_a = «bin_end(row, p.grid.height, p.pool_grid.height)→bin_begin(row, p.grid.height, p.pool_grid.height) + 1»;",
         },
     ),
-    *_breaks(
+    *breaks(
         "glu/conv_glu_forward.cuh",
         "conv_glu or tokens",
         {
@@ -64,7 +42,7 @@ MUTATIONS = [
             ),
         },
     ),
-    *_breaks(
+    *breaks(
         "glu/conv_glu_strip.cuh",
         "conv_glu or tokens",
         {
@@ -74,7 +52,7 @@ MUTATIONS = [
             "index: gates have the bias of values": "first_channel + channel« + half * weight.shape[0]→»)",
         },
     ),
-    *_breaks(
+    *breaks(
         "glu/conv_glu_backward.cuh",
         "conv_glu or tokens",
         {
@@ -88,7 +66,7 @@ MUTATIONS = [
             "halo: the row below a band counts twice in the weights' gradient": "const bool own = row >= strip.top && row «<→<=» strip.bottom;",
         },
     ),
-    *_breaks(
+    *breaks(
         "deformable/samples.cuh",
         "deformable",
         {
@@ -98,7 +76,7 @@ MUTATIONS = [
             "index: samples of a level": "const int level = index «/→%» points;",
         },
     ),
-    *_breaks(
+    *breaks(
         "deformable/deformable_attention_forward.cuh",
         "deformable",
         {
@@ -108,7 +86,7 @@ MUTATIONS = [
             ),
         },
     ),
-    *_breaks(
+    *breaks(
         "deformable/deformable_attention_backward.cuh",
         "deformable",
         {
@@ -119,7 +97,7 @@ MUTATIONS = [
             "index: a chunk's samples of a level": "const int begin = entry / numbers * points« - first→»;",
         },
     ),
-    *_breaks(
+    *breaks(
         "deformable/value_sums.cuh",
         "deformable",
         {
@@ -127,7 +105,7 @@ MUTATIONS = [
             "unit: larger sums than 64 bits hold": "power_(«60→66» - p.bits_of_queries)",
         },
     ),
-    *_breaks(
+    *breaks(
         "window/window.cuh",
         "window",
         {
@@ -146,7 +124,7 @@ MUTATIONS = [
             ),
         },
     ),
-    *_breaks(
+    *breaks(
         "bias/position_bias_table.cuh",
         "test_position_bias",
         {
@@ -161,7 +139,7 @@ MUTATIONS = [
             ),
         },
     ),
-    *_breaks(
+    *breaks(
         "norm/add_layer_norm.cuh",
         "add_layer_norm",
         {
@@ -173,14 +151,14 @@ MUTATIONS = [
             "index: the branch's sums are the bias'": "const int which = i < channels ? 0 : (i < 2 * channels ? 1 : «2→1»);",
         },
     ),
-    *_breaks(
+    *breaks(
         "common/partial_sums.cuh",
         "window or test_position_bias or conv_glu",
         {
             "index: rows of partial sums are left out": "row += kPartialSumsRows«→ + 1»)",
         },
     ),
-    *_breaks(
+    *breaks(
         "common/runs.cuh",
         "gelu_pool or window or conv_glu or tokens",
         {
@@ -188,14 +166,14 @@ MUTATIONS = [
             "last tile: channels beyond the last are written": "if (i «<→<=» count) from_float(from[i], to[i * stride]);",
         },
     ),
-    *_breaks(
+    *breaks(
         "attention/forward/pooled.cuh",
         "attention",
         {
             "barrier: a chunk of pooled keys is read before its copies are in": "      wait_copies<«1→2»>();\n",
         },
     ),
-    *_breaks(
+    *breaks(
         "attention/forward/gemm_output.cuh",
         "attention",
         {
@@ -204,14 +182,14 @@ MUTATIONS = [
             "softmax: a sum that does not follow its offset": "      «sum[half] *= exp2_fast(fminf(change, 0.0f));→»\n",
         },
     ),
-    *_breaks(
+    *breaks(
         "attention/forward/gemm_output.cuh",
         "tf32",
         {
             "softmax: an offset that no later logit lowers": "kMostExponent = «1.0f→1e9f»",
         },
     ),
-    *_breaks(
+    *breaks(
         "attention/forward/pooled_gemm_tf32.cuh",
         "tf32",
         {
@@ -223,14 +201,14 @@ MUTATIONS = [
             "reduction: the sum of the chunks before, once for each lane": "«thread % 4 == 0 ? terms.sum : 0.0f→terms.sum»",
         },
     ),
-    *_breaks(
+    *breaks(
         "attention/forward/window_gemm.cuh",
         "attention",
         {
             "mask: keys above the windows of a patch's second row": "{row_inside && y < kWindow, row_inside« && y > 0→»}",
         },
     ),
-    *_breaks(
+    *breaks(
         "attention/window_products.cuh",
         "attention",
         {
@@ -238,14 +216,14 @@ MUTATIONS = [
             "index: the tokens of a patch's second row": "return (y + «3→4») % 4;",
         },
     ),
-    *_breaks(
+    *breaks(
         "attention/forward/window_gemm.cuh",
         "tokens_beyond",
         {
             "dtype rounding: weights that overflow a Half": "«!(2.0f * kDim * scale < kLargeWeight) || →»!(bias < kLargeWeight);",
         },
     ),
-    *_breaks(
+    *breaks(
         "attention/forward/pooled_gemm.cuh",
         "attention",
         {
@@ -253,14 +231,14 @@ MUTATIONS = [
             "index: the norms of a patch's second row": "query_terms[query_of(thread, t, 1)].norm = inverse_norm(squares.«y→x»);",
         },
     ),
-    *_breaks(
+    *breaks(
         "attention/row_operand.cuh",
         "attention",
         {
             "index: the row whose length a product's diagonal holds": "float2{both[0][0], both[1][«2→3»]}",
         },
     ),
-    *_breaks(
+    *breaks(
         "attention/rows.cuh",
         "attention",
         {
@@ -269,7 +247,7 @@ MUTATIONS = [
             "index: from row to row of a tile": "source[i] += static_cast<index_t>(from[i].row_stride) * corner.width * «Walk::kStep→1»;",
         },
     ),
-    *_breaks(
+    *breaks(
         "attention/forward/bias.cuh",
         "attention",
         {
@@ -277,14 +255,14 @@ MUTATIONS = [
             "bias map: a table whose maps do not grow by one": "result && entry «==→<=» *base + static_cast<int>(step);",
         },
     ),
-    *_breaks(
+    *breaks(
         "attention/forward/bias.cuh",
         "maps",
         {
             "bias map: a table too low for the tile": "«values.shape[1] < position().rows_inside()→false» ||",
         },
     ),
-    *_breaks(
+    *breaks(
         "bias/pooled_bias.cuh",
         "maps",
         {
@@ -292,7 +270,7 @@ MUTATIONS = [
             "bias map: columns outside the table": "«bounded(entry, static_cast<int>(bias_.values.shape[2]) - further)→entry - 0 * further»",
         },
     ),
-    *_breaks(
+    *breaks(
         "bias/pooled_bias.cuh",
         "attention",
         {
@@ -300,7 +278,7 @@ MUTATIONS = [
             "index: a query's column in a table that grows by steps": "return i * row_step + «→0 * »j *",
         },
     ),
-    *_breaks(
+    *breaks(
         "attention/forward/local_window.cuh",
         "attention",
         {
@@ -308,28 +286,28 @@ MUTATIONS = [
             "index: the cell of a window that the image cuts": "const int cell = (y - «top→first_row») * window + x - left;",
         },
     ),
-    *_breaks(
+    *breaks(
         "attention/backward/local_window.cuh",
         "attention",
         {
             "mask: window cells beyond the image's sides": "const bool seen = first + r < cells() && «inside(key_y, key_x)→key_y >= 0 && key_y < height()»;",
         },
     ),
-    *_breaks(
+    *breaks(
         "attention/backward/strip.cuh",
         "attention",
         {
             "index: the embedding's product with a scaled key": "(half == 0 ? dots.x : dots.y) * «up→1.0f»);",
         },
     ),
-    *_breaks(
+    *breaks(
         "attention/backward/strip_pooled.cuh",
         "attention",
         {
             "last tile: a pooled key beyond the last of a strip's": "const bool there = 8 * t + 4 * e «<→<=» count - first;",
         },
     ),
-    *_breaks(
+    *breaks(
         "attention/backward/strip_queries.cuh",
         "attention",
         {
@@ -337,35 +315,35 @@ MUTATIONS = [
             "halo: queries of the next strip in the tokens' gradients": "«Parts::owns_column(query % kStripColumns) && →»strip.owns_row(strip.top() + patch.row + h)",
         },
     ),
-    *_breaks(
+    *breaks(
         "attention/backward/strip_keys.cuh",
         "attention",
         {
             "last tile: keys beyond the image's sides": "strip.owns_row(image_row) && «corner.column_inside(image_column) && →»!(right && x < 2);",
         },
     ),
-    *_breaks(
+    *breaks(
         "attention/backward/strip_sums.cuh",
         "attention",
         {
             "last tile: rows below the image in the local bias' gradient": "if (cell >= 0« && strip_.owns_row(strip_.top() + cell / kCells)→») {",
         },
     ),
-    *_breaks(
+    *breaks(
         "attention/backward/strips.cuh",
         "attention",
         {
             "index: the rows that two steps share": "const unsigned char* from = to + «strip_.rows() * row_bytes→0»;",
         },
     ),
-    *_breaks(
+    *breaks(
         "attention/window_columns.cuh",
         "attention",
         {
             "index: the columns of a window in a patch's right half": "of[e / 2][first + e % 2] = «(x & 4) != 0→false» ? there[e] : here[e];",
         },
     ),
-    *_breaks(
+    *breaks(
         "attention/backward/tile.cuh",
         "attention",
         {
@@ -373,28 +351,28 @@ MUTATIONS = [
             "index: queries of the halo behind the owned ones": "mine ? owned_before : owned.cells() + i« - owned_before→»",
         },
     ),
-    *_breaks(
+    *breaks(
         "attention/backward/pooled_weights.cuh",
         "attention",
         {
             "last tile: a pooled key beyond the last, backward": "probability[e] = first + key + e % 2 «<→<=» pooled() ? value : 0.0f;",
         },
     ),
-    *_breaks(
+    *breaks(
         "bias/extrapolated_bias.cuh",
         "attention",
         {
             "choice: a table whose columns are not steps apart": "steps &= bias.table_column(j, b, 0) «== first + j→>= first»;",
         },
     ),
-    *_breaks(
+    *breaks(
         "attention/backward/bias.cuh",
         "attention",
         {
             "last tile: pooled columns beyond the last in the table's gradient": "if (column(e / 2) >= width« || key(e % 2) >= pool_width→») continue;",
         },
     ),
-    *_breaks(
+    *breaks(
         "common/storage.cuh",
         "test_every_half",
         {
