@@ -222,7 +222,7 @@ def _remember_backend(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 def _refuse_double_backward(ctx: Any, *gradients: Any) -> Any:
     raise NotImplementedError(
         f"transnext_ops backend {ctx.backend!r} has no second derivatives; use backend 'torch', "
-        "which is differentiable twice"
+        "which has those of all operators but deformable_attention"
     )
 
 
