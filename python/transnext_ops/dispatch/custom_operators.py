@@ -157,10 +157,13 @@ def _autograd_formula(
         ctx.save_for_backward(*saved)
 
     def written_into_rooms(
-        ctx: Any, into_paths: eager.Paths, d_out: tuple[Any, ...], needs: list[bool]
+        ctx: Any,
+        into_paths: eager.Paths,
+        d_out: tuple[Any, ...],
+        saved: tuple[Any, ...],
+        needs: list[bool],
     ) -> list[Any] | None:
         """Return the gradients, some of them where their consumers want them; None if none are."""
-        saved = ctx.saved_tensors
         rooms = packed_gradients.rooms(ctx, saved[len(saved_outputs) :], needs)
         into = [room for room in rooms if room is not None]
         if not into:
@@ -183,14 +186,15 @@ def _autograd_formula(
             d_out = (torch.zeros(shape, dtype=dtype, device=device), *d_out[1:])
         needed = ctx.needs_input_grad
         needs = [needed[i] for i in differentiable]
+        saved = ctx.saved_tensors  # once: gradient checkpointing gives them a single time
         if into_paths is not None and not torch.is_grad_enabled():
-            written = written_into_rooms(ctx, into_paths, d_out, needs)
+            written = written_into_rooms(ctx, into_paths, d_out, saved, needs)
             if written is not None:
                 return in_order((*written, None))
         if not masked:
-            gradient = eager.call(paths, *d_out, *ctx.saved_tensors, *ctx.sizes, ctx.backend)
+            gradient = eager.call(paths, *d_out, *saved, *ctx.sizes, ctx.backend)
             return in_order((gradient, None))
-        gradients = eager.call(paths, *d_out, *ctx.saved_tensors, *ctx.sizes, needs, ctx.backend)
+        gradients = eager.call(paths, *d_out, *saved, *ctx.sizes, needs, ctx.backend)
         return in_order((*eager.spread(gradients, needs), None))
 
     return setup_context, backward
