@@ -117,6 +117,13 @@ def test_gradients_are_written_where_they_are_wanted(backend: str) -> None:
     assert len(set(storages)) == 2  # of the tokens' product and of the pooled one
 
 
+def assert_gradients_agree(call, backend: str) -> None:
+    """Compare the gradients of a call whose parts are cut out with those by plain views."""
+    found, expected = (gradients(call, cut, backend) for cut in (ops.unpack, by_views))
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 @kernels
 def test_another_use_of_a_part_adds_to_its_gradient(backend: str) -> None:
     def twice(cut: Cut, tensors: list[Tensor], backend: str) -> Tensor:
@@ -130,9 +137,7 @@ def test_another_use_of_a_part_adds_to_its_gradient(backend: str) -> None:
         pooled = ops.gelu_pool(used[0], grid=GRID, pool_grid=POOL, backend=backend)
         return torch.cat((out, 3 * used[0], pooled, used[1]), 1)
 
-    found, expected = (gradients(twice, cut, backend) for cut in (ops.unpack, by_views))
-    for ours, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(ours, theirs)
+    assert_gradients_agree(twice, backend)
 
 
 @kernels
@@ -146,9 +151,7 @@ def test_two_operators_do_not_write_into_the_same_place(backend: str) -> None:
         ]
         return torch.cat(outs)
 
-    found, expected = (gradients(shared, cut, backend) for cut in (ops.unpack, by_views))
-    for ours, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(ours, theirs)
+    assert_gradients_agree(shared, backend)
 
 
 @kernels

@@ -145,7 +145,7 @@ def tensor_checks(operator: Operator, like_name: str, names: Sequence[str]) -> C
     body = []
     for name in names:
         tensor = operator.by_name[name]
-        axes.update((name, None) for axis in tensor.axes for name in _NAME.findall(axis))
+        axes.update((part, None) for axis in tensor.axes for part in _NAME.findall(axis))
         described = f"{name!r}, {name}, {tensor.layout!r}, ({', '.join(tensor.axes)},)"
         is_parameter = tensor.role is Role.PARAMETER
         check = "check_parameter" if is_parameter else "check_like"
