@@ -1,5 +1,5 @@
 """The native tests of cpp/tests: error bounds of exp and GELU; all kernels, and the whole binding
-module with hostile arguments, under sanitizers."""
+module with hostile arguments, under sanitizers; the kernels, and instructions counted, for Arm."""
 
 from __future__ import annotations
 
@@ -123,3 +123,44 @@ def test_the_kernels_run_on_64_bit_arm(tmp_path: Path) -> None:
     assert report.count("all kernels ran") == 1
     assert report.count("infinities and NaN: right") == 2
     assert "EXCEEDED" not in report
+
+
+def innermost_loops(assembly: str, function: str) -> list[list[str]]:
+    """Return the instructions of every loop without a label inside, of functions so named."""
+    loops: list[list[str]] = []
+    label, body, inside = "", [], False
+    for line in map(str.strip, assembly.splitlines()):
+        if mark := re.fullmatch(r"([.\w]+):", line):
+            inside = inside if mark[1].startswith(".L") else bool(re.search(function, mark[1]))
+            label, body = mark[1], []
+        elif inside and not line.startswith("."):
+            body.append(line)
+            if label and line.endswith(f"\t{label}"):
+                loops.append(body)
+                label, body = "", []
+    return loops
+
+
+@needs_tools
+@pytest.mark.skipif(not shutil.which(CROSS[0]), reason=f"needs {CROSS[0]}")
+@pytest.mark.slow
+def test_a_tile_for_64_bit_arm_stays_in_its_registers() -> None:
+    """Six rows by three vectors, a vector of each row at once, in the loop over the depth."""
+    source = ROOT / "cpp" / "cpu" / "gemm" / "packed_gemm.cpp"
+    folders = (f"-I{ROOT / 'cpp' / 'include'}", f"-I{ROOT / 'cpp'}")
+    options = ("-std=c++17", "-O3", "-DNDEBUG", "-fno-math-errno", "-fno-trapping-math")
+    level = ("-DTRANSNEXT_CPU_LEVEL=neon", "-DTRANSNEXT_ALL_TYPES=1")
+    assembly = run(CROSS[0], *options, *level, *folders, "-S", source, "-o", "-")
+    # Multiply-adds and vectors loaded follow from the tile; the rest is for the compiler to save.
+    for name, products, loads, instructions in (
+        ("f", 72, 6 + 4 * 3, 93),
+        ("d", 36, 6 + 2 * 3, 54),
+        ("NS_8BFloat16E", 72, 6 + 2 * 3, 106),
+    ):
+        loops = innermost_loops(assembly, f"multiply_tileILi6ELi3E{name}")
+        assert loops, f"no loop of a tile of {name}"
+        loop = max(loops, key=len)
+        assert sum(line.startswith("fmla") for line in loop) == products, loop
+        assert sum(len(re.findall(r"\bq\d+", line)) for line in loop) == loads, loop
+        assert not [line for line in loop if line.startswith("st") or "sp" in line], loop
+        assert len(loop) <= instructions, loop

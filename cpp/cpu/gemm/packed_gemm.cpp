@@ -3,9 +3,11 @@
 // A tile of kTileRows rows by kTileVectors vectors keeps its sums in registers over the whole
 // depth: per step of k, kTileRows broadcasts and kTileVectors loads feed kTileRows * kTileVectors
 // multiply-adds (AVX-512: 24 for 11 loads), so the loop is bound by arithmetic if the panel, depth
-// * 192 bytes, comes from the second-level cache. The tile's sums pass through memory to the kernel
-// that finishes them: one store and one load for `depth` multiply-adds. So the tiles, which take
-// longest to compile, are compiled once for every kernel.
+// * 192 bytes, comes from the second-level cache. On 64-bit Arm a multiply-add takes its left
+// factor from any lane of a vector, so that one load brings several steps of a row (72 for 18
+// loads). The tile's sums pass through memory to the kernel that finishes them: one store and one
+// load for `depth` multiply-adds. So the tiles, which take longest to compile, are compiled once
+// for every kernel.
 //
 // The loops over a tile are unrolled by name: left to itself, GCC 12 does that too late to keep
 // their sums out of memory before and after the loop over k.
@@ -61,6 +63,32 @@ struct Step<BFloat16> {
 };
 #endif
 
+#if defined(__aarch64__)
+// Adds the products with the kLanes elements of each row from `left[r] + k` on, which one load
+// reads: a multiply-add takes its left factor from any lane of a vector.
+template <int kRows, int kVectors, class E, class C>
+__attribute__((always_inline)) inline void add_lanes(const LeftOf<E>* const (&left)[kRows],
+                                                     index_t k, const E* b,
+                                                     Vector<C> (&sum)[kRows][kVectors]) {
+  constexpr int kStep = Product<E>::kStep;
+  Vector<C> rows[kRows];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) rows[r] = load<Vector<C>>(left[r] + k);
+#pragma GCC unroll 4
+  for (int lane = 0; lane < kLanes<C>; lane += Step<E>::kProducts, b += kPanelColumns * kStep) {
+#pragma GCC unroll 3
+    for (int v = 0; v < kVectors; ++v) {
+#pragma GCC unroll 2
+      for (int product = 0; product < Step<E>::kProducts; ++product) {
+        const Vector<C> right = Step<E>::right(b + v * kLanes<C> * kStep, product);
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r) sum[r][v] += rows[r][lane + product] * right;
+      }
+    }
+  }
+}
+#endif
+
 template <int kRows, int kVectors, class E, class C>
 void multiply_tile(const LeftRows<E>& a, index_t row, const E* b, index_t steps, const C* start,
                    C* sums) {
@@ -73,7 +101,13 @@ void multiply_tile(const LeftRows<E>& a, index_t row, const E* b, index_t steps,
 #pragma GCC unroll 3
     for (int v = 0; v < kVectors; ++v) sum[r][v] = load<Vector<C>>(start + v * kLanes<C>);
   }
-  for (index_t k = 0; k < steps; ++k) {
+  index_t k = 0;
+#if defined(__aarch64__)
+  constexpr int kTogether = kLanes<C> / Step<E>::kProducts;
+  for (; k + kTogether <= steps; k += kTogether)
+    add_lanes<kRows, kVectors, E, C>(left, k * kStep, b + k * kPanelColumns * kStep, sum);
+#endif
+  for (; k < steps; ++k) {
 #pragma GCC unroll 2
     for (int product = 0; product < Step<E>::kProducts; ++product) {
       Vector<C> right[kVectors];

@@ -22,8 +22,11 @@
 
 TRANSNEXT_BEGIN_LEVEL
 
-#if defined(__AVX512F__) || defined(__aarch64__)  // 32 registers
+#if defined(__AVX512F__) || defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)  // 32 registers
 constexpr int kTileRows = 8;
+constexpr int kTileVectors = 3;
+#elif defined(__aarch64__)  // 32 registers, 6 of them for the next elements of the rows
+constexpr int kTileRows = 6;
 constexpr int kTileVectors = 3;
 #elif defined(__AVX2__)  // 16 registers
 constexpr int kTileRows = 4;
@@ -121,8 +124,7 @@ struct Panels {
 
 // Rows that are multiplied at a time: whole tiles, whose sums stay in the first-level cache until
 // they are finished.
-constexpr index_t kStripRows = 32;
-static_assert(kStripRows % kTileRows == 0);
+constexpr index_t kStripRows = round_up(32, kTileRows);
 
 // sums[row * kPanelColumns + column] = start[column] + `rows` rows, at most kStripRows, times the
 // columns of one panel, in whole vectors; `start` has kPanelColumns elements, and kSpareRows rows of

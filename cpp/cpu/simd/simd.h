@@ -262,7 +262,7 @@ inline Vector<C> square_root(Vector<C> vector) {
 #endif
 }
 
-inline index_t round_up(index_t value, index_t multiple) {
+constexpr index_t round_up(index_t value, index_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
