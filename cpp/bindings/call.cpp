@@ -243,6 +243,8 @@ LayerNormParams Call::norm(py::handle weight, py::handle bias, index_t depth, do
 void Call::read(py::handle argument, const char* name, std::initializer_list<index_t> expected,
                 Kind kind, int rank, void** data, DType* dtype, index_t* shape, index_t* stride) {
   const BorrowedTensor borrowed = borrowed_tensor(argument, op_, name);
+  if (Program::recorded() != nullptr)
+    kept_.tensors.push_back(py::reinterpret_borrow<py::object>(argument));
   const dlpack::Tensor& tensor = borrowed.tensor;
   if (!read_dtype(tensor.dtype, dtype)) {
     fail(std::string(name) + " has element type (code " + std::to_string(tensor.dtype.code) + ", " +
@@ -344,7 +346,7 @@ void Call::copy_map(const char* name, int rank, index_t limit, void** data, cons
     stride[axis] = step;
     step *= shape[axis];
   }
-  maps_.push_back(std::move(copy));
+  kept_.maps.push_back(std::move(copy));
 }
 
 }  // namespace transnext::bindings

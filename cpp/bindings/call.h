@@ -11,11 +11,13 @@
 #include <stdexcept>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <pybind11/pybind11.h>
 
 #include "bindings/dlpack.h"
+#include "bindings/program.h"
 #include "bindings/recording.h"
 #include "transnext/linear.h"
 #include "transnext/tensor.h"
@@ -124,16 +126,20 @@ class Call {
   bool on_cpu() const { return device_.type == dlpack::kCpu; }
 
   // Runs the CPU kernel, without the GIL. In a recording (recording.h) it stores the GPU's launches
-  // instead, wherever the tensors are; tensors on a GPU can only be recorded.
+  // instead, wherever the tensors are; tensors on a GPU can only be recorded. While a program is
+  // recorded (program.h), a fused block becomes a step of it.
   template <class Params>
   void run(int threads, const Params& params, void (*cpu_kernel)(const Params&, int),
-           std::common_type_t<Launches (*)(const Params&, int)> plan = nullptr) const {
+           std::common_type_t<Launches (*)(const Params&, int)> plan = nullptr) {
     if (Recording* recording = Recording::current()) {
       if (plan == nullptr) fail("it has no CUDA kernel, needs to run on the CPU");
       recording->launches = plan(params, recording->architecture);
       return;
     }
     if (!on_cpu()) fail("CUDA tensors run by record_launches and run_launches");
+    if constexpr (Program::kTakes<Params>) {
+      if (Program* program = Program::recorded()) return program->add(params, std::move(kept_));
+    }
     py::gil_scoped_release release;
     cpu_kernel(params, threads);
   }
@@ -156,7 +162,7 @@ class Call {
                 index_t* stride);
 
   const char* op_;
-  std::vector<std::unique_ptr<int[]>> maps_;  // the copies that kernels read
+  KeptArguments kept_;  // the copies of maps that kernels read, and a recorded step's tensors
   bool has_device_ = false;
   bool has_dtype_ = false;
   bool has_split_ = false;  // a packed weight of split float32

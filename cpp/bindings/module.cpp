@@ -43,5 +43,6 @@ PYBIND11_MODULE(_cpp, m) {
   transnext::bindings::define_launches(m);
   transnext::bindings::define_linear(m);
   transnext::bindings::define_position_bias_table(m);
+  transnext::bindings::define_program(m);
   transnext::bindings::define_window(m);
 }

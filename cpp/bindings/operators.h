@@ -14,6 +14,7 @@ void define_add_layer_norm(pybind11::module_& m);
 void define_aggregated_attention(pybind11::module_& m);
 void define_launches(pybind11::module_& m);
 void define_linear(pybind11::module_& m);
+void define_program(pybind11::module_& m);
 void define_fused_blocks(pybind11::module_& m);
 void define_fingerprint(pybind11::module_& m);
 

@@ -6,6 +6,7 @@ arXiv 2311.17132. State dict, numbers and initialisation are those of the publis
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 from collections.abc import Sequence
@@ -40,7 +41,6 @@ from .layers.derived import freeze
 from .layers.features import FeatureInfo, take_indices
 from .layers.grids import stage_grids, tokens_to_map
 from .layers.parameters import NO_WEIGHT_DECAY, depth_patterns
-from .layers.residual_stream import run_blocks
 from .layers.stage import PARTS, Stage, build_stage
 from .sharing import Shareable
 
@@ -253,11 +253,10 @@ class TransNeXt(Shareable):
         check_images(x, self.in_chans)
         maps = []
         with shared_in_trace():
-            for stage, (embed, blocks, norm) in enumerate(self.stages()[:stages]):
-                x, grid = embed(x)
-                grids = self.stage_grids(stage, grid)
-                x = run_blocks(blocks, x, grids, checkpointed=self.grad_checkpointing)
-                x = tokens_to_map(norm(x), grid)
+            for index, stage in enumerate(self.stages()[:stages]):
+                find_grids = functools.partial(self.stage_grids, index)
+                x, grid = stage.tokens(x, find_grids, checkpointed=self.grad_checkpointing)
+                x = tokens_to_map(stage.norm(x), grid)
                 maps.append(x)
         return maps
 

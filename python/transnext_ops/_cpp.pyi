@@ -53,6 +53,19 @@ def pack_weight(
     weight: _Tensor, packed: _Tensor, sizes: Sequence[int], threads: int = 1
 ) -> None: ...
 
+class Program:
+    """Fused blocks one after the other."""
+
+    def __init__(self) -> None: ...
+    def __len__(self) -> int: ...
+    def run(self, x: _Tensor, out: _Tensor, threads: int) -> None: ...
+
+# Sets what this thread records, and returns what it recorded.
+def record_program(program: Program | None) -> Program | None: ...
+def hold_the_same(
+    dictionaries: tuple[dict[Any, Any], ...], expected: tuple[object, ...]
+) -> bool: ...
+
 # Written from the records; what is above is written by hand.
 def aggregated_attention(
     q: _Tensor,

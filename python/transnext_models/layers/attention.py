@@ -114,7 +114,7 @@ class _Attention(DerivesFromWeights):
         """
         fc1, fc2 = self.cpb_fc1, self.cpb_fc2
         options = {name: getattr(grids, name) for name in StageGrids._fields}
-        if not (may_stand_in(grids) and self._has_plain_bias_layers()):
+        if not (may_stand_in(grids) and self.has_plain_bias_layers()):
             coordinates = bias_coordinates(self.temperature, **options)
             with _without_autocast(coordinates):
                 values = fc2(F.relu(fc1(coordinates)))
@@ -132,7 +132,7 @@ class _Attention(DerivesFromWeights):
         key = (grids, self.backend or ops.get_backend(), stream)
         return self.derived.get(weights, key, compute)
 
-    def _has_plain_bias_layers(self) -> bool:
+    def has_plain_bias_layers(self) -> bool:
         """Whether the position bias's layers are those that its operator computes."""
         layers = (self._modules["cpb_fc1"], self._modules["cpb_fc2"])
         return all(

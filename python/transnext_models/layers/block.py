@@ -11,7 +11,7 @@ from .calls import runs_on_cpu
 from .conv_glu import ConvolutionalGLU
 from .derived import DerivesFromWeights
 from .drop import DropPath
-from .fused import BlockWeights, fused_block, is_plain_block
+from .fused import fused_block, is_plain_block
 from .grids import StageGrids
 
 __all__ = ["Block"]
@@ -50,23 +50,20 @@ class Block(DerivesFromWeights):
 
     def forward(self, x: Tensor, grids: StageGrids) -> Tensor:
         """``x [B, N, C]``, tokens of ``grids.grid``, to ``[B, N, C]``."""
-        weights = fused_block(self, x, grids)
-        if weights is not None:
-            return self._fused(x, grids, weights)
+        fused = self.fused(x, grids)
+        if fused is not None:
+            return fused
         if self._may_skip_samples(x):
             x = self.drop_path.residual(x, lambda kept: self.attn(self.norm1(kept), grids))
             return self.drop_path.residual(x, lambda kept: self.mlp(self.norm2(kept), grids.grid))
         x = x + self.drop_path(self.attn(self.norm1(x), grids))
         return x + self.drop_path(self.mlp(self.norm2(x), grids.grid))
 
-    def _may_skip_samples(self, x: Tensor) -> bool:
-        """Whether dropped samples of stochastic depth may be skipped without anybody noticing.
-
-        On devices other than a CPU their number is unknown without a synchronisation.
-        """
-        return self.training and runs_on_cpu(x) and is_plain_block(self) and self.drop_path.rate > 0
-
-    def _fused(self, x: Tensor, grids: StageGrids, weights: BlockWeights) -> Tensor:
+    def fused(self, x: Tensor, grids: StageGrids) -> Tensor | None:
+        """Return what :meth:`forward` does, in two calls; None where layers have to be called."""
+        weights = fused_block(self, x, grids)
+        if weights is None:
+            return None
         x = fused_blocks.attention_residual(
             x,
             weights.attention,
@@ -79,3 +76,10 @@ class Block(DerivesFromWeights):
         return fused_blocks.conv_glu_residual(
             x, weights.glu, grid=grids.grid, features=weights.features
         )
+
+    def _may_skip_samples(self, x: Tensor) -> bool:
+        """Whether dropped samples of stochastic depth may be skipped without anybody noticing.
+
+        On devices other than a CPU their number is unknown without a synchronisation.
+        """
+        return self.training and runs_on_cpu(x) and is_plain_block(self) and self.drop_path.rate > 0

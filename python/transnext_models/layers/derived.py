@@ -22,6 +22,7 @@ from transnext_ops.fingerprint import fingerprint
 from transnext_ops.tracing import traced, transformed
 
 from .calls import is_tensor
+from .made_of import MadeOf
 
 __all__ = ["Derived", "DerivesFromWeights", "freeze", "keeping_derived"]
 
@@ -57,6 +58,7 @@ class Derived:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.frozen = False
+        self.cleared = 0  # how often
         self._of: object = None  # the state of the weights that the entries are of
         self._entries: dict[Hashable, Any] = {}
 
@@ -69,6 +71,7 @@ class Derived:
     def clear(self) -> None:
         """Drop all entries."""
         with self._lock:
+            self.cleared += 1
             self._of, self._entries = None, {}
 
     def get(self, weights: Sequence[Tensor], key: Hashable, derive: Callable[[], T]) -> T:
@@ -95,18 +98,49 @@ class Derived:
                 self._of, self._entries = state, {}
             entries = self._entries
             if state is not None and key in entries:
-                entries[key] = entries.pop(key)  # most recently used last
-                return cast(T, _keep(entries[key]))
+                return cast(T, _keep(_used(entries, key)))
         # Ordinary tensors also under inference_mode: they may later serve a call outside it.
         with torch.inference_mode(False), torch.no_grad():
             value = derive()
         if state is None or _is_captured(weights[0].device):  # then only a replay fills its memory
             return _keep(value)
+        self._enter(entries, key, value)
+        return _keep(value)
+
+    def get_of_frozen(
+        self, modules: Sequence[nn.Module], key: Hashable, derive: Callable[[], T]
+    ) -> T | None:
+        """Return ``derive()``, cached while frozen modules are made of what they were made of.
+
+        An edit of their weights that version counters show, or one of them that is not frozen, ends
+        :func:`freeze` for this cache; then the result is None.
+
+        Parameters
+        ----------
+        modules : sequence of nn.Module
+            All that ``derive`` reads, with the modules in them, except what `key` says.
+        key, derive
+            As in :meth:`get`.
+        """
+        with self._lock:
+            if not (isinstance(self._of, _Frozen) and self._of.is_so()):
+                self._of, self._entries = _Frozen(modules), {}
+            if not self._of.is_frozen():
+                self.frozen, self._of, self._entries = False, None, {}
+                return None
+            entries = self._entries
+            if key in entries:
+                return cast(T, _used(entries, key))
+        with torch.inference_mode(False), torch.no_grad():
+            value = derive()
+        self._enter(entries, key, value)
+        return value
+
+    def _enter(self, entries: dict[Hashable, Any], key: Hashable, value: object) -> None:
         with self._lock:
             entries[key] = value
             while len(entries) > _ENTRIES:
                 del entries[next(iter(entries))]
-        return _keep(value)
 
     def _state(self, weights: Sequence[Tensor]) -> object:
         """Return what tells these weights from others; None where nothing may be cached."""
@@ -122,6 +156,12 @@ class Derived:
                 return None  # the graph would keep reading an entry after it is dropped
             return _Identity(weights)
         return fingerprint(weights) if device.type == "cpu" else None
+
+
+def _used(entries: dict[Hashable, Any], key: Hashable) -> Any:
+    """Return an entry, most recently used last."""
+    entries[key] = entries.pop(key)
+    return entries[key]
 
 
 def _is_captured(device: torch.device) -> bool:
@@ -156,6 +196,27 @@ class _Identity:
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+
+class _Frozen(MadeOf):
+    """What frozen modules are made of, the state of their caches included."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        super().__init__(modules)
+        self._caches = [
+            part.derived for part in self.modules if isinstance(part, DerivesFromWeights)
+        ]
+        self._cleared = self._times_cleared()
+
+    def is_so(self) -> bool:
+        return super().is_so() and self._times_cleared() == self._cleared
+
+    def is_frozen(self) -> bool:
+        """Whether all modules are frozen still, and their weights not seen to be edited."""
+        return all(cache.frozen for cache in self._caches) and self.is_unedited()
+
+    def _times_cleared(self) -> list[int]:
+        return [cache.cleared for cache in self._caches]
 
 
 class DerivesFromWeights(nn.Module):

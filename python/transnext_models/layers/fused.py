@@ -34,7 +34,14 @@ from .plain import (
 
 _OF_THE_POSITION_BIAS = ("cpb_fc1", "cpb_fc2")  # which has a cache of its own
 
-__all__ = ["BlockWeights", "fused_block", "fused_patch_embed", "is_plain_block"]
+__all__ = [
+    "BlockWeights",
+    "features_of",
+    "fused_block",
+    "fused_patch_embed",
+    "is_channels_last",
+    "is_plain_block",
+]
 
 remember_forward(AggregatedAttention, PixelFocusedAttention, GlobalAttention, DropPath)
 
@@ -78,7 +85,7 @@ def fused_block(block: BlockLike, x: Tensor, grids: StageGrids) -> BlockWeights 
 
     None if it may not, or if its weights do not fit each other; calling the layers then raises.
     """
-    features = None if block.training else _features(x)
+    features = None if block.training else features_of(x)
     if features is None or not is_plain_block(block) or not _drops_nothing(block):
         return None
     attn, mlp = block.attn, block.mlp
@@ -104,7 +111,7 @@ def fused_patch_embed(
 
     The second value is the type of its products. None if it may not.
     """
-    features = None if embed.training else _features(x)
+    features = None if embed.training else features_of(x)
     if features is None:
         return None
     conv = embed._modules["proj"]
@@ -118,8 +125,7 @@ def fused_patch_embed(
     weights = _parameters(embed)
     if not _are_alike(weights, x) or embed.norm.weight.shape != (embed.proj.weight.shape[0],):
         return None
-    # Which axis is contiguous: an image's columns or a map's channels.
-    channels_last = x.stride(1) <= x.stride(3)
+    channels_last = is_channels_last(x)
     precision = fused_blocks.product_precision(features)
     packed = embed.derived.get(
         weights,
@@ -175,7 +181,12 @@ def _drops_nothing(block: BlockLike) -> bool:
     )
 
 
-def _features(x: Tensor) -> torch.dtype | None:
+def is_channels_last(x: Tensor) -> bool:
+    """Say which axis of a map's memory is contiguous: its channels, or an image's columns."""
+    return x.stride(1) <= x.stride(3)
+
+
+def features_of(x: Tensor) -> torch.dtype | None:
     """Return the type of the fused blocks' features for `x` under the autocast in force.
 
     None where gradients are recorded, the call is traced, or autocast would change the type of

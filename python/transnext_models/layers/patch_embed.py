@@ -33,6 +33,7 @@ class PatchEmbed(DerivesFromWeights):
             in_chans, embed_dim, kernel_size, stride=stride, padding=kernel_size // 2
         )
         self.norm = nn.LayerNorm(embed_dim)  # PyTorch's default eps, 1e-5, unlike the block norms
+        self.stride = stride
         self.backend: str | None = None
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
@@ -45,18 +46,33 @@ class PatchEmbed(DerivesFromWeights):
         grid : tuple of int
             ``(H', W')``.
         """
-        fused = fused_patch_embed(self, x)
+        fused = self.fused(x)
         if fused is not None:
-            weights, features = fused
-            kernel, stride = self.proj.kernel_size[0], self.proj.stride[0]
-            grid = ((x.shape[2] - 1) // stride + 1, (x.shape[3] - 1) // stride + 1)
-            x = fused_blocks.patch_embed(
-                x, weights, kernel_size=kernel, stride=stride, features=features
-            )
-            return x, grid
+            return fused
         # Channels-last in, channels-last out: the map then is the tokens without a copy. Maps of
         # earlier stages arrive in that layout; only the image is ever copied. (vmap cannot do it.)
         if not transformed():
             x = x.contiguous(memory_format=torch.channels_last)
         x = self.proj(x)
         return self.norm(map_to_tokens(x)), map_grid(x)
+
+    def fused(self, x: Tensor) -> tuple[Tensor, tuple[int, int]] | None:
+        """Return what :meth:`forward` does, in one call; None where layers have to be called."""
+        fused = fused_patch_embed(self, x)
+        if fused is None:
+            return None
+        weights, features = fused
+        kernel, stride = self.proj.kernel_size[0], self.proj.stride[0]
+        grid = _strided(x, stride)
+        x = fused_blocks.patch_embed(
+            x, weights, kernel_size=kernel, stride=stride, features=features
+        )
+        return x, grid
+
+    def grid_of(self, x: Tensor) -> tuple[int, int]:
+        """Return the grid on which the tokens of a map ``x [B, C, H, W]`` lie."""
+        return _strided(x, self.stride)
+
+
+def _strided(x: Tensor, stride: int) -> tuple[int, int]:
+    return ((x.shape[2] - 1) // stride + 1, (x.shape[3] - 1) // stride + 1)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 __all__ = [
+    "forwards_are_remembered",
     "plain",
     "plain_convolution",
     "plain_linear",
@@ -33,6 +34,11 @@ def remember_forward(*kinds: type[nn.Module]) -> None:
     """Record the ``forward`` that these classes have now, to notice a replacement later."""
     for kind in kinds:
         _FORWARDS[kind] = kind.forward
+
+
+def forwards_are_remembered() -> bool:
+    """Whether none of the classes that are asked for has had its ``forward`` replaced."""
+    return all(kind.forward is known for kind, known in _FORWARDS.items())
 
 
 remember_forward(nn.Linear, nn.LayerNorm, nn.Conv2d, nn.Dropout)

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
+
+from transnext_ops import fused_blocks
+from transnext_ops.backends import registry
 
 from .attention import AggregatedAttention, GlobalAttention, PixelFocusedAttention
 from .block import NORM_EPS, Block
 from .conv_glu import ConvolutionalGLU
+from .derived import DerivesFromWeights
+from .fused import features_of, is_channels_last, is_plain_block
 from .grids import StageGrids
 from .patch_embed import PatchEmbed
+from .plain import plain, remember_forward
+from .residual_stream import run_blocks
 
-__all__ = ["PARTS", "Stage", "build_stage"]
+__all__ = ["PARTS", "Blocks", "Stage", "build_stage"]
 
 PARTS = ("patch_embed", "block", "norm")  # the published names, before the stage's number
+
+remember_forward(PatchEmbed)
+
+
+class Blocks(DerivesFromWeights, nn.ModuleList):
+    """The blocks of a stage; what is derived from them is the frozen stage as one call."""
+
+    def __init__(self, blocks: Iterable[Block] = ()) -> None:
+        super().__init__()
+        self.extend(blocks)
 
 
 class Stage(NamedTuple):
@@ -24,6 +41,82 @@ class Stage(NamedTuple):
     embed: PatchEmbed
     blocks: Sequence[Block]
     norm: nn.LayerNorm
+
+    def tokens(
+        self,
+        x: Tensor,
+        find_grids: Callable[[tuple[int, int]], StageGrids],
+        *,
+        checkpointed: bool = False,
+    ) -> tuple[Tensor, tuple[int, int]]:
+        """Embed the image or map ``x [B, C, H, W]`` and run the blocks.
+
+        Parameters
+        ----------
+        x : Tensor
+        find_grids : callable
+            From the grid of the tokens to all grids of the stage.
+        checkpointed : bool
+            Whether blocks keep nothing for their backward pass but their input.
+
+        Returns
+        -------
+        tokens : Tensor
+            ``[B, N, dim]``, not normalised.
+        grid : tuple of int
+            Where they lie.
+        """
+        frozen = self._as_one_call(x, find_grids)
+        if frozen is not None:
+            return frozen
+        x, grid = self.embed(x)
+        return run_blocks(self.blocks, x, find_grids(grid), checkpointed=checkpointed), grid
+
+    def _as_one_call(
+        self, x: Tensor, find_grids: Callable[[tuple[int, int]], StageGrids]
+    ) -> tuple[Tensor, tuple[int, int]] | None:
+        """Return what :meth:`tokens` does of a frozen stage, in one call; None where it may not."""
+        features = features_of(x)
+        if features is None or x.dim() != 4 or not fused_blocks.runs_programs(x):
+            return None
+        embed, blocks = self.embed, self.blocks
+        if not (isinstance(blocks, Blocks) and blocks.derived.frozen and type(embed) is PatchEmbed):
+            return None
+        grids = find_grids(embed.grid_of(x))
+        program = blocks.derived.get_of_frozen(
+            (embed, blocks),
+            (
+                x.shape[1:],
+                is_channels_last(x),
+                x.dtype,
+                features,
+                fused_blocks.product_precision(features),
+                grids,
+                registry.get_backend(),
+            ),
+            lambda: self._recorded(x[:0], grids),
+        )
+        return None if program is None else (program(x), grids.grid)
+
+    def _recorded(self, x: Tensor, grids: StageGrids) -> fused_blocks.Program | None:
+        """Return the stage on an empty batch as a program; None if a layer has to be called."""
+        if not plain(self.embed, PatchEmbed) or not all(
+            plain(block, Block) and is_plain_block(block) and block.attn.has_plain_bias_layers()
+            for block in self.blocks
+        ):
+            return None
+        program = fused_blocks.Program()
+        with program.recording():
+            embedded = self.embed.fused(x)
+            if embedded is None or embedded[1] != grids.grid:
+                return None
+            tokens: Tensor | None = embedded[0]
+            for block in self.blocks:
+                tokens = None if tokens is None else block.fused(tokens, grids)
+        if tokens is None:
+            return None
+        program.ends_with(tokens)
+        return program
 
     def keep_length_of(self, grids: StageGrids) -> None:
         """Let the attention's length scale count the keys of these grids, whatever the image."""
@@ -44,7 +137,7 @@ def build_stage(
     hidden: int,
     proj_drop: float,
     drop_path_rates: Sequence[float],
-) -> tuple[PatchEmbed, nn.ModuleList, nn.LayerNorm]:
+) -> tuple[PatchEmbed, Blocks, nn.LayerNorm]:
     """Build the parts of a stage, in the order of `PARTS`.
 
     Parameters
@@ -70,7 +163,7 @@ def build_stage(
         return windowed(dim, num_heads, window_size, qkv_bias, attn_drop, proj_drop)
 
     embed = PatchEmbed(in_chans, dim, kernel_size=2 * stride - 1, stride=stride)
-    blocks = nn.ModuleList(
+    blocks = Blocks(
         Block(dim, build_attention(), ConvolutionalGLU(dim, hidden, drop=proj_drop), rate)
         for rate in drop_path_rates
     )

@@ -12,7 +12,8 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -342,6 +343,41 @@ patch_embed = _forward(schema.PATCH_EMBED)
 def fingerprint(tensors: Sequence[Tensor]) -> int:
     """Return a hash of the content and layout of tensors on the CPU."""
     return _cpp.fingerprint(exchanged(tensors), torch.get_num_threads())
+
+
+def has_programs() -> bool:
+    """Whether the library records programs of fused blocks, and this thread's calls run in it."""
+    if _import_failure is not None or not hasattr(_cpp, "Program"):  # an older library
+        return False
+    return launches.chosen_runner() is None
+
+
+def new_program() -> _cpp.Program:
+    """Return a program of fused blocks without steps."""
+    return _cpp.Program()
+
+
+@contextmanager
+def recording(program: _cpp.Program) -> Iterator[None]:
+    """Let fused blocks that this thread calls become steps of a program instead of running."""
+    outer = _cpp.record_program(program)
+    try:
+        yield
+    finally:
+        _cpp.record_program(outer)
+
+
+def run_program(program: _cpp.Program, x: Tensor, out: Tensor) -> None:
+    """Run a program from `x` to `out`."""
+    _run(program.run, (x, out))
+
+
+def hold_the_same(dictionaries: tuple[dict[Any, Any], ...], expected: tuple[object, ...]) -> bool:
+    """Whether dictionaries hold the objects that they held.
+
+    `expected` is each of them, followed by its keys and values.
+    """
+    return _cpp.hold_the_same(dictionaries, expected)
 
 
 def pack_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:

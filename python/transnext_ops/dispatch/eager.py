@@ -79,6 +79,11 @@ def call(paths: Paths, *arguments: Any) -> Any:
     return paths.packet(*arguments)
 
 
+def sees_nobody(x: Tensor) -> bool:
+    """Whether a call on `x` would pass the dispatcher by: nothing but autograd would see it."""
+    return not torch.compiler.is_compiling() and _is_plain((x,))
+
+
 def spread(gradients: Sequence[Any], needs: Sequence[bool]) -> Sequence[Any]:
     """Return one gradient per entry of `needs`, None where it is False.
 

@@ -7,7 +7,8 @@
 They compute what the operators and Linear layers compute one after the other, without writing what
 lies between them to memory: each LayerNorm is fused into the prologue of the GEMM that follows it,
 bias and residual into the epilogue of the one before, and intermediate features stay in cache.
-Weights are packed once. The blocks have no gradient; to train, compose them from the
+Weights are packed once. Blocks that run one after the other again and again are recorded in a
+:class:`Program`, which is one call. The blocks have no gradient; to train, compose them from the
 differentiable operators.
 
 Source: TransNeXt paper (arXiv 2311.17132), sections 3.1 to 3.3.
@@ -19,6 +20,7 @@ from transnext_ops.fused_blocks.blocks import (
     patch_embed,
     unsupported,
 )
+from transnext_ops.fused_blocks.program import Program, runs_programs
 from transnext_ops.fused_blocks.weights import (
     AttentionResidualWeights,
     ConvGluResidualWeights,
@@ -38,11 +40,13 @@ __all__ = [
     "PackedWeight",
     "PatchEmbedWeights",
     "Precision",
+    "Program",
     "attention_residual",
     "conv_glu_residual",
     "pack_convolution",
     "pack_weight",
     "patch_embed",
     "product_precision",
+    "runs_programs",
     "unsupported",
 ]
