@@ -1,4 +1,4 @@
-// Measures exp_bounded and gelu of cpu/simd/math.h, compiled for one instruction set, against libm
+// Measures exp_bounded, power_of_two and gelu of cpu/simd/math.h, compiled for one instruction set, against libm
 // in a wider type, and fails if an error exceeds the bound stated there.
 //
 //   math_accuracy [step]     every step-th float32 (default 61; 1: all of them) and 2 million doubles
@@ -159,6 +159,34 @@ void special_values() {
   if (!right) failed = true;
 }
 
+void powers_of_two(unsigned step) {
+  constexpr int kLanes = level::kLanes<float>;
+  const float infinity = std::numeric_limits<float>::infinity();
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const auto power_of = [](level::Vector<float> x) {
+    level::Vector<float> only[1] = {x};
+    level::power_of_two(only);
+    return only[0];
+  };
+  Worst<float> power{"power of two", 4e-6};
+  const float spacing = static_cast<float>(step) * 1e-5f;
+  for (float first = -125.0f; first < 125.9f; first += spacing * kLanes) {
+    level::Vector<float> x;
+    for (int lane = 0; lane < kLanes; ++lane) x[lane] = first + spacing * static_cast<float>(lane);
+    const level::Vector<float> y = power_of(x);
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const double truth = std::exp2(static_cast<double>(x[lane]));
+      if (x[lane] <= 126.0f) power.add(x[lane], std::fabs(y[lane] / truth - 1) / power.bound);
+    }
+  }
+  power.report();
+  const auto one = [&](float x) { return power_of(level::broadcast<float>(x))[0]; };
+  const bool right =
+      one(-infinity) == 0 && one(-3e38f) == 0 && one(-127.5f) <= 0x1p-126f && std::isnan(one(nan));
+  std::printf("infinity and NaN: %s\n", right ? "right" : "WRONG");
+  if (!right) failed = true;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -176,6 +204,7 @@ int main(int argc, char** argv) {
   }
   single.finish();
   special_values<float>();
+  powers_of_two(step);
 
   Measurement<double> wide("double", 3e-16, 0, 1e-15, 1e-15);
   for (int i = -500000; i <= 500000; ++i) {

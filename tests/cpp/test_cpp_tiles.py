@@ -17,6 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import transnext_ops as ops
 from agreement import check_attention, edge
 from small_model import images, small_model
 from strategies import MAGNITUDES, AttentionCase, Numbers, head_dims, layouts, seeds
@@ -118,6 +119,37 @@ def test_attention_agrees_with_the_reference(case: AttentionCase) -> None:
         for name in LEVELS:
             _cpp.set_cpu_level(name)
             check_attention(case, "cpp")
+    finally:
+        _cpp.set_cpu_level(None)
+
+
+# Of a query's 128 keys: all that are handled at a time, all but one, all of some lanes of a block.
+UNSEEN = {0: slice(0, 64), 5: slice(0, 127), 17: slice(64, 128), 40: slice(1, 128)}
+
+
+@pytest.mark.parametrize("window_size", [0, 3])
+def test_keys_that_a_bias_takes_away(window_size: int) -> None:
+    case = attention((8, 16), window_size, bias="dense")
+    inputs = case.tensors()
+    unseen = UNSEEN | ({21: slice(0, 128)} if window_size else {})  # what is left is its window
+    for query, keys in unseen.items():
+        inputs["pool_bias"][:, query, keys] = float("-inf")
+
+    def run(name: str) -> Tensor:
+        _cpp.set_cpu_level(name)
+        if window_size:
+            sizes = {"grid": case.grid, "pool_grid": case.pool_grid, "window_size": window_size}
+            return ops.aggregated_attention(**inputs, **sizes, backend="cpp")
+        return ops.global_attention(
+            inputs["q"], inputs["k_pool"], inputs["v_pool"], grid=case.grid, scale=inputs["scale"],
+            query_embedding=inputs["query_embedding"], bias=inputs["pool_bias"], backend="cpp",
+        )  # fmt: skip
+
+    try:
+        expected = run("baseline")
+        assert expected.isfinite().all()
+        for name in LEVELS:
+            torch.testing.assert_close(run(name), expected, atol=0.02, rtol=0.02)
     finally:
         _cpp.set_cpu_level(None)
 

@@ -98,7 +98,7 @@ class ForwardTask {
     prefetch_.add(p_.out, 0);
     prefetch_.add_pooled(in_.k_pool);
     prefetch_.add_pooled(in_.v_pool);
-    prefetch_.spread((item.count + kWidth - 1) / kWidth, 5 + 3 * sizes_.key_tiles());
+    prefetch_.spread((item.count + kWidth - 1) / kWidth, 5 + 2 * sizes_.key_tiles());
     for (index_t i = 0; i < item.count; i += kWidth) {
       block_.first = item.first + i;
       block_.count = smaller(kWidth, item.count - i);
@@ -134,9 +134,9 @@ class ForwardTask {
       to[lane * p_.log_sum_exp.stride[1]] = log_sum_exp[lane];
   }
 
-  // Below every logit except -infinity: a maximum that is never -infinity keeps exp(-infinity -
-  // maximum) defined.
-  static constexpr C lowest() { return sizeof(C) == 8 ? C(-1.7e308) : C(-3.4e38f); }
+  // Below every logit except -infinity: a maximum that is never -infinity, in bits neither, keeps
+  // exp(-infinity - maximum) defined.
+  static constexpr C lowest() { return sizeof(C) == 8 ? C(-1.7e308) : C(-2.3e38f); }
 
   TRANSNEXT_PHASE void load_queries(QueryBlock<C>& block) {
     C* raw = block.raw_query.data();
@@ -194,10 +194,8 @@ class ForwardTask {
     bias_.start(head_, block.first, block.count);
     for (index_t key = 0; key < sizes_.pooled; key += kKeyTile) {
       const index_t tile = smaller(kKeyTile, sizes_.pooled - key);
-      if (bias_.present()) bias_.fill(pooled_.bias(), key, tile);
-      prefetch_.advance();
       Vector<C> largest[2] = {block.maximum[0], block.maximum[1]};
-      pooled_.find_logits(key, tile, bias_.present(), largest);
+      pooled_.find_logits(key, tile, bias_, largest);
       prefetch_.advance();
       // Rescales the sums so far to a new maximum.
       if (key > 0 && any_lane<C>(lanes_of<C>((largest[0] > block.maximum[0]) |

@@ -46,38 +46,41 @@ class PooledTiles {
       : channels_(sizes.channels),
         pooled_(sizes.pooled),
         depth_(round_up(channels_, kTileDepth)),
-        keys_(round_up(pooled_, kSquareSide) * depth_),
-        values_(sizes.key_tiles() * out_rows(channels_) * kKeyTile),
-        inverse_norms_(round_up(pooled_, kWidth)),
+        rows_(round_up(pooled_, kSquareSide)),
+        keys_(sizes.heads * rows_ * depth_),
+        values_(sizes.heads * sizes.key_tiles() * out_rows(channels_) * kKeyTile),
+        inverse_norms_(sizes.heads * rows_),
+        loaded_(sizes.heads),
         panel_(channels_ * kWidth),
-        row_(channels_),
         query_(depth_ * kQueryParts * kWidth),
-        bias_(kKeyTile * kWidth),
+        bias_(kSquareSide * kWidth),
         logits_(kKeyTile * kWidth),
         weights_(kKeyTile * kWidth) {
     // Beyond the last key and the last channel.
     keys_.zero();
     values_.zero();
     query_.zero();
+    for (index_t head = 0; head < sizes.heads; ++head) loaded_[head] = -1;
   }
 
+  // Keys and values of all heads are kept: work items take turns through them.
   void load_head(const AggregatedAttentionInputs& in, index_t batch, index_t head) {
-    if (batch == batch_ && head == head_) return;
-    batch_ = batch;
     head_ = head;
+    if (loaded_[head] == batch) return;
+    loaded_[head] = batch;
     const TokenView keys = token_major(in.k_pool, batch, head);
     const TokenView values = token_major(in.v_pool, batch, head);
     const auto* key = static_cast<const BFloat16*>(keys.data);
-    for (index_t m = 0; m < pooled_; ++m, key += keys.token_stride) {
-      load_row(key, keys.channel_stride, channels_, row_.data());
-      store_row(row_.data(), 1, channels_, &keys_[m * depth_]);
+    BFloat16* row = &keys_[key_at(0)];
+    for (index_t m = 0; m < pooled_; ++m, key += keys.token_stride, row += depth_) {
+      for (index_t c = 0; c < channels_; ++c) row[c] = key[c * keys.channel_stride];
     }
     for (index_t first = 0; first < pooled_; first += kWidth) {
       const index_t count = smaller(kWidth, pooled_ - first);
       load_block(keys, first, 0, count, panel_.data(), kWidth);
-      find_inverse_norms(channels_, panel_.data(), kWidth, &inverse_norms_[first]);
+      find_inverse_norms(channels_, panel_.data(), kWidth, &inverse_norms_[norms_at(first)]);
       load_block(values, first, 0, count, panel_.data(), kWidth);
-      BFloat16* to = &values_[first / kKeyTile * kKeyTile * out_rows(channels_) + first % kKeyTile];
+      BFloat16* to = &values_[values_at(first / kKeyTile * kKeyTile) + first % kKeyTile];
       for (index_t c = 0; c < channels_; ++c)
         store_row(&panel_[c * kWidth], 1, kWidth, to + c * kKeyTile);
     }
@@ -101,43 +104,56 @@ class PooledTiles {
     }
   }
 
-  float* bias() { return bias_.data(); }
-
-  TRANSNEXT_PHASE void find_logits(index_t key, index_t tile, bool biased,
+  // Products and vectors take turns every few hundred cycles, or the unit would sleep.
+  TRANSNEXT_PHASE void find_logits(index_t key, index_t tile, BlockBias<float>& bias,
                                    Vector<float> (&largest)[2]) {
     const SquarePairs query{query_.data(), 2 * kWidth};
-    for (index_t m = 0; m < tile; m += kSquareSide) {
-      multiply<kQueryParts, false>({&keys_[(key + m) * depth_], depth_}, query, depth_,
-                                   &logits_[m * kWidth]);
-    }
-    Vector<float> most[2] = {largest[0], largest[1]};  // in registers
-    for (index_t m = 0; m < tile; ++m) {
-      const float inverse_norm = inverse_norms_[key + m];
+    for (index_t end = key + tile; key < end; key += kSquareSide) {
+      multiply<kQueryParts, false>({&keys_[key_at(key)], depth_}, query, depth_,
+                                   &logits_[key % kKeyTile * kWidth]);
+      const index_t keys = smaller(kSquareSide, end - key);
       for (int v = 0; v < 2; ++v) {
-        const index_t at = m * kWidth + v * n;
-        Vector<float> logit = load<Vector<float>>(&logits_[at]) * inverse_norm;
-        if (biased) logit += load<Vector<float>>(&bias_[at]);
-        store(&logits_[at], logit);
-        most[v] = maximum(logit, most[v]);
+        AddBias add{&inverse_norms_[norms_at(key)], &logits_[key % kKeyTile * kWidth + v * n],
+                    largest[v]};
+        if (bias.present()) {
+          add = bias.read(v, key, keys, bias_.data(), add);
+        } else {
+          for (index_t i = 0; i < keys; ++i) add(Vector<float>{});
+        }
+        largest[v] = add.largest;
       }
     }
-    largest[0] = most[0];
-    largest[1] = most[1];
   }
 
   TRANSNEXT_PHASE void weigh_logits(index_t tile, const Vector<float> (&base)[2],
                                     Vector<float> (&sum)[2]) {
-    Vector<float> partial[2] = {sum[0], sum[1]};  // in registers
-    for_each_weight(logits_.data(), tile, base, [&](index_t at, const auto& weights) {
-      constexpr bool kPair = sizeof(weights) > 2 * sizeof(Vector<float>);
+    constexpr float kLog2E = 1.44269504f;
+    const Vector<float> from[2] = {base[0] * kLog2E, base[1] * kLog2E};  // in registers
+    Vector<float> partial[2] = {sum[0], sum[1]};
+    const float* logits = logits_.data();
+    BFloat16* pairs = weights_.data();
+    const auto some = [&](auto& weights) {  // of two keys or of one
+      constexpr int kCount = sizeof(weights) / sizeof(Vector<float>);
+      for (int i = 0; i < kCount; ++i)
+        weights[i] = load<Vector<float>>(logits + i * n) * kLog2E - from[i % 2];
+      power_of_two(weights);
       for (int v = 0; v < 2; ++v) {
         Vector<float> second{};
-        if constexpr (kPair) second = weights[2 + v];
+        if constexpr (kCount > 2) second = weights[2 + v];
         partial[v] += weights[v] + second;
-        store(&weights_[at + 2 * v * n], to_bfloat16_pairs(weights[v], second));
+        store(pairs + 2 * v * n, to_bfloat16_pairs(weights[v], second));
       }
-      if (at == kKeyTile / 2 * kWidth) Unit::keep_awake();
-    });
+      logits += kCount * n;
+      pairs += 2 * kWidth;
+    };
+    Vector<float> two_keys[4];
+    Vector<float> one_key[2];
+    index_t m = 0;
+    for (; m + 2 <= tile; m += 2) {
+      some(two_keys);
+      if (m % (kKeyTile / 2) == 0) Unit::keep_awake();
+    }
+    if (m < tile) some(one_key);
     sum[0] = partial[0];
     sum[1] = partial[1];
     const index_t end = round_up(tile, 2) * kWidth;
@@ -151,7 +167,7 @@ class PooledTiles {
     const index_t depth = round_up(tile, kTileDepth);
     const SquarePairs weights{weights_.data(), 2 * kWidth};
     for (index_t c = 0; c < rows; c += kSquareSide) {
-      const SquareRows values{&values_[key * rows + c * kKeyTile], kKeyTile};
+      const SquareRows values{&values_[values_at(key) + c * kKeyTile], kKeyTile};
       if (add) {
         multiply<1, true>(values, weights, depth, out + c * kWidth);
       } else {
@@ -165,6 +181,20 @@ class PooledTiles {
   static constexpr index_t kWidth = kBlock<float>;
   static constexpr int kQueryParts = 2;
 
+  // From the products of keys and a vector of queries to logits, key by key.
+  struct AddBias {
+    const float* inverse_norm;
+    float* at;
+    Vector<float> largest;
+
+    void operator()(Vector<float> bias) {
+      const Vector<float> logit = load<Vector<float>>(at) * *inverse_norm++ + bias;
+      store(at, logit);
+      largest = maximum(logit, largest);
+      at += kWidth;
+    }
+  };
+
   template <int kParts, bool kAdd>
   void multiply(const SquareRows& left, const SquarePairs& right, index_t depth, float* sums) {
     if constexpr (kWidth > kTileSide) {
@@ -173,21 +203,28 @@ class PooledTiles {
     multiply_square<1, kParts, kAdd>(left, right, depth, sums, kWidth);
   }
 
+  // Where a key of the head is.
+  index_t key_at(index_t key) const { return (head_ * rows_ + key) * depth_; }
+  index_t norms_at(index_t key) const { return head_ * rows_ + key; }
+  index_t values_at(index_t key) const {  // the first one of a tile
+    return (head_ * round_up(pooled_, kKeyTile) + key) * out_rows(channels_);
+  }
+
   index_t channels_;
   index_t pooled_;                // P
   index_t depth_;                 // d, in whole tiles
-  Scratch<BFloat16> keys_;        // [P][depth], not normalised
-  Scratch<BFloat16> values_;      // [tile][rows of out][kKeyTile]
-  Scratch<float> inverse_norms_;  // [P]
+  index_t rows_;                  // P, in whole blocks
+  Scratch<BFloat16> keys_;        // [h][P][depth], not normalised
+  Scratch<BFloat16> values_;      // [h][tile][rows of out][kKeyTile]
+  Scratch<float> inverse_norms_;  // [h][P]
+  Scratch<index_t> loaded_;       // [h] the image whose they are
   Scratch<float> panel_;          // [d][block]
-  Scratch<float> row_;            // [d]
   Scratch<BFloat16> query_;       // [part][depth / 2][block][2]
-  Scratch<float> bias_;           // [tile][block]
+  Scratch<float> bias_;           // [square][block]
   Scratch<float> logits_;         // [tile][block]
   Scratch<BFloat16> weights_;     // [tile / 2][block][2]
   bool one_column_ = false;       // of tiles has all queries
-  index_t batch_ = -1;            // of the tokens loaded
-  index_t head_ = -1;
+  index_t head_ = 0;
 };
 
 TRANSNEXT_END_LEVEL

@@ -30,15 +30,13 @@ class PooledVectors {
     lanes_ = lanes_in_use<C>(count);
   }
 
-  // Room for the bias of a tile's logits, [tile][block].
-  C* bias() { return logits_.data(); }
-
   // The logits of the keys key .. key + tile - 1, with the bias if there is one; raises `largest`
   // to the largest of them.
-  void find_logits(index_t key, index_t tile, bool biased, Vector<C> (&largest)[2]) {
+  void find_logits(index_t key, index_t tile, BlockBias<C>& bias, Vector<C> (&largest)[2]) {
+    if (bias.present()) bias.fill(logits_.data(), key, tile);
     multiply<C, 1>(tile, channels_, lanes_, {tokens_.keys(key), 1, kKeyTile}, {query_, kBlock<C>},
                    {logits_.data(), kBlock<C>},
-                   LaneRows<const C>{biased ? logits_.data() : nullptr, kBlock<C>});
+                   LaneRows<const C>{bias.present() ? logits_.data() : nullptr, kBlock<C>});
     for (index_t m = 0; m < tile; ++m) {
       for (int v = 0; v < 2; ++v)
         largest[v] = maximum(load<Vector<C>>(&logits_[m * kBlock<C> + v * kLanes<C>]), largest[v]);

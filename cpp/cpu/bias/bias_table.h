@@ -1,7 +1,7 @@
 // The table behind the pooled bias, prepared once per call for all tasks.
 #pragma once
 
-#include "cpu/bias/bias_taps.h"
+#include "cpu/bias/bias_resize.h"
 #include "cpu/runtime/element.h"
 #include "cpu/runtime/scratch.h"
 #include "cpu/runtime/thread_pool.h"
@@ -15,8 +15,8 @@ TRANSNEXT_BEGIN_LEVEL
 //
 // A run of queries in one row of the image then reads consecutive entries. Such a table is copied,
 // with a vector of padding on both sides of each row, so that a whole vector can be read where only
-// some of its lanes belong to the image row. BiasTaps reads tables of several taps where it can; the
-// rest are read entry by entry.
+// some of its lanes belong to the image row. BiasTaps reads tables of several taps where it can,
+// BiasResize those of a resize; the rest are read entry by entry.
 template <class C>
 class BiasTable {
  public:
@@ -24,6 +24,7 @@ class BiasTable {
       : bias_(in.pool_bias),
         consecutive_(find_consecutive(in)),
         taps_(consecutive_ ? AggregatedAttentionInputs{} : in),
+        resize_(in, taps_),
         rows_(bias_.table() ? bias_.values.shape[1] : 0),
         stride_(bias_.table() ? bias_.values.shape[2] + (consecutive_ ? 2 * kLanes<C> : 0) : 0),
         first_columns_(consecutive_ ? in.pool_grid.width : 0),
@@ -49,6 +50,7 @@ class BiasTable {
   const PoolBias& bias() const { return bias_; }
   bool consecutive() const { return consecutive_; }
   const BiasTaps<C>& taps() const { return taps_; }
+  const BiasResize<C>& resize() const { return resize_; }
   index_t rows() const { return rows_; }
   // Row stride of the copy, and of the gradient's table.
   index_t stride() const { return stride_; }
@@ -72,6 +74,7 @@ class BiasTable {
   const PoolBias& bias_;
   bool consecutive_;
   BiasTaps<C> taps_;
+  BiasResize<C> resize_;
   index_t rows_;
   index_t stride_;
   Scratch<index_t> first_columns_;  // [Wp]

@@ -19,11 +19,12 @@ class BlockBias {
         grid_(grid),
         pool_grid_(pool_grid),
         taps_(bias_.table() ? bias_.col_map.shape[2] : 0),
-        runs_(table.consecutive() || table.taps().usable() ? kBlock<C> : 0),
+        runs_(in_runs() ? kBlock<C> : 0),
         rows_(bias_.table() ? pool_grid.height * kBlock<C> : 0),
         run_rows_(table.taps().usable() ? pool_grid.height * kBlock<C> : 0),
         columns_(table.consecutive() ? 0 : pool_grid.width * taps_ * kBlock<C>),
         weights_(bias_.col_weights.present() ? columns_.size() : 0),
+        resized_(table.resize().key_columns() * kLanes<C>),
         spread_(table.taps(), pool_grid.width, kBlock<C>, gradient && table.taps().usable()) {}
 
   bool present() const { return bias_.values.present(); }
@@ -35,20 +36,39 @@ class BlockBias {
     count_ = count;
     entries_found_ = false;
     spread_prepared_ = false;
-    if (table_.consecutive() || table_.taps().usable()) find_runs();
+    if (in_runs()) find_runs();
   }
 
   // logits[key - first_key][lane] = bias, for `keys` pooled keys from first_key on; present() only.
   void fill(C* logits, index_t first_key, index_t keys) {
     if (bias_.dense()) return fill_dense(logits, first_key, keys);
-    if (table_.consecutive()) return fill_runs(logits, first_key, keys);
-    if (table_.taps().usable()) return fill_taps(logits, first_key, keys);
+    if (in_runs()) {
+      for (int v = 0; v < 2; ++v) {
+        C* const room = logits + v * n;
+        read_runs(v, first_key, keys, room, [to = room](Vector<C> bias) mutable {
+          store(to, bias);
+          to += kBlock<C>;
+        });
+      }
+      return;
+    }
     find_entries();
     const C* table = &element<const C>(bias_.values, head_, 0, 0);
     for (index_t i = 0; i < keys * kBlock<C>; ++i) logits[i] = C(0);
     for_each_entry(first_key, keys, [&](index_t at, index_t row, index_t column, C weight) {
       logits[at] += weight * table[row * bias_.values.stride[1] + column * bias_.values.stride[2]];
     });
+  }
+
+  // put(bias) for the queries of vector v, 0 and then 1, and every key, in the order of the keys. What
+  // is not read key by key is put together in `room` first, [keys][block]. Returns put: by value, so
+  // that what it keeps is in registers.
+  template <class Put>
+  Put read(int v, index_t first_key, index_t keys, C* room, Put put) {
+    if (in_runs()) return read_runs(v, first_key, keys, room + v * n, put);
+    if (v == 0) fill(room, first_key, keys);
+    for (index_t key = 0; key < keys; ++key) put(load<Vector<C>>(room + key * kBlock<C> + v * n));
+    return put;
   }
 
   // d_bias += the gradient of the same logits: [N][P] for a dense bias, [R][table.stride()] for a
@@ -65,6 +85,9 @@ class BlockBias {
 
  private:
   static constexpr int n = kLanes<C>;
+
+  // Whether vectors of neighbouring queries are read from a table.
+  bool in_runs() const { return table_.consecutive() || table_.taps().usable(); }
 
   // Lanes of one vector whose queries lie in one row of the image.
   struct Run {
@@ -112,71 +135,85 @@ class BlockBias {
     }
   }
 
-  void fill_runs(C* logits, index_t first_key, index_t keys) const {
-    const Run* run = &runs_[0];
-    const Run* const end = run + runs_in_block_;
-    for (int v = 0; v < 2; ++v) {
-      const Run* const first = run;
-      index_t lanes = 0;
-      for (; run < end && run->vector == v; ++run) lanes += run->length;
-      const index_t runs = lanes == n ? run - first : 0;
-      C* to = logits + v * n;
-      if (runs == 1) {
-        fill_vector<1>(first, run, to, first_key, keys);
-      } else if (runs == 2) {
-        fill_vector<2>(first, run, to, first_key, keys);
-      } else {
-        fill_vector<0>(first, run, to, first_key, keys);
-      }
-    }
+  // As read, with room for vector v from its first lane on.
+  template <class Put>
+  Put read_runs(int v, index_t first_key, index_t keys, C* room, Put put) {
+    const Run* first = &runs_[0];
+    const Run* const all = first + runs_in_block_;
+    while (first < all && first->vector < v) ++first;
+    const Run* end = first;
+    index_t lanes = 0;
+    for (; end < all && end->vector == v; ++end) lanes += end->length;
+    if (!table_.consecutive()) return read_taps(first, end, first_key, keys, room, put);
+    const index_t runs = lanes == n ? end - first : 0;
+    if (runs == 1) return read_vector<1>(first, end, first_key, keys, put);
+    if (runs == 2) return read_vector<2>(first, end, first_key, keys, put);
+    return read_vector<0>(first, end, first_key, keys, put);
   }
 
-  // Fills a vector of queries. kRuns is the number of its runs if they cover all lanes, else 0;
-  // lanes outside all runs become 0.
-  template <int kRuns>
-  void fill_vector(const Run* runs, const Run* end, C* to, index_t first_key, index_t keys) const {
+  // Reads a vector of queries. kRuns is the number of its runs if they cover all lanes, else 0;
+  // lanes outside all runs are 0.
+  template <int kRuns, class Put>
+  Put read_vector(const Run* runs, const Run* end, index_t first_key, index_t keys, Put put) const {
     const C* table = table_.head(head_);
     for_each_key_row(first_key, keys, [&](index_t a, index_t b, index_t b_end) {
       if constexpr (kRuns == 0) {
-        for (; b < b_end; ++b, to += kBlock<C>) {
+        for (; b < b_end; ++b) {
           Vector<C> bias{};
           for (const Run* run = runs; run < end; ++run) {
             const auto of_run = load<Vector<C>>(table + run->rows[a] + table_.first_column(b));
             bias = run->lanes != 0 ? of_run : bias;
           }
-          store(to, bias);
+          put(bias);
         }
       } else {
         const C* first = table + runs[0].rows[a];
         const C* second = table + runs[kRuns - 1].rows[a];
         const Mask<C> lanes = runs[kRuns - 1].lanes;
-        for (; b < b_end; ++b, to += kBlock<C>) {
+        for (; b < b_end; ++b) {
           auto bias = load<Vector<C>>(first + table_.first_column(b));
           if constexpr (kRuns == 2)
             bias = lanes != 0 ? load<Vector<C>>(second + table_.first_column(b)) : bias;
-          store(to, bias);
+          put(bias);
         }
       }
     });
+    return put;
   }
 
-  void fill_taps(C* logits, index_t first_key, index_t keys) const {
-    const C* table = &element<const C>(bias_.values, head_, 0, 0);
-    const BiasTaps<C>& taps = table_.taps();
-    for (index_t v = (count_ + n - 1) / n; v < 2; ++v) {
-      for (index_t key = 0; key < keys; ++key) store(logits + key * kBlock<C> + v * n, Vector<C>{});
-    }
-    for (index_t r = 0; r < runs_in_block_; ++r) {
-      const Run& run = runs_[r];
-      const bool first = r == 0 || runs_[r - 1].vector != run.vector;
-      C* to = logits + run.vector * n;
-      for_each_key(first_key, keys, [&](index_t key, index_t a, index_t b) {
-        const Vector<C> bias =
-            masked<C>(taps(table + run.rows[a], b, run.column, run.start), run.lanes);
-        C* at = to + key * kBlock<C>;
-        store(at, first ? bias : load<Vector<C>>(at) + bias);
+  // The same of a table of several taps: one run at once, several one after the other in `room`.
+  template <class Put>
+  Put read_taps(const Run* runs, const Run* end, index_t first_key, index_t keys, C* room,
+                Put put) {
+    if (end - runs == 1) return read_taps_of_run(*runs, first_key, keys, put);
+    for (index_t key = 0; key < keys; ++key) store(room + key * kBlock<C>, Vector<C>{});
+    for (; runs < end; ++runs) {
+      read_taps_of_run(*runs, first_key, keys, [at = room](Vector<C> bias) mutable {
+        store(at, load<Vector<C>>(at) + bias);
+        at += kBlock<C>;
       });
     }
+    for (index_t key = 0; key < keys; ++key) put(load<Vector<C>>(room + key * kBlock<C>));
+    return put;
+  }
+
+  template <class Put>
+  Put read_taps_of_run(const Run& run, index_t first_key, index_t keys, Put put) {
+    const C* table = &element<const C>(bias_.values, head_, 0, 0);
+    const BiasTaps<C>& taps = table_.taps();
+    const BiasResize<C>& resize = table_.resize();
+    const auto put_lanes = [&](Vector<C> bias) { put(masked<C>(bias, run.lanes)); };
+    if (resize.usable()) {
+      const typename BiasResize<C>::Queries queries(resize, run.column, run.start);
+      for_each_key_row(first_key, keys, [&](index_t a, index_t b, index_t b_end) {
+        resize.read(queries, table + run.rows[a], b, b_end, resized_.data(), put_lanes);
+      });
+      return put;
+    }
+    for_each_key_row(first_key, keys, [&](index_t a, index_t b, index_t b_end) {
+      for (; b < b_end; ++b) put_lanes(taps(table + run.rows[a], b, run.column, run.start));
+    });
+    return put;
   }
 
   // Neighbouring pooled columns read and write overlapping parts of the table, and a load waits for
@@ -331,6 +368,7 @@ class BlockBias {
   Scratch<index_t> run_rows_;  // [block][Hp] for runs next to entries
   Scratch<index_t> columns_;   // [Wp][taps][block]
   Scratch<C> weights_;         // [Wp][taps][block]
+  Scratch<C> resized_;         // [key columns][lanes] of a row of the table
   BiasSpread<C> spread_;
   bool spread_prepared_ = false;
   index_t runs_in_block_ = 0;

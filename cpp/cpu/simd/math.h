@@ -99,6 +99,37 @@ inline void polynomial(const C (&coefficient)[kTerms], Vector<C> (&x)[kCount]) {
   for (int v = 0; v < kCount; ++v) x[v] = sum[v];
 }
 
+// x[v] = 2^x[v] with a relative error below 4e-6, for weights that are rounded to bfloat16 (2e-3): a
+// polynomial of the fraction (minimax on 0 to 1), and the whole part as the exponent. Defined up to
+// 126; below -125 results may be 0; 0 for -infinity, NaN for NaN.
+template <int kCount>
+inline void power_of_two(Vector<float> (&x)[kCount]) {
+  constexpr float kFit[5] = {1.000002623f, 0.6930038333f, 0.2414427549f, 0.05201146007f,
+                             0.01353416778f};
+#if defined(__AVX512DQ__)
+  constexpr int kFloor = 1;  // and 0 is the fraction of an infinity
+  constexpr __mmask16 kAll = 0xffff;
+  Vector<float> power[kCount];
+  for (int v = 0; v < kCount; ++v) power[v] = _mm512_maskz_reduce_ps(kAll, x[v], kFloor);
+  polynomial<float>(kFit, power);
+  for (int v = 0; v < kCount; ++v) x[v] = _mm512_maskz_scalef_ps(kAll, power[v], x[v]);
+#else
+  using K = ExpConstants<float>;
+  constexpr float kLowest = -125.0f;
+  Vector<float> whole[kCount], power[kCount];
+  for (int v = 0; v < kCount; ++v) {
+    whole[v] = x[v] - 0.5f + K::kRound;
+    power[v] = x[v] - (whole[v] - K::kRound);
+  }
+  polynomial<float>(kFit, power);
+  for (int v = 0; v < kCount; ++v) {
+    const Mask<float> exponent = reinterpret_cast<Mask<float>>(whole[v]) << K::kMantissaBits;
+    const Vector<float> result = power[v] * reinterpret_cast<Vector<float>>(exponent);
+    x[v] = x[v] < kLowest ? Vector<float>{} : result;
+  }
+#endif
+}
+
 // Phi(x). Phi - 1/2 is an odd function, x times a polynomial in x^2: no exponential, no division.
 // The polynomial is in x^2 - kCentre, the middle of the range it is fitted on (minimax, 2e-8):
 // there its terms are small and nothing cancels. Beyond the range the result is exactly 0 or 1.
