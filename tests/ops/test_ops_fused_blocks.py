@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -141,10 +141,26 @@ def tokens_of(case: BranchCase, numbers: Numbers) -> Tensor:
     return numbers.activation(*shape, dtype=case.storage, layout=case.layout)
 
 
+def weights_of_glu(
+    case: BranchCase,
+    norm: fused_blocks.NormWeights,
+    fc1: Tensor,
+    conv: Tensor,
+    fc2: Tensor,
+    biases: list[Tensor] | list[None],
+) -> fused_blocks.ConvGluResidualWeights:
+    values, gates = map(case.pack, fc1.chunk(2))
+    fc1_bias, conv_bias, fc2_bias = biases
+    return fused_blocks.ConvGluResidualWeights(
+        norm, values, gates, fc1_bias, conv, conv_bias, case.pack(fc2), fc2_bias
+    )
+
+
 @given(branch_cases())
 @example(case(grid=(3, 161)))  # three tiles of columns
 @example(case(grid=(40, 3), batch=1, threads=7))  # bands of rows
-@example(case(grid=(14, 14), batch=1, threads=7))  # too thin for bands: one step after the other
+@example(case(grid=(12, 20), batch=1, threads=7))  # too thin for bands: one step after the other
+@example(case(grid=(14, 14), batch=1, threads=3))  # split by panels
 @example(case(grid=(9, 60), batch=1, storage=torch.bfloat16, features=torch.bfloat16))
 @example(case(grid=(1, 1), hidden=1, head_dim=8, heads=1))
 @example(case(hidden=1024, grid=(3, 3)))
@@ -160,17 +176,7 @@ def test_conv_glu_residual_agrees_with_the_reference(case: BranchCase) -> None:
     biases = [numbers.parameter(n, dtype=dtype, scale=0.3) for n in (2 * hidden, hidden, width)]
     fc1_bias, conv_bias, fc2_bias = biases if case.bias else (None, None, None)
     with setting(case.level, case.threads):
-        values, gates = fc1.chunk(2)
-        weights = fused_blocks.ConvGluResidualWeights(
-            norm,
-            case.pack(values),
-            case.pack(gates),
-            fc1_bias,
-            conv,
-            conv_bias,
-            case.pack(fc2),
-            fc2_bias,
-        )
+        weights = weights_of_glu(case, norm, fc1, conv, fc2, biases if case.bias else [None] * 3)
         actual = fused_blocks.conv_glu_residual(x, weights, grid=case.grid, features=dtype)
         again = fused_blocks.conv_glu_residual(x, weights, grid=case.grid, features=dtype)
     assert torch.equal(actual, again)
@@ -190,6 +196,26 @@ def test_conv_glu_residual_agrees_with_the_reference(case: BranchCase) -> None:
         "out", actual, expected,
         dtype=case.tolerance_dtype, work=work, condition=case.condition(expected),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("features", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_small_image_has_the_same_bits_on_any_number_of_threads(level, features) -> None:
+    sizes = case(hidden=200, grid=(13, 9), features=features, storage=features, level=level)
+    numbers, width = Numbers(1), sizes.width
+    norm = norm_weights(numbers, width, features, EPSILON)
+    fc1 = numbers.parameter(400, width, dtype=features, scale=width**-0.5)
+    fc2 = numbers.parameter(width, 200, dtype=features, scale=0.07)
+    conv = numbers.parameter(200, 1, 3, 3, dtype=features, scale=0.4)
+    biases = [numbers.parameter(n, dtype=features, scale=0.3) for n in (400, 200, width)]
+    for batch in (1, 2, 3):
+        x = tokens_of(replace(sizes, batch=batch), numbers)
+        found = []
+        for threads in (1, 2, 3, 4, 5):
+            with setting(level, threads):
+                weights = weights_of_glu(sizes, norm, fc1, conv, fc2, biases)
+                found.append(fused_blocks.conv_glu_residual(x, weights, grid=sizes.grid))
+        assert all(torch.equal(each, found[0]) for each in found)
 
 
 @given(branch_cases(), st.booleans())
