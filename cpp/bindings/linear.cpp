@@ -2,6 +2,7 @@
 
 #include "bindings/call.h"
 #include "bindings/operators.h"
+#include "transnext/weight_gradient.h"
 
 namespace transnext::bindings {
 namespace {
@@ -20,6 +21,18 @@ void pack_weight(py::handle weight, py::handle packed, std::pair<index_t, index_
   call.run(threads, p, cpu::pack_weight);
 }
 
+void weight_gradient(py::handle d_out, py::handle x, py::handle d_weight, py::handle d_bias,
+                     int threads) {
+  Call call("weight_gradient");
+  WeightGradientParams p;
+  p.x = call.activation<2>(x, "x", {kAnyBatch, kAny});
+  p.d_out = call.activation<2>(d_out, "d_out", {p.x.shape[0], kAny});
+  const index_t columns = p.d_out.shape[1];
+  p.d_weight = call.floating<2>(d_weight, "d_weight", {columns, p.x.shape[1]});
+  if (!d_bias.is_none()) p.d_bias = call.floating<1>(d_bias, "d_bias", {columns});
+  call.run(threads, p, cpu::weight_gradient);
+}
+
 }  // namespace
 
 void define_linear(py::module_& m) {
@@ -33,6 +46,8 @@ void define_linear(py::module_& m) {
   });
   m.def("pack_weight", &pack_weight, py::arg("weight"), py::arg("packed"), py::arg("sizes"),
         py::arg("threads") = 1);
+  m.def("weight_gradient", &weight_gradient, py::arg("d_out"), py::arg("x"), py::arg("d_weight"),
+        py::arg("d_bias"), py::arg("threads") = 1);
 }
 
 }  // namespace transnext::bindings

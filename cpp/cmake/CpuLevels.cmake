@@ -5,14 +5,17 @@ include(CheckCXXSourceCompiles)
 
 # What a level compiles: kernels around the packed GEMM, the only ones of neon_bf16; those that gain from a tile unit,
 # the only ones of amx_bf16; those that gain from instructions on bfloat16, the only ones of avx512_bf16; all others;
-# and what is composed of others, which the portable level compiles for every level (cpu/runtime/kernels.h). Paths in
-# cpp.
+# and what is composed of others or gains nothing without a tile unit, which the portable level compiles for every level
+# (cpu/runtime/kernels.h). Paths in cpp.
 set(transnext_gemm_sources
   cpu/gemm/linear.cpp
   cpu/gemm/packed_gemm.cpp
   cpu/gemm/patch_embed.cpp
   cpu/glu/convolutional_glu.cpp)
-set(transnext_tile_sources ${transnext_gemm_sources} cpu/attention/aggregated_attention.cpp)
+set(transnext_tile_sources
+  ${transnext_gemm_sources}
+  cpu/attention/aggregated_attention.cpp
+  cpu/gemm/weight_gradient.cpp)
 set(transnext_bfloat16_sources
   ${transnext_gemm_sources}
   cpu/glu/conv_glu.cpp
@@ -27,7 +30,10 @@ set(transnext_level_sources
   cpu/bias/position_bias_table.cpp
   cpu/norm/add_layer_norm.cpp
   cpu/runtime/fingerprint.cpp)
-set(transnext_cpu_sources ${transnext_level_sources} cpu/attention/attention_branch.cpp)
+set(transnext_cpu_sources
+  ${transnext_level_sources}
+  cpu/attention/attention_branch.cpp
+  cpu/gemm/weight_gradient.cpp)
 
 # transnext_check_cpu_flags(<result> <flags> <statements>): can the compiler build for this instruction set?
 function(transnext_check_cpu_flags result flags statements)

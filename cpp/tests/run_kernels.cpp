@@ -93,6 +93,19 @@ void run_norm(Case& c, const Sizes& s, int threads) {
   level::add_layer_norm_backward(d, threads);
 }
 
+void run_weight_gradient(Case& c, const Sizes& s, int threads) {
+  const index_t tokens = s.batch * s.grid.size();
+  const index_t columns = s.heads * s.channels;
+  for (const index_t depth : {5, 40}) {
+    WeightGradientParams p;
+    p.d_out = c.activation({tokens, columns});
+    p.x = c.activation({tokens, depth});
+    p.d_weight = c.parameter_result({columns, depth});
+    p.d_bias = c.parameter_result({columns});
+    level::weight_gradient(p, threads);
+  }
+}
+
 void run_windows(Case& c, const Sizes& s, int threads) {
   const index_t tokens = s.grid.size();
   const index_t cells = s.window * s.window;
@@ -304,6 +317,7 @@ std::vector<char> run_all(DType dtype, Layout layout, int threads, bool* finite)
     Case c(dtype, layout);
     run_tokens(c, sizes, threads);
     run_norm(c, sizes, threads);
+    run_weight_gradient(c, sizes, threads);
     run_windows(c, sizes, threads);
     run_table(c, sizes, threads);
     run_attention(c, sizes, static_cast<Bias>(++number % 5), threads);

@@ -52,6 +52,13 @@ def packed_weight_size(dtype: str, columns: int, depth: int, /) -> int: ...
 def pack_weight(
     weight: _Tensor, packed: _Tensor, sizes: Sequence[int], threads: int = 1
 ) -> None: ...
+def weight_gradient(
+    d_out: _Tensor,
+    x: _Tensor,
+    d_weight: _Tensor,
+    d_bias: _Tensor | None,
+    threads: int = 1,
+) -> None: ...
 
 class Program:
     """Fused blocks one after the other."""

@@ -1,4 +1,4 @@
-"""Linear layers as convolutions, and the GLU in groups of images: other ways, same results."""
+"""Linear layers in other ways, and the GLU in groups of images: the same results."""
 
 from __future__ import annotations
 
@@ -76,20 +76,27 @@ def test_it_is_a_convolution_where_that_is_meant_and_gives_the_same_bits_again()
         assert linear(x, weight, None).grad_fn is None
 
 
-def is_convolution(y: torch.Tensor) -> bool:
-    return "Convolution" in str(y.grad_fn.next_functions[0][0].next_functions)
+def way_of(y: torch.Tensor) -> str:
+    """Return the way that made `y`, a product by a weight that needs a gradient."""
+    nodes, names = [y.grad_fn], ""
+    for _ in range(4):  # a convolution is behind two views
+        names += " ".join(type(node).__name__ for node in nodes)
+        nodes = [before for node in nodes for before, _ in node.next_functions if before]
+    return "convolution" if "Convolution" in names else "fused" if "Fused" in names else "linear"
 
 
 @pytest.mark.parametrize(
     ("capability", "amx", "chosen", "expected"),
     [
-        ("AVX2", False, "", True),
-        ("AVX512", False, "", True),
-        ("AVX512", True, "", False),
-        ("DEFAULT", False, "", False),
-        ("NEON", False, "convolution", True),
-        ("AVX512", True, "convolution", True),
-        ("AVX512", False, "linear", False),
+        ("AVX2", False, "", "convolution"),
+        ("AVX512", False, "", "convolution"),
+        ("AVX512", True, "", "fused"),
+        ("DEFAULT", False, "", "linear"),
+        ("NEON", False, "convolution", "convolution"),
+        ("AVX512", True, "convolution", "convolution"),
+        ("AVX512", False, "linear", "linear"),
+        ("AVX512", True, "linear", "linear"),
+        ("AVX2", False, "fused", "fused"),
     ],
 )
 def test_the_way_by_the_processor_and_by_the_environment(
@@ -97,9 +104,37 @@ def test_the_way_by_the_processor_and_by_the_environment(
 ):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(linear_module, "_has_amx", lambda: amx)
+    monkeypatch.setattr(linear_module, "has_fused_linear", lambda dtype: True)
     monkeypatch.setenv("TRANSNEXT_MODELS_LINEAR", chosen)
     x, weight = torch.randn(2, 300, 24), nn.Parameter(torch.randn(48, 24))
-    assert is_convolution(linear(x, weight, None)) == expected
+    assert way_of(linear(x, weight, None)) == expected
+
+
+@pytest.mark.parametrize(
+    ("tiles", "backend", "chosen", "expected"),
+    [
+        (True, "auto", "", "fused"),
+        (True, "cpp", "", "fused"),
+        (True, "torch", "", "linear"),
+        (False, "auto", "", "linear"),
+        (True, "auto", "convolution", "linear"),
+        (False, "torch", "fused", "fused"),
+    ],
+)
+@pytest.mark.parametrize("autocast", [False, True])
+def test_the_way_of_bfloat16(monkeypatch, tiles, backend, chosen, expected, autocast):
+    monkeypatch.setattr(linear_module, "has_tiles", lambda: tiles)
+    monkeypatch.setattr(linear_module, "get_backend", lambda: backend)
+    monkeypatch.setattr(linear_module, "has_fused_linear", lambda dtype: True)
+    monkeypatch.setattr(linear_module, "fused_linear", lambda *_: "fused")
+    monkeypatch.setenv("TRANSNEXT_MODELS_LINEAR", chosen)
+    dtype = torch.float32 if autocast else torch.bfloat16
+    x, weight = torch.randn(2, 300, 24, dtype=dtype), nn.Parameter(torch.randn(48, 24, dtype=dtype))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        y = linear(x, weight, None)
+    assert (y if isinstance(y, str) else way_of(y)) == expected
+    monkeypatch.setattr(linear_module, "has_fused_linear", lambda dtype: False)
+    assert way_of(linear(x.to(weight.dtype), weight, None)) in ("linear", "convolution")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@
 #include "transnext/linear.h"
 #include "transnext/patch_embed.h"
 #include "transnext/position_bias_table.h"
+#include "transnext/weight_gradient.h"
 #include "transnext/window.h"
 
 // X(function, Params) for each kernel `void function(const Params& params, int threads)`: those
@@ -23,9 +24,10 @@
   X(pack_weight, PackWeightParams)             \
   X(patch_embed, PatchEmbedParams)
 // those that gain from a tile unit, the only ones that levels with one have;
-#define TRANSNEXT_FOR_EACH_TILE_KERNEL(X) \
-  TRANSNEXT_FOR_EACH_GEMM_KERNEL(X)       \
-  X(aggregated_attention, AggregatedAttentionParams)
+#define TRANSNEXT_FOR_EACH_TILE_KERNEL(X)            \
+  TRANSNEXT_FOR_EACH_GEMM_KERNEL(X)                  \
+  X(aggregated_attention, AggregatedAttentionParams) \
+  X(weight_gradient, WeightGradientParams)
 // those that gain from instructions on bfloat16, the only ones that the level avx512_bf16 has;
 #define TRANSNEXT_FOR_EACH_BFLOAT16_KERNEL(X) \
   TRANSNEXT_FOR_EACH_GEMM_KERNEL(X)           \
@@ -50,10 +52,12 @@
   X(window_qk, WindowQkParams)                                        \
   X(window_qk_backward, WindowQkBackwardParams)
 // and all of them, with what is composed of others and calls their entry points, so that the
-// portable level's serves every level.
-#define TRANSNEXT_FOR_EACH_CPU_KERNEL(X) \
-  TRANSNEXT_FOR_EACH_LEVEL_KERNEL(X)     \
-  X(attention_branch, AttentionBranchParams)
+// portable level's serves every level, and what only a tile unit makes worth having, so that the
+// portable level's serves the rest.
+#define TRANSNEXT_FOR_EACH_CPU_KERNEL(X)     \
+  TRANSNEXT_FOR_EACH_LEVEL_KERNEL(X)         \
+  X(attention_branch, AttentionBranchParams) \
+  X(weight_gradient, WeightGradientParams)
 
 #if defined(TRANSNEXT_CPU_LEVEL)
 namespace transnext::cpu::TRANSNEXT_CPU_LEVEL {

@@ -1,12 +1,16 @@
-"""Linear layers on tokens; in training on CPUs, by the faster of PyTorch's two kernels.
+"""Linear layers on tokens; in training on CPUs, by the fastest of the ways there are.
 
-A Linear is a 1x1 convolution of the channels-last map that the tokens are, without a copy. PyTorch
-runs float32 Linears in its BLAS, and such convolutions, forward and backward, in oneDNN, which
-fuses the bias into the GEMM's epilogue; ``aten::addmm`` first writes it to the whole output, and
-computes its gradient in a pass of its own. docs/performance.md has the measurements. Convolutions
-won on x86 processors with AVX and lost on Intel's with AMX. Those and others keep the ordinary
-Linear, unless ``TRANSNEXT_MODELS_LINEAR`` in the environment says otherwise (``convolution`` or
-``linear``). Nothing is timed at run time, so results do not depend on timing.
+PyTorch runs float32 Linears in its BLAS, where ``aten::addmm`` first writes the bias to the whole
+output, and computes its gradient in a pass of its own. There are two other ways:
+
+- A Linear is a 1x1 convolution of the channels-last map that the tokens are, without a copy.
+  PyTorch runs such convolutions of float32, forward and backward, in oneDNN, which fuses the bias
+  into the GEMM's epilogue. They won on x86 processors with AVX and lost on Intel's with AMX.
+- :mod:`.fused_linear` is the choice on those, for float32 and bfloat16, autocast included.
+
+Other processors and types keep the ordinary Linear, unless ``TRANSNEXT_MODELS_LINEAR`` in the
+environment says otherwise (``convolution``, ``fused`` or ``linear``). docs/performance.md has the
+measurements. Nothing is timed at run time, so results do not depend on timing.
 """
 
 from __future__ import annotations
@@ -14,12 +18,17 @@ from __future__ import annotations
 import functools
 import os
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from transnext_ops import get_backend
+from transnext_ops.weight_gradient import has_tiles
+
 from .calls import is_tensor, may_stand_in, recorded
+from .fused_linear import fused_linear, has_fused_linear
 from .plain import plain_linear
 
 __all__ = ["linear", "linear_layer"]
@@ -33,8 +42,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     ``TRANSNEXT_MODELS_LINEAR=linear`` or ``torch.backends.mkldnn.flags(enabled=False)`` forces
     :func:`torch.nn.functional.linear`.
     """
-    if not _convolution_is_faster(x, weight):
+    dtype = _product_type(x, weight)
+    way = "linear" if dtype is None else _way(dtype)
+    if way == "linear":
         return F.linear(x, weight, bias)
+    if way == "fused":
+        assert dtype is not None
+        return fused_linear(x, weight, bias, dtype)
     batch, tokens, depth = x.shape
     pixels = x.view(1, batch * tokens, 1, depth).permute(0, 3, 1, 2)
     y = F.conv2d(pixels, weight[:, :, None, None], bias)
@@ -48,34 +62,56 @@ def linear_layer(layer: nn.Module, x: Tensor) -> Tensor:
     return layer(x)
 
 
-def _convolution_is_faster(x: Tensor, weight: Tensor) -> bool:
-    return (
+def _product_type(x: Tensor, weight: Tensor) -> torch.dtype | None:
+    """Return the type that is multiplied; None where only the ordinary Linear will do."""
+    suitable = (
         torch.is_grad_enabled()
         and not recorded()
         and type(x) is Tensor
         and is_tensor(weight)
         and x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
         and x.dim() == 3
         and x.shape[0] * x.shape[1] >= _FEWEST_ROWS
         and x.is_contiguous()
-        and not torch.is_autocast_enabled("cpu")
-        and torch.get_num_threads() > 1  # on one, PyTorch keeps such convolutions from oneDNN
         and torch.backends.mkldnn.is_available()
         and bool(torch.backends.mkldnn.enabled)
-        and _convolutions_win_here()
     )
+    types = {x.dtype, weight.dtype}
+    if not suitable or not types <= {torch.float32, torch.bfloat16}:
+        return None
+    if torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+        return dtype if dtype == torch.bfloat16 else None
+    return x.dtype if len(types) == 1 else None
+
+
+def _way(dtype: torch.dtype) -> Literal["convolution", "fused", "linear"]:
+    """Return the way of products of `dtype`: what the environment says, or this processor."""
+    chosen = os.environ.get("TRANSNEXT_MODELS_LINEAR", "")
+    if chosen not in ("", "convolution", "fused", "linear"):
+        raise ValueError(
+            f"TRANSNEXT_MODELS_LINEAR: got {chosen!r}, needs 'convolution', 'fused', 'linear' or "
+            "nothing"
+        )
+    if chosen == "linear":
+        return "linear"
+    if chosen == "fused" or (not chosen and _fused_wins_here(dtype)):
+        return "fused" if has_fused_linear(dtype) else "linear"
+    convolves = (
+        dtype == torch.float32
+        and torch.get_num_threads() > 1  # on one, PyTorch keeps such convolutions from oneDNN
+        and (bool(chosen) or _convolutions_win_here())
+    )
+    return "convolution" if convolves else "linear"
+
+
+def _fused_wins_here(dtype: torch.dtype) -> bool:
+    if dtype == torch.float32:
+        return _has_amx()
+    return has_tiles() and get_backend() in ("auto", "cpp")
 
 
 def _convolutions_win_here() -> bool:
-    """Whether convolutions are faster on this processor, or the environment says so."""
-    chosen = os.environ.get("TRANSNEXT_MODELS_LINEAR", "")
-    if chosen not in ("", "convolution", "linear"):
-        raise ValueError(
-            f"TRANSNEXT_MODELS_LINEAR: got {chosen!r}, needs 'convolution', 'linear' or nothing"
-        )
-    if chosen:
-        return chosen == "convolution"
     return torch.backends.cpu.get_cpu_capability().startswith("AVX") and not _has_amx()
 
 

@@ -69,6 +69,11 @@ def splits_float32() -> bool:
     return can is not None and bfloat16_parts_allowed() and can()
 
 
+def has_tiles() -> bool:
+    """Whether the CPU level in force has a tile unit, and this library its weight gradient."""
+    return hasattr(_cpp, "weight_gradient") and _cpp.splits_float32()
+
+
 def unsupported(call: Call) -> str | None:
     """Say why the compiled library cannot run `call`, or None if it can."""
     if call.dtype not in ACTIVATION_DTYPES:
@@ -390,3 +395,8 @@ def pack_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
     packed = weight.new_empty(_cpp.packed_weight_size(name, columns, depth), dtype=dtype)
     _run(_cpp.pack_weight, (weight, packed), (columns, depth))
     return packed
+
+
+def weight_gradient(d_out: Tensor, x: Tensor, d_weight: Tensor, d_bias: Tensor | None) -> None:
+    """Write the gradients of a Linear's weight and bias, of tokens ``[M, columns]`` and ``x``."""
+    _run(_cpp.weight_gradient, (d_out, x, d_weight, d_bias))
