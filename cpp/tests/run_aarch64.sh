@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Cross-compiles the native tests of the CPU kernels for 64-bit ARM and runs them under qemu's emulation of its user
-# mode: the level `neon_bf16`, or with all cases also `neon`, which every such processor has. Needs CMake, Ninja and what Debian and Ubuntu call
-# g++-aarch64-linux-gnu and qemu-user (or qemu-user-static).
+# mode: the level `neon_bf16`, and of `neon`, which every such processor has, exp, gelu and the packed GEMM or, with all
+# cases, everything. Needs CMake, Ninja and what Debian and Ubuntu call g++-aarch64-linux-gnu and qemu-user (or
+# qemu-user-static).
 #
 #   cpp/tests/run_aarch64.sh [all|few]    every case of run_kernels, or a few of them (default)
 #
@@ -19,10 +20,11 @@ cmake -S cpp/tests -B "$directory" -G Ninja -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SY
       -DCMAKE_CXX_COMPILER="$compiler" -DCMAKE_EXE_LINKER_FLAGS=-static > /dev/null
 levels=(neon_bf16)
 [[ $cases == few ]] || levels+=(neon)
-cmake --build "$directory" --target math_accuracy_neon "${levels[@]/#/run_kernels_}"
+cmake --build "$directory" --target math_accuracy_neon products_neon "${levels[@]/#/run_kernels_}"
 run() {
   echo "== aarch64: $*"
   "$qemu" "$directory/$1" "${@:2}"
 }
 run math_accuracy_neon 997
+run products_neon
 for level in "${levels[@]}"; do run "run_kernels_$level" "$cases"; done

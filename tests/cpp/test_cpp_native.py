@@ -122,6 +122,7 @@ def test_the_kernels_run_on_64_bit_arm(tmp_path: Path) -> None:
     report = run(SOURCES / "run_aarch64.sh", TRANSNEXT_AARCH64_BUILD=str(tmp_path))
     assert "== aarch64: run_kernels_neon_bf16 few" in report
     assert report.count("all kernels ran") == 1
+    assert report.count("all products are right") == 1
     assert report.count("infinities and NaN: right") == 2
     assert "infinity and NaN: right" in report
     assert "EXCEEDED" not in report
