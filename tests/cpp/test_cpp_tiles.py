@@ -154,9 +154,25 @@ def test_keys_that_a_bias_takes_away(window_size: int) -> None:
         _cpp.set_cpu_level(None)
 
 
+@pytest.mark.parametrize("exponent", [-30, 60])
+def test_the_norm_of_queries_changes_no_bit(level, exponent: int) -> None:
+    """Queries are multiplied as they are but for a power of two, whatever they are times one."""
+    inputs = attention((8, 16)).tensors()
+    q = inputs["q"]
+
+    def run(queries: Tensor) -> Tensor:
+        return ops.global_attention(
+            queries, inputs["k_pool"], inputs["v_pool"], grid=(8, 16), scale=inputs["scale"],
+            query_embedding=inputs["query_embedding"], bias=inputs["pool_bias"], backend="cpp",
+        )  # fmt: skip
+
+    assert inputs["query_embedding"] is not None
+    assert torch.equal(run(q), run(q * 2.0**exponent))
+
+
 @pytest.mark.parametrize("scale", [1.0, 100.0, 1e4])
 def test_logits_of_attention_are_exact_to_more_than_bfloat16(level, scale: float) -> None:
-    """Queries are multiplied in two parts of bfloat16, large ones in float32; keys are exact."""
+    """Queries and keys are multiplied exactly, in float32 where logits are large."""
     numbers = Numbers(3)
     q, k, v = (numbers.activation(1, 120, 2, 24, dtype=torch.bfloat16) for _ in range(3))
     grid, per_head = (8, 15), torch.full((2,), scale)

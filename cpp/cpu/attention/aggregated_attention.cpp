@@ -35,6 +35,7 @@ struct QueryBlock {
   QueryBlock(const AttentionSizes<C>& sizes, index_t out_rows)
       : raw_query(kBlock<C> * sizes.channels),
         inverse_norms(kBlock<C>),
+        scaling(kBlock<C>),
         query(kBlock<C> * sizes.channels),
         out(kBlock<C> * out_rows),
         logits(sizes.window.cells() * kBlock<C>),
@@ -47,6 +48,7 @@ struct QueryBlock {
   Vector<C> sum[2];          // of the softmax so far
   Scratch<C> raw_query;      // [d][block] q
   Scratch<C> inverse_norms;  // [block] of the queries
+  Scratch<C> scaling;        // [block] scale s
   Scratch<C> query;          // [d][block] qh
   Scratch<C> out;            // [d][block], and rows that pooled keys need
   Scratch<C> logits;         // [L][block] local logits, then weights
@@ -147,6 +149,7 @@ class ForwardTask {
     for (int v = 0; v < 2; ++v) {
       const auto inverse = load<Vector<C>>(&block.inverse_norms[v * n]);
       const Vector<C> scaling = scale * load<Vector<C>>(lengths + v * n);
+      store(&block.scaling[v * n], scaling);
       for (index_t c = 0; c < sizes_.channels; ++c) {
         const index_t at = c * kWidth + v * n;
         store(&block.query[at], (load<Vector<C>>(raw + at) * inverse + embedding_[c]) * scaling);
@@ -190,7 +193,8 @@ class ForwardTask {
   }
 
   TRANSNEXT_PHASE void pooled_part(QueryBlock<C>& block) {
-    pooled_.start(block.query.data(), block.count);
+    pooled_.start({block.raw_query.data(), block.inverse_norms.data(), block.scaling.data(),
+                   block.query.data(), block.count});
     bias_.start(head_, block.first, block.count);
     for (index_t key = 0; key < sizes_.pooled; key += kKeyTile) {
       const index_t tile = smaller(kKeyTile, sizes_.pooled - key);

@@ -101,6 +101,16 @@ inline void weigh_and_sum(C* logits, index_t keys, const Vector<C> (&base)[2],
   sum[1] = partial[1];
 }
 
+// A block's queries, tokens in the lanes: qh = (q / |q| + query_embedding) scaling.
+template <class C>
+struct BlockQueries {
+  const C* raw;            // [d][block] q
+  const C* inverse_norms;  // [block] 1 / |q|
+  const C* scaling;        // [block]
+  const C* query;          // [d][block] qh
+  index_t count;
+};
+
 // The pooled keys (normalised) and values of one image and head in the compute type, as panels of
 // kKeyTile keys [tile][d][kKeyTile]: every block of queries reads them, so they are converted and
 // normalised once per work item. A tile serves both GEMMs: a(key, channel) has row stride 1,

@@ -1,12 +1,14 @@
 // Attention to the pooled keys and values as PooledVectors has it, with both products on the tile
 // unit, for keys and values in bfloat16.
 //
-//   logits  [tile][block] = keys [tile, d] * qh [d, block]      two parts of qh, keys as they are
+//   logits  [tile][block] = keys [tile, d] * queries [d, block]
 //   out     [d][block]   += vp^T [d, tile] * weights [tile, block]
 //
-// Keys are not normalised before the product but their logits after it, and of qh two bfloat16 are
-// 16 of a float32's 24 bits: a logit moves by 2^-17 of |qh| at most. Weights are rounded to bfloat16,
-// 2^-9 each, which their sum averages out; the softmax's denominator is of weights before that.
+// Keys and queries are multiplied as they are, in bfloat16, and the products by their norms and the
+// scale: nothing is rounded. What the query embedding e adds to q . k is |q| (e . k), a few channels
+// more of e . k by |q|, two bfloat16 each, which are 16 of a float32's 24 bits. Queries are divided by
+// powers of two, to a norm from 1/2 to 1. Weights are rounded to bfloat16, 2^-9 each, which their sum
+// averages out; the softmax's denominator is of weights before that.
 #pragma once
 
 #include "cpu/attention/attention.h"
@@ -21,7 +23,7 @@ class PooledTiles {
   using Unit = TileUnit;
   // Whether it has the better of PooledVectors: in a block of whole tiles, with keys enough that the
   // products outweigh waking the unit for each block (measured: docs/notes/2026-11-30-amx-attention.md),
-  // and queries whose parts move logits less than weights are rounded.
+  // and logits so small that what two bfloat16 lack of e . k moves them less than weights are rounded.
   static bool suits(const AggregatedAttentionInputs& in, const AttentionSizes<float>& sizes) {
     constexpr index_t kFewestKeys = 96;
     constexpr float kLargestQuery = 512;
@@ -45,14 +47,16 @@ class PooledTiles {
   explicit PooledTiles(const AttentionSizes<float>& sizes)
       : channels_(sizes.channels),
         pooled_(sizes.pooled),
-        depth_(round_up(channels_, kTileDepth)),
+        depth_(round_up(channels_ + kMoreChannels, kTileDepth)),
         rows_(round_up(pooled_, kSquareSide)),
         keys_(sizes.heads * rows_ * depth_),
         values_(sizes.heads * sizes.key_tiles() * out_rows(channels_) * kKeyTile),
         inverse_norms_(sizes.heads * rows_),
         loaded_(sizes.heads),
-        panel_(channels_ * kWidth),
-        query_(depth_ * kQueryParts * kWidth),
+        panel_(depth_ * kWidth),
+        embedding_(channels_),
+        scaling_(kWidth),
+        query_(depth_ * kWidth),
         bias_(kSquareSide * kWidth),
         logits_(kKeyTile * kWidth),
         weights_(kKeyTile * kWidth) {
@@ -60,6 +64,7 @@ class PooledTiles {
     keys_.zero();
     values_.zero();
     query_.zero();
+    panel_.zero();
     for (index_t head = 0; head < sizes.heads; ++head) loaded_[head] = -1;
   }
 
@@ -70,15 +75,29 @@ class PooledTiles {
     loaded_[head] = batch;
     const TokenView keys = token_major(in.k_pool, batch, head);
     const TokenView values = token_major(in.v_pool, batch, head);
+    load_embedding(in, head, embedding_);
     const auto* key = static_cast<const BFloat16*>(keys.data);
-    BFloat16* row = &keys_[key_at(0)];
-    for (index_t m = 0; m < pooled_; ++m, key += keys.token_stride, row += depth_) {
+    for (index_t m = 0; m < pooled_; ++m, key += keys.token_stride) {
+      BFloat16* row = &keys_[key_at(m)];
       for (index_t c = 0; c < channels_; ++c) row[c] = key[c * keys.channel_stride];
     }
     for (index_t first = 0; first < pooled_; first += kWidth) {
       const index_t count = smaller(kWidth, pooled_ - first);
       load_block(keys, first, 0, count, panel_.data(), kWidth);
       find_inverse_norms(channels_, panel_.data(), kWidth, &inverse_norms_[norms_at(first)]);
+      float products[kWidth];  // e . k
+      for (int v = 0; v < 2; ++v) {
+        Vector<float> sum{};
+        for (index_t c = 0; c < channels_; ++c)
+          sum += embedding_[c] * load<Vector<float>>(&panel_[c * kWidth + v * n]);
+        store(products + v * n, sum);
+      }
+      for (index_t i = 0; i < count; ++i) {
+        const BFloat16 high = float_to_bfloat16(products[i]);
+        BFloat16* more = &keys_[key_at(first + i) + channels_];
+        more[0] = more[2] = high;
+        more[1] = more[3] = float_to_bfloat16(products[i] - bfloat16_to_float(high));
+      }
       load_block(values, first, 0, count, panel_.data(), kWidth);
       BFloat16* to = &values_[values_at(first / kKeyTile * kKeyTile) + first % kKeyTile];
       for (index_t c = 0; c < channels_; ++c)
@@ -86,21 +105,25 @@ class PooledTiles {
     }
   }
 
-  TRANSNEXT_PHASE void start(const float* query, index_t count) {
-    one_column_ = count <= kTileSide;
-    for (index_t c = 0; c < channels_; c += 2) {
-      for (int v = 0; v < 2; ++v) {
-        const float* from = query + c * kWidth + v * n;
-        auto even = load<Vector<float>>(from);
-        auto odd = c + 1 < channels_ ? load<Vector<float>>(from + kWidth) : Vector<float>{};
-        BFloat16* to = &query_[c * kWidth + 2 * v * n];
-        for (int part = 0; part < kQueryParts; ++part, to += depth_ * kWidth) {
-          const Bits pairs = to_bfloat16_pairs(even, odd);
-          store(to, pairs);
-          even -= reinterpret_cast<Vector<float>>(pairs << 16);
-          odd -= reinterpret_cast<Vector<float>>(pairs & 0xffff0000u);
-        }
-      }
+  TRANSNEXT_PHASE void start(const BlockQueries<float>& queries) {
+    one_column_ = queries.count <= kTileSide;
+    for (int v = 0; v < 2; ++v) {
+      const auto inverse = load<Vector<float>>(queries.inverse_norms + v * n);
+      const auto power = reinterpret_cast<Vector<float>>(  // of two
+          reinterpret_cast<Mask<float>>(inverse) & 0x7f800000);
+      const Vector<float> rest = power > 0.0f ? inverse / power : broadcast(1.0f);
+      store(&scaling_[v * n], load<Vector<float>>(queries.scaling + v * n) * rest);
+      float* panel = panel_.data() + v * n;
+      for (index_t c = 0; c < channels_; ++c)
+        store(panel + c * kWidth, load<Vector<float>>(queries.raw + c * kWidth + v * n) * power);
+      const Vector<float> norm = 1.0f / rest;
+      const auto high = reinterpret_cast<Vector<float>>(to_bfloat16_pairs(norm, norm) << 16);
+      for (index_t i = 0; i < kMoreChannels; ++i)
+        store(panel + (channels_ + i) * kWidth, i < kMoreChannels / 2 ? high : norm - high);
+      for (index_t c = 0; c < channels_ + kMoreChannels; c += 2)
+        store(&query_[c * kWidth + 2 * v * n],
+              to_bfloat16_pairs(load<Vector<float>>(panel + c * kWidth),
+                                load<Vector<float>>(panel + (c + 1) * kWidth)));
     }
   }
 
@@ -109,12 +132,12 @@ class PooledTiles {
                                    Vector<float> (&largest)[2]) {
     const SquarePairs query{query_.data(), 2 * kWidth};
     for (index_t end = key + tile; key < end; key += kSquareSide) {
-      multiply<kQueryParts, false>({&keys_[key_at(key)], depth_}, query, depth_,
-                                   &logits_[key % kKeyTile * kWidth]);
+      multiply<false>({&keys_[key_at(key)], depth_}, query, depth_,
+                      &logits_[key % kKeyTile * kWidth]);
       const index_t keys = smaller(kSquareSide, end - key);
       for (int v = 0; v < 2; ++v) {
-        AddBias add{&inverse_norms_[norms_at(key)], &logits_[key % kKeyTile * kWidth + v * n],
-                    largest[v]};
+        AddBias add{load<Vector<float>>(&scaling_[v * n]), &inverse_norms_[norms_at(key)],
+                    &logits_[key % kKeyTile * kWidth + v * n], largest[v]};
         if (bias.present()) {
           add = bias.read(v, key, keys, bias_.data(), add);
         } else {
@@ -169,9 +192,9 @@ class PooledTiles {
     for (index_t c = 0; c < rows; c += kSquareSide) {
       const SquareRows values{&values_[values_at(key) + c * kKeyTile], kKeyTile};
       if (add) {
-        multiply<1, true>(values, weights, depth, out + c * kWidth);
+        multiply<true>(values, weights, depth, out + c * kWidth);
       } else {
-        multiply<1, false>(values, weights, depth, out + c * kWidth);
+        multiply<false>(values, weights, depth, out + c * kWidth);
       }
     }
   }
@@ -179,28 +202,29 @@ class PooledTiles {
  private:
   static constexpr int n = kLanes<float>;
   static constexpr index_t kWidth = kBlock<float>;
-  static constexpr int kQueryParts = 2;
+  static constexpr index_t kMoreChannels = 4;  // |q| (e . k), high and low parts by each other
 
   // From the products of keys and a vector of queries to logits, key by key.
   struct AddBias {
+    Vector<float> scaling;
     const float* inverse_norm;
     float* at;
     Vector<float> largest;
 
     void operator()(Vector<float> bias) {
-      const Vector<float> logit = load<Vector<float>>(at) * *inverse_norm++ + bias;
+      const Vector<float> logit = load<Vector<float>>(at) * (scaling * *inverse_norm++) + bias;
       store(at, logit);
       largest = maximum(logit, largest);
       at += kWidth;
     }
   };
 
-  template <int kParts, bool kAdd>
+  template <bool kAdd>
   void multiply(const SquareRows& left, const SquarePairs& right, index_t depth, float* sums) {
     if constexpr (kWidth > kTileSide) {
-      if (!one_column_) return multiply_square<2, kParts, kAdd>(left, right, depth, sums, kWidth);
+      if (!one_column_) return multiply_square<2, kAdd>(left, right, depth, sums, kWidth);
     }
-    multiply_square<1, kParts, kAdd>(left, right, depth, sums, kWidth);
+    multiply_square<1, kAdd>(left, right, depth, sums, kWidth);
   }
 
   // Where a key of the head is.
@@ -212,14 +236,16 @@ class PooledTiles {
 
   index_t channels_;
   index_t pooled_;                // P
-  index_t depth_;                 // d, in whole tiles
+  index_t depth_;                 // d and kMoreChannels, in whole tiles
   index_t rows_;                  // P, in whole blocks
   Scratch<BFloat16> keys_;        // [h][P][depth], not normalised
   Scratch<BFloat16> values_;      // [h][tile][rows of out][kKeyTile]
   Scratch<float> inverse_norms_;  // [h][P]
   Scratch<index_t> loaded_;       // [h] the image whose they are
-  Scratch<float> panel_;          // [d][block]
-  Scratch<BFloat16> query_;       // [part][depth / 2][block][2]
+  Scratch<float> panel_;          // [depth][block]
+  Scratch<float> embedding_;      // [d]
+  Scratch<float> scaling_;        // [block] from products with a key of norm 1 to logits
+  Scratch<BFloat16> query_;       // [depth / 2][block][2]
   Scratch<float> bias_;           // [square][block]
   Scratch<float> logits_;         // [tile][block]
   Scratch<BFloat16> weights_;     // [tile / 2][block][2]

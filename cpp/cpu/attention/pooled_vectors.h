@@ -23,11 +23,11 @@ class PooledVectors {
     tokens_.load(in, batch, head);
   }
 
-  // Takes a block's `count` queries, [d][block], which stay in place. Lanes that no query needs
-  // are skipped and keep stale values.
-  void start(const C* query, index_t count) {
-    query_ = query;
-    lanes_ = lanes_in_use<C>(count);
+  // Takes a block's queries, which stay in place. Lanes that no query needs are skipped and keep
+  // stale values.
+  void start(const BlockQueries<C>& queries) {
+    query_ = queries.query;
+    lanes_ = lanes_in_use<C>(queries.count);
   }
 
   // The logits of the keys key .. key + tile - 1, with the bias if there is one; raises `largest`

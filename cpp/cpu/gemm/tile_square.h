@@ -19,8 +19,7 @@ struct SquareRows {
   index_t stride;
 };
 
-// The right operand in pairs of k, [part][k / 2][column][2]; the product is with the sum of the
-// parts. A row of pairs has `stride` elements.
+// The right operand in pairs of k, [k / 2][column][2]. A row of pairs has `stride` elements.
 struct SquarePairs {
   const BFloat16* data;
   index_t stride;
@@ -28,7 +27,7 @@ struct SquarePairs {
 
 // sums[m * stride + n] = (kAdd ? sums[m * stride + n] : 0) + rows by columns over `depth` k, a
 // multiple of 32; kColumns tiles of columns, 1 or 2.
-template <int kColumns, int kParts, bool kAdd>
+template <int kColumns, bool kAdd>
 inline void multiply_square(const SquareRows& left, const SquarePairs& right, index_t depth,
                             float* sums, index_t stride) {
   constexpr bool kTwo = kColumns > 1;
@@ -44,22 +43,18 @@ inline void multiply_square(const SquareRows& left, const SquarePairs& right, in
     if constexpr (kTwo) zero_tile<1>();
     if constexpr (kTwo) zero_tile<3>();
   }
-  const index_t part_size = depth / 2 * right.stride;
   const BFloat16* rows = left.data;
   const BFloat16* pairs = right.data;
   for (index_t k = 0; k < depth; k += kTileDepth, rows += kTileDepth) {
     load_tile<4>(rows, left.stride);
     load_tile<5>(rows + kTileSide * left.stride, left.stride);
-    for (int part = 0; part < kParts; ++part) {
-      const BFloat16* from = pairs + part * part_size;
-      load_tile<6>(from, right.stride);
-      multiply_tiles<0, 4, 6>();
-      multiply_tiles<2, 5, 6>();
-      if constexpr (kTwo) {
-        load_tile<7>(from + 2 * kTileSide, right.stride);
-        multiply_tiles<1, 4, 7>();
-        multiply_tiles<3, 5, 7>();
-      }
+    load_tile<6>(pairs, right.stride);
+    multiply_tiles<0, 4, 6>();
+    multiply_tiles<2, 5, 6>();
+    if constexpr (kTwo) {
+      load_tile<7>(pairs + 2 * kTileSide, right.stride);
+      multiply_tiles<1, 4, 7>();
+      multiply_tiles<3, 5, 7>();
     }
     pairs += kTileSide * right.stride;
   }
