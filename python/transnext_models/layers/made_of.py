@@ -20,6 +20,15 @@ from .plain import forwards_are_remembered
 __all__ = ["MadeOf"]
 
 _VERSION = operator.attrgetter("_version")
+# What decides a call, of the dictionaries that a module has.
+_DICTIONARIES = (
+    "_parameters",
+    "_modules",
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
 
 
 class MadeOf:
@@ -44,7 +53,12 @@ class MadeOf:
         self.modules = [part for part in parts if not isinstance(part, nn.ModuleList)]
         self._types = [type(part) for part in self.modules]
         states: list[dict[str, Any]] = [part.__dict__ for part in self.modules]
-        nested = [held for state in states for held in state.values() if isinstance(held, dict)]
+        nested = [
+            held
+            for state in states
+            for name in _DICTIONARIES
+            if isinstance(held := state.get(name), dict)
+        ]
         self._dictionaries = (*states, *nested, *(part._modules for part in lists))
         self._content = tuple(
             each
@@ -54,7 +68,7 @@ class MadeOf:
         self._weights: list[Tensor] = [
             tensor
             for part in self.modules
-            for tensor in (*part._parameters.values(), *part._buffers.values())
+            for tensor in part._parameters.values()
             if tensor is not None
         ]
         self._counting = [weight for weight in self._weights if not weight.is_inference()]
