@@ -105,7 +105,7 @@ def test_attention_plans_cover_every_query_and_fit(
             name.removeprefix("aggregated_attention_backward") for name, *_ in kernels(backward)
         ]
         strips = dtype != torch.float32 and window == 3 and padded <= 32
-        assert names[0] == f"_{'strips' if strips else 'tokens'}{kind}>"
+        assert names[0] == f"_{'strips' if strips else 'tiles'}{kind}>"
         assert f"_pooled{kind}>" in names
         assert "_parameter_sums<float>" in names
         assert ("_table_sums<float>" in names) == table
@@ -208,16 +208,34 @@ def test_strips_of_the_backward_cover_every_token_and_leave_room_for_two_blocks(
         assert name == "aggregated_attention_backward_strips<Half, 24>"
         across = -(-grid[1] // 14)
         assert blocks % (batch * 3 * across) == 0
-        down = blocks // (batch * 3 * across)
-        assert down == 1 or grid[0] // down >= 4 * threads[0] // 32
+        # A strip has whole steps, of which the row above and the row below are not its own.
+        down, step = blocks // (batch * 3 * across), threads[0] // 32
+        heights = {grid[0], *(steps * step - 2 for steps in range(1, grid[0] // step + 1))}
+        assert down in {-(-grid[0] // height) for height in heights}
         assert threads[0] in (192, 256)
         if architecture >= 80:
             assert 2 * (shared + 1024) <= (kibibytes + 1) * 1024
 
 
+@pytest.mark.parametrize(
+    ("batch", "grid", "down"),
+    [
+        (1, (56, 56), 10),  # one step each: 120 blocks, 12 if strips were as high as the image
+        (4, (56, 56), 4),
+        (64, (56, 56), 1),  # whose blocks would only repeat the rows that two strips share
+        (1, (200, 320), 4),
+        (64, (200, 320), 1),
+        (1, (3, 5), 1),
+    ],
+)
+def test_strips_are_low_where_there_are_few(batch, grid, down) -> None:
+    _, backward = attention_launches(batch=batch, grid=grid, dtype=torch.float16)
+    assert kernels(backward)[0][1] == batch * 3 * -(-grid[1] // 14) * down
+
+
 def test_the_backward_takes_tiles_where_no_strip_fits() -> None:
     _, backward = attention_launches(75, head_dim=32, dtype=torch.float16)
-    assert kernels(backward)[0][0] == "aggregated_attention_backward_tokens<Half, 32>"
+    assert kernels(backward)[0][0] == "aggregated_attention_backward_tiles<Half, 32>"
     _, backward = attention_launches(80, head_dim=32, dtype=torch.float16)
     assert kernels(backward)[0][0] == "aggregated_attention_backward_strips<Half, 32>"
 

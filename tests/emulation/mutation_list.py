@@ -287,24 +287,25 @@ MUTATIONS = [
         },
     ),
     *breaks(
-        "attention/backward/local_window.cuh",
+        "attention/backward/tile_queries.cuh",
         "attention",
         {
-            "mask: window cells beyond the image's sides": "const bool seen = first + r < cells() && «inside(key_y, key_x)→key_y >= 0 && key_y < height()»;",
+            "mask: window cells beyond the image's sides": "const bool seen = first + r < cells && image.«inside(top + down, left + right)→row_inside(top + down)»;",
+            "halo: queries that a tile does not own": "return is_owned ? row * owned.width + column : «-1→0»;",
         },
     ),
     *breaks(
-        "attention/backward/strip.cuh",
+        "attention/backward/block.cuh",
         "attention",
         {
             "index: the embedding's product with a scaled key": "(half == 0 ? dots.x : dots.y) * «up→1.0f»);",
         },
     ),
     *breaks(
-        "attention/backward/strip_pooled.cuh",
+        "attention/backward/pooled_keys.cuh",
         "attention",
         {
-            "last tile: a pooled key beyond the last of a strip's": "const bool there = 8 * t + 4 * e «<→<=» count - first;",
+            "last tile: a pooled key beyond the last, backward": "const bool there = 8 * t + 4 * e «<→<=» count - first;",
         },
     ),
     *breaks(
@@ -312,7 +313,7 @@ MUTATIONS = [
         "attention",
         {
             "mask: cells beyond the image's sides in the window's products": "const bool there = row_inside« && corner.column_inside(column + j)→»;",
-            "halo: queries of the next strip in the tokens' gradients": "«Parts::owns_column(query % kStripColumns) && →»strip.owns_row(strip.top() + patch.row + h)",
+            "halo: queries of the next strip in the tokens' gradients": "«Parts::owns_column(query % kStripColumns) && →»strip.owns_row(strip.top() + patch.top + h)",
         },
     ),
     *breaks(
@@ -344,18 +345,17 @@ MUTATIONS = [
         },
     ),
     *breaks(
-        "attention/backward/tile.cuh",
+        "attention/backward/tiles.cuh",
         "attention",
         {
-            "halo: queries of an even window that see the tile's keys": "      state.queries = state.owned.grown(«after→before», before, height(), width());",
-            "index: queries of the halo behind the owned ones": "mine ? owned_before : owned.cells() + i« - owned_before→»",
+            "halo: queries of an even window that see the tile's keys": "    state.queries = state.owned.grown(«after→before», before, tile_.height(), tile_.width());",
         },
     ),
     *breaks(
-        "attention/backward/pooled_weights.cuh",
+        "attention/row_products.cuh",
         "attention",
         {
-            "last tile: a pooled key beyond the last, backward": "probability[e] = first + key + e % 2 «<→<=» pooled() ? value : 0.0f;",
+            "index: the rows on the right of a product of floats": "right.from[(8 * t + «4 * i→i») * Rows::kRowBytes / kVector16Bytes + v];",
         },
     ),
     *breaks(

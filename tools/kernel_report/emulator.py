@@ -128,8 +128,8 @@ def load(checkout: Path = _CHECKOUT) -> ModuleType:
 
 
 def count(subject: Subject, dtype: torch.dtype, compiler: str, architecture: int) -> Counts:
-    """Run a call in the emulator and count."""
-    runner = _Counting(compiler, architecture)
+    """Run a call in the emulator and count, of a batch one image: its share of the blocks."""
+    runner = _Counting(compiler, architecture, subject.images)
     with launches.use_runner(runner):
         subject.call(dtype)
     return Counts(tuple(runner.counts), runner.least_sectors)
@@ -138,10 +138,10 @@ def count(subject: Subject, dtype: torch.dtype, compiler: str, architecture: int
 class _Counting:
     """A runner of launches: the emulator, with its checks off."""
 
-    def __init__(self, compiler: str, architecture: int) -> None:
+    def __init__(self, compiler: str, architecture: int, images: int) -> None:
         self.counts: list[Count] = []
         self.least_sectors = 0
-        self._compiler, self._architecture = compiler, architecture
+        self._compiler, self._architecture, self._images = compiler, architecture, images
 
     def architecture(self, device: torch.device) -> int:
         return self._architecture
@@ -150,7 +150,9 @@ class _Counting:
         own = tensors[:-1] if launches.workspace > 0 else tensors
         for tensor in own:
             if tensor is not None:
-                self.least_sectors += -(-tensor.numel() * tensor.element_size() // SECTOR)
+                images = self._images if tensor.shape[0] == self._images else 1
+                size = tensor.numel() // images * tensor.element_size()
+                self.least_sectors += -(-size // SECTOR)
         # Whole storages, so that tensors of one share its sectors.
         memory = [
             memory_of(tensor.untyped_storage())
@@ -160,8 +162,10 @@ class _Counting:
         for name, grid, block, shared, params in launches.kernels:
             module, entry = _module(self._compiler, name, self._architecture)
             argument = translated(params, memory, module)
+            # Images are the slowest part of a block's number.
+            blocks = (-(-grid[0] // self._images), *grid[1:])
             result = module.launch(
-                entry, grid=grid, block=block, shared=shared, args=[argument], races=False,
+                entry, grid=blocks, block=block, shared=shared, args=[argument], races=False,
                 uninit=False, threads=len(os.sched_getaffinity(0)),
             )  # fmt: skip
             module.release()

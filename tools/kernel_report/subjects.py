@@ -23,6 +23,7 @@ from transnext_ops.backends.matmul_precision import tf32
 SIZES = {"224": (224, 224), "800x1280": (800, 1280)}  # image heights and widths
 
 _CELLS = WINDOW_SIZE**2
+_BATCH = 64  # images that fill every GPU
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ class Subject:
         Elements of the operator's result, forward; what counts are stated for.
     dtypes : tuple of torch.dtype
         Storage types that it is called with.
+    images : int
+        Of the batch that it is called with, where plans for one image alone are other ones.
+        Everything else is stated for one of them.
     """
 
     operator: str
@@ -49,6 +53,7 @@ class Subject:
     operations: float
     outputs: int
     dtypes: tuple[torch.dtype, ...] = cpp_backend.CUDA_DTYPES
+    images: int = 1
 
     @property
     def name(self) -> str:
@@ -129,12 +134,12 @@ def _attention(s: _Stage, name: str, window: int) -> Iterator[Subject]:
 
     def backward(dtype: torch.dtype) -> object:
         given = inputs(dtype)
-        q = given[0]
-        assert q is not None
         out = _normal(1, s.length, *heads).to(dtype)
         # Large enough that no probability exceeds one.
         log_sum_exp = _normal(1, s.length, s.heads).abs() + 40
-        arguments: Any = (out.clone(), out, log_sum_exp, *given, *sizes, [True] * 11)
+        tokens = (out.clone(), out, log_sum_exp, *given[:5])
+        batch = [None if x is None else x.expand(_BATCH, *x.shape[1:]) for x in tokens]
+        arguments: Any = (*batch, *given[5:], *sizes, [True] * 11)
         return cpp_backend.aggregated_attention_backward(*arguments)
 
     queries = s.length * s.heads
@@ -149,7 +154,7 @@ def _attention(s: _Stage, name: str, window: int) -> Iterator[Subject]:
         (torch.float32,),
     )  # fmt: skip
     operations = queries * (2.5 * products + plain_backward)
-    yield Subject(f"{name}_backward", s.size, backward, operations, outputs)
+    yield Subject(f"{name}_backward", s.size, backward, operations, outputs, images=_BATCH)
 
 
 def _window_products(s: _Stage) -> Iterator[Subject]:

@@ -35,55 +35,20 @@ int wanted_shared_bytes(int architecture) {
   return architecture < 80 ? most : most / 2 - 1024;
 }
 
-AttentionTokenShared token_shared(const Params& p, int tile_height, int tile_width) {
-  const int dim = padded_channels(p.in.q.shape[3]);
-  const int row = row_bytes(dim, element_bytes(p.in.q.dtype));
+TileLayout tile_layout(const Params& p, index_t tile_height, index_t tile_width) {
   const index_t window = p.in.window_size;
   const index_t reach = window > 0 ? window - 1 : 0;
-  const auto within = [&](int tile, index_t beyond, index_t size) {
-    return static_cast<int>(std::min<index_t>(tile + beyond, size));
+  // Of the tile and what is that far beyond.
+  const auto tokens = [&](index_t beyond) {
+    return std::min(tile_height + beyond, p.in.grid.height) *
+           std::min(tile_width + beyond, p.in.grid.width);
   };
-  const index_t height = p.in.grid.height;
-  const index_t width = p.in.grid.width;
-  const int own = tile_height * tile_width;
-  const int query_rows = within(tile_height, reach, height);
-  const int query_columns = within(tile_width, reach, width);
-  const int queries = query_rows * query_columns;
-  const int keys =
-      window > 0 ? within(tile_height, 2 * reach, height) * within(tile_width, 2 * reach, width)
-                 : 0;
-  const index_t cells = window * window;
-  AttentionTokenShared at = {};
-  constexpr index_t kTooLarge = 1 << 30;  // callers may pass any window size
-  const auto reserve = [&](int& offset, index_t bytes) {
-    offset = at.bytes;
-    at.bytes = static_cast<int>(std::min(at.bytes + (bytes + 15) / 16 * 16, kTooLarge));
-  };
-  const auto reserve_floats = [&](int& offset, index_t count) { reserve(offset, count * 4); };
-  reserve(at.state, kAttentionStateBytes);
-  reserve(at.query, queries * row);
-  reserve(at.d_out, queries * row);
-  reserve(at.key, keys * row);
-  // The pooled keys overwrite the values, which are no longer needed.
-  at.value = at.bytes;
-  for (int* offset : {&at.pool_key, &at.pool_value}) reserve(*offset, kAttentionPoolTile * row);
-  reserve(at.pool_unit, element_bytes(p.in.q.dtype) == 4 ? 0 : kAttentionPoolTile * row);
-  at.bytes = std::max({at.bytes, at.value + keys * row, at.value + kAttentionPartialSumBytes});
-  for (int* offset : {&at.order, &at.bias_offset}) reserve_floats(*offset, queries);
-  for (int* offset :
-       {&at.query_inverse, &at.d_out_norm, &at.length_scale, &at.offset, &at.delta, &at.total})
-    reserve_floats(*offset, queries);
-  for (int* offset : {&at.key_inverse, &at.key_embedding}) reserve_floats(*offset, keys);
-  for (int* offset : {&at.pool_inverse, &at.pool_embedding, &at.pool_row, &at.pool_column})
-    reserve_floats(*offset, kAttentionPoolTile);
-  for (int* offset : {&at.probability, &at.d_weight, &at.weight})
-    reserve_floats(*offset, queries * cells);
-  reserve_floats(at.gradient, own * dim);
-  reserve_floats(at.d_scale, own);
-  reserve_floats(at.tokens, cells * dim);
-  reserve_floats(at.embedding, dim);
-  for (int* offset : {&at.local_bias, &at.token_bias}) reserve_floats(*offset, cells);
-  return at;
+  return {padded_channels(p.in.q.shape[3]),
+          element_bytes(p.in.q.dtype),
+          window * window,
+          tile_height * tile_width,
+          tokens(reach),
+          window > 0 ? tokens(2 * reach) : 0};
 }
 
 // The rectangle of tokens with the least work for the grid, among those whose blocks fit.
@@ -109,13 +74,12 @@ void choose_tile(const Params& p, int architecture, AttentionBackwardPlan& plan)
         if (height * width > kAttentionMostTokens) continue;
         const index_t its_work = work(height, width);
         if (least > 0 && its_work >= least) continue;
-        const AttentionTokenShared shared =
-            token_shared(p, static_cast<int>(height), static_cast<int>(width));
-        if (shared.bytes > limit) continue;
+        const TileLayout tile = tile_layout(p, height, width);
+        if (tile.bytes > limit) continue;
         least = its_work;
         plan.tile_height = static_cast<int>(height);
         plan.tile_width = static_cast<int>(width);
-        plan.shared = shared;
+        plan.tile = tile;
       }
     }
     if (least == 0) continue;
@@ -128,11 +92,28 @@ void choose_tile(const Params& p, int architecture, AttentionBackwardPlan& plan)
                               std::to_string(p.in.q.shape[3]) + ", what fits into shared memory");
 }
 
-// Chooses strips, with the most rows in a step that fit; as high as the image where that leaves enough
-// blocks. Returns false where tiles are no strips.
-bool choose_strips(const Params& p, int architecture, AttentionBackwardPlan& plan) {
+// The height of strips of which `across` lie side by side: the one that takes the least time on
+// multiprocessors that run kBlocks blocks at once, the highest of several.
+index_t strip_height(index_t height, index_t rows, index_t across) {
   constexpr index_t kBlocks = 256;
-  constexpr index_t kLeastSteps = 4;  // the rows that two strips share are few beside these
+  constexpr index_t kBeginning = 1;  // what a block loads first takes as long as so many steps
+  const index_t whole = height / rows + 1;  // steps of a strip as high as the image
+  index_t best = height;
+  index_t least = 0;
+  for (index_t steps = whole; steps > 0; --steps) {
+    // Others compute the row above and the row below too.
+    const index_t tile = steps == whole ? height : steps * rows - 2;
+    const index_t time =
+        std::max(across * ceil_divide(height, tile), kBlocks) * (steps + kBeginning);
+    if (least > 0 && time >= least) continue;
+    least = time;
+    best = tile;
+  }
+  return best;
+}
+
+// Chooses strips, with the most rows in a step that fit. Returns false where tiles are no strips.
+bool choose_strips(const Params& p, int architecture, AttentionBackwardPlan& plan) {
   const int dim = padded_channels(p.in.q.shape[3]);
   if (element_bytes(p.in.q.dtype) != 2 || p.in.window_size != 3 || dim > 32) return false;
   for (const int limit : {wanted_shared_bytes(architecture), most_shared_bytes(architecture)}) {
@@ -147,20 +128,27 @@ bool choose_strips(const Params& p, int architecture, AttentionBackwardPlan& pla
   const index_t height = p.in.grid.height;
   plan.tiles_x = static_cast<int>(ceil_divide(p.in.grid.width, kStripColumns - 2));
   plan.tile_width = kStripColumns - 2;
-  const index_t blocks = p.in.q.shape[0] * p.in.q.shape[2] * plan.tiles_x;
-  const index_t wanted = ceil_divide(kBlocks, std::max<index_t>(blocks, 1));
-  const index_t bearable = height / (kLeastSteps * plan.strip_rows);
-  const index_t strips = std::max<index_t>(std::min(wanted, bearable), 1);
-  plan.tile_height = static_cast<int>(ceil_divide(height, strips));
+  plan.tile_height = static_cast<int>(
+      strip_height(height, plan.strip_rows, p.in.q.shape[0] * p.in.q.shape[2] * plan.tiles_x));
   plan.tiles_y = static_cast<int>(ceil_divide(height, plan.tile_height));
-  check_strides(kOp, p.in);
-  check_strides(kOp, "d_out", p.d_out);
-  check_strides(kOp, "d_q", p.d_q);
-  check_strides(kOp, "d_k", p.d_k);
-  check_strides(kOp, "d_v", p.d_v);
-  plan.vectors = rows_are_vectors(p.in) && rows_are_vectors(p.d_out) && rows_are_vectors(p.d_q) &&
-                 rows_are_vectors(p.d_k) && rows_are_vectors(p.d_v);
   return true;
+}
+
+// Checks the [B, N, h, d] tensors, and returns whether their rows are whole aligned vectors.
+bool rows_are_vectors(const Params& p) {
+  check_strides(kOp, p.in);
+  bool result = rows_are_vectors(p.in);
+  const auto add = [&](const char* name, const View<4>& view) {
+    check_strides(kOp, name, view);
+    result = result && rows_are_vectors(view);
+  };
+  add("d_out", p.d_out);
+  add("d_q", p.d_q);
+  add("d_k", p.d_k);
+  add("d_v", p.d_v);
+  add("d_k_pool", p.d_k_pool);
+  add("d_v_pool", p.d_v_pool);
+  return result;
 }
 
 unsigned pooled_shared_bytes(const Params& p) {
@@ -168,8 +156,7 @@ unsigned pooled_shared_bytes(const Params& p) {
   const int dim = padded_channels(p.in.q.shape[3]);
   const int queries = attention_pooled_queries(dim, bytes) * attention_pooled_buffers(dim, bytes);
   constexpr int kTermBytes = 16 + 16;
-  return 2 * (kAttentionPoolTile + queries) * row_bytes(dim, bytes) + queries * kTermBytes +
-         (bytes == 2 ? 0 : kAttentionPooledThreads / 2 * kAttentionStagedWeights * 4);
+  return 2 * (kAttentionPoolTile + queries) * row_bytes(dim, bytes) + queries * kTermBytes;
 }
 
 }  // namespace
@@ -189,6 +176,7 @@ Launches launches(const AggregatedAttentionBackwardParams& p, int architecture) 
 
   Launch launch = {p, {}, nullptr};
   AttentionBackwardPlan& plan = launch.plan;
+  plan.vectors = rows_are_vectors(p);
   const bool strips = choose_strips(p, architecture, plan);
   if (!strips) choose_tile(p, architecture, plan);
   const index_t tiles = index_t{plan.tiles_y} * plan.tiles_x;
@@ -223,10 +211,9 @@ Launches launches(const AggregatedAttentionBackwardParams& p, int architecture) 
 
   const auto blocks = [](index_t count) { return one_block_each(kOp, count); };
   constexpr unsigned kSumThreads = kAttentionSumLanes * kAttentionSumRows;
-  const auto threads =
-      static_cast<unsigned>(strips ? 32 * plan.strip_rows : kAttentionTokenThreads);
-  const auto shared_bytes = static_cast<unsigned>(strips ? plan.strip.bytes : plan.shared.bytes);
-  result.add_with_workspace(kernel(strips ? "_strips" : "_tokens", p),
+  const auto threads = static_cast<unsigned>(strips ? 32 * plan.strip_rows : kAttentionTileThreads);
+  const auto shared_bytes = static_cast<unsigned>(strips ? plan.strip.bytes : plan.tile.bytes);
+  result.add_with_workspace(kernel(strips ? "_strips" : "_tiles", p),
                             {{blocks(pairs * tiles), 1, 1}, {threads, 1, 1}, shared_bytes}, launch);
   if (plan.parameters > 0)
     result.add_with_workspace(

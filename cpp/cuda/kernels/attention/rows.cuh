@@ -48,15 +48,19 @@ struct HeadRows {
   int channels = 0;
   bool vectors = false;  // rows are whole aligned vectors
 
-  __device__ HeadRows(const View<4>& view, const TileState& state)
-      : data(static_cast<T*>(view.data) + state.batch * view.stride[0] +
-             state.head * view.stride[2]),
+  __device__ HeadRows(const View<4>& view, index_t batch, index_t head, bool vectors)
+      : data(static_cast<T*>(view.data) + batch * view.stride[0] + head * view.stride[2]),
         row_stride(static_cast<int>(view.stride[1])),
         channel_stride(static_cast<int>(view.stride[3])),
         channels(static_cast<int>(view.shape[3])),
-        vectors(state.vectors) {}
+        vectors(vectors) {}
+  __device__ HeadRows(const View<4>& view, const TileState& state)
+      : HeadRows(view, state.batch, state.head, state.vectors) {}
 
   __device__ T* row(int index) const { return data + static_cast<index_t>(index) * row_stride; }
+  __device__ T& element(int index, int channel) const {
+    return row(index)[static_cast<index_t>(channel) * channel_stride];
+  }
 
   // Starts to copy a vector of row `index`; zeros beyond the channels, or everywhere if not
   // `valid`.
@@ -69,18 +73,21 @@ struct HeadRows {
 #pragma unroll 1
     for (int i = 0; i < Vector16<T>::kElements; ++i) {
       const bool inside = valid && first + i < channels;
-      to->values[i] = inside ? row(index)[static_cast<index_t>(first + i) * channel_stride] : T{};
+      to->values[i] = inside ? element(index, first + i) : T{};
     }
   }
 
-  // Stores channels c + 8 i and c + 8 i + 1 of row `index` for all i, of 16-bit elements; c is even.
+  // Stores channels c + 8 i and c + 8 i + 1 of row `index` for all i; c is even.
   template <int kPairs>
   __device__ void store_pairs(int index, int c, const float (&values)[kPairs][2]) const {
     if (vectors) {
       T* to = row(index) + c;
 #pragma unroll
       for (int i = 0; i < kPairs; ++i) {
-        if (8 * i < channels)
+        if (8 * i + (sizeof(T) == 4 ? c : 0) >= channels) continue;
+        if constexpr (sizeof(T) == 4)
+          *reinterpret_cast<float2*>(to + 8 * i) = float2{values[i][0], values[i][1]};
+        else
           *reinterpret_cast<unsigned*>(to + 8 * i) = pack<T>(values[i][0], values[i][1]);
       }
       return;
@@ -90,8 +97,7 @@ struct HeadRows {
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
         const int channel = c + 8 * i + e;
-        if (channel < channels)
-          from_float(values[i][e], row(index)[static_cast<index_t>(channel) * channel_stride]);
+        if (channel < channels) from_float(values[i][e], element(index, channel));
       }
     }
   }
@@ -111,13 +117,24 @@ struct HeadRows {
 template <class T, int kDim, bool kExchange = exchanges_vectors(kDim, sizeof(T))>
 struct SharedRows {
   static constexpr int kRowVectors16 = kDim * static_cast<int>(sizeof(T)) / kVector16Bytes;
-  static constexpr int kRowBytes = forward_row_bytes(kDim, sizeof(T));
+  static constexpr int kRowBytes = row_bytes(kDim, sizeof(T));
 
   unsigned char* begin;
 
   __device__ Vector16<T>* vector(int row, int index) const {
     if (kExchange) index ^= row >> 2 & 1;
     return reinterpret_cast<Vector16<T>*>(begin + row * kRowBytes + index * kVector16Bytes);
+  }
+
+  // Without the exchange: a row of floats, and channels c and c + 1 of a row; c is even.
+  __device__ float4* four(int row) const { return reinterpret_cast<float4*>(vector(row, 0)); }
+  __device__ float2 pair(int row, int c) const {
+    static_assert(!kExchange, "vectors in their order");
+    const unsigned char* at = begin + row * kRowBytes + c * static_cast<int>(sizeof(T));
+    if constexpr (sizeof(T) == 4)
+      return *reinterpret_cast<const float2*>(at);
+    else
+      return floats_of<T>(*reinterpret_cast<const unsigned*>(at));
   }
 
   // A row for loops over its vectors: all addresses follow from two.
@@ -182,15 +199,16 @@ struct SharedRows {
     for_elements(row, [&](int c, T value) { to[c] += factor * to_float(value); });
   }
 
-  // 1 / max(|row|, 1e-12)
-  __device__ float inverse_norm(int row) const {
+  // |row|^2, 1 / max(|row|, 1e-12)
+  __device__ float square(int row) const {
     float square = 0.0f;
     for_elements(row, [&](int, T element) {
       const float value = to_float(element);
       square += value * value;
     });
-    return device::inverse_norm(square);
+    return square;
   }
+  __device__ float inverse_norm(int row) const { return device::inverse_norm(square(row)); }
 };
 
 // Where a tile is, in registers.

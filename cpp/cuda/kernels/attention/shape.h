@@ -57,20 +57,16 @@ constexpr int kAnyWindow = -1;  // read from global memory
 // cuda/kernels/attention/window_products.cuh.
 constexpr int kTokenRows = 16;
 
-// Bytes from one row of `channels` elements to the next: an odd number of vectors.
-TRANSNEXT_INLINE constexpr int row_bytes(int channels, int element_bytes) {
-  return (channels * element_bytes / kVector16Bytes | 1) * kVector16Bytes;
-}
-
-// Whether the forward kernels' rows follow each other without padding, with the vectors of every
-// other group of four rows exchanged pairwise: this also avoids bank conflicts where a row has
-// twice an odd number of vectors.
+// Whether rows follow each other without padding, with the vectors of every other group of four rows
+// exchanged pairwise where threads read a row each (SharedRows): this also avoids bank conflicts where
+// a row has twice an odd number of vectors.
 TRANSNEXT_INLINE constexpr bool exchanges_vectors(int channels, int element_bytes) {
   return channels * element_bytes / kVector16Bytes % 4 == 2;
 }
-TRANSNEXT_INLINE constexpr int forward_row_bytes(int channels, int element_bytes) {
-  return exchanges_vectors(channels, element_bytes) ? channels * element_bytes
-                                                    : row_bytes(channels, element_bytes);
+// Bytes from one row of `channels` elements to the next: an odd number of vectors elsewhere.
+TRANSNEXT_INLINE constexpr int row_bytes(int channels, int element_bytes) {
+  const int vectors = channels * element_bytes / kVector16Bytes;
+  return (exchanges_vectors(channels, element_bytes) ? vectors : vectors | 1) * kVector16Bytes;
 }
 
 TRANSNEXT_INLINE constexpr int round_to_vector16(int bytes) {
@@ -151,7 +147,7 @@ struct ForwardLayout {
   TRANSNEXT_INLINE ForwardLayout(int channels, ForwardKind kind, TileSize tile, int window,
                                  bool has_bias) {
     const int queries_of_tile = tile.queries();
-    const int row = forward_row_bytes(channels, kind.element);
+    const int row = row_bytes(channels, kind.element);
     const bool narrow = kind.element == 2;  // 16-bit types: both parts on tensor cores
     int end = 0;
     query_terms = reserve(end, queries_of_tile * static_cast<int>(sizeof(RowTerms)));

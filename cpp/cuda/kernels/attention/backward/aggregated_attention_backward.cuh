@@ -6,4 +6,4 @@
 #include "cuda/kernels/attention/backward/pooled.cuh"
 #include "cuda/kernels/attention/backward/strips.cuh"
 #include "cuda/kernels/attention/backward/sums.cuh"
-#include "cuda/kernels/attention/backward/tokens.cuh"
+#include "cuda/kernels/attention/backward/tiles.cuh"

@@ -13,11 +13,12 @@
 #pragma once
 
 #include "cuda/kernels/attention/backward/shape.h"
-#include "cuda/kernels/attention/row_fragments.cuh"
-#include "cuda/kernels/attention/token_rows.cuh"
+#include "cuda/kernels/attention/rows.cuh"
+#include "cuda/kernels/attention/window_parameters.cuh"
 #include "cuda/kernels/bias/pooled_bias.cuh"
 #include "cuda/kernels/common/math.cuh"
 #include "cuda/kernels/common/rectangle.cuh"
+#include "cuda/kernels/common/tensor_core.cuh"
 
 namespace transnext {
 
@@ -34,23 +35,22 @@ struct GlobalRowTerms {
 };
 
 template <class T>
-__device__ inline T global_element(const TokenRows<T>& rows, index_t token, int c) {
-  return c < rows.channels ? rows.data[token * rows.token_stride + c * rows.channel_stride] : T{};
+__device__ inline T global_element(const HeadRows<T>& rows, int token, int c) {
+  return c < rows.channels ? rows.element(token, c) : T{};
 }
 
 // Two neighbouring elements of 16 bits.
 template <class T>
-__device__ inline unsigned global_pair(const TokenRows<T>& rows, index_t token, int c) {
+__device__ inline unsigned global_pair(const HeadRows<T>& rows, int token, int c) {
   if (rows.vectors)
-    return c < rows.channels ? two_elements(rows.data + token * rows.token_stride + c) : 0;
+    return c < rows.channels ? *reinterpret_cast<const unsigned*>(rows.row(token) + c) : 0;
   return global_element(rows, token, c).bits |
          static_cast<unsigned>(global_element(rows, token, c + 1).bits) << 16;
 }
 
-__device__ inline void global_four(const TokenRows<float>& rows, index_t token, int c,
-                                   float (&to)[4]) {
+__device__ inline void global_four(const HeadRows<float>& rows, int token, int c, float (&to)[4]) {
   if (rows.vectors && c < rows.channels) {
-    const float4 four = *reinterpret_cast<const float4*>(rows.data + token * rows.token_stride + c);
+    const float4 four = *reinterpret_cast<const float4*>(rows.row(token) + c);
     to[0] = four.x;
     to[1] = four.y;
     to[2] = four.z;
@@ -65,12 +65,12 @@ __device__ inline void global_four(const TokenRows<float>& rows, index_t token, 
 // the row of 8 that it loads as an operand. `vector` is [kDim], or null: then only the dot products
 // are computed.
 template <int kDim, class T>
-__device__ inline GlobalRowTerms multiply_global_rows(const TokenRows<T>& a, int top, int bottom,
-                                                      const TokenRows<T>& b, const int (&keys)[3],
+__device__ inline GlobalRowTerms multiply_global_rows(const HeadRows<T>& a, int top, int bottom,
+                                                      const HeadRows<T>& b, const int (&keys)[3],
                                                       const float* vector, int lane) {
   GlobalRowTerms result;
   if constexpr (OnTensorCores<T>::value) {
-    const int c = lane_column(lane);
+    const int c = lane % 4 * 2;
     float square = 0.0f, along = 0.0f;  // of the operand row, this lane's channels
 #pragma unroll 1
     for (int k = c; k < kDim; k += 8) {
@@ -158,7 +158,7 @@ __global__ void __launch_bounds__(kAttentionBiasThreads, kDim <= 32 ? 2 : 1)
   float* row = dynamic_shared<float>() + warp * columns;
   __shared__ float embedding[kDim];
   for (int c = static_cast<int>(threadIdx.x); c < kDim; c += kAttentionBiasThreads)
-    embedding[c] = head_parameter(in.query_embedding, head, c);
+    embedding[c] = WindowParameters(in, head).embedding_of(c);
   __syncthreads();
 
   for (int a = part * warps + warp; a < pool_height; a += parts * warps) {
@@ -168,7 +168,7 @@ __global__ void __launch_bounds__(kAttentionBiasThreads, kDim <= 32 ? 2 : 1)
     }
     for (int first_j = 0; first_j < width; first_j += 16) {
       // The image columns of the lane's two queries, clamped to the last column.
-      const auto column = [&](int h) { return first_j + 8 * h + lane_row(lane); };
+      const auto column = [&](int h) { return first_j + 8 * h + lane / 4; };
       const auto column_within = [&](int h) { return column(h) < width ? column(h) : width - 1; };
       int n[2];
       float scaling[2];
@@ -179,9 +179,7 @@ __global__ void __launch_bounds__(kAttentionBiasThreads, kDim <= 32 ? 2 : 1)
       }
       for (int first_b = 0; first_b < pool_width; first_b += 8) {
         // Pooled columns of the lane's two keys, and of the key that it loads as an operand.
-        const auto key = [&](int e) {
-          return first_b + (e < 2 ? lane_column(lane) + e : lane_row(lane));
-        };
+        const auto key = [&](int e) { return first_b + (e < 2 ? lane % 4 * 2 + e : lane / 4); };
         const auto key_within = [&](int e) {
           return key(e) < pool_width ? key(e) : pool_width - 1;
         };
@@ -192,19 +190,19 @@ __global__ void __launch_bounds__(kAttentionBiasThreads, kDim <= 32 ? 2 : 1)
           value[e] = bias.at(i, column_within(e / 2), n[e / 2], a, key_within(e % 2), m[e % 2]);
         float gradient[4] = {};
         for (index_t batch = 0; batch < in.q.shape[0]; ++batch) {
-          const TokenRows<T> queries(in.q, batch, head);
-          const TokenRows<T> keys(in.k_pool, batch, head);
+          const auto rows_of = [&](const View<4>& view) {
+            return HeadRows<T>(view, batch, head, launch.plan.vectors);
+          };
           const float* log_sum_exp = static_cast<const float*>(p.log_sum_exp.data) +
                                      batch * p.log_sum_exp.stride[0] +
                                      head * p.log_sum_exp.stride[2];
           const float4* terms =
               reinterpret_cast<const float4*>(launch.workspace + launch.plan.query_terms) +
               (batch * heads + head) * tokens;
-          const GlobalRowTerms logits =
-              multiply_global_rows<kDim>(queries, n[0], n[1], keys, m, embedding, lane);
-          const GlobalRowTerms weights =
-              multiply_global_rows<kDim>(TokenRows<T>(p.d_out, batch, head), n[0], n[1],
-                                         TokenRows<T>(in.v_pool, batch, head), m, nullptr, lane);
+          const GlobalRowTerms logits = multiply_global_rows<kDim>(
+              rows_of(in.q), n[0], n[1], rows_of(in.k_pool), m, embedding, lane);
+          const GlobalRowTerms weights = multiply_global_rows<kDim>(
+              rows_of(p.d_out), n[0], n[1], rows_of(in.v_pool), m, nullptr, lane);
           const float query_norm[2] = {inverse_norm(logits.query_square[0]),
                                        inverse_norm(logits.query_square[1])};
           const float key_norm[2] = {inverse_norm(logits.key_square[0]),

@@ -16,8 +16,8 @@
 #pragma once
 
 #include "cuda/kernels/attention/backward/shape.h"
-#include "cuda/kernels/attention/row_fragments.cuh"
-#include "cuda/kernels/attention/token_rows.cuh"
+#include "cuda/kernels/attention/row_products.cuh"
+#include "cuda/kernels/attention/window_parameters.cuh"
 #include "cuda/kernels/bias/extrapolated_bias.cuh"
 #include "cuda/kernels/bias/pooled_bias.cuh"
 #include "cuda/kernels/common/math.cuh"
@@ -33,16 +33,17 @@ class BackwardPooled {
 
  public:
   __device__ explicit BackwardPooled(const Launch& launch)
-      : launch_(launch), p_(launch.params), in_(launch.params.in), right_(lane()) {
+      : launch_(launch), p_(launch.params), in_(launch.params.in) {
     if (thread() == 0) {
       const unsigned slices = static_cast<unsigned>(launch.plan.slices);
       const unsigned key_tiles = static_cast<unsigned>((pooled() + kKeys - 1) / kKeys);
       State& state = BackwardPooled::state();
-      state.head = blockIdx.x % heads();
-      state.slice = blockIdx.x / heads() % slices;
-      state.batch = blockIdx.x / heads() / slices / key_tiles;
+      state.head = static_cast<int>(blockIdx.x % heads());
+      state.slice = static_cast<int>(blockIdx.x / heads() % slices);
+      state.batch = static_cast<int>(blockIdx.x / heads() / slices / key_tiles);
+      state.vectors = launch.plan.vectors;
       state.first_key = static_cast<int>(blockIdx.x / heads() / slices % key_tiles) * kKeys;
-      state.first_query = static_cast<int>(state.slice) * launch.plan.slice;
+      state.first_query = state.slice * launch.plan.slice;
       state.end_query = tokens() - state.first_query < launch.plan.slice
                             ? tokens()
                             : state.first_query + launch.plan.slice;
@@ -64,10 +65,6 @@ class BackwardPooled {
     __syncthreads();
     find_keys();
     const int own = warp() * 16;
-    const LeftRows<T, kKept> keys(key_rows() + (own + lane_row(lane())) * kStride,
-                                  key_rows() + (own + 8 + lane_row(lane())) * kStride, lane());
-    const LeftRows<T, kKept> values(value_rows() + (own + lane_row(lane())) * kStride,
-                                    value_rows() + (own + 8 + lane_row(lane())) * kStride, lane());
     int buffer = 0;
     if (kBuffers > 1) stage(first_query, 0);
 #pragma unroll 1
@@ -83,7 +80,7 @@ class BackwardPooled {
         const int count = end_query - first < kTile ? end_query - first : kTile;
 #pragma unroll 1
         for (int sub = 0; sub < count; sub += 16)
-          add_queries(keys, values, first, count, buffer * kTile + sub, sub);
+          add_queries(first, count, buffer * kTile + sub, sub);
       }
       if (kBuffers > 1) buffer ^= 1;
     }
@@ -93,9 +90,8 @@ class BackwardPooled {
  private:
   // What the block works on, in shared memory: it is read where it is needed, so it occupies no
   // registers during the GEMMs.
-  struct State {
-    unsigned batch, head, slice;
-    int first_key, first_query, end_query;
+  struct State : TileState {
+    int slice, first_key, first_query, end_query;
     bool steps;           // the table grows by steps
     bool bias_by_offset;  // a bias lies at the sum of its query's and its key's offset
   };
@@ -104,18 +100,17 @@ class BackwardPooled {
     return state;
   }
 
-  static constexpr bool kTensorCores = OnTensorCores<T>::value;
-  static constexpr int kStride = row_stride<T>(kDim);
+  using Rows = SharedRows<T, kDim, false>;
+  using Products = RowProducts<T, kDim>;
   static constexpr int kChunks = kDim / 8;
   static constexpr int kKeys = kAttentionPoolTile;
   static constexpr int kTile = attention_pooled_queries(kDim, sizeof(T));
   static constexpr int kBuffers = attention_pooled_buffers(kDim, sizeof(T));
   static constexpr int kThreads = kAttentionPooledThreads;
-  // Channels of the warp's keys and values in registers.
-  static constexpr int kKept = kTensorCores && kDim <= 32 ? kDim : 0;
-
   static __device__ int thread() { return static_cast<int>(threadIdx.x); }
   static __device__ int lane() { return static_cast<int>(threadIdx.x % 32); }
+  static __device__ int lane_row() { return static_cast<int>(threadIdx.x % 32 / 4); }
+  static __device__ int lane_column() { return static_cast<int>(threadIdx.x % 4); }
   static __device__ int warp() { return static_cast<int>(threadIdx.x / 32); }
   __device__ int pooled() const { return static_cast<int>(in_.k_pool.shape[1]); }
   __device__ int width() const { return static_cast<int>(in_.grid.width); }
@@ -131,45 +126,41 @@ class BackwardPooled {
   __device__ int columns() const { return static_cast<int>(p_.d_pool_bias.shape[2]); }
 
   // In shared memory.
-  static __device__ T* key_rows() { return dynamic_shared<T>(); }  // [kKeys]
-  static __device__ T* value_rows() { return key_rows() + kKeys * kStride; }
-  static __device__ T* query_rows() { return value_rows() + kKeys * kStride; }  // [kBuffers][kTile]
-  static __device__ T* d_out_rows() { return query_rows() + kBuffers * kTile * kStride; }
+  static __device__ Rows key_rows() { return {dynamic_shared<unsigned char>()}; }  // [kKeys]
+  static __device__ Rows value_rows() { return after(key_rows(), kKeys); }
+  static __device__ Rows query_rows() { return after(value_rows(), kKeys); }  // [kBuffers][kTile]
+  static __device__ Rows d_out_rows() { return after(query_rows(), kBuffers * kTile); }
+  static __device__ Rows after(const Rows& rows, int count) {
+    return {rows.begin + count * Rows::kRowBytes};
+  }
   // [kBuffers][kTile], as in the workspace
   static __device__ float4* terms() {
-    return reinterpret_cast<float4*>(d_out_rows() + kBuffers * kTile * kStride);
+    return reinterpret_cast<float4*>(after(d_out_rows(), kBuffers * kTile).begin);
   }
   // [kBuffers][kTile]: offset into the bias, offset into its gradient, image row, image column
   static __device__ int4* positions() {
     return reinterpret_cast<int4*>(terms() + kBuffers * kTile);
   }
-  // For float: staging memory of each warp's weights.
-  static __device__ float* stages() {
-    return reinterpret_cast<float*>(positions() + kBuffers * kTile);
-  }
 
   __device__ void load_keys() {
     __shared__ float key_inverse[kKeys], key_embedding[kKeys];
     alignas(16) __shared__ float embedding[kDim];
-    const int first_key = state().first_key;
-    const int count = key_count();
-    const auto key_of = [=](int i) { return index_t{i < count ? first_key + i : -1}; };
-    stage_rows<kDim>(TokenRows<T>(in_.k_pool, state().batch, state().head),
-                     TokenRows<T>(in_.v_pool, state().batch, state().head), kKeys, key_of,
-                     key_rows(), value_rows());
-    finish_copies();
+    load_chunk(kThreads, HeadRows<T>(in_.k_pool, state()), HeadRows<T>(in_.v_pool, state()),
+               state().first_key, kKeys, pooled(), key_rows(), value_rows());
+    commit_copies();
+    wait_copies<0>();
+    const WindowParameters parameters(in_, state().head);
 #pragma unroll 1
-    for (int c = thread(); c < kDim; c += kThreads)
-      embedding[c] = head_parameter(in_.query_embedding, static_cast<int>(state().head), c);
+    for (int c = thread(); c < kDim; c += kThreads) embedding[c] = parameters.embedding_of(c);
     __syncthreads();
 #pragma unroll 1
     for (int i = thread(); i < kKeys; i += kThreads) {
-      key_inverse[i] = inverse_length(row_norm<kDim>(key_rows() + i * kStride));
-      key_embedding[i] = row_dot<kDim>(key_rows() + i * kStride, embedding) * key_inverse[i];
+      key_inverse[i] = key_rows().inverse_norm(i);
+      key_embedding[i] = key_rows().dot(i, embedding) * key_inverse[i];
     }
     __syncthreads();
     for (int h = 0; h < 2; ++h) {
-      const int i = warp() * 16 + 8 * h + lane_row(lane());
+      const int i = warp() * 16 + 8 * h + lane_row();
       inverse_[h] = key_inverse[i];
       embedded_[h] = key_embedding[i];
     }
@@ -190,19 +181,15 @@ class BackwardPooled {
         biases_[h] = bias().values() + bias().key_offset(a, b, m, last_row, last_column);
     }
   }
-  __device__ int key(int h) const {
-    return state().first_key + warp() * 16 + 8 * h + lane_row(lane());
-  }
+  __device__ int key(int h) const { return state().first_key + warp() * 16 + 8 * h + lane_row(); }
   __device__ int present(int h) const { return key(h) < pooled() ? key(h) : state().first_key; }
 
   // Starts to copy the rows and the terms of the queries from `first` on.
   __device__ void stage(int first, int buffer) {
     const int end = state().end_query;
     const int begin = buffer * kTile;
-    const auto query_of = [=](int i) { return index_t{first + i < end ? first + i : -1}; };
-    stage_rows<kDim>(TokenRows<T>(in_.q, state().batch, state().head),
-                     TokenRows<T>(p_.d_out, state().batch, state().head), kTile, query_of,
-                     query_rows() + begin * kStride, d_out_rows() + begin * kStride);
+    load_chunk(kThreads, HeadRows<T>(in_.q, state()), HeadRows<T>(p_.d_out, state()), first, kTile,
+               end, after(query_rows(), begin), after(d_out_rows(), begin));
     const float4* from =
         reinterpret_cast<const float4*>(launch_.workspace + launch_.plan.query_terms) +
         (index_t{state().batch} * heads() + state().head) * tokens();
@@ -224,40 +211,28 @@ class BackwardPooled {
 
   // Accumulates 16 queries: of a tile of `count`, those from `sub` on, which lie at `at` in shared
   // memory.
-  __device__ void add_queries(const LeftRows<T, kKept>& keys, const LeftRows<T, kKept>& values,
-                              int first, int count, int at, int sub) {
-    const T* queries = query_rows() + at * kStride;
-    const T* d_outs = d_out_rows() + at * kStride;
-    const int own = warp() * 16;
-    const float4* of_lane = terms() + at + lane_column(lane());  // of its first query
+  __device__ void add_queries(int first, int count, int at, int sub) {
+    const float4* of_lane = terms() + at + lane_column();  // of its first query
     // Loaded before the GEMMs, which hide the latency.
     float biases[2][4];
     if (state().bias_by_offset) {
-      const int4* position = positions() + at + lane_column(lane());
+      const int4* position = positions() + at + lane_column();
 #pragma unroll
       for (int t = 0; t < 2; ++t) {
 #pragma unroll
-        for (int e = 0; e < 4; ++e) biases[t][e] = biases_[e / 2][position[t * 8 + e % 2].x];
+        for (int e = 0; e < 4; ++e) biases[t][e] = biases_[e / 2][position[t * 8 + e % 2 * 4].x];
       }
     }
     float weight[2][4] = {}, d_logit[2][4] = {};
-    if constexpr (kKept > 0) {
-      multiply_rows(keys, right_.load(queries), weight);
-      multiply_rows(values, right_.load(d_outs), d_logit);
-    } else {
-      const int top = (own + lane_row(lane())) * kStride;
-      multiply_rows<kDim>(key_rows() + top, key_rows() + top + 8 * kStride, queries, lane(),
-                          weight);
-      multiply_rows<kDim>(value_rows() + top, value_rows() + top + 8 * kStride, d_outs, lane(),
-                          d_logit);
-    }
+    multiply(key_rows(), query_rows(), at, weight);
+    multiply(value_rows(), d_out_rows(), at, d_logit);
     if (!state().bias_by_offset) find_biases(first, count, at, sub, biases);
 #pragma unroll
     for (int t = 0; t < 2; ++t) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         const int h = e / 2;
-        const float4 of_query = of_lane[t * 8 + e % 2];
+        const float4 of_query = of_lane[t * 8 + e % 2 * 4];
         const float logit =
             weight[t][e] * inverse_[h] * of_query.x + (of_query.y * embedded_[h] + biases[t][e]);
         weight[t][e] = exp2_fast(logit * kLog2E + of_query.z);
@@ -268,24 +243,23 @@ class BackwardPooled {
       }
     }
     if (launch_.plan.table_atomics) add_to_table(count, at, sub, biases);
-    if constexpr (kTensorCores) {
-      const RightRows<T, kDim> query_channels = right_.load_transposed(queries);
-#pragma unroll
-      for (int t = 0; t < 2; ++t)
-        multiply_wide_weights<T, kDim>(d_logit[t], query_channels.of[t], d_key_);
-      multiply_weights(weight, right_.load_transposed(d_outs), d_value_);
-    } else {
-      float* stage = stages() + own * kAttentionStagedWeights;
-      multiply_weights<kDim>(d_logit[0], d_logit[1], queries, lane(), stage, d_key_);
-      multiply_weights<kDim>(weight[0], weight[1], d_outs, lane(), stage, d_value_);
-    }
+    WeightedRows<T, kDim>(query_rows(), at).add_wide(0, d_logit[0], d_logit[1], d_key_);
+    WeightedRows<T, kDim>(d_out_rows(), at).add(0, weight[0], weight[1], d_value_);
+  }
+
+  // products += the warp's rows of `own`, times 16 rows that lie at `at`, transposed.
+  static __device__ void multiply(const Rows& own, const Rows& rows, int at,
+                                  float (&products)[2][4]) {
+    Products(own, [](int i) {
+      return warp() * 16 + i;
+    }).multiply(typename Products::Right(rows, at), products);
   }
 
   // Biases of any kind, one after the other: this path need not be fast.
   __device__ void find_biases(int first, int count, int at, int sub, float (&biases)[2][4]) const {
 #pragma unroll 1
     for (int j = 0; j < 8; ++j) {
-      const int i = j / 4 * 8 + lane_column(lane()) + j % 2;
+      const int i = j / 4 * 8 + lane_column() + j % 2 * 4;
       const int4 position = positions()[at + i];
       const int n = sub + i < count ? first + sub + i : first;
       const int m = present(j / 2 % 2);
@@ -302,8 +276,8 @@ class BackwardPooled {
                    state().head * p_.d_pool_bias.shape[1] * p_.d_pool_bias.shape[2];
     if (state().steps) {
       // A query beyond the last adds zero, to the entry of one that exists.
-      const int4* position = positions() + at + lane_column(lane());
-      const int of_query[4] = {position[0].y, position[1].y, position[8].y, position[9].y};
+      const int4* position = positions() + at + lane_column();
+      const int of_query[4] = {position[0].y, position[4].y, position[8].y, position[12].y};
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         float* of_key = table + table_offsets_[h];
@@ -319,7 +293,7 @@ class BackwardPooled {
     }
 #pragma unroll 1
     for (int j = 0; j < 8; ++j) {
-      const int i = j / 4 * 8 + lane_column(lane()) + j % 2;
+      const int i = j / 4 * 8 + lane_column() + j % 2 * 4;
       const int m = key(j / 2 % 2);
       if (sub + i >= count || m >= pooled()) continue;
       float gradient = 0.0f;
@@ -348,10 +322,9 @@ class BackwardPooled {
     for (int t = 0; t < kChunks; ++t) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const int c = t * 8 + lane_column(lane()) + i;
+        const int c = t * 8 + lane_column() * 2 + i;
         if (c >= channels) continue;
-        const float embedding =
-            head_parameter(in_.query_embedding, static_cast<int>(state().head), c);
+        const float embedding = WindowParameters(in_, state().head).embedding_of(c);
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           if (key(h) >= pooled()) continue;
@@ -366,7 +339,6 @@ class BackwardPooled {
   const Launch& launch_;
   const AggregatedAttentionBackwardParams& p_;
   const AggregatedAttentionInputs& in_;
-  const RightRowsLoader<T, kTensorCores ? kDim : 0> right_;
   // Of the lane's two keys:
   float inverse_[2], embedded_[2], along_[2] = {};
   const float* biases_[2] = {};

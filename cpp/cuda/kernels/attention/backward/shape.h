@@ -7,17 +7,20 @@
 
 namespace transnext {
 
-constexpr int kAttentionTokenThreads = 256;  // of a block that owns a tile of tokens
-constexpr int kAttentionMostTokens = 128;    // that it owns
-constexpr int kAttentionStateBytes = 80;     // that describe it in shared memory
-constexpr int kAttentionPartialSumBytes =
-    kAttentionTokenThreads * 32;              // of the parameters' gradients
-constexpr int kAttentionPooledThreads = 128;  // of one that owns a tile of pooled keys
+constexpr int kAttentionTileThreads = 256;    // of a block that owns a tile of tokens
+constexpr int kAttentionMostTokens = 128;     // that it owns
+constexpr int kTileStateBytes = 96;           // that describe it
+constexpr int kAttentionPooledThreads = 128;  // of a block that owns a tile of pooled keys
+constexpr int kAttentionPoolTile = 64;        // of that many
 constexpr int kAttentionBiasThreads = 256;
 constexpr int kAttentionSumLanes = 32;
 constexpr int kAttentionSumRows = 8;
-constexpr int kAttentionStagedWeights = 20;  // floats from row to row of a warp's weights
-constexpr int kAttentionPoolTile = 64;       // pooled keys in shared memory at a time
+
+// Pooled keys beside a block's queries.
+constexpr int kPooledChunkKeys = 56;   // whose weights a warp holds
+constexpr int kPooledOwnBiasKeys = 8;  // the same where biases are computed for each query
+constexpr int kOwnBiasStride = 9;      // floats from one query's biases to the next's
+constexpr int kPooledChunkRows = 64;   // whole MMAs of them
 
 // Queries in shared memory beside a tile of pooled keys, and the number of such tiles: where there
 // is room, the next one is copied while a block works on the current one.
@@ -31,27 +34,83 @@ TRANSNEXT_INLINE constexpr int attention_pooled_buffers(int channels, int elemen
   return attention_pooled_waits(channels, element_bytes) ? 1 : 2;
 }
 
-// Byte offsets into the shared memory of a block that owns a tile of tokens.
-struct AttentionTokenShared {
-  int state;  // the block's rectangles
-  // T rows: queries and output gradients within reach of the tile's keys, and keys and values
-  // within reach of those queries. Pooled keys, values and normalised keys overwrite the values;
-  // the warps' partial sums of the parameter gradients overwrite the pooled keys.
-  int query, d_out, key, value, pool_key, pool_value, pool_unit;
-  int order, bias_offset;  // ints per query: the owned ones first; offset of its biases
-  // floats per query; a weight is 2^(logit log2(e) + offset)
-  int query_inverse, d_out_norm, length_scale, offset, delta, total;
-  // floats per key, per pooled key
-  int key_inverse, key_embedding, pool_inverse, pool_embedding;
-  // floats per query and window cell: a_j (later d_l_j), D_j, w_j
-  int probability, d_weight, weight;
-  int gradient;                // floats per owned query and channel
-  int d_scale;                 // floats per owned query
-  int tokens;                  // floats [L][channels]
-  int embedding;               // floats per channel
-  int local_bias, token_bias;  // floats per window cell
-  int pool_row, pool_column;   // ints per pooled key: bias offset or pooled row, pooled column
-  int bytes;
+// The terms of a query; lengths, which its keys need too, are beside.
+struct alignas(16) BackwardQuery {
+  float norm;        // 1 / |q|
+  float d_out_norm;  // |d_out| of 16-bit types, else 1
+  float offset;      // a weight is 2^(logit log2(e) + offset)
+  int bias;          // offset into the biases
+};
+
+// A block that owns a tile of tokens: backward/tile.cuh. Offsets in bytes; pooled keys and later sums take
+// the place of the values.
+struct TileLayout {
+  int state = 0;           // a TileState
+  int queries = 0;         // [queries within reach of the tile's keys] rows
+  int d_outs = 0;          // the same
+  int keys = 0;            // [keys within reach of these queries] rows
+  int values = 0;          // the same
+  int pool_keys = 0;       // [kPooledChunkRows] rows
+  int pool_values = 0;     // [kPooledChunkKeys] rows
+  int pool_terms = 0;      // [kPooledChunkRows] KeyTerms
+  int own_biases = 0;      // [queries][kOwnBiasStride] floats
+  int sums = 0;            // [kAttentionTileThreads][8] floats, of the parameters' gradients
+  int query_terms = 0;     // [queries] BackwardQuery
+  int lengths = 0;         // [queries] floats: length scale
+  int deltas = 0;          // [queries] pairs of floats: delta, sum of the probabilities
+  int key_terms = 0;       // [keys] pairs of floats: 1 / |k|, embedding . k / |k|
+  int d_logits = 0;        // [queries][L] floats: a_j, later d_l_j
+  int d_weights = 0;       // the same: D_j
+  int weights = 0;         // the same: w_j
+  int gradients = 0;       // [owned][kDim] floats
+  int d_scales = 0;        // [owned] floats
+  int tokens = 0;          // [L][kDim] floats
+  int embedding = 0;       // [kDim] floats
+  int embedding_rows = 0;  // 16-bit types: EmbeddingRows
+  int window_terms = 0;    // [L] pairs of floats: local bias, token bias
+  int bytes = 0;
+
+  // Of `own` tokens, which with those around are so many queries and keys.
+  TRANSNEXT_INLINE TileLayout() {}
+  TRANSNEXT_INLINE TileLayout(int channels, int element_bytes, index_t cells, index_t own,
+                              index_t query_count, index_t key_count) {
+    const index_t row = row_bytes(channels, element_bytes);
+    constexpr index_t kTooLarge = 1 << 30;  // callers may pass any window size
+    const auto reserve = [&](int& offset, index_t size) {
+      offset = bytes;
+      const index_t end = bytes + (size + kVector16Bytes - 1) / kVector16Bytes * kVector16Bytes;
+      bytes = static_cast<int>(end < kTooLarge ? end : kTooLarge);
+    };
+    reserve(state, kTileStateBytes);
+    reserve(queries, query_count * row);
+    reserve(d_outs, query_count * row);
+    reserve(keys, key_count * row);
+    reserve(values, key_count * row);
+    const int after_values = bytes;
+    bytes = values;
+    reserve(sums, kAttentionTileThreads * 8 * 4);
+    const int after_sums = bytes;
+    bytes = values;
+    reserve(pool_keys, kPooledChunkRows * row);
+    reserve(pool_values, kPooledChunkKeys * row);
+    reserve(pool_terms, kPooledChunkRows * static_cast<int>(sizeof(KeyTerms)));
+    reserve(own_biases, query_count * kOwnBiasStride * 4);
+    if (bytes < after_values) bytes = after_values;
+    if (bytes < after_sums) bytes = after_sums;
+    reserve(query_terms, query_count * static_cast<int>(sizeof(BackwardQuery)));
+    reserve(lengths, query_count * 4);
+    reserve(deltas, query_count * 8);
+    reserve(key_terms, key_count * 8);
+    reserve(d_logits, query_count * cells * 4);
+    reserve(d_weights, query_count * cells * 4);
+    reserve(weights, query_count * cells * 4);
+    reserve(gradients, own * channels * 4);
+    reserve(d_scales, own * 4);
+    reserve(tokens, cells * channels * 4);
+    reserve(embedding, channels * 4);
+    reserve(embedding_rows, element_bytes == 2 ? channels * 4 + 4 : 0);
+    reserve(window_terms, cells * 8);
+  }
 };
 
 // 16-bit types with a window of 3 x 3: backward/strip.cuh.
@@ -59,20 +118,10 @@ constexpr int kStripColumns = 16;                    // of queries, the outer tw
 constexpr int kStripKeyColumns = kStripColumns + 2;  // with those that their windows see
 constexpr int kStripMostRows = 8;                    // of queries in a step,
 constexpr int kStripFewerRows = 6;                   // and where less shared memory is
-constexpr int kStripChunkKeys = 56;                  // pooled keys whose weights a warp holds
-constexpr int kStripOwnBiasKeys = 8;  // the same where biases are computed for each query
-constexpr int kStripPoolRows = 64;    // the same in whole MMAs
-constexpr int kStripSlotWords = 8;    // of a query's D_j as columns of MMAs, each of 16 bits
+constexpr int kStripSlotWords = 8;  // of a query's D_j as columns of MMAs, each of 16 bits
 constexpr int kStripStateBytes = 80;
 constexpr int kStripTensorBytes = 7 * 24 + 8;
 
-// The terms of a query of the step; lengths, which its keys need too, are beside.
-struct alignas(16) StripQuery {
-  float norm;        // 1 / |q|
-  float d_out_norm;  // |d_out|
-  float offset;      // a weight is 2^(logit log2(e) + offset)
-  int bias;          // offset into the biases
-};
 // The terms of a key.
 struct alignas(16) StripKey {
   float norm;       // 1 / the length of the row in shared memory
@@ -90,10 +139,10 @@ struct StripLayout {
   int tokens = 0;          // [2][kTokenRows] rows
   int window_terms = 0;    // [2][4] float4: biases of a window row, token biases
   int zeros = 0;           // from here on zero at first: MMAs read rows that are never loaded
-  int pool_keys = 0;       // [kStripPoolRows] rows
-  int pool_values = 0;     // [kStripChunkKeys] rows
-  int pool_terms = 0;      // [kStripPoolRows] KeyTerms
-  int query_terms = 0;     // [rows][kStripColumns] StripQuery
+  int pool_keys = 0;       // [kPooledChunkRows] rows
+  int pool_values = 0;     // [kPooledChunkKeys] rows
+  int pool_terms = 0;      // [kPooledChunkRows] KeyTerms
+  int query_terms = 0;     // [rows][kStripColumns] BackwardQuery
   int keys = 0;            // [rows + 2][kStripKeyColumns] rows, and some more for whole MMAs
   int values = 0;          // the same without these
   int key_terms = 0;       // as `keys`, of StripKey
@@ -108,7 +157,7 @@ struct StripLayout {
 
   TRANSNEXT_INLINE StripLayout() {}
   TRANSNEXT_INLINE StripLayout(int channels, int rows) {
-    const int row = forward_row_bytes(channels, 2);
+    const int row = row_bytes(channels, 2);
     const int step = rows * kStripColumns;
     const int all = step + 2 * kStripColumns;
     // Keys are scaled 16 at a time.
@@ -126,10 +175,10 @@ struct StripLayout {
     reserve(tokens, 2 * kTokenRows * row);
     reserve(window_terms, 2 * 4 * 16);
     zeros = bytes;
-    reserve(pool_keys, kStripPoolRows * row);
-    reserve(pool_values, kStripChunkKeys * row);
-    reserve(pool_terms, kStripPoolRows * static_cast<int>(sizeof(KeyTerms)));
-    reserve(query_terms, step * static_cast<int>(sizeof(StripQuery)));
+    reserve(pool_keys, kPooledChunkRows * row);
+    reserve(pool_values, kPooledChunkKeys * row);
+    reserve(pool_terms, kPooledChunkRows * static_cast<int>(sizeof(KeyTerms)));
+    reserve(query_terms, step * static_cast<int>(sizeof(BackwardQuery)));
     reserve(keys, all_keys * row);
     reserve(values, (rows + 2) * kStripKeyColumns * row);
     reserve(key_terms, all_keys * static_cast<int>(sizeof(StripKey)));
@@ -146,10 +195,10 @@ struct StripLayout {
 struct AttentionBackwardPlan {
   int tile_height, tile_width;  // owned tokens of a block
   int tiles_y, tiles_x;
-  AttentionTokenShared shared;
-  StripLayout strip;  // in the place of `shared`, where tiles are strips
+  TileLayout tile;
+  StripLayout strip;  // in the place of `tile`, where tiles are strips
   int strip_rows;     // of queries in a step; 0: tiles are no strips
-  bool vectors;       // strips: rows of all [B, N, h, d] tensors are whole aligned vectors
+  bool vectors;       // rows of all [B, N, h, d] tensors are whole aligned vectors
   int slices, slice;  // of the queries on the pooled side; queries per slice
   int parameters;     // floats of a block's sums for the parameters' gradients
   // Offsets into the workspace, in floats.

@@ -12,8 +12,7 @@
 // Outside the image rows are zero, and queries have no weights and a length scale of zero.
 #pragma once
 
-#include "cuda/kernels/attention/backward/shape.h"
-#include "cuda/kernels/attention/row_operand.cuh"
+#include "cuda/kernels/attention/backward/block.cuh"
 #include "cuda/kernels/attention/rows.cuh"
 #include "cuda/kernels/attention/window_products.cuh"
 
@@ -21,13 +20,11 @@ namespace transnext::device {
 
 // `top` is the step's first row of queries, `left` their first column. What changes from step to step is
 // here too: it is needed seldom, and occupies no registers.
-struct StripState : TileState {
+struct StripState : BackwardState {
   int first_top;             // of the first step
   int parity;                // of the step's number
   int owned_top, owned_end;  // rows
-  float scale;
-  float no_bias;      // zero
-  float weight_unit;  // a power of two that makes numbers of T of window weights
+  float weight_unit;         // a power of two that makes numbers of T of window weights
   float
       largest_d_out[2];  // length of an output gradient in this step and the one before, by parity
 };
@@ -43,7 +40,9 @@ struct StripTensors {
 
 template <class T, int kDim>
 struct Strip {
-  using Rows = SharedRows<T, kDim>;
+  using Element = T;
+  using Rows = SharedRows<T, kDim, false>;
+  static constexpr int kChannels = kDim;
   static constexpr int kChunks = kDim / 8;
   static constexpr int kWindow = WindowColumns::kWindow;
   static constexpr int kCells = kWindow * kWindow;
@@ -73,13 +72,16 @@ struct Strip {
   __device__ float* lengths() const { return part<float>(at().lengths); }
   __device__ float* d_logits() const { return part<float>(at().d_logits); }
   __device__ T* weights() const { return part<T>(at().weights); }
-  __device__ StripQuery* query_terms() const { return part<StripQuery>(at().query_terms); }
+  __device__ BackwardQuery* query_terms() const { return part<BackwardQuery>(at().query_terms); }
   __device__ StripKey* key_terms() const { return part<StripKey>(at().key_terms); }
   __device__ unsigned* slots() const { return part<unsigned>(at().slots); }
   __device__ float* embedding() const { return part<float>(at().embedding); }
-  __device__ EmbeddingRows<T, kDim>& embedding_rows() const {
+  __device__ EmbeddingRows<T, kDim>& scaling_embedding() const {
     return *part<EmbeddingRows<T, kDim>>(at().embedding_rows);
   }
+  __device__ Rows pool_keys() const { return {memory + at().pool_keys}; }
+  __device__ Rows pool_values() const { return {memory + at().pool_values}; }
+  __device__ KeyTerms* pool_terms() const { return part<KeyTerms>(at().pool_terms); }
   __device__ WindowTokens<T, kDim> tokens() const { return {{memory + at().tokens}}; }
   __device__ const float4* biases() const { return part<float4>(at().window_terms); }
   __device__ const float4* token_biases() const { return biases() + 4; }
@@ -102,65 +104,44 @@ struct Strip {
   static __device__ bool owns_column(int column) {
     return column > 0 && column < kStripColumns - 1;
   }
+  // Of the step's queries: how many, where they are in the image and among all of them, their own
+  // biases, which lie where the gradients of their window's logits will; and all that it sees.
+  __device__ int step_queries() const { return rows() * kStripColumns; }
+  __device__ Rectangle::Cell cell_of(int query) const {
+    return {top() + query / kStripColumns, state().left + query % kStripColumns};
+  }
+  __device__ int index_of(int query) const { return query + 2 * kStripColumns; }
+  __device__ float* own_biases() const {
+    static_assert(kOwnBiasStride == kCells, "they take the place of a window's");
+    return d_logits();
+  }
+  __device__ Rectangle seen() const {
+    const int left = max(state().left, 0);
+    return {state().first_top, left, min(state().owned_end + 1, height()) - state().first_top,
+            min(state().left + kStripColumns, width()) - left};
+  }
   // What makes numbers of T of the gradients of this step and the two rows before.
   __device__ float unit() const {
     return fmaxf(state().largest_d_out[0], state().largest_d_out[1]);
   }
 };
 
-__device__ inline float inverse_or_zero(float x) {
-  return x > 0.0f ? 1.0f / x : 0.0f;
-}
-
 // A warp's patch in a step, and its lane's queries.
 struct StripPatch {
-  int row, column;  // of the first query
+  int top, column;  // of the first query
 
-  __device__ StripPatch() : row(thread_index() / 64 * 2), column(thread_index() / 32 % 2 * 8) {}
+  __device__ StripPatch() : top(thread_index() / 64 * 2), column(thread_index() / 32 % 2 * 8) {}
 
   // In the lane's half of the patch, among the step's queries and among all of them.
   __device__ int query(int half) const {
-    return (row + half) * kStripColumns + column + thread_index() % 32 / 4;
+    return (top + half) * kStripColumns + column + thread_index() % 32 / 4;
   }
   __device__ int index(int half) const { return query(half) + 2 * kStripColumns; }
-  // The query whose row this lane loads as a left operand.
-  __device__ int loaded() const {
-    return (row + 2 + thread_index() % 16 / 8) * kStripColumns + column + thread_index() % 8;
-  }
+  // Query i of the 16, among all of them.
+  __device__ int row(int i) const { return (top + 2 + i / 8) * kStripColumns + column + i % 8; }
   __device__ bool inside(const TileCorner& corner) const {
-    return corner.top + row < corner.height && corner.left + column < corner.width;
+    return corner.top + top < corner.height && corner.left + column < corner.width;
   }
 };
-
-// Multiplies 16 rows from `first` on by powers of two, so that they are at most 1 long and, unless they
-// are tiny, more than 1/2: what is rounded to T then has the magnitude of numbers of T, and products of
-// the rows are as exact as before. Calls `store(row, 1 / |row| of the stored row, 1 / |row|, embedding .
-// row of the stored row)`.
-template <class T, int kDim, class Store>
-__device__ inline void scale_rows(const SharedRows<T, kDim>& rows, int first,
-                                  const EmbeddingRows<T, kDim>& embedding, const Store& store) {
-  const int lane = thread_index() % 32;
-  RowOperand<T, kDim> operand;
-  operand.load(rows, first);
-  const float2 squares = operand.squares(lane);
-  const float2 dots = EmbeddingOperand<T, kDim>(embedding, lane).dots(operand);
-  const int holder = lane / 4 * 4 + lane / 8;
-  __syncwarp();
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const float inverse =
-        __shfl_sync(0xffffffffu, inverse_norm(half == 0 ? squares.x : squares.y), holder);
-    const unsigned exponent = float_to_bits(inverse) & 0x7f800000u;
-    const float up = exponent > 0 ? bits_to_float(exponent) : 1.0f;
-    const float down = exponent > 0 ? bits_to_float(0x7f000000u - exponent) : 1.0f;
-    const int row = first + lane / 4 + 8 * half;
-#pragma unroll
-    for (int i = 0; i < kDim / 8; ++i) {
-      const float2 two = floats_of<T>(operand.parts[i][half]);
-      reinterpret_cast<unsigned*>(rows.vector(row, i))[lane % 4] = pack<T>(two.x * up, two.y * up);
-    }
-    if (lane % 4 == 0) store(row, inverse * down, inverse, (half == 0 ? dots.x : dots.y) * up);
-  }
-}
 
 }  // namespace transnext::device

@@ -2,7 +2,8 @@
 // queries, and what they leave for the gradients of keys, values and parameters.
 #pragma once
 
-#include "cuda/kernels/attention/backward/strip_pooled.cuh"
+#include "cuda/kernels/attention/backward/pooled_keys.cuh"
+#include "cuda/kernels/attention/backward/strip.cuh"
 
 namespace transnext::device {
 
@@ -12,25 +13,6 @@ struct LaneSums {
   float embedding[kDim / 8][2] = {};
   float scale = 0.0f;
 };
-
-// Gradient of a vector through its normalisation, of a lane's channels of the unit vector, times a
-// factor. Four lanes hold the vector.
-template <int kChunks>
-__device__ inline void through_normalisation(const float2 (&unit)[kChunks], float inverse,
-                                             float factor, float (&gradient)[kChunks][2]) {
-  float along = 0.0f;
-#pragma unroll
-  for (int i = 0; i < kChunks; ++i)
-    along += unit[i].x * gradient[i][0] + unit[i].y * gradient[i][1];
-  along = sum_of_four(along);
-  if (inverse >= 1.0f / kNormEpsilon) along = 0.0f;
-  factor *= inverse;
-#pragma unroll
-  for (int i = 0; i < kChunks; ++i) {
-    gradient[i][0] = (gradient[i][0] - unit[i].x * along) * factor;
-    gradient[i][1] = (gradient[i][1] - unit[i].y * along) * factor;
-  }
-}
 
 template <class T, int kDim>
 struct StripQueries {
@@ -50,7 +32,7 @@ struct StripQueries {
     float probability[2][kWindow] = {}, d_weight[2][kWindow] = {};
     if (inside) find_weights(patch, queries, probability, d_weight);
     float sum[kChunks][4];
-    StripPooled<T, kDim>{strip}.accumulate(patch, inside, queries, sum);
+    PooledKeys<Parts>{strip}.accumulate(patch, inside, inside, queries, sum);
     if (inside) finish(patch, queries, probability, d_weight, sum, sums);
   }
 
@@ -64,11 +46,11 @@ struct StripQueries {
 
   __device__ ReachRows<T, kDim, kStripKeyColumns> reach(const SharedRows<T, kDim>& rows,
                                                         const StripPatch& patch) const {
-    return {rows, patch.row * kStripKeyColumns + patch.column};
+    return {rows, patch.top * kStripKeyColumns + patch.column};
   }
   // The index of the lane's first key.
   __device__ int key(const StripPatch& patch) const {
-    return (patch.row + y()) * kStripKeyColumns + patch.column + thread_index() % 32 / 4;
+    return (patch.top + y()) * kStripKeyColumns + patch.column + thread_index() % 32 / 4;
   }
   // a_j and D_j, their part of delta, and w_j, which it stores.
   __device__ void find_weights(const StripPatch& patch, LaneQueries& queries, Cells& probability,
@@ -77,14 +59,14 @@ struct StripQueries {
     const TileCorner corner = strip.corner();
     const LaneTerms terms(strip, patch);
     Operand query;
-    query.load(strip.queries().vector(patch.loaded(), thread % 32 / 16));
+    query.load(strip.queries().vector(patch.row(thread % 16), thread % 32 / 16));
     reach(strip.keys(), patch).multiply(query, thread, probability);
     {
       Operand d_out;
-      d_out.load(strip.d_outs().vector(patch.loaded(), thread % 32 / 16));
+      d_out.load(strip.d_outs().vector(patch.row(thread % 16), thread % 32 / 16));
       reach(strip.values(), patch).multiply(d_out, thread, d_weight);
     }
-    const bool row_inside = corner.row_inside(corner.top + patch.row + y() - 1);
+    const bool row_inside = corner.row_inside(corner.top + patch.top + y() - 1);
     const int column = corner.left + patch.column + thread % 32 / 4 - 1;
     const StripKey* keys = strip.key_terms() + key(patch);
     const float4 biases[2] = {strip.biases()[y()], strip.biases()[row_before(y())]};
@@ -189,7 +171,7 @@ struct StripQueries {
     for (int h = 0; h < 2; ++h) {
       const int query = patch.query(h);
       const float unit =
-          Parts::owns_column(query % kStripColumns) && strip.owns_row(strip.top() + patch.row + h)
+          Parts::owns_column(query % kStripColumns) && strip.owns_row(strip.top() + patch.top + h)
               ? down
               : 0.0f;
       unsigned* slots = strip.slots() + query * kStripSlotWords + y();
@@ -205,14 +187,14 @@ struct StripQueries {
                         LaneSums<kDim>& sums) const {
     const int thread = thread_index();
     Operand operand;
-    operand.load(strip.queries().vector(patch.loaded(), thread % 32 / 16));
+    operand.load(strip.queries().vector(patch.row(thread % 16), thread % 32 / 16));
     __syncwarp();  // before units overwrite the queries
     const TileCorner corner = strip.corner();
     const HeadRows<T> d_q = strip.tensors().d_q;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int index = patch.index(h);
-      const int row = corner.top + patch.row + h;
+      const int row = corner.top + patch.top + h;
       const int column = index % kStripColumns;
       const bool owned = Parts::owns_column(column) && strip.owns_row(row) &&
                          corner.column_inside(corner.left + column);

@@ -1,6 +1,6 @@
 // aggregated_attention backward of 16-bit types with a window of 3 x 3, the tokens' side: d_q, d_k, d_v,
 // delta, and a block's partial sums of the parameters' gradients, on tensor cores. The formulas are
-// those of tokens.cuh.
+// those of tiles.cuh.
 //
 // A block walks down a strip (strip.cuh). In each step it loads as many rows of queries as it has warps,
 // computes their gradients (strip_queries.cuh) and then those of the keys that no later query sees
@@ -95,8 +95,7 @@ class BackwardStrip {
     __syncthreads();
     const WindowParameters parameters(in, state.head);
     if (strip_.warp() == 0) {
-      strip_.embedding_rows().load([&](int c) { return parameters.embedding_of(c); },
-                                   strip_.embedding());
+      load_embedding(strip_, parameters);
     } else if (strip_.warp() == 1) {
       measure_tokens(parameters);
     } else if (thread_index() < 64 + 4) {
@@ -105,7 +104,7 @@ class BackwardStrip {
       terms[row] = parameters.bias_row(row);
       terms[row + 4] = parameters.token_bias_row(row);
     }
-    const StripPooled<T, kDim> pooled{strip_};
+    const PooledKeys<Strip<T, kDim>> pooled{strip_};
     pooled.find_bias();
     __syncthreads();
     strip_.tokens().load(parameters, state.token_scale, strip_.threads());
@@ -206,7 +205,7 @@ class BackwardStrip {
       const int column = corner.left + lane;
       const bool inside = corner.inside(row, column);
       const int query = warp * kStripColumns + lane;
-      StripQuery& terms = strip_.query_terms()[query];
+      BackwardQuery& terms = strip_.query_terms()[query];
       float offset = kNoLogit;
       if (inside)
         offset = static_cast<const float*>(
@@ -215,8 +214,8 @@ class BackwardStrip {
                                        state.head * log_sum_exp.stride[2]] *
                  -kLog2E;
       terms.offset = offset;
-      terms.bias =
-          StripPooled<T, kDim>{strip_}.query_offset(corner, row, column, query + 2 * kStripColumns);
+      terms.bias = PooledKeys<Strip<T, kDim>>{strip_}.query_offset(corner, row, column,
+                                                                   query + 2 * kStripColumns);
       strip_.lengths()[query + 2 * kStripColumns] =
           inside ? length_scale(row, column, 3, strip_.p.in.grid, strip_.pooled()) : 0.0f;
     }
@@ -234,7 +233,7 @@ class BackwardStrip {
       const float2 d_squares = operand.squares(lane);
       float largest = 0.0f;
       if (RowOperand<T, kDim>::holds_squares(lane)) {
-        StripQuery* terms = strip_.query_terms() + warp * kStripColumns + lane / 4;
+        BackwardQuery* terms = strip_.query_terms() + warp * kStripColumns + lane / 4;
         terms[0].norm = inverse_norm(squares.x);
         terms[8].norm = inverse_norm(squares.y);
         const float lengths[2] = {sqrtf(d_squares.x), sqrtf(d_squares.y)};
@@ -252,7 +251,7 @@ class BackwardStrip {
 #pragma unroll 1
     for (int row = (strip_.is_first() ? 0 : 2 * kStripKeyColumns) + warp * 16; row < end;
          row += strip_.rows() * 16)
-      scale_rows(strip_.keys(), row, strip_.embedding_rows(),
+      scale_rows(strip_.keys(), row, strip_.scaling_embedding(),
                  [&](int key, float norm, float inverse, float dot) {
                    strip_.key_terms()[key] = {norm, dot, inverse, 0.0f};
                  });

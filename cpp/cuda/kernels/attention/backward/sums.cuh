@@ -4,7 +4,7 @@
 #pragma once
 
 #include "cuda/kernels/attention/backward/shape.h"
-#include "cuda/kernels/attention/token_rows.cuh"
+#include "cuda/kernels/attention/rows.cuh"
 #include "cuda/kernels/common/math.cuh"
 
 namespace transnext {
@@ -74,11 +74,13 @@ __global__ void aggregated_attention_backward_pooled_sums(
   const index_t rows = in.q.shape[0] * in.q.shape[2] * pooled;
   const index_t row = index_t{blockIdx.x} * kAttentionSumRows + threadIdx.y;
   if (row >= rows) return;
-  const index_t m = row % pooled;
+  const int m = static_cast<int>(row % pooled);
   const index_t head = row / pooled % in.q.shape[2];
   const index_t batch = row / pooled / in.q.shape[2];
   const float* sums = launch.workspace + launch.plan.pooled_sums + row * 2 * channels;
-  const device::TokenRows<T> keys(in.k_pool, batch, head);
+  const auto rows_of = [&](const View<4>& view) {
+    return device::HeadRows<T>(view, batch, head, launch.plan.vectors);
+  };
   float gradient[kLaneChannels] = {}, key[kLaneChannels] = {};
   float square = 0.0f, along = 0.0f;
 #pragma unroll
@@ -91,11 +93,8 @@ __global__ void aggregated_attention_backward_pooled_sums(
       gradient[i] += sums[slice * rows * 2 * channels + c];
       d_value += sums[slice * rows * 2 * channels + channels + c];
     }
-    if (p.d_v_pool.present()) {
-      const device::TokenRows<T> d_values(p.d_v_pool, batch, head);
-      from_float(d_value, d_values.data[m * d_values.token_stride + c * d_values.channel_stride]);
-    }
-    key[i] = to_float(keys.data[m * keys.token_stride + c * keys.channel_stride]);
+    if (p.d_v_pool.present()) from_float(d_value, rows_of(p.d_v_pool).element(m, c));
+    key[i] = to_float(rows_of(in.k_pool).element(m, c));
     square += key[i] * key[i];
     along += key[i] * gradient[i];
   }
@@ -104,13 +103,12 @@ __global__ void aggregated_attention_backward_pooled_sums(
   const float inverse = device::inverse_length(norm);
   along = device::warp_sum(along) * inverse;
   if (norm <= device::kNormEpsilon) along = 0.0f;
-  const device::TokenRows<T> d_keys(p.d_k_pool, batch, head);
 #pragma unroll
   for (int i = 0; i < kLaneChannels; ++i) {
     const int c = lane + 32 * i;
     if (c < channels)
       from_float((gradient[i] - key[i] * inverse * along) * inverse,
-                 d_keys.data[m * d_keys.token_stride + c * d_keys.channel_stride]);
+                 rows_of(p.d_k_pool).element(m, c));
   }
 }
 
