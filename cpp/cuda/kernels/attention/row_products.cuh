@@ -19,21 +19,29 @@ struct RowProducts {
   using Rows = SharedRows<T, kDim, false>;
   using Operand = RowOperand<T, kDim>;
 
-  Operand left;
+  // Addresses of a lane's part, which the same rows further on follow from: of 16 rows, of which row i is
+  // `row_of(i)`,
+  struct Left {
+    const Vector16<T>* from;
 
-  // Row i of the 16 is `row_of(i)`.
-  template <class RowOf>
-  __device__ RowProducts(const Rows& rows, const RowOf& row_of) {
-    left.load(rows.vector(row_of(thread_index() % 16), thread_index() % 32 / 16));
-  }
-
-  // Rows from `first` on, a multiple of 8, as the right operand.
+    template <class RowOf>
+    __device__ Left(const Rows& rows, const RowOf& row_of)
+        : from(rows.vector(row_of(thread_index() % 16), thread_index() % 32 / 16)) {}
+  };
+  // and of rows from `first` on, a multiple of 8.
   struct Right {
     const Vector16<T>* from;
 
     __device__ Right(const Rows& rows, int first)
         : from(Operand::keys_of(rows, first + product_row(thread_index() % 8), thread_index())) {}
+    __device__ void move(int rows) { from += rows * Rows::kRowBytes / kVector16Bytes; }
   };
+
+  Operand left;
+
+  __device__ explicit RowProducts(const Left& rows, int further = 0) {
+    left.load(rows.from + further * Rows::kRowBytes / kVector16Bytes);
+  }
 
   // products += left right^T, of the right operand's 8 rows from 8 t on,
   __device__ void multiply(const Right& right, int t, float (&products)[4]) const {
@@ -51,19 +59,28 @@ template <int kDim>
 struct RowProducts<float, kDim> {
   using Rows = SharedRows<float, kDim, false>;
 
-  const float4* top;
-  const float4* bottom;
+  struct Left {
+    const float4* top;
+    const float4* bottom;
 
-  template <class RowOf>
-  __device__ RowProducts(const Rows& rows, const RowOf& row_of)
-      : top(rows.four(row_of(thread_index() % 32 / 4))),
-        bottom(rows.four(row_of(thread_index() % 32 / 4 + 8))) {}
-
+    template <class RowOf>
+    __device__ Left(const Rows& rows, const RowOf& row_of)
+        : top(rows.four(row_of(thread_index() % 32 / 4))),
+          bottom(rows.four(row_of(thread_index() % 32 / 4 + 8))) {}
+  };
   struct Right {
     const float4* from;
 
     __device__ Right(const Rows& rows, int first) : from(rows.four(first + thread_index() % 4)) {}
+    __device__ void move(int rows) { from += rows * Rows::kRowBytes / kVector16Bytes; }
   };
+
+  const float4* top;
+  const float4* bottom;
+
+  __device__ explicit RowProducts(const Left& rows, int further = 0)
+      : top(rows.top + further * Rows::kRowBytes / kVector16Bytes),
+        bottom(rows.bottom + further * Rows::kRowBytes / kVector16Bytes) {}
 
   template <int kTiles>
   __device__ void multiply(const Right& right, float (&products)[kTiles][4]) const {
@@ -102,6 +119,7 @@ struct WeightedRows {
   __device__ WeightedRows(const Rows& rows, int first)
       : from(values_of(rows, first + product_row(thread_index() % 8) + thread_index() / 8 % 2 * 8,
                        thread_index())) {}
+  __device__ void move(int rows) { from += rows * Rows::kRowBytes / kVector16Bytes; }
 
   // sum += weights rows, of the 16 rows from 8 t on: weights rounded to T,
   __device__ void add(int t, const float (&first)[4], const float (&second)[4],
@@ -160,6 +178,7 @@ struct WeightedRows<float, kDim> {
 
   __device__ WeightedRows(const Rows& rows, int first)
       : from(reinterpret_cast<const float2*>(rows.four(first)) + thread_index() % 4) {}
+  __device__ void move(int rows) { from += rows * Rows::kRowBytes / 8; }
 
   __device__ void add(int t, const float (&first)[4], const float (&second)[4],
                       float (&sum)[kChunks][4]) const {

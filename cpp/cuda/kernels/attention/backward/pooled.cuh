@@ -33,7 +33,12 @@ class BackwardPooled {
 
  public:
   __device__ explicit BackwardPooled(const Launch& launch)
-      : launch_(launch), p_(launch.params), in_(launch.params.in) {
+      : launch_(launch),
+        p_(launch.params),
+        in_(launch.params.in),
+        left_(key_rows(), [](int i) { return warp() * 16 + i; }),
+        right_(query_rows(), 0),
+        rows_(query_rows(), 0) {
     if (thread() == 0) {
       const unsigned slices = static_cast<unsigned>(launch.plan.slices);
       const unsigned key_tiles = static_cast<unsigned>((pooled() + kKeys - 1) / kKeys);
@@ -224,8 +229,12 @@ class BackwardPooled {
       }
     }
     float weight[2][4] = {}, d_logit[2][4] = {};
-    multiply(key_rows(), query_rows(), at, weight);
-    multiply(value_rows(), d_out_rows(), at, d_logit);
+    constexpr int kToDOuts = kBuffers * kTile;
+    typename Products::Right right = right_;
+    right.move(at);
+    Products(left_).multiply(right, weight);
+    right.move(kToDOuts);
+    Products(left_, kKeys).multiply(right, d_logit);
     if (!state().bias_by_offset) find_biases(first, count, at, sub, biases);
 #pragma unroll
     for (int t = 0; t < 2; ++t) {
@@ -243,16 +252,11 @@ class BackwardPooled {
       }
     }
     if (launch_.plan.table_atomics) add_to_table(count, at, sub, biases);
-    WeightedRows<T, kDim>(query_rows(), at).add_wide(0, d_logit[0], d_logit[1], d_key_);
-    WeightedRows<T, kDim>(d_out_rows(), at).add(0, weight[0], weight[1], d_value_);
-  }
-
-  // products += the warp's rows of `own`, times 16 rows that lie at `at`, transposed.
-  static __device__ void multiply(const Rows& own, const Rows& rows, int at,
-                                  float (&products)[2][4]) {
-    Products(own, [](int i) {
-      return warp() * 16 + i;
-    }).multiply(typename Products::Right(rows, at), products);
+    WeightedRows<T, kDim> rows = rows_;
+    rows.move(at);
+    rows.add_wide(0, d_logit[0], d_logit[1], d_key_);
+    rows.move(kToDOuts);
+    rows.add(0, weight[0], weight[1], d_value_);
   }
 
   // Biases of any kind, one after the other: this path need not be fast.
@@ -339,6 +343,9 @@ class BackwardPooled {
   const Launch& launch_;
   const AggregatedAttentionBackwardParams& p_;
   const AggregatedAttentionInputs& in_;
+  const typename Products::Left left_;    // the warp's keys
+  const typename Products::Right right_;  // the queries
+  const WeightedRows<T, kDim> rows_;      // the same as rows that are weighted
   // Of the lane's two keys:
   float inverse_[2], embedded_[2], along_[2] = {};
   const float* biases_[2] = {};

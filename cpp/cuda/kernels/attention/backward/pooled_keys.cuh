@@ -214,7 +214,7 @@ struct PooledKeys {
 
     template <class Patch>
     __device__ OutputProducts(const Block& block, const Patch& patch, int part)
-        : products(block.d_outs(), [&](int i) { return patch.row(i); }),
+        : products({block.d_outs(), [&](int i) { return patch.row(i); }}),
           values(block.pool_values(), part) {}
     __device__ void find(int t, float (&d_weight)[4]) const {
 #pragma unroll
@@ -228,7 +228,7 @@ struct PooledKeys {
 
     template <class Patch>
     __device__ OutputProducts(const Block& block, const Patch& patch, int part) {
-      const Products products(block.d_outs(), [&](int i) { return patch.row(i); });
+      const Products products({block.d_outs(), [&](int i) { return patch.row(i); }});
       products.multiply(typename Products::Right(block.pool_values(), part), kept);
     }
     __device__ void find(int t, float (&d_weight)[4]) const {
@@ -242,7 +242,7 @@ struct PooledKeys {
   __device__ void find_weights(const Patch& patch, int part, int count,
                                float (&probability)[kCount][4]) const {
     {
-      const Products products(block.queries(), [&](int i) { return patch.row(i); });
+      const Products products({block.queries(), [&](int i) { return patch.row(i); }});
       products.multiply(typename Products::Right(keys(), part), probability);
     }
     const LaneTerms queries(block, patch);
