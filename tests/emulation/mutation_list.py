@@ -291,7 +291,7 @@ MUTATIONS = [
         "attention",
         {
             "mask: window cells beyond the image's sides": "const bool seen = first + r < cells && image.«inside(top + down, left + right)→row_inside(top + down)»;",
-            "halo: queries that a tile does not own": "return is_owned ? row * owned.width + column : «-1→0»;",
+            "halo: gradients of queries that a tile does not own": "if (own >= «owned→count») continue;",
         },
     ),
     *breaks(
@@ -349,6 +349,7 @@ MUTATIONS = [
         "attention",
         {
             "halo: queries of an even window that see the tile's keys": "    state.queries = state.owned.grown(«after→before», before, tile_.height(), tile_.width());",
+            "index: queries of the halo behind the owned ones": "mine ? owned_before : owned.cells() + query« - owned_before→»",
         },
     ),
     *breaks(

@@ -55,6 +55,7 @@ struct TileLayout {
   int pool_terms = 0;      // [kPooledChunkRows] KeyTerms
   int own_biases = 0;      // [queries][kOwnBiasStride] floats
   int sums = 0;            // [kAttentionTileThreads][8] floats, of the parameters' gradients
+  int order = 0;           // [queries] ints: the queries' indices, the owned ones first
   int query_terms = 0;     // [queries] BackwardQuery
   int lengths = 0;         // [queries] floats: length scale
   int deltas = 0;          // [queries] pairs of floats: delta, sum of the probabilities
@@ -97,6 +98,7 @@ struct TileLayout {
     reserve(own_biases, query_count * kOwnBiasStride * 4);
     if (bytes < after_values) bytes = after_values;
     if (bytes < after_sums) bytes = after_sums;
+    reserve(order, query_count * 4);
     reserve(query_terms, query_count * static_cast<int>(sizeof(BackwardQuery)));
     reserve(lengths, query_count * 4);
     reserve(deltas, query_count * 8);

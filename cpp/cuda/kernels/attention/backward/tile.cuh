@@ -47,6 +47,7 @@ struct BackwardTile {
   __device__ Rows pool_values() const { return {memory + at().pool_values}; }
   __device__ KeyTerms* pool_terms() const { return part<KeyTerms>(at().pool_terms); }
   __device__ float* own_biases() const { return part<float>(at().own_biases); }
+  __device__ int* order() const { return part<int>(at().order); }
   __device__ BackwardQuery* query_terms() const { return part<BackwardQuery>(at().query_terms); }
   __device__ float* lengths() const { return part<float>(at().lengths); }
   __device__ float2* deltas() const { return part<float2>(at().deltas); }
@@ -89,12 +90,6 @@ struct BackwardTile {
   __device__ int step_queries() const { return state().queries.cells(); }
   __device__ Rectangle::Cell cell_of(int query) const { return state().queries.cell(query); }
   static __device__ int index_of(int query) { return query; }
-  // The query that an owned token is.
-  __device__ int owned_query(int own) const {
-    const Rectangle::Cell cell = state().owned.cell(own);
-    return state().queries.index(cell.row, cell.column);
-  }
-
   // Calls visit(row, column, cell) for the tokens inside the image of a window whose corner is (top, left).
   template <class Visit>
   __device__ void for_cells(int top, int left, const Visit& visit) const {

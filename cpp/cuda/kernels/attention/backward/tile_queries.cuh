@@ -8,14 +8,15 @@
 
 namespace transnext::device {
 
-// A warp's 16 queries, one after the other; what is beyond the last is the last.
+// A warp's 16 queries, in the order with the owned ones first; what is beyond the last is the last.
 struct TilePatch {
+  const int* order;
   int first, count;
 
-  __device__ int row(int i) const { return min(first + i, count - 1); }
-  __device__ int index(int half) const { return row(thread_index() % 32 / 4 + 8 * half); }
+  __device__ int number(int half) const { return first + thread_index() % 32 / 4 + 8 * half; }
+  __device__ int row(int i) const { return order[min(first + i, count - 1)]; }
+  __device__ int index(int half) const { return order[min(number(half), count - 1)]; }
   __device__ int query(int half) const { return index(half); }
-  __device__ bool has(int half) const { return first + thread_index() % 32 / 4 + 8 * half < count; }
 };
 
 // The block synchronises between one function and the next.
@@ -118,30 +119,29 @@ struct TileQueries {
     const int count = tile.step_queries();
 #pragma unroll 1
     for (int begin = 0; begin < count; begin += Tile::threads() / 2) {
-      const TilePatch patch{begin + thread_index() / 32 * 16, count};
+      const TilePatch patch{tile.order(), begin + thread_index() / 32 * 16, count};
       const bool inside = patch.first < count;
-      int own[2];
       LaneQueries queries;
+      if (inside && thread_index() % 4 == 0) {
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        own[h] = patch.has(h) ? owned_of(patch.index(h)) : -1;
-        if (inside && thread_index() % 4 == 0) {
+        for (int h = 0; h < 2; ++h) {
           const float2 of_window = tile.deltas()[patch.index(h)];
           queries.delta[h] = of_window.x;
           queries.total[h] = of_window.y;
         }
       }
-      const bool owned = __any_sync(0xffffffffu, own[0] >= 0 || own[1] >= 0) != 0;
+      const int owned = tile.state().owned.cells();
       float sum[kChunks][4];
-      pooled.accumulate(patch, inside, owned, queries, sum);
+      pooled.accumulate(patch, inside, patch.first < owned, queries, sum);
       if (!inside) continue;
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        if (thread_index() % 4 == 0 && patch.has(h))
+        const int own = patch.number(h);
+        if (thread_index() % 4 == 0 && own < count)
           tile.deltas()[patch.index(h)].x = queries.delta[h];
-        if (own[h] < 0) continue;
+        if (own >= owned) continue;
         const float norm = tile.query_terms()[patch.index(h)].d_out_norm;
-        float* gradient = tile.gradient(own[h]) + thread_index() % 4 * 2;
+        float* gradient = tile.gradient(own) + thread_index() % 4 * 2;
 #pragma unroll
         for (int i = 0; i < kChunks; ++i)
           *reinterpret_cast<float2*>(gradient + 8 * i) =
@@ -273,16 +273,6 @@ struct TileQueries {
  private:
   static __device__ const T* row(const typename Tile::Rows& rows, int index) {
     return rows.vector(index, 0)->values;
-  }
-
-  // The owned token that a query is, or -1.
-  __device__ int owned_of(int query) const {
-    const Rectangle::Cell cell = tile.state().queries.cell(query);
-    const Rectangle& owned = tile.state().owned;
-    const int row = cell.row - owned.top;
-    const int column = cell.column - owned.left;
-    const bool is_owned = row >= 0 && row < owned.height && column >= 0 && column < owned.width;
-    return is_owned ? row * owned.width + column : -1;
   }
 
   // Calls visit(valid, own, row, column, channel) for the owned tokens, by four lanes each, which have

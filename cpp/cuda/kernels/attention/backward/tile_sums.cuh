@@ -43,9 +43,9 @@ struct TileSums {
       for (int own = tile.warp(); own < count; own += kWarps) {
         if (element >= size) break;
         if (cell >= cells)
-          sum += tile.d_weight(tile.owned_query(own), cell - cells);
+          sum += tile.d_weight(tile.order()[own], cell - cells);
         else if (cell >= 0)
-          sum += tile.d_logit(tile.owned_query(own), cell);
+          sum += tile.d_logit(tile.order()[own], cell);
         else
           sum += element == 0 ? tile.d_scale(own) : tile.gradient(own)[element - 1];
       }
@@ -73,7 +73,7 @@ struct TileSums {
 #pragma unroll 1
       for (int own = tile.warp(); own < count; own += kWarps) {
         if (first + lane >= items) break;
-        const int query = tile.owned_query(own);
+        const int query = tile.order()[own];
         const float d_weight = tile.d_weight(query, cell) * tile.query_terms()[query].norm;
         float q[8];
         load_vec8(tile.queries().vector(query, 0)->values + chunk * 8, q);

@@ -122,7 +122,24 @@ class TokenTile {
       tile_.lengths()[query] =
           length_scale(cell.row, cell.column, tile_.window(), in.grid, tile_.pooled());
     }
+    order_queries();
     wait_copies<0>();
+  }
+
+  // Numbers the queries, the owned ones first: fewer warps then have gradients to compute.
+  __device__ void order_queries() const {
+    const Rectangle owned = tile_.state().owned;
+#pragma unroll 1
+    for (int query = thread_index(); query < tile_.step_queries(); query += Tile::threads()) {
+      const Rectangle::Cell cell = tile_.cell_of(query);
+      const int row = cell.row - owned.top;
+      const int column = cell.column - owned.left;
+      const bool in_row = row >= 0 && row < owned.height;
+      const int owned_before = min(max(row, 0), owned.height) * owned.width +
+                               (in_row ? min(max(column, 0), owned.width) : 0);
+      const bool mine = in_row && column >= 0 && column < owned.width;
+      tile_.order()[mine ? owned_before : owned.cells() + query - owned_before] = query;
+    }
   }
 
   // Of a rectangle's tokens of two tensors.
