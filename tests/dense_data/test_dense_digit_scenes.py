@@ -92,6 +92,22 @@ def test_samples_are_the_first_of_validation(folder: Path, tmp_path: Path) -> No
             assert np.abs(pixels - np.asarray(exact)).mean() < 6
 
 
+def test_even_and_odd_digits_are_two_classes(folder: Path, tmp_path: Path) -> None:
+    write_scenes(tmp_path, train=2, val=1, classes=2)
+    of_digits, of_parity = (open_annotations(at, "detect").train for at in (folder, tmp_path))
+    assert of_parity.class_names == ("even", "odd")
+    maps = open_annotations(tmp_path, "segment").train
+    assert maps.class_names == ("photograph", "even", "odd")
+    for index in range(2):
+        digits, parity = (
+            read_sample(images[index], for_training=True, with_masks=False)
+            for images in (of_digits.images, of_parity.images)
+        )
+        label_map = np.asarray(Image.open(tmp_path / "masks" / "train" / f"{index:05}.png"))
+        assert set(np.unique(label_map)) == {0, *(label + 1 for label in parity.labels)}
+        assert parity.labels.tolist() == [label % 2 for label in digits.labels]
+
+
 @pytest.mark.slow
 def test_the_command_writes_the_same_set_again(folder: Path, tmp_path: Path) -> None:
     module = "transnext_models.dense_data.digit_scenes"

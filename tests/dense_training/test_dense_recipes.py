@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from transnext_models import create_model
 from transnext_models.dense.published import DEMONSTRATORS, DENSE_MODELS, find_dense_model
 from transnext_models.dense_data.geometry import Flip, Resize, ScaledResize
 from transnext_models.dense_data.pipelines import METHODS, method_at
+from transnext_models.dense_training.options import DenseOptions
 from transnext_models.dense_training.parameter_groups import parameter_groups
 from transnext_models.dense_training.rates import rate_factor
 from transnext_models.dense_training.recipes import (
@@ -22,6 +24,7 @@ from transnext_models.dense_training.recipes import (
     get_recipe,
     published,
 )
+from transnext_models.dense_training.settings import DenseSettings
 
 pytestmark = needs("torchvision")
 
@@ -45,7 +48,7 @@ def shape_of(name: str) -> torch.nn.Module:
         return create_model(name)
 
 
-def groups_of(name: str, **changes: bool) -> dict[str, tuple[float, float]]:
+def groups_of(name: str, **changes: float) -> dict[str, tuple[float, float]]:
     """Rate and decay of every parameter."""
     model = shape_of(name)
     recipe = replace(published(find_dense_model(name)), **changes)  # type: ignore[arg-type]
@@ -89,6 +92,35 @@ def test_mask2former_spares_its_queries_and_level_embeddings() -> None:
     for name in ("query_embed.weight", "query_feat.weight", "level_embed.weight"):
         assert found[f"decode_head.{name}"] == (1e-4, 0.0)
     assert found["decode_head.pixel_decoder.level_encoding.weight"] == (1e-4, 0.05)
+
+
+@pytest.mark.parametrize("name", [*COUNTS, "mask2former_transnext_tiny"])
+def test_layers_of_classes_learn_faster_from_weights_for_others(name: str) -> None:
+    model = find_dense_model(name)
+    factor = finetune(model).class_lr_factor
+    assert factor > published(model).class_lr_factor == 1
+    plain, faster = groups_of(name), groups_of(name, class_lr_factor=factor)
+    for parameter, (rate, decay) in faster.items():
+        of_classes = parameter.startswith(model.method.class_parameters)
+        expected = plain[parameter][0] * (factor if of_classes else 1)
+        assert rate == pytest.approx(expected, rel=1e-9), parameter
+        assert decay == plain[parameter][1], parameter
+
+
+def test_a_model_without_weights_has_one_rate_for_its_heads(tmp_path: Path) -> None:
+    name = "upernet_transnext_pico"
+    factors = {
+        weights: DenseSettings.of(
+            DenseOptions(data=tmp_path, output=tmp_path, weights=weights, model=name), name, 1
+        ).recipe.class_lr_factor
+        for weights in (None, name)
+    }
+    assert factors == {None: 1, name: finetune(find_dense_model(name)).class_lr_factor}
+
+
+def test_a_short_run_warms_up_for_a_tenth_of_it() -> None:
+    found = rates("upernet", 1000, 1)
+    assert found.index(max(found)) == 100
 
 
 @pytest.mark.parametrize("name", DENSE_MODELS)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from dense_training.short_dense_runs import MODELS, TASKS, options
 from requirements import needs
@@ -37,16 +34,7 @@ SCORES = {
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Scenes whose digits are of one class, as COCO's JSON and as label maps."""
     folder = tmp_path_factory.mktemp("scenes")
-    write_scenes(folder, train=32, val=8)
-    for file in (folder / "annotations").glob("*.json"):
-        document = json.loads(file.read_text())
-        document["categories"] = [{"id": 1, "name": "digit"}]
-        for entry in document["annotations"]:
-            entry["category_id"] = 1
-        file.write_text(json.dumps(document))
-    for file in (folder / "masks").rglob("*.png"):
-        Image.fromarray((np.asarray(Image.open(file)) > 0).astype(np.uint8)).save(file)
-    (folder / "classes.txt").write_text("photograph\ndigit\n")
+    write_scenes(folder, train=32, val=8, classes=1)
     return folder
 
 

