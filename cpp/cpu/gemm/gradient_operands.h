@@ -179,11 +179,11 @@ class TileOperands {
       float* const sums = &sums_[row * sum_stride()];
       index_t column = 0;
       for (; column + kSquareSide <= columns_; column += kSquareSide)
-        multiply_square<2, 1, kAdd>(left, {&right_[2 * column], right_stride_}, depth,
-                                    sums + column, sum_stride());
+        multiply_square<2, kAdd>(left, {&right_[2 * column], right_stride_}, depth, sums + column,
+                                 sum_stride());
       if (column < columns_)
-        multiply_square<1, 1, kAdd>(left, {&right_[2 * column], right_stride_}, depth,
-                                    sums + column, sum_stride());
+        multiply_square<1, kAdd>(left, {&right_[2 * column], right_stride_}, depth, sums + column,
+                                 sum_stride());
     }
   }
 
