@@ -28,10 +28,10 @@ constexpr int kTileVectors = 3;
 #elif defined(__aarch64__)  // 32 registers, 6 of them for the next elements of the rows
 constexpr int kTileRows = 6;
 constexpr int kTileVectors = 3;
-#elif defined(__AVX2__)  // 16 registers
+#elif defined(__AVX2__)     // 16 registers
 constexpr int kTileRows = 4;
 constexpr int kTileVectors = 3;
-#else                    // 16 registers, one of them for the product before its addition
+#else                       // 16 registers, one of them for the product before its addition
 constexpr int kTileRows = 4;
 constexpr int kTileVectors = 2;
 #endif
