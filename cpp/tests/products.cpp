@@ -1,10 +1,11 @@
 // `linear` of one instruction set against sums in double precision, on shapes that no tile divides:
 // of run_kernels.cpp, what takes seconds to compile.
+#include "tests/products.h"
+
 #include <cstdio>
 #include <string>
 
 #include "tests/level.h"
-#include "tests/products.h"
 
 int main() {
   if (!transnext::tests::may_run()) return 1;
