@@ -16,7 +16,7 @@ _COMMON = {
     "suppress_health_check": [HealthCheck.too_slow],
     "print_blob": True,
 }
-settings.register_profile("ci", max_examples=40, derandomize=True, **_COMMON)
+settings.register_profile("ci", max_examples=30, derandomize=True, **_COMMON)
 settings.register_profile("quick", max_examples=10, **_COMMON)
 settings.register_profile("long", max_examples=1000, **_COMMON)
 # Whether a case fails, not which is the smallest (tests/emulation/mutations.py).

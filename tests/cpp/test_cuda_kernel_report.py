@@ -22,7 +22,7 @@ SIZES = ("224", "800x1280")
 LISTS = kernel_sources.kernel_names()
 # One of each generation that has limits: all kernels for all architectures take a quarter of an
 # hour, which `python -m tools.kernel_report --check` is for.
-CHECKED = [("nvcc", 80), pytest.param("nvrtc", 90, marks=pytest.mark.long), ("nvrtc", 120)]
+CHECKED = [("nvcc", 80), *(pytest.param("nvrtc", at, marks=pytest.mark.long) for at in (90, 120))]
 
 
 def compiler_or_skip(compiler: str) -> str:

@@ -160,6 +160,7 @@ def test_killed_and_run_again(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @finds_processes
 def test_torchrun_starts_an_evaluation_again_that_lost_a_process(
     tmp_path: Path, sets: dict[str, Path], whole: Path

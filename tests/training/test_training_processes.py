@@ -76,6 +76,7 @@ def test_stopped_in_the_middle_of_an_epoch(tmp_path: Path, images: Path, whole: 
     assert_same_end(whole, run)
 
 
+@pytest.mark.long
 def test_killed_in_the_middle_of_an_epoch(tmp_path: Path, images: Path, whole: Path) -> None:
     """Only the first process is killed; the other gives up by itself, and the lock is free."""
     run = tmp_path / "run"

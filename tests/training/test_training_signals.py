@@ -37,7 +37,7 @@ def _wait_for(path: Path, process: subprocess.Popen[str]) -> None:
     ("number", "workers"),
     [
         (signal.SIGTERM, "2"),
-        (signal.SIGINT, "0"),
+        pytest.param(signal.SIGINT, "0", marks=pytest.mark.long),
         pytest.param(signal.SIGTERM, "0", marks=pytest.mark.long),
         pytest.param(signal.SIGINT, "2", marks=pytest.mark.long),
     ],
