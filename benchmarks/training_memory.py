@@ -56,18 +56,21 @@ def measured(name: str, img_size: int) -> StepMemory:
     """Count a model's bytes in training mode."""
     model = create_model(name, img_size=img_size, drop_path_rate=0.0).train()
     parameters = sum(each.numel() * each.element_size() for each in model.parameters())
-    # What does not grow with the batch, casts of weights for instance, is in both.
-    one, two = (_kept(model, img_size, batch) for batch in (1, 2))
-    return StepMemory(name, img_size, parameters, two - one)
+    # What does not grow with the batch, casts of weights for instance, is in both. Some layers take
+    # another way with the few tokens of one image.
+    two, three = (_kept(model, img_size, batch) for batch in (2, 3))
+    return StepMemory(name, img_size, parameters, three - two)
 
 
 def _kept(model: torch.nn.Module, img_size: int, batch: int) -> int:
-    """Bytes of all that autograd keeps of a forward pass."""
+    """Bytes of all that autograd keeps of a forward pass, but for the weights themselves."""
+    weights = {each.untyped_storage().data_ptr() for each in model.parameters()}
     storages: dict[int, tuple[int, torch.Tensor]] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = (storage.nbytes(), tensor)
+        if storage.data_ptr() not in weights:
+            storages[storage.data_ptr()] = (storage.nbytes(), tensor)
         return tensor
 
     images = torch.zeros(batch, 3, img_size, img_size)
