@@ -72,7 +72,7 @@ def test_exports_for_any_batch():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", MODES)
+@pytest.mark.parametrize("options", [pytest.param(MODES[0], marks=pytest.mark.long), MODES[1]])
 def test_one_graph_serves_all_sizes(options):
     model = small_model(depths=(1, 1, 1, 1), **options)
     counter = torch._dynamo.testing.CompileCounter()

@@ -127,7 +127,11 @@ def _run(images: Path, run: Path, *more: str, **environment: str) -> subprocess.
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("rank", "needs"), [("0", "needs process 1:"), ("1", "needs an answer of the first process:")]
+    ("rank", "needs"),
+    [
+        ("0", "needs process 1:"),
+        pytest.param("1", "needs an answer of the first process:", marks=pytest.mark.long),
+    ],
 )
 def test_a_run_of_which_one_process_never_starts(
     tmp_path: Path, images: Path, port: int, rank: str, needs: str

@@ -129,6 +129,7 @@ def test_mistakes_are_named_as_in_a_run(options: RunOptions, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_measure_together(options: RunOptions, images: Path) -> None:
     arguments = [
         *("--recipe", "finetune", "--data", str(images), "--model", "transnext_pico"),
