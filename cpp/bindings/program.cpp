@@ -17,7 +17,8 @@ class TokenRoom {
     tokens_.stride[2] = 1;
     tokens_.stride[1] = like.shape[2];
     tokens_.stride[0] = like.shape[1] * like.shape[2];
-    tokens_.data = cpu::allocate_scratch(like.shape[0] * tokens_.stride[0] * size_of(like.dtype));
+    tokens_.data =
+        cpu::allocate_scratch(like.shape[0] * tokens_.stride[0] * element_size(like.dtype));
   }
   TokenRoom(const TokenRoom&) = delete;
   TokenRoom& operator=(const TokenRoom&) = delete;
@@ -26,11 +27,6 @@ class TokenRoom {
   const View<3>& tokens() const { return tokens_; }
 
  private:
-  static index_t size_of(DType dtype) {
-    if (dtype == DType::kFloat64) return 8;
-    return dtype == DType::kFloat32 ? 4 : 2;
-  }
-
   View<3> tokens_;
 };
 

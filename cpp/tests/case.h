@@ -17,10 +17,6 @@ namespace transnext::tests {
 
 enum class Layout { kContiguous, kSliced, kTransposed };
 
-std::size_t size_of(DType dtype) {
-  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 || dtype == DType::kInt32 ? 4 : 2;
-}
-
 // The tensors of one case, which owns them.
 class Case {
  public:
@@ -78,7 +74,7 @@ class Case {
     std::vector<char> all;
     *finite = true;
     for (const Result& result : results_) {
-      all.insert(all.end(), result.data, result.data + result.count * size_of(result.dtype));
+      all.insert(all.end(), result.data, result.data + result.count * element_size(result.dtype));
       for (std::size_t i = 0; i < result.count; ++i)
         *finite = *finite && std::isfinite(element(result.data, result.dtype, i));
     }
@@ -152,7 +148,7 @@ class Case {
       reach += (shape[axis] - 1) * view.stride[axis];
     }
     const bool empty = elements(view) == 0;
-    const std::size_t bytes = empty ? 1 : static_cast<std::size_t>(reach) * size_of(dtype);
+    const std::size_t bytes = empty ? 1 : static_cast<std::size_t>(reach * element_size(dtype));
     storage_.emplace_back(static_cast<char*>(std::malloc(bytes)), std::free);
     char* data = storage_.back().get();
     std::memset(data, 0xff, bytes);  // NaN in every type

@@ -23,10 +23,6 @@ struct TokenView {
   index_t channels;
 };
 
-inline index_t element_size(DType dtype) {
-  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 || dtype == DType::kInt32 ? 4 : 2;
-}
-
 // Tokens of a [B, N, h, channels] tensor.
 inline TokenView token_major(const View<4>& tensor, index_t batch, index_t head) {
   const index_t offset = batch * tensor.stride[0] + head * tensor.stride[2];

@@ -17,6 +17,11 @@ using index_t = long long;
 
 enum class DType : int { kFloat16, kBFloat16, kFloat32, kFloat64, kInt32 };
 
+// In bytes.
+TRANSNEXT_INLINE index_t element_size(DType dtype) {
+  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 || dtype == DType::kInt32 ? 4 : 2;
+}
+
 // 16-bit storage formats, as bit patterns. Arithmetic is done in float (see half.h).
 struct Half {
   unsigned short bits;
