@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import threading
+import time
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from killed_ranks import finds_processes, has_open
 from transnext_models.checkpoints.errors import escaped
 from transnext_models.classification import classifier as classifier_module
 from transnext_models.classifier import Classified, Prediction
@@ -284,7 +285,7 @@ def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
     )
 
 
-@posix
+@finds_processes
 @pytest.mark.slow
 def test_interrupted_while_it_waits(tmp_path, image):
     """Ctrl-C ends a run that waits for a pipe: one document, the exit code of a shell."""
@@ -296,7 +297,10 @@ def test_interrupted_while_it_waits(tmp_path, image):
         # A shell lets what it starts in the background ignore this, and all that is started there.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
-    threading.Timer(15, lambda: process.send_signal(signal.SIGINT)).start()
+    while not has_open(process.pid, tmp_path / "pipe"):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=90)
     os.close(other)
     assert process.returncode == 130, err

@@ -1,4 +1,4 @@
-"""Kill one of the processes that torchrun has started, in the middle of its work."""
+"""Find processes: one of torchrun's to kill in the middle of its work; one that reads a file."""
 
 from __future__ import annotations
 
@@ -14,12 +14,21 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["finds_processes", "restarted_by_torchrun"]
+__all__ = ["finds_processes", "has_open", "restarted_by_torchrun"]
 
 SECONDS = 500
 finds_processes = pytest.mark.skipif(
     sys.platform != "linux", reason="finds the processes as Linux shows them"
 )
+
+
+def has_open(process: int, path: Path) -> bool:
+    """Whether the process of this number has the file open."""
+    for link in Path(f"/proc/{process}/fd").glob("*"):
+        with contextlib.suppress(OSError):
+            if link.readlink() == path:
+                return True
+    return False
 
 
 def restarted_by_torchrun(program: Sequence[str], is_time: Callable[[], bool]) -> str:

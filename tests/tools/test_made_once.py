@@ -48,3 +48,21 @@ def test_what_fails_leaves_nothing_and_is_tried_again(tmp_path) -> None:
         made_once(tmp_path / "below" / "file", fail)
     assert [path.name for path in (tmp_path / "below").iterdir()] == ["file.lock"]
     assert make(tmp_path) == "compiled"
+
+
+def test_a_folder_is_made_once_and_whole(tmp_path) -> None:
+    def write(part: Path) -> None:
+        part.mkdir()
+        (part / "first").write_text("half")
+        if not failed:
+            failed.append(part)
+            raise RuntimeError("the disk is full")
+        (part / "second").write_text("whole")
+
+    failed: list[Path] = []
+    with pytest.raises(RuntimeError, match="the disk is full"):
+        made_once(tmp_path / "below" / "folder", write)
+    assert [path.name for path in (tmp_path / "below").iterdir()] == ["folder.lock"]
+    folder = made_once(tmp_path / "below" / "folder", write)
+    assert made_once(folder, write) == folder
+    assert sorted(path.name for path in folder.iterdir()) == ["first", "second"]

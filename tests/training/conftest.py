@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from shared_folder import shared_folder
+from tools.made_once import made_once
 from training import short_runs
 from training.image_layouts import CLASSES, noise
 from transnext_models.training.recipes import RECIPES
@@ -58,6 +60,22 @@ def whole(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     train(short_runs.images(folder, images))
     return folder
+
+
+@pytest.fixture(scope="session")
+def odd_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `short_runs.write_odd_images` writes."""
+    return made_once(shared_folder(tmp_path_factory) / "odd", short_runs.write_odd_images)
+
+
+@pytest.fixture(scope="session")
+def whole_of_two(tmp_path_factory: pytest.TempPathFactory, odd_images: Path) -> Path:
+    """A run of two processes on the odd images that nothing has interrupted."""
+
+    def train_on_two(run: Path) -> None:
+        short_runs.finish(*short_runs.on_odd_images(odd_images, run, 2, 2))
+
+    return made_once(shared_folder(tmp_path_factory) / "whole_of_two", train_on_two)
 
 
 @pytest.fixture

@@ -196,6 +196,38 @@ def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "transnext_models.cli.train", *map(str, arguments)]
 
 
+def write_odd_images(folder: Path) -> None:
+    """Write 16 images to train on and 41 to validate on, which no two or three processes share
+    evenly, in two classes."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 16), ("val", 41)):
+        for index in range(count):
+            place = folder / split / CLASSES[index % 2]
+            place.mkdir(parents=True, exist_ok=True)
+            pixels = rng.integers(0, 256, (40, 40, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(place / f"{index}.png")
+
+
+def on_odd_images(
+    images: Path, run: Path, devices: int, batch: int, *more: str, workers: int = 1
+) -> list[str]:
+    """Arguments of the command for three epochs of the published augmentation on these images."""
+    return [
+        *("--recipe", "imagenet_224", "--model", "transnext_pico", "--num-classes", "2"),
+        *("--data", str(images), "--img-size", "32", "--workers", str(workers)),
+        *("--epochs", "3", "--batch-size", str(batch), "--devices", str(devices)),
+        *("--output", str(run), "--no-report", *more),
+    ]
+
+
+def finish(*arguments: str) -> str:
+    """Run the command to its good end; what it says."""
+    with started(*arguments) as process:
+        _, error = process.communicate(timeout=500)
+    assert process.returncode == 0, error
+    return error
+
+
 def free_port() -> int:
     """A port that nobody listens on."""
     with socket.socket() as free:

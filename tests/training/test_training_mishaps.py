@@ -26,13 +26,6 @@ from transnext_models.training.run import RunStopped, train
 PREPROCESS = Preprocess(32, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
-    folder = tmp_path_factory.mktemp("whole")
-    train(short_runs.images(folder, images))
-    return folder
-
-
 # -- images ---------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from killed_ranks import finds_processes, restarted_by_torchrun
 from training import short_runs
-from training.short_runs import StopAfter, assert_same_end
+from training.short_runs import StopAfter, assert_same_end, on_odd_images
 from transnext_models.training.run import RunStopped, train
 
 PROGRAM = ["-m", "transnext_models.cli.train"]
@@ -24,13 +24,11 @@ SECONDS = 500
 
 
 def _arguments(images: Path, run: Path, nodes: int = 1) -> list[str]:
-    return [
-        *("--recipe", "imagenet_224", "--model", "transnext_pico", "--num-classes", "3"),
-        *("--data", str(images), "--img-size", "32", "--pretrain-size", "32", "--workers", "0"),
-        *("--epochs", "3", "--batch-size", "2", "--devices", str(2 // nodes), "--no-report"),
-        *("--num-nodes", str(nodes), "--checkpoint-every-steps", "1", "--output", str(run)),
-        "--auto-resume",
-    ]
+    return on_odd_images(
+        *(images, run, 2 // nodes, 2, "--num-nodes", str(nodes)),
+        *("--checkpoint-every-steps", "1", "--auto-resume"),
+        workers=0,
+    )
 
 
 def _environment(**more: str) -> dict[str, str]:
@@ -52,26 +50,15 @@ def test_the_same_options_start_and_continue(tmp_path: Path, images: Path) -> No
     }
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
-    """The run of two processes that nobody has interrupted."""
-    run = tmp_path_factory.mktemp("whole") / "run"
-    subprocess.run(
-        [sys.executable, *PROGRAM, *_arguments(images, run)],
-        check=True, timeout=SECONDS, env=_environment(), capture_output=True,
-    )  # fmt: skip
-    return run
-
-
 @pytest.mark.slow
 @finds_processes
 def test_torchrun_starts_a_run_again_that_lost_a_process(
-    tmp_path: Path, images: Path, whole: Path
+    tmp_path: Path, odd_images: Path, whole_of_two: Path
 ) -> None:
     run = tmp_path / "run"
     kept = run / "checkpoints" / "previous.ckpt"
-    restarted_by_torchrun([*PROGRAM, *_arguments(images, run)], kept.exists)
-    assert_same_end(whole, run)
+    restarted_by_torchrun([*PROGRAM, *_arguments(odd_images, run)], kept.exists)
+    assert_same_end(whole_of_two, run)
 
 
 # -- two machines ---------------------------------------------------------------------------------
@@ -121,14 +108,14 @@ def _launched(machine: str, end: str, node: int, arguments: list[str]) -> subpro
 @pytest.mark.long
 @pytest.mark.slow
 def test_two_machines_of_which_one_is_lost(
-    tmp_path: Path, images: Path, whole: Path, two_machines: list[str]
+    tmp_path: Path, odd_images: Path, whole_of_two: Path, two_machines: list[str]
 ) -> None:
     """A machine disappears in the middle; both are started again and end as one machine would."""
     run = tmp_path / "run"
     ends = [name.replace("machine", "cable") for name in two_machines]
 
     def start() -> list[subprocess.Popen[str]]:
-        arguments = _arguments(images, run, nodes=2)
+        arguments = _arguments(odd_images, run, nodes=2)
         return [
             _launched(machine, end, node, arguments)
             for node, (machine, end) in enumerate(zip(two_machines, ends, strict=True))
@@ -148,4 +135,4 @@ def test_two_machines_of_which_one_is_lost(
     for process in second:
         _, error = process.communicate(timeout=SECONDS)
         assert process.returncode == 0, error
-    assert_same_end(whole, run)
+    assert_same_end(whole_of_two, run)

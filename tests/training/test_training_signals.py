@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from training import short_runs
-from training.short_runs import assert_same_end, started
+from training.short_runs import assert_same_end, finish, started
+from training.test_training_run import transnext_train
 from transnext_models.training.interruption import StopSignals
 from transnext_models.training.run import train
 
@@ -22,7 +23,8 @@ def _arguments(run: Path, images: Path, *more: str) -> list[str]:
     return [
         *("--recipe", "imagenet_224", "--model", "transnext_pico", "--num-classes", "3"),
         *("--data", str(images), "--img-size", "32", "--pretrain-size", "32"),
-        *("--batch-size", "4", "--devices", "1", "--output", str(run), *more),
+        *("--batch-size", "4", "--devices", "1", "--epochs", "6"),
+        *("--output", str(run), "--no-report", *more),
     ]
 
 
@@ -45,14 +47,16 @@ def _wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 def test_a_signal_to_the_whole_job(
     tmp_path: Path, images: Path, number: signal.Signals, workers: str
 ) -> None:
-    """As ctrl-C and SLURM send it: to the loading processes too."""
-    run = tmp_path / "run"
-    arguments = _arguments(run, images, "--epochs", "500", "--workers", workers)
-    with started(*arguments) as process:
+    """As ctrl-C and SLURM send it: to the loading processes too. Then to one process that has just
+    begun again; the third one ends as a run that was not stopped."""
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    result = transnext_train(*_arguments(whole, images, "--workers", "0"))
+    assert result.exit_code == 0, result.output
+    with started(*_arguments(run, images, "--workers", workers)) as process:
         _wait_for(run / "checkpoints" / "last.ckpt", process)
         os.killpg(process.pid, number)
         _, error = process.communicate(timeout=120)
-    assert process.returncode == 128 + number
+    assert process.returncode == 128 + number, error
     assert f"stopped by {number.name} after step" in error
     assert f"continue with --resume {run}" in error.replace("\n", "")
     assert "Traceback" not in error
@@ -63,22 +67,8 @@ def test_a_signal_to_the_whole_job(
         process.send_signal(number)
         _, error = process.communicate(timeout=120)
     assert process.returncode in (128 + number, -number), error
-
-
-@pytest.mark.slow
-def test_a_stopped_command_ends_as_one_that_was_not(tmp_path: Path, images: Path) -> None:
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    for run in (whole, cut):
-        with started(*_arguments(run, images, "--epochs", "6", "--workers", "1")) as process:
-            if run is cut:
-                _wait_for(run / "checkpoints" / "last.ckpt", process)
-                process.send_signal(signal.SIGTERM)
-            _, error = process.communicate(timeout=240)
-        assert process.returncode == (143 if run is cut else 0), error
-    with started("--resume", str(cut)) as process:
-        _, error = process.communicate(timeout=240)
-    assert process.returncode == 0, error
-    assert_same_end(whole, cut)
+    finish("--resume", str(run))
+    assert_same_end(whole, run)
 
 
 def test_a_second_signal_ends_at_once() -> None:
