@@ -41,6 +41,8 @@ class Emulation:
         Names of the `.inc` lists, all of `cuda/instances` if None.
     flags
         Further options of the compiler.
+    warnings_are_errors
+        False for sources that are broken on purpose, in which a variable may be left unused.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Emulation:
         operators: Sequence[str] | None = None,
         flags: Sequence[str] = (),
         folder: Path = ROOT / "build" / "emulation",
+        warnings_are_errors: bool = True,
     ) -> None:
         self.flags = (*FLAGS, *flags)
         self.cpp, self.extra_sources, self.folder = cpp, tuple(extra_sources), folder
@@ -57,6 +60,8 @@ class Emulation:
         found = sorted(path.stem for path in (cpp / "cuda" / "instances").glob("*.inc"))
         self.operators = found if operators is None else list(operators)
         self.compiler = os.environ.get("CXX", "g++")
+        # No part of an object's name: what compiles either way becomes the same object.
+        self.tolerance = () if warnings_are_errors else ("-Wno-error",)
 
     def build(self) -> Path:
         """Compile what has changed and return the library."""
@@ -89,7 +94,7 @@ class Emulation:
             digest.update(path.read_bytes())
         target = self.folder / f"{name}-{digest.hexdigest()[:16]}.o"
         folders = [f"-I{folder}" for folder in self.includes]
-        options = [*self.flags, *defines, *folders, "-c", str(source)]
+        options = [*self.flags, *self.tolerance, *defines, *folders, "-c", str(source)]
         return made_once(target, lambda part: self._run(options, part))
 
     def _run(self, arguments: list[str], target: Path) -> None:

@@ -22,8 +22,13 @@ import transnext_models  # noqa: F401  registers the models
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 MODELS = ["transnext_pico", "transnext_micro", "transnext_tiny", "transnext_micro_AAAA"]
-slow = pytest.mark.slow
-WITH_LARGE = [MODELS[0], *(pytest.param(name, marks=slow) for name in MODELS[1:])]
+# Tiny has Micro's parts, and more of them.
+MARKS = {
+    "transnext_micro": [pytest.mark.slow],
+    "transnext_tiny": [pytest.mark.slow, pytest.mark.long],
+    "transnext_micro_AAAA": [pytest.mark.slow],
+}
+WITH_LARGE = [pytest.param(name, marks=MARKS.get(name, [])) for name in MODELS]
 
 
 def images(side, batch=1):
