@@ -168,17 +168,18 @@ void multiply(const LeftRows<E>& a, index_t rows, const Panels<E>& panels, index
 }  // namespace
 
 void multiply_panel(const LeftRows<float>& a, index_t rows, const Panels<float>& panels,
-                    index_t panel, const float* start, float* sums) {
+                    index_t panel, const float* start, float* sums, const Ahead&) {
   if constexpr (kHasFloat32) multiply(a, rows, panels, panel, start, sums);
 }
 void multiply_panel(const LeftRows<double>& a, index_t rows, const Panels<double>& panels,
-                    index_t panel, const double* start, double* sums) {
+                    index_t panel, const double* start, double* sums, const Ahead&) {
   if constexpr (kHasFloat64) multiply(a, rows, panels, panel, start, sums);
 }
 void multiply_panel(const LeftRows<BFloat16>& a, index_t rows, const Panels<BFloat16>& panels,
-                    index_t panel, const float* start, float* sums) {
+                    index_t panel, const float* start, float* sums,
+                    [[maybe_unused]] const Ahead& ahead) {
 #if defined(TRANSNEXT_TILES)
-  multiply_in_tiles(a, rows, panels, panel, start, sums);
+  multiply_in_tiles(a, rows, panels, panel, start, sums, ahead);
 #elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
   multiply_in_matrices(a, rows, panels, panel, start, sums);
 #else
@@ -187,8 +188,8 @@ void multiply_panel(const LeftRows<BFloat16>& a, index_t rows, const Panels<BFlo
 }
 #if defined(TRANSNEXT_TILES)
 void multiply_panel(const LeftRows<SplitFloat>& a, index_t rows, const Panels<SplitFloat>& panels,
-                    index_t panel, const float* start, float* sums) {
-  multiply_in_tiles(a, rows, panels, panel, start, sums);
+                    index_t panel, const float* start, float* sums, const Ahead& ahead) {
+  multiply_in_tiles(a, rows, panels, panel, start, sums, ahead);
 }
 #endif
 

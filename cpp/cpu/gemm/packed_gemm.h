@@ -122,6 +122,13 @@ struct Panels {
   }
 };
 
+// What a product on the tile unit prefetches into the second-level cache, for every kDepth of k:
+// `lines` cache lines from `data` on, the next ones a whole panel's kDepth of k later.
+struct Ahead {
+  const char* data = nullptr;
+  int lines = 0;
+};
+
 // Rows that are multiplied at a time: whole tiles, whose sums stay in the first-level cache until
 // they are finished.
 constexpr index_t kStripRows = round_up(32, kTileRows);
@@ -130,15 +137,32 @@ constexpr index_t kStripRows = round_up(32, kTileRows);
 // columns of one panel, in whole vectors; `start` has kPanelColumns elements, and kSpareRows rows of
 // `sums` after the last may be written. Compiled once per level (packed_gemm.cpp) for all kernels.
 void multiply_panel(const LeftRows<float>& a, index_t rows, const Panels<float>& panels,
-                    index_t panel, const float* start, float* sums);
+                    index_t panel, const float* start, float* sums, const Ahead& ahead);
 void multiply_panel(const LeftRows<double>& a, index_t rows, const Panels<double>& panels,
-                    index_t panel, const double* start, double* sums);
+                    index_t panel, const double* start, double* sums, const Ahead& ahead);
 void multiply_panel(const LeftRows<BFloat16>& a, index_t rows, const Panels<BFloat16>& panels,
-                    index_t panel, const float* start, float* sums);
+                    index_t panel, const float* start, float* sums, const Ahead& ahead);
 #if defined(TRANSNEXT_TILES)
 void multiply_panel(const LeftRows<SplitFloat>& a, index_t rows, const Panels<SplitFloat>& panels,
-                    index_t panel, const float* start, float* sums);
+                    index_t panel, const float* start, float* sums, const Ahead& ahead);
 #endif
+
+// A strip's part of the panel after `panel`. With few rows a panel is multiplied faster than it comes
+// from the third-level cache, and strips after the first leave that cache idle; so the next panel comes
+// during all strips of this one.
+template <class E>
+inline Ahead panel_ahead(const Panels<E>& panels, index_t panel, index_t first_row, index_t rows) {
+  constexpr index_t kLine = 64;
+  constexpr index_t kLines =
+      Product<E>::kDepth * kPanelColumns * static_cast<index_t>(sizeof(E)) / kLine;
+  if (Product<E>::kDepth < 32 || panel + 1 >= panels.count()) return {};
+  const index_t strip = first_row / kStripRows;
+  const index_t strips = (rows - 1) / kStripRows + 1;
+  const index_t begin = kLines * strip / strips;
+  const index_t end = kLines * (strip + 1) / strips;
+  return {reinterpret_cast<const char*>(panels.at(panel + 1, 0)) + begin * kLine,
+          static_cast<int>(end - begin)};
+}
 
 // The same for any number of rows.
 template <class E, class C>
@@ -146,7 +170,8 @@ inline void multiply_strips(const LeftRows<E>& a, index_t rows, const Panels<E>&
                             index_t panel, const C* start, C* sums) {
   for (index_t first = 0; first < rows; first += kStripRows)
     multiply_panel({a.data + first * a.stride, a.stride}, smaller(kStripRows, rows - first), panels,
-                   panel, start, sums + first * kPanelColumns);
+                   panel, start, sums + first * kPanelColumns,
+                   panel_ahead(panels, panel, first, rows));
 }
 
 // Multiplies `rows` rows by the columns of one panel and adds `bias`, kPanelColumns elements. Calls
@@ -160,7 +185,8 @@ inline void product(const LeftRows<E>& a, index_t rows, const Panels<E>& panels,
   const index_t columns = panels.used(panel);
   for (index_t first = 0; first < rows; first += kStripRows) {
     const index_t count = smaller(kStripRows, rows - first);
-    multiply_panel({a.data + first * a.stride, a.stride}, count, panels, panel, bias, sums);
+    multiply_panel({a.data + first * a.stride, a.stride}, count, panels, panel, bias, sums,
+                   panel_ahead(panels, panel, first, rows));
     for (index_t i = 0; i < count; ++i) {
       for (index_t column = 0; column < columns; column += kLanes<C>)
         finish(first + i, column, load<Vector<C>>(sums + i * kPanelColumns + column));

@@ -46,7 +46,7 @@ inline void add_tile_products(const BFloat16* left, index_t stride, const BFloat
 // Bfloat16 has one part, split floats two: three of the four products of parts count.
 template <int kColumns, bool kTwo, class E>
 inline void multiply_tile_rows(const LeftRows<E>& a, const E* b, index_t depth, const float* start,
-                               float* sums) {
+                               float* sums, const Ahead& ahead) {
   constexpr int kParts = sizeof(E) / sizeof(BFloat16);
   constexpr index_t kLeftPart = kTileDepth;
   constexpr index_t kRightPart = kTileDepth * kPanelColumns;
@@ -62,7 +62,11 @@ inline void multiply_tile_rows(const LeftRows<E>& a, const E* b, index_t depth, 
   const auto* left = reinterpret_cast<const BFloat16*>(a.data);
   const auto* right = reinterpret_cast<const BFloat16*>(b);
   const index_t stride = a.stride * kParts;
+  const char* next = ahead.data;
   for (index_t k = 0; k < depth; k += kTileDepth) {
+    for (int line = 0; line < ahead.lines; ++line)
+      __builtin_prefetch(next + line * kTileBytes, 0, 2);
+    next += kTileDepth * kPanelColumns * sizeof(E);
     add_tile_products<kColumns, kTwo>(left, stride, right);
     if constexpr (kParts > 1) {
       add_tile_products<kColumns, kTwo>(left + kLeftPart, stride, right);
@@ -84,22 +88,23 @@ inline void multiply_tile_rows(const LeftRows<E>& a, const E* b, index_t depth, 
 
 template <int kColumns, class E>
 inline void multiply_tile_columns(const LeftRows<E>& a, index_t rows, const E* b, index_t depth,
-                                  const float* start, float* sums) {
-  if (rows > kTileSide) return multiply_tile_rows<kColumns, true>(a, b, depth, start, sums);
-  multiply_tile_rows<kColumns, false>(a, b, depth, start, sums);
+                                  const float* start, float* sums, const Ahead& ahead) {
+  if (rows > kTileSide) return multiply_tile_rows<kColumns, true>(a, b, depth, start, sums, ahead);
+  multiply_tile_rows<kColumns, false>(a, b, depth, start, sums, ahead);
 }
 
 // sums = a strip of rows by a panel, as multiply_panel describes.
 template <class E>
 inline void multiply_in_tiles(const LeftRows<E>& a, index_t rows, const Panels<E>& panels,
-                              index_t panel, const float* start, float* sums) {
+                              index_t panel, const float* start, float* sums, const Ahead& ahead) {
   static_assert(kStripRows == 2 * kTileSide && kPanelColumns == 3 * kTileSide);
   const index_t columns = panels.used(panel);
   const E* b = panels.at(panel, 0);
   if (columns > 2 * kTileSide)
-    return multiply_tile_columns<3>(a, rows, b, panels.depth, start, sums);
-  if (columns > kTileSide) return multiply_tile_columns<2>(a, rows, b, panels.depth, start, sums);
-  multiply_tile_columns<1>(a, rows, b, panels.depth, start, sums);
+    return multiply_tile_columns<3>(a, rows, b, panels.depth, start, sums, ahead);
+  if (columns > kTileSide)
+    return multiply_tile_columns<2>(a, rows, b, panels.depth, start, sums, ahead);
+  multiply_tile_columns<1>(a, rows, b, panels.depth, start, sums, ahead);
 }
 
 TRANSNEXT_END_LEVEL
