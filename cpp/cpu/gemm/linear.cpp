@@ -70,16 +70,46 @@ struct Blocks {
   static Blocks make(index_t rows, index_t row_bytes, index_t panels, int threads) {
     Blocks blocks;
     const index_t fitting = larger(kTileRows, kBlockBytes / row_bytes / kTileRows * kTileRows);
-    const index_t count = (rows - 1) / smaller(fitting, kBlockRows) + 1;
-    blocks.rows = round_up((rows - 1) / count + 1, kTileRows);
-    blocks.row_blocks = (rows - 1) / blocks.rows + 1;
-    const index_t wanted =
-        threads > 1 ? (threads * kTasksPerThread - 1) / blocks.row_blocks + 1 : 1;
-    blocks.panels = (panels - 1) / smaller(wanted, panels) + 1;
-    blocks.panel_parts = (panels - 1) / blocks.panels + 1;
+    blocks.split_rows(rows, (rows - 1) / smaller(fitting, kBlockRows) + 1, kTileRows);
+    blocks.split_panels(panels, threads > 1 ? threads * kTasksPerThread : 1);
     return blocks;
   }
+
+#if defined(TRANSNEXT_TILES)
+  // The tile unit multiplies faster than rows are loaded and panels come from cache, so each is done
+  // once if that is even: larger blocks, and panels are split only where rows are too few.
+  static Blocks make_for_tiles(index_t rows, index_t row_bytes, index_t panels, int threads) {
+    constexpr index_t kMostRows = 7 * kStripRows;
+    Blocks blocks;
+    const index_t fitting = larger(1, kBlockBytes / row_bytes);
+    const index_t count = (rows - 1) / smaller(fitting, kMostRows) + 1;
+    blocks.split_rows(rows, smaller(round_up(count, threads), (rows - 1) / kTileSide + 1),
+                      kTileSide);
+    blocks.split_panels(panels, threads);
+    return blocks;
+  }
+#endif
+
+ private:
+  void split_rows(index_t all, index_t count, index_t together) {
+    rows = round_up((all - 1) / count + 1, together);
+    row_blocks = (all - 1) / rows + 1;
+  }
+  void split_panels(index_t all, index_t tasks) {
+    const index_t wanted = (tasks - 1) / row_blocks + 1;
+    panels = (all - 1) / smaller(wanted, all) + 1;
+    panel_parts = (all - 1) / panels + 1;
+  }
 };
+
+template <class E>
+inline Blocks blocks_of(index_t rows, index_t row_bytes, index_t panels, int threads) {
+#if defined(TRANSNEXT_TILES)
+  if constexpr (std::is_same_v<typename Product<E>::Unit, TileUnit>)
+    return Blocks::make_for_tiles(rows, row_bytes, panels, threads);
+#endif
+  return Blocks::make(rows, row_bytes, panels, threads);
+}
 
 template <class E, class C>
 void multiply(const LinearParams& p, int threads) {
@@ -90,7 +120,7 @@ void multiply(const LinearParams& p, int threads) {
   using Left = LeftOf<E>;
   const index_t stride = product_stride<E>(depth);
   const Blocks blocks =
-      Blocks::make(rows, stride * static_cast<index_t>(sizeof(Left)), panels.count(), threads);
+      blocks_of<E>(rows, stride * static_cast<index_t>(sizeof(Left)), panels.count(), threads);
   Scratch<C> norm_room(p.norm.weight.present() ? 2 * depth : 0);
   const Norm<C> norm = contiguous_norm<C>(p.norm, depth, norm_room);
   Scratch<C> bias_room(whole_panels(columns));
