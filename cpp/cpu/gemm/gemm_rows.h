@@ -16,6 +16,14 @@ inline index_t product_stride(index_t depth) {
   return (round_up(round_up(depth, Product<E>::kDepth), kLine) / kLine | 1) * kLine;
 }
 
+// Into how many blocks of rows, of at most `fitting`, tasks split `rows` rows for the tile unit: an
+// even number for the threads, and large ones, since each reads all panels from a farther cache.
+inline index_t tile_blocks(index_t rows, index_t fitting, int threads) {
+  constexpr index_t kMostRows = 224;
+  const index_t count = (rows - 1) / larger(1, smaller(fitting, kMostRows)) + 1;
+  return smaller(round_up(count, threads), (rows - 1) / kUnitRows + 1);
+}
+
 // Zeros behind the last of `depth` elements of a row, which is filled afterwards: in whole blocks,
 // since the elements of a split row are not in order.
 template <class E>

@@ -75,20 +75,14 @@ struct Blocks {
     return blocks;
   }
 
-#if defined(TRANSNEXT_TILES)
-  // The tile unit multiplies faster than rows are loaded and panels come from cache, so each is done
-  // once if that is even: larger blocks, and panels are split only where rows are too few.
+  // The tile unit multiplies faster than rows are loaded, so each row is loaded once if that is even,
+  // and panels are split only where rows are too few.
   static Blocks make_for_tiles(index_t rows, index_t row_bytes, index_t panels, int threads) {
-    constexpr index_t kMostRows = 7 * kStripRows;
     Blocks blocks;
-    const index_t fitting = larger(1, kBlockBytes / row_bytes);
-    const index_t count = (rows - 1) / smaller(fitting, kMostRows) + 1;
-    blocks.split_rows(rows, smaller(round_up(count, threads), (rows - 1) / kTileSide + 1),
-                      kTileSide);
+    blocks.split_rows(rows, tile_blocks(rows, kBlockBytes / row_bytes, threads), kUnitRows);
     blocks.split_panels(panels, threads);
     return blocks;
   }
-#endif
 
  private:
   void split_rows(index_t all, index_t count, index_t together) {
@@ -102,15 +96,6 @@ struct Blocks {
   }
 };
 
-template <class E>
-inline Blocks blocks_of(index_t rows, index_t row_bytes, index_t panels, int threads) {
-#if defined(TRANSNEXT_TILES)
-  if constexpr (std::is_same_v<typename Product<E>::Unit, TileUnit>)
-    return Blocks::make_for_tiles(rows, row_bytes, panels, threads);
-#endif
-  return Blocks::make(rows, row_bytes, panels, threads);
-}
-
 template <class E, class C>
 void multiply(const LinearParams& p, int threads) {
   const index_t rows = p.out.shape[0];
@@ -119,8 +104,8 @@ void multiply(const LinearParams& p, int threads) {
   const Panels<E> panels = panels_of<E>(p.weight);
   using Left = LeftOf<E>;
   const index_t stride = product_stride<E>(depth);
-  const Blocks blocks =
-      blocks_of<E>(rows, stride * static_cast<index_t>(sizeof(Left)), panels.count(), threads);
+  const Blocks blocks = (kOnTileUnit<E> ? Blocks::make_for_tiles : Blocks::make)(
+      rows, stride * static_cast<index_t>(sizeof(Left)), panels.count(), threads);
   Scratch<C> norm_room(p.norm.weight.present() ? 2 * depth : 0);
   const Norm<C> norm = contiguous_norm<C>(p.norm, depth, norm_room);
   Scratch<C> bias_room(whole_panels(columns));
@@ -172,7 +157,7 @@ void pack_weight(const PackWeightParams& params, int threads) {
 void linear(const LinearParams& params, int threads) {
   if (params.out.shape[0] == 0 || params.out.shape[1] == 0) return;
   with_product(params.weight.dtype, [&](auto product_type, auto compute) {
-    multiply<decltype(product_type), decltype(compute)>(params, threads);
+    multiply<decltype(product_type), decltype(compute)>(params, larger(threads, 1));
   });
 }
 

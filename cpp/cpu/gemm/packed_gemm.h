@@ -91,6 +91,11 @@ struct Product<SplitFloat> {
 template <class E>
 using LeftOf = typename Product<E>::Left;
 
+// Whether products with elements E are the tile unit's, and of how many rows at a time.
+template <class E>
+constexpr bool kOnTileUnit = Product<E>::kDepth >= 32;
+constexpr index_t kUnitRows = 16;
+
 // Rows of the left operand of a product with elements E: row m is at data + m * stride.
 template <class E>
 struct LeftRows {
@@ -155,7 +160,7 @@ inline Ahead panel_ahead(const Panels<E>& panels, index_t panel, index_t first_r
   constexpr index_t kLine = 64;
   constexpr index_t kLines =
       Product<E>::kDepth * kPanelColumns * static_cast<index_t>(sizeof(E)) / kLine;
-  if (Product<E>::kDepth < 32 || panel + 1 >= panels.count()) return {};
+  if (!kOnTileUnit<E> || panel + 1 >= panels.count()) return {};
   const index_t strip = first_row / kStripRows;
   const index_t strips = (rows - 1) / kStripRows + 1;
   const index_t begin = kLines * strip / strips;

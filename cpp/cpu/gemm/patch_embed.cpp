@@ -53,6 +53,15 @@ void gather_patch(const PatchEmbedParams& p, const T* image, index_t i, index_t 
   }
 }
 
+// Tokens of a block, of which `fitting` fit into the cache.
+template <class E>
+index_t block_tokens(index_t total, index_t fitting, int threads) {
+  if constexpr (kOnTileUnit<E>)
+    return round_up((total - 1) / tile_blocks(total, fitting, threads) + 1, kUnitRows);
+  const index_t even = total / (threads * kTasksPerThread) + 1;
+  return larger(kTileRows, smaller(smaller(fitting, even), kBlockTokens) / kTileRows * kTileRows);
+}
+
 template <class E, class C>
 void embed(const PatchEmbedParams& p, int threads) {
   const index_t columns = p.weight.columns;
@@ -63,10 +72,8 @@ void embed(const PatchEmbedParams& p, int threads) {
   const index_t stride = product_stride<E>(depth);
   const index_t result_stride = product_stride<C>(round_up(columns, kLanes<C>));
   const index_t total = p.out.shape[0] * tokens;
-  const index_t fitting = kPatchBytes / (stride * static_cast<index_t>(sizeof(Left)));
-  const index_t even = total / (threads * kTasksPerThread) + 1;
   const index_t block =
-      larger(kTileRows, smaller(smaller(fitting, even), kBlockTokens) / kTileRows * kTileRows);
+      block_tokens<E>(total, kPatchBytes / (stride * static_cast<index_t>(sizeof(Left))), threads);
   Scratch<C> norm_room(2 * columns);
   const Norm<C> norm = contiguous_norm<C>(p.norm, columns, norm_room);
   Scratch<C> bias_room(whole_panels(columns));

@@ -10,8 +10,9 @@
 // The depthwise convolution reaches one token beyond the tile, where fc1 is computed twice, once
 // for each side. So tiles are as large as an even split over the threads allows. Few small images are
 // split by panels instead, which computes nothing twice and reads each panel of the weights on one
-// core: first hidden features, for all tokens of an image, then those of out. Where tiles would be
-// thinner than kLeastRows, the three steps run one after the other, through memory.
+// core: first rows are normalised, then come hidden features for all tokens of an image, then those
+// of out. Where tiles would be thinner than kLeastRows, the three steps run one after the other,
+// through memory.
 #include "transnext/convolutional_glu.h"
 
 #include "cpu/glu/glu_task.h"
@@ -51,25 +52,35 @@ void tiled(const ConvolutionalGluParams& p, const Tiles& tiles, int threads) {
   });
 }
 
-// Whole images, panel by panel, in two passes.
+// Whole images in three passes, each for all tasks of the one before: rows, panel by panel of the
+// hidden features, panel by panel of out.
 template <class E, class C>
 void by_panels(const ConvolutionalGluParams& p, index_t parts, int threads) {
   const GluParameters<C> parameters(p);
   const Tiles whole{1, 1, p.grid.width, p.grid.height};
-  const index_t image = p.grid.size() * hidden_stride<E, C>(p);
-  Scratch<LeftOf<E>> hidden(p.x.shape[0] * image + Product<E>::kSpareRows * hidden_stride<E, C>(p));
-  for (index_t i = 0; i < p.x.shape[0] * image; i += hidden_stride<E, C>(p))
+  const index_t normed_stride = product_stride<E>(p.x.shape[2]);
+  const index_t normed_image =
+      ((p.grid.height + 1) * p.grid.width + Product<E>::kSpareRows) * normed_stride;
+  const index_t stride = hidden_stride<E, C>(p);
+  const index_t image = (p.grid.size() + Product<E>::kSpareRows) * stride;
+  Scratch<LeftOf<E>> normed(p.x.shape[0] * normed_image);
+  Scratch<LeftOf<E>> hidden(p.x.shape[0] * image);
+  for (index_t i = 0; i < hidden.size(); i += stride)
     clear_row_end<E>(p.fc2_weight.depth, &hidden[i]);
-  const auto pass = [&](index_t panels, auto&& run) {
-    const index_t count = smaller(parts, panels);
+  const auto pass = [&](index_t all, auto&& run) {
+    const index_t count = smaller(parts, all);
     parallel_for(p.x.shape[0] * count, threads, [&](index_t task) {
       const index_t batch = task / count;
       const index_t part = task % count;
       const typename Product<E>::Unit unit;
-      GluTask<E, C> glu(p, whole, parameters, p.grid.size(), &hidden[batch * image]);
-      run(glu, batch, panels * part / count, panels * (part + 1) / count);
+      GluTask<E, C> glu(p, whole, parameters, p.grid.size(),
+                        {&normed[batch * normed_image], &hidden[batch * image]});
+      run(glu, batch, all * part / count, all * (part + 1) / count);
     });
   };
+  pass(p.grid.height, [](GluTask<E, C>& glu, index_t batch, index_t first, index_t last) {
+    glu.load_image(batch, first, last);
+  });
   pass(panels_of<E>(p.value_weight).count(),
        [](GluTask<E, C>& glu, index_t batch, index_t first, index_t last) {
          glu.hide_image(batch, first, last);

@@ -14,7 +14,7 @@ constexpr index_t kTileWidth = 80;  // tokens: wider images are split into colum
 // Of fc1 at a time, which amortise reading the weights from cache: the tile unit, which multiplies
 // faster, needs more of them.
 template <class E>
-constexpr index_t kStepTokens = Product<E>::kDepth >= 32 ? 224 : 56;
+constexpr index_t kStepTokens = kOnTileUnit<E> ? 224 : 56;
 
 struct Tiles {
   index_t columns;  // tiles of an image row
@@ -71,15 +71,21 @@ index_t hidden_stride(const ConvolutionalGluParams& p) {
   return product_stride<E>(round_up(p.fc2_weight.depth, kLanes<C>));
 }
 
+// Features of a whole image that its tasks have in common.
+template <class E>
+struct ImageFeatures {
+  LeftOf<E>* normed = nullptr;  // a row of the image, whatever it holds, then all: [H + 1][W][C]
+  LeftOf<E>* hidden = nullptr;  // [H][W][hidden]
+};
+
 template <class E, class C>
 class GluTask {
   using Left = LeftOf<E>;
 
  public:
-  // For tiles, in steps of `step_tokens`. The hidden features of a step go to `hidden` if that is
-  // given.
+  // For tiles, in steps of `step_tokens`; for parts of an image that is one step, with its features.
   GluTask(const ConvolutionalGluParams& p, const Tiles& tiles, const GluParameters<C>& parameters,
-          index_t step_tokens, Left* hidden = nullptr)
+          index_t step_tokens, const ImageFeatures<E>& features = {})
       : p_(p),
         parameters_(parameters),
         taps_(parameters.convolution.taps()),
@@ -91,17 +97,21 @@ class GluTask {
         left_stride_(product_stride<E>(depth_)),
         hidden_stride_(hidden_stride<E, C>(p)),
         kept_size_((kKeptRows * columns_ + Product<E>::kSpareRows) * kPanelColumns),
-        left_(((step_rows_ + 1) * columns_ + Product<E>::kSpareRows) * left_stride_),
+        left_room_(features.normed != nullptr
+                       ? 0
+                       : ((step_rows_ + 1) * columns_ + Product<E>::kSpareRows) * left_stride_),
+        left_rows_(features.normed != nullptr ? features.normed : left_room_.data()),
         row_(depth_),
         values_((step_rows_ * columns_ + Product<E>::kSpareRows) * kPanelColumns),
         kept_(step_rows_ < smaller(tiles.height + 2, p.grid.height)
                   ? 2 * panels_of<E>(p.value_weight).count() * kept_size_
                   : 0),
         gates_(((step_rows_ + 1) * columns_ + Product<E>::kSpareRows) * kPanelColumns),
-        hidden_room_(hidden != nullptr ? 0
-                                       : ((step_rows_ + 1) * tiles.width + Product<E>::kSpareRows) *
-                                             hidden_stride_),
-        hidden_rows_(hidden != nullptr ? hidden : hidden_room_.data()),
+        hidden_room_(features.hidden != nullptr
+                         ? 0
+                         : ((step_rows_ + 1) * tiles.width + Product<E>::kSpareRows) *
+                               hidden_stride_),
+        hidden_rows_(features.hidden != nullptr ? features.hidden : hidden_room_.data()),
         tokens_((step_rows_ + 1) * tiles.width) {
     // A GEMM may read more features than there are, and multiplies them by zero weights.
     for (index_t i = 0; i < hidden_room_.size(); i += hidden_stride_)
@@ -128,14 +138,19 @@ class GluTask {
     }
   }
 
-  // Some panels of the hidden features of a whole image, which is one step.
+  // Normalises some rows of an image.
+  void load_image(index_t batch, index_t first_row, index_t last_row) {
+    begin_image(batch);
+    for (index_t row = first_row; row < last_row; ++row) load_row(row);
+  }
+
+  // Some panels of its hidden features, when all of its rows are known.
   void hide_image(index_t batch, index_t first_panel, index_t last_panel) {
     begin_image(batch);
-    load_rows(false);
     hide(0, end_, first_panel, last_panel);
   }
 
-  // Some panels of an image's out, when all of its hidden features are known.
+  // Some panels of its out, when all of its hidden features are known.
   void finish_image(index_t batch, index_t first_panel, index_t last_panel) {
     begin_image(batch);
     second_product(0, end_, first_panel, last_panel);
@@ -171,7 +186,7 @@ class GluTask {
 
   // A row of the step, or the one before it.
   Left* left_row(index_t row) {
-    return &left_[(row - begin_ + 1) * known_columns() * left_stride_];
+    return left_rows_ + (row - begin_ + 1) * known_columns() * left_stride_;
   }
   // Where a panel's values are, of a row of the step or one of the two before it.
   C* value_row(index_t panel, index_t row) {
@@ -190,10 +205,11 @@ class GluTask {
     if (follows)
       __builtin_memcpy(static_cast<void*>(left_row(begin_ - 1)), left_row(begin_ + step_rows_ - 1),
                        static_cast<unsigned long>(count * left_stride_) * sizeof(Left));
-    const View<2> x = image(p_.x);
-    for (index_t row = begin_; row < end_; ++row)
-      load_product_rows<E, C>(x, row * p_.grid.width + first_known(), count, parameters_.norm,
-                              row_.data(), left_row(row), left_stride_);
+    for (index_t row = begin_; row < end_; ++row) load_row(row);
+  }
+  void load_row(index_t row) {
+    load_product_rows<E, C>(image(p_.x), row * p_.grid.width + first_known(), known_columns(),
+                            parameters_.norm, row_.data(), left_row(row), left_stride_);
   }
 
   // Panels of the hidden features of the rows begin .. end - 1, and of the values of all rows of the
@@ -277,11 +293,12 @@ class GluTask {
   index_t left_stride_;    // of a normalised token
   index_t hidden_stride_;  // of a token's hidden features after the gate
   index_t kept_size_;
-  Scratch<Left> left_;  // [1 + step][columns][left_stride]
-  Scratch<C> row_;      // [C]
-  Scratch<C> values_;   // [step][columns][panel columns]
-  Scratch<C> kept_;     // [panel][this step's, the last one's][2][columns][panel columns]
-  Scratch<C> gates_;    // [1 + step][columns][panel columns]
+  Scratch<Left> left_room_;
+  Left* left_rows_;    // [1 + step][columns][left_stride]
+  Scratch<C> row_;     // [C]
+  Scratch<C> values_;  // [step][columns][panel columns]
+  Scratch<C> kept_;    // [panel][this step's, the last one's][2][columns][panel columns]
+  Scratch<C> gates_;   // [1 + step][columns][panel columns]
   Scratch<Left> hidden_room_;
   Left* hidden_rows_;        // [1 + step][tile width][hidden_stride]
   Scratch<index_t> tokens_;  // of hidden_rows_
