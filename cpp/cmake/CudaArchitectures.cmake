@@ -61,7 +61,7 @@ function(transnext_architecture_of gpu known result)
   set(${result} "${code}" PARENT_SCOPE)
 endfunction()
 
-# Adds PTX of the newest architecture of a list, for GPUs to come.
+# Adds PTX to a list, for GPUs to come.
 function(transnext_with_newest_virtual architectures result)
   list(GET architectures -1 newest)
   string(REGEX MATCH "^[0-9]+" newest "${newest}")
@@ -162,24 +162,24 @@ function(transnext_one_of_each_major architectures result)
   set(${result} ${kept} PARENT_SCOPE)
 endfunction()
 
-# nvcc's options for a list of architectures, [af] those of one GPU alone. Compiling to PTX takes longer than
-# assembling it, so the second of each pair, such as 80:90, is assembled from the PTX of the first if that is in the
-# list.
-function(transnext_generate_code architectures pairs result)
-  set(numbers ${architectures})
-  list(TRANSFORM numbers REPLACE "-.*" "")
+# nvcc's options for a list of architectures, [af] those of one GPU alone. Compiling to PTX takes longer than assembling
+# it, and no kernel tells architectures from 8.0 on apart (tests/packaging/test_packaging_architectures.py), so the PTX of
+# the earliest of these serves all of them.
+function(transnext_generate_code architectures result)
+  transnext_from_80("${architectures}" from_80)
+  list(TRANSFORM from_80 REPLACE "-.*" "")
+  list(FILTER from_80 EXCLUDE REGEX "[af]")
+  if(from_80)
+    list(SORT from_80 COMPARE NATURAL)
+    list(GET from_80 0 shared)
+  endif()
   set(options "")
   foreach(architecture IN LISTS architectures)
     string(REGEX MATCH "^[0-9]+[af]?" number "${architecture}")
     set(source ${number})
-    foreach(pair IN LISTS pairs)
-      string(REPLACE ":" ";" pair ${pair})
-      list(GET pair 0 first)
-      list(GET pair 1 second)
-      if(number STREQUAL second AND first IN_LIST numbers)
-        set(source ${first})
-      endif()
-    endforeach()
+    if(number IN_LIST from_80)
+      set(source ${shared})
+    endif()
     if(NOT architecture MATCHES "-virtual$")
       list(APPEND options "--generate-code=arch=compute_${source},code=[sm_${number}]")
     endif()

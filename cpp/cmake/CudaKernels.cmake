@@ -6,12 +6,9 @@
 # - bfloat16 and TF32 of the attention: from compute capability 8.0 on. 7.5 has no units for them, so
 #   these kernels would be slow there and take two thirds of the compile time.
 #
+# From 8.0 on one PTX serves all architectures of a group (transnext_generate_code).
+#
 # Groups for the same GPUs are one object.
-
-# Pairs of architectures that no kernel distinguishes, so their PTX is the same
-# (tests/packaging/test_packaging_architectures.py), and pairs that the other head dims need not distinguish.
-set(same_ptx 80:90 86:89)
-set(close_ptx 80:90 86:89 100:120 80:100 80:120)  # of several for one GPU, the last in the list
 
 # transnext_add_cuda_object(<name> <options> <groups> <source>...): options are nvcc's, groups is
 # TRANSNEXT_KERNELS of cuda/instances, 0 where there are none.
@@ -31,10 +28,10 @@ function(transnext_add_grouped_kernels name)
   transnext_one_of_each_major("${CMAKE_CUDA_ARCHITECTURES}" one_of_each)
   transnext_from_80("${CMAKE_CUDA_ARCHITECTURES}" from_80)
   transnext_from_80("${one_of_each}" one_of_each_from_80)
-  transnext_generate_code("${CMAKE_CUDA_ARCHITECTURES}" "${same_ptx}" options_1)
-  transnext_generate_code("${from_80}" "${same_ptx}" options_2)
-  transnext_generate_code("${one_of_each}" "${close_ptx}" options_4)
-  transnext_generate_code("${one_of_each_from_80}" "${close_ptx}" options_8)
+  transnext_generate_code("${CMAKE_CUDA_ARCHITECTURES}" options_1)
+  transnext_generate_code("${from_80}" options_2)
+  transnext_generate_code("${one_of_each}" options_4)
+  transnext_generate_code("${one_of_each_from_80}" options_8)
   foreach(group 1 2 4 8)
     set(options "${options_${group}}")
     set(groups 0)
@@ -52,7 +49,7 @@ endfunction()
 
 transnext_add_grouped_kernels(aggregated_attention)
 transnext_add_grouped_kernels(aggregated_attention_backward)
-transnext_generate_code("${CMAKE_CUDA_ARCHITECTURES}" "${same_ptx}" options)
+transnext_generate_code("${CMAKE_CUDA_ARCHITECTURES}" options)
 transnext_add_cuda_object(transnext_cuda "${options}" 0
   cuda/compiled/add_layer_norm.cu
   cuda/compiled/conv_glu.cu

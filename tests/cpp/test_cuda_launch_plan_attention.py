@@ -90,7 +90,7 @@ def test_attention_plans_cover_every_query_and_fit(
 ) -> None:
     padded = next(size for size in PADDED_HEAD_DIMS if size >= head_dim)
     kind = f"<{STORAGE[dtype]}, {padded}"
-    fixed_window = 0 if window == 0 else 3 if window == 3 and padded == 24 else -1
+    fixed_window = window if window in (0, 3) and padded == 24 else -1
     queries = 2 * 3 * math.prod(grid)
     for architecture, kibibytes in MOST_SHARED.items():
         forward, backward = attention_launches(
@@ -109,7 +109,9 @@ def test_attention_plans_cover_every_query_and_fit(
         assert f"_pooled{kind}>" in names
         assert "_parameter_sums<float>" in names
         assert ("_table_sums<float>" in names) == table
-        assert (f"_bias{kind}>" in names) == (not table)  # of a table as atomic sums, unless asked
+        assert (f"_bias<{STORAGE[dtype]}>" in names) == (
+            not table
+        )  # of a table as atomic sums, unless asked
         assert backward.workspace >= queries
         for _, blocks, threads, shared in kernels(forward) + kernels(backward):
             assert blocks > 0
@@ -243,7 +245,7 @@ def test_the_backward_takes_tiles_where_no_strip_fits() -> None:
 def test_attention_gradients_of_a_table_in_order_are_other_kernels() -> None:
     _, backward = attention_launches(deterministic=True)
     names = [name for name, *_ in kernels(backward)]
-    assert "aggregated_attention_backward_bias<float, 24>" in names
+    assert "aggregated_attention_backward_bias<float>" in names
     assert names[-1] == "aggregated_attention_backward_table_sums<float>"
 
 

@@ -159,14 +159,43 @@ def test_a_choice_that_makes_no_sense(chooser: Chooser, chosen: str, message: st
     assert message in chooser.complaint(chosen)
 
 
+def options(folder: Path, architectures: str) -> list[str]:
+    """Return nvcc's options for a list of architectures, without what all of them begin with."""
+    script = folder / "options.cmake"
+    script.write_text(
+        f'include("{ROOT}/cpp/cmake/CudaArchitectures.cmake")\n'
+        f'transnext_generate_code("{architectures}" options)\n'
+        'message("${options}")\n'
+    )
+    done = subprocess.run(
+        [str(CMAKE), "-P", str(script)], capture_output=True, text=True, check=True
+    )
+    return [one.removeprefix("--generate-code=arch=") for one in done.stderr.strip().split(";")]
+
+
+@pytest.mark.parametrize(
+    ("architectures", "expected"),
+    [
+        (
+            ALL,
+            "75,[sm_75] 80,[sm_80] 80,[sm_86] 80,[sm_90] 80,[sm_100] 80,[sm_120] 80,[compute_80]",
+        ),
+        ("80", "80,[sm_80] 80,[compute_80]"),
+        ("75-real 75-virtual", "75,[sm_75] 75,[compute_75]"),
+        ("120-real 89-real 120-virtual", "89,[sm_120] 89,[sm_89] 89,[compute_89]"),
+        ("90a-real 100 100f", "90a,[sm_90a] 100,[sm_100] 100,[compute_100] 100f,[sm_100f] 100f,"),
+    ],
+)
+def test_one_ptx_serves_all_from_80_on(tmp_path: Path, architectures: str, expected: str) -> None:
+    made = options(tmp_path, architectures.replace(" ", ";"))
+    short = [one.removeprefix("compute_").replace("code=", "") for one in made]
+    assert " ".join(short).startswith(expected)
+    real = [one.removesuffix("-real") for one in architectures.split() if "-virtual" not in one]
+    assert [one.split("sm_")[1][:-1] for one in made if "sm_" in one] == real
+
+
 def test_architectures_that_share_ptx_are_told_apart_by_no_kernel() -> None:
-    """CudaKernels.cmake assembles the code for the second of a pair from the PTX of the first."""
-    text = (ROOT / "cpp" / "cmake" / "CudaKernels.cmake").read_text()
-    match = re.search(r"set\(same_ptx (.*?)\)", text)
-    assert match
-    pairs = [tuple(map(int, pair.split(":"))) for pair in match[1].split()]
-    assert pairs
-    folders = [ROOT / "cpp" / name for name in ("device", "cuda", "include")]
+    folders = [ROOT / "cpp" / name for name in ("cuda", "include")]
     sources = [path for folder in folders for path in folder.rglob("*.*") if path.is_file()]
     conditions = {
         line.split(maxsplit=1)[1]
@@ -174,10 +203,10 @@ def test_architectures_that_share_ptx_are_told_apart_by_no_kernel() -> None:
         for line in path.read_text(encoding="utf-8").splitlines()
         if re.match(r"\s*#\s*(if|elif)\b.*__CUDA_ARCH__", line)
     }
-    assert "__CUDA_ARCH__ < 800" in conditions
-    for first, second in pairs:
-        for condition in conditions:
-            assert holds(condition, first) == holds(condition, second), condition
+    assert "defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800" in conditions
+    for condition in conditions:
+        held = {holds(condition, number) for number in KNOWN if number >= 80}
+        assert len(held) == 1, condition
 
 
 def holds(condition: str, architecture: int) -> bool:

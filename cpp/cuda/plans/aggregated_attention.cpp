@@ -35,9 +35,9 @@ AttentionPlan aggregated_attention_plan(DType dtype, index_t batch, index_t head
                                         bool allow_tf32, int architecture) {
   AttentionPlan plan;
   plan.channels = padded_channels(channels);
-  plan.window = window_size == 0                          ? kNoWindow
-                : window_size == 3 && plan.channels == 24 ? 3
-                                                          : kAnyWindow;
+  plan.window = kAnyWindow;
+  if (plan.channels == 24 && window_size == 0) plan.window = kNoWindow;
+  if (plan.channels == 24 && window_size == 3) plan.window = 3;
   const bool is_float = dtype == DType::kFloat32;
   plan.tensor_float = allow_tf32 && is_float && plan.channels == 24 && architecture >= 80;
   const ForwardKind kind{is_float ? 4 : 2, !is_float || plan.tensor_float};
@@ -51,8 +51,7 @@ AttentionPlan aggregated_attention_plan(DType dtype, index_t batch, index_t head
   };
   // Larger tiles where they leave few threads idle and such a kernel exists.
   const index_t small_room = room(SmallTile::kSize, grid);
-  const bool has_medium =
-      plan.window == kNoWindow ? plan.channels == 24 : plan.window == 3 && kind.element == 2;
+  const bool has_medium = plan.window == kNoWindow || (plan.window == 3 && kind.element == 2);
   if (plan.window == 3 && 3 * room(WideTile::kSize, grid) <= 4 * small_room) {
     use("WideTile", WideTile::kSize);
   } else if (has_medium && 3 * room(MediumTile::kSize, grid) <= 4 * small_room) {

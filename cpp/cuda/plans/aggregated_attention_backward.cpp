@@ -249,7 +249,7 @@ Launches launches(const AggregatedAttentionBackwardParams& p, int architecture) 
     constexpr index_t kWarps = kAttentionBiasThreads / 32;
     const index_t parts = ceil_divide(p.in.pool_grid.height, kWarps);
     const index_t row = dense_gradient ? 0 : p.d_pool_bias.shape[2];
-    result.add_with_workspace(kernel("_bias", p),
+    result.add_with_workspace(kernel_name("aggregated_attention_backward_bias", p.in.q.dtype),
                               {{blocks(heads * p.in.grid.height * parts), 1, 1},
                                {kAttentionBiasThreads, 1, 1},
                                static_cast<unsigned>(kWarps * row * 4)},

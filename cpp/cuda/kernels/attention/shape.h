@@ -11,6 +11,7 @@
 namespace transnext {
 
 constexpr int kVector16Bytes = 16;  // bytes
+constexpr int kMostChannels = 128;  // head dim of the largest kernels
 
 struct TileSize {
   int rows, columns;  // of queries
@@ -50,7 +51,7 @@ struct MediumTile : QueryTile<8, 16, 32, 8> {};
 struct SmallTile : QueryTile<8, 8, 16, 8> {};
 
 // Windows with kernels of their own, besides 3 x 3.
-constexpr int kNoWindow = 0;    // global attention
+constexpr int kNoWindow = 0;    // global attention of head dims up to 24
 constexpr int kAnyWindow = -1;  // read from global memory
 
 // Rows of the tokens of a 3 x 3 window as MMA columns:

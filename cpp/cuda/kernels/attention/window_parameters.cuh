@@ -54,6 +54,20 @@ struct WindowParameters {
                     : float4{token_bias_of(3 * row), token_bias_of(3 * row + 1),
                              token_bias_of(3 * row + 2), 0.0f};
   }
+  // query . token
+  template <int kDim, class Query>
+  __device__ float dot_token(int cell, const Query& query) const {
+    float sum = 0.0f;
+    if (tokens == nullptr) return sum;
+    const float* token = tokens + cell * token_strides[1];
+#pragma unroll
+    for (int channel = 0; channel < kDim; ++channel) {
+      if (channel >= channels) break;
+      sum += query[channel] * *token;
+      token += token_strides[0];
+    }
+    return sum;
+  }
   // token_bias - embedding . token
   __device__ float token_constant(int cell) const {
     float sum = token_bias_of(cell);

@@ -62,9 +62,9 @@ __device__ inline void global_four(const HeadRows<float>& rows, int token, int c
 }
 
 // `top` and `bottom` are the lane's rows r and r + 8 of 16. `keys` holds its two columns of 8 and
-// the row of 8 that it loads as an operand. `vector` is [kDim], or null: then only the dot products
-// are computed.
-template <int kDim, class T>
+// the row of 8 that it loads as an operand. `vector` is [kMostChannels], or null: then only the dot
+// products are computed.
+template <class T>
 __device__ inline GlobalRowTerms multiply_global_rows(const HeadRows<T>& a, int top, int bottom,
                                                       const HeadRows<T>& b, const int (&keys)[3],
                                                       const float* vector, int lane) {
@@ -73,7 +73,7 @@ __device__ inline GlobalRowTerms multiply_global_rows(const HeadRows<T>& a, int 
     const int c = lane % 4 * 2;
     float square = 0.0f, along = 0.0f;  // of the operand row, this lane's channels
 #pragma unroll 1
-    for (int k = c; k < kDim; k += 8) {
+    for (int k = c; k < c + a.channels; k += 8) {
       const unsigned operand[2] = {global_pair(a, top, k), global_pair(a, bottom, k)};
       const unsigned other[1] = {global_pair(b, keys[2], k)};
       mma_m16n8k8(result.product, operand, other, T{});
@@ -102,7 +102,7 @@ __device__ inline GlobalRowTerms multiply_global_rows(const HeadRows<T>& a, int 
     }
   } else {
 #pragma unroll 1
-    for (int c = 0; c < kDim; c += 4) {
+    for (int c = 0; c < a.channels; c += 4) {
       float x[4], y[4], z[2][4];
       global_four(a, top, c, x);
       global_four(a, bottom, c, y);
@@ -130,8 +130,8 @@ __device__ inline GlobalRowTerms multiply_global_rows(const HeadRows<T>& a, int 
 
 // Block (kAttentionBiasThreads), each warp loops over pooled rows. Grid: (head, image row, part of
 // the pooled rows). Shared memory: one row of the table per warp, if there is a table.
-template <class T, int kDim>
-__global__ void __launch_bounds__(kAttentionBiasThreads, kDim <= 32 ? 2 : 1)
+template <class T>
+__global__ void __launch_bounds__(kAttentionBiasThreads, 2)
     aggregated_attention_backward_bias(AggregatedAttentionBackwardLaunch launch) {
   using namespace device;
   const AggregatedAttentionBackwardParams& p = launch.params;
@@ -156,8 +156,8 @@ __global__ void __launch_bounds__(kAttentionBiasThreads, kDim <= 32 ? 2 : 1)
   const int columns = static_cast<int>(p.d_pool_bias.shape[2]);
   float* d_bias = static_cast<float*>(p.d_pool_bias.data);
   float* row = dynamic_shared<float>() + warp * columns;
-  __shared__ float embedding[kDim];
-  for (int c = static_cast<int>(threadIdx.x); c < kDim; c += kAttentionBiasThreads)
+  __shared__ float embedding[kMostChannels];
+  for (int c = static_cast<int>(threadIdx.x); c < kMostChannels; c += kAttentionBiasThreads)
     embedding[c] = WindowParameters(in, head).embedding_of(c);
   __syncthreads();
 
@@ -199,10 +199,10 @@ __global__ void __launch_bounds__(kAttentionBiasThreads, kDim <= 32 ? 2 : 1)
           const float4* terms =
               reinterpret_cast<const float4*>(launch.workspace + launch.plan.query_terms) +
               (batch * heads + head) * tokens;
-          const GlobalRowTerms logits = multiply_global_rows<kDim>(
+          const GlobalRowTerms logits = multiply_global_rows(
               rows_of(in.q), n[0], n[1], rows_of(in.k_pool), m, embedding, lane);
-          const GlobalRowTerms weights = multiply_global_rows<kDim>(
-              rows_of(p.d_out), n[0], n[1], rows_of(in.v_pool), m, nullptr, lane);
+          const GlobalRowTerms weights = multiply_global_rows(rows_of(p.d_out), n[0], n[1],
+                                                              rows_of(in.v_pool), m, nullptr, lane);
           const float query_norm[2] = {inverse_norm(logits.query_square[0]),
                                        inverse_norm(logits.query_square[1])};
           const float key_norm[2] = {inverse_norm(logits.key_square[0]),

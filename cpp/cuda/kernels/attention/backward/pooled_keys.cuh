@@ -129,18 +129,22 @@ struct PooledKeys {
   template <class Patch>
   __device__ void accumulate(const Patch& patch, bool inside, bool owned, LaneQueries& queries,
                              float (&sum)[kChunks][4]) const {
-    if (stays()) {
-      compute_biases(0);
-      if (inside) accumulate_at_once(patch, owned, queries, sum);
-      return;
+    if constexpr (Block::kAtOnce) {
+      if (stays()) {
+        compute_biases(0);
+        if (inside) accumulate_at_once(patch, owned, queries, sum);
+        return;
+      }
     }
     clear(sum);
 #pragma unroll 1
     for (int pass = 0; pass < 2; ++pass) {
 #pragma unroll 1
       for (int first = 0; first < block.pooled(); first += chunk()) {
-        __syncthreads();
-        load(first);
+        if (Block::kAtOnce || !stays()) {
+          __syncthreads();
+          load(first);
+        }
         compute_biases(first);
         if (pass == 1 && first == 0) queries.finish_delta();
         if (!(pass == 0 ? inside : owned)) continue;

@@ -22,6 +22,14 @@ constexpr int kPooledOwnBiasKeys = 8;  // the same where biases are computed for
 constexpr int kOwnBiasStride = 9;      // floats from one query's biases to the next's
 constexpr int kPooledChunkRows = 64;   // whole MMAs of them
 
+// Whether tiles have code of their own for all pooled keys at once. Elsewhere values are whole MMAs too.
+TRANSNEXT_INLINE constexpr bool attention_tiles_at_once(int channels) {
+  return channels == 24;
+}
+TRANSNEXT_INLINE constexpr int attention_pooled_values(int channels) {
+  return attention_tiles_at_once(channels) ? kPooledChunkKeys : kPooledChunkRows;
+}
+
 // Queries in shared memory beside a tile of pooled keys, and the number of such tiles: where there
 // is room, the next one is copied while a block works on the current one.
 TRANSNEXT_INLINE constexpr bool attention_pooled_waits(int channels, int element_bytes) {
@@ -51,7 +59,7 @@ struct TileLayout {
   int keys = 0;            // [keys within reach of these queries] rows
   int values = 0;          // the same
   int pool_keys = 0;       // [kPooledChunkRows] rows
-  int pool_values = 0;     // [kPooledChunkKeys] rows
+  int pool_values = 0;     // [attention_pooled_values] rows
   int pool_terms = 0;      // [kPooledChunkRows] KeyTerms
   int own_biases = 0;      // [queries][kOwnBiasStride] floats
   int sums = 0;            // [kAttentionTileThreads][8] floats, of the parameters' gradients
@@ -93,7 +101,7 @@ struct TileLayout {
     const int after_sums = bytes;
     bytes = values;
     reserve(pool_keys, kPooledChunkRows * row);
-    reserve(pool_values, kPooledChunkKeys * row);
+    reserve(pool_values, attention_pooled_values(channels) * row);
     reserve(pool_terms, kPooledChunkRows * static_cast<int>(sizeof(KeyTerms)));
     reserve(own_biases, query_count * kOwnBiasStride * 4);
     if (bytes < after_values) bytes = after_values;

@@ -43,6 +43,7 @@ struct Strip {
   using Element = T;
   using Rows = SharedRows<T, kDim, false>;
   static constexpr int kChannels = kDim;
+  static constexpr bool kAtOnce = true;  // has code of its own for all pooled keys at once
   static constexpr int kChunks = kDim / 8;
   static constexpr int kWindow = WindowColumns::kWindow;
   static constexpr int kCells = kWindow * kWindow;

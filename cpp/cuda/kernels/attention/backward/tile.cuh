@@ -21,6 +21,7 @@ struct BackwardTile {
   using Rows = SharedRows<T, kDim, false>;
   static constexpr int kChannels = kDim;
   static constexpr int kChunks = kDim / 8;
+  static constexpr bool kAtOnce = attention_tiles_at_once(kDim);
 
   const AggregatedAttentionBackwardParams& p;
   const AttentionBackwardPlan& plan;

@@ -104,12 +104,8 @@ struct TileQueries {
       }
       tile.deltas()[query] = float2{sum, total};
     }
-    constexpr int kVectors =
-        (kPooledChunkRows - kPooledChunkKeys) * Tile::Rows::kRowBytes / kVector16Bytes;
-#pragma unroll 1
-    for (int i = thread_index(); i < kVectors; i += Tile::threads())
-      reinterpret_cast<float4*>(tile.pool_keys().vector(kPooledChunkKeys, 0))[i] =
-          float4{0.0f, 0.0f, 0.0f, 0.0f};
+    clear_rows(tile.pool_keys(), kPooledChunkRows);
+    clear_rows(tile.pool_values(), attention_pooled_values(kDim));
   }
 
   // Finishes delta, and computes the pooled keys' part of the owned queries' gradients.
@@ -271,6 +267,14 @@ struct TileQueries {
   }
 
  private:
+  // Sets the rows beyond a chunk's keys to zero.
+  static __device__ void clear_rows(const typename Tile::Rows& rows, int end) {
+    const int count = (end - kPooledChunkKeys) * Tile::Rows::kRowBytes / kVector16Bytes;
+#pragma unroll 1
+    for (int i = thread_index(); i < count; i += Tile::threads())
+      reinterpret_cast<float4*>(rows.vector(kPooledChunkKeys, 0))[i] =
+          float4{0.0f, 0.0f, 0.0f, 0.0f};
+  }
   static __device__ const T* row(const typename Tile::Rows& rows, int index) {
     return rows.vector(index, 0)->values;
   }

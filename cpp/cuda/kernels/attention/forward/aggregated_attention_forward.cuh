@@ -21,7 +21,6 @@
 #include "cuda/kernels/attention/forward/pooled_gemm.cuh"
 #include "cuda/kernels/attention/forward/pooled_gemm_tf32.cuh"
 #include "cuda/kernels/attention/forward/window_gemm.cuh"
-#include "cuda/kernels/common/multiprocessor.cuh"
 #include "cuda/kernels/common/rectangle.cuh"
 
 namespace transnext {
@@ -167,11 +166,22 @@ class ForwardTile {
     __syncthreads();
     float out[kDim];
     read_exchange(out);
-    float query[kDim];
-    rows_.read(mine(), query);
-    normalise_query(embedding(), query);
+    // The query takes their place: registers of large head dims do not suffice for both.
+    auto* query = part<float>(at_.exchange) + mine() * (kDim + 4);
+    const float norm = rows_.inverse_norm(mine());
+#pragma unroll 1
+    for (int i = 0; i < Rows::kRowVectors16; ++i) {
+      constexpr int kElements = Vector16<Element>::kElements;
+      const Vector16<Element> vector = *rows_.vector(mine(), i);
+#pragma unroll
+      for (int e = 0; e < kElements; ++e) {
+        const int c = i * kElements + e;
+        query[c] = to_float(vector.values[e]) * norm + embedding()[c];
+      }
+    }
     const GemmTerms own = terms()[mine()];
-    finish_any_window(query, own.factor, -own.softmax.offset * kLn2, own.softmax.sum, out);
+    finish_any_window(SharedQuery{reinterpret_cast<const float4*>(query)}, own.factor,
+                      -own.softmax.offset * kLn2, own.softmax.sum, out);
   }
 
   // 16-bit types without a window: the pooled keys on tensor cores.
@@ -306,12 +316,14 @@ class ForwardTile {
     }
   }
 
-  __device__ void finish_any_window(const float (&query)[kDim], float factor, float maximum,
-                                    float sum, float (&out)[kDim]) const {
+  // Query: float[kDim], or a SharedQuery.
+  template <class Query>
+  __device__ void finish_any_window(const Query& query, float factor, float maximum, float sum,
+                                    float (&out)[kDim]) const {
     if (position_.inside(mine())) {
       accumulate_any_window<Element>(in_, *position_.state, position_.row(mine()),
-                                     position_.column(mine()), WindowParameters(in_, head()), query,
-                                     factor, maximum, sum, out);
+                                     position_.column(mine()), WindowParameters(in_, head()), rows_,
+                                     mine(), query, factor, maximum, sum, out);
     }
     __syncthreads();
     finish_row(maximum, sum, out);
@@ -351,11 +363,10 @@ class ForwardTile {
   Rows rows_;
 };
 
-// Threads of a multiprocessor that the registers must suffice for: a third of its threads for the
-// published models' kernels.
+// Threads of a multiprocessor that the registers must suffice for: a third of the most that one has, in
+// whole blocks of 256, for the published models' kernels.
 __host__ __device__ constexpr int least_threads(int channels, int window) {
-  constexpr int kThird = multiprocessor_threads() == 1536 ? 512 : 768;  // in whole blocks of 256
-  return channels == 24 && window != kAnyWindow ? kThird : 256;
+  return channels == 24 && window != kAnyWindow ? 768 : 256;
 }
 
 }  // namespace device

@@ -135,17 +135,36 @@ struct SharedWindow {
   }
 };
 
-// A window of any size, or none, read from global memory cell by cell.
-template <class T, int kDim>
+// A query of floats in shared memory, for indices known at compile time.
+struct SharedQuery {
+  const float4* fours;
+
+  __device__ float operator[](int c) const {
+    const float4& four = fours[c / 4];
+    return c % 4 == 0 ? four.x : c % 4 == 1 ? four.y : c % 4 == 2 ? four.z : four.w;
+  }
+};
+
+// A window of any size, or none, read from global memory cell by cell by way of `own`, this thread's row in
+// shared memory: vectors are few instructions, which the compiler takes long over for large head dims.
+// Query: float[kDim], or a SharedQuery.
+template <class T, int kDim, class Query>
 __device__ inline void accumulate_any_window(const AggregatedAttentionInputs& in,
                                              const TileState& state, int row, int column,
                                              const WindowParameters& parameters,
-                                             const float (&query)[kDim], float factor,
-                                             float& maximum, float& sum, float (&out)[kDim]) {
+                                             const SharedRows<T, kDim>& rows, int own,
+                                             const Query& query, float factor, float& maximum,
+                                             float& sum, float (&out)[kDim]) {
   const int window = static_cast<int>(in.window_size);
   const HeadRows<T> keys(in.k, state);
   const HeadRows<T> values(in.v, state);
-  const int channels = parameters.channels;
+  const auto load = [&](const HeadRows<T>& from, int token) {
+#pragma unroll 1
+    for (int vector = 0; vector < SharedRows<T, kDim>::kRowVectors16; ++vector)
+      from.load(rows.vector(own, vector), token, vector, true);
+    commit_copies();
+    wait_copies<0>();
+  };
   const int height = static_cast<int>(in.grid.height);
   const int width = static_cast<int>(in.grid.width);
   // Only cells inside the image are visited: a window wider than the image has most of its cells
@@ -157,6 +176,8 @@ __device__ inline void accumulate_any_window(const AggregatedAttentionInputs& in
   const int first_column = left < 0 ? 0 : left;
   const int last_column = left + window < width ? left + window : width;
 
+  // First the softmax, then the tokens' weights.
+#pragma unroll 1
   for (int pass = 0; pass < 2; ++pass) {
     if (pass == 1) {
       const float inverse = 1.0f / sum;
@@ -167,19 +188,16 @@ __device__ inline void accumulate_any_window(const AggregatedAttentionInputs& in
     for (int y = first_row; y < last_row; ++y) {
       for (int x = first_column; x < last_column; ++x) {
         const int cell = (y - top) * window + x - left;
-        const T* value = values.row(y * width + x);
         float weight;
         if (pass == 0) {
-          const T* key = keys.row(y * width + x);
+          load(keys, y * width + x);
           float dot = 0.0f;
           float square = 0.0f;
-#pragma unroll
-          for (int c = 0; c < kDim; ++c) {
-            if (c >= channels) break;
-            const float k = to_float(key[c * keys.channel_stride]);
+          rows.for_elements(own, [&](int c, T element) {
+            const float k = to_float(element);
             dot += query[c] * k;
             square += k * k;
-          }
+          });
           const float norm = inverse_norm(square);
           const float logit = dot * (factor * norm) + parameters.bias_of(cell);
           const float highest = fmaxf(maximum, logit);
@@ -191,15 +209,10 @@ __device__ inline void accumulate_any_window(const AggregatedAttentionInputs& in
 #pragma unroll
           for (int c = 0; c < kDim; ++c) out[c] *= change;
         } else {
-          weight = parameters.token_constant(cell);
-#pragma unroll
-          for (int c = 0; c < kDim; ++c) weight += query[c] * parameters.token(cell, c);
+          weight = parameters.token_constant(cell) + parameters.dot_token<kDim>(cell, query);
         }
-#pragma unroll
-        for (int c = 0; c < kDim; ++c) {
-          if (c >= channels) break;
-          out[c] += weight * to_float(value[c * values.channel_stride]);
-        }
+        load(values, y * width + x);
+        rows.add(own, weight, out);
       }
     }
   }
