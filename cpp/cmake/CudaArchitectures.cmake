@@ -190,3 +190,15 @@ function(transnext_generate_code architectures result)
   list(REMOVE_DUPLICATES options)
   set(${result} ${options} PARENT_SCOPE)
 endfunction()
+
+# The same with a PTX of its own for the architectures whose multiprocessors have 1536 threads
+# (cuda/kernels/common/multiprocessor.cuh).
+function(transnext_generate_code_by_threads architectures result)
+  set(fewer ${architectures})
+  set(others ${architectures})
+  list(FILTER fewer INCLUDE REGEX "^(86|89|12[0-9])")
+  list(FILTER others EXCLUDE REGEX "^(86|89|12[0-9])")
+  transnext_generate_code("${others}" options)
+  transnext_generate_code("${fewer}" options_of_fewer)
+  set(${result} ${options} ${options_of_fewer} PARENT_SCOPE)
+endfunction()

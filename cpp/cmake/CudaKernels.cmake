@@ -6,7 +6,8 @@
 # - bfloat16 and TF32 of the attention: from compute capability 8.0 on. 7.5 has no units for them, so
 #   these kernels would be slow there and take two thirds of the compile time.
 #
-# From 8.0 on one PTX serves all architectures of a group (transnext_generate_code).
+# From 8.0 on one PTX serves all architectures of a group (transnext_generate_code). conv_glu's backward has two: in
+# the registers of 2048 threads it would spill on 12.0.
 #
 # Groups for the same GPUs are one object.
 
@@ -52,11 +53,12 @@ transnext_add_grouped_kernels(aggregated_attention_backward)
 transnext_generate_code("${CMAKE_CUDA_ARCHITECTURES}" options)
 transnext_add_cuda_object(transnext_cuda "${options}" 0
   cuda/compiled/add_layer_norm.cu
-  cuda/compiled/conv_glu.cu
   cuda/compiled/deformable_attention.cu
   cuda/compiled/gelu_pool.cu
   cuda/compiled/position_bias_table.cu
   cuda/compiled/window.cu)
+transnext_generate_code_by_threads("${CMAKE_CUDA_ARCHITECTURES}" options)
+transnext_add_cuda_object(transnext_cuda_conv_glu "${options}" 0 cuda/compiled/conv_glu.cu)
 # The launches: host code, which also links the CUDA runtime.
 target_sources(_cpp PRIVATE cuda/compiled/run.cu)
 list(GET CMAKE_CUDA_ARCHITECTURES 0 architecture)

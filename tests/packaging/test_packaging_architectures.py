@@ -159,12 +159,12 @@ def test_a_choice_that_makes_no_sense(chooser: Chooser, chosen: str, message: st
     assert message in chooser.complaint(chosen)
 
 
-def options(folder: Path, architectures: str) -> list[str]:
+def options(folder: Path, architectures: str, function: str = "generate_code") -> list[str]:
     """Return nvcc's options for a list of architectures, without what all of them begin with."""
     script = folder / "options.cmake"
     script.write_text(
         f'include("{ROOT}/cpp/cmake/CudaArchitectures.cmake")\n'
-        f'transnext_generate_code("{architectures}" options)\n'
+        f'transnext_{function}("{architectures}" options)\n'
         'message("${options}")\n'
     )
     done = subprocess.run(
@@ -194,19 +194,41 @@ def test_one_ptx_serves_all_from_80_on(tmp_path: Path, architectures: str, expec
     assert [one.split("sm_")[1][:-1] for one in made if "sm_" in one] == real
 
 
+def test_multiprocessors_of_fewer_threads_have_a_ptx_of_their_own(tmp_path: Path) -> None:
+    made = options(tmp_path, ALL.replace(" ", ";"), "generate_code_by_threads")
+    short = " ".join(one.removeprefix("compute_").replace("code=", "") for one in made)
+    assert short == (
+        "75,[sm_75] 80,[sm_80] 80,[sm_90] 80,[sm_100] 86,[sm_86] 86,[sm_120] 86,[compute_86]"
+    )
+    assert options(tmp_path, "90-real", "generate_code_by_threads") == ["compute_90,code=[sm_90]"]
+    assert options(tmp_path, "89-real", "generate_code_by_threads") == ["compute_89,code=[sm_89]"]
+
+
 def test_architectures_that_share_ptx_are_told_apart_by_no_kernel() -> None:
+    header = ROOT / "cpp" / "cuda" / "kernels" / "common" / "multiprocessor.cuh"
     folders = [ROOT / "cpp" / name for name in ("cuda", "include")]
-    sources = [path for folder in folders for path in folder.rglob("*.*") if path.is_file()]
-    conditions = {
+    sources = {path for folder in folders for path in folder.rglob("*.*") if path.is_file()}
+    from_80 = [number for number in KNOWN if number >= 80]
+    of_all = conditions(sources - {header})
+    assert "defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800" in of_all
+    for condition in of_all:
+        assert len({holds(condition, number) for number in from_80}) == 1, condition
+    fewer = {86, 89, 120, 121}
+    for condition in conditions({header}):
+        for numbers in (fewer, set(from_80) - fewer):
+            assert len({holds(condition, number) for number in numbers}) == 1, condition
+    readers = [path for path in sources if "multiprocessor.cuh" in path.read_text("utf-8")]
+    assert [path.name for path in readers] == ["conv_glu_backward.cuh"]  # in conv_glu.cu
+
+
+def conditions(sources: set[Path]) -> set[str]:
+    """Return the conditions of files' preprocessor that ask for the architecture."""
+    return {
         line.split(maxsplit=1)[1]
         for path in sources
         for line in path.read_text(encoding="utf-8").splitlines()
         if re.match(r"\s*#\s*(if|elif)\b.*__CUDA_ARCH__", line)
     }
-    assert "defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800" in conditions
-    for condition in conditions:
-        held = {holds(condition, number) for number in KNOWN if number >= 80}
-        assert len(held) == 1, condition
 
 
 def holds(condition: str, architecture: int) -> bool:

@@ -3,10 +3,15 @@
 
 namespace transnext::device {
 
-// Most resident threads of a multiprocessor; from 8.0 on of the largest, since one PTX serves all of them.
+// Most resident threads of a multiprocessor. Files that read it are compiled by
+// transnext_generate_code_by_threads (cpp/cmake/CudaArchitectures.cmake).
 __host__ __device__ constexpr int multiprocessor_threads() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#if !defined(__CUDA_ARCH__)
+  return 2048;
+#elif __CUDA_ARCH__ < 800
   return 1024;
+#elif __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200
+  return 1536;
 #else
   return 2048;
 #endif
