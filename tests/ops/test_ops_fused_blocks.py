@@ -161,6 +161,8 @@ def weights_of_glu(
 @example(case(grid=(40, 3), batch=1, threads=7))  # bands of rows
 @example(case(grid=(12, 20), batch=1, threads=7))  # too thin for bands: one step after the other
 @example(case(grid=(14, 14), batch=1, threads=3))  # split by panels
+@example(case(grid=(5, 4), batch=5, threads=1))  # two images a step, and one
+@example(case(grid=(7, 7), batch=7, storage=torch.bfloat16, features=torch.bfloat16))  # four, three
 @example(case(grid=(9, 60), batch=1, storage=torch.bfloat16, features=torch.bfloat16))
 @example(case(grid=(1, 1), hidden=1, head_dim=8, heads=1))
 @example(case(hidden=1024, grid=(3, 3)))

@@ -8,7 +8,8 @@
 // 1 of TransNeXt-Tiny 0.6 kB per token instead of 8 kB.
 //
 // The depthwise convolution reaches one token beyond the tile, where fc1 is computed twice, once
-// for each side. So tiles are as large as an even split over the threads allows. Few small images are
+// for each side. So tiles are as large as an even split over the threads allows. Images smaller than a
+// step are taken several together, so that weights are read once for all of them. Few small images are
 // split by panels instead, which computes nothing twice and reads each panel of the weights on one
 // core: first rows are normalised, then come hidden features for all tokens of an image, then those
 // of out. Where tiles would be thinner than kLeastRows, the three steps run one after the other,
@@ -26,6 +27,7 @@ namespace {
 
 constexpr index_t kLeastRows = 3;
 constexpr index_t kSmallImage = 224;  // tokens
+constexpr index_t kFeatureBytes = 1024 * 1024;
 
 // Into how many parts of panels each image is split, for an even split over the threads; 1 if images
 // are large, or panels too few.
@@ -36,6 +38,31 @@ index_t parts_of_panels(const ConvolutionalGluParams& p, int threads) {
     if (Tiles::even(p.x.shape[0] * parts, threads)) return parts;
   }
   return 1;
+}
+
+// How many whole images are a step together: as many as make one and whose features stay in the
+// second-level cache, if the threads have evenly to do.
+template <class E, class C>
+index_t images_together(const ConvolutionalGluParams& p, const Tiles& tiles, int threads) {
+  if (tiles.bands > 1 || tiles.columns > 1) return 1;
+  const index_t tokens = p.grid.size();
+  const index_t bytes = tokens * (product_stride<E>(p.x.shape[2]) + hidden_stride<E, C>(p)) *
+                        static_cast<index_t>(sizeof(LeftOf<E>));
+  index_t images = smaller(kStepTokens<E> / tokens, kFeatureBytes / bytes);
+  images = larger(1, smaller(images, p.x.shape[0]));
+  while (images > 1 && !Tiles::even((p.x.shape[0] - 1) / images + 1, threads)) --images;
+  return images;
+}
+
+template <class E, class C>
+void by_images(const ConvolutionalGluParams& p, const Tiles& tiles, index_t images, int threads) {
+  const GluParameters<C> parameters(p);
+  parallel_for((p.x.shape[0] - 1) / images + 1, threads, [&](index_t task) {
+    const index_t first = task * images;
+    const typename Product<E>::Unit unit;
+    GluTask<E, C> glu(p, tiles, parameters, kStepTokens<E>, images);
+    glu.run_images(first, smaller(images, p.x.shape[0] - first));
+  });
 }
 
 template <class E, class C>
@@ -73,7 +100,7 @@ void by_panels(const ConvolutionalGluParams& p, index_t parts, int threads) {
       const index_t batch = task / count;
       const index_t part = task % count;
       const typename Product<E>::Unit unit;
-      GluTask<E, C> glu(p, whole, parameters, p.grid.size(),
+      GluTask<E, C> glu(p, whole, parameters, p.grid.size(), 1,
                         {&normed[batch * normed_image], &hidden[batch * image]});
       run(glu, batch, all * part / count, all * (part + 1) / count);
     });
@@ -141,10 +168,13 @@ void convolutional_glu(const ConvolutionalGluParams& params, int threads) {
   const Tiles tiles = Tiles::make(params.grid, params.x.shape[0], larger(threads, 1));
   with_product(params.fc2_weight.dtype, [&](auto product_type, auto compute) {
     using C = decltype(compute);
+    using E = decltype(product_type);
     const index_t parts = parts_of_panels(params, larger(threads, 1));
-    if (parts > 1) return by_panels<decltype(product_type), C>(params, parts, threads);
+    if (parts > 1) return by_panels<E, C>(params, parts, threads);
+    const index_t images = images_together<E, C>(params, tiles, larger(threads, 1));
+    if (images > 1) return by_images<E, C>(params, tiles, images, threads);
     if (tiles.height < kLeastRows && tiles.bands > 1) return stepwise<C>(params, threads);
-    tiled<decltype(product_type), C>(params, tiles, threads);
+    tiled<E, C>(params, tiles, threads);
   });
 }
 

@@ -83,16 +83,18 @@ class GluTask {
   using Left = LeftOf<E>;
 
  public:
-  // For tiles, in steps of `step_tokens`; for parts of an image that is one step, with its features.
+  // For tiles, in steps of `step_tokens`, or for groups of `images` whole images that are one step; for
+  // parts of an image, with its features.
   GluTask(const ConvolutionalGluParams& p, const Tiles& tiles, const GluParameters<C>& parameters,
-          index_t step_tokens, const ImageFeatures<E>& features = {})
+          index_t step_tokens, index_t images = 1, const ImageFeatures<E>& features = {})
       : p_(p),
         parameters_(parameters),
         taps_(parameters.convolution.taps()),
         depth_(p.x.shape[2]),
         hidden_(p.fc2_weight.depth),
-        step_rows_(smaller(larger(kKeptRows, (step_tokens - 1) / tiles.width + 1),
-                           smaller(tiles.height + 2, p.grid.height))),
+        step_rows_(images > 1 ? images * p.grid.height
+                              : smaller(larger(kKeptRows, (step_tokens - 1) / tiles.width + 1),
+                                        smaller(tiles.height + 2, p.grid.height))),
         columns_(tiles.width + 2),
         left_stride_(product_stride<E>(depth_)),
         hidden_stride_(hidden_stride<E, C>(p)),
@@ -112,7 +114,8 @@ class GluTask {
                          : ((step_rows_ + 1) * tiles.width + Product<E>::kSpareRows) *
                                hidden_stride_),
         hidden_rows_(features.hidden != nullptr ? features.hidden : hidden_room_.data()),
-        tokens_((step_rows_ + 1) * tiles.width) {
+        residuals_((step_rows_ + 1) * tiles.width),
+        results_((step_rows_ + 1) * tiles.width) {
     // A GEMM may read more features than there are, and multiplies them by zero weights.
     for (index_t i = 0; i < hidden_room_.size(); i += hidden_stride_)
       clear_row_end<E>(hidden_, &hidden_room_[i]);
@@ -138,21 +141,29 @@ class GluTask {
     }
   }
 
+  // Whole images, as one step.
+  void run_images(index_t first, index_t count) {
+    begin_images(first, count);
+    load_rows(false);
+    hide(0, end_, 0, panels_of<E>(p_.value_weight).count());
+    second_product(0, end_, 0, panels_of<E>(p_.fc2_weight).count());
+  }
+
   // Normalises some rows of an image.
   void load_image(index_t batch, index_t first_row, index_t last_row) {
-    begin_image(batch);
+    begin_images(batch, 1);
     for (index_t row = first_row; row < last_row; ++row) load_row(row);
   }
 
   // Some panels of its hidden features, when all of its rows are known.
   void hide_image(index_t batch, index_t first_panel, index_t last_panel) {
-    begin_image(batch);
+    begin_images(batch, 1);
     hide(0, end_, first_panel, last_panel);
   }
 
   // Some panels of its out, when all of its hidden features are known.
   void finish_image(index_t batch, index_t first_panel, index_t last_panel) {
-    begin_image(batch);
+    begin_images(batch, 1);
     second_product(0, end_, first_panel, last_panel);
   }
 
@@ -160,19 +171,22 @@ class GluTask {
   // Rows of values that the next step's first rows are convolved with.
   static constexpr index_t kKeptRows = 2;
 
-  void begin_image(index_t batch) {
-    batch_ = batch;
+  void begin_images(index_t first, index_t count) {
+    batch_ = first;
     column_begin_ = 0;
     column_end_ = p_.grid.width;
     begin_ = 0;
-    end_ = keep_from_ = p_.grid.height;
+    end_ = keep_from_ = count * p_.grid.height;
   }
 
   index_t tile_width() const { return column_end_ - column_begin_; }
-  View<2> image(const View<3>& tensor) const {
+  // A step of several images counts their rows one image after the other.
+  index_t row_in_image(index_t row) const { return row % p_.grid.height; }
+  View<2> image_of_row(const View<3>& tensor, index_t row) const {
+    const index_t batch = batch_ + row / p_.grid.height;
     View<2> view;
     view.data =
-        static_cast<char*>(tensor.data) + batch_ * tensor.stride[0] * element_size(tensor.dtype);
+        static_cast<char*>(tensor.data) + batch * tensor.stride[0] * element_size(tensor.dtype);
     view.dtype = tensor.dtype;
     for (int i = 0; i < 2; ++i) {
       view.shape[i] = tensor.shape[i + 1];
@@ -208,7 +222,8 @@ class GluTask {
     for (index_t row = begin_; row < end_; ++row) load_row(row);
   }
   void load_row(index_t row) {
-    load_product_rows<E, C>(image(p_.x), row * p_.grid.width + first_known(), known_columns(),
+    load_product_rows<E, C>(image_of_row(p_.x, row),
+                            row_in_image(row) * p_.grid.width + first_known(), known_columns(),
                             parameters_.norm, row_.data(), left_row(row), left_stride_);
   }
 
@@ -238,9 +253,10 @@ class GluTask {
 
   // Convolution and gate of one row.
   void gate(index_t panel, index_t channels, index_t row, const C* gates, Left* hidden) {
-    const RowWindow<C> values{row > 0 ? value_row(panel, row - 1) : nullptr,
+    const index_t in_image = row_in_image(row);
+    const RowWindow<C> values{in_image > 0 ? value_row(panel, row - 1) : nullptr,
                               value_row(panel, row),
-                              row + 1 < p_.grid.height ? value_row(panel, row + 1) : nullptr,
+                              in_image + 1 < p_.grid.height ? value_row(panel, row + 1) : nullptr,
                               kPanelColumns,
                               1,
                               known_columns(),
@@ -256,29 +272,31 @@ class GluTask {
   void second_product(index_t begin, index_t end, index_t first_panel, index_t last_panel) {
     const index_t width = tile_width();
     for (index_t row = begin; row < end; ++row) {
-      for (index_t i = 0; i < width; ++i)
-        tokens_[(row - begin) * width + i] = row * p_.grid.width + column_begin_ + i;
+      const index_t batch = batch_ + row / p_.grid.height;
+      const index_t token = row_in_image(row) * p_.grid.width + column_begin_;
+      for (index_t i = 0; i < width; ++i) {
+        const index_t at = (row - begin) * width + i;
+        residuals_[at] = batch * p_.x.stride[0] + (token + i) * p_.x.stride[1];
+        results_[at] = batch * p_.out.stride[0] + (token + i) * p_.out.stride[1];
+      }
     }
     with_storage_of<E>(p_.x.dtype, [&](auto element) {
-      this->second_product_into(image(p_.x), image(p_.out), (end - begin) * width, first_panel,
-                                last_panel, element);
+      this->second_product_into<decltype(element)>((end - begin) * width, first_panel, last_panel);
     });
   }
 
   template <class T>
-  void second_product_into(const View<2>& x, const View<2>& out, index_t count, index_t first_panel,
-                           index_t last_panel, T) {
+  void second_product_into(index_t count, index_t first_panel, index_t last_panel) {
     const Panels<E> panels = panels_of<E>(p_.fc2_weight);
+    const T* x = static_cast<const T*>(p_.x.data);
+    T* out = static_cast<T*>(p_.out.data);
     for (index_t panel = first_panel; panel < last_panel; ++panel) {
       const index_t origin = panel * kPanelColumns;
       product<E>({hidden_rows_, hidden_stride_}, count, panels, panel,
                  parameters_.out_bias + origin, [&](index_t i, index_t column, Vector<C> sum) {
                    const index_t at = origin + column;
-                   const index_t token = tokens_[i];
-                   const T* residual = static_cast<const T*>(x.data) + token * x.stride[0];
-                   sum += load_lanes<C>(residual, x.stride[1], at, depth_);
-                   store_lanes<C>(static_cast<T*>(out.data) + token * out.stride[0], out.stride[1],
-                                  at, depth_, sum);
+                   sum += load_lanes<C>(x + residuals_[i], p_.x.stride[2], at, depth_);
+                   store_lanes<C>(out + results_[i], p_.out.stride[2], at, depth_, sum);
                  });
     }
   }
@@ -300,9 +318,10 @@ class GluTask {
   Scratch<C> kept_;    // [panel][this step's, the last one's][2][columns][panel columns]
   Scratch<C> gates_;   // [1 + step][columns][panel columns]
   Scratch<Left> hidden_room_;
-  Left* hidden_rows_;        // [1 + step][tile width][hidden_stride]
-  Scratch<index_t> tokens_;  // of hidden_rows_
-  index_t begin_ = 0;        // rows of the step
+  Left* hidden_rows_;           // [1 + step][tile width][hidden_stride]
+  Scratch<index_t> residuals_;  // where the tokens of hidden_rows_ are in x
+  Scratch<index_t> results_;    // and in out
+  index_t begin_ = 0;           // rows of the step
   index_t end_ = 0;
   index_t keep_from_ = 0;  // its rows from this one on are kept for the next
   index_t kept_half_ = 0;
