@@ -142,7 +142,12 @@ class EmulatedKernels:
     ) -> None:
         self.library, self.capability, self.seed = library, capability, seed
         self.most_blocks = most_blocks
-        self.kernels: set[str] = set()  # that have run
+        self.blocks: dict[str, int] = {}  # of the kernels that have run, as last planned
+
+    @property
+    def kernels(self) -> set[str]:
+        """Those that have run."""
+        return set(self.blocks)
 
     def architecture(self, device: torch.device) -> int:
         return self.capability
@@ -161,7 +166,7 @@ class EmulatedKernels:
             memory.append(memory_of(tensor, f"{op}'s tensor {position}", output))
         self.seed += 1
         kernels = launches.kernels
-        self.kernels |= {kernel for kernel, *_ in kernels}
+        self.blocks |= {kernel: grid[0] for kernel, grid, *_ in kernels}
         self.library.run([self._with_fewer_blocks(*each) for each in kernels], memory, self.seed)
 
     def _with_fewer_blocks(self, kernel: str, grid: tuple[int, int, int], *others: Any) -> tuple:
