@@ -169,18 +169,15 @@ def test_edges_of_attention(attention_kernels: Library, dtype: torch.dtype, chan
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
-def test_attention_in_strips_of_several_steps(attention_kernels: Library, dtype: torch.dtype) -> None:
+def test_attention_in_several_steps(attention_kernels: Library, dtype: torch.dtype) -> None:
     """The backward pass walks down an image only where there are enough images for a GPU."""
-    batch, heads = 16, 8
-    grid, pool_grid = (14, 2), (1, 1)  # a step of 8 rows and one of 6
-    case = edge(
-        dtype=dtype, grid=grid, pool_grid=pool_grid, batch=batch, heads=heads, head_dim=8, seed=1
-    )
+    sizes = {"grid": (14, 2), "pool_grid": (1, 1), "batch": 16, "heads": 8, "head_dim": 8}
+    case = edge(dtype=dtype, seed=1, **sizes)  # rows of a step of 8 and of one of 6
     runner = EmulatedKernels(attention_kernels, 80, case.seed)
     with use_runner(runner):
         check_attention(case, "cpp")
     (blocks,) = (count for kernel, count in runner.blocks.items() if "_strips" in kernel)
-    assert blocks == batch * heads
+    assert blocks == case.batch * case.heads
 
 
 def emulate_attention_on_tf32(kernels: Library, case: AttentionCase) -> None:
