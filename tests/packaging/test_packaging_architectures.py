@@ -204,7 +204,7 @@ def test_multiprocessors_of_fewer_threads_have_a_ptx_of_their_own(tmp_path: Path
     assert options(tmp_path, "89-real", "generate_code_by_threads") == ["compute_89,code=[sm_89]"]
 
 
-def test_architectures_that_share_ptx_are_told_apart_by_no_kernel() -> None:
+def test_architectures_that_share_ptx_are_told_apart_by_register_budgets_alone() -> None:
     header = ROOT / "cpp" / "cuda" / "kernels" / "common" / "multiprocessor.cuh"
     folders = [ROOT / "cpp" / name for name in ("cuda", "include")]
     sources = {path for folder in folders for path in folder.rglob("*.*") if path.is_file()}
@@ -218,7 +218,11 @@ def test_architectures_that_share_ptx_are_told_apart_by_no_kernel() -> None:
         for numbers in (fewer, set(from_80) - fewer):
             assert len({holds(condition, number) for number in numbers}) == 1, condition
     readers = [path for path in sources if "multiprocessor.cuh" in path.read_text("utf-8")]
-    assert [path.name for path in readers] == ["conv_glu_backward.cuh"]  # in conv_glu.cu
+    # The first, in conv_glu.cu, has a PTX for each; of 8.0's registers the second needs no more.
+    assert {path.name for path in readers} == {
+        "conv_glu_backward.cuh",
+        "aggregated_attention_forward.cuh",
+    }
 
 
 def conditions(sources: set[Path]) -> set[str]:

@@ -3,8 +3,9 @@
 
 namespace transnext::device {
 
-// Most resident threads of a multiprocessor. Files that read it are compiled by
-// transnext_generate_code_by_threads (cpp/cmake/CudaArchitectures.cmake).
+// Most resident threads of a multiprocessor of the architecture that code is compiled for, which is
+// 8.0 in a library for several from there on, but for the files of transnext_generate_code_by_threads
+// (cpp/cmake/CudaArchitectures.cmake).
 __host__ __device__ constexpr int multiprocessor_threads() {
 #if !defined(__CUDA_ARCH__)
   return 2048;
