@@ -194,10 +194,11 @@ endfunction()
 # The same with a PTX of its own for the architectures whose multiprocessors have 1536 threads
 # (cuda/kernels/common/multiprocessor.cuh).
 function(transnext_generate_code_by_threads architectures result)
+  set(of_1536_threads "^(86|89|12[0-9])")
   set(fewer ${architectures})
   set(others ${architectures})
-  list(FILTER fewer INCLUDE REGEX "^(86|89|12[0-9])")
-  list(FILTER others EXCLUDE REGEX "^(86|89|12[0-9])")
+  list(FILTER fewer INCLUDE REGEX "${of_1536_threads}")
+  list(FILTER others EXCLUDE REGEX "${of_1536_threads}")
   transnext_generate_code("${others}" options)
   transnext_generate_code("${fewer}" options_of_fewer)
   set(${result} ${options} ${options_of_fewer} PARENT_SCOPE)

@@ -109,9 +109,8 @@ def test_attention_plans_cover_every_query_and_fit(
         assert f"_pooled{kind}>" in names
         assert "_parameter_sums<float>" in names
         assert ("_table_sums<float>" in names) == table
-        assert (f"_bias<{STORAGE[dtype]}>" in names) == (
-            not table
-        )  # of a table as atomic sums, unless asked
+        # Of a table as atomic sums, unless asked.
+        assert (f"_bias<{STORAGE[dtype]}>" in names) == (not table)
         assert backward.workspace >= queries
         for _, blocks, threads, shared in kernels(forward) + kernels(backward):
             assert blocks > 0

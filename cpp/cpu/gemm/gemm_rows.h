@@ -16,12 +16,13 @@ inline index_t product_stride(index_t depth) {
   return (round_up(round_up(depth, Product<E>::kDepth), kLine) / kLine | 1) * kLine;
 }
 
-// Into how many blocks of rows, of at most `fitting`, tasks split `rows` rows for the tile unit: an
-// even number for the threads, and large ones, since each reads all panels from a farther cache.
-inline index_t tile_blocks(index_t rows, index_t fitting, int threads) {
+// Rows of the blocks, of about `fitting` at most, that tasks split `rows` rows into for the tile unit:
+// evenly over the threads, and large, since each block reads all panels from a farther cache.
+inline index_t tile_block_rows(index_t rows, index_t fitting, int threads) {
   constexpr index_t kMostRows = 224;
-  const index_t count = (rows - 1) / larger(1, smaller(fitting, kMostRows)) + 1;
-  return smaller(round_up(count, threads), (rows - 1) / kUnitRows + 1);
+  const index_t blocks = (rows - 1) / larger(1, smaller(fitting, kMostRows)) + 1;
+  const index_t even = smaller(round_up(blocks, threads), (rows - 1) / kTileSide + 1);
+  return round_up((rows - 1) / even + 1, kTileSide);
 }
 
 // Zeros behind the last of `depth` elements of a row, which is filled afterwards: in whole blocks,

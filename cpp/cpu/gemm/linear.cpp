@@ -68,31 +68,28 @@ struct Blocks {
   index_t panel_parts;  //
 
   static Blocks make(index_t rows, index_t row_bytes, index_t panels, int threads) {
-    Blocks blocks;
     const index_t fitting = larger(kTileRows, kBlockBytes / row_bytes / kTileRows * kTileRows);
-    blocks.split_rows(rows, (rows - 1) / smaller(fitting, kBlockRows) + 1, kTileRows);
-    blocks.split_panels(panels, threads > 1 ? threads * kTasksPerThread : 1);
-    return blocks;
+    const index_t count = (rows - 1) / smaller(fitting, kBlockRows) + 1;
+    return of(rows, round_up((rows - 1) / count + 1, kTileRows), panels,
+              threads > 1 ? threads * kTasksPerThread : 1);
   }
 
   // The tile unit multiplies faster than rows are loaded, so each row is loaded once if that is even,
   // and panels are split only where rows are too few.
   static Blocks make_for_tiles(index_t rows, index_t row_bytes, index_t panels, int threads) {
-    Blocks blocks;
-    blocks.split_rows(rows, tile_blocks(rows, kBlockBytes / row_bytes, threads), kUnitRows);
-    blocks.split_panels(panels, threads);
-    return blocks;
+    return of(rows, tile_block_rows(rows, kBlockBytes / row_bytes, threads), panels, threads);
   }
 
  private:
-  void split_rows(index_t all, index_t count, index_t together) {
-    rows = round_up((all - 1) / count + 1, together);
-    row_blocks = (all - 1) / rows + 1;
-  }
-  void split_panels(index_t all, index_t tasks) {
-    const index_t wanted = (tasks - 1) / row_blocks + 1;
-    panels = (all - 1) / smaller(wanted, all) + 1;
-    panel_parts = (all - 1) / panels + 1;
+  // Blocks of `block_rows` rows, each in parts of its panels where that makes about `tasks` tasks.
+  static Blocks of(index_t rows, index_t block_rows, index_t panels, index_t tasks) {
+    Blocks blocks;
+    blocks.rows = block_rows;
+    blocks.row_blocks = (rows - 1) / block_rows + 1;
+    const index_t wanted = (tasks - 1) / blocks.row_blocks + 1;
+    blocks.panels = (panels - 1) / smaller(wanted, panels) + 1;
+    blocks.panel_parts = (panels - 1) / blocks.panels + 1;
+    return blocks;
   }
 };
 

@@ -91,10 +91,9 @@ struct Product<SplitFloat> {
 template <class E>
 using LeftOf = typename Product<E>::Left;
 
-// Whether products with elements E are the tile unit's, and of how many rows at a time.
+// Whether products with elements E are the tile unit's.
 template <class E>
-constexpr bool kOnTileUnit = Product<E>::kDepth >= 32;
-constexpr index_t kUnitRows = 16;
+constexpr bool kOnTileUnit = Product<E>::kDepth >= kTileDepth;
 
 // Rows of the left operand of a product with elements E: row m is at data + m * stride.
 template <class E>

@@ -56,8 +56,7 @@ void gather_patch(const PatchEmbedParams& p, const T* image, index_t i, index_t 
 // Tokens of a block, of which `fitting` fit into the cache.
 template <class E>
 index_t block_tokens(index_t total, index_t fitting, int threads) {
-  if constexpr (kOnTileUnit<E>)
-    return round_up((total - 1) / tile_blocks(total, fitting, threads) + 1, kUnitRows);
+  if constexpr (kOnTileUnit<E>) return tile_block_rows(total, fitting, threads);
   const index_t even = total / (threads * kTasksPerThread) + 1;
   return larger(kTileRows, smaller(smaller(fitting, even), kBlockTokens) / kTileRows * kTileRows);
 }

@@ -97,8 +97,7 @@ inline void multiply_tile_columns(const LeftRows<E>& a, index_t rows, const E* b
 template <class E>
 inline void multiply_in_tiles(const LeftRows<E>& a, index_t rows, const Panels<E>& panels,
                               index_t panel, const float* start, float* sums, const Ahead& ahead) {
-  static_assert(kUnitRows == kTileSide && kStripRows == 2 * kTileSide &&
-                kPanelColumns == 3 * kTileSide);
+  static_assert(kStripRows == 2 * kTileSide && kPanelColumns == 3 * kTileSide);
   const index_t columns = panels.used(panel);
   const E* b = panels.at(panel, 0);
   if (columns > 2 * kTileSide)

@@ -165,13 +165,14 @@ void stepwise(const ConvolutionalGluParams& p, int threads) {
 
 void convolutional_glu(const ConvolutionalGluParams& params, int threads) {
   if (params.x.shape[0] == 0) return;
-  const Tiles tiles = Tiles::make(params.grid, params.x.shape[0], larger(threads, 1));
+  threads = larger(threads, 1);
+  const Tiles tiles = Tiles::make(params.grid, params.x.shape[0], threads);
   with_product(params.fc2_weight.dtype, [&](auto product_type, auto compute) {
     using C = decltype(compute);
     using E = decltype(product_type);
-    const index_t parts = parts_of_panels(params, larger(threads, 1));
+    const index_t parts = parts_of_panels(params, threads);
     if (parts > 1) return by_panels<E, C>(params, parts, threads);
-    const index_t images = images_together<E, C>(params, tiles, larger(threads, 1));
+    const index_t images = images_together<E, C>(params, tiles, threads);
     if (images > 1) return by_images<E, C>(params, tiles, images, threads);
     if (tiles.height < kLeastRows && tiles.bands > 1) return stepwise<C>(params, threads);
     tiled<E, C>(params, tiles, threads);

@@ -14,8 +14,6 @@
 #include "cpu/runtime/level.h"
 #include "transnext/half.h"
 
-#if defined(TRANSNEXT_TILES)
-
 TRANSNEXT_BEGIN_LEVEL
 
 constexpr int kTiles = 8;
@@ -25,6 +23,7 @@ constexpr index_t kTileBytes = 64;  // of a row
 
 TRANSNEXT_END_LEVEL
 
+#if defined(TRANSNEXT_TILES)
 #if defined(TRANSNEXT_EMULATED_TILES)
 #include "cpu/simd/emulated_tiles.h"
 #else
