@@ -163,8 +163,8 @@ function(transnext_one_of_each_major architectures result)
 endfunction()
 
 # nvcc's options for a list of architectures, [af] those of one GPU alone. Compiling to PTX takes longer than assembling
-# it, and no kernel tells architectures from 8.0 on apart (tests/packaging/test_packaging_architectures.py), so the PTX of
-# the earliest of these serves all of them.
+# it, and kernels tell architectures from 8.0 on apart by how many registers they ask for alone
+# (tests/packaging/test_packaging_architectures.py), so the PTX of the earliest of these serves all of them.
 function(transnext_generate_code architectures result)
   transnext_from_80("${architectures}" from_80)
   list(TRANSFORM from_80 REPLACE "-.*" "")

@@ -302,7 +302,8 @@ const Sizes kSizes[] = {
     {1, {1, 9}, {1, 4}, 1, 24, 3},    //
     {1, {9, 1}, {4, 1}, 2, 9, 5},     // channels that do not fill whole vectors
     {2, {3, 3}, {3, 3}, 1, 24, 7},    // a window larger than the grid
-    {1, {4, 6}, {2, 2}, 2, 32, 4},    // an even window
+    {2, {4, 6}, {2, 2}, 3, 32, 4},    // an even window; with three threads, each image in panels
+    {9, {2, 3}, {1, 2}, 2, 24, 3},    // small images: with three threads four together, and one
     {1, {6, 5}, {6, 5}, 2, 128, 0},   // global attention
     {1, {19, 21}, {9, 8}, 1, 24, 3},  // several blocks and bands
     {1, {5, 70}, {1, 2}, 4, 128, 3},  // rows that are split into segments
