@@ -1,9 +1,10 @@
-// The fused blocks: a block's two residual branches, and the patch embedding.
+// The fused blocks: a block's two residual branches, the patch embedding, and the norm of tokens.
 #include "bindings/attention_arguments.h"
 #include "bindings/operators.h"
 #include "transnext/attention_branch.h"
 #include "transnext/convolutional_glu.h"
 #include "transnext/patch_embed.h"
+#include "transnext/token_norm.h"
 
 namespace transnext::bindings {
 namespace {
@@ -110,12 +111,24 @@ void patch_embed(py::handle x, py::handle weight, py::handle bias, py::handle no
   call.run(threads, p, cpu::patch_embed);
 }
 
+void token_norm(py::handle x, py::handle norm_weight, py::handle norm_bias, py::handle out,
+                double epsilon, int threads) {
+  Call call("token_norm");
+  TokenNormParams p;
+  if (norm_weight.is_none()) call.fail("norm_weight is None, needs a tensor");
+  p.x = call.activation<3>(x, "x", {kAnyBatch, kAny, kAny});
+  p.norm = call.norm(norm_weight, norm_bias, p.x.shape[2], epsilon);
+  p.out = call.activation<3>(out, "out", {p.x.shape[0], p.x.shape[1], p.x.shape[2]});
+  call.run(threads, p, cpu::token_norm);
+}
+
 }  // namespace
 
 void define_fused_blocks(py::module_& m) {
   m.def("attention_residual", &attention_residual);
   m.def("conv_glu_residual", &conv_glu_residual);
   m.def("patch_embed", &patch_embed);
+  m.def("token_norm", &token_norm);
 }
 
 }  // namespace transnext::bindings

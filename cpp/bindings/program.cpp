@@ -34,9 +34,11 @@ const View<3>& output_of(const Program::Params& params) {
   return std::visit([](const auto& p) -> const View<3>& { return p.out; }, params);
 }
 
-// The branch of attention adds to its tokens where they are: it reads one again only to replace it.
+// The branch of attention adds to its tokens where they are, and a norm replaces them: both read one
+// again only to do that.
 bool runs_in_place(const Program::Params& params) {
-  return std::holds_alternative<AttentionBranchParams>(params);
+  return std::holds_alternative<AttentionBranchParams>(params) ||
+         std::holds_alternative<TokenNormParams>(params);
 }
 
 void run_step(const PatchEmbedParams& p, int threads) {
@@ -47,6 +49,9 @@ void run_step(const AttentionBranchParams& p, int threads) {
 }
 void run_step(const ConvolutionalGluParams& p, int threads) {
   cpu::convolutional_glu(p, threads);
+}
+void run_step(const TokenNormParams& p, int threads) {
+  cpu::token_norm(p, threads);
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 #include "transnext/attention_branch.h"
 #include "transnext/convolutional_glu.h"
 #include "transnext/patch_embed.h"
+#include "transnext/token_norm.h"
 
 namespace transnext::bindings {
 
@@ -28,7 +29,8 @@ class Program {
   Program(const Program&) = delete;
   Program& operator=(const Program&) = delete;
 
-  using Params = std::variant<PatchEmbedParams, AttentionBranchParams, ConvolutionalGluParams>;
+  using Params = std::variant<PatchEmbedParams, AttentionBranchParams, ConvolutionalGluParams,
+                              TokenNormParams>;
   template <class T>
   static constexpr bool kTakes = std::is_constructible_v<Params, const T&>;
 

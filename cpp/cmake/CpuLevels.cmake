@@ -29,6 +29,7 @@ set(transnext_level_sources
   cpu/attention/window.cpp
   cpu/bias/position_bias_table.cpp
   cpu/norm/add_layer_norm.cpp
+  cpu/norm/token_norm.cpp
   cpu/runtime/fingerprint.cpp)
 set(transnext_cpu_sources
   ${transnext_level_sources}

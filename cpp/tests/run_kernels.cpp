@@ -78,6 +78,11 @@ void run_norm(Case& c, const Sizes& s, int threads) {
   p.total = c.parameter_result(shape);
   p.epsilon = 1e-6;
   level::add_layer_norm(p, threads);
+  TokenNormParams norm;
+  norm.x = p.branch;
+  norm.norm = {p.weight, p.bias, p.epsilon};
+  norm.out = c.result(shape);
+  level::token_norm(norm, threads);
   AddLayerNormBackwardParams d;
   d.d_normed = c.activation(shape);
   d.d_total = c.parameter(shape);

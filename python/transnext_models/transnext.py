@@ -39,7 +39,7 @@ from .layers.arguments import (
 )
 from .layers.derived import freeze
 from .layers.features import FeatureInfo, take_indices
-from .layers.grids import stage_grids, tokens_to_map
+from .layers.grids import stage_grids
 from .layers.parameters import NO_WEIGHT_DECAY, depth_patterns
 from .layers.stage import PARTS, Stage, build_stage
 from .sharing import Shareable
@@ -255,8 +255,7 @@ class TransNeXt(Shareable):
         with shared_in_trace():
             for index, stage in enumerate(self.stages()[:stages]):
                 find_grids = functools.partial(self.stage_grids, index)
-                x, grid = stage.tokens(x, find_grids, checkpointed=self.grad_checkpointing)
-                x = tokens_to_map(stage.norm(x), grid)
+                x = stage.normalised_map(x, find_grids, checkpointed=self.grad_checkpointing)
                 maps.append(x)
         return maps
 

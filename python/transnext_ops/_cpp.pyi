@@ -364,3 +364,12 @@ def patch_embed(
     threads: int,
     /,
 ) -> None: ...
+def token_norm(
+    x: _Tensor,
+    norm_weight: _Tensor,
+    norm_bias: _Tensor,
+    out: _Tensor,
+    epsilon: float,
+    threads: int,
+    /,
+) -> None: ...

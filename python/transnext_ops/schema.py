@@ -227,6 +227,17 @@ PATCH_EMBED = Operator(
     has_backward=False,
 )
 
+TOKEN_NORM = Operator(
+    "token_norm",
+    (
+        *_tokens("x", "B N C"),
+        *_parameters("norm_weight, norm_bias", "C", differentiable=False),
+    ),
+    (Size("epsilon", "float"),),
+    (Output("out", "B N C", like="x"),),
+    has_backward=False,
+)
+
 OPERATORS = {
     operator.name: operator
     for operator in (
@@ -241,5 +252,6 @@ OPERATORS = {
     )
 }
 FUSED_BLOCKS = {
-    operator.name: operator for operator in (ATTENTION_RESIDUAL, CONV_GLU_RESIDUAL, PATCH_EMBED)
+    operator.name: operator
+    for operator in (ATTENTION_RESIDUAL, CONV_GLU_RESIDUAL, PATCH_EMBED, TOKEN_NORM)
 }

@@ -22,7 +22,7 @@ LINEARS = [f"{BLOCK}.attn.{name}" for name in ("q", "kv", "proj", "cpb_fc1", "cp
 CONVOLUTIONS = ["patch_embed2.proj", f"{BLOCK}.attn.sr", f"{BLOCK}.mlp.dwconv.dwconv"]
 
 
-NORMS = ["patch_embed1.norm", f"{BLOCK}.norm1", f"{BLOCK}.norm2", f"{BLOCK}.attn.norm"]
+NORMS = ["patch_embed1.norm", f"{BLOCK}.norm1", f"{BLOCK}.norm2", f"{BLOCK}.attn.norm", "norm2"]
 
 
 LAYERS = [*LINEARS, *CONVOLUTIONS, *NORMS]

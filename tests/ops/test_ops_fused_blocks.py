@@ -364,6 +364,39 @@ def convolution(
     return out
 
 
+@given(branch_cases())
+@example(case(grid=(1, 1), batch=1, heads=1, head_dim=9, threads=7))
+@example(case(grid=(14, 14), storage=torch.bfloat16, features=torch.bfloat16, layout="strided"))
+def test_token_norm_agrees_with_the_reference(case: BranchCase) -> None:
+    numbers = Numbers(case.seed)
+    x = tokens_of(case, numbers)
+    norm = norm_weights(numbers, case.width, case.storage, EPSILON)
+    in_place = x.clone()
+    with setting(case.level, case.threads):
+        actual = fused_blocks.token_norm(x, norm)
+        _cpp.token_norm(in_place, norm.weight, norm.bias, in_place, norm.epsilon, case.threads)
+    assert actual.dtype == x.dtype
+    assert actual.is_contiguous()
+    assert torch.equal(in_place, actual)
+    expected = normalised(x.double().numpy(), norm)
+    # The mean of a token's channels, and of their squares, in any order.
+    assert_agrees("out", actual, expected, dtype=case.storage, work=case.width)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_token_norm_is_as_accurate_as_pytorch(dtype: torch.dtype) -> None:
+    numbers = Numbers(3)
+    norm = norm_weights(numbers, 288, dtype, EPSILON)
+    x = numbers.activation(2, 196, 288, dtype=dtype) * 3 + 1
+    theirs = torch.nn.functional.layer_norm(x, (288,), norm.weight, norm.bias, EPSILON)
+    exact = normalised(x.double().numpy(), norm)
+    errors = [
+        np.linalg.norm(found.double().numpy() - exact)
+        for found in (fused_blocks.token_norm(x, norm), theirs)
+    ]
+    assert errors[0] <= 1.1 * errors[1]
+
+
 def glu_weights(width: int = 24, hidden: int = 32, dtype: torch.dtype = torch.float32):
     numbers = Numbers(0)
     fc1 = numbers.parameter(2 * hidden, width, dtype=dtype)
@@ -391,6 +424,21 @@ def glu_weights(width: int = 24, hidden: int = 32, dtype: torch.dtype = torch.fl
 def test_arguments_are_checked(x, keywords, message) -> None:
     with pytest.raises(ValueError, match=message):
         fused_blocks.conv_glu_residual(x, glu_weights(), grid=(2, 3), **keywords)
+
+
+def test_the_arguments_of_a_norm_are_checked() -> None:
+    norm = norm_weights(Numbers(0), 24, torch.float32, EPSILON)
+    with pytest.raises(TypeError, match="x: got list, needs a"):
+        fused_blocks.token_norm([1.0], norm)
+    for shape in ((6, 24), (1, 6, 25), (1, 2, 3, 24)):
+        with pytest.raises(ValueError, match=r"x: got \(.*\), needs \[B, N, C\] with C = 24"):
+            fused_blocks.token_norm(torch.zeros(shape), norm)
+    with pytest.raises(ValueError, match="x: got device meta, needs the CPU"):
+        fused_blocks.token_norm(torch.zeros(1, 6, 24, device="meta"), norm)
+    with pytest.raises(ValueError, match="norm_weight is float32, needs float64"):
+        fused_blocks.token_norm(torch.zeros(1, 6, 24).double(), norm)
+    with pytest.raises(ValueError, match="norm_weight is None, needs a tensor"):
+        _cpp.token_norm(torch.zeros(1, 6, 24), None, None, torch.zeros(1, 6, 24), EPSILON, 1)
 
 
 def test_a_weight_must_be_a_matrix_on_the_cpu() -> None:

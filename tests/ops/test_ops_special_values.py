@@ -244,6 +244,7 @@ def test_branches_keep_it_in_its_image(level: str, dtype: torch.dtype, value: fl
             tokens,
         ),
         (lambda x: fused_blocks.patch_embed(x, embed, kernel_size=3, stride=2), image),
+        (lambda x: fused_blocks.token_norm(x, norm), tokens),
     ]
     _cpp.set_cpu_level(level)
     try:

@@ -131,4 +131,5 @@ def branch_op_calls() -> dict[str, tuple[Any, ...]]:
             numbers.activation(2, 3, 9, 7, dtype=torch.float32), convolution.data,
             parameter(width), *norm(width), GRID, width, 3, 2, False, 1e-6, "cpp",
         ),
+        "token_norm": (x, *norm(width), 1e-6, "cpp"),
     }  # fmt: skip

@@ -13,6 +13,7 @@
 #include "transnext/linear.h"
 #include "transnext/patch_embed.h"
 #include "transnext/position_bias_table.h"
+#include "transnext/token_norm.h"
 #include "transnext/weight_gradient.h"
 #include "transnext/window.h"
 
@@ -47,6 +48,7 @@
   X(fingerprint, FingerprintParams)                                   \
   X(position_bias_table, PositionBiasTableParams)                     \
   X(position_bias_table_backward, PositionBiasTableBackwardParams)    \
+  X(token_norm, TokenNormParams)                                      \
   X(window_av, WindowAvParams)                                        \
   X(window_av_backward, WindowAvBackwardParams)                       \
   X(window_qk, WindowQkParams)                                        \

@@ -123,7 +123,7 @@ class Derived:
             As in :meth:`get`.
         """
         with self._lock:
-            if not (isinstance(self._of, _Frozen) and self._of.is_so()):
+            if not (isinstance(self._of, _Frozen) and self._of.is_so(modules)):
                 self._of, self._entries = _Frozen(modules), {}
             if not self._of.is_frozen():
                 self.frozen, self._of, self._entries = False, None, {}
@@ -208,8 +208,8 @@ class _Frozen(MadeOf):
         ]
         self._cleared = self._times_cleared()
 
-    def is_so(self) -> bool:
-        return super().is_so() and self._times_cleared() == self._cleared
+    def is_so(self, modules: Sequence[nn.Module]) -> bool:
+        return super().is_so(modules) and self._times_cleared() == self._cleared
 
     def is_frozen(self) -> bool:
         """Whether all modules are frozen still, and their weights not seen to be edited."""

@@ -1,9 +1,10 @@
-"""Decide whether a call takes the fused path: for patch embeddings and blocks, here alone.
+"""Decide whether a call takes the fused path: for patch embeddings, blocks, norms, here alone.
 
-In evaluation on a CPU a patch embedding, and each of a block's two residual branches, is one call
-of the compiled library (:mod:`transnext_ops.fused_blocks`) on packed weights. That holds for layers
-as they were built. Whatever is attached to one or put in its place, records gradients, traces or
-watches operators is met by the ordinary path, which calls every layer.
+In evaluation on a CPU a patch embedding, each of a block's two residual branches, and the norm
+behind a stage's blocks is one call of the compiled library (:mod:`transnext_ops.fused_blocks`) on
+packed weights. That holds for layers as they were built. Whatever is attached to one or put in its
+place, records gradients, traces or watches operators is met by the ordinary path, which calls every
+layer.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ __all__ = [
     "BlockWeights",
     "features_of",
     "fused_block",
+    "fused_norm",
     "fused_patch_embed",
     "is_channels_last",
     "is_plain_block",
@@ -133,6 +135,25 @@ def fused_patch_embed(
         lambda: _pack_patch_embed(embed, features, precision, channels_last),
     )
     return packed, features
+
+
+def fused_norm(
+    norm: nn.LayerNorm, x: Tensor, backend: str | None
+) -> fused_blocks.NormWeights | None:
+    """Return the weights of a stage's norm that may take tokens ``x [B, N, C]`` in its call.
+
+    None if it may not. They are too few to be worth a cache.
+    """
+    if norm.training or features_of(x) is None or not plain_norm(norm):
+        return None
+    if fused_blocks.unsupported(x, backend=backend):
+        return None
+    weight, bias = norm.weight, norm.bias
+    if weight.dtype != bias.dtype or weight.dtype not in (x.dtype, compute_dtype(x.dtype)):
+        return None  # which PyTorch refuses
+    if any(each.device != x.device or each.shape != x.shape[2:] for each in (weight, bias)):
+        return None
+    return _norm(norm, x.dtype)
 
 
 def is_plain_block(block: BlockLike) -> bool:

@@ -48,6 +48,7 @@ class MadeOf:
     """
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self._outermost = [module._modules for module in modules]
         parts = [part for module in modules for part in module.modules()]
         lists = [part for part in parts if isinstance(part, nn.ModuleList)]
         self.modules = [part for part in parts if not isinstance(part, nn.ModuleList)]
@@ -74,10 +75,11 @@ class MadeOf:
         self._counting = [weight for weight in self._weights if not weight.is_inference()]
         self._where = self._look()
 
-    def is_so(self) -> bool:
-        """Whether the modules are made of all this still, though weights may have been edited."""
+    def is_so(self, modules: Sequence[nn.Module]) -> bool:
+        """Whether these are those modules, made of all this, though weights may be edited."""
         return (
-            cpp_backend.hold_the_same(self._dictionaries, self._content)
+            all(map(operator.is_, self._outermost, [module._modules for module in modules]))
+            and cpp_backend.hold_the_same(self._dictionaries, self._content)
             and list(map(type, self.modules)) == self._types
             and forwards_are_remembered()
         )

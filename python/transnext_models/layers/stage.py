@@ -14,8 +14,8 @@ from .attention import AggregatedAttention, GlobalAttention, PixelFocusedAttenti
 from .block import NORM_EPS, Block
 from .conv_glu import ConvolutionalGLU
 from .derived import DerivesFromWeights
-from .fused import features_of, is_channels_last, is_plain_block
-from .grids import StageGrids
+from .fused import features_of, fused_norm, is_channels_last, is_plain_block
+from .grids import StageGrids, tokens_to_map
 from .patch_embed import PatchEmbed
 from .plain import plain, remember_forward
 from .residual_stream import run_blocks
@@ -42,14 +42,14 @@ class Stage(NamedTuple):
     blocks: Sequence[Block]
     norm: nn.LayerNorm
 
-    def tokens(
+    def normalised_map(
         self,
         x: Tensor,
         find_grids: Callable[[tuple[int, int]], StageGrids],
         *,
         checkpointed: bool = False,
-    ) -> tuple[Tensor, tuple[int, int]]:
-        """Embed the image or map ``x [B, C, H, W]`` and run the blocks.
+    ) -> Tensor:
+        """Embed the image or map ``x [B, C, H, W]``, run the blocks and normalise.
 
         Parameters
         ----------
@@ -61,21 +61,31 @@ class Stage(NamedTuple):
 
         Returns
         -------
-        tokens : Tensor
-            ``[B, N, dim]``, not normalised.
-        grid : tuple of int
-            Where they lie.
+        Tensor
+            ``[B, dim, H', W']``, channels-last.
         """
         frozen = self._as_one_call(x, find_grids)
         if frozen is not None:
-            return frozen
+            return tokens_to_map(*frozen)
         x, grid = self.embed(x)
-        return run_blocks(self.blocks, x, find_grids(grid), checkpointed=checkpointed), grid
+        x = run_blocks(self.blocks, x, find_grids(grid), checkpointed=checkpointed)
+        normed = self._fused_norm(x)
+        return tokens_to_map(self.norm(x) if normed is None else normed, grid)
+
+    def _fused_norm(self, x: Tensor) -> Tensor | None:
+        """Return the norm of tokens ``x [B, N, dim]`` as a fused block; None where it is called."""
+        if type(self.embed) is not PatchEmbed:  # which knows the backend
+            return None
+        weights = fused_norm(self.norm, x, self.embed.backend)
+        return None if weights is None else fused_blocks.token_norm(x, weights)
 
     def _as_one_call(
         self, x: Tensor, find_grids: Callable[[tuple[int, int]], StageGrids]
     ) -> tuple[Tensor, tuple[int, int]] | None:
-        """Return what :meth:`tokens` does of a frozen stage, in one call; None where it may not."""
+        """Return the tokens of :meth:`normalised_map` and their grid, of a frozen stage: one call.
+
+        None where that may not be.
+        """
         features = features_of(x)
         if features is None or x.dim() != 4 or not fused_blocks.runs_programs(x):
             return None
@@ -84,7 +94,7 @@ class Stage(NamedTuple):
             return None
         grids = find_grids(embed.grid_of(x))
         program = blocks.derived.get_of_frozen(
-            (embed, blocks),
+            (embed, blocks, self.norm),
             (
                 x.shape[1:],
                 is_channels_last(x),
@@ -113,6 +123,7 @@ class Stage(NamedTuple):
             tokens: Tensor | None = embedded[0]
             for block in self.blocks:
                 tokens = None if tokens is None else block.fused(tokens, grids)
+            tokens = None if tokens is None else self._fused_norm(tokens)
         if tokens is None:
             return None
         program.ends_with(tokens)

@@ -343,6 +343,7 @@ deformable_attention_backward = _backward(schema.DEFORMABLE_ATTENTION)
 attention_residual = _forward(schema.ATTENTION_RESIDUAL)
 conv_glu_residual = _forward(schema.CONV_GLU_RESIDUAL)
 patch_embed = _forward(schema.PATCH_EMBED)
+token_norm = _forward(schema.TOKEN_NORM)
 
 
 def fingerprint(tensors: Sequence[Tensor]) -> int:
@@ -352,7 +353,7 @@ def fingerprint(tensors: Sequence[Tensor]) -> int:
 
 def has_programs() -> bool:
     """Whether the library records programs of fused blocks, and this thread's calls run in it."""
-    if _import_failure is not None or not hasattr(_cpp, "Program"):  # an older library
+    if _import_failure is not None or not hasattr(_cpp, "token_norm"):  # an older library
         return False
     return launches.chosen_runner() is None
 

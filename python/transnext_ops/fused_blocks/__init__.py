@@ -3,6 +3,7 @@
     patch_embed         LayerNorm(convolution(x)), as tokens
     attention_residual  x + proj(attention(projections(LayerNorm(x))))
     conv_glu_residual   x + fc2(GELU(dwconv(a)) * g),   a, g = fc1(LayerNorm(x))
+    token_norm          LayerNorm(x), for what follows the last block
 
 They compute what the operators and Linear layers compute one after the other, without writing what
 lies between them to memory: each LayerNorm is fused into the prologue of the GEMM that follows it,
@@ -18,6 +19,7 @@ from transnext_ops.fused_blocks.blocks import (
     attention_residual,
     conv_glu_residual,
     patch_embed,
+    token_norm,
     unsupported,
 )
 from transnext_ops.fused_blocks.program import Program, runs_programs
@@ -48,5 +50,6 @@ __all__ = [
     "patch_embed",
     "product_precision",
     "runs_programs",
+    "token_norm",
     "unsupported",
 ]

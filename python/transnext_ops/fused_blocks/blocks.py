@@ -13,6 +13,7 @@ from transnext_ops.fused_blocks.weights import (
     SPLIT_FLOAT32,
     AttentionResidualWeights,
     ConvGluResidualWeights,
+    NormWeights,
     PackedWeight,
     PatchEmbedWeights,
 )
@@ -211,6 +212,36 @@ def conv_glu_residual(
     )  # fmt: skip
 
 
+def token_norm(x: Tensor, norm: NormWeights) -> Tensor:
+    """Return ``LayerNorm(x)``, without gradient.
+
+    Parameters
+    ----------
+    x : Tensor [B, N, C]
+        On the CPU, of any floating-point type; any strides.
+    norm : NormWeights
+        In the compute type of x: float64 for float64, else float32.
+
+    Returns
+    -------
+    Tensor [B, N, C]
+        Of x's type.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument has the wrong type, dtype, device or shape; the message names it.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x: got {type(x).__name__}, needs a torch.Tensor")
+    if x.dim() != 3 or x.shape[2:] != norm.weight.shape:
+        raise ValueError(
+            f"x: got {tuple(x.shape)}, needs [B, N, C] with C = {norm.weight.numel()} of the norm"
+        )
+    _check_is_on_cpu(x)
+    return eager.call(PATHS["token_norm"], x, norm.weight, norm.bias, norm.epsilon, "cpp")
+
+
 def _check_branch_input(
     x: Tensor, grid: Grid, first: PackedWeight, features: torch.dtype | None
 ) -> torch.dtype:
@@ -227,9 +258,13 @@ def _check_branch_input(
     return features
 
 
-def _check_product(x: Tensor, features: torch.dtype, weight: PackedWeight) -> None:
+def _check_is_on_cpu(x: Tensor) -> None:
     if x.device.type != "cpu":
         raise ValueError(f"x: got device {x.device}, needs the CPU")
+
+
+def _check_product(x: Tensor, features: torch.dtype, weight: PackedWeight) -> None:
+    _check_is_on_cpu(x)
     if weight.data.dtype == SPLIT_FLOAT32:
         if x.dtype != torch.float32 or features != torch.float32:
             raise ValueError(
