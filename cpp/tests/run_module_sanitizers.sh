@@ -10,7 +10,7 @@
 # build goes to build/sanitize-module (or under $TRANSNEXT_SANITIZE_BUILD) and is kept for the next run.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-build="${TRANSNEXT_SANITIZE_BUILD:-build}/sanitize-module"
+build="$(realpath -m "${TRANSNEXT_SANITIZE_BUILD:-build}")/sanitize-module"
 python="${PYTHON:-python3}"
 compiler="${CXX:-c++}"
 tests=("$@")
@@ -26,7 +26,8 @@ for library in libasan.so libstdc++.so; do
 done
 
 cmake -S . -B "$build" -G Ninja -DCMAKE_CXX_COMPILER="$compiler" -DPython_EXECUTABLE="$(command -v "$python")" \
-  -DTRANSNEXT_CUDA=OFF -DTRANSNEXT_CPU_LEVELS=avx2 -DTRANSNEXT_SANITIZE=address,undefined > /dev/null
+  -DTRANSNEXT_CUDA=OFF -DTRANSNEXT_CPU_LEVELS=avx2 -DTRANSNEXT_SANITIZE=address,undefined \
+  -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$build" > /dev/null
 cmake --build "$build" --target _cpp
 
 # Leaks are Python's and torch's own. What claims more memory than there is gets an exception, as without a sanitizer.
