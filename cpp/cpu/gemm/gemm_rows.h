@@ -132,6 +132,26 @@ inline void load_product_rows(const View<2>& x, index_t first, index_t count, co
   });
 }
 
+// out[i] = sums[i] + residual[i] for the `count` columns of a panel; `residual` may be nullptr.
+template <class C, class T>
+inline void store_sums(const C* sums, index_t count, const T* residual, index_t residual_stride,
+                       T* out, index_t out_stride) {
+  const bool side_by_side = out_stride == 1 && (residual == nullptr || residual_stride == 1);
+  if (count == kPanelColumns && side_by_side) {  // nearly always: without a branch per vector
+    for (index_t i = 0; i < kPanelColumns; i += kLanes<C>) {
+      Vector<C> sum = load<Vector<C>>(sums + i);
+      if (residual != nullptr) sum += load_vector<C>(residual + i);
+      store_vector<C>(out + i, sum);
+    }
+    return;
+  }
+  for (index_t i = 0; i < count; i += kLanes<C>) {
+    Vector<C> sum = load<Vector<C>>(sums + i);
+    if (residual != nullptr) sum += load_lanes<C>(residual, residual_stride, i, count);
+    store_lanes<C>(out, out_stride, i, count, sum);
+  }
+}
+
 // A bias of `columns` elements as a contiguous row padded with zeros to whole panels, in `room`.
 template <class C, class Room>
 inline const C* padded_bias(const View<1>& bias, index_t first, index_t columns, Room& room) {

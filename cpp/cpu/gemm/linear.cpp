@@ -129,14 +129,14 @@ void multiply(const LinearParams& p, int threads) {
       const index_t residual_column = p.residual.stride[1];
       for (index_t panel = begin; panel < end; ++panel) {
         const index_t origin = panel * kPanelColumns;
+        const index_t used = panels.used(panel);
+        T* const to = out + origin * out_column;
         product<E>({left.data(), stride}, count, panels, panel, bias + origin,
-                   [=](index_t i, index_t column, Vector<C> sum) {
-                     const index_t at = origin + column;
-                     if (residual != nullptr) {
-                       const T* row = residual + i * residual_row;
-                       sum += load_lanes<C>(row, residual_column, at, columns);
-                     }
-                     store_lanes<C>(out + i * out_row, out_column, at, columns, sum);
+                   [=](index_t i, const C* sums) {
+                     const T* row = nullptr;
+                     if (residual != nullptr)
+                       row = residual + i * residual_row + origin * residual_column;
+                     store_sums(sums, used, row, residual_column, to + i * out_row, out_column);
                    });
       }
     });

@@ -179,22 +179,17 @@ inline void multiply_strips(const LeftRows<E>& a, index_t rows, const Panels<E>&
 }
 
 // Multiplies `rows` rows by the columns of one panel and adds `bias`, kPanelColumns elements. Calls
-// finish(row, column, sum) for every vector of the result, with `column` counted from the panel's
-// first. Vectors entirely beyond the last column of the weight are left out.
+// finish(row, sums) for every row of the result; `sums` has whole vectors of the panel's columns.
 template <class E, class C, class Finish>
 inline void product(const LeftRows<E>& a, index_t rows, const Panels<E>& panels, index_t panel,
                     const C* bias, Finish&& finish) {
   static_assert(std::is_same_v<C, typename Product<E>::Sum>);
   alignas(kVectorBytes) C sums[kStripRows * kPanelColumns];
-  const index_t columns = panels.used(panel);
   for (index_t first = 0; first < rows; first += kStripRows) {
     const index_t count = smaller(kStripRows, rows - first);
     multiply_panel({a.data + first * a.stride, a.stride}, count, panels, panel, bias, sums,
                    panel_ahead(panels, panel, first, rows));
-    for (index_t i = 0; i < count; ++i) {
-      for (index_t column = 0; column < columns; column += kLanes<C>)
-        finish(first + i, column, load<Vector<C>>(sums + i * kPanelColumns + column));
-    }
+    for (index_t i = 0; i < count; ++i) finish(first + i, sums + i * kPanelColumns);
   }
 }
 

@@ -103,10 +103,11 @@ void embed(const PatchEmbedParams& p, int threads) {
     });
     for (index_t panel = 0; panel < panels.count(); ++panel) {
       const index_t origin = panel * kPanelColumns;
-      product<E>({patches.data(), stride}, count, panels, panel, bias + origin,
-                 [&](index_t i, index_t column, Vector<C> sum) {
-                   store(&result[i * result_stride + origin + column], sum);
-                 });
+      const index_t used = round_up(panels.used(panel), kLanes<C>);
+      C* const to = &result[origin];
+      product<E>(
+          {patches.data(), stride}, count, panels, panel, bias + origin,
+          [=](index_t i, const C* sums) { store_row(sums, 1, used, to + i * result_stride); });
     }
     with_storage_of<E>(p.out.dtype, [&](auto element) {
       using T = decltype(element);

@@ -290,13 +290,17 @@ class GluTask {
     const Panels<E> panels = panels_of<E>(p_.fc2_weight);
     const T* x = static_cast<const T*>(p_.x.data);
     T* out = static_cast<T*>(p_.out.data);
+    const index_t x_column = p_.x.stride[2];
+    const index_t out_column = p_.out.stride[2];
+    const index_t* const residuals = residuals_.data();
+    const index_t* const results = results_.data();
     for (index_t panel = first_panel; panel < last_panel; ++panel) {
       const index_t origin = panel * kPanelColumns;
+      const index_t used = panels.used(panel);
       product<E>({hidden_rows_, hidden_stride_}, count, panels, panel,
-                 parameters_.out_bias + origin, [&](index_t i, index_t column, Vector<C> sum) {
-                   const index_t at = origin + column;
-                   sum += load_lanes<C>(x + residuals_[i], p_.x.stride[2], at, depth_);
-                   store_lanes<C>(out + results_[i], p_.out.stride[2], at, depth_, sum);
+                 parameters_.out_bias + origin, [=](index_t i, const C* sums) {
+                   store_sums(sums, used, x + residuals[i] + origin * x_column, x_column,
+                              out + results[i] + origin * out_column, out_column);
                  });
     }
   }
