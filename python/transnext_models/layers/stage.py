@@ -116,7 +116,7 @@ class Stage(NamedTuple):
         ):
             return None
         program = fused_blocks.Program()
-        with program.recording():
+        with fused_blocks.packed_together(), program.recording():
             embedded = self.embed.fused(x)
             if embedded is None or embedded[1] != grids.grid:
                 return None

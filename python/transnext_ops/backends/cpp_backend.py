@@ -386,16 +386,18 @@ def hold_the_same(dictionaries: tuple[dict[Any, Any], ...], expected: tuple[obje
     return _cpp.hold_the_same(dictionaries, expected)
 
 
-def pack_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the weight ``[columns, depth]`` packed for products of `dtype`.
+def packed_weight_size(columns: int, depth: int, dtype: torch.dtype) -> int:
+    """Return the elements of a weight ``[columns, depth]`` packed for products of `dtype`.
 
     ``torch.int32`` stands for float32 that is split into two bfloat16.
     """
+    return _cpp.packed_weight_size(str(dtype).removeprefix("torch."), columns, depth)
+
+
+def pack_weight(weight: Tensor, packed: Tensor) -> None:
+    """Pack the weight ``[columns, depth]`` for products of the type of `packed`."""
     columns, depth = weight.shape
-    name = str(dtype).removeprefix("torch.")
-    packed = weight.new_empty(_cpp.packed_weight_size(name, columns, depth), dtype=dtype)
     _run(_cpp.pack_weight, (weight, packed), (columns, depth))
-    return packed
 
 
 def weight_gradient(d_out: Tensor, x: Tensor, d_weight: Tensor, d_bias: Tensor | None) -> None:

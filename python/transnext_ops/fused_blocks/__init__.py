@@ -23,6 +23,7 @@ from transnext_ops.fused_blocks.blocks import (
     unsupported,
 )
 from transnext_ops.fused_blocks.program import Program, runs_programs
+from transnext_ops.fused_blocks.weight_memory import packed_together
 from transnext_ops.fused_blocks.weights import (
     AttentionResidualWeights,
     ConvGluResidualWeights,
@@ -47,6 +48,7 @@ __all__ = [
     "conv_glu_residual",
     "pack_convolution",
     "pack_weight",
+    "packed_together",
     "patch_embed",
     "product_precision",
     "runs_programs",

@@ -7,6 +7,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from transnext_ops.fused_blocks.weight_memory import weight_room
+
 GEMM_DTYPES = {
     torch.float32: torch.float32,
     torch.float64: torch.float64,
@@ -191,7 +193,10 @@ def pack_weight(
         weight = weight.to(product)
     if precision == "high":
         product = SPLIT_FLOAT32
-    return PackedWeight(cpp_backend.pack_weight(weight.detach(), product), *weight.shape)
+    columns, depth = weight.shape
+    packed = weight_room(cpp_backend.packed_weight_size(columns, depth, product), product)
+    cpp_backend.pack_weight(weight.detach(), packed)
+    return PackedWeight(packed, columns, depth)
 
 
 def pack_convolution(
