@@ -55,25 +55,29 @@ int look_for_torch(dl_phdr_info* info, std::size_t, void* result) {
   return 1;
 }
 
-OpenMpParallel find_parallel() {
+OpenMp functions_of_torch() {
   void* torch = nullptr;
   dl_iterate_phdr(look_for_torch, &torch);
-  if (torch == nullptr) return nullptr;
-  return reinterpret_cast<OpenMpParallel>(dlsym(torch, "GOMP_parallel"));
+  OpenMp openmp{};
+  if (torch == nullptr) return openmp;
+  openmp.parallel = reinterpret_cast<decltype(openmp.parallel)>(dlsym(torch, "GOMP_parallel"));
+  openmp.thread_number =
+      reinterpret_cast<decltype(openmp.thread_number)>(dlsym(torch, "omp_get_thread_num"));
+  return openmp;
 }
 #else
-OpenMpParallel find_parallel() {
-  return nullptr;
+OpenMp functions_of_torch() {
+  return {};
 }
 #endif
 
 }  // namespace
 
-OpenMpParallel openmp_parallel() {
+const OpenMp* find_openmp() {
   // Checked first, since a thread that no longer exists may have been looking it up.
   if (forked.load(std::memory_order_relaxed)) return nullptr;
-  static const OpenMpParallel found = find_parallel();
-  return found;
+  static const OpenMp found = functions_of_torch();
+  return found.parallel != nullptr && found.thread_number != nullptr ? &found : nullptr;
 }
 
 }  // namespace transnext::cpu

@@ -8,13 +8,16 @@
 
 namespace transnext::cpu {
 
-// GOMP_parallel of libgomp, also exported by LLVM's and Intel's runtimes: calls function(data) on
-// `threads` threads, including this one, and waits for all.
-using OpenMpParallel = void (*)(void (*function)(void*), void* data, unsigned threads,
-                                unsigned flags);
+// Functions of libgomp that LLVM's and Intel's runtimes export too.
+struct OpenMp {
+  // GOMP_parallel: calls function(data) on `threads` threads, including this one, and waits for all.
+  void (*parallel)(void (*function)(void*), void* data, unsigned threads, unsigned flags);
+  // omp_get_thread_num: which of them calls it, 0 for the one that called `parallel`.
+  int (*thread_number)();
+};
 
 // nullptr if there is no such runtime, or in a forked process whose parent may have used it: its
 // threads no longer exist, but the runtime waits for them.
-OpenMpParallel openmp_parallel();
+const OpenMp* find_openmp();
 
 }  // namespace transnext::cpu

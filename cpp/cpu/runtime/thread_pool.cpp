@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "cpu/runtime/openmp_runtime.h"
+#include "cpu/runtime/task_ranges.h"
 
 namespace transnext::cpu {
 namespace {
@@ -34,23 +35,29 @@ thread_local bool inside_task = false;
 struct Job {
   void (*function)(void*, index_t);
   void* context;
-  index_t count;
+  TaskRanges tasks;
   int open_slots;  // workers that may still join, guarded by the pool's mutex
-  std::atomic<index_t> next{0};
   std::atomic<int> attached{0};
   std::atomic<bool> failed{false};
   std::exception_ptr error{};  // written once, by the thread that set `failed`
 
-  void work() {
+  Job(index_t count, index_t threads, void (*task)(void*, index_t), void* task_context)
+      : function(task),
+        context(task_context),
+        tasks(count, threads),
+        open_slots(static_cast<int>(threads) - 1) {}
+
+  // Does tasks as the thread `number` of those that do, of which the caller is 0.
+  void work(int number) {
     inside_task = true;
-    for (index_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) {
-      if (failed.load(std::memory_order_relaxed)) break;
+    tasks.take(number, [this](index_t task) {
       try {
-        function(context, i);
+        function(context, task);
       } catch (...) {
         if (!failed.exchange(true)) error = std::current_exception();
       }
-    }
+      return !failed.load(std::memory_order_relaxed);
+    });
     inside_task = false;
   }
 };
@@ -64,12 +71,20 @@ class ThreadPool {
       for (index_t i = 0; i < count; ++i) function(context, i);
       return;
     }
-    Job job{function, context, count, static_cast<int>(wanted) - 1};
-    if (const OpenMpParallel parallel = openmp_parallel()) {
+    Job job(count, wanted, function, context);
+    if (const OpenMp* openmp = find_openmp()) {
       // Always the same number of threads, even for fewer tasks, so that the runtime keeps its
       // team.
-      parallel([](void* data) { static_cast<Job*>(data)->work(); }, &job,
-               static_cast<unsigned>(max_threads), 0);
+      struct Shared {
+        Job& job;
+        const OpenMp& openmp;
+      } shared{job, *openmp};
+      openmp->parallel(
+          [](void* data) {
+            const Shared& shared = *static_cast<Shared*>(data);
+            shared.job.work(shared.openmp.thread_number());
+          },
+          &shared, static_cast<unsigned>(max_threads), 0);
       if (job.error) std::rethrow_exception(job.error);
       return;
     }
@@ -80,7 +95,7 @@ class ThreadPool {
       posted_.fetch_add(1);
     }
     wake_.notify_all();
-    job.work();
+    job.work(0);
     {
       // No worker joins from here on; wait for those that did.
       std::unique_lock<std::mutex> lock(mutex_);
@@ -99,14 +114,14 @@ class ThreadPool {
   // False if the system creates no more threads: the existing ones do the work.
   bool add_worker() {
     try {
-      std::thread([this] { serve(); }).detach();
+      std::thread([this, number = workers_ + 1] { serve(number); }).detach();
     } catch (const std::system_error&) {
       return false;
     }
     return true;
   }
 
-  void serve() {
+  void serve(int number) {
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
       while (job_ == nullptr || job_->open_slots == 0) {
@@ -121,7 +136,7 @@ class ThreadPool {
       --job->open_slots;
       job->attached.fetch_add(1);
       lock.unlock();
-      job->work();
+      job->work(number);
       lock.lock();
       if (job->attached.fetch_sub(1) == 1) done_.notify_one();
     }
