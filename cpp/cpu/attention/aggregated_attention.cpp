@@ -22,6 +22,7 @@
 #include "cpu/attention/pooled_vectors.h"
 #include "cpu/attention/token_prefetch.h"
 #include "cpu/runtime/kernels.h"
+#include "cpu/runtime/task_ranges.h"
 #include "cpu/runtime/thread_pool.h"
 #include "cpu/simd/math.h"
 
@@ -292,12 +293,12 @@ void forward(const AggregatedAttentionParams& p, const AttentionSizes<C>& sizes,
                          wanted_tasks(tasks, sizes.heads));
   parallel_for(cut.tasks(), threads, [&](index_t task) {
     const HeadWorkItems items = cut.task(task);
-    if (task < threads) {
+    if (begins_range(task, cut.tasks(), threads)) {
       stream_tokens(p.in.q, items.at(0), sizes.tokens, 0);
       for (const View<4>* tensor : {&p.in.k, &p.in.v})
         stream_tokens(*tensor, items.at(0), sizes.tokens, sizes.window.halo());
     }
-    const HeadWorkItem following = cut.likely_next(task, threads);
+    const HeadWorkItem following = cut.likely_next(task);
     const typename Pooled::Unit unit;
     ForwardTask<C, Pooled> runner(p, sizes, length_scale, bias_table, length);
     for (index_t i = 0; i < items.size(); ++i)

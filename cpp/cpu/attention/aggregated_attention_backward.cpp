@@ -28,6 +28,7 @@
 #include "cpu/attention/query_gradients.h"
 #include "cpu/attention/token_tile.h"
 #include "cpu/runtime/kernels.h"
+#include "cpu/runtime/task_ranges.h"
 #include "cpu/runtime/thread_pool.h"
 #include "transnext/aggregated_attention.h"
 
@@ -104,11 +105,11 @@ void backward(const Params& p, int threads) {
     };
     for (index_t head = items.first_head; head < items.end_head(); ++head)
       clear(partial_sums_of(head).data, partial_sums.size());
-    if (task < threads) {
+    if (begins_range(task, cut.tasks(), threads)) {
       for (const View<4>* tensor : {&p.in.q, &p.in.k, &p.in.v, &p.d_out, &p.out})
         stream_tokens(*tensor, items.at(0), sizes.tokens, 0);
     }
-    const HeadWorkItem following = cut.likely_next(task, threads);
+    const HeadWorkItem following = cut.likely_next(task);
     AttentionTokenTile<C> token_tile(p, sizes, cut.token_tile);
     QueryGradients<C> queries(p, sizes, length_scale, bias_table, token_tile);
     for (index_t i = 0; i < items.size(); ++i) {

@@ -80,10 +80,9 @@ struct AttentionCut {
   index_t parts() const { return image_parts * token_parts; }
   index_t tasks() const { return parts() * head_parts; }
 
-  // The first item of the task that a thread will most likely run after `task`: threads fetch tasks
-  // in rotation.
-  HeadWorkItem likely_next(index_t task, int threads) const {
-    return task + threads < tasks() ? this->task(task + threads).at(0) : HeadWorkItem{};
+  // The first item of the task that a thread will most likely run after `task`.
+  HeadWorkItem likely_next(index_t task) const {
+    return task + 1 < tasks() ? this->task(task + 1).at(0) : HeadWorkItem{};
   }
 
   HeadWorkItems task(index_t task) const {

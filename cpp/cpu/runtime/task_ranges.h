@@ -12,12 +12,22 @@
 
 namespace transnext::cpu {
 
+// The first task of range `number`, or the end of the one before it.
+constexpr index_t range_begin(index_t number, index_t tasks, index_t ranges) {
+  return tasks * number / ranges;
+}
+// Whether a range begins with `task`: its thread has done none before.
+constexpr bool begins_range(index_t task, index_t tasks, index_t ranges) {
+  const index_t number = (task * ranges + tasks - 1) / tasks;
+  return number < ranges && range_begin(number, tasks, ranges) == task;
+}
+
 class TaskRanges {
  public:
   TaskRanges(index_t tasks, index_t threads) : count_(threads < kMost ? threads : kMost) {
     for (index_t i = 0; i < count_; ++i) {
-      ranges_[i].next.store(tasks * i / count_, std::memory_order_relaxed);
-      ranges_[i].end = tasks * (i + 1) / count_;
+      ranges_[i].next.store(range_begin(i, tasks, count_), std::memory_order_relaxed);
+      ranges_[i].end = range_begin(i + 1, tasks, count_);
     }
   }
 
