@@ -6,6 +6,7 @@
 // reused for every group.
 #include "transnext/attention_branch.h"
 
+#include "cpu/runtime/image_groups.h"
 #include "cpu/runtime/kernels.h"
 #include "cpu/runtime/scratch.h"
 #include "cpu/runtime/views.h"
@@ -13,8 +14,6 @@
 TRANSNEXT_BEGIN_LEVEL
 
 namespace {
-
-constexpr index_t kFeatureBytes = 4 * 1024 * 1024;  // per group; at least one image
 
 // Part `part` of features [B, N, parts * C], as heads [B, N, h, d].
 View<4> heads_of(const View<3>& features, index_t part, index_t heads, index_t width) {
@@ -41,8 +40,8 @@ class Branch {
         tokens_(p.x.shape[1]),
         windowed_(p.pool_projections.data != nullptr),
         pooled_(windowed_ ? p.attention.pool_grid.size() : 0),
-        group_(images_at_a_time()),
         bytes_(element_size(p.features)),
+        group_(images_in_group(p.x.shape[0], tokens_, width_, bytes_, threads)),
         projected_(group_ * tokens_ * parts() * width_ * bytes_),
         attended_(group_ * tokens_ * width_ * bytes_),
         pooled_features_(group_ * pooled_ * width_ * bytes_),
@@ -55,11 +54,6 @@ class Branch {
 
  private:
   index_t parts() const { return windowed_ ? 4 : 3; }
-  index_t images_at_a_time() const {
-    const index_t image = tokens_ * (parts() + 1) * width_ * element_size(p_.features);
-    return larger(1, smaller(p_.x.shape[0], kFeatureBytes / image));
-  }
-
   void images(index_t first, index_t count) {
     const View<3> x = images_of(p_.x, first, count);
     const View<3> projected =
@@ -136,8 +130,8 @@ class Branch {
   index_t tokens_;  // N
   bool windowed_;
   index_t pooled_;  // P
-  index_t group_;   // images in a group
   index_t bytes_;   // of a feature
+  index_t group_;   // images in a group
   Scratch<char> projected_;
   Scratch<char> attended_;
   Scratch<char> pooled_features_;

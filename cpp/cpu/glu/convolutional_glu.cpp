@@ -17,6 +17,7 @@
 #include "transnext/convolutional_glu.h"
 
 #include "cpu/glu/glu_task.h"
+#include "cpu/runtime/image_groups.h"
 #include "cpu/runtime/kernels.h"
 #include "cpu/runtime/thread_pool.h"
 #include "transnext/conv_glu.h"
@@ -161,11 +162,7 @@ void stepwise(const ConvolutionalGluParams& p, int threads) {
   }
 }
 
-}  // namespace
-
-void convolutional_glu(const ConvolutionalGluParams& params, int threads) {
-  if (params.x.shape[0] == 0) return;
-  threads = larger(threads, 1);
+void group(const ConvolutionalGluParams& params, int threads) {
   const Tiles tiles = Tiles::make(params.grid, params.x.shape[0], threads);
   with_product(params.fc2_weight.dtype, [&](auto product_type, auto compute) {
     using C = decltype(compute);
@@ -177,6 +174,23 @@ void convolutional_glu(const ConvolutionalGluParams& params, int threads) {
     if (tiles.height < kLeastRows && tiles.bands > 1) return stepwise<C>(params, threads);
     tiled<E, C>(params, tiles, threads);
   });
+}
+
+}  // namespace
+
+void convolutional_glu(const ConvolutionalGluParams& params, int threads) {
+  const index_t batches = params.x.shape[0];
+  if (batches == 0) return;
+  threads = larger(threads, 1);
+  const index_t images = images_in_group(batches, params.x.shape[1], params.x.shape[2],
+                                         element_size(params.x.dtype), threads);
+  for (index_t first = 0; first < batches; first += images) {
+    ConvolutionalGluParams part = params;
+    const index_t count = smaller(images, batches - first);
+    part.x = images_of(params.x, first, count);
+    part.out = images_of(params.out, first, count);
+    group(part, threads);
+  }
 }
 
 TRANSNEXT_END_LEVEL
