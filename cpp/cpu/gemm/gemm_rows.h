@@ -16,13 +16,23 @@ inline index_t product_stride(index_t depth) {
   return (round_up(round_up(depth, Product<E>::kDepth), kLine) / kLine | 1) * kLine;
 }
 
-// Rows of the blocks, of about `fitting` at most, that tasks split `rows` rows into for the tile unit:
-// evenly over the threads, and large, since each block reads all panels from a farther cache.
+// Rows of the blocks, of `fitting` at most, that tasks split `rows` rows into for the tile unit: large,
+// since each block reads all panels from a farther cache, but smaller where the thread with most to do
+// then has less.
 inline index_t tile_block_rows(index_t rows, index_t fitting, int threads) {
-  constexpr index_t kMostRows = 224;
-  const index_t blocks = (rows - 1) / larger(1, smaller(fitting, kMostRows)) + 1;
-  const index_t even = smaller(round_up(blocks, threads), (rows - 1) / kTileSide + 1);
-  return round_up((rows - 1) / even + 1, kTileSide);
+  constexpr index_t kMostTiles = 224 / kTileSide;
+  const index_t tiles = (rows - 1) / kTileSide + 1;
+  const index_t most = larger(1, smaller(smaller(fitting / kTileSide, kMostTiles), tiles));
+  const index_t least = smaller(larger(1, most / 2), (tiles - 1) / threads + 1);
+  const auto longest = [&](index_t block) {
+    const index_t blocks = (tiles - 1) / block + 1;
+    return ((blocks - 1) / threads + 1) * block;
+  };
+  index_t best = most;
+  for (index_t block = most - 1; block >= least; --block) {
+    if (30 * longest(block) <= 29 * longest(best)) best = block;
+  }
+  return best * kTileSide;
 }
 
 // Zeros behind the last of `depth` elements of a row, which is filled afterwards: in whole blocks,

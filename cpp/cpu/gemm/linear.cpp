@@ -69,7 +69,7 @@ struct Blocks {
 
   static Blocks make(index_t rows, index_t row_bytes, index_t panels, int threads) {
     const index_t fitting = larger(kTileRows, kBlockBytes / row_bytes / kTileRows * kTileRows);
-    const index_t count = (rows - 1) / smaller(fitting, kBlockRows) + 1;
+    const index_t count = round_up((rows - 1) / smaller(fitting, kBlockRows) + 1, threads);
     return of(rows, round_up((rows - 1) / count + 1, kTileRows), panels,
               threads > 1 ? threads * kTasksPerThread : 1);
   }
