@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from strategies import Numbers
+from transnext_ops import fused_blocks
 from transnext_ops.backends import cpp_backend
 
 _cpp = pytest.importorskip("transnext_ops._cpp")
@@ -116,6 +117,16 @@ def test_forward_bits_do_not_depend_on_the_thread_count(threads) -> None:
         results.append(list(cpp_backend.aggregated_attention(*attention_arguments())))
     assert same(results[1], results[0])
     assert same(results[2], results[0])
+
+
+@pytest.mark.parametrize("count", [2, 3, 70])  # the last: more threads than ranges of tasks
+def test_every_task_is_done_once(threads, count: int) -> None:
+    weight = torch.arange(100 * 48 * 8.0).view(-1, 8)  # a task for each 48 rows
+    threads(1)
+    expected = fused_blocks.pack_weight(weight, torch.float32).data
+    threads(count)
+    for _ in range(5):
+        assert torch.equal(fused_blocks.pack_weight(weight, torch.float32).data, expected)
 
 
 def test_several_python_threads_get_right_results(threads) -> None:

@@ -161,6 +161,7 @@ def weights_of_glu(
 @example(case(grid=(40, 3), batch=1, threads=7))  # bands of rows
 @example(case(grid=(12, 20), batch=1, threads=7))  # too thin for bands: one step after the other
 @example(case(grid=(14, 14), batch=1, threads=3))  # split by panels
+@example(case(grid=(20, 20), batch=3, heads=6, threads=1))  # groups of two images and one
 @example(case(grid=(5, 4), batch=5, threads=1))  # two images a step, and one
 @example(case(grid=(7, 7), batch=15, storage=torch.bfloat16, features=torch.bfloat16))  # 4, 4, 4, 3
 @example(case(grid=(9, 60), batch=1, storage=torch.bfloat16, features=torch.bfloat16))
@@ -223,6 +224,7 @@ def test_a_small_image_has_the_same_bits_on_any_number_of_threads(level, feature
 
 @given(branch_cases(), st.booleans())
 @example(case(grid=(28, 28), pool_grid=(7, 7), batch=1), False)
+@example(case(grid=(20, 20), batch=3, heads=6, threads=1), False)  # groups of two images and one
 @example(case(grid=(7, 7), batch=3, heads=3), True)
 @example(case(grid=(5, 30), storage=torch.bfloat16, features=torch.bfloat16), False)
 @example(split_case(grid=(14, 14), pool_grid=(7, 7)), False)
