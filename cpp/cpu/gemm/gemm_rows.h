@@ -4,6 +4,7 @@
 
 #include "cpu/gemm/packed_gemm.h"
 #include "cpu/runtime/storage.h"
+#include "cpu/runtime/task_ranges.h"
 #include "transnext/linear.h"
 
 TRANSNEXT_BEGIN_LEVEL
@@ -16,23 +17,36 @@ inline index_t product_stride(index_t depth) {
   return (round_up(round_up(depth, Product<E>::kDepth), kLine) / kLine | 1) * kLine;
 }
 
-// Rows of the blocks, of `fitting` at most, that tasks split `rows` rows into for the tile unit: large,
-// since each block reads all panels from a farther cache, but smaller where the thread with most to do
-// then has less.
-inline index_t tile_block_rows(index_t rows, index_t fitting, int threads) {
-  constexpr index_t kMostTiles = 224 / kTileSide;
-  const index_t tiles = (rows - 1) / kTileSide + 1;
-  const index_t most = larger(1, smaller(smaller(fitting / kTileSide, kMostTiles), tiles));
-  const index_t least = smaller(larger(1, most / 2), (tiles - 1) / threads + 1);
-  const auto longest = [&](index_t block) {
-    const index_t blocks = (tiles - 1) / block + 1;
-    return ((blocks - 1) / threads + 1) * block;
-  };
-  index_t best = most;
-  for (index_t block = most - 1; block >= least; --block) {
-    if (30 * longest(block) <= 29 * longest(best)) best = block;
+// Rows split into blocks, one for a task: whole tiles of rows but for the last, as equal as they can be,
+// and as many for each thread as for the others.
+class RowBlocks {
+ public:
+  // Of `most` rows at most, but a tile at least.
+  RowBlocks(index_t rows, index_t tile, index_t most, int threads)
+      : rows_(rows),
+        tile_(tile),
+        tiles_((rows - 1) / tile + 1),
+        count_(smaller(tiles_, round_up((tiles_ - 1) / larger(1, most / tile) + 1, threads))) {}
+
+  index_t count() const { return count_; }
+  // The first row of a block, or the end of the one before it.
+  index_t begin(index_t block) const {
+    return smaller(rows_, range_begin(block, tiles_, count_) * tile_);
   }
-  return best * kTileSide;
+
+ private:
+  index_t rows_;
+  index_t tile_;
+  index_t tiles_;
+  index_t count_;
+};
+
+// Blocks for products with elements E, of as many rows as are worth reading all panels for, if `fitting`
+// fit into the cache. The tile unit, which multiplies faster, needs more of them.
+template <class E>
+inline RowBlocks row_blocks(index_t rows, index_t fitting, int threads) {
+  constexpr index_t kMost = kOnTileUnit<E> ? 224 : 96;
+  return {rows, kOnTileUnit<E> ? kTileSide : kTileRows, smaller(fitting, kMost), threads};
 }
 
 // Zeros behind the last of `depth` elements of a row, which is filled afterwards: in whole blocks,

@@ -17,8 +17,7 @@ TRANSNEXT_BEGIN_LEVEL
 namespace {
 
 constexpr index_t kBlockBytes = 192 * 1024;  // of a block of rows: part of an L2 cache
-constexpr index_t kBlockRows = 96;
-constexpr index_t kTasksPerThread = 3;  // keeps uneven cores busy until the end
+constexpr index_t kTasksPerThread = 3;       // keeps uneven cores busy until the end
 
 // Puts an element of a weight where the panel has it.
 template <class E, class C>
@@ -60,38 +59,13 @@ void pack(const PackWeightParams& p, int threads) {
   });
 }
 
-// How rows and panels are split into tasks.
-struct Blocks {
-  index_t rows;         // of a block
-  index_t row_blocks;   //
-  index_t panels;       // of a task
-  index_t panel_parts;  //
-
-  static Blocks make(index_t rows, index_t row_bytes, index_t panels, int threads) {
-    const index_t fitting = larger(kTileRows, kBlockBytes / row_bytes / kTileRows * kTileRows);
-    const index_t count = round_up((rows - 1) / smaller(fitting, kBlockRows) + 1, threads);
-    return of(rows, round_up((rows - 1) / count + 1, kTileRows), panels,
-              threads > 1 ? threads * kTasksPerThread : 1);
-  }
-
-  // The tile unit multiplies faster than rows are loaded, so each row is loaded once if that is even,
-  // and panels are split only where rows are too few.
-  static Blocks make_for_tiles(index_t rows, index_t row_bytes, index_t panels, int threads) {
-    return of(rows, tile_block_rows(rows, kBlockBytes / row_bytes, threads), panels, threads);
-  }
-
- private:
-  // Blocks of `block_rows` rows, each in parts of its panels where that makes about `tasks` tasks.
-  static Blocks of(index_t rows, index_t block_rows, index_t panels, index_t tasks) {
-    Blocks blocks;
-    blocks.rows = block_rows;
-    blocks.row_blocks = (rows - 1) / block_rows + 1;
-    const index_t wanted = (tasks - 1) / blocks.row_blocks + 1;
-    blocks.panels = (panels - 1) / smaller(wanted, panels) + 1;
-    blocks.panel_parts = (panels - 1) / blocks.panels + 1;
-    return blocks;
-  }
-};
+// Into how many parts the panels are split, each a task of every block of rows. The tile unit multiplies
+// faster than rows are loaded, so that there panels are split only where rows are too few.
+template <class E>
+index_t panel_parts(const RowBlocks& blocks, index_t panels, int threads) {
+  const index_t tasks = threads == 1 || kOnTileUnit<E> ? threads : threads * kTasksPerThread;
+  return smaller(panels, (tasks - 1) / blocks.count() + 1);
+}
 
 template <class E, class C>
 void multiply(const LinearParams& p, int threads) {
@@ -101,8 +75,9 @@ void multiply(const LinearParams& p, int threads) {
   const Panels<E> panels = panels_of<E>(p.weight);
   using Left = LeftOf<E>;
   const index_t stride = product_stride<E>(depth);
-  const Blocks blocks = (kOnTileUnit<E> ? Blocks::make_for_tiles : Blocks::make)(
-      rows, stride * static_cast<index_t>(sizeof(Left)), panels.count(), threads);
+  const index_t row_bytes = stride * static_cast<index_t>(sizeof(Left));
+  const RowBlocks blocks = row_blocks<E>(rows, kBlockBytes / row_bytes, threads);
+  const index_t parts = panel_parts<E>(blocks, panels.count(), threads);
   Scratch<C> norm_room(p.norm.weight.present() ? 2 * depth : 0);
   const Norm<C> norm = contiguous_norm<C>(p.norm, depth, norm_room);
   Scratch<C> bias_room(whole_panels(columns));
@@ -110,13 +85,13 @@ void multiply(const LinearParams& p, int threads) {
 
   with_storage_of<E>(p.out.dtype, [&](auto element) {
     using T = decltype(element);
-    parallel_for(blocks.row_blocks * blocks.panel_parts, threads, [&](index_t task) {
-      const index_t first = task / blocks.panel_parts * blocks.rows;
-      const index_t count = smaller(blocks.rows, rows - first);
-      const index_t begin = task % blocks.panel_parts * blocks.panels;
-      const index_t end = smaller(begin + blocks.panels, panels.count());
+    parallel_for(blocks.count() * parts, threads, [&](index_t task) {
+      const index_t first = blocks.begin(task / parts);
+      const index_t count = blocks.begin(task / parts + 1) - first;
+      const index_t begin = range_begin(task % parts, panels.count(), parts);
+      const index_t end = range_begin(task % parts + 1, panels.count(), parts);
       const typename Product<E>::Unit unit;
-      Scratch<Left> left((blocks.rows + Product<E>::kSpareRows) * stride);
+      Scratch<Left> left((count + Product<E>::kSpareRows) * stride);
       Scratch<C> row(depth);
       load_product_rows<E, C>(p.x, first, count, norm, row.data(), left.data(), stride);
       // By value below: stores of 16-bit elements may change anything that a pointer leads to.

@@ -16,8 +16,6 @@ TRANSNEXT_BEGIN_LEVEL
 namespace {
 
 constexpr index_t kPatchBytes = 512 * 1024;  // of a block of patches
-constexpr index_t kBlockTokens = 96;
-constexpr index_t kTasksPerThread = 3;  // keeps uneven cores busy until the end
 
 // One row per token: the elements of its patch in the weight's order, zeros outside the map.
 template <class T, class R>
@@ -53,14 +51,6 @@ void gather_patch(const PatchEmbedParams& p, const T* image, index_t i, index_t 
   }
 }
 
-// Tokens of a block, of which `fitting` fit into the cache.
-template <class E>
-index_t block_tokens(index_t total, index_t fitting, int threads) {
-  if constexpr (kOnTileUnit<E>) return tile_block_rows(total, fitting, threads);
-  const index_t even = total / (threads * kTasksPerThread) + 1;
-  return larger(kTileRows, smaller(smaller(fitting, even), kBlockTokens) / kTileRows * kTileRows);
-}
-
 template <class E, class C>
 void embed(const PatchEmbedParams& p, int threads) {
   const index_t columns = p.weight.columns;
@@ -71,20 +61,20 @@ void embed(const PatchEmbedParams& p, int threads) {
   const index_t stride = product_stride<E>(depth);
   const index_t result_stride = product_stride<C>(round_up(columns, kLanes<C>));
   const index_t total = p.out.shape[0] * tokens;
-  const index_t block =
-      block_tokens<E>(total, kPatchBytes / (stride * static_cast<index_t>(sizeof(Left))), threads);
+  const index_t patch_bytes = stride * static_cast<index_t>(sizeof(Left));
+  const RowBlocks blocks = row_blocks<E>(total, kPatchBytes / patch_bytes, threads);
   Scratch<C> norm_room(2 * columns);
   const Norm<C> norm = contiguous_norm<C>(p.norm, columns, norm_room);
   Scratch<C> bias_room(whole_panels(columns));
   const C* bias = padded_bias<C>(p.bias, 0, columns, bias_room);
 
-  parallel_for((total - 1) / block + 1, threads, [&](index_t task) {
-    const index_t first = task * block;
-    const index_t count = smaller(block, total - first);
+  parallel_for(blocks.count(), threads, [&](index_t task) {
+    const index_t first = blocks.begin(task);
+    const index_t count = blocks.begin(task + 1) - first;
     const typename Product<E>::Unit unit;
-    Scratch<Left> patches((block + Product<E>::kSpareRows) * stride);
+    Scratch<Left> patches((count + Product<E>::kSpareRows) * stride);
     Scratch<C> row(depth);
-    Scratch<C> result(block * result_stride);
+    Scratch<C> result(count * result_stride);
     with_storage_of<E>(p.x.dtype, [&](auto element) {
       using T = decltype(element);
       for (index_t i = 0; i < count; ++i) {
