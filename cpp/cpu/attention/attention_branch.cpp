@@ -1,9 +1,8 @@
 // attention_branch on the CPU: the formula of transnext/attention_branch.h, composed of the kernels
 // of its parts.
 //
-// The kernels run on groups of images, small enough that the features between them, 4 to 7 C
-// elements per token, stay in a third-level cache. Memory for the features is allocated once and
-// reused for every group.
+// The kernels run on groups of images (image_groups.h). Memory for the features between them, 4 to 7 C
+// elements per token, is allocated once and reused for every group.
 #include "transnext/attention_branch.h"
 
 #include "cpu/runtime/image_groups.h"

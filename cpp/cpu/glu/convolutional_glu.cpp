@@ -1,4 +1,5 @@
-// convolutional_glu on the CPU. The formula is in transnext/convolutional_glu.h.
+// convolutional_glu on the CPU. The formula is in transnext/convolutional_glu.h. Groups of images go
+// through it one after the other (image_groups.h).
 //
 // A task walks down a tile of one image, a step of some rows at a time, and in a step from one panel
 // of hidden features to the next: fc1 of the step's rows for both halves of the panel, then
