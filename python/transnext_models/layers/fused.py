@@ -146,7 +146,7 @@ def fused_norm(
     """
     if norm.training or features_of(x) is None or not plain_norm(norm):
         return None
-    if fused_blocks.unsupported(x, backend=backend):
+    if fused_blocks.unsupported(x, op="token_norm", backend=backend):
         return None
     weight, bias = norm.weight, norm.bias
     if weight.dtype != bias.dtype or weight.dtype not in (x.dtype, compute_dtype(x.dtype)):

@@ -24,6 +24,7 @@ from transnext_ops.operators.position_bias.table import PositionBias, bias_argum
 def unsupported(
     x: Tensor,
     *,
+    op: str = "aggregated_attention",
     head_dim: int | None = None,
     window_size: int | None = None,
     backend: str | None = None,
@@ -34,6 +35,8 @@ def unsupported(
     ----------
     x : Tensor
         Tokens or a map.
+    op : str
+        An operator that the compiled library must have.
     head_dim, window_size : int or None
         Of the attention; no window for global attention.
     backend : str, optional
@@ -44,9 +47,7 @@ def unsupported(
     if x.dtype not in GEMM_DTYPES:
         return f"the fused blocks have no kernels for {x.dtype}"
     requested = registry.get_backend() if backend is None else registry.check_backend_name(backend)
-    chosen = registry.choose(
-        requested, "aggregated_attention", x.device, x.dtype, head_dim, window_size or 0
-    )
+    chosen = registry.choose(requested, op, x.device, x.dtype, head_dim, window_size or 0)
     if chosen == "cpp":
         return None
     return f"the fused blocks run on backend 'cpp', chosen is {chosen!r}"
