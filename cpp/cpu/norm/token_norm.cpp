@@ -1,4 +1,5 @@
-// token_norm on the CPU. A task takes some tokens, one after the other, each in a row of scratch.
+// token_norm on the CPU. A task takes some tokens, one after the other: each where it is to be, if that
+// is a row of the type of arithmetic, else in a row of scratch.
 #include "transnext/token_norm.h"
 
 #include "cpu/gemm/gemm_rows.h"
@@ -21,12 +22,18 @@ void normalise(const TokenNormParams& p, int threads) {
   Scratch<C> norm_room(2 * channels);
   const Norm<C> norm = contiguous_norm<C>(p.norm, channels, norm_room);
   parallel_for((rows - 1) / block + 1, threads, [&](index_t task) {
-    Scratch<C> values(channels);
+    Scratch<C> room(channels);
     const index_t last = smaller(rows, (task + 1) * block);
     for (index_t row = task * block; row < last; ++row) {
-      load_row(token<const T>(p.x, row), p.x.stride[2], channels, values.data());
-      normalise_layer(norm, channels, values.data());
-      store_row(values.data(), p.out.stride[2], channels, token<T>(p.out, row));
+      const T* from = token<const T>(p.x, row);
+      T* to = token<T>(p.out, row);
+      C* values = room.data();
+      if constexpr (std::is_same_v<T, C>) {
+        if (p.out.stride[2] == 1) values = to;
+      }
+      if (from != to || values == room.data()) load_row(from, p.x.stride[2], channels, values);
+      normalise_layer(norm, channels, values);
+      if (values == room.data()) store_row(values, p.out.stride[2], channels, to);
     }
   });
 }
