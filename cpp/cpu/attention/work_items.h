@@ -6,6 +6,7 @@
 // unless that leaves too few tasks.
 #pragma once
 
+#include "cpu/runtime/ranges.h"
 #include "cpu/simd/simd.h"
 
 TRANSNEXT_BEGIN_LEVEL
@@ -100,8 +101,8 @@ struct AttentionCut {
  private:
   // Range number `part` of `parts` almost equal ranges.
   static void range(index_t all, index_t part, index_t parts, index_t& first, index_t& count) {
-    first = all * part / parts;
-    count = all * (part + 1) / parts - first;
+    first = range_begin(part, all, parts);
+    count = range_begin(part + 1, all, parts) - first;
   }
 };
 

@@ -19,6 +19,7 @@
 #include "cpu/attention/tokens.h"
 #include "cpu/gemm/small_gemm.h"
 #include "cpu/runtime/kernels.h"
+#include "cpu/runtime/ranges.h"
 #include "cpu/runtime/scratch.h"
 #include "cpu/runtime/thread_pool.h"
 
@@ -175,7 +176,7 @@ void backward(const PositionBiasTableBackwardParams& p, int threads) {
   Scratch<C> partials(tasks * size);
   partials.zero();
   parallel_for(tasks, threads, [&](index_t task) {
-    backward_rows<C>(p, rows * task / tasks, rows * (task + 1) / tasks,
+    backward_rows<C>(p, range_begin(task, rows, tasks), range_begin(task + 1, rows, tasks),
                      {heads, hidden, &partials[task * size]});
   });
   for (index_t task = 1; task < tasks; ++task) {

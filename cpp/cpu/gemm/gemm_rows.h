@@ -3,8 +3,8 @@
 #pragma once
 
 #include "cpu/gemm/packed_gemm.h"
+#include "cpu/runtime/ranges.h"
 #include "cpu/runtime/storage.h"
-#include "cpu/runtime/task_ranges.h"
 #include "transnext/linear.h"
 
 TRANSNEXT_BEGIN_LEVEL

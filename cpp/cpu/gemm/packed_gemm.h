@@ -15,6 +15,7 @@
 // loops are in packed_gemm.cpp, tile_gemm.h and matrix_gemm.h.
 #pragma once
 
+#include "cpu/runtime/ranges.h"
 #include "cpu/simd/convert.h"
 #include "cpu/simd/split_float.h"
 #include "cpu/simd/tiles.h"
@@ -162,8 +163,8 @@ inline Ahead panel_ahead(const Panels<E>& panels, index_t panel, index_t first_r
   if (!kOnTileUnit<E> || panel + 1 >= panels.count()) return {};
   const index_t strip = first_row / kStripRows;
   const index_t strips = (rows - 1) / kStripRows + 1;
-  const index_t begin = kLines * strip / strips;
-  const index_t end = kLines * (strip + 1) / strips;
+  const index_t begin = range_begin(strip, kLines, strips);
+  const index_t end = range_begin(strip + 1, kLines, strips);
   return {reinterpret_cast<const char*>(panels.at(panel + 1, 0)) + begin * kLine,
           static_cast<int>(end - begin)};
 }

@@ -28,6 +28,7 @@
 #include "cpu/glu/gate.h"
 #include "cpu/glu/token_bias.h"
 #include "cpu/runtime/kernels.h"
+#include "cpu/runtime/ranges.h"
 #include "cpu/runtime/storage.h"
 #include "cpu/runtime/thread_pool.h"
 
@@ -92,8 +93,8 @@ void forward(const ConvGluParams& p, int threads) {
     const index_t band = task / segments % bands;
     const index_t begin = task % segments * segment;
     const index_t end = smaller(begin + segment, p.grid.width);
-    for (index_t row = p.grid.height * band / bands; row < p.grid.height * (band + 1) / bands;
-         ++row) {
+    const index_t row_end = range_begin(band + 1, p.grid.height, bands);
+    for (index_t row = range_begin(band, p.grid.height, bands); row < row_end; ++row) {
       gate_row<C>(row_window<X>(p.x, p.grid, batch, row, hidden), weights.taps(),
                   token_row<const X>(p.x, p.grid, batch, row, hidden),
                   token_row<T>(p.out, p.grid, batch, row, 0), begin, end);
@@ -343,8 +344,8 @@ void backward(const ConvGluBackwardParams& p, int threads) {
     const index_t band = group / segments % bands;
     Region region;
     region.batch = group / (bands * segments);
-    region.row_begin = p.grid.height * band / bands;
-    region.row_end = p.grid.height * (band + 1) / bands;
+    region.row_begin = range_begin(band, p.grid.height, bands);
+    region.row_end = range_begin(band + 1, p.grid.height, bands);
     region.column_begin = group % segments * segment;
     region.column_end = smaller(region.column_begin + segment, p.grid.width);
     region.channel_begin = task % blocks * block;

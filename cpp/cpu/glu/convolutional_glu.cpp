@@ -20,6 +20,7 @@
 #include "cpu/glu/glu_task.h"
 #include "cpu/runtime/image_groups.h"
 #include "cpu/runtime/kernels.h"
+#include "cpu/runtime/ranges.h"
 #include "cpu/runtime/thread_pool.h"
 #include "transnext/conv_glu.h"
 
@@ -104,7 +105,7 @@ void by_panels(const ConvolutionalGluParams& p, index_t parts, int threads) {
       const typename Product<E>::Unit unit;
       GluTask<E, C> glu(p, whole, parameters, p.grid.size(), 1,
                         {&normed[batch * normed_image], &hidden[batch * image]});
-      run(glu, batch, all * part / count, all * (part + 1) / count);
+      run(glu, batch, range_begin(part, all, count), range_begin(part + 1, all, count));
     });
   };
   pass(p.grid.height, [](GluTask<E, C>& glu, index_t batch, index_t first, index_t last) {

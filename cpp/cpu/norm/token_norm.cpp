@@ -31,9 +31,10 @@ void normalise(const TokenNormParams& p, int threads) {
       if constexpr (std::is_same_v<T, C>) {
         if (p.out.stride[2] == 1) values = to;
       }
-      if (from != to || values == room.data()) load_row(from, p.x.stride[2], channels, values);
+      const void* const where = values;
+      if (where != from) load_row(from, p.x.stride[2], channels, values);
       normalise_layer(norm, channels, values);
-      if (values == room.data()) store_row(values, p.out.stride[2], channels, to);
+      if (where != to) store_row(values, p.out.stride[2], channels, to);
     }
   });
 }

@@ -8,14 +8,10 @@
 
 #include <atomic>
 
-#include "transnext/tensor.h"
+#include "cpu/runtime/ranges.h"
 
 namespace transnext::cpu {
 
-// The first task of range `number`, or the end of the one before it.
-constexpr index_t range_begin(index_t number, index_t tasks, index_t ranges) {
-  return tasks * number / ranges;
-}
 // Whether a range begins with `task`: its thread has done none before.
 constexpr bool begins_range(index_t task, index_t tasks, index_t ranges) {
   const index_t number = (task * ranges + tasks - 1) / tasks;

@@ -83,8 +83,7 @@ def patch_embed(
     TypeError, ValueError
         An argument has the wrong type, dtype, device or shape; the message names it.
     """
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x: got {type(x).__name__}, needs a torch.Tensor")
+    _check_is_tensor(x)
     columns, depth = weights.convolution.columns, weights.convolution.depth
     channels = depth // (kernel_size * kernel_size) if kernel_size > 0 else 0
     if x.dim() != 4 or x.shape[1] != channels or channels * kernel_size**2 != depth:
@@ -233,8 +232,7 @@ def token_norm(x: Tensor, norm: NormWeights) -> Tensor:
     TypeError, ValueError
         An argument has the wrong type, dtype, device or shape; the message names it.
     """
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x: got {type(x).__name__}, needs a torch.Tensor")
+    _check_is_tensor(x)
     if x.dim() != 3 or x.shape[2:] != norm.weight.shape:
         raise ValueError(
             f"x: got {tuple(x.shape)}, needs [B, N, C] with C = {norm.weight.numel()} of the norm"
@@ -247,8 +245,7 @@ def _check_branch_input(
     x: Tensor, grid: Grid, first: PackedWeight, features: torch.dtype | None
 ) -> torch.dtype:
     """Check the tokens against the grid and the first weight; return the features' type."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x: got {type(x).__name__}, needs a torch.Tensor")
+    _check_is_tensor(x)
     if x.dim() != 3 or x.shape[1] != grid[0] * grid[1] or x.shape[2] != first.depth:
         raise ValueError(
             f"x: got {tuple(x.shape)}, needs [B, N, C] with N = {grid[0]} * {grid[1]} tokens of "
@@ -257,6 +254,11 @@ def _check_branch_input(
     features = x.dtype if features is None else features
     _check_product(x, features, first)
     return features
+
+
+def _check_is_tensor(x: object) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x: got {type(x).__name__}, needs a torch.Tensor")
 
 
 def _check_is_on_cpu(x: Tensor) -> None:

@@ -3,7 +3,7 @@
 A model reads each of its weights once per call: 57 MB of TransNeXt-Tiny's in bfloat16, for a single
 image. In pages of 4 KiB that is a page walk for every 64 cache lines, and hardware prefetches end
 with the page. So weights that stay, those of a frozen stage, lie side by side in pages of 2 MiB,
-where the system has them (docs/notes/2026-11-30-amx-rows-and-panels.md).
+where the system has them (docs/notes/2026-11-30-caches-and-threads.md).
 """
 
 from __future__ import annotations
@@ -42,17 +42,21 @@ class WeightMemory:
             self._start_block(size)
         assert self._block is not None
         tensor = torch.frombuffer(self._block, dtype=dtype, count=elements, offset=self._next)
-        self._next += -(-size // _CACHE_LINE) * _CACHE_LINE
+        self._next += _round_up(size, _CACHE_LINE)
         return tensor
 
     def _start_block(self, size: int) -> None:
-        room = max(_BLOCK, -(-size // _LARGE_PAGE) * _LARGE_PAGE)
+        room = max(_BLOCK, _round_up(size, _LARGE_PAGE))
         self._block = mmap.mmap(-1, room + _LARGE_PAGE, **_PRIVATE)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             self._block.madvise(mmap.MADV_HUGEPAGE)
         address = torch.frombuffer(self._block, dtype=torch.uint8, count=1).data_ptr()
         self._next = -address % _LARGE_PAGE
         self._end = self._next + room
+
+
+def _round_up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
 
 
 _together: ContextVar[WeightMemory | None] = ContextVar("_together", default=None)
