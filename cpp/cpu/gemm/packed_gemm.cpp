@@ -51,13 +51,17 @@ struct Step<BFloat16> {
   }
 };
 #else
+// Read anew for every use: a tile's sums, a step's columns and an element of a row fill 16 registers, and
+// a mask in one of them would drive sums out.
+const volatile Bits kUpperHalves = Bits{} + 0xffff0000u;
+
 template <>
 struct Step<BFloat16> {
   static constexpr int kProducts = 2;
   static Vector<float> left(const float* a) { return broadcast<float>(*a); }
   static Vector<float> right(const BFloat16* b, int product) {
     const Bits pairs = load<Bits>(b);
-    return reinterpret_cast<Vector<float>>(product == 0 ? pairs << 16 : pairs & 0xffff0000u);
+    return reinterpret_cast<Vector<float>>(product == 0 ? pairs << 16 : pairs & kUpperHalves);
   }
   static void add(Vector<float>& sum, Vector<float> a, Vector<float> b) { sum += a * b; }
 };
@@ -118,7 +122,10 @@ void multiply_tile(const LeftRows<E>& a, index_t row, const E* b, index_t steps,
       for (int r = 0; r < kRows; ++r) {
         const Vector<C> x = Step<E>::left(left[r] + k * kStep + product);
 #pragma GCC unroll 3
-        for (int v = 0; v < kVectors; ++v) Step<E>::add(sum[r][v], x, right[v]);
+        for (int v = 0; v < kVectors; ++v) {
+          Step<E>::add(sum[r][v], x, right[v]);
+          if constexpr (Step<E>::kProducts > 1) asm("" : "+x"(sum[r][v]));
+        }
       }
     }
   }
