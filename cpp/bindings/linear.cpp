@@ -21,6 +21,18 @@ void pack_weight(py::handle weight, py::handle packed, std::pair<index_t, index_
   call.run(threads, p, cpu::pack_weight);
 }
 
+void linear(py::handle x, py::handle weight, py::handle bias, py::handle out,
+            std::pair<index_t, index_t> sizes, int threads) {
+  Call call("linear");
+  LinearParams p;
+  const auto [columns, depth] = sizes;
+  p.weight = call.packed(weight, "weight", columns, depth);
+  p.bias = call.optional_parameter<1>(bias, "bias", {columns});
+  p.x = call.floating<2>(x, "x", {kAnyBatch, depth});
+  p.out = call.floating<2>(out, "out", {p.x.shape[0], columns});
+  call.run(threads, p, cpu::linear);
+}
+
 void weight_gradient(py::handle d_out, py::handle x, py::handle d_weight, py::handle d_bias,
                      int threads) {
   Call call("weight_gradient");
@@ -46,6 +58,8 @@ void define_linear(py::module_& m) {
   });
   m.def("pack_weight", &pack_weight, py::arg("weight"), py::arg("packed"), py::arg("sizes"),
         py::arg("threads") = 1);
+  m.def("linear", &linear, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("out"),
+        py::arg("sizes"), py::arg("threads") = 1);
   m.def("weight_gradient", &weight_gradient, py::arg("d_out"), py::arg("x"), py::arg("d_weight"),
         py::arg("d_bias"), py::arg("threads") = 1);
 }

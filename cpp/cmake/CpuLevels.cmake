@@ -5,8 +5,7 @@ include(CheckCXXSourceCompiles)
 
 # What a level compiles: kernels around the packed GEMM, the only ones of neon_bf16; those that gain from a tile unit,
 # the only ones of amx_bf16; those that gain from instructions on bfloat16, the only ones of avx512_bf16; all others;
-# and what is composed of others or gains nothing without a tile unit, which the portable level compiles for every level
-# (cpu/runtime/kernels.h). Paths in cpp.
+# and what is composed of others, which the portable level compiles for every level (cpu/runtime/kernels.h). Paths in cpp.
 set(transnext_gemm_sources
   cpu/gemm/linear.cpp
   cpu/gemm/packed_gemm.cpp
@@ -28,13 +27,13 @@ set(transnext_level_sources
   cpu/attention/deformable_attention_backward.cpp
   cpu/attention/window.cpp
   cpu/bias/position_bias_table.cpp
+  cpu/gemm/weight_gradient.cpp
   cpu/norm/add_layer_norm.cpp
   cpu/norm/token_norm.cpp
   cpu/runtime/fingerprint.cpp)
 set(transnext_cpu_sources
   ${transnext_level_sources}
-  cpu/attention/attention_branch.cpp
-  cpu/gemm/weight_gradient.cpp)
+  cpu/attention/attention_branch.cpp)
 
 # transnext_check_cpu_flags(<result> <flags> <statements>): can the compiler build for this instruction set?
 function(transnext_check_cpu_flags result flags statements)

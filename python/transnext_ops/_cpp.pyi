@@ -52,6 +52,14 @@ def packed_weight_size(dtype: str, columns: int, depth: int, /) -> int: ...
 def pack_weight(
     weight: _Tensor, packed: _Tensor, sizes: Sequence[int], threads: int = 1
 ) -> None: ...
+def linear(
+    x: _Tensor,
+    weight: _Tensor,
+    bias: _Tensor | None,
+    out: _Tensor,
+    sizes: Sequence[int],
+    threads: int = 1,
+) -> None: ...
 def weight_gradient(
     d_out: _Tensor,
     x: _Tensor,

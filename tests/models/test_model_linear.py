@@ -88,7 +88,8 @@ def way_of(y: torch.Tensor) -> str:
 @pytest.mark.parametrize(
     ("capability", "amx", "chosen", "expected"),
     [
-        ("AVX2", False, "", "convolution"),
+        ("AVX2", False, "", "linear"),
+        ("AVX2", False, "convolution", "convolution"),
         ("AVX512", False, "", "convolution"),
         ("AVX512", True, "", "fused"),
         ("DEFAULT", False, "", "linear"),
@@ -111,18 +112,22 @@ def test_the_way_by_the_processor_and_by_the_environment(
 
 
 @pytest.mark.parametrize(
-    ("tiles", "backend", "chosen", "expected"),
+    ("tiles", "ours", "backend", "chosen", "expected"),
     [
-        (True, "auto", "", "fused"),
-        (True, "cpp", "", "fused"),
-        (True, "torch", "", "linear"),
-        (False, "auto", "", "linear"),
-        (True, "auto", "convolution", "linear"),
-        (False, "torch", "fused", "fused"),
+        (True, False, "auto", "", "fused"),
+        (True, False, "cpp", "", "fused"),
+        (True, False, "torch", "", "linear"),
+        (False, False, "auto", "", "linear"),
+        (True, False, "auto", "convolution", "linear"),
+        (False, False, "torch", "fused", "fused"),
+        (False, True, "auto", "", "fused"),
+        (False, True, "torch", "", "linear"),
+        (False, True, "auto", "linear", "linear"),
     ],
 )
 @pytest.mark.parametrize("autocast", [False, True])
-def test_the_way_of_bfloat16(monkeypatch, tiles, backend, chosen, expected, autocast):
+def test_the_way_of_bfloat16(monkeypatch, tiles, ours, backend, chosen, expected, autocast):
+    monkeypatch.setattr(linear_module, "only_ours", lambda dtype: ours)
     monkeypatch.setattr(linear_module, "has_tiles", lambda: tiles)
     monkeypatch.setattr(linear_module, "get_backend", lambda: backend)
     monkeypatch.setattr(linear_module, "has_fused_linear", lambda dtype: True)
@@ -135,6 +140,20 @@ def test_the_way_of_bfloat16(monkeypatch, tiles, backend, chosen, expected, auto
     assert (y if isinstance(y, str) else way_of(y)) == expected
     monkeypatch.setattr(linear_module, "has_fused_linear", lambda dtype: False)
     assert way_of(linear(x.to(weight.dtype), weight, None)) in ("linear", "convolution")
+
+
+def test_our_products_of_bfloat16_need_neither_many_rows_nor_a_gradient(monkeypatch):
+    monkeypatch.setattr(linear_module, "_FEWEST_ROWS", 256)
+    monkeypatch.setattr(linear_module, "fused_linear", lambda *_: "fused")
+    monkeypatch.setenv("TRANSNEXT_MODELS_LINEAR", "")
+    x, weight = torch.randn(2, 3, 24).bfloat16(), torch.randn(48, 24).bfloat16()
+    for ours in (True, False):
+        monkeypatch.setattr(linear_module, "only_ours", lambda dtype, ours=ours: ours)
+        with torch.inference_mode():
+            y = linear(x, weight, None)
+        assert isinstance(y, str) == ours
+    monkeypatch.setattr(linear_module, "only_ours", lambda dtype: dtype == torch.bfloat16)
+    assert torch.is_tensor(linear(x.float(), weight.float(), None))
 
 
 @pytest.mark.parametrize(

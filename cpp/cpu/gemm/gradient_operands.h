@@ -21,44 +21,76 @@ struct TokenPart {
   index_t features;
 };
 
-// On vectors: both operands are rows of tokens in the type of the arithmetic.
+// On vectors, in the type of the arithmetic, in the order in which tiles read them:
+//
+//   left   [feature / kTileRows][token][feature % kTileRows]
+//   right  [feature / kWidth][token][feature % kWidth]
+//
+// so that a tile's part of all tokens lies together in the first-level cache. Rows of all features would
+// lie as far apart as a few of its sets. Beyond the last feature is 0.
 template <class T, class C>
 class VectorOperands {
  public:
   VectorOperands(index_t height, index_t width, index_t tokens)
-      : height_(height),
-        columns_(round_up(width, kLanes<C>)),
-        left_(tokens * height),
-        right_(tokens * columns_),
-        sums_(height * columns_) {
-    right_.zero();  // beyond the last feature
+      : height_(round_up(height, kTileRows)),
+        columns_(round_up(width, kWidth)),
+        left_stride_(odd_lines(tokens * kTileRows)),
+        right_stride_(odd_lines(tokens * kWidth)),
+        row_(larger(height_, columns_)),
+        left_(height_ / kTileRows * left_stride_),
+        right_(columns_ / kWidth * right_stride_),
+        sums_(height_ * columns_) {}
+
+  TRANSNEXT_PHASE void load_left(const TokenPart<T>& tokens, index_t count, C* sum) {
+    load<kTileRows>(tokens, count, sum, left_.data(), left_stride_);
+  }
+  TRANSNEXT_PHASE void load_right(const TokenPart<T>& tokens, index_t count, C* sum) {
+    load<kWidth>(tokens, count, sum, right_.data(), right_stride_);
   }
 
-  void load_left(const TokenPart<T>& tokens, index_t count, C* sum) {
-    load(tokens, count, sum, left_.data(), height_);
-  }
-  void load_right(const TokenPart<T>& tokens, index_t count, C* sum) {
-    load(tokens, count, sum, right_.data(), columns_);
-  }
-
-  void add_products(index_t count, bool add) {
-    multiply<C>(height_, count, columns_, {left_.data(), 1, height_}, {right_.data(), columns_},
-                {sums_.data(), columns_}, add);
+  TRANSNEXT_PHASE void add_products(index_t count, bool add) {
+    const C* right = right_.data();
+    for (index_t column = 0; column < columns_; column += kWidth, right += right_stride_) {
+      const C* left = left_.data();
+      for (index_t row = 0; row < height_; row += kTileRows, left += left_stride_) {
+        const LaneRows<C> sums{&sums_[row * columns_ + column], columns_};
+        multiply_tile<kTileRows, 2, false, 1>(count, {left, 1, kTileRows}, right, kWidth,
+                                              {add ? sums.data : nullptr, columns_}, sums);
+      }
+    }
   }
 
   const C* sums() const { return sums_.data(); }
   index_t sum_stride() const { return columns_; }
 
  private:
-  static void load(const TokenPart<T>& tokens, index_t count, C* sum, C* rows, index_t stride) {
-    for (index_t token = 0; token < count; ++token, rows += stride) {
-      load_row(tokens.data + token * tokens.token_stride, tokens.stride, tokens.features, rows);
-      for (index_t c = 0; c < tokens.features && sum != nullptr; ++c) sum[c] += rows[c];
+  static constexpr index_t kWidth = 2 * kLanes<C>;
+
+  static index_t odd_lines(index_t elements) {
+    constexpr index_t kLine = 64 / static_cast<index_t>(sizeof(C));
+    return (round_up(elements, kLine) / kLine | 1) * kLine;
+  }
+
+  // to[feature / kGroup][token][feature % kGroup], groups `stride` apart.
+  template <index_t kGroup>
+  void load(const TokenPart<T>& tokens, index_t count, C* sum, C* to, index_t stride) {
+    C* const row = row_.data();
+    const index_t features = round_up(tokens.features, kGroup);
+    for (index_t c = tokens.features; c < features; ++c) row[c] = C(0);
+    for (index_t token = 0; token < count; ++token, to += kGroup) {
+      load_row(tokens.data + token * tokens.token_stride, tokens.stride, tokens.features, row);
+      for (index_t c = 0; c < tokens.features && sum != nullptr; ++c) sum[c] += row[c];
+      C* group = to;
+      for (index_t c = 0; c < features; c += kGroup, group += stride)
+        __builtin_memcpy(group, row + c, kGroup * sizeof(C));
     }
   }
 
   index_t height_;
   index_t columns_;
+  index_t left_stride_;
+  index_t right_stride_;
+  Scratch<C> row_;  // a token's features
   Scratch<C> left_;
   Scratch<C> right_;
   Scratch<C> sums_;  // [feature of left][feature of right]

@@ -49,17 +49,16 @@
   X(position_bias_table, PositionBiasTableParams)                     \
   X(position_bias_table_backward, PositionBiasTableBackwardParams)    \
   X(token_norm, TokenNormParams)                                      \
+  X(weight_gradient, WeightGradientParams)                            \
   X(window_av, WindowAvParams)                                        \
   X(window_av_backward, WindowAvBackwardParams)                       \
   X(window_qk, WindowQkParams)                                        \
   X(window_qk_backward, WindowQkBackwardParams)
 // and all of them, with what is composed of others and calls their entry points, so that the
-// portable level's serves every level, and what only a tile unit makes worth having, so that the
-// portable level's serves the rest.
-#define TRANSNEXT_FOR_EACH_CPU_KERNEL(X)     \
-  TRANSNEXT_FOR_EACH_LEVEL_KERNEL(X)         \
-  X(attention_branch, AttentionBranchParams) \
-  X(weight_gradient, WeightGradientParams)
+// portable level's serves every level.
+#define TRANSNEXT_FOR_EACH_CPU_KERNEL(X) \
+  TRANSNEXT_FOR_EACH_LEVEL_KERNEL(X)     \
+  X(attention_branch, AttentionBranchParams)
 
 #if defined(TRANSNEXT_CPU_LEVEL)
 namespace transnext::cpu::TRANSNEXT_CPU_LEVEL {

@@ -12,7 +12,7 @@ from torch.utils._device import DeviceContext
 
 from transnext_ops.tracing import transformed
 
-__all__ = ["is_proxy", "is_tensor", "may_stand_in", "recorded", "runs_on_cpu"]
+__all__ = ["is_proxy", "is_tensor", "may_stand_in", "product_type", "recorded", "runs_on_cpu"]
 
 
 def is_proxy(x: object) -> bool:
@@ -23,6 +23,20 @@ def is_proxy(x: object) -> bool:
 def is_tensor(x: object) -> bool:
     """Whether `x` is a tensor and no subclass: nothing of it but its elements decides a result."""
     return type(x) is Tensor or type(x) is nn.Parameter
+
+
+def product_type(x: Tensor, weight: Tensor) -> torch.dtype | None:
+    """Return the type in which a layer on a CPU multiplies the two: float32 or bfloat16, or None.
+
+    None stands for other types, and for two types without autocast.
+    """
+    types = {x.dtype, weight.dtype}
+    if not types <= {torch.float32, torch.bfloat16}:
+        return None
+    if torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+        return dtype if dtype == torch.bfloat16 else None
+    return x.dtype if len(types) == 1 else None
 
 
 def recorded() -> bool:

@@ -1,31 +1,52 @@
-"""A Linear on x86 processors with AMX, in training: PyTorch's products where those are fastest.
+"""A Linear on the CPU with its bias in the product's epilogue, where that is the fastest way.
 
-``aten::addmm`` writes the bias to the whole output before the product; oneDNN's own entry, to which
-``torch.compile`` lowers Linears, adds it in the product's epilogue. In bfloat16 the gradients of
-weight and bias are one product on the tile unit (:mod:`transnext_ops.weight_gradient`), summed and
-kept in float32 where the weight is. docs/performance.md has the measurements.
+``aten::addmm`` writes the bias to the whole output before the product. oneDNN's own entry, to which
+``torch.compile`` lowers Linears, adds it afterwards. In bfloat16 on a tile unit the gradients of
+weight and bias are one product (:mod:`transnext_ops.linear_products`), summed and kept in float32
+where the weight is. PyTorch has no products of bfloat16 for x86 processors without AVX-512, and
+multiplies element by element: all three products are :mod:`transnext_ops.linear_products` there.
+docs/performance.md has the measurements.
 """
 
 from __future__ import annotations
 
 import functools
+import platform
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from transnext_ops.weight_gradient import has_tiles, weight_gradient
+from transnext_ops import linear_products
+from transnext_ops.linear_products import has_linear, has_tiles, weight_gradient
 
-__all__ = ["fused_linear", "has_fused_linear"]
+__all__ = ["fused_linear", "has_fused_linear", "only_ours", "pytorch_multiplies"]
 
 
 def has_fused_linear(dtype: torch.dtype) -> bool:
-    """Whether this PyTorch has :func:`fused_linear` for products of `dtype`."""
-    return dtype in _types()
+    """Whether there is a :func:`fused_linear` for products of `dtype` here."""
+    return dtype in _onednn_types() or only_ours(dtype)
+
+
+def only_ours(dtype: torch.dtype) -> bool:
+    """Whether this package multiplies `dtype` on this processor, and PyTorch does not."""
+    return not pytorch_multiplies(dtype) and has_linear()
+
+
+def pytorch_multiplies(dtype: torch.dtype) -> bool:
+    """Whether PyTorch has kernels for products of `dtype` on this processor.
+
+    Without them x86 processors multiply bfloat16 element by element, on one thread.
+    """
+    return (
+        dtype != torch.bfloat16
+        or dtype in _onednn_types()
+        or platform.machine() not in ("x86_64", "AMD64")
+    )
 
 
 @functools.cache
-def _types() -> tuple[torch.dtype, ...]:
+def _onednn_types() -> tuple[torch.dtype, ...]:
     try:
         _ = torch.ops.mkldnn._linear_pointwise
         has_bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -48,8 +69,11 @@ class _FusedLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return the result."""
-        cast = weight.to(x.dtype)
         ctx.bias_type = None if bias is None else bias.dtype
+        if only_ours(x.dtype):  # rounds the weight where it lays it out
+            ctx.save_for_backward(x, weight, weight)
+            return _of_rows(x, weight, bias)
+        cast = weight.to(x.dtype)
         ctx.save_for_backward(x, weight, cast)
         cast_bias = None if bias is None else bias.to(x.dtype)
         return torch.ops.mkldnn._linear_pointwise(x, cast, cast_bias, "none", [], "")
@@ -59,12 +83,14 @@ class _FusedLinear(torch.autograd.Function):
         """Return the gradients; differentiable ones, of PyTorch's operators, if these are asked."""
         x, weight, cast = ctx.saved_tensors
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad
-        differentiable = torch.is_grad_enabled()
-        if differentiable:
-            cast = weight.to(x.dtype)
-        d_x = d_out.matmul(cast) if wants_x else None
+        if torch.is_grad_enabled():
+            return _differentiable(d_out, x, weight, ctx)
+        ours = only_ours(x.dtype)
+        d_x = None
+        if wants_x:
+            d_x = _of_rows(d_out, cast.t(), None) if ours else d_out.matmul(cast)
         rows, inputs = d_out.flatten(0, -2), x.flatten(0, -2)
-        if not differentiable and wants_weight and x.dtype == torch.bfloat16 and has_tiles():
+        if wants_weight and (ours or (x.dtype == torch.bfloat16 and has_tiles())):
             d_weight, d_bias = weight_gradient(rows, inputs, weight.dtype, bias=wants_bias)
             return d_x, d_weight, None if d_bias is None else d_bias.to(ctx.bias_type)
         return (
@@ -72,3 +98,20 @@ class _FusedLinear(torch.autograd.Function):
             rows.t().mm(inputs).to(weight.dtype) if wants_weight else None,
             rows.sum(0).to(ctx.bias_type) if wants_bias else None,
         )
+
+
+def _of_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return our product of ``x [..., depth]`` by ``weight [columns, depth]``."""
+    product = linear_products.linear(x.flatten(0, -2), weight, bias)
+    return product.view(*x.shape[:-1], weight.shape[0])
+
+
+def _differentiable(d_out: Tensor, x: Tensor, weight: Tensor, ctx: Any) -> tuple[Any, ...]:
+    """Return the gradients that are asked for, with gradients of their own."""
+    wants_x, wants_weight, wants_bias = ctx.needs_input_grad
+    rows, inputs = d_out.flatten(0, -2), x.flatten(0, -2)
+    return (
+        d_out.matmul(weight.to(x.dtype)) if wants_x else None,
+        rows.t().mm(inputs).to(weight.dtype) if wants_weight else None,
+        rows.sum(0).to(ctx.bias_type) if wants_bias else None,
+    )

@@ -5,8 +5,10 @@ output, and computes its gradient in a pass of its own. There are two other ways
 
 - A Linear is a 1x1 convolution of the channels-last map that the tokens are, without a copy.
   PyTorch runs such convolutions of float32, forward and backward, in oneDNN, which fuses the bias
-  into the GEMM's epilogue. They won on x86 processors with AVX and lost on Intel's with AMX.
-- :mod:`.fused_linear` is the choice on those, for float32 and bfloat16, autocast included.
+  into the GEMM's epilogue. They won on x86 processors with AVX-512, where these have no AMX; with
+  AVX2 their backward pass took twice as long as the BLAS.
+- :mod:`.fused_linear` is the choice with AMX, for float32 and bfloat16, autocast included; and, for
+  bfloat16 without AVX-512, with or without gradients, since PyTorch has no fit product there.
 
 Other processors and types keep the ordinary Linear, unless ``TRANSNEXT_MODELS_LINEAR`` in the
 environment says otherwise (``convolution``, ``fused`` or ``linear``). docs/performance.md has the
@@ -25,10 +27,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from transnext_ops import get_backend
-from transnext_ops.weight_gradient import has_tiles
+from transnext_ops.linear_products import has_tiles
 
-from .calls import is_tensor, may_stand_in, recorded
-from .fused_linear import fused_linear, has_fused_linear
+from .calls import is_tensor, may_stand_in, product_type, recorded
+from .fused_linear import fused_linear, has_fused_linear, only_ours
 from .plain import plain_linear
 
 __all__ = ["linear", "linear_layer"]
@@ -65,24 +67,20 @@ def linear_layer(layer: nn.Module, x: Tensor) -> Tensor:
 def _product_type(x: Tensor, weight: Tensor) -> torch.dtype | None:
     """Return the type that is multiplied; None where only the ordinary Linear will do."""
     suitable = (
-        torch.is_grad_enabled()
-        and not recorded()
+        not recorded()
         and type(x) is Tensor
         and is_tensor(weight)
         and x.device.type == "cpu"
         and x.dim() == 3
-        and x.shape[0] * x.shape[1] >= _FEWEST_ROWS
         and x.is_contiguous()
         and torch.backends.mkldnn.is_available()
         and bool(torch.backends.mkldnn.enabled)
     )
-    types = {x.dtype, weight.dtype}
-    if not suitable or not types <= {torch.float32, torch.bfloat16}:
+    dtype = product_type(x, weight) if suitable else None
+    if dtype is None:
         return None
-    if torch.is_autocast_enabled("cpu"):
-        dtype = torch.get_autocast_dtype("cpu")
-        return dtype if dtype == torch.bfloat16 else None
-    return x.dtype if len(types) == 1 else None
+    trains = torch.is_grad_enabled() and x.shape[0] * x.shape[1] >= _FEWEST_ROWS
+    return dtype if trains or only_ours(dtype) else None
 
 
 def _way(dtype: torch.dtype) -> Literal["convolution", "fused", "linear"]:
@@ -108,11 +106,11 @@ def _way(dtype: torch.dtype) -> Literal["convolution", "fused", "linear"]:
 def _fused_wins_here(dtype: torch.dtype) -> bool:
     if dtype == torch.float32:
         return _has_amx()
-    return has_tiles() and get_backend() in ("auto", "cpp")
+    return (has_tiles() or only_ours(dtype)) and get_backend() in ("auto", "cpp")
 
 
 def _convolutions_win_here() -> bool:
-    return torch.backends.cpu.get_cpu_capability().startswith("AVX") and not _has_amx()
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX512") and not _has_amx()
 
 
 @functools.cache

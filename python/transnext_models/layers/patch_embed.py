@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transnext_ops import fused_blocks
 from transnext_ops.tracing import transformed
 
+from .convolution import convolution_layer
 from .derived import DerivesFromWeights
 from .fused import fused_patch_embed
 from .grids import map_grid, map_to_tokens
@@ -53,7 +54,7 @@ class PatchEmbed(DerivesFromWeights):
         # earlier stages arrive in that layout; only the image is ever copied. (vmap cannot do it.)
         if not transformed():
             x = x.contiguous(memory_format=torch.channels_last)
-        x = self.proj(x)
+        x = convolution_layer(self.proj, x)
         return self.norm(map_to_tokens(x)), map_grid(x)
 
     def fused(self, x: Tensor) -> tuple[Tensor, tuple[int, int]] | None:

@@ -400,6 +400,18 @@ def pack_weight(weight: Tensor, packed: Tensor) -> None:
     _run(_cpp.pack_weight, (weight, packed), (columns, depth))
 
 
+def has_linear() -> bool:
+    """Whether this library has :func:`linear`, and weight gradients on vectors of every level."""
+    return hasattr(_cpp, "linear")
+
+
+def linear(
+    x: Tensor, packed: Tensor, sizes: tuple[int, int], bias: Tensor | None, out: Tensor
+) -> None:
+    """Write ``x [M, depth]`` by a packed weight of these sizes, with `bias`, to `out`."""
+    _run(_cpp.linear, (x, packed, bias, out), sizes)
+
+
 def weight_gradient(d_out: Tensor, x: Tensor, d_weight: Tensor, d_bias: Tensor | None) -> None:
     """Write the gradients of a Linear's weight and bias, of tokens ``[M, columns]`` and ``x``."""
     _run(_cpp.weight_gradient, (d_out, x, d_weight, d_bias))

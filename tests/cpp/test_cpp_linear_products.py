@@ -1,4 +1,4 @@
-"""The gradients of a Linear's weight and bias against sums in float64, of tiles and of vectors."""
+"""The products of a Linear in training against float64: its result and its gradients."""
 
 from __future__ import annotations
 
@@ -11,16 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tolerances import assert_agrees
-from transnext_ops.weight_gradient import has_tiles, weight_gradient
+from transnext_ops.linear_products import has_tiles, linear, weight_gradient
 
 _cpp = pytest.importorskip("transnext_ops._cpp")
 
-# The portable level's kernel serves all levels without a tile unit.
-LEVELS = [
-    level
-    for level in _cpp.available_cpu_levels()
-    if level in ("baseline", "neon") or "amx" in level
-]
+LEVELS = _cpp.available_cpu_levels()
+TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 LAYOUTS = ("contiguous", "part", "sliced", "transposed", "expanded")
 
 
@@ -57,6 +53,26 @@ def assert_right(d_out: Tensor, x: Tensor, dtype: torch.dtype) -> None:
 
 
 @given(
+    st.integers(0, 70), st.integers(1, 70), st.integers(1, 70), st.booleans(),
+    st.sampled_from(TYPES), st.sampled_from(LAYOUTS), st.sampled_from(LAYOUTS),
+)  # fmt: skip
+@example(300, 100, 97, True, torch.bfloat16, "contiguous", "transposed")  # blocks of rows, panels
+@example(40, 49, 400, False, torch.float32, "sliced", "contiguous")
+def test_a_product_is_that_of_float64(rows, columns, depth, biased, dtype, of_x, of_weight) -> None:
+    x, weight = tokens(rows, depth, dtype, of_x), tokens(columns, depth, dtype, of_weight)
+    bias = torch.linspace(-1, 1, columns) if biased else None
+    right = x.double() @ weight.double().t() + (0 if bias is None else bias.double())
+    found = linear(x, weight, bias)
+    assert found.dtype == dtype
+    assert_agrees("out", found, right.numpy(), dtype=dtype, work=depth)
+
+
+def test_a_weight_is_rounded_to_the_type_of_the_tokens() -> None:
+    x, weight = tokens(9, 33, torch.bfloat16, "contiguous"), tokens(50, 33, torch.float32, "part")
+    assert torch.equal(linear(x, weight), linear(x, weight.bfloat16()))
+
+
+@given(
     st.integers(1, 70), st.integers(1, 70), st.integers(1, 70),
     st.sampled_from([torch.float32, torch.bfloat16]),
     st.sampled_from(LAYOUTS), st.sampled_from(LAYOUTS),
@@ -88,12 +104,13 @@ def test_a_sum_of_no_tokens_is_zero() -> None:
 
 def test_results_do_not_depend_on_the_threads() -> None:
     d_out, x = (tokens(90, features, torch.bfloat16, "contiguous") for features in (200, 100))
+    weight = tokens(200, 100, torch.float32, "contiguous")
     threads = torch.get_num_threads()
     try:
         found = []
         for count in (1, 4):
             torch.set_num_threads(count)
-            found.append(weight_gradient(d_out, x, torch.float32, bias=True))
+            found.append((*weight_gradient(d_out, x, torch.float32, bias=True), linear(x, weight)))
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
@@ -110,6 +127,20 @@ def test_what_does_not_fit_is_named(shapes, dtype, message) -> None:
     d_out, x = torch.zeros(shapes[0], dtype=dtype), torch.zeros(shapes[1]).bfloat16()
     with pytest.raises(ValueError, match=message):
         weight_gradient(d_out, x, torch.float32, bias=True)
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "bias", "message"),
+    [
+        ((4, 5), (3, 2), None, "linear: x has shape"),
+        ((4, 2, 1), (3, 2), None, "linear: x has"),
+        ((4, 2), (3, 2), (4,), "linear: bias has shape"),
+        ((4, 2), (3, 2, 1), None, "weight: got shape"),
+    ],
+)
+def test_operands_that_do_not_fit_are_named(x, weight, bias, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        linear(torch.zeros(x), torch.zeros(weight), None if bias is None else torch.zeros(bias))
 
 
 def test_levels_with_tiles_say_so(level: str) -> None:
