@@ -51,9 +51,18 @@ struct Step<BFloat16> {
   }
 };
 #else
-// Read anew for every use: a tile's sums, a step's columns and an element of a row fill 16 registers, and
-// a mask in one of them would drive sums out.
+#if defined(__AVX2__) && !defined(__AVX512F__)
+// A tile's sums, a step's columns and an element of a row fill all 16 registers. So the mask of upper halves
+// is read anew for every use, and every sum is back in its register after every product: GCC 12 kept the mask
+// in one, two sums in memory, and took twice the time.
 const volatile Bits kUpperHalves = Bits{} + 0xffff0000u;
+inline void keep_in_register(Vector<float>& sum) {
+  asm("" : "+x"(sum));
+}
+#else
+constexpr unsigned kUpperHalves = 0xffff0000u;
+inline void keep_in_register(Vector<float>&) {}
+#endif
 
 template <>
 struct Step<BFloat16> {
@@ -63,7 +72,10 @@ struct Step<BFloat16> {
     const Bits pairs = load<Bits>(b);
     return reinterpret_cast<Vector<float>>(product == 0 ? pairs << 16 : pairs & kUpperHalves);
   }
-  static void add(Vector<float>& sum, Vector<float> a, Vector<float> b) { sum += a * b; }
+  static void add(Vector<float>& sum, Vector<float> a, Vector<float> b) {
+    sum += a * b;
+    keep_in_register(sum);
+  }
 };
 #endif
 
@@ -122,10 +134,7 @@ void multiply_tile(const LeftRows<E>& a, index_t row, const E* b, index_t steps,
       for (int r = 0; r < kRows; ++r) {
         const Vector<C> x = Step<E>::left(left[r] + k * kStep + product);
 #pragma GCC unroll 3
-        for (int v = 0; v < kVectors; ++v) {
-          Step<E>::add(sum[r][v], x, right[v]);
-          if constexpr (Step<E>::kProducts > 1) asm("" : "+x"(sum[r][v]));
-        }
+        for (int v = 0; v < kVectors; ++v) Step<E>::add(sum[r][v], x, right[v]);
       }
     }
   }

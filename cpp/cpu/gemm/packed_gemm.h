@@ -9,8 +9,8 @@
 //
 // bfloat16 is packed in pairs of k, [panel][k / 2][column][2], padded with zeros to whole multiples
 // of 16 pairs: one instruction multiplies and adds a pair (AVX-512 BF16), 2 pairs of 2 rows and 2
-// columns (Arm), or 16 pairs of 16 rows and 16 columns (AMX). Elsewhere the weight's elements are widened in the inner loop, and rows stay in
-// float32. The sums are float32 in any case. Float32 that is split into bfloat16 is packed as two
+// columns (Arm), or 16 pairs of 16 rows and 16 columns (AMX). Elsewhere the weight's elements are
+// widened in the inner loop, and rows stay in float32. The sums are float32 in any case. Float32 that is split into bfloat16 is packed as two
 // panels of bfloat16, tile by tile in turns: [panel][k / 32][part][k % 32 / 2][column][2]. The inner
 // loops are in packed_gemm.cpp, tile_gemm.h and matrix_gemm.h.
 #pragma once
