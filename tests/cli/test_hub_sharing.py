@@ -160,7 +160,8 @@ def test_transformers(network, pushed, folder, tmp_path):
         ours = Classifier.load(f"local-dir:{tmp_path}", device="cpu").preprocess(image)
         assert torch.equal(values[0], ours)
         with torch.inference_mode():
-            assert torch.equal(theirs(values).logits, network(values))
+            # Loaded weights lie elsewhere in memory, by which a BLAS may choose its order of sums.
+            torch.testing.assert_close(theirs(values).logits, network(values))
     features = transformers.AutoModel.from_pretrained(str(tmp_path)).eval()
     with torch.inference_mode():
         output = features(values, output_hidden_states=True)

@@ -53,7 +53,8 @@ def test_two_processes_have_the_gradient_of_one(tmp_path: Path) -> None:
         largest = max(float(value.abs().max()) for value in expected.values())
         assert largest > 0
         for name, value in expected.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4 * largest, msg=name)
+            # Rounding differs with the batch, by which PyTorch chooses its products.
+            torch.testing.assert_close(found[name], value, rtol=1e-3, atol=5e-4 * largest, msg=name)
 
 
 @pytest.mark.slow
