@@ -21,6 +21,13 @@ struct TokenPart {
   index_t features;
 };
 
+// A stride of an odd number of cache lines, so that the rows of a tile do not compete for sets.
+template <class E>
+inline index_t odd_lines(index_t elements) {
+  constexpr index_t kLine = 64 / static_cast<index_t>(sizeof(E));
+  return (round_up(elements, kLine) / kLine | 1) * kLine;
+}
+
 // On vectors, in the type of the arithmetic, in the order in which tiles read them:
 //
 //   left   [feature / kTileRows][token][feature % kTileRows]
@@ -34,8 +41,8 @@ class VectorOperands {
   VectorOperands(index_t height, index_t width, index_t tokens)
       : height_(round_up(height, kTileRows)),
         columns_(round_up(width, kWidth)),
-        left_stride_(odd_lines(tokens * kTileRows)),
-        right_stride_(odd_lines(tokens * kWidth)),
+        left_stride_(odd_lines<C>(tokens * kTileRows)),
+        right_stride_(odd_lines<C>(tokens * kWidth)),
         row_(larger(height_, columns_)),
         left_(height_ / kTileRows * left_stride_),
         right_(columns_ / kWidth * right_stride_),
@@ -65,11 +72,6 @@ class VectorOperands {
 
  private:
   static constexpr index_t kWidth = 2 * kLanes<C>;
-
-  static index_t odd_lines(index_t elements) {
-    constexpr index_t kLine = 64 / static_cast<index_t>(sizeof(C));
-    return (round_up(elements, kLine) / kLine | 1) * kLine;
-  }
 
   // to[feature / kGroup][token][feature % kGroup], groups `stride` apart.
   template <index_t kGroup>
@@ -115,8 +117,8 @@ class TileOperands {
   TileOperands(index_t height, index_t width, index_t tokens)
       : height_(round_up(height, kSquareSide)),
         columns_(round_up(width, kTileSide)),
-        left_stride_(odd_lines(round_up(tokens, kTileDepth))),
-        right_stride_(odd_lines(2 * columns_)),
+        left_stride_(odd_lines<BFloat16>(round_up(tokens, kTileDepth))),
+        right_stride_(odd_lines<BFloat16>(2 * columns_)),
         left_(height_ * left_stride_),
         right_(round_up(tokens, kTileDepth) / 2 * right_stride_),
         sums_(height_ * sum_stride()) {}
@@ -160,12 +162,6 @@ class TileOperands {
  private:
   static constexpr index_t n = kLanes<float>;
   static constexpr index_t kPairs = 4;  // of tokens at a time
-
-  // A stride of an odd number of cache lines, so that the rows of a tile do not compete for sets.
-  static index_t odd_lines(index_t elements) {
-    constexpr index_t kLine = kTileBytes / static_cast<index_t>(sizeof(BFloat16));
-    return (round_up(elements, kLine) / kLine | 1) * kLine;
-  }
 
   // pairs[i] = the features from c on of tokens token + 2 i and token + 2 i + 1, in turns.
   template <index_t kCount>

@@ -83,14 +83,16 @@ class _FusedLinear(torch.autograd.Function):
         """Return the gradients; differentiable ones, of PyTorch's operators, if these are asked."""
         x, weight, cast = ctx.saved_tensors
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad
-        if torch.is_grad_enabled():
-            return _differentiable(d_out, x, weight, ctx)
-        ours = only_ours(x.dtype)
+        differentiable = torch.is_grad_enabled()
+        if differentiable:
+            cast = weight.to(x.dtype)
+        ours = only_ours(x.dtype) and not differentiable
         d_x = None
         if wants_x:
             d_x = _of_rows(d_out, cast.t(), None) if ours else d_out.matmul(cast)
         rows, inputs = d_out.flatten(0, -2), x.flatten(0, -2)
-        if wants_weight and (ours or (x.dtype == torch.bfloat16 and has_tiles())):
+        on_tiles = x.dtype == torch.bfloat16 and has_tiles() and not differentiable
+        if wants_weight and (ours or on_tiles):
             d_weight, d_bias = weight_gradient(rows, inputs, weight.dtype, bias=wants_bias)
             return d_x, d_weight, None if d_bias is None else d_bias.to(ctx.bias_type)
         return (
@@ -104,14 +106,3 @@ def _of_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return our product of ``x [..., depth]`` by ``weight [columns, depth]``."""
     product = linear_products.linear(x.flatten(0, -2), weight, bias)
     return product.view(*x.shape[:-1], weight.shape[0])
-
-
-def _differentiable(d_out: Tensor, x: Tensor, weight: Tensor, ctx: Any) -> tuple[Any, ...]:
-    """Return the gradients that are asked for, with gradients of their own."""
-    wants_x, wants_weight, wants_bias = ctx.needs_input_grad
-    rows, inputs = d_out.flatten(0, -2), x.flatten(0, -2)
-    return (
-        d_out.matmul(weight.to(x.dtype)) if wants_x else None,
-        rows.t().mm(inputs).to(weight.dtype) if wants_weight else None,
-        rows.sum(0).to(ctx.bias_type) if wants_bias else None,
-    )
