@@ -1,9 +1,11 @@
-// The fused blocks: a block's two residual branches, the patch embedding, and the norm of tokens.
+// The fused blocks: a block's two residual branches, the patch embedding, the norm of tokens, and the
+// classifier's head.
 #include "bindings/attention_arguments.h"
 #include "bindings/operators.h"
 #include "transnext/attention_branch.h"
 #include "transnext/convolutional_glu.h"
 #include "transnext/patch_embed.h"
+#include "transnext/pooled_linear.h"
 #include "transnext/token_norm.h"
 
 namespace transnext::bindings {
@@ -122,12 +124,28 @@ void token_norm(py::handle x, py::handle norm_weight, py::handle norm_bias, py::
   call.run(threads, p, cpu::token_norm);
 }
 
+void pooled_linear(py::handle x, py::handle weight, py::handle bias, py::handle out, int threads) {
+  Call call("pooled_linear");
+  PooledLinearParams p;
+  p.x = call.activation<3>(x, "x", {kAnyBatch, kAny, kAny});
+  p.weight = call.activation<2>(weight, "weight", {kAny, p.x.shape[2]});
+  const index_t classes = p.weight.shape[0];
+  p.bias = call.optional_activation<1>(bias, "bias", {classes});
+  const View<2> rows = call.activation<2>(out, "out", {p.x.shape[0], classes});
+  p.out = {rows.data,
+           rows.dtype,
+           {rows.shape[0], 1, rows.shape[1]},
+           {rows.stride[0], 0, rows.stride[1]}};
+  call.run(threads, p, cpu::pooled_linear);
+}
+
 }  // namespace
 
 void define_fused_blocks(py::module_& m) {
   m.def("attention_residual", &attention_residual);
   m.def("conv_glu_residual", &conv_glu_residual);
   m.def("patch_embed", &patch_embed);
+  m.def("pooled_linear", &pooled_linear);
   m.def("token_norm", &token_norm);
 }
 

@@ -13,6 +13,7 @@
 #include "transnext/attention_branch.h"
 #include "transnext/convolutional_glu.h"
 #include "transnext/patch_embed.h"
+#include "transnext/pooled_linear.h"
 #include "transnext/token_norm.h"
 
 namespace transnext::bindings {
@@ -30,7 +31,7 @@ class Program {
   Program& operator=(const Program&) = delete;
 
   using Params = std::variant<PatchEmbedParams, AttentionBranchParams, ConvolutionalGluParams,
-                              TokenNormParams>;
+                              TokenNormParams, PooledLinearParams>;
   template <class T>
   static constexpr bool kTakes = std::is_constructible_v<Params, const T&>;
 
@@ -40,23 +41,38 @@ class Program {
     return program;
   }
 
-  // Adds a step. A patch embedding must be the first; the others must take what the one before them
-  // gives. Throws std::invalid_argument.
+  // Adds a step. Each must take what the one before it gives, a patch embedding the tokens as a map.
+  // Throws std::invalid_argument.
   void add(const Params& params, KeptArguments kept);
 
   index_t size() const { return static_cast<index_t>(steps_.size()); }
 
-  // From a map or tokens `x` to tokens `out`, both as recorded except for the batch and x's strides.
-  // Any number of threads may run a program at once.
-  void run(pybind11::handle x, pybind11::handle out, int threads) const;
+  // Tokens before each step that makes others of them, a patch embedding or pooling, and at the end:
+  // [N, C] of each.
+  pybind11::list result_shapes() const;
+
+  // From a map or tokens `x` to tokens `outs`, all as recorded except for the batch and x's strides:
+  // a tensor or None for each of the first results, after which it ends. Any number of threads may
+  // run a program at once.
+  void run(pybind11::handle x, const pybind11::sequence& outs, int threads) const;
 
  private:
   struct Step {
     Params params;
     KeptArguments kept;
   };
+  // Steps of one result, from `first` to before `last`.
+  struct Section {
+    std::size_t first;
+    std::size_t last;
+  };
+
+  const View<3>& result_of(const Section& section) const;
+  void run_sections(Params first, std::vector<View<3>>& results, int threads) const;
+  void run_section(const Section& section, Params first, const View<3>& result, int threads) const;
 
   std::vector<Step> steps_;
+  std::vector<Section> sections_;
 };
 
 }  // namespace transnext::bindings

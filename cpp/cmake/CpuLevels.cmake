@@ -27,6 +27,7 @@ set(transnext_level_sources
   cpu/attention/deformable_attention_backward.cpp
   cpu/attention/window.cpp
   cpu/bias/position_bias_table.cpp
+  cpu/gemm/pooled_linear.cpp
   cpu/gemm/weight_gradient.cpp
   cpu/norm/add_layer_norm.cpp
   cpu/norm/token_norm.cpp

@@ -41,6 +41,9 @@ if [[ $# -eq 0 ]]; then
 fi
 run_levels address address,undefined all "" "${levels[@]}"
 run_levels thread thread all "" "${levels[@]}"
+cmake --build "$build/sanitize-thread" --target team
+echo "== thread, loops of a team"
+TSAN_OPTIONS=halt_on_error=1 "$build/sanitize-thread/team"
 # With checks as calls (GCC only) compilation is twice as fast; the few cases run in seconds.
 outlined=--param=asan-instrumentation-with-call-threshold=0
 "${CXX:-c++}" $outlined -fsyntax-only -x c++ /dev/null 2> /dev/null || outlined=

@@ -37,11 +37,14 @@ from .layers.arguments import (
     one_of,
     square_side,
 )
-from .layers.derived import freeze
+from .layers.derived import DerivesFromWeights, freeze
 from .layers.features import FeatureInfo, take_indices
+from .layers.fused import features_of
 from .layers.grids import stage_grids
 from .layers.parameters import NO_WEIGHT_DECAY, depth_patterns
+from .layers.plain import plain
 from .layers.stage import PARTS, Stage, build_stage
+from .layers.stage_calls import FrozenStages, fused_pooled_head, may_be_one_call
 from .sharing import Shareable
 
 __all__ = ["TransNeXt"]
@@ -49,7 +52,7 @@ __all__ = ["TransNeXt"]
 torch.fx.wrap("stage_grids")  # one node in a graph of torch.fx, whatever the sizes
 
 
-class TransNeXt(Shareable):
+class TransNeXt(Shareable, DerivesFromWeights):
     """TransNeXt for classification, or as the backbone of a dense task.
 
     Any image of at least 32 x 32 works in every mode, and its size may change from call to call.
@@ -248,20 +251,49 @@ class TransNeXt(Shareable):
 
     # Forward
 
-    def _maps(self, x: Tensor, stages: int) -> list[Tensor]:
-        """Return the normalised maps ``[B, C, H, W]`` of the first ``stages`` stages."""
+    def _maps(self, x: Tensor, wanted: Sequence[int]) -> list[Tensor]:
+        """Return the normalised maps ``[B, C, H, W]`` of some stages, by their indices in order."""
         check_images(x, self.in_chans)
+        if may_be_one_call(self.derived, x):
+            in_one_call = self._frozen().maps(x, wanted)
+            if in_one_call is not None:
+                return in_one_call
         maps = []
         with shared_in_trace():
-            for index, stage in enumerate(self.stages()[:stages]):
+            for index, stage in enumerate(self.stages()[: max(wanted) + 1]):
                 find_grids = functools.partial(self.stage_grids, index)
                 x = stage.normalised_map(x, find_grids, checkpointed=self.grad_checkpointing)
                 maps.append(x)
-        return maps
+        return [maps[index] for index in wanted]
+
+    def _frozen(self) -> FrozenStages:
+        find_grids = [functools.partial(self.stage_grids, i) for i in range(self.num_stages)]
+        return FrozenStages(self.stages(), find_grids, self.derived, self.head)
+
+    def _logits_in_one_call(self, x: Tensor) -> Tensor | None:
+        """Return the logits of a frozen model; None where they take more calls than one."""
+        if not may_be_one_call(self.derived, x):
+            return None
+        own = ("forward_features", "forward_head")
+        if any(getattr(type(self), name) is not getattr(TransNeXt, name) for name in own):
+            return None
+        if not self._takes_means_alone() or not self.__dict__.keys().isdisjoint(own):
+            return None
+        check_images(x, self.in_chans)
+        return self._frozen().logits(x)
+
+    def _takes_means_alone(self) -> bool:
+        """Whether the head is given means of the map, with nothing dropped or attached between."""
+        drop = self.head_drop
+        return (
+            self.global_pool == "avg"
+            and plain(drop, nn.Dropout)
+            and not (drop.training and drop.p > 0)
+        )
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last normalised map ``[B, C, H, W]`` of images ``x [B, in_chans, H, W]``."""
-        return self._maps(x, self.num_stages)[-1]
+        return self._maps(x, [self.num_stages - 1])[0]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Pool and classify the map that :meth:`forward_features` gives.
@@ -272,6 +304,10 @@ class TransNeXt(Shareable):
             Logits ``[B, num_classes]``, or features ``[B, C]`` with ``pre_logits`` or without
             classes. Without pooling both keep their ``[H, W]``.
         """
+        if not pre_logits and features_of(x) is not None and self._takes_means_alone():
+            logits = fused_pooled_head(self.stages()[-1].embed, self.head, x)
+            if logits is not None:
+                return logits
         if self.global_pool == "avg":
             x = self.head_drop(x.mean(dim=(2, 3)))
             return x if pre_logits else self.head(x)
@@ -311,9 +347,10 @@ class TransNeXt(Shareable):
         list of Tensor, or a tuple of the last map ``[B, C, H, W]`` and that list.
         """
         one_of("output_fmt", output_fmt, ("NCHW", "NLC"))
-        taken = take_indices(self.num_stages, indices, "indices")
-        maps = self._maps(x, max(taken) + 1 if stop_early else self.num_stages)
-        chosen = [maps[index] for index in sorted(set(taken))]
+        taken = sorted(set(take_indices(self.num_stages, indices, "indices")))
+        last = taken[-1] if stop_early else self.num_stages - 1
+        maps = self._maps(x, taken if last in taken else [*taken, last])
+        chosen = maps[: len(taken)]
         if output_fmt == "NLC":
             chosen = [chosen_map.flatten(2).transpose(1, 2) for chosen_map in chosen]
         return chosen if intermediates_only else (maps[-1], chosen)
@@ -327,9 +364,9 @@ class TransNeXt(Shareable):
             If ``x`` is not floating-point ``[B, in_chans, H, W]`` with sides of at least 32.
         """
         if self.features_only:
-            maps = self._maps(x, self.num_stages)
-            return [maps[index] for index in self.feature_info.out_indices]
-        return self.forward_head(self.forward_features(x))
+            return self._maps(x, self.feature_info.out_indices)
+        logits = self._logits_in_one_call(x)
+        return self.forward_head(self.forward_features(x)) if logits is None else logits
 
     # timm's model interface
 

@@ -238,6 +238,18 @@ TOKEN_NORM = Operator(
     has_backward=False,
 )
 
+POOLED_LINEAR = Operator(
+    "pooled_linear",
+    (
+        *_tokens("x", "B N C"),
+        *_tokens("weight", "K C"),
+        *_tokens("bias", "K", optional=True),
+    ),
+    (),
+    (Output("out", "B K", like="x"),),
+    has_backward=False,
+)
+
 OPERATORS = {
     operator.name: operator
     for operator in (
@@ -253,5 +265,5 @@ OPERATORS = {
 }
 FUSED_BLOCKS = {
     operator.name: operator
-    for operator in (ATTENTION_RESIDUAL, CONV_GLU_RESIDUAL, PATCH_EMBED, TOKEN_NORM)
+    for operator in (ATTENTION_RESIDUAL, CONV_GLU_RESIDUAL, PATCH_EMBED, TOKEN_NORM, POOLED_LINEAR)
 }

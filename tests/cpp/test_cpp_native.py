@@ -68,6 +68,11 @@ def test_exp_and_gelu_keep_their_stated_error_bounds(
 
 
 @needs_tools
+def test_threads_of_a_team_do_each_task_once(native_program: Callable[[str], Path]) -> None:
+    assert "all loops ran" in run(native_program("team"))
+
+
+@needs_tools
 @pytest.mark.long
 @pytest.mark.slow
 def test_all_kernels_are_clean_under_the_sanitizers(tmp_path: Path) -> None:
@@ -76,6 +81,7 @@ def test_all_kernels_are_clean_under_the_sanitizers(tmp_path: Path) -> None:
     for level in narrower:
         assert f"== address, {level}, few cases" in report
     assert report.count("all kernels ran") == 2 + len(narrower), report[-8000:]
+    assert "all loops ran" in report
 
 
 def has_shared_sanitizer() -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import small_model as small
 from transnext_models import TransNeXt
-from transnext_models.layers import cast_weights, residual_stream, stage
+from transnext_models.layers import cast_weights, residual_stream, stage_calls
 
 TYPES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 OPTIONS = pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         taken.append(len(blocks))
         return through(stream, blocks)
 
-    monkeypatch.setattr(stage, "features_of", lambda x: None)
+    monkeypatch.setattr(stage_calls, "features_of", lambda x: None)
     monkeypatch.setattr(residual_stream, "runs_on_cpu", lambda x: False)
     monkeypatch.setattr(residual_stream._Stream, "through", count)
     return taken

@@ -1,10 +1,11 @@
-"""Stages of a frozen model, one call each, give what blocks one by one give."""
+"""A frozen model is one call, or one for each stage, and gives what blocks one by one give."""
 
 from __future__ import annotations
 
 import copy
 import threading
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -16,12 +17,13 @@ from torch import Tensor, nn
 import transnext_ops as ops
 from models.changed_weights import fresh, run
 from models.layer_calls import LAYERS, replace
-from small_model import images, small_model
+from small_model import CLASSES, images, small_model
 from transnext_models.layers.stage import Blocks
 from transnext_ops.backends import cpp_backend
 
 _cpp = pytest.importorskip("transnext_ops._cpp")
 STAGES = 4
+WHOLE = STAGES + 1  # results: of each stage and of the head
 OPTIONS: list[dict[str, Any]] = [
     {},
     {"fixed_pool_size": 3, "window_size": 5},
@@ -35,13 +37,13 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many fused blocks each call of a stage ran."""
+    """How many results each call of a program was asked for, those that nobody wants included."""
     made: list[int] = []
     original = cpp_backend.run_program
 
-    def count(program: Any, x: Tensor, out: Tensor) -> None:
-        made.append(len(program))
-        original(program, x, out)
+    def count(program: Any, x: Tensor, outs: Sequence[Tensor | None]) -> None:
+        made.append(len(outs))
+        original(program, x, outs)
 
     monkeypatch.setattr(cpp_backend, "run_program", count)
     return made
@@ -87,20 +89,48 @@ def test_gives_the_same_bits(options, dtype, autocast, size, batch, channels_las
         torch.set_num_threads(before)
 
 
-def test_is_one_call_for_a_stage_whatever_the_batch(calls) -> None:
+def test_is_one_call_whatever_the_batch(calls) -> None:
     model = small_model().freeze()
     for batch in (1, 3, 2):
         expected = fresh(model, images(batch=batch))
         assert torch.equal(run(model, images(batch=batch)), expected)
-    assert calls == 3 * [4, 4, 6, 4]
-    assert [len(stage.blocks.derived) for stage in model.stages()] == [1] * STAGES
+    assert calls == 3 * [WHOLE]
+    assert len(model.derived) == 1
+    assert [len(stage.blocks.derived) for stage in model.stages()] == [0] * STAGES
+
+
+def test_maps_and_features_are_of_the_same_program(calls) -> None:
+    model, x = small_model().freeze(), images()
+    with torch.no_grad():
+        expected = copy.deepcopy(model).forward_intermediates(x)
+        features = model.forward_features(x)
+        last, maps = model.forward_intermediates(x)
+        chosen = model.forward_intermediates(x, [2, 0], stop_early=True, intermediates_only=True)
+        logits = model.forward_head(features)
+    assert torch.equal(features, expected[0])
+    assert torch.equal(last, expected[0])
+    assert all_equal(maps, expected[1])
+    assert all_equal(chosen, [expected[1][0], expected[1][2]])
+    assert torch.equal(logits, run(model, x))
+    assert calls == [STAGES, STAGES, 3, WHOLE]
+    assert len(model.derived) == 1
+
+
+@pytest.mark.parametrize(
+    "options", [{"global_pool": ""}, {"num_classes": 0}, {"features_only": True}], ids=str
+)
+def test_is_one_call_without_a_head_too(calls, options: dict[str, Any]) -> None:
+    model, x = small_model(**options), images()
+    expected = outputs(model, x)
+    assert all_equal(outputs(model.freeze(), x), expected)
+    assert calls == [STAGES]
 
 
 def test_keeps_a_few_sizes(calls) -> None:
     model = small_model().freeze()
     for side in range(32, 32 + 8 * 32, 32):
         run(model, images(side))
-    assert all(len(stage.blocks.derived) == 4 for stage in model.stages())
+    assert len(model.derived) == 4
 
 
 def test_takes_maps_that_stand_for_other_memory(calls) -> None:
@@ -110,7 +140,7 @@ def test_takes_maps_that_stand_for_other_memory(calls) -> None:
     assert negative.is_neg()
     assert torch.equal(run(model, negative), run(model, -x))
     assert torch.equal(run(model, x.expand(2, 3, 64, 64)[:1]), run(model, x[:1]))
-    assert len(calls) == 4 * STAGES
+    assert len(calls) == 4
 
 
 def test_runs_in_many_threads_at_once(calls) -> None:
@@ -128,7 +158,7 @@ def test_runs_in_many_threads_at_once(calls) -> None:
     for thread in threads:
         thread.join()
     assert all(torch.equal(found[i], expected[i]) for i in batches)
-    assert len(calls) == 6 * 3 * STAGES
+    assert len(calls) == 6 * 3
 
 
 def test_a_model_goes_with_its_last_reference(calls) -> None:
@@ -162,7 +192,7 @@ def test_only_frozen_models_take_it(calls) -> None:
     assert not calls
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", [*LAYERS, "head"])
 def test_what_is_attached_later_acts(calls, name: str) -> None:
     model, x = small_model().freeze(), images()
     first = run(model, x)
@@ -178,10 +208,33 @@ def test_what_is_attached_later_acts(calls, name: str) -> None:
     hook.remove()
     calls.clear()
     assert torch.equal(run(model, x), first)
-    assert len(calls) == STAGES
+    assert calls == [WHOLE]
+    calls.clear()
     replace(model, name, nn.Sequential(copy.deepcopy(model.get_submodule(name))))
     torch.testing.assert_close(run(model, x), first)
-    assert len(calls) == 2 * STAGES - 1
+    assert calls == ([1] * (STAGES - 1) if name != "head" else [STAGES])
+
+
+def drop_before_the_head(model):
+    model.head_drop.p = 1.0
+    model.head_drop.train()
+
+
+def replace_the_head(model):
+    model.head = nn.Sequential(nn.Linear(32, CLASSES).double())
+
+
+def change_the_head(model):
+    with torch.no_grad():
+        model.head.bias.add_(1.0)
+
+
+def change_the_data_of_the_head(model):
+    model.head.weight.data = model.head.weight.data * 2.0
+
+
+def replace_a_method(model):
+    model.forward_features = lambda x: model.forward_intermediates(x)[0] * 2.0
 
 
 def change_an_attribute(model):
@@ -249,6 +302,11 @@ def change_a_block_after_training(model):
 
 
 CHANGES = [
+    drop_before_the_head,
+    replace_the_head,
+    change_the_head,
+    change_the_data_of_the_head,
+    replace_a_method,
     change_an_attribute,
     change_the_epsilon_of_a_stage,
     change_the_norm_of_a_stage,
@@ -289,7 +347,7 @@ def test_another_backend_is_taken(calls) -> None:
     assert not calls
     model.set_backend(None)
     assert torch.equal(run(model, x), expected)
-    assert len(calls) == STAGES
+    assert calls == [WHOLE]
 
 
 def test_a_profiler_sees_the_operators(calls) -> None:
@@ -300,6 +358,7 @@ def test_a_profiler_sees_the_operators(calls) -> None:
         run(model, x)
     names = [event.name for event in profile.events()]
     assert names.count("transnext::attention_residual") == 5
+    assert names.count("transnext::pooled_linear") == 1
     assert not calls
 
 
@@ -309,25 +368,31 @@ def test_a_profiler_sees_the_operators(calls) -> None:
 def test_a_program_checks_what_it_is_run_with(monkeypatch: pytest.MonkeyPatch) -> None:
     programs: list[Any] = []
     monkeypatch.setattr(
-        cpp_backend, "run_program", lambda program, x, out: programs.append(program)
+        cpp_backend, "run_program", lambda program, x, outs: programs.append(program)
     )
     run(small_model().freeze(), images())
     program = programs[0]
+    assert program.result_shapes() == [(256, 8), (64, 16), (16, 24), (4, 32), (1, CLASSES)]
     x, out = images(), torch.empty(2, 256, 8, dtype=torch.float64)
-    program.run(x, out, 1)
+    last = torch.empty(2, 1, CLASSES, dtype=torch.float64)
+    program.run(x, [out], 1)
+    program.run(x, [out, None, None, None, last], 1)
     for arguments, message in [
-        ((x[:1], out), "batch"),
-        ((x[:, :, :32], out), "x has"),
-        ((x, out[:, :100]), "out has"),
-        ((x, out.float()), "out is float32, which does not go with|another type"),
-        ((x.float(), out.float()), "another type"),
+        ((x[:1], [out]), "batch"),
+        ((x[:, :, :32], [out]), "x has"),
+        ((x, [out[:, :100]]), "outs has"),
+        ((x, [None, out]), "outs has"),
+        ((x, [out.float()]), "outs is float32, which does not go with|another type"),
+        ((x.float(), [out.float()]), "another type"),
+        ((x, []), "outs has 0 entries, needs 1 to 5"),
+        ((x, [out] * 6), "outs has 6 entries, needs 1 to 5"),
     ]:
         with pytest.raises(ValueError, match=message):
             program.run(*arguments, 1)
     with pytest.raises(ValueError, match="no step was recorded"):
-        _cpp.Program().run(x, out, 1)
+        _cpp.Program().run(x, [out], 1)
     with pytest.raises(TypeError, match="x is int"):
-        program.run(3, out, 1)
+        program.run(3, [out], 1)
 
 
 def test_a_program_takes_no_step_that_does_not_follow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,7 +400,7 @@ def test_a_program_takes_no_step_that_does_not_follow(monkeypatch: pytest.Monkey
     program = cpp_backend.new_program()
     with torch.no_grad(), cpp_backend.recording(program):
         model.patch_embed1(images()[:0])
-        with pytest.raises(ValueError, match="first step"):
+        with pytest.raises(ValueError, match="does not take"):
             model.patch_embed1(images()[:0])
         with pytest.raises(ValueError, match="does not take"):
             model.block2[0](images()[:0, :1].new_empty(0, 64, 16), model.stage_grids(1, (8, 8)))
@@ -359,4 +424,5 @@ def test_dictionaries_hold_the_same_or_not() -> None:
         assert was != now or not was
     assert not cpp_backend.hold_the_same((one, other), content)
     assert not cpp_backend.hold_the_same((one,), ())
+    assert not cpp_backend.hold_the_same(([],), ([],))
     assert cpp_backend.hold_the_same((), ())

@@ -399,6 +399,27 @@ def test_token_norm_is_as_accurate_as_pytorch(dtype: torch.dtype) -> None:
     assert errors[0] <= 1.5 * errors[1]  # narrow vectors sum a mean in fewer parts
 
 
+@given(branch_cases(), st.integers(1, 70), st.booleans())
+@example(case(grid=(1, 1), batch=1, heads=1, head_dim=9, threads=7), 1, False)
+@example(case(grid=(7, 7), storage=torch.bfloat16, layout="strided"), 67, True)
+def test_pooled_linear_agrees_with_the_reference(
+    case: BranchCase, classes: int, transposed: bool
+) -> None:
+    numbers = Numbers(case.seed)
+    x = tokens_of(case, numbers)
+    weight = numbers.activation(classes, case.width, dtype=case.storage)
+    weight = weight.t().contiguous().t() if transposed else weight
+    bias = numbers.activation(classes, dtype=case.storage) if case.bias else None
+    with setting(case.level, case.threads):
+        actual = fused_blocks.pooled_linear(x, weight, bias)
+        alone = fused_blocks.pooled_linear(x[-1:], weight, bias)
+    assert actual.dtype == x.dtype
+    assert torch.equal(actual[-1:], alone)  # whatever the batch
+    shift = 0.0 if bias is None else bias.double().numpy()
+    expected = x.double().numpy().mean(1) @ weight.double().numpy().T + shift
+    assert_agrees("out", actual, expected, dtype=case.storage, work=x.shape[1] + case.width)
+
+
 def glu_weights(width: int = 24, hidden: int = 32, dtype: torch.dtype = torch.float32):
     numbers = Numbers(0)
     fc1 = numbers.parameter(2 * hidden, width, dtype=dtype)
@@ -441,6 +462,21 @@ def test_the_arguments_of_a_norm_are_checked() -> None:
         fused_blocks.token_norm(torch.zeros(1, 6, 24).double(), norm)
     with pytest.raises(ValueError, match="norm_weight is None, needs a tensor"):
         _cpp.token_norm(torch.zeros(1, 6, 24), None, None, torch.zeros(1, 6, 24), EPSILON, 1)
+
+
+def test_pooled_linear_names_what_does_not_fit() -> None:
+    x, weight = torch.zeros(1, 6, 24), torch.zeros(5, 24)
+    with pytest.raises(TypeError, match=r"x: got list, needs a torch\.Tensor"):
+        fused_blocks.pooled_linear([1.0], weight)
+    for tokens, classes in ((x[0], weight), (x, weight[0]), (x, weight[:, :23])):
+        with pytest.raises(ValueError, match=r"x, weight: got \(.*need \[B, N, C\] and \[K, C\]"):
+            fused_blocks.pooled_linear(tokens, classes)
+    with pytest.raises(ValueError, match="x: got device meta, needs the CPU"):
+        fused_blocks.pooled_linear(x.to("meta"), weight)
+    with pytest.raises(ValueError, match="weight is float64, needs float32"):
+        fused_blocks.pooled_linear(x, weight.double())
+    with pytest.raises(ValueError, match=r"bias has shape \[4\], needs \[5\]"):
+        fused_blocks.pooled_linear(x, weight, torch.zeros(4))
 
 
 def test_a_weight_must_be_a_matrix_on_the_cpu() -> None:

@@ -233,6 +233,7 @@ def test_branches_keep_it_in_its_image(level: str, dtype: torch.dtype, value: fl
         ),
         False, None, norm,
     )  # fmt: skip
+    head = random(5, width, dtype=dtype, seed=13)
     tokens = random(BATCH, LENGTH, width, dtype=dtype, seed=11)
     image = random(BATCH, 3, 10, 18, dtype=dtype, seed=12)
     calls: list[tuple[Callable[[Tensor], Tensor], Tensor]] = [
@@ -245,6 +246,7 @@ def test_branches_keep_it_in_its_image(level: str, dtype: torch.dtype, value: fl
         ),
         (lambda x: fused_blocks.patch_embed(x, embed, kernel_size=3, stride=2), image),
         (lambda x: fused_blocks.token_norm(x, norm), tokens),
+        (lambda x: fused_blocks.pooled_linear(x, head), tokens),
     ]
     _cpp.set_cpu_level(level)
     try:

@@ -132,4 +132,5 @@ def branch_op_calls() -> dict[str, tuple[Any, ...]]:
             parameter(width), *norm(width), GRID, width, 3, 2, False, 1e-6, "cpp",
         ),
         "token_norm": (x, *norm(width), 1e-6, "cpp"),
+        "pooled_linear": (x, parameter(HIDDEN, width), parameter(HIDDEN), "cpp"),
     }  # fmt: skip

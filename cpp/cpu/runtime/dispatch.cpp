@@ -233,6 +233,9 @@ DType type_of(const PositionBiasTableParams& p) {
 DType type_of(const PositionBiasTableBackwardParams& p) {
   return p.d_table.dtype;
 }
+DType type_of(const PooledLinearParams& p) {
+  return p.x.dtype;
+}
 DType type_of(const TokenNormParams& p) {
   return p.x.dtype;
 }

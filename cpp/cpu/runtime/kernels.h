@@ -12,6 +12,7 @@
 #include "transnext/gelu_pool.h"
 #include "transnext/linear.h"
 #include "transnext/patch_embed.h"
+#include "transnext/pooled_linear.h"
 #include "transnext/position_bias_table.h"
 #include "transnext/token_norm.h"
 #include "transnext/weight_gradient.h"
@@ -46,6 +47,7 @@
   X(deformable_attention, DeformableAttentionParams)                  \
   X(deformable_attention_backward, DeformableAttentionBackwardParams) \
   X(fingerprint, FingerprintParams)                                   \
+  X(pooled_linear, PooledLinearParams)                                \
   X(position_bias_table, PositionBiasTableParams)                     \
   X(position_bias_table_backward, PositionBiasTableBackwardParams)    \
   X(token_norm, TokenNormParams)                                      \

@@ -9,8 +9,9 @@
 #include <system_error>
 #include <thread>
 
+#include "cpu/runtime/job.h"
 #include "cpu/runtime/openmp_runtime.h"
-#include "cpu/runtime/task_ranges.h"
+#include "cpu/runtime/team.h"
 
 namespace transnext::cpu {
 namespace {
@@ -19,79 +20,76 @@ namespace {
 // cost of waking it. Longer spinning would steal time from the caller's other threads.
 constexpr int kSpins = 256;
 
-void relax() {
-#if defined(__x86_64__) || defined(__i386__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
-
-// True while the current thread runs tasks: nested calls then run inline.
-thread_local bool inside_task = false;
-
-// One parallel_for. It lives on the caller's stack: `attached` counts the workers that may still
-// access it.
-struct Job {
-  void (*function)(void*, index_t);
-  void* context;
-  TaskRanges tasks;
-  int open_slots;  // workers that may still join, guarded by the pool's mutex
-  std::atomic<int> attached{0};
-  std::atomic<bool> failed{false};
-  std::exception_ptr error{};  // written once, by the thread that set `failed`
-
-  Job(index_t count, index_t threads, void (*task)(void*, index_t), void* task_context)
-      : function(task),
-        context(task_context),
-        tasks(count, threads),
-        open_slots(static_cast<int>(threads) - 1) {}
-
-  // Does tasks as the thread `number` of those that do, of which the caller is 0.
-  void work(int number) {
-    inside_task = true;
-    tasks.take(number, [this](index_t task) {
-      try {
-        function(context, task);
-      } catch (...) {
-        if (!failed.exchange(true)) error = std::current_exception();
-      }
-      return !failed.load(std::memory_order_relaxed);
-    });
-    inside_task = false;
-  }
-};
+// The team that this thread leads, or nullptr.
+thread_local Team* own_team = nullptr;
 
 class ThreadPool {
  public:
   void run(index_t count, int max_threads, void (*function)(void*, index_t), void* context) {
     std::unique_lock<std::mutex> only_caller(caller_mutex_, std::defer_lock);
     const index_t wanted = count < max_threads ? count : max_threads;
-    if (wanted <= 1 || inside_task || !only_caller.try_lock()) {
+    const bool alone = wanted <= 1 || Job::inside_task();
+    if (alone || (own_team == nullptr && !only_caller.try_lock())) {
       for (index_t i = 0; i < count; ++i) function(context, i);
       return;
     }
     Job job(count, wanted, function, context);
-    if (const OpenMp* openmp = find_openmp()) {
+    if (own_team != nullptr) {
+      own_team->run(job);
+    } else if (const OpenMp* openmp = find_openmp()) {
       // Always the same number of threads, even for fewer tasks, so that the runtime keeps its
       // team.
-      struct Shared {
-        Job& job;
-        const OpenMp& openmp;
-      } shared{job, *openmp};
-      openmp->parallel(
-          [](void* data) {
-            const Shared& shared = *static_cast<Shared*>(data);
-            shared.job.work(shared.openmp.thread_number());
-          },
-          &shared, static_cast<unsigned>(max_threads), 0);
-      if (job.error) std::rethrow_exception(job.error);
-      return;
+      run_on(*openmp, max_threads, [&job](int number) { job.work(number); });
+    } else {
+      run_on_workers(job, static_cast<int>(wanted) - 1);
     }
+    job.rethrow();
+  }
+
+  void run_together(int max_threads, void (*function)(void*), void* context) {
+    std::unique_lock<std::mutex> only_caller(caller_mutex_, std::defer_lock);
+    const bool alone = max_threads <= 1 || Job::inside_task() || own_team != nullptr;
+    const OpenMp* openmp = alone ? nullptr : find_openmp();
+    if (openmp == nullptr || !only_caller.try_lock()) return function(context);
+    Team team;
+    std::exception_ptr error;
+    run_on(*openmp, max_threads, [&](int number) {
+      if (number > 0) return team.serve(number);
+      own_team = &team;
+      try {
+        function(context);
+      } catch (...) {
+        error = std::current_exception();
+      }
+      own_team = nullptr;
+      team.dismiss();
+    });
+    if (error) std::rethrow_exception(error);
+  }
+
+ private:
+  // Calls work(number) on `threads` threads of an OpenMP runtime, numbered from 0, the caller.
+  template <class Work>
+  static void run_on(const OpenMp& openmp, int threads, Work&& work) {
+    struct Shared {
+      Work& work;
+      const OpenMp& openmp;
+    } shared{work, openmp};
+    openmp.parallel(
+        [](void* data) {
+          const Shared& shared = *static_cast<Shared*>(data);
+          shared.work(shared.openmp.thread_number());
+        },
+        &shared, static_cast<unsigned>(threads), 0);
+  }
+
+  // Does a job with `others` workers of this pool.
+  void run_on_workers(Job& job, int others) {
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      while (workers_ < job.open_slots && add_worker()) ++workers_;
+      while (workers_ < others && add_worker()) ++workers_;
       job_ = &job;
+      open_slots_ = others;
       posted_.fetch_add(1);
     }
     wake_.notify_all();
@@ -100,17 +98,15 @@ class ThreadPool {
       // No worker joins from here on; wait for those that did.
       std::unique_lock<std::mutex> lock(mutex_);
       job_ = nullptr;
-      for (int spin = 0; spin < kSpins && job.attached.load() > 0; ++spin) {
+      for (int spin = 0; spin < kSpins && attached_ > 0; ++spin) {
         lock.unlock();
         relax();
         lock.lock();
       }
-      done_.wait(lock, [&] { return job.attached.load() == 0; });
+      done_.wait(lock, [&] { return attached_ == 0; });
     }
-    if (job.error) std::rethrow_exception(job.error);
   }
 
- private:
   // False if the system creates no more threads: the existing ones do the work.
   bool add_worker() {
     try {
@@ -124,30 +120,32 @@ class ThreadPool {
   void serve(int number) {
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
-      while (job_ == nullptr || job_->open_slots == 0) {
+      while (job_ == nullptr || open_slots_ == 0) {
         const unsigned seen = posted_.load();
         lock.unlock();
         for (int spin = 0; spin < kSpins && posted_.load(std::memory_order_relaxed) == seen; ++spin)
           relax();
         lock.lock();
-        wake_.wait(lock, [&] { return posted_.load() != seen || (job_ && job_->open_slots > 0); });
+        wake_.wait(lock, [&] { return posted_.load() != seen || (job_ && open_slots_ > 0); });
       }
       Job* job = job_;
-      --job->open_slots;
-      job->attached.fetch_add(1);
+      --open_slots_;
+      ++attached_;
       lock.unlock();
       job->work(number);
       lock.lock();
-      if (job->attached.fetch_sub(1) == 1) done_.notify_one();
+      if (--attached_ == 0) done_.notify_one();
     }
   }
 
   std::mutex caller_mutex_;  // one parallel_for at a time
-  std::mutex mutex_;         // guards job_, workers_ and the condition variables
+  std::mutex mutex_;         // guards what follows but for posted_
   std::condition_variable wake_;
   std::condition_variable done_;
   std::atomic<unsigned> posted_{0};
   Job* job_ = nullptr;
+  int open_slots_ = 0;  // workers that may still begin with the job
+  int attached_ = 0;    // workers that do
   int workers_ = 0;
 };
 
@@ -172,6 +170,10 @@ namespace detail {
 
 void run_tasks(index_t count, int max_threads, void (*function)(void*, index_t), void* context) {
   pool->run(count, max_threads, function, context);
+}
+
+void run_together(int max_threads, void (*function)(void*), void* context) {
+  pool->run_together(max_threads, function, context);
 }
 
 }  // namespace detail

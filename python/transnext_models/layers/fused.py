@@ -1,10 +1,10 @@
-"""Decide whether a call takes the fused path: for patch embeddings, blocks, norms, here alone.
+"""Decide whether a call takes the fused path: patch embeddings, blocks, norms, heads, here alone.
 
-In evaluation on a CPU a patch embedding, each of a block's two residual branches, and the norm
-behind a stage's blocks is one call of the compiled library (:mod:`transnext_ops.fused_blocks`) on
-packed weights. That holds for layers as they were built. Whatever is attached to one or put in its
-place, records gradients, traces or watches operators is met by the ordinary path, which calls every
-layer.
+In evaluation on a CPU a patch embedding, each of a block's two residual branches, the norm behind a
+stage's blocks, and a classifier's head is one call of the compiled library
+(:mod:`transnext_ops.fused_blocks`). That holds for layers as they were built. Whatever is attached
+to one or put in its place, records gradients, traces or watches operators is met by the ordinary
+path, which calls every layer.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ __all__ = [
     "BlockWeights",
     "features_of",
     "fused_block",
+    "fused_head",
     "fused_norm",
     "fused_patch_embed",
     "is_channels_last",
@@ -154,6 +155,28 @@ def fused_norm(
     if any(each.device != x.device or each.shape != x.shape[2:] for each in (weight, bias)):
         return None
     return _norm(norm, x.dtype)
+
+
+def fused_head(
+    head: nn.Module, x: Tensor, backend: str | None
+) -> tuple[Tensor, Tensor | None] | None:
+    """Return weight and bias of a classifier that may take the mean of ``x [B, N, C]`` in one call.
+
+    None if it may not.
+    """
+    if features_of(x) is not x.dtype or not plain_linear(head):
+        return None
+    if fused_blocks.unsupported(x, op="pooled_linear", backend=backend):
+        return None
+    weights = [each for each in head._parameters.values() if each is not None]
+    if any(each.dtype is not x.dtype or each.device != x.device for each in weights):
+        return None
+    weight, *bias = weights
+    if weight.dim() != 2 or weight.shape[1] != x.shape[2]:
+        return None
+    if any(each.shape != weight.shape[:1] for each in bias):
+        return None
+    return weight, bias[0] if bias else None
 
 
 def is_plain_block(block: BlockLike) -> bool:

@@ -78,7 +78,8 @@ class MadeOf:
     def is_so(self, modules: Sequence[nn.Module]) -> bool:
         """Whether these are those modules, made of all this, though weights may be edited."""
         return (
-            all(map(operator.is_, self._outermost, [module._modules for module in modules]))
+            len(modules) == len(self._outermost)
+            and all(map(operator.is_, self._outermost, [module._modules for module in modules]))
             and cpp_backend.hold_the_same(self._dictionaries, self._content)
             and list(map(type, self.modules)) == self._types
             and forwards_are_remembered()

@@ -64,16 +64,16 @@ class PatchEmbed(DerivesFromWeights):
             return None
         weights, features = fused
         kernel, stride = self.proj.kernel_size[0], self.proj.stride[0]
-        grid = _strided(x, stride)
+        grid = _strided(x.shape[2], x.shape[3], stride)
         x = fused_blocks.patch_embed(
             x, weights, kernel_size=kernel, stride=stride, features=features
         )
         return x, grid
 
-    def grid_of(self, x: Tensor) -> tuple[int, int]:
-        """Return the grid on which the tokens of a map ``x [B, C, H, W]`` lie."""
-        return _strided(x, self.stride)
+    def grid_of(self, height: int, width: int) -> tuple[int, int]:
+        """Return the grid on which the tokens of a map ``[B, C, height, width]`` lie."""
+        return _strided(height, width, self.stride)
 
 
-def _strided(x: Tensor, stride: int) -> tuple[int, int]:
-    return ((x.shape[2] - 1) // stride + 1, (x.shape[3] - 1) // stride + 1)
+def _strided(height: int, width: int, stride: int) -> tuple[int, int]:
+    return (height - 1) // stride + 1, (width - 1) // stride + 1

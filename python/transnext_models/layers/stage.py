@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
-
-from transnext_ops import fused_blocks
-from transnext_ops.backends import registry
 
 from .attention import AggregatedAttention, GlobalAttention, PixelFocusedAttention
 from .block import NORM_EPS, Block
 from .conv_glu import ConvolutionalGLU
 from .derived import DerivesFromWeights
-from .fused import features_of, fused_norm, is_channels_last, is_plain_block
 from .grids import StageGrids, tokens_to_map
 from .patch_embed import PatchEmbed
-from .plain import plain, remember_forward
 from .residual_stream import run_blocks
+from .stage_calls import FindGrids, FrozenStages, fused_stage_norm, may_be_one_call
 
 __all__ = ["PARTS", "Blocks", "Stage", "build_stage"]
 
 PARTS = ("patch_embed", "block", "norm")  # the published names, before the stage's number
-
-remember_forward(PatchEmbed)
 
 
 class Blocks(DerivesFromWeights, nn.ModuleList):
@@ -45,7 +39,7 @@ class Stage(NamedTuple):
     def normalised_map(
         self,
         x: Tensor,
-        find_grids: Callable[[tuple[int, int]], StageGrids],
+        find_grids: FindGrids,
         *,
         checkpointed: bool = False,
     ) -> Tensor:
@@ -64,70 +58,14 @@ class Stage(NamedTuple):
         Tensor
             ``[B, dim, H', W']``, channels-last.
         """
-        frozen = self._as_one_call(x, find_grids)
-        if frozen is not None:
-            return tokens_to_map(*frozen)
+        if isinstance(self.blocks, Blocks) and may_be_one_call(self.blocks.derived, x):
+            maps = FrozenStages([self], [find_grids], self.blocks.derived).maps(x, [0])
+            if maps is not None:
+                return maps[0]
         x, grid = self.embed(x)
         x = run_blocks(self.blocks, x, find_grids(grid), checkpointed=checkpointed)
-        normed = self._fused_norm(x)
+        normed = fused_stage_norm(self.embed, self.norm, x)
         return tokens_to_map(self.norm(x) if normed is None else normed, grid)
-
-    def _fused_norm(self, x: Tensor) -> Tensor | None:
-        """Return the norm of tokens ``x [B, N, dim]`` as a fused block; None where it is called."""
-        if type(self.embed) is not PatchEmbed:  # which knows the backend
-            return None
-        weights = fused_norm(self.norm, x, self.embed.backend)
-        return None if weights is None else fused_blocks.token_norm(x, weights)
-
-    def _as_one_call(
-        self, x: Tensor, find_grids: Callable[[tuple[int, int]], StageGrids]
-    ) -> tuple[Tensor, tuple[int, int]] | None:
-        """Return the tokens of :meth:`normalised_map` and their grid, of a frozen stage: one call.
-
-        None where that may not be.
-        """
-        features = features_of(x)
-        if features is None or x.dim() != 4 or not fused_blocks.runs_programs(x):
-            return None
-        embed, blocks = self.embed, self.blocks
-        if not (isinstance(blocks, Blocks) and blocks.derived.frozen and type(embed) is PatchEmbed):
-            return None
-        grids = find_grids(embed.grid_of(x))
-        program = blocks.derived.get_of_frozen(
-            (embed, blocks, self.norm),
-            (
-                x.shape[1:],
-                is_channels_last(x),
-                x.dtype,
-                features,
-                fused_blocks.product_precision(features),
-                grids,
-                registry.get_backend(),
-            ),
-            lambda: self._recorded(x[:0], grids),
-        )
-        return None if program is None else (program(x), grids.grid)
-
-    def _recorded(self, x: Tensor, grids: StageGrids) -> fused_blocks.Program | None:
-        """Return the stage on an empty batch as a program; None if a layer has to be called."""
-        if not plain(self.embed, PatchEmbed) or not all(
-            plain(block, Block) and is_plain_block(block) and block.attn.has_plain_bias_layers()
-            for block in self.blocks
-        ):
-            return None
-        program = fused_blocks.Program()
-        with fused_blocks.packed_together(), program.recording():
-            embedded = self.embed.fused(x)
-            if embedded is None or embedded[1] != grids.grid:
-                return None
-            tokens: Tensor | None = embedded[0]
-            for block in self.blocks:
-                tokens = None if tokens is None else block.fused(tokens, grids)
-            tokens = None if tokens is None else self._fused_norm(tokens)
-        if tokens is None:
-            return None
-        program.ends_with(tokens)
-        return program
 
     def keep_length_of(self, grids: StageGrids) -> None:
         """Let the attention's length scale count the keys of these grids, whatever the image."""

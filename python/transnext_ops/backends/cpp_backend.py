@@ -344,6 +344,7 @@ attention_residual = _forward(schema.ATTENTION_RESIDUAL)
 conv_glu_residual = _forward(schema.CONV_GLU_RESIDUAL)
 patch_embed = _forward(schema.PATCH_EMBED)
 token_norm = _forward(schema.TOKEN_NORM)
+pooled_linear = _forward(schema.POOLED_LINEAR)
 
 
 def fingerprint(tensors: Sequence[Tensor]) -> int:
@@ -353,7 +354,7 @@ def fingerprint(tensors: Sequence[Tensor]) -> int:
 
 def has_programs() -> bool:
     """Whether the library records programs of fused blocks, and this thread's calls run in it."""
-    if _import_failure is not None or not hasattr(_cpp, "token_norm"):  # an older library
+    if _import_failure is not None or not hasattr(_cpp, "pooled_linear"):  # an older library
         return False
     return launches.chosen_runner() is None
 
@@ -373,9 +374,14 @@ def recording(program: _cpp.Program) -> Iterator[None]:
         _cpp.record_program(outer)
 
 
-def run_program(program: _cpp.Program, x: Tensor, out: Tensor) -> None:
-    """Run a program from `x` to `out`."""
-    _run(program.run, (x, out))
+def run_program(program: _cpp.Program, x: Tensor, outs: Sequence[Tensor | None]) -> None:
+    """Run a program from `x` to `outs`, one or None for each of its results."""
+
+    def run(x: Any, *outs_and_threads: Any) -> None:
+        *outs, threads = outs_and_threads
+        program.run(x, outs, threads)
+
+    _run(run, (x, *outs))
 
 
 def hold_the_same(dictionaries: tuple[dict[Any, Any], ...], expected: tuple[object, ...]) -> bool:

@@ -1,9 +1,10 @@
-"""Fused blocks for inference on CPUs: a patch embedding, and each half of a block, in one call.
+"""Fused blocks for inference on CPUs: a patch embedding, each half of a block, a head, in one call.
 
     patch_embed         LayerNorm(convolution(x)), as tokens
     attention_residual  x + proj(attention(projections(LayerNorm(x))))
     conv_glu_residual   x + fc2(GELU(dwconv(a)) * g),   a, g = fc1(LayerNorm(x))
     token_norm          LayerNorm(x), for what follows the last block
+    pooled_linear       fc(mean of x), a classifier's head
 
 They compute what the operators and Linear layers compute one after the other, without writing what
 lies between them to memory: each LayerNorm is fused into the prologue of the GEMM that follows it,
@@ -19,6 +20,7 @@ from transnext_ops.fused_blocks.blocks import (
     attention_residual,
     conv_glu_residual,
     patch_embed,
+    pooled_linear,
     token_norm,
     unsupported,
 )
@@ -50,6 +52,7 @@ __all__ = [
     "pack_weight",
     "packed_together",
     "patch_embed",
+    "pooled_linear",
     "product_precision",
     "runs_programs",
     "token_norm",

@@ -241,6 +241,37 @@ def token_norm(x: Tensor, norm: NormWeights) -> Tensor:
     return eager.call(PATHS["token_norm"], x, norm.weight, norm.bias, norm.epsilon, "cpp")
 
 
+def pooled_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return a Linear of the mean over tokens, without gradient.
+
+    Parameters
+    ----------
+    x : Tensor [B, N, C]
+        On the CPU, of any floating-point type; any strides.
+    weight : Tensor [K, C]
+        Of x's type.
+    bias : Tensor [K], optional
+        Of x's type.
+
+    Returns
+    -------
+    Tensor [B, K]
+        Of x's type. Means and sums are in its compute type, rounded once.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument has the wrong type, dtype, device or shape; the message names it.
+    """
+    _check_is_tensor(x)
+    if x.dim() != 3 or weight.dim() != 2 or x.shape[2] != weight.shape[1]:
+        raise ValueError(
+            f"x, weight: got {tuple(x.shape)}, {tuple(weight.shape)}, need [B, N, C] and [K, C]"
+        )
+    _check_is_on_cpu(x)
+    return eager.call(PATHS["pooled_linear"], x, weight, bias, "cpp")
+
+
 def _check_branch_input(
     x: Tensor, grid: Grid, first: PackedWeight, features: torch.dtype | None
 ) -> torch.dtype:
