@@ -83,6 +83,12 @@ void run_norm(Case& c, const Sizes& s, int threads) {
   norm.norm = {p.weight, p.bias, p.epsilon};
   norm.out = c.result(shape);
   level::token_norm(norm, threads);
+  PooledLinearParams head;
+  head.x = p.branch;
+  head.weight = c.activation({s.grid.width, channels});
+  head.bias = c.activation({s.grid.width});
+  head.out = c.result({s.batch, 1, s.grid.width});
+  level::pooled_linear(head, threads);
   AddLayerNormBackwardParams d;
   d.d_normed = c.activation(shape);
   d.d_total = c.parameter(shape);
