@@ -201,9 +201,7 @@ void Program::run_section(const Section& section, Params first, const View<3>& r
     const View<3>& target = changes % 2 == 0 ? result : room.tokens();
     std::visit(
         [&](auto p) {
-          if constexpr (!std::is_same_v<decltype(p), PatchEmbedParams>) {
-            if (!is_first) p.x = tokens;
-          }
+          if (!is_first) read_from(tokens, p);
           p.out = target;
           run_step(p, threads);
         },

@@ -42,7 +42,7 @@ from .layers.features import FeatureInfo, take_indices
 from .layers.fused import features_of
 from .layers.grids import stage_grids
 from .layers.parameters import NO_WEIGHT_DECAY, depth_patterns
-from .layers.plain import plain
+from .layers.plain import plain, plain_linear
 from .layers.stage import PARTS, Stage, build_stage
 from .layers.stage_calls import FrozenStages, fused_pooled_head, may_be_one_call
 from .sharing import Shareable
@@ -272,7 +272,8 @@ class TransNeXt(Shareable, DerivesFromWeights):
 
     def _logits_in_one_call(self, x: Tensor) -> Tensor | None:
         """Return the logits of a frozen model; None where they take more calls than one."""
-        if not may_be_one_call(self.derived, x):
+        # A head that has to be called needs no look at all modules, which its map takes anyway.
+        if not may_be_one_call(self.derived, x) or not plain_linear(self.head):
             return None
         own = ("forward_features", "forward_head")
         if any(getattr(type(self), name) is not getattr(TransNeXt, name) for name in own):
