@@ -71,6 +71,14 @@ def attention_launches(
     return forward, backward
 
 
+def owns_tokens(backward: Any) -> tuple:
+    """Return the kernel of the backward pass that owns tokens."""
+    (kernel,) = (
+        each for each in kernels(backward) if "_strips<" in each[0] or "_tiles<" in each[0]
+    )
+    return kernel
+
+
 @pytest.mark.parametrize("dtype", STORAGE, ids=str)
 @pytest.mark.parametrize(
     ("grid", "pool_grid", "window", "head_dim"),
@@ -105,8 +113,10 @@ def test_attention_plans_cover_every_query_and_fit(
             name.removeprefix("aggregated_attention_backward") for name, *_ in kernels(backward)
         ]
         strips = dtype != torch.float32 and window == 3 and padded <= 32
-        assert names[0] == f"_{'strips' if strips else 'tiles'}{kind}>"
-        assert f"_pooled{kind}>" in names
+        # Zeros for the table's gradient first.
+        owners = ("_strips", "_pooled_strips") if strips else ("_tiles",)
+        assert names[int(table)] in [f"{owner}{kind}>" for owner in owners]
+        assert f"_pooled_sums<{STORAGE[dtype]}>" in names
         assert "_parameter_sums<float>" in names
         assert ("_table_sums<float>" in names) == table
         # Of a table as atomic sums, unless asked.
@@ -192,7 +202,7 @@ def test_attention_takes_smaller_tiles_where_shared_memory_is_smaller() -> None:
     shared, blocks = {}, {}
     for architecture in (86, 80, 90):
         _, backward = attention_launches(architecture)
-        _, blocks[architecture], _, shared[architecture] = kernels(backward)[0]
+        _, blocks[architecture], _, shared[architecture] = owns_tokens(backward)
     assert blocks[86] > blocks[80] > blocks[90]
     assert shared[86] < shared[80] < shared[90]
     assert shared[90] > 48 * 1024  # what a kernel has to ask for
@@ -205,8 +215,9 @@ def test_strips_of_the_backward_cover_every_token_and_leave_room_for_two_blocks(
 ) -> None:
     for architecture, kibibytes in MOST_SHARED.items():
         _, backward = attention_launches(architecture, batch=batch, grid=grid, dtype=torch.float16)
-        name, blocks, threads, shared = kernels(backward)[0]
-        assert name == "aggregated_attention_backward_strips<Half, 24>"
+        name, blocks, threads, shared = owns_tokens(backward)
+        pooled = "pooled_" if architecture in (90, 100) else ""
+        assert name == f"aggregated_attention_backward_{pooled}strips<Half, 24>"
         across = -(-grid[1] // 14)
         assert blocks % (batch * 3 * across) == 0
         # A strip has whole steps, of which the row above and the row below are not its own.
@@ -231,14 +242,43 @@ def test_strips_of_the_backward_cover_every_token_and_leave_room_for_two_blocks(
 )
 def test_strips_are_low_where_there_are_few(batch, grid, down) -> None:
     _, backward = attention_launches(batch=batch, grid=grid, dtype=torch.float16)
-    assert kernels(backward)[0][1] == batch * 3 * -(-grid[1] // 14) * down
+    assert owns_tokens(backward)[1] == batch * 3 * -(-grid[1] // 14) * down
 
 
 def test_the_backward_takes_tiles_where_no_strip_fits() -> None:
     _, backward = attention_launches(75, head_dim=32, dtype=torch.float16)
-    assert kernels(backward)[0][0] == "aggregated_attention_backward_tiles<Half, 32>"
+    assert owns_tokens(backward)[0] == "aggregated_attention_backward_tiles<Half, 32>"
     _, backward = attention_launches(80, head_dim=32, dtype=torch.float16)
-    assert kernels(backward)[0][0] == "aggregated_attention_backward_strips<Half, 32>"
+    assert owns_tokens(backward)[0] == "aggregated_attention_backward_strips<Half, 32>"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes", "by_strips"),
+    [
+        (90, {}, True),
+        (100, {}, True),
+        (90, {"dtype": torch.bfloat16}, True),
+        (90, {"pool_grid": (7, 8)}, True),
+        (90, {"pool_grid": (7, 8), "table": False}, True),
+        (90, {"deterministic": True}, True),
+        (80, {}, False),  # too little shared memory for two blocks
+        (120, {}, False),
+        (90, {"head_dim": 32}, False),
+        (90, {"pool_grid": (3, 19)}, False),  # one more than a query's weights have room for
+        (90, {"dtype": torch.float32}, False),
+        (90, {"window": 5}, False),
+    ],
+)
+def test_strips_own_pooled_keys_where_there_is_room(architecture, changes, by_strips) -> None:
+    sizes = {"pool_grid": (7, 7), "dtype": torch.float16, **changes}
+    _, backward = attention_launches(architecture, **sizes)
+    names = [name for name, *_ in kernels(backward)]
+    assert any("_pooled_strips<" in name for name in names) == by_strips
+    assert any("_pooled<" in name for name in names) == (not by_strips)
+    assert any("_pooled_sums<" in name for name in names)
+    # The table's gradient is zero before anything is added to it.
+    if changes.get("table", True) and not changes.get("deterministic"):
+        assert names[0] == "aggregated_attention_backward_table_sums<float>"
 
 
 def test_attention_gradients_of_a_table_in_order_are_other_kernels() -> None:

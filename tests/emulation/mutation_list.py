@@ -331,6 +331,17 @@ MUTATIONS = [
         },
     ),
     *breaks(
+        "attention/backward/strip_pooled.cuh",
+        "attention",
+        {
+            "halo: queries of the next strip in the pooled keys' gradients": "down[h] = «owned→true» ? scaling",
+            "halo: queries of the next strip in the pooled values' gradients": "mask[h] = «owned→true» ? ~0u : 0u;",
+            "last tile: keys beyond the last in the table's gradient": "if (8 * t + 4 * e < table_keys[h]«→ + 4») atomicAdd",
+            "index: the slice that a strip's sums are": "blockIdx.x / heads % «static_cast<unsigned>(strip.plan.slices)→1u»;",
+            "index: channels of a pooled key's gradient": "const int c = 8 * i + «lane / 4→lane % 4»;",
+        },
+    ),
+    *breaks(
         "attention/backward/strips.cuh",
         "attention",
         {

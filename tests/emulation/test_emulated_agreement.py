@@ -62,6 +62,9 @@ EDGES_OF_TILES: tuple[dict[str, Any], ...] = (
     {"grid": (12, 64), "pool_grid": (3, 16)},  # wide tiles, the table read in place
     {"grid": (22, 30), "pool_grid": (11, 30), "batch": 1, "heads": 1},  # a large tile
     {"grid": (12, 17), "pool_grid": (12, 17), "window_size": 0, "layout": "packed"},
+    # As many pooled keys as strips own, which lie side by side and below each other.
+    {"grid": (19, 35), "pool_grid": (7, 8), "batch": 1},
+    {"grid": (9, 17), "pool_grid": (7, 7), "batch": 1, "bias": "interpolated"},
 )
 
 storage = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -168,16 +171,21 @@ def test_edges_of_attention(attention_kernels: Library, dtype: torch.dtype, chan
         emulate_attention(attention_kernels, edge(dtype=dtype, seed=seed, **changes))
 
 
+@pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
-def test_attention_in_several_steps(attention_kernels: Library, dtype: torch.dtype) -> None:
+def test_attention_in_several_steps(
+    attention_kernels: Library, dtype: torch.dtype, capability: int
+) -> None:
     """The backward pass walks down an image only where there are enough images for a GPU."""
-    sizes = {"grid": (14, 2), "pool_grid": (1, 1), "batch": 16, "heads": 8, "head_dim": 8}
+    sizes = {"grid": (14, 2), "pool_grid": (5, 2), "batch": 16, "heads": 8, "head_dim": 8}
     case = edge(dtype=dtype, seed=1, **sizes)  # rows of a step of 8 and of one of 6
-    runner = EmulatedKernels(attention_kernels, 80, case.seed)
+    runner = EmulatedKernels(attention_kernels, capability, case.seed)
     with use_runner(runner):
         check_attention(case, "cpp")
     (blocks,) = (count for kernel, count in runner.blocks.items() if "_strips" in kernel)
     assert blocks == case.batch * case.heads
+    # Where there is room for their weights, strips own the pooled keys too.
+    assert any("backward_pooled<" in kernel for kernel in runner.kernels) == (capability < 90)
 
 
 def emulate_attention_on_tf32(kernels: Library, case: AttentionCase) -> None:

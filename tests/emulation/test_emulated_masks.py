@@ -35,7 +35,8 @@ UNSEEN = {
 
 @pytest.mark.parametrize("window_size", [3, 0])
 @pytest.mark.parametrize(
-    ("capability", "dtype"), [*((80, dtype) for dtype in DTYPES), (75, torch.float16)]
+    ("capability", "dtype"),
+    [*((80, dtype) for dtype in DTYPES), (75, torch.float16), (90, torch.float16)],
 )
 def test_groups_of_keys_a_query_does_not_see(
     kernels: Library, capability: int, dtype: torch.dtype, window_size: int

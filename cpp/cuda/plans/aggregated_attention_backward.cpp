@@ -112,13 +112,22 @@ index_t strip_height(index_t height, index_t rows, index_t across) {
   return best;
 }
 
-// Chooses strips, with the most rows in a step that fit. Returns false where tiles are no strips.
-bool choose_strips(const Params& p, int architecture, AttentionBackwardPlan& plan) {
+// Chooses strips, with the most rows in a step that fit. Where these are the most of all and leave room
+// for it, strips own the pooled keys' gradients. Returns false where tiles are no strips.
+bool choose_strips(const Params& p, int architecture, bool pooled_side,
+                   AttentionBackwardPlan& plan) {
   const int dim = padded_channels(p.in.q.shape[3]);
   if (element_bytes(p.in.q.dtype) != 2 || p.in.window_size != 3 || dim > 32) return false;
+  const StripLayout with_pooled(dim, kStripMostRows, true);
+  if (pooled_side && strips_may_own_pooled(dim) && p.in.k_pool.shape[1] <= kPooledChunkKeys &&
+      with_pooled.bytes <= wanted_shared_bytes(architecture)) {
+    plan.strip = with_pooled;
+    plan.strip_rows = kStripMostRows;
+    plan.strip_pooled = true;
+  }
   for (const int limit : {wanted_shared_bytes(architecture), most_shared_bytes(architecture)}) {
     for (const int rows : {kStripMostRows, kStripFewerRows}) {
-      const StripLayout layout(dim, rows);
+      const StripLayout layout(dim, rows, false);
       if (plan.strip_rows > 0 || layout.bytes > limit) continue;
       plan.strip = layout;
       plan.strip_rows = rows;
@@ -177,13 +186,13 @@ Launches launches(const AggregatedAttentionBackwardParams& p, int architecture) 
   Launch launch = {p, {}, nullptr};
   AttentionBackwardPlan& plan = launch.plan;
   plan.vectors = rows_are_vectors(p);
-  const bool strips = choose_strips(p, architecture, plan);
+  plan.table_atomics = table_gradient && !p.deterministic;
+  const bool pooled_side = pooled_gradients || plan.table_atomics;
+  const bool strips = choose_strips(p, architecture, pooled_side, plan);
   if (!strips) choose_tile(p, architecture, plan);
   const index_t tiles = index_t{plan.tiles_y} * plan.tiles_x;
   const index_t key_tiles = ceil_divide(pooled, kAttentionPoolTile);
   const index_t pairs = batches * heads;
-  plan.table_atomics = table_gradient && !p.deterministic;
-
   // More blocks than a device runs at a time leave less of it idle at the end. A slice is long
   // enough that a block's prologue and its partial sums are a small part of its work.
   const index_t bearable = tokens / kLeastSliceQueries;
@@ -191,7 +200,7 @@ Launches launches(const AggregatedAttentionBackwardParams& p, int architecture) 
   const index_t slice = ceil_divide(tokens, std::max<index_t>(std::min(wanted, bearable), 1));
   const int tile = attention_pooled_queries(padded_channels(channels), element_bytes(p.in.q.dtype));
   plan.slice = static_cast<int>(ceil_divide(slice, tile) * tile);
-  plan.slices = static_cast<int>(ceil_divide(tokens, plan.slice));
+  plan.slices = static_cast<int>(plan.strip_pooled ? tiles : ceil_divide(tokens, plan.slice));
   if (p.d_scale.present() || p.d_query_embedding.present() || p.d_local_bias.present() ||
       p.d_token_bias.present() || p.d_tokens.present())
     plan.parameters =
@@ -200,11 +209,12 @@ Launches launches(const AggregatedAttentionBackwardParams& p, int architecture) 
     offset = result.workspace;
     result.workspace += count;
   };
-  reserve(plan.query_terms, pairs * tokens * 4);
-  reserve(plan.parameter_sums, pairs * tiles * plan.parameters);
-  const bool pooled_side = pooled_gradients || plan.table_atomics;
-  reserve(plan.pooled_sums, pooled_side ? plan.slices * pairs * pooled * 2 * channels : 0);
   const bool ordered_rows = table_gradient && !plan.table_atomics;
+  const bool pooled_kernel = pooled_side && !plan.strip_pooled;
+  plan.query_terms_stay = pooled_kernel || dense_gradient || ordered_rows;
+  reserve(plan.query_terms, plan.query_terms_stay ? pairs * tokens * 4 : 0);
+  reserve(plan.parameter_sums, pairs * tiles * plan.parameters);
+  reserve(plan.pooled_sums, pooled_side ? plan.slices * pairs * pooled * 2 * channels : 0);
   reserve(
       plan.row_sums,
       ordered_rows ? heads * p.in.grid.height * p.in.pool_grid.height * p.d_pool_bias.shape[2] : 0);
@@ -213,15 +223,6 @@ Launches launches(const AggregatedAttentionBackwardParams& p, int architecture) 
   constexpr unsigned kSumThreads = kAttentionSumLanes * kAttentionSumRows;
   const auto threads = static_cast<unsigned>(strips ? 32 * plan.strip_rows : kAttentionTileThreads);
   const auto shared_bytes = static_cast<unsigned>(strips ? plan.strip.bytes : plan.tile.bytes);
-  result.add_with_workspace(kernel(strips ? "_strips" : "_tiles", p),
-                            {{blocks(pairs * tiles), 1, 1}, {threads, 1, 1}, shared_bytes}, launch);
-  if (plan.parameters > 0)
-    result.add_with_workspace(
-        "aggregated_attention_backward_parameter_sums<float>",
-        {{blocks(heads * ceil_divide(plan.parameters, kAttentionSumLanes)), 1, 1},
-         {kAttentionSumLanes, kAttentionSumRows, 1},
-         0},
-        launch);
   const LaunchPlan table_sums = {
       {blocks(table_gradient ? ceil_divide(heads * p.d_pool_bias.shape[1] * p.d_pool_bias.shape[2],
                                            kSumThreads)
@@ -232,7 +233,17 @@ Launches launches(const AggregatedAttentionBackwardParams& p, int architecture) 
   if (plan.table_atomics)  // zeros
     result.add_with_workspace("aggregated_attention_backward_table_sums<float>", table_sums,
                               launch);
-  if (pooled_side)
+  const char* owner = plan.strip_pooled ? "_pooled_strips" : strips ? "_strips" : "_tiles";
+  result.add_with_workspace(kernel(owner, p),
+                            {{blocks(pairs * tiles), 1, 1}, {threads, 1, 1}, shared_bytes}, launch);
+  if (plan.parameters > 0)
+    result.add_with_workspace(
+        "aggregated_attention_backward_parameter_sums<float>",
+        {{blocks(heads * ceil_divide(plan.parameters, kAttentionSumLanes)), 1, 1},
+         {kAttentionSumLanes, kAttentionSumRows, 1},
+         0},
+        launch);
+  if (pooled_kernel)
     result.add_with_workspace(kernel("_pooled", p),
                               {{blocks(pairs * plan.slices * key_tiles), 1, 1},
                                {kAttentionPooledThreads, 1, 1},

@@ -29,6 +29,14 @@ class PooledBias {
     return sum;
   }
 
+  // Adds the gradient of that bias to the table's, whose rows follow each other.
+  __device__ void add_to(float* table, int i, int j, int a, int b, float gradient) const {
+    float* row = table + table_row(i, a) * static_cast<int>(bias_.values.shape[2]);
+#pragma unroll 1
+    for (int tap = 0; tap < taps(); ++tap)
+      atomicAdd(row + table_column(j, b, tap), gradient * weight(j, b, tap));
+  }
+
   __device__ const float* values() const { return values_; }
 
   // For a dense bias, and for a table whose maps grow by one from row to row and from column to

@@ -14,6 +14,13 @@ struct BackwardState : TileState {
   float no_bias;  // zero
 };
 
+// What a patch's queries leave for the pooled keys where other kernels own their gradients.
+struct NoPooledWeights {
+  template <class Block, class Patch>
+  __device__ NoPooledWeights(const Block&, const Patch&, int) {}
+  __device__ void add(int, const KeyTerms*, const float (&)[4], const float (&)[4]) const {}
+};
+
 // Loads the query embedding, by one warp.
 template <class Block>
 __device__ inline void load_embedding(const Block& block, const WindowParameters& parameters) {

@@ -1,5 +1,5 @@
-// aggregated_attention backward, the pooled keys' side. Runs after the tokens' side, which leaves
-// the queries' terms in the workspace:
+// aggregated_attention backward, the pooled keys' side where the tokens' side does not compute it
+// (strip_pooled.cuh). Runs after the tokens' side, which leaves the queries' terms in the workspace:
 //
 //   d_kpn(m) = sum_n d_l_m(n) qh(n),   d_vp(m) = sum_n a_m(n) d_out(n)
 //   d_table  = sum over images, n, m of d_l_m(n) weights, where atomic additions may make it
@@ -305,13 +305,7 @@ class BackwardPooled {
       for (int own = 0; own < 8; ++own)
         gradient = own == j ? gradients[own / 4][own % 4] : gradient;
       const int4 position = positions()[at + i];
-      const int a = m / pool_width();
-      const int b = m - a * pool_width();
-      float* row = table + bias().table_row(position.z, a) * columns();
-#pragma unroll 1
-      for (int tap = 0; tap < bias().taps(); ++tap)
-        atomicAdd(row + bias().table_column(position.w, b, tap),
-                  gradient * bias().weight(position.w, b, tap));
+      bias().add_to(table, position.z, position.w, m / pool_width(), m % pool_width(), gradient);
     }
   }
 

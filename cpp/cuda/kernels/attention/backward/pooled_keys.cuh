@@ -124,6 +124,28 @@ struct PooledKeys {
     __syncthreads();
   }
 
+  // Adds the gradients of biases that were computed, which are in their place, to the table. All threads
+  // of the block call this together.
+  __device__ void add_biases(int first) const {
+    if constexpr (Block::kOwnsPooled) {
+      if (!block.plan.table_atomics || block.state().bias != BiasKind::kOwn) return;
+      const int count = min(kPooledOwnBiasKeys, block.pooled() - first);
+      __syncthreads();
+#pragma unroll 1
+      for (int i = thread_index(); i < block.step_queries() * kPooledOwnBiasKeys;
+           i += block.threads()) {
+        const int query = i / kPooledOwnBiasKeys;
+        if (i % kPooledOwnBiasKeys >= count || !block.owns(query)) continue;
+        const Rectangle::Cell cell = block.cell_of(query);
+        const int key = first + i % kPooledOwnBiasKeys;
+        bias().add_to(
+            block.table(), cell.row, cell.column, key / pool_width(), key % pool_width(),
+            block.own_biases()[block.index_of(query) * kOwnBiasStride + i % kPooledOwnBiasKeys]);
+      }
+      __syncthreads();
+    }
+  }
+
   // Adds a patch's pooled keys to its delta; where `owned`, `sum` becomes their part of d_qh / |d_out|.
   // All threads of the block call this together; those of a patch that is not there with `inside` false.
   template <class Patch>
@@ -133,6 +155,7 @@ struct PooledKeys {
       if (stays()) {
         compute_biases(0);
         if (inside) accumulate_at_once(patch, owned, queries, sum);
+        add_biases(0);
         return;
       }
     }
@@ -147,18 +170,20 @@ struct PooledKeys {
         }
         compute_biases(first);
         if (pass == 1 && first == 0) queries.finish_delta();
-        if (!(pass == 0 ? inside : owned)) continue;
         const int count = min(chunk(), block.pooled() - first);
+        if (pass == 0 ? inside : owned) {
 #pragma unroll 1
-        for (int part = 0; part < count; part += 8 * kPart) {
-          float probability[kPart][4] = {};
-          find_weights(patch, part, count - part, probability);
-          const OutputProducts<kPart> d_weights(block, patch, part);
-          if (pass == 0)
-            add_delta(d_weights, probability, queries);
-          else
-            add_gradients(patch, d_weights, part, queries, probability, sum);
+          for (int part = 0; part < count; part += 8 * kPart) {
+            float probability[kPart][4] = {};
+            find_weights(patch, part, count - part, probability);
+            const OutputProducts<kPart> d_weights(block, patch, part);
+            if (pass == 0)
+              add_delta(d_weights, probability, queries);
+            else
+              add_gradients(patch, d_weights, first, part, queries, probability, sum);
+          }
         }
+        if (pass == 1) add_biases(first);
       }
     }
   }
@@ -198,7 +223,7 @@ struct PooledKeys {
     queries.finish_delta();
     if (!owned) return;
     clear(sum);
-    add_gradients(patch, d_weights, 0, queries, probability, sum);
+    add_gradients(patch, d_weights, 0, 0, queries, probability, sum);
   }
   static __device__ void clear(float (&sum)[kChunks][4]) {
 #pragma unroll
@@ -295,20 +320,22 @@ struct PooledKeys {
   // sum += d_l_m / |d_out| kpn(m)
   template <class Patch, int kCount>
   __device__ void add_gradients(const Patch& patch, const OutputProducts<kCount>& d_weights,
-                                int part, const LaneQueries& queries,
+                                int first, int part, const LaneQueries& queries,
                                 const float (&probability)[kCount][4],
                                 float (&sum)[kChunks][4]) const {
     const KeyTerms* of_lane = terms() + part + thread_index() % 4;
     const float unit[2] = {inverse_or_zero(block.query_terms()[patch.query(0)].d_out_norm),
                            inverse_or_zero(block.query_terms()[patch.query(1)].d_out_norm)};
     const WeightedRows<T, kDim> rows(keys(), part);
+    const typename Block::PooledWeights weights(block, patch, (first + part) / 8);
     const auto find_gradients = [&](int t, float (&gradients)[4]) {
-      float d_weight[4];
-      d_weights.find(t, d_weight);
+      d_weights.find(t, gradients);
 #pragma unroll
       for (int e = 0; e < 4; ++e)
-        gradients[e] = probability[t][e] * (d_weight[e] - queries.delta[e / 2]) *
-                       (unit[e / 2] * of_lane[8 * t + 4 * (e % 2)].norm);
+        gradients[e] = probability[t][e] * (gradients[e] - queries.delta[e / 2]);
+      weights.add(t, of_lane + 8 * t, gradients, probability[t]);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) gradients[e] *= unit[e / 2] * of_lane[8 * t + 4 * (e % 2)].norm;
     };
 #pragma unroll
     for (int t = 0; t < kCount; t += 2) {

@@ -129,6 +129,14 @@ constexpr int kStripKeyColumns = kStripColumns + 2;  // with those that their wi
 constexpr int kStripMostRows = 8;                    // of queries in a step,
 constexpr int kStripFewerRows = 6;                   // and where less shared memory is
 constexpr int kStripSlotWords = 8;  // of a query's D_j as columns of MMAs, each of 16 bits
+constexpr int kStripWeightBytes = kPooledChunkKeys * 2;  // of a query's weights of pooled keys
+static_assert(kStripWeightBytes / kVector16Bytes % 2 == 1,
+              "rows of queries without bank conflicts");
+// Whether strips may own pooled keys' gradients: two blocks have room for them on no GPU of today
+// elsewhere.
+TRANSNEXT_INLINE constexpr bool strips_may_own_pooled(int channels) {
+  return channels == 24;
+}
 constexpr int kStripStateBytes = 80;
 constexpr int kStripTensorBytes = 7 * 24 + 8;
 
@@ -162,11 +170,16 @@ struct StripLayout {
   int d_logits = 0;  // the same of floats [9]: d_l_j
   int weights = 0;   // the same of T [9]: w_j
   int slots = 0;     // [rows][kStripColumns][kStripSlotWords]
+  // Where strips own pooled keys' gradients:
+  int ones = 0;             // [8] of T
+  int pooled_weights = 0;   // [2][rows][kStripColumns][kPooledChunkKeys] of T: d_l_m, a_m
+  int pooled_sums = 0;      // [tiles of eight keys][kDim / 8][32 lanes] float4
+  int pooled_embedded = 0;  // [tiles of eight keys][4] float2
   int zeros_end = 0;
   int bytes = 0;
 
   TRANSNEXT_INLINE StripLayout() {}
-  TRANSNEXT_INLINE StripLayout(int channels, int rows) {
+  TRANSNEXT_INLINE StripLayout(int channels, int rows, bool pooled) {
     const int row = row_bytes(channels, 2);
     const int step = rows * kStripColumns;
     const int all = step + 2 * kStripColumns;
@@ -184,6 +197,7 @@ struct StripLayout {
     reserve(embedding_rows, channels * 4 + 4);
     reserve(tokens, 2 * kTokenRows * row);
     reserve(window_terms, 2 * 4 * 16);
+    if (pooled) reserve(ones, kVector16Bytes);
     zeros = bytes;
     reserve(pool_keys, kPooledChunkRows * row);
     reserve(pool_values, kPooledChunkKeys * row);
@@ -198,6 +212,12 @@ struct StripLayout {
     reserve(d_logits, all * 9 * 4);
     reserve(weights, all * 9 * 2);
     reserve(slots, step * kStripSlotWords * 4);
+    if (pooled) {
+      constexpr int kTiles = kPooledChunkKeys / 8;
+      reserve(pooled_weights, 2 * step * kStripWeightBytes);
+      reserve(pooled_sums, kTiles * channels / 8 * 32 * 16);
+      reserve(pooled_embedded, kTiles * 4 * 8);
+    }
     zeros_end = bytes;
   }
 };
@@ -206,16 +226,18 @@ struct AttentionBackwardPlan {
   int tile_height, tile_width;  // owned tokens of a block
   int tiles_y, tiles_x;
   TileLayout tile;
-  StripLayout strip;  // in the place of `tile`, where tiles are strips
-  int strip_rows;     // of queries in a step; 0: tiles are no strips
-  bool vectors;       // rows of all [B, N, h, d] tensors are whole aligned vectors
-  int slices, slice;  // of the queries on the pooled side; queries per slice
-  int parameters;     // floats of a block's sums for the parameters' gradients
+  StripLayout strip;      // in the place of `tile`, where tiles are strips
+  int strip_rows;         // of queries in a step; 0: tiles are no strips
+  bool strip_pooled;      // strips own the pooled keys' gradients
+  bool query_terms_stay;  // in the workspace, for other kernels
+  bool vectors;           // rows of all [B, N, h, d] tensors are whole aligned vectors
+  int slices, slice;      // of the queries on the pooled side; queries per slice
+  int parameters;         // floats of a block's sums for the parameters' gradients
   // Offsets into the workspace, in floats.
   // [B, h, N, 4]: log(keys) scale / |q|, log(keys) scale, -log_sum_exp / ln 2, delta.
   index_t query_terms;
   index_t parameter_sums;  // [B tiles, h, parameters]
-  index_t pooled_sums;     // [slices, B, h, P, 2, d]
+  index_t pooled_sums;     // [slices, B, h, P, 2, d]; strips that own pooled keys are slices
   index_t row_sums;        // [h, H, Hp, S]
   bool table_atomics;
 };

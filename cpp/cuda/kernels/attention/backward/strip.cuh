@@ -38,7 +38,19 @@ struct StripTensors {
   float4* query_terms;  // of this image and head, for the pooled side
 };
 
-template <class T, int kDim>
+template <class Parts>
+struct StripPooledWeights;
+template <class Parts, bool kOwnsPooled>
+struct PooledWeightsOf {
+  using Type = StripPooledWeights<Parts>;
+};
+template <class Parts>
+struct PooledWeightsOf<Parts, false> {
+  using Type = NoPooledWeights;
+};
+
+// kPooled: it owns the gradients of the pooled keys too (strip_pooled.cuh).
+template <class T, int kDim, bool kPooled>
 struct Strip {
   using Element = T;
   using Rows = SharedRows<T, kDim, false>;
@@ -47,6 +59,10 @@ struct Strip {
   static constexpr int kChunks = kDim / 8;
   static constexpr int kWindow = WindowColumns::kWindow;
   static constexpr int kCells = kWindow * kWindow;
+  static constexpr bool kOwnsPooled = kPooled;
+  using PooledWeights = typename PooledWeightsOf<Strip, kPooled>::Type;
+  // From d_l_m to a_m, in words.
+  static constexpr int kPooledWeights = kStripMostRows * kStripColumns * kStripWeightBytes / 4;
 
   const AggregatedAttentionBackwardParams& p;
   const AttentionBackwardPlan& plan;
@@ -84,6 +100,21 @@ struct Strip {
   __device__ Rows pool_values() const { return {memory + at().pool_values}; }
   __device__ KeyTerms* pool_terms() const { return part<KeyTerms>(at().pool_terms); }
   __device__ WindowTokens<T, kDim> tokens() const { return {{memory + at().tokens}}; }
+  __device__ unsigned* pooled_weights(int query) const {
+    return part<unsigned>(at().pooled_weights) + query * (kStripWeightBytes / 4);
+  }
+  __device__ Vector16<T>* ones() const { return part<Vector16<T>>(at().ones); }
+  __device__ float4* pooled_sums(int tile) const {
+    return part<float4>(at().pooled_sums) + tile * kChunks * 32;
+  }
+  __device__ float2* pooled_embedded(int tile) const {
+    return part<float2>(at().pooled_embedded) + tile * 4;
+  }
+  // The gradient of the table.
+  __device__ float* table() const {
+    const View<3>& view = p.d_pool_bias;
+    return static_cast<float*>(view.data) + state().head * view.shape[1] * view.shape[2];
+  }
   __device__ const float4* biases() const { return part<float4>(at().window_terms); }
   __device__ const float4* token_biases() const { return biases() + 4; }
 
@@ -101,9 +132,17 @@ struct Strip {
   __device__ bool owns_row(int row) const {
     return row >= state().owned_top && row < state().owned_end;
   }
+  // The step's rows that it owns.
+  __device__ int first_owned_row() const { return max(state().owned_top - top(), 0); }
+  __device__ int end_owned_row() const { return min(state().owned_end - top(), rows()); }
   // Of a column of queries.
   static __device__ bool owns_column(int column) {
     return column > 0 && column < kStripColumns - 1;
+  }
+  // One of the step's.
+  __device__ bool owns(int query) const {
+    return owns_column(query % kStripColumns) && owns_row(top() + query / kStripColumns) &&
+           state().left + query % kStripColumns < width();
   }
   // Of the step's queries: how many, where they are in the image and among all of them, their own
   // biases, which lie where the gradients of their window's logits will; and all that it sees.

@@ -9,9 +9,10 @@
 
 namespace transnext::device {
 
-template <class T, int kDim>
+template <class Parts>
 struct StripKeys {
-  using Parts = Strip<T, kDim>;
+  using T = typename Parts::Element;
+  static constexpr int kDim = Parts::kChannels;
   static constexpr int kChunks = Parts::kChunks;
   static constexpr int kWindow = Parts::kWindow;
   static constexpr int kCells = Parts::kCells;

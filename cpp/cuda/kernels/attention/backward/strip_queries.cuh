@@ -3,7 +3,7 @@
 #pragma once
 
 #include "cuda/kernels/attention/backward/pooled_keys.cuh"
-#include "cuda/kernels/attention/backward/strip.cuh"
+#include "cuda/kernels/attention/backward/strip_pooled.cuh"
 
 namespace transnext::device {
 
@@ -14,9 +14,10 @@ struct LaneSums {
   float scale = 0.0f;
 };
 
-template <class T, int kDim>
+template <class Parts>
 struct StripQueries {
-  using Parts = Strip<T, kDim>;
+  using T = typename Parts::Element;
+  static constexpr int kDim = Parts::kChannels;
   using Operand = RowOperand<T, kDim>;
   static constexpr int kChunks = Parts::kChunks;
   static constexpr int kWindow = Parts::kWindow;
@@ -224,7 +225,7 @@ struct StripQueries {
       }
       if (owned) sums.scale += along * length;
       const int token = corner.token(row, corner.left + column);
-      if (owned && thread % 4 == 0)
+      if (strip.plan.query_terms_stay && owned && thread % 4 == 0)
         strip.tensors().query_terms[token] =
             float4{terms.factor[h] * terms.norm[h], terms.factor[h], terms.offset[h], delta[h]};
       if (!strip.p.d_q.present()) continue;

@@ -9,10 +9,11 @@ namespace transnext::device {
 // The gradients of tokens and token biases are products of D_j with the unit queries and with ones: each
 // of the first warps has eight channels, the next one the ones. Those of the local biases are added by
 // the last threads, each a cell of a row. A thread keeps its part in registers.
-template <class T, int kDim>
+template <class Parts>
 class StripSums {
  public:
-  using Parts = Strip<T, kDim>;
+  using T = typename Parts::Element;
+  static constexpr int kDim = Parts::kChannels;
   static constexpr int kChunks = Parts::kChunks;
   static constexpr int kWindow = Parts::kWindow;
   static constexpr int kCells = Parts::kCells;
@@ -29,8 +30,7 @@ class StripSums {
     if (warp <= kChunks) {
       float products[4] = {};
 #pragma unroll 1
-      for (int row = 0; row < strip_.rows(); ++row) {
-        if (!strip_.owns_row(strip_.top() + row)) continue;
+      for (int row = strip_.first_owned_row(); row < strip_.end_owned_row(); ++row) {
         const int first = row * kStripColumns;
         unsigned cells[4];
         ldmatrix_x4_trans(cells, strip_.slots() +

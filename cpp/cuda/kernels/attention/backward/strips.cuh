@@ -13,8 +13,11 @@
 // or the steps' largest, so that they have the values' magnitude, and window weights by a power of two
 // that tokens may need.
 //
-// Per token and head: bytes (6 d + 2/7 of them for the outer columns) sizeof(T) + 24; flops about 2 d (7 L
-// + 3 P) 8/7.
+// Where a block has room for it, it owns the gradients of the pooled keys too (strip_pooled.cuh), which
+// otherwise are a kernel of their own (pooled.cuh).
+//
+// Per token and head: bytes (6 d + 2/7 of them for the outer columns) sizeof(T) + 8, and 16 more for other
+// kernels; flops about 2 d (7 L + 3 P) 8/7.
 #pragma once
 
 #include "cuda/kernels/attention/backward/strip_keys.cuh"
@@ -24,7 +27,7 @@ namespace transnext {
 
 namespace device {
 
-template <class T, int kDim>
+template <class Parts>
 class BackwardStrip {
  public:
   __device__ explicit BackwardStrip(const AggregatedAttentionBackwardLaunch& launch)
@@ -33,27 +36,31 @@ class BackwardStrip {
   // Inlined, or the compiler would put the members and a copy of the parameters into local memory.
   __device__ __forceinline__ void run() {
     begin();
-    StripSums<T, kDim> sums(strip_);
+    StripSums<Parts> sums(strip_);
 #pragma unroll 1
     do {
       load();
       __syncthreads();
       find_terms();
       __syncthreads();
-      StripQueries<T, kDim>{strip_}.compute(sums.of_queries);
+      StripQueries<Parts>{strip_}.compute(sums.of_queries);
       __syncthreads();
-      StripKeys<T, kDim>{strip_}.compute();
+      StripKeys<Parts>{strip_}.compute();
       sums.add();
+      if constexpr (Parts::kOwnsPooled) StripPooled<Parts>{strip_}.add();
       __syncthreads();
       advance();
       __syncthreads();
     } while (strip_.top() <= strip_.state().owned_end);
+    if constexpr (Parts::kOwnsPooled) StripPooled<Parts>{strip_}.store();
     sums.store();
   }
 
  private:
-  using Rows = typename Strip<T, kDim>::Rows;
-  static constexpr int kCells = Strip<T, kDim>::kCells;
+  using T = typename Parts::Element;
+  static constexpr int kDim = Parts::kChannels;
+  using Rows = typename Parts::Rows;
+  static constexpr int kCells = Parts::kCells;
 
   // Finds out which strip this is, and loads what stays.
   __device__ void begin() const {
@@ -98,13 +105,15 @@ class BackwardStrip {
       load_embedding(strip_, parameters);
     } else if (strip_.warp() == 1) {
       measure_tokens(parameters);
+    } else if (strip_.warp() == 3) {
+      if constexpr (Parts::kOwnsPooled) StripPooled<Parts>{strip_}.begin();
     } else if (thread_index() < 64 + 4) {
       const int row = thread_index() - 64;
       auto* terms = strip_.template part<float4>(at.window_terms);
       terms[row] = parameters.bias_row(row);
       terms[row + 4] = parameters.token_bias_row(row);
     }
-    const PooledKeys<Strip<T, kDim>> pooled{strip_};
+    const PooledKeys<Parts> pooled{strip_};
     pooled.find_bias();
     __syncthreads();
     strip_.tokens().load(parameters, state.token_scale, strip_.threads());
@@ -214,8 +223,8 @@ class BackwardStrip {
                                        state.head * log_sum_exp.stride[2]] *
                  -kLog2E;
       terms.offset = offset;
-      terms.bias = PooledKeys<Strip<T, kDim>>{strip_}.query_offset(corner, row, column,
-                                                                   query + 2 * kStripColumns);
+      terms.bias =
+          PooledKeys<Parts>{strip_}.query_offset(corner, row, column, query + 2 * kStripColumns);
       strip_.lengths()[query + 2 * kStripColumns] =
           inside ? length_scale(row, column, 3, strip_.p.in.grid, strip_.pooled()) : 0.0f;
     }
@@ -257,7 +266,7 @@ class BackwardStrip {
                  });
   }
 
-  const Strip<T, kDim> strip_;
+  const Parts strip_;
   const AggregatedAttentionBackwardLaunch& launch_;
 };
 
@@ -268,7 +277,14 @@ class BackwardStrip {
 template <class T, int kDim>
 __global__ void __launch_bounds__(kStripMostRows * 32, kDim <= 32 ? 2 : 1)
     aggregated_attention_backward_strips(AggregatedAttentionBackwardLaunch launch) {
-  device::BackwardStrip<T, kDim>(launch).run();
+  device::BackwardStrip<device::Strip<T, kDim, false>>(launch).run();
+}
+
+// The same, and the sums for the pooled keys' gradients.
+template <class T, int kDim>
+__global__ void __launch_bounds__(kStripMostRows * 32, 2)
+    aggregated_attention_backward_pooled_strips(AggregatedAttentionBackwardLaunch launch) {
+  device::BackwardStrip<device::Strip<T, kDim, true>>(launch).run();
 }
 
 }  // namespace transnext

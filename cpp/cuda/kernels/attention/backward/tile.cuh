@@ -22,6 +22,8 @@ struct BackwardTile {
   static constexpr int kChannels = kDim;
   static constexpr int kChunks = kDim / 8;
   static constexpr bool kAtOnce = attention_tiles_at_once(kDim);
+  static constexpr bool kOwnsPooled = false;
+  using PooledWeights = NoPooledWeights;
 
   const AggregatedAttentionBackwardParams& p;
   const AttentionBackwardPlan& plan;

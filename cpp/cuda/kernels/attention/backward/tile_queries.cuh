@@ -156,6 +156,7 @@ struct TileQueries {
       tile.d_logit(query, i - query * cells) *=
           tile.d_weight(query, i - query * cells) - tile.deltas()[query].x;
     }
+    if (!tile.plan.query_terms_stay) return;
     float4* terms =
         reinterpret_cast<float4*>(tile.workspace + tile.plan.query_terms) +
         (index_t{state.batch} * tile.p.in.q.shape[2] + state.head) * tile.p.in.grid.size();
