@@ -188,6 +188,23 @@ def test_attention_in_several_steps(
     assert any("backward_pooled<" in kernel for kernel in runner.kernels) == (capability < 90)
 
 
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_large_logits_are_the_same_in_every_kernel(
+    attention_kernels: Library, dtype: torch.dtype, deterministic: bool
+) -> None:
+    """Logits of 5e4 that two kernels compute, with the query embedding in two ways, differ by more
+    than a weight's exponent may."""
+    sizes = {"grid": (5, 8), "pool_grid": (3, 3), "window_size": 1, "batch": 1, "heads": 3}
+    case = edge(
+        dtype=dtype, head_dim=8, layout="contiguous", magnitude="extreme logits", seed=33786372,
+        **sizes,
+    )  # fmt: skip
+    runner = EmulatedKernels(attention_kernels, 80, case.seed)
+    with use_runner(runner), deterministic_algorithms(deterministic):
+        check_attention(case, "cpp")
+
+
 def emulate_attention_on_tf32(kernels: Library, case: AttentionCase) -> None:
     """Check a case of float32 attention planned for a GPU that has TF32."""
     capability = (80, 90, 120)[case.seed % 3]

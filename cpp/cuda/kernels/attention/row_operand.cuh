@@ -131,6 +131,13 @@ __device__ inline float power_of_largest(float largest) {
   return exponent > 0 && exponent < 0x7f000000u ? bits_to_float(exponent) : 1.0f;
 }
 
+// A number as two of T: exact to 2^-16 (BFloat16) or 2^-22 (Half) of numbers around 1.
+template <class T>
+__device__ inline void split(float value, T& rounded, T& error) {
+  from_float(value, rounded);
+  from_float(value - to_float(rounded), error);
+}
+
 // The query embedding in shared memory as the right operand of MMAs: rounded elements, divided by a
 // power of two, and their rounding errors. Exact to 2^-16 (BFloat16) or 2^-22 (Half) of the largest.
 template <class T, int kDim>
@@ -153,13 +160,28 @@ struct EmbeddingRows {
     if (lane == 0) scale = power;
     const float down = 1.0f / power;
 #pragma unroll 1
-    for (int c = lane; c < kDim; c += 32) {
-      const float value = elements[c] * down;
-      from_float(value, rounded[c]);
-      from_float(value - to_float(rounded[c]), errors[c]);
-    }
+    for (int c = lane; c < kDim; c += 32) split(elements[c] * down, rounded[c], errors[c]);
   }
 };
+
+// Rounds the elements as EmbeddingRows do, by one warp: logits of large terms, of which another kernel has
+// computed the log-sum-exp, have to be the same ones.
+template <class T>
+__device__ inline void round_embedding(float* elements, int count) {
+  if constexpr (sizeof(T) == 2) {
+    const int lane = thread_index() % 32;
+    float most = 0.0f;
+#pragma unroll 1
+    for (int c = lane; c < count; c += 32) most = fmaxf(most, fabsf(elements[c]));
+    const float power = power_of_largest(most);
+#pragma unroll 1
+    for (int c = lane; c < count; c += 32) {
+      T rounded, error;
+      split(elements[c] * (1.0f / power), rounded, error);
+      elements[c] = (to_float(rounded) + to_float(error)) * power;
+    }
+  }
+}
 
 // A lane's part of it: even columns are the rounded elements, odd ones the errors.
 template <class T, int kDim>

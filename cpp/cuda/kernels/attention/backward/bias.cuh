@@ -13,7 +13,7 @@
 #pragma once
 
 #include "cuda/kernels/attention/backward/shape.h"
-#include "cuda/kernels/attention/rows.cuh"
+#include "cuda/kernels/attention/row_operand.cuh"
 #include "cuda/kernels/attention/window_parameters.cuh"
 #include "cuda/kernels/bias/pooled_bias.cuh"
 #include "cuda/kernels/common/math.cuh"
@@ -159,6 +159,8 @@ __global__ void __launch_bounds__(kAttentionBiasThreads, 2)
   __shared__ float embedding[kMostChannels];
   for (int c = static_cast<int>(threadIdx.x); c < kMostChannels; c += kAttentionBiasThreads)
     embedding[c] = WindowParameters(in, head).embedding_of(c);
+  __syncthreads();
+  if (warp == 0) round_embedding<T>(embedding, kMostChannels);
   __syncthreads();
 
   for (int a = part * warps + warp; a < pool_height; a += parts * warps) {

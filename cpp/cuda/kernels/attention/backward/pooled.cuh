@@ -158,6 +158,8 @@ class BackwardPooled {
 #pragma unroll 1
     for (int c = thread(); c < kDim; c += kThreads) embedding[c] = parameters.embedding_of(c);
     __syncthreads();
+    if (warp() == 0) round_embedding<T>(embedding, kDim);
+    __syncthreads();
 #pragma unroll 1
     for (int i = thread(); i < kKeys; i += kThreads) {
       key_inverse[i] = key_rows().inverse_norm(i);
