@@ -313,10 +313,8 @@ class BackwardPooled {
 
   __device__ void store() const {
     const int channels = static_cast<int>(in_.q.shape[3]);
-    const index_t pairs = in_.q.shape[0] * heads();
-    float* sums = launch_.workspace + launch_.plan.pooled_sums +
-                  (state().slice * pairs + index_t{state().batch} * heads() + state().head) *
-                      pooled() * 2 * channels;
+    float* sums = launch_.workspace +
+                  launch_.plan.pooled_sums_of(in_, state().slice, state().batch, state().head);
     const float along[2] = {sum_of_four(along_[0]), sum_of_four(along_[1])};
 #pragma unroll
     for (int t = 0; t < kChunks; ++t) {

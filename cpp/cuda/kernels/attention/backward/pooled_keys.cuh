@@ -107,21 +107,13 @@ struct PooledKeys {
   __device__ void compute_biases(int first) const {
     if (block.state().bias != BiasKind::kOwn) return;
     const TileCorner corner = block.corner();
-    const int count = min(kPooledOwnBiasKeys, block.pooled() - first);
-    __syncthreads();
-#pragma unroll 1
-    for (int i = thread_index(); i < block.step_queries() * kPooledOwnBiasKeys;
-         i += block.threads()) {
-      const int query = i / kPooledOwnBiasKeys;
-      const int key = first + min(i % kPooledOwnBiasKeys, count - 1);
-      const Rectangle::Cell cell = block.cell_of(query);
-      block.own_biases()[block.index_of(query) * kOwnBiasStride + i % kPooledOwnBiasKeys] =
-          corner.inside(cell.row, cell.column)
-              ? bias().at(cell.row, cell.column, corner.token(cell.row, cell.column),
-                          key / pool_width(), key % pool_width(), key)
-              : 0.0f;
-    }
-    __syncthreads();
+    for_own_biases(first, [&](int, const Rectangle::Cell& cell, int key, float& value) {
+      key = min(key, block.pooled() - 1);  // others are read too
+      value = corner.inside(cell.row, cell.column)
+                  ? bias().at(cell.row, cell.column, corner.token(cell.row, cell.column),
+                              key / pool_width(), key % pool_width(), key)
+                  : 0.0f;
+    });
   }
 
   // Adds the gradients of biases that were computed, which are in their place, to the table. All threads
@@ -129,20 +121,11 @@ struct PooledKeys {
   __device__ void add_biases(int first) const {
     if constexpr (Block::kOwnsPooled) {
       if (!block.plan.table_atomics || block.state().bias != BiasKind::kOwn) return;
-      const int count = min(kPooledOwnBiasKeys, block.pooled() - first);
-      __syncthreads();
-#pragma unroll 1
-      for (int i = thread_index(); i < block.step_queries() * kPooledOwnBiasKeys;
-           i += block.threads()) {
-        const int query = i / kPooledOwnBiasKeys;
-        if (i % kPooledOwnBiasKeys >= count || !block.owns(query)) continue;
-        const Rectangle::Cell cell = block.cell_of(query);
-        const int key = first + i % kPooledOwnBiasKeys;
-        bias().add_to(
-            block.table(), cell.row, cell.column, key / pool_width(), key % pool_width(),
-            block.own_biases()[block.index_of(query) * kOwnBiasStride + i % kPooledOwnBiasKeys]);
-      }
-      __syncthreads();
+      for_own_biases(first, [&](int query, const Rectangle::Cell& cell, int key, float& gradient) {
+        if (key < block.pooled() && block.owns(query))
+          bias().add_to(block.table(), cell.row, cell.column, key / pool_width(),
+                        key % pool_width(), gradient);
+      });
     }
   }
 
@@ -189,6 +172,22 @@ struct PooledKeys {
   }
 
  private:
+  // Calls visit(query, cell, key, value) for the biases of the block's queries and the keys from `first` on
+  // that have room in shared memory. All threads of the block call this together.
+  template <class Visit>
+  __device__ void for_own_biases(int first, const Visit& visit) const {
+    __syncthreads();
+#pragma unroll 1
+    for (int i = thread_index(); i < block.step_queries() * kPooledOwnBiasKeys;
+         i += block.threads()) {
+      const int query = i / kPooledOwnBiasKeys;
+      const int key = i % kPooledOwnBiasKeys;
+      visit(query, block.cell_of(query), first + key,
+            block.own_biases()[block.index_of(query) * kOwnBiasStride + key]);
+    }
+    __syncthreads();
+  }
+
   __device__ Rows keys() const { return block.pool_keys(); }
   __device__ Rows values() const { return block.pool_values(); }
   __device__ KeyTerms* terms() const { return block.pool_terms(); }

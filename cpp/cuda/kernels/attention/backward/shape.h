@@ -240,6 +240,14 @@ struct AttentionBackwardPlan {
   index_t pooled_sums;     // [slices, B, h, P, 2, d]; strips that own pooled keys are slices
   index_t row_sums;        // [h, H, Hp, S]
   bool table_atomics;
+
+  // Where a slice's pooled sums of an (image, head) begin.
+  TRANSNEXT_INLINE index_t pooled_sums_of(const AggregatedAttentionInputs& in, index_t slice,
+                                          index_t batch, index_t head) const {
+    const index_t heads = in.q.shape[2];
+    return pooled_sums + ((slice * in.q.shape[0] + batch) * heads + head) * in.k_pool.shape[1] * 2 *
+                             in.q.shape[3];
+  }
 };
 
 // The argument of all these kernels.

@@ -192,10 +192,8 @@ struct StripPooled {
     const int channels = static_cast<int>(in.q.shape[3]);
     const auto heads = static_cast<unsigned>(in.q.shape[2]);
     const unsigned slice = blockIdx.x / heads % static_cast<unsigned>(strip.plan.slices);
-    float* of_head = strip.workspace + strip.plan.pooled_sums +
-                     (slice * in.q.shape[0] * heads + index_t{strip.state().batch} * heads +
-                      strip.state().head) *
-                         strip.pooled() * 2 * channels;
+    float* of_head = strip.workspace +
+                     strip.plan.pooled_sums_of(in, slice, strip.state().batch, strip.state().head);
     __syncwarp();  // the sums of ones are four lanes'
 #pragma unroll 1
     for (int t = strip.warp(); 8 * t < strip.pooled(); t += strip.rows()) {
