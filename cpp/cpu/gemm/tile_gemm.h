@@ -1,8 +1,13 @@
 // The inner loop of the packed GEMM for the tile unit (simd/tiles.h).
 //
-// A panel is 3 tiles wide, a strip of rows 2 tiles high: 6 tiles of sums and one for each operand.
-// Per 32 k, 7 loads of 8 cycles from the first-level cache feed 6 products of 16 cycles, which the
-// unit runs side by side. Consecutive products share an operand, so that one is loaded for each.
+// A row of tiles is multiplied by a panel, which is 3 tiles wide, at a time: 3 tiles of sums and one for
+// each operand. Per 32 k, 4 loads of 8 cycles from the first-level cache feed 3 products of 16 cycles,
+// which the unit runs side by side.
+//
+// Two rows of tiles, with 6 tiles of sums, would take 7 loads for 6 products. That is no faster, and on a
+// machine that is shared a product then takes 70 to 80 ticks for hours, with 5 tiles in use 30 to 40: it
+// seems that a core's two threads share the registers that tiles are renamed to, of which those that were
+// not written since the configuration take none (docs/notes/2026-12-01-live-tiles.md).
 #pragma once
 
 #include "cpu/gemm/packed_gemm.h"
@@ -11,42 +16,29 @@
 
 TRANSNEXT_BEGIN_LEVEL
 
-// Adds the products of 32 k to the tiles of sums, 0 .. 2 and below them 3 .. 5.
-template <int kColumns, bool kTwo>
+// Adds the products of 32 k to the tiles of sums, 0 .. kColumns - 1.
+template <int kColumns>
 inline void add_tile_products(const BFloat16* left, index_t stride, const BFloat16* b) {
   constexpr index_t kRight = 2 * kPanelColumns;
-  constexpr int kLeftTile = 6;
-  constexpr int kRightTile = 7;
-  const BFloat16* below = left + kTileSide * stride;
+  constexpr int kLeftTile = 3;
+  constexpr int kRightTile = 4;
   load_tile<kLeftTile>(left, stride);
   load_tile<kRightTile>(b, kRight);
   multiply_tiles<0, kLeftTile, kRightTile>();
-  if constexpr (kTwo) {
-    load_tile<kLeftTile>(below, stride);
-    multiply_tiles<3, kLeftTile, kRightTile>();
-  }
   if constexpr (kColumns > 1) {
     load_tile<kRightTile>(b + 2 * kTileSide, kRight);
-    if constexpr (kTwo) {
-      multiply_tiles<4, kLeftTile, kRightTile>();
-      load_tile<kLeftTile>(left, stride);
-    }
     multiply_tiles<1, kLeftTile, kRightTile>();
   }
   if constexpr (kColumns > 2) {
     load_tile<kRightTile>(b + 4 * kTileSide, kRight);
     multiply_tiles<2, kLeftTile, kRightTile>();
-    if constexpr (kTwo) {
-      load_tile<kLeftTile>(below, stride);
-      multiply_tiles<5, kLeftTile, kRightTile>();
-    }
   }
 }
 
 // Bfloat16 has one part, split floats two: three of the four products of parts count.
-template <int kColumns, bool kTwo, class E>
-inline void multiply_tile_rows(const LeftRows<E>& a, const E* b, index_t depth, const float* start,
-                               float* sums, const Ahead& ahead) {
+template <int kColumns, class E>
+inline void multiply_tile_row(const LeftRows<E>& a, const E* b, index_t depth, const float* start,
+                              float* sums, const Ahead& ahead) {
   constexpr int kParts = sizeof(E) / sizeof(BFloat16);
   constexpr index_t kLeftPart = kTileDepth;
   constexpr index_t kRightPart = kTileDepth * kPanelColumns;
@@ -54,11 +46,6 @@ inline void multiply_tile_rows(const LeftRows<E>& a, const E* b, index_t depth, 
   load_tile<0>(start, kSameRow);
   if constexpr (kColumns > 1) load_tile<1>(start + kTileSide, kSameRow);
   if constexpr (kColumns > 2) load_tile<2>(start + 2 * kTileSide, kSameRow);
-  if constexpr (kTwo) {
-    load_tile<3>(start, kSameRow);
-    if constexpr (kColumns > 1) load_tile<4>(start + kTileSide, kSameRow);
-    if constexpr (kColumns > 2) load_tile<5>(start + 2 * kTileSide, kSameRow);
-  }
   const auto* left = reinterpret_cast<const BFloat16*>(a.data);
   const auto* right = reinterpret_cast<const BFloat16*>(b);
   const index_t stride = a.stride * kParts;
@@ -67,10 +54,10 @@ inline void multiply_tile_rows(const LeftRows<E>& a, const E* b, index_t depth, 
     for (int line = 0; line < ahead.lines; ++line)
       __builtin_prefetch(next + line * kTileBytes, 0, 2);
     next += kTileDepth * kPanelColumns * sizeof(E);
-    add_tile_products<kColumns, kTwo>(left, stride, right);
+    add_tile_products<kColumns>(left, stride, right);
     if constexpr (kParts > 1) {
-      add_tile_products<kColumns, kTwo>(left + kLeftPart, stride, right);
-      add_tile_products<kColumns, kTwo>(left, stride, right + kRightPart);
+      add_tile_products<kColumns>(left + kLeftPart, stride, right);
+      add_tile_products<kColumns>(left, stride, right + kRightPart);
     }
     left += kParts * kLeftPart;
     right += kParts * kRightPart;
@@ -78,19 +65,18 @@ inline void multiply_tile_rows(const LeftRows<E>& a, const E* b, index_t depth, 
   store_tile<0>(sums, kPanelColumns);
   if constexpr (kColumns > 1) store_tile<1>(sums + kTileSide, kPanelColumns);
   if constexpr (kColumns > 2) store_tile<2>(sums + 2 * kTileSide, kPanelColumns);
-  if constexpr (kTwo) {
-    sums += kTileSide * kPanelColumns;
-    store_tile<3>(sums, kPanelColumns);
-    if constexpr (kColumns > 1) store_tile<4>(sums + kTileSide, kPanelColumns);
-    if constexpr (kColumns > 2) store_tile<5>(sums + 2 * kTileSide, kPanelColumns);
-  }
 }
 
+// The rows of tiles of a strip, one after the other; each prefetches its share.
 template <int kColumns, class E>
-inline void multiply_tile_columns(const LeftRows<E>& a, index_t rows, const E* b, index_t depth,
-                                  const float* start, float* sums, const Ahead& ahead) {
-  if (rows > kTileSide) return multiply_tile_rows<kColumns, true>(a, b, depth, start, sums, ahead);
-  multiply_tile_rows<kColumns, false>(a, b, depth, start, sums, ahead);
+inline void multiply_tile_rows(const LeftRows<E>& a, index_t rows, const E* b, index_t depth,
+                               const float* start, float* sums, const Ahead& ahead) {
+  if (rows <= kTileSide) return multiply_tile_row<kColumns>(a, b, depth, start, sums, ahead);
+  const int half = ahead.lines / 2;
+  multiply_tile_row<kColumns>(a, b, depth, start, sums, Ahead{ahead.data, half});
+  multiply_tile_row<kColumns>(LeftRows<E>{a.data + kTileSide * a.stride, a.stride}, b, depth, start,
+                              sums + kTileSide * kPanelColumns,
+                              Ahead{ahead.data + half * kTileBytes, ahead.lines - half});
 }
 
 // sums = a strip of rows by a panel, as multiply_panel describes.
@@ -101,10 +87,10 @@ inline void multiply_in_tiles(const LeftRows<E>& a, index_t rows, const Panels<E
   const index_t columns = panels.used(panel);
   const E* b = panels.at(panel, 0);
   if (columns > 2 * kTileSide)
-    return multiply_tile_columns<3>(a, rows, b, panels.depth, start, sums, ahead);
+    return multiply_tile_rows<3>(a, rows, b, panels.depth, start, sums, ahead);
   if (columns > kTileSide)
-    return multiply_tile_columns<2>(a, rows, b, panels.depth, start, sums, ahead);
-  multiply_tile_columns<1>(a, rows, b, panels.depth, start, sums, ahead);
+    return multiply_tile_rows<2>(a, rows, b, panels.depth, start, sums, ahead);
+  multiply_tile_rows<1>(a, rows, b, panels.depth, start, sums, ahead);
 }
 
 TRANSNEXT_END_LEVEL

@@ -43,6 +43,7 @@ class TileUnit {
 
 template <int kTile>
 TRANSNEXT_PHASE void load_tile(const BFloat16* rows, index_t stride) {
+  static_assert(kMayUse<kTile>);
   for (index_t row = 0; row < kTileSide; ++row)
     __builtin_memcpy(EmulatedTiles::configured().elements[kTile][row], rows + row * stride,
                      kTileBytes);
@@ -50,24 +51,28 @@ TRANSNEXT_PHASE void load_tile(const BFloat16* rows, index_t stride) {
 
 template <int kTile>
 inline void load_tile(const float* rows, index_t stride) {
+  static_assert(kMayUse<kTile>);
   for (index_t row = 0; row < kTileSide; ++row)
     __builtin_memcpy(EmulatedTiles::configured().sums[kTile][row], rows + row * stride, kTileBytes);
 }
 
 template <int kTile>
 inline void store_tile(float* rows, index_t stride) {
+  static_assert(kMayUse<kTile>);
   for (index_t row = 0; row < kTileSide; ++row)
     __builtin_memcpy(rows + row * stride, EmulatedTiles::configured().sums[kTile][row], kTileBytes);
 }
 
 template <int kTile>
 inline void zero_tile() {
+  static_assert(kMayUse<kTile>);
   __builtin_memset(EmulatedTiles::configured().sums[kTile], 0, kTileSide * kTileBytes);
 }
 
 // The unit sums the even and the odd k of a product apart.
 template <int kSum, int kLeft, int kRight>
 TRANSNEXT_PHASE void multiply_tiles() {
+  static_assert(kMayUse<kSum, kLeft, kRight>);
   EmulatedTiles& tiles = EmulatedTiles::configured();
   const auto element = [&](int tile, index_t row, index_t column) {
     return EmulatedTiles::without_subnormal(bfloat16_to_float(tiles.elements[tile][row][column]));

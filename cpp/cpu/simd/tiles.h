@@ -16,10 +16,14 @@
 
 TRANSNEXT_BEGIN_LEVEL
 
-constexpr int kTiles = 8;
+constexpr int kTiles = 5;           // that kernels use, of the unit's: tile_gemm.h says why
 constexpr index_t kTileSide = 16;   // rows of a tile, and columns of a tile of float32
 constexpr index_t kTileDepth = 32;  // columns of a tile of bfloat16
 constexpr index_t kTileBytes = 64;  // of a row
+
+// Whether kernels may use these tiles.
+template <int... kUsed>
+constexpr bool kMayUse = ((kUsed >= 0 && kUsed < kTiles) && ...);
 
 TRANSNEXT_END_LEVEL
 
@@ -44,7 +48,8 @@ class TileUnit {
       unsigned char rows[16] = {};
     } configuration;
     static_assert(sizeof(Configuration) == 64);
-    for (int tile = 0; tile < kTiles; ++tile) {
+    constexpr int kOfTheUnit = 8;
+    for (int tile = 0; tile < kOfTheUnit; ++tile) {
       configuration.row_bytes[tile] = kTileBytes;
       configuration.rows[tile] = kTileSide;
     }
@@ -56,30 +61,36 @@ class TileUnit {
 
   // After 700 cycles or so without a product the unit sleeps, and the next product then waits for
   // 600 (docs/notes/2026-11-30-amx-attention.md). Short work between products may call this in its
-  // middle; while the unit is awake vectors are slower. Tile 0 holds nothing afterwards.
+  // middle; while the unit is awake vectors are slower. Tile 0 holds nothing afterwards. The other two
+  // are never written.
   static void keep_awake() { asm volatile("tdpbf16ps %tmm7, %tmm6, %tmm0"); }
 };
 
 // Strides are in elements.
 template <int kTile>
 inline void load_tile(const BFloat16* rows, index_t stride) {
+  static_assert(kMayUse<kTile>);
   asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(rows), "r"(stride * 2), "i"(kTile) : "memory");
 }
 template <int kTile>
 inline void load_tile(const float* rows, index_t stride) {
+  static_assert(kMayUse<kTile>);
   asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(rows), "r"(stride * 4), "i"(kTile) : "memory");
 }
 template <int kTile>
 inline void store_tile(float* rows, index_t stride) {
+  static_assert(kMayUse<kTile>);
   asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(rows), "r"(stride * 4), "i"(kTile)
                : "memory");
 }
 template <int kTile>
 inline void zero_tile() {
+  static_assert(kMayUse<kTile>);
   asm volatile("tilezero %%tmm%c0" ::"i"(kTile));
 }
 template <int kSum, int kLeft, int kRight>
 inline void multiply_tiles() {
+  static_assert(kMayUse<kSum, kLeft, kRight>);
   asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSum), "i"(kLeft), "i"(kRight));
 }
 
