@@ -25,6 +25,7 @@ struct SquarePairs {
   index_t stride;
 };
 
+// A row of tiles of multiply_square, from `rows` on.
 template <int kColumns, bool kAdd>
 inline void multiply_square_row(const BFloat16* rows, index_t row_stride, const SquarePairs& right,
                                 index_t depth, float* sums, index_t stride) {
