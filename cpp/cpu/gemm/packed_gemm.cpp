@@ -3,7 +3,8 @@
 // A tile of kTileRows rows by kTileVectors vectors keeps its sums in registers over the whole
 // depth: per step of k, kTileRows broadcasts and kTileVectors loads feed kTileRows * kTileVectors
 // multiply-adds (AVX-512: 24 for 11 loads), so the loop is bound by arithmetic if the panel, depth
-// * 192 bytes, comes from the second-level cache. On 64-bit Arm a multiply-add takes its left
+// * 192 bytes, comes from the second-level cache in time: with AVX-512, whose tiles take a line for each
+// vector, it is prefetched from there. On 64-bit Arm a multiply-add takes its left
 // factor from any lane of a vector, so that one load brings several steps of a row (72 for 18
 // loads). The tile's sums pass through memory to the kernel that finishes them: one store and one
 // load for `depth` multiply-adds. So the tiles, which take longest to compile, are compiled once
@@ -105,6 +106,14 @@ __attribute__((always_inline)) inline void add_lanes(const LeftOf<E>* const (&le
 }
 #endif
 
+// Steps of k between a vector of a panel and the one that is prefetched when it is multiplied; 0 for
+// none. Behind the panel's last step lies the next panel, or nothing, which no prefetch minds.
+#if defined(__AVX512F__)
+constexpr index_t kStepsAhead = 12;
+#else
+constexpr index_t kStepsAhead = 0;
+#endif
+
 template <int kRows, int kVectors, class E, class C>
 void multiply_tile(const LeftRows<E>& a, index_t row, const E* b, index_t steps, const C* start,
                    C* sums) {
@@ -128,8 +137,12 @@ void multiply_tile(const LeftRows<E>& a, index_t row, const E* b, index_t steps,
     for (int product = 0; product < Step<E>::kProducts; ++product) {
       Vector<C> right[kVectors];
 #pragma GCC unroll 3
-      for (int v = 0; v < kVectors; ++v)
-        right[v] = Step<E>::right(b + (k * kPanelColumns + v * kLanes<C>)*kStep, product);
+      for (int v = 0; v < kVectors; ++v) {
+        const E* columns = b + (k * kPanelColumns + v * kLanes<C>)*kStep;
+        right[v] = Step<E>::right(columns, product);
+        if (kStepsAhead > 0 && product == 0)
+          __builtin_prefetch(columns + kStepsAhead * kPanelColumns * kStep);
+      }
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
         const Vector<C> x = Step<E>::left(left[r] + k * kStep + product);
