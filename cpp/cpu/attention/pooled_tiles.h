@@ -57,7 +57,7 @@ class PooledTiles {
         embedding_(channels_),
         scaling_(kWidth),
         query_(depth_ * kWidth),
-        bias_(kSquareSide * kWidth),
+        bias_(kKeyTile * kWidth),
         logits_(kKeyTile * kWidth),
         weights_(kKeyTile * kWidth) {
     // Beyond the last key and the last channel.
@@ -127,24 +127,22 @@ class PooledTiles {
     }
   }
 
-  // Products and vectors take turns every few hundred cycles, or the unit would sleep.
   TRANSNEXT_PHASE void find_logits(index_t key, index_t tile, BlockBias<float>& bias,
                                    Vector<float> (&largest)[2]) {
     const SquarePairs query{query_.data(), 2 * kWidth};
-    for (index_t end = key + tile; key < end; key += kSquareSide) {
-      multiply<false>({&keys_[key_at(key)], depth_}, query, depth_,
-                      &logits_[key % kKeyTile * kWidth]);
-      const index_t keys = smaller(kSquareSide, end - key);
-      for (int v = 0; v < 2; ++v) {
-        AddBias add{load<Vector<float>>(&scaling_[v * n]), &inverse_norms_[norms_at(key)],
-                    &logits_[key % kKeyTile * kWidth + v * n], largest[v]};
-        if (bias.present()) {
-          add = bias.read(v, key, keys, bias_.data(), add);
-        } else {
-          for (index_t i = 0; i < keys; ++i) add(Vector<float>{});
-        }
-        largest[v] = add.largest;
+    for (index_t first = 0; first < tile; first += kSquareSide)
+      multiply<false>({&keys_[key_at(key + first)], depth_}, query, depth_,
+                      &logits_[first * kWidth]);
+    for (int v = 0; v < 2; ++v) {
+      AddBias add{load<Vector<float>>(&scaling_[v * n]), &inverse_norms_[norms_at(key)],
+                  &logits_[v * n], largest[v]};
+      if (bias.present()) {
+        add = bias.read(v, key, tile, bias_.data(), add);
+      } else {
+        for (index_t i = 0; i < tile; ++i) add(Vector<float>{});
       }
+      largest[v] = add.largest;
+      if (v == 0 && bias.takes_long()) Unit::keep_awake();
     }
   }
 

@@ -29,6 +29,9 @@ class BlockBias {
 
   bool present() const { return bias_.values.present(); }
 
+  // Whether read does more for a vector than to load it.
+  bool takes_long() const { return present() && !table_.consecutive(); }
+
   // Prepares for the queries first .. first + count - 1.
   void start(index_t head, index_t first, index_t count) {
     head_ = head;
