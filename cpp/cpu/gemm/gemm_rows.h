@@ -4,17 +4,16 @@
 
 #include "cpu/gemm/packed_gemm.h"
 #include "cpu/runtime/ranges.h"
+#include "cpu/runtime/scratch.h"
 #include "cpu/runtime/storage.h"
 #include "transnext/linear.h"
 
 TRANSNEXT_BEGIN_LEVEL
 
-// Stride of rows in scratch for a product with elements E: an odd number of cache lines, so that the
-// rows of a tile do not compete for cache sets.
+// Stride of rows in scratch for a product with elements E.
 template <class E>
 inline index_t product_stride(index_t depth) {
-  constexpr index_t kLine = 64 / static_cast<index_t>(sizeof(LeftOf<E>));
-  return (round_up(round_up(depth, Product<E>::kDepth), kLine) / kLine | 1) * kLine;
+  return odd_lines<LeftOf<E>>(round_up(depth, Product<E>::kDepth));
 }
 
 // Rows split into blocks, one for a task: whole tiles of rows but for the last, as equal as they can be,

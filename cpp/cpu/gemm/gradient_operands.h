@@ -21,13 +21,6 @@ struct TokenPart {
   index_t features;
 };
 
-// A stride of an odd number of cache lines, so that the rows of a tile do not compete for sets.
-template <class E>
-inline index_t odd_lines(index_t elements) {
-  constexpr index_t kLine = 64 / static_cast<index_t>(sizeof(E));
-  return (round_up(elements, kLine) / kLine | 1) * kLine;
-}
-
 // On vectors, in the type of the arithmetic, in the order in which tiles read them:
 //
 //   left   [feature / kTileRows][token][feature % kTileRows]

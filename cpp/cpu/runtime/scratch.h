@@ -6,6 +6,14 @@
 
 TRANSNEXT_BEGIN_LEVEL
 
+// A stride of an odd number of cache lines for rows of `elements`, so that the rows that a tile of a
+// product reads side by side do not compete for cache sets.
+template <class E>
+constexpr index_t odd_lines(index_t elements) {
+  constexpr index_t kLine = 64 / static_cast<index_t>(sizeof(E));
+  return (round_up(elements, kLine) / kLine | 1) * kLine;
+}
+
 template <class E>
 class Scratch {
  public:
