@@ -127,6 +127,8 @@ class PooledTiles {
     }
   }
 
+  // Products of all keys of the tile, then what is added to them: the less often a bias is asked for
+  // keys, the better where it is interpolated.
   TRANSNEXT_PHASE void find_logits(index_t key, index_t tile, BlockBias<float>& bias,
                                    Vector<float> (&largest)[2]) {
     const SquarePairs query{query_.data(), 2 * kWidth};

@@ -3,12 +3,11 @@
 // A tile of kTileRows rows by kTileVectors vectors keeps its sums in registers over the whole
 // depth: per step of k, kTileRows broadcasts and kTileVectors loads feed kTileRows * kTileVectors
 // multiply-adds (AVX-512: 24 for 11 loads), so the loop is bound by arithmetic if the panel, depth
-// * 192 bytes, comes from the second-level cache in time: with AVX-512, whose tiles take a line for each
-// vector, it is prefetched from there. On 64-bit Arm a multiply-add takes its left
-// factor from any lane of a vector, so that one load brings several steps of a row (72 for 18
-// loads). The tile's sums pass through memory to the kernel that finishes them: one store and one
-// load for `depth` multiply-adds. So the tiles, which take longest to compile, are compiled once
-// for every kernel.
+// * 192 bytes, comes from the second-level cache in time. With AVX-512, where each vector is a cache
+// line, the tiles prefetch it from there. On 64-bit Arm a multiply-add takes its left factor from any
+// lane of a vector, so that one load brings several steps of a row (72 for 18 loads). The tile's sums
+// pass through memory to the kernel that finishes them: one store and one load for `depth`
+// multiply-adds. So the tiles, which take longest to compile, are compiled once for every kernel.
 //
 // The loops over a tile are unrolled by name: left to itself, GCC 12 does that too late to keep
 // their sums out of memory before and after the loop over k.
@@ -106,8 +105,9 @@ __attribute__((always_inline)) inline void add_lanes(const LeftOf<E>* const (&le
 }
 #endif
 
-// Steps of k between a vector of a panel and the one that is prefetched when it is multiplied; 0 for
-// none. Behind the panel's last step lies the next panel, or nothing, which no prefetch minds.
+// Steps of k from a vector of a panel to the one that is prefetched while it is multiplied; 0 for
+// none. Behind the panel's last step lies the next panel, or nothing, which no prefetch minds
+// (measured: docs/notes/2026-12-01-float32-panels.md).
 #if defined(__AVX512F__)
 constexpr index_t kStepsAhead = 12;
 #else
