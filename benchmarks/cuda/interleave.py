@@ -38,7 +38,7 @@ def run_case(case: Case, clock: Clock, runs: int, wanted: Wanted = everything) -
         for name, reason in entries.missing.items():
             _report_failure(case, name, reason)
         steps = _checked_steps(case, entries, _oracle(case, entries, sizes, clock.device))
-    seconds = _interleaved(case, steps, clock, runs)
+    seconds = interleaved_seconds(case, steps, clock, runs)
     for name, values in seconds.items():
         low, median, high = values[0], statistics.median(values), values[0]
         if len(values) > 1:
@@ -124,9 +124,10 @@ def _step(
     return lambda: torch.autograd.grad(function(*leaves), leaves, d_out)
 
 
-def _interleaved(
+def interleaved_seconds(
     case: Case, steps: dict[str, Callable[[], object]], clock: Clock, runs: int
 ) -> dict[str, list[float]]:
+    """Return the seconds of every step's runs, which take turns; one that fails is told."""
     repetitions, timed = {}, {}
     for name, step in list(steps.items()):
         try:
