@@ -41,6 +41,23 @@ class Options:
         return not self.candidates or any(word in candidate for word in self.candidates)
 
 
+def find_device(name: str) -> torch.device:
+    """Return the device of a ``--device``.
+
+    Raises
+    ------
+    SystemExit
+        There is no such device here.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise SystemExit(f"--device: got {name!r}, needs a torch device: {error}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SystemExit(f"--device: got {name!r}, but torch sees no CUDA device")
+    return device
+
+
 def run(name: str, options: Options, list_only: bool) -> None:
     """Measure cases on the device ``name``.
 
@@ -56,12 +73,7 @@ def run(name: str, options: Options, list_only: bool) -> None:
     if list_only:
         print("\n".join(case.name for case in cases))
         return
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise SystemExit(f"--device: got {name!r}, needs a torch device: {error}") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise SystemExit(f"--device: got {name!r}, but torch sees no CUDA device")
+    device = find_device(name)
     if options.graphs and device.type != "cuda":
         raise SystemExit(f"--graphs: needs a CUDA device, got --device {name}")
     clock = Clock(device, options.graphs)

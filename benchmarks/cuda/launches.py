@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.cuda.clock import Clock
-from benchmarks.cuda.interleave import interleaved_seconds
+from benchmarks.cuda.command import find_device
+from benchmarks.cuda.interleave import interleaved_seconds, relative_error
 from benchmarks.shapes.cases import Case
 from transnext_models import create_model
 from transnext_models.capture import capture, capture_training
@@ -110,7 +111,7 @@ def ways_forward(setting: Setting) -> dict[str, Call]:
     expected = ways["eager"]()
     for name, way in ways.items():
         actual = [way() for _ in range(5)][-1]  # the first ones record
-        error = float((actual - expected).norm() / expected.norm())
+        error = relative_error(actual, expected)
         if not error <= _TOLERANCE:
             raise ArithmeticError(f"{name}: its logits are off by {error:.1e}")
     return _with_graph(setting, dict(ways), ways["eager"])
@@ -175,9 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", type=int, default=11, help="of each way")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     chosen = parser.parse_args(arguments)
-    device = torch.device(chosen.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        parser.error(f"--device: got {chosen.device!r}, but torch sees no CUDA device")
+    device = find_device(chosen.device)
     setting = Setting(
         device, chosen.variant, chosen.batch, chosen.side, chosen.dtype, not chosen.no_compile
     )
